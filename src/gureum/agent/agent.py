@@ -1,0 +1,258 @@
+"""The agent: makes its host what the HostSpec says, and reports what is.
+
+Every thing on the host has a key and a worker that steps it towards its spec (``machines``, ``disks``). The
+agent keeps nothing that it could not find again: killed at any moment, it re-adopts what runs. Its last spec
+is kept in a file, so that addresses, rules and metadata are served also while no manager answers; machines
+are started and ended, and data is made and deleted, only on the word of a manager that answered this agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+
+from gureum.agent.disks import Disks
+from gureum.agent.machines import Machines
+from gureum.agent.workers import Workers
+from gureum.env import Env
+from gureum.errors import HostError, TransportError
+from gureum.files import write_atomically
+from gureum.hostspec import HostReport, HostSpec, Metadata
+from gureum.hypervisors.base import Hypervisor
+from gureum.network.base import HostNetwork
+from gureum.san.base import Pool
+from gureum.transport.link import Link
+from gureum.transport.messages import Call, Hello, Message, Reply, Report, Spec
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 2.0
+INVENTORY_SECONDS = 10.0
+RECONNECT_SECONDS_MAX = 2.0
+
+NETWORK = "network"
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Which host this is, and what it has."""
+
+    cloud: str
+    host: str
+    zone: str
+    boot_id: str
+    cpus: int
+    memory_bytes: int
+
+
+class Agent:
+    """One host's agent. ``run`` works until cancelled. ``spec_file``: where the last spec is kept."""
+
+    def __init__(
+        self,
+        env: Env,
+        identity: Identity,
+        hypervisor: Hypervisor,
+        pool: Pool,
+        network: HostNetwork,
+        connect: Callable[[], Awaitable[Link]],
+        spec_file: Path | None = None,
+    ) -> None:
+        self.env = env
+        self.identity = identity
+        self.hypervisor = hypervisor
+        self.network = network
+        self._connect = connect
+        self._spec_file = spec_file
+        self._spec: HostSpec | None = None
+        self._fresh = False
+        self._network_error = ""
+        self._report_due = asyncio.Event()
+        self._sequence = 0
+        self._metadata: dict[str, Metadata] = {}
+        self._networks = Workers[str](self._apply_network, 1)
+        self.disks = Disks(env, pool, hypervisor, self._disk_changed)
+        self.machines = Machines(env, hypervisor, network, self.disks, self._machine_changed)
+
+    def metadata(self, instance: str) -> Metadata | None:
+        """What the instance may learn about itself; None if it is not on this host."""
+        return self._metadata.get(instance)
+
+    async def run(self) -> None:
+        await self.hypervisor.recover()
+        await self.disks.open()
+        self.hypervisor.subscribe(self.machines.kick)
+        self._load_spec()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._speak_forever())
+                group.create_task(self._refresh_forever())
+        finally:
+            for workers in (self._networks, self.machines, self.disks):
+                await workers.close()
+
+    # The spec
+
+    def _load_spec(self) -> None:
+        """Serve what the last spec said until a manager answers."""
+        if self._spec_file is None:
+            return
+        try:
+            spec = msgspec.msgpack.decode(self._spec_file.read_bytes(), type=HostSpec)
+        except FileNotFoundError:
+            return
+        except (OSError, msgspec.MsgspecError) as error:
+            log.warning("the last spec can't be read, waiting for the manager: %s", error)
+            return
+        if spec.cloud == self.identity.cloud and spec.host == self.identity.host:
+            self._spec = spec
+            self._metadata = {machine.id: machine.metadata for machine in spec.machines}
+            self._networks.kick(NETWORK)
+
+    def take(self, spec: HostSpec) -> None:
+        """Take a spec in from the manager; one older than the last is passed over."""
+        if spec.cloud != self.identity.cloud or spec.host != self.identity.host:
+            raise TransportError(f"a spec for {spec.cloud}/{spec.host}")
+        if self._fresh and self._spec is not None and spec.revision < self._spec.revision:
+            return
+        before = self._spec if self._fresh else None
+        self._fresh = True
+        self._spec = spec
+        self._metadata = {machine.id: machine.metadata for machine in spec.machines}
+        if before is None or before.network != spec.network:
+            self.machines.network_changes()
+            self._networks.kick(NETWORK)
+        self._keep(spec)
+        self.env.crashpoint("agent.spec.taken")
+        self.disks.take(spec)
+        self.machines.take(spec)
+        self._report_due.set()
+
+    def _keep(self, spec: HostSpec) -> None:
+        if self._spec_file is None:
+            return
+        try:
+            write_atomically(self._spec_file, msgspec.msgpack.encode(spec), durable=False)
+        except OSError as error:
+            log.warning("the spec could not be kept: %s", error)
+
+    async def _apply_network(self, _key: str) -> None:
+        spec = self._spec
+        assert spec is not None
+        try:
+            await self.network.apply(spec.network)
+        except HostError as error:
+            self._network_error = str(error)
+            self._report_due.set()
+            raise
+        self._network_error = ""
+        self.env.crashpoint("agent.network.applied")
+        if spec.network == self._spec.network:
+            self.machines.network_applied({port.id for port in spec.network.ports})
+
+    # What the workers tell
+
+    def _machine_changed(self, id: str) -> None:
+        self._report_due.set()
+        self.disks.machine_changed(id)
+
+    def _disk_changed(self, volume: str) -> None:
+        self._report_due.set()
+        self.machines.volume_changed(volume)
+
+    # The link
+
+    async def _speak_forever(self) -> None:
+        pause = 0.05
+        while True:
+            try:
+                link = await self._connect()
+            except TransportError as error:
+                log.debug("%s", error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RECONNECT_SECONDS_MAX)
+                continue
+            pause = 0.05
+            try:
+                await self._speak(link)
+            except* TransportError as group:
+                log.info("the link to the manager ended: %s", group.exceptions[0])
+            finally:
+                await link.close()
+
+    async def _speak(self, link: Link) -> None:
+        await link.send(
+            Hello(
+                cloud=self.identity.cloud,
+                host=self.identity.host,
+                zone=self.identity.zone,
+                instance=self.env.token(16),
+            )
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._send_reports(link))
+            while True:
+                await self._heard(link, await link.receive(), group)
+
+    async def _heard(self, link: Link, message: Message, group: asyncio.TaskGroup) -> None:
+        if isinstance(message, Spec):
+            self.take(message.spec)
+        elif isinstance(message, Call):
+            group.create_task(self._answer(link, message))
+
+    async def _answer(self, link: Link, call: Call) -> None:
+        try:
+            if call.method != "console":
+                raise HostError(f"unknown method {call.method}")
+            data = b""
+            if call.machine in self.hypervisor.machines():
+                data = await self.hypervisor.console(call.machine, call.max_bytes)
+            await link.send(Reply(id=call.id, data=data))
+        except HostError as error:
+            await link.send(Reply(id=call.id, error=str(error)))
+
+    async def _send_reports(self, link: Link) -> None:
+        while True:
+            self._report_due.clear()
+            await link.send(Report(self.report()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    await self._report_due.wait()
+
+    def report(self) -> HostReport:
+        """What is on this host now."""
+        self._sequence += 1
+        problems = [*self.disks.problems()]
+        if self._network_error:
+            problems.append(f"network: {self._network_error}")
+        return HostReport(
+            cloud=self.identity.cloud,
+            host=self.identity.host,
+            boot_id=self.identity.boot_id,
+            revision=self._spec.revision if self._spec is not None and self._fresh else 0,
+            sequence=self._sequence,
+            zone=self.identity.zone,
+            cpus=self.identity.cpus,
+            memory_bytes=self.identity.memory_bytes,
+            pool_bytes=self.disks.pool_bytes,
+            pool_free_bytes=self.disks.free_bytes,
+            accelerator=self.hypervisor.accelerator,
+            machines=tuple(self.machines.reports()),
+            volumes=tuple(self.disks.volume_reports()),
+            snapshots=tuple(self.disks.snapshot_reports()),
+            problems=tuple(problems),
+        )
+
+    async def _refresh_forever(self) -> None:
+        """Room in the pool changes by itself; machines held for lack of it go on when there is some."""
+        while True:
+            await asyncio.sleep(INVENTORY_SECONDS)
+            try:
+                await self.disks.refresh()
+                await self.machines.resume_paused()
+            except HostError as error:
+                log.warning("%s", error)

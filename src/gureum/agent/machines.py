@@ -1,0 +1,297 @@
+"""The machines of the host, stepped towards their specs.
+
+A step looks at one machine as it is and does the one next thing; between steps it waits for news of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+
+from gureum.agent.disks import Disks
+from gureum.agent.settled import Settled
+from gureum.agent.workers import Workers
+from gureum.env import Env
+from gureum.errors import HostError
+from gureum.hostspec import HostSpec, MachineReport, MachineSpec, MachineState
+from gureum.hypervisors.base import Disk, Hypervisor, MachineConfig, MachineStatus, Nic
+from gureum.network.base import HostNetwork
+from gureum.san.base import FileDisk
+
+log = logging.getLogger(__name__)
+
+CONCURRENT_MAX = 256
+LOOK_AGAIN_SECONDS = 5.0
+REBOOT_SECONDS = 30.0
+"""How long a guest has to shut down for a reboot before it is reset."""
+
+LIVE = (MachineState.starting, MachineState.running, MachineState.paused, MachineState.shutdown)
+
+
+class Machines:
+    """``changed(machine id)`` is called when what is reported of a machine may have changed."""
+
+    def __init__(
+        self,
+        env: Env,
+        hypervisor: Hypervisor,
+        network: HostNetwork,
+        disks: Disks,
+        changed: Callable[[str], None],
+    ) -> None:
+        self.env = env
+        self.hypervisor = hypervisor
+        self.network = network
+        self.disks = disks
+        self._changed = changed
+        self._specs = Settled[MachineSpec]()
+        self._ports: set[str] = set()
+        self._failed: dict[str, tuple[int, str]] = {}
+        """Generation and message of machines that could not be started."""
+        self._deadlines: dict[tuple[str, str], float] = {}
+        """By machine and purpose, until when the guest may take to do as asked; Unix seconds."""
+        self._workers = Workers[str](self._work, CONCURRENT_MAX)
+
+    def take(self, spec: HostSpec) -> None:
+        machines = {machine.id: machine for machine in spec.machines}
+        unknown = self.hypervisor.machines().keys() - machines.keys()
+        for id in [*self._specs.take(machines, spec.revision), *sorted(unknown)]:
+            self._workers.kick(id)
+
+    def kick(self, id: str) -> None:
+        """Something happened to the machine."""
+        if self._specs.revision:
+            self._specs.unsettle(id)
+            self._workers.kick(id)
+        self._changed(id)
+
+    def network_changes(self) -> None:
+        """No port is sure to be there until the network was applied."""
+        self._ports = set()
+
+    def network_applied(self, ports: set[str]) -> None:
+        """These ports, and no others, are there now."""
+        new = ports - self._ports
+        self._ports = ports
+        for spec in self._specs.specs.values():
+            if any(nic.interface in new for nic in spec.nics):
+                self._workers.kick(spec.id)
+
+    def volume_changed(self, volume: str) -> None:
+        for spec in self._specs.specs.values():
+            if any(disk.volume == volume for disk in spec.disks):
+                self._workers.kick(spec.id)
+
+    async def resume_paused(self) -> None:
+        """Let machines go on that were held for lack of space, if there is some."""
+        if self.disks.free_bytes <= 0:
+            return
+        for status in list(self.hypervisor.machines().values()):
+            spec = self._specs.specs.get(status.id)
+            if status.state is MachineState.paused and spec is not None and spec.run:
+                await self.hypervisor.resume(status.id)
+
+    async def close(self) -> None:
+        await self._workers.close()
+
+    # The work
+
+    async def _work(self, id: str) -> None:
+        while True:
+            spec = self._specs.specs.get(id)
+            status = self.hypervisor.machines().get(id)
+            if spec is None:
+                if status is not None:
+                    await self.hypervisor.remove(id)
+                    self.env.crashpoint("agent.machine.removed")
+                self._forget(id)
+                return
+            done = await self._on(spec, status) if spec.run else await self._off(spec, status)
+            self._changed(id)
+            if done and self._specs.settle(id, spec):
+                self._changed(id)
+                return
+            if not done:
+                await self._workers.wait_kick(id, self._pause(id))
+
+    def _pause(self, id: str) -> float:
+        """Seconds until the machine is looked at again without news of it."""
+        waits = [until - self.env.now() for (machine, _), until in self._deadlines.items() if machine == id]
+        return max(0.05, min([LOOK_AGAIN_SECONDS, *waits]))
+
+    def _forget(self, id: str) -> None:
+        self._specs.forget(id)
+        self._failed.pop(id, None)
+        self._end_deadlines(id)
+        self._changed(id)
+
+    def _end_deadlines(self, id: str) -> None:
+        for key in [key for key in self._deadlines if key[0] == id]:
+            del self._deadlines[key]
+
+    async def _off(self, spec: MachineSpec, status: MachineStatus | None) -> bool:
+        """One step towards a machine that is off; True if it is."""
+        if status is None or status.state not in LIVE:
+            self._end_deadlines(spec.id)
+            return True
+        polite = status.state is MachineState.running and spec.shutdown_seconds > 0
+        if polite and not await self._asked(spec.id, "stop", spec.shutdown_seconds):
+            return False
+        await self.hypervisor.power_off(spec.id)
+        self.env.crashpoint("agent.machine.off")
+        return False
+
+    async def _asked(self, id: str, purpose: str, seconds: float) -> bool:
+        """Ask the guest once to shut down; True when its time is over."""
+        deadline = self._deadlines.get((id, purpose))
+        if deadline is None:
+            self._deadlines[id, purpose] = self.env.now() + seconds
+            await self.hypervisor.press_power_button(id)
+            return False
+        return self.env.now() >= deadline
+
+    async def _on(self, spec: MachineSpec, status: MachineStatus | None) -> bool:
+        """One step towards a machine that runs as its spec says; True if it does, or can't."""
+        if self._failed.get(spec.id, (0, ""))[0] == spec.generation:
+            return True
+        if status is not None and status.generation != spec.generation and status.state in LIVE:
+            await self.hypervisor.power_off(spec.id)
+            return False
+        if status is None or status.generation != spec.generation or status.state is MachineState.off:
+            await self._start(spec)
+            return False
+        if spec.reboots > status.reboots and status.state in LIVE:
+            await self._reboot(spec, status)
+            return False
+        if status.state not in (MachineState.running, MachineState.paused):
+            return status.state is not MachineState.starting
+        return await self._disks(spec, status)
+
+    async def _start(self, spec: MachineSpec) -> None:
+        if not all(self.disks.ready(disk.volume) for disk in spec.disks):
+            return
+        if not all(nic.interface in self._ports for nic in spec.nics):
+            return
+        self.env.crashpoint("agent.machine.start")
+        try:
+            async with self.disks.opened(disk.volume for disk in spec.disks) as sources:
+                disks = tuple(
+                    self._disk(disk.volume, disk.index, sources[disk.volume]) for disk in spec.disks
+                )
+                nics = await self._nics(spec)
+                await self.hypervisor.start(
+                    MachineConfig(
+                        id=spec.id,
+                        generation=spec.generation,
+                        vcpus=spec.vcpus,
+                        memory_bytes=spec.memory_bytes,
+                        machine=spec.machine,
+                        kernel=spec.kernel,
+                        initrd=spec.initrd,
+                        cmdline=spec.cmdline,
+                        disks=disks,
+                        nics=nics,
+                        reboots=spec.reboots,
+                    )
+                )
+        except HostError as error:
+            log.error("%s could not be started: %s", spec.id, error)
+            self._failed[spec.id] = spec.generation, str(error)
+        self.env.crashpoint("agent.machine.started")
+
+    def _disk(self, volume: str, index: int, source: FileDisk) -> Disk:
+        spec = self.disks.spec(volume)
+        return Disk(volume=volume, index=index, source=source, iops=spec.iops, throughput=spec.throughput)
+
+    async def _nics(self, spec: MachineSpec) -> tuple[Nic, ...]:
+        nics: list[Nic] = []
+        try:
+            for nic in spec.nics:
+                fd = await self.network.open_port(nic.interface)
+                nics.append(
+                    Nic(
+                        interface=nic.interface,
+                        mac=nic.mac,
+                        index=nic.index,
+                        fd=fd,
+                        mtu=self.network.mtu(nic.interface),
+                    )
+                )
+        except HostError:
+            for opened in nics:
+                os.close(opened.fd)
+            raise
+        return tuple(nics)
+
+    async def _reboot(self, spec: MachineSpec, status: MachineStatus) -> None:
+        """As EC2: the guest is asked to shut down, and reset when it has or does not answer in time."""
+        if status.state is MachineState.running and not await self._asked(spec.id, "reboot", REBOOT_SECONDS):
+            return
+        await self.hypervisor.reset(spec.id, spec.reboots)
+        self._end_deadlines(spec.id)
+
+    def _may_ask(self, id: str, volume: str, status: MachineStatus) -> bool:
+        """Whether to ask the guest for a disk (again): it may not have been listening."""
+        if volume in status.detaching and self.env.now() < self._deadlines.get((id, volume), 0.0):
+            return False
+        self._deadlines[id, volume] = self.env.now() + LOOK_AGAIN_SECONDS
+        return True
+
+    async def _disks(self, spec: MachineSpec, status: MachineStatus) -> bool:
+        """One step towards the right set of disks; True if it is right."""
+        wanted = {disk.volume: disk for disk in spec.disks}
+        for volume in status.disks:
+            force = volume in spec.force_detach
+            if volume not in wanted and (force or self._may_ask(spec.id, volume, status)):
+                await self.hypervisor.detach_disk(spec.id, volume, force)
+                self.env.crashpoint("agent.disk.detached")
+        for volume, disk in wanted.items():
+            if volume not in status.disks and self.disks.ready(volume):
+                self.env.crashpoint("agent.disk.attach")
+                async with self.disks.opened([volume]) as sources:
+                    await self.hypervisor.attach_disk(
+                        spec.id, self._disk(volume, disk.index, sources[volume])
+                    )
+                self.env.crashpoint("agent.disk.attached")
+        now = self.hypervisor.machines().get(spec.id)
+        done = now is not None and set(now.disks) == wanted.keys()
+        if done:
+            self._end_deadlines(spec.id)
+        return done
+
+    # What is
+
+    def reports(self) -> Iterator[MachineReport]:
+        for id in sorted(self._specs.specs):
+            yield self._report(self._specs.specs[id], self.hypervisor.machines().get(id))
+
+    def _report(self, spec: MachineSpec, status: MachineStatus | None) -> MachineReport:
+        generation, message = self._failed.get(spec.id, (0, ""))
+        revision = self._specs.settled(spec.id)
+        if generation == spec.generation:
+            return MachineReport(
+                id=spec.id,
+                revision=revision,
+                generation=generation,
+                state=MachineState.crashed,
+                message=message,
+            )
+        live = status is not None and status.state in LIVE
+        if status is None or (status.generation != spec.generation and not live):
+            state = MachineState.starting if spec.run else MachineState.off
+            return MachineReport(id=spec.id, revision=revision, generation=spec.generation, state=state)
+        state = status.state
+        if spec.run and state is MachineState.off:
+            state = MachineState.starting
+        if spec.run and state is MachineState.shutdown and spec.reboots > status.reboots:
+            state = MachineState.running
+        return MachineReport(
+            id=spec.id,
+            revision=revision,
+            generation=status.generation,
+            state=state,
+            message=status.message,
+            reboots=status.reboots,
+            disks=status.disks if live else (),
+        )

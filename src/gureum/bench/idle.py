@@ -1,0 +1,102 @@
+"""A cloud that does nothing: its memory, its CPU time, and how soon it answers."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+
+from gureum.bench.clouds import Bench, bench_cloud
+from gureum.bench.figures import Figure, Promise, Say, compare
+from gureum.bench.servers import BenchError, Server, moto
+
+RSS_MB = 150
+CPU_PERCENT = 1
+UP_SECONDS = 1
+SETTLE_SECONDS = 5.0
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def measure(directory: Path, say: Say, *, quick: bool) -> list[Figure]:
+    starts, idle_seconds = (2, 10.0) if quick else (7, 60.0)
+    peer_starts: list[float] = []
+    with bench_cloud(say) as bench:
+        bench.up()  # the first makes the store, which the others find
+        ups = []
+        for number in range(1, starts + 1):
+            bench.cloud.stop_processes()
+            ups.append(bench.up())
+            with moto(directory, 0) as server:
+                peer_starts.append(server.start_seconds)
+            say(f"up, {number} of {starts}: {ups[-1]:.2f} s; moto_server {peer_starts[-1]:.2f} s")
+        say(f"idle for {idle_seconds:.0f} s")
+        time.sleep(SETTLE_SECONDS)
+        percent = busy_percent(pids(bench), idle_seconds)
+        memory = [memory_mb(pid) for pid in pids(bench)]
+        roles = [f"{process.name} {(process.rss_kib or 0) / 1024:.0f}" for process in bench.cloud.processes()]
+    peer_percent, peer_rss = _peer(directory, idle_seconds)
+    return [
+        compare(
+            "gureum up to its first answered call",
+            "s",
+            ups,
+            peer_starts,
+            peer_name="moto_server",
+            promise=Promise(limit=UP_SECONDS),
+        ),
+        Figure(
+            name="RSS of an idle cloud's processes",
+            value=sum(rss for rss, _ in memory),
+            unit="MB",
+            peer=peer_rss,
+            peer_name="moto_server",
+            promise=Promise(limit=RSS_MB),
+            remark=", ".join(roles),
+        ),
+        Figure(name="PSS of the same", value=sum(pss for _, pss in memory), unit="MB"),
+        Figure(
+            name="CPU of an idle cloud, of one core",
+            value=percent,
+            unit="%",
+            peer=peer_percent,
+            peer_name="moto_server",
+            promise=Promise(limit=CPU_PERCENT),
+        ),
+    ]
+
+
+def _peer(directory: Path, seconds: float) -> tuple[float, float]:
+    with moto(directory, 0) as server:
+        time.sleep(1)
+        return busy_percent([server.pid], min(seconds, 10.0)), _rss(server)
+
+
+def _rss(server: Server) -> float:
+    return server.rss_mb
+
+
+def pids(bench: Bench) -> list[int]:
+    found = [process.pid for process in bench.cloud.processes() if process.pid is not None]
+    if len(found) != 3:
+        raise BenchError(f"{len(found)} processes of the cloud run, not 3")
+    return found
+
+
+def busy_percent(watched: list[int], seconds: float) -> float:
+    """CPU time of the processes and of the children they waited for, in % of one core."""
+    before, began = sum(map(cpu_seconds, watched)), time.monotonic()
+    time.sleep(seconds)
+    return 100 * (sum(map(cpu_seconds, watched)) - before) / (time.monotonic() - began)
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / TICKS
+
+
+def memory_mb(pid: int) -> tuple[float, float]:
+    """RSS and PSS: the latter counts a page that several processes share by its share."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    found = dict(re.findall(r"^(Rss|Pss): +(\d+) kB", text, re.MULTILINE))
+    return int(found["Rss"]) / 1024, int(found["Pss"]) / 1024

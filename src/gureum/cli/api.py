@@ -1,0 +1,66 @@
+"""The CLI as a client of the public API. botocore is imported here and only when a command calls the API."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from gureum.cli.cloud import Cloud
+from gureum.cli.output import NOT_RUNNING, CliError
+
+PAGE_SIZE = 1000
+PAGES_MAX = 1000
+
+
+def client(cloud: Cloud, service: str, *, read_timeout_s: float = 10.0) -> Any:
+    """A botocore client with the cloud's root credentials."""
+    import botocore.session
+    from botocore.config import Config
+
+    config = cloud.config()
+    session = botocore.session.Session()
+    return session.create_client(
+        service,
+        region_name=config.region,
+        endpoint_url=config.endpoint,
+        aws_access_key_id=config.access_key_id,
+        aws_secret_access_key=config.secret_access_key,
+        verify=config.tls_cert or None,
+        config=Config(connect_timeout=2, read_timeout=read_timeout_s, retries={"total_max_attempts": 1}),
+    )
+
+
+def call(cloud: Cloud, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
+    """One call. Raises CliError with what the API or the connection said."""
+    return _send(client(cloud, service), operation, parameters, cloud)
+
+
+def _send(service_client: Any, operation: str, parameters: dict[str, Any], cloud: Cloud) -> dict[str, Any]:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        response: dict[str, Any] = getattr(service_client, operation)(**parameters)
+    except ClientError as error:
+        raise CliError(f"{error.response['Error']['Code']}: {error.response['Error']['Message']}") from error
+    except BotoCoreError as error:
+        raise CliError(
+            f"the cloud in {cloud.state_dir} does not answer: {error}",
+            "gureum status; gureum up -d",
+            exit_code=NOT_RUNNING,
+        ) from error
+    return response
+
+
+def instances(cloud: Cloud) -> Iterator[dict[str, Any]]:
+    service_client = client(cloud, "ec2")
+    parameters: dict[str, Any] = {"MaxResults": PAGE_SIZE}
+    for _ in range(PAGES_MAX):
+        page = _send(service_client, "describe_instances", parameters, cloud)
+        for reservation in page.get("Reservations", []):
+            yield from reservation.get("Instances", [])
+        if not page.get("NextToken"):
+            return
+        parameters["NextToken"] = page["NextToken"]
+
+
+def instances_by_state(cloud: Cloud) -> dict[str, int]:
+    return dict(sorted(Counter(instance["State"]["Name"] for instance in instances(cloud)).items()))

@@ -1,0 +1,336 @@
+"""A cloud as processes: start, stop, and what runs."""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+import gureum
+from gureum.cli.config import (
+    LOOPBACK,
+    CloudConfig,
+    default_base,
+    make_state_dir,
+    new_config,
+)
+from gureum.cli.output import MISSING, NOT_RUNNING, USAGE, CliError
+from gureum.cli.processes import Identity, read_pid_file, rss_kib, stop
+from gureum.errors import ConfigError
+
+ROLES = ("manager", "agent")
+AGENT_MODULE = "gureum.agent"
+READY_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 15.0
+EVACUATE_TIMEOUT_S = 120.0
+FAILED_STARTS_MAX = 3
+POLL_S = 0.02
+LITTLE_SCRIPT = "import sys; sys.path[:0] = [{root!r}]; from {module} import main; sys.exit(main({argv!r}))"
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process of a cloud. `restarts` counts since its supervisor was started."""
+
+    name: str
+    pid: int | None
+    rss_kib: int | None
+    is_ready: bool
+    restarts: int
+    last_end: str
+
+
+@dataclass(frozen=True)
+class Cloud:
+    state_dir: Path
+
+    @property
+    def run_dir(self) -> Path:
+        return self.state_dir / "run"
+
+    @property
+    def log_dir(self) -> Path:
+        return self.state_dir / "log"
+
+    @property
+    def exists(self) -> bool:
+        return (self.state_dir / "config.json").exists()
+
+    def config(self) -> CloudConfig:
+        if not self.exists:
+            raise CliError(f"there is no cloud in {self.state_dir}", "gureum up -d", exit_code=NOT_RUNNING)
+        try:
+            return CloudConfig.load(self.state_dir)
+        except ConfigError as error:
+            raise CliError(str(error)) from error
+
+    # ---- what runs
+
+    def supervisor(self) -> Identity | None:
+        return read_pid_file(self.run_dir / "supervisor.pid")
+
+    def processes(self) -> list[Process]:
+        return [self._process(name) for name in ("supervisor", *ROLES)]
+
+    def _process(self, name: str) -> Process:
+        identity = read_pid_file(self.run_dir / f"{name}.pid")
+        restarts, _, last_end = _read_text(self.run_dir / f"{name}.restarts").strip().partition(" ")
+        return Process(
+            name=name,
+            pid=identity.pid if identity else None,
+            rss_kib=rss_kib(identity.pid) if identity else None,
+            is_ready=identity is not None and (name == "supervisor" or self.is_ready(name, identity)),
+            restarts=int(restarts) if restarts.isdigit() else 0,
+            last_end=last_end,
+        )
+
+    def is_ready(self, role: str, identity: Identity) -> bool:
+        """Whether the role's process says that it answers. What an earlier process said does not count."""
+        try:
+            said = json.loads((self.run_dir / f"{role}.ready").read_text())
+        except (OSError, ValueError):
+            return False
+        return isinstance(said, dict) and said.get("pid") == identity.pid
+
+    def is_running(self) -> bool:
+        return any(read_pid_file(self.run_dir / f"{name}.pid") for name in ("supervisor", *ROLES))
+
+    def guests(self) -> list[str]:
+        """Ids of this cloud's machines whose hypervisor process runs, whatever the manager knows of them."""
+        return sorted(set(_guests_of(self.run_dir / "machines")))
+
+    # ---- start
+
+    def configure(self, **changes: str | int | None) -> CloudConfig:
+        """Makes state directory and configuration where they are missing; applies what is not None."""
+        try:
+            make_state_dir(self.state_dir)
+            base = default_base()
+            with _locked(self.state_dir / "config.lock"):
+                is_new = not self.exists
+                config = new_config(self.state_dir, base) if is_new else CloudConfig.load(self.state_dir)
+                wanted = {key: value for key, value in changes.items() if value is not None}
+                changed = msgspec.structs.replace(config, **wanted)
+                check_config(changed)
+                if is_new or changed != config:
+                    changed.save(self.state_dir)
+        except ConfigError as error:
+            raise CliError(str(error)) from error
+        except OSError as error:
+            raise CliError(
+                f"{self.state_dir} cannot be used: {error.strerror}", "choose another with --state-dir"
+            ) from error
+        return changed
+
+    def start(self, config: CloudConfig, progress: Callable[[str], None]) -> bool:
+        """Starts what does not run and waits until all answer. False where everything ran already."""
+        with _locked(self.run_dir / "up.lock"):
+            if self.supervisor() is not None and all(process.is_ready for process in self.processes()):
+                return False
+            if self.supervisor() is None:
+                # A manager without a supervisor holds the port, and is stopped by the new supervisor.
+                if read_pid_file(self.run_dir / "manager.pid") is None:
+                    check_port(config)
+                self._spawn_supervisor()
+            self._wait_ready(progress)
+            return True
+
+    def _spawn_supervisor(self) -> None:
+        for role in ROLES:
+            (self.run_dir / f"{role}.restarts").unlink(missing_ok=True)
+        command = little_process("gureum.cli.supervisor", self.state_dir)
+        log = str(self.log_dir / "supervisor.log")
+        os.posix_spawn(
+            command[0],
+            command,
+            child_environment(),
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+        )
+
+    def _wait_ready(self, progress: Callable[[str], None]) -> None:
+        began = time.monotonic()
+        waiting = ["supervisor", *ROLES]
+        restarts_before = {role: self._process(role).restarts for role in ROLES}
+        while waiting:
+            if waiting[0] == "supervisor" and self.supervisor() is not None:
+                waiting.pop(0)
+            # What runs before the supervisor does is what another one left.
+            for role in [role for role in waiting if waiting[0] != "supervisor"]:
+                process = self._process(role)
+                if process.is_ready:
+                    waiting.remove(role)
+                    progress(f"{role} answers after {time.monotonic() - began:.2f} s")
+                elif process.restarts - restarts_before[role] >= FAILED_STARTS_MAX:
+                    self._give_up(role, f"the {role} ends as soon as it starts (it {process.last_end})")
+            if waiting and time.monotonic() - began > READY_TIMEOUT_S:
+                self._give_up(waiting[0], f"the {waiting[0]} does not answer after {READY_TIMEOUT_S:.0f} s")
+            if waiting:
+                time.sleep(POLL_S)
+
+    def _give_up(self, role: str, reason: str) -> None:
+        last = "\n".join(f"  {line}" for line in last_lines(self.log_dir / f"{role}.log", 15))
+        self.stop_processes()
+        raise CliError(
+            f"the cloud did not start: {reason}",
+            f"gureum logs --state-dir {self.state_dir}; gureum doctor",
+            detail=f"The last lines of {self.log_dir / f'{role}.log'}:\n{last}",
+        )
+
+    # ---- stop
+
+    def stop_processes(self) -> list[Identity]:
+        """Stops supervisor, manager and agent; guests go on. Returns those that had to be killed."""
+        supervising = self.supervisor()
+        killed = stop([supervising], STOP_TIMEOUT_S) if supervising else []
+        if supervising:
+            # Whoever started it is its parent for as long as they live.
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(supervising.pid, os.WNOHANG)
+        # What a killed supervisor left.
+        left = [identity for role in ROLES if (identity := read_pid_file(self.run_dir / f"{role}.pid"))]
+        return killed + stop(left, STOP_TIMEOUT_S)
+
+    def evacuate(self) -> None:
+        """Powers the guests off, and takes networks and mounts of this cloud away. Raises CliError."""
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            AGENT_MODULE,
+            "--state-dir",
+            str(self.state_dir),
+            "--evacuate",
+        ]
+        with open(self.log_dir / "agent.log", "ab") as log:
+            try:
+                done = subprocess.run(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    timeout=EVACUATE_TIMEOUT_S,
+                    env=child_environment(),
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                raise CliError(
+                    f"the guests did not stop within {EVACUATE_TIMEOUT_S:.0f} s", "gureum down, once more"
+                ) from None
+        if done.returncode != 0:
+            last = "\n".join(f"  {line}" for line in last_lines(self.log_dir / "agent.log", 10))
+            raise CliError("not all guests could be powered off", "gureum down, once more", detail=last)
+
+
+def package_root() -> str:
+    """The directory that holds the package: what has to be on the module path to import it."""
+    return str(Path(gureum.__file__).resolve().parent.parent)
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of the cloud's processes: they import the same package as this one."""
+    environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if package_root() != sysconfig.get_path("purelib"):
+        environ["PYTHONPATH"] = os.pathsep.join(filter(None, (package_root(), os.environ.get("PYTHONPATH"))))
+    return environ
+
+
+def little_process(module: str, state_dir: Path) -> list[str]:
+    """The command that runs `main(["--state-dir", DIR])` of a module which needs the standard library only.
+
+    -S leaves site-packages out: a third less memory, for as long as the cloud lives.
+    """
+    code = LITTLE_SCRIPT.format(root=package_root(), module=module, argv=["--state-dir", str(state_dir)])
+    return [sys.executable, "-S", "-P", "-c", code]
+
+
+def check_config(config: CloudConfig) -> None:
+    """Raises CliError for an address that must not be served, or TLS files that are not there."""
+    if (config.tls_cert is None) != (config.tls_key is None):
+        raise CliError("--tls-cert and --tls-key belong together", exit_code=USAGE)
+    for path in filter(None, (config.tls_cert, config.tls_key)):
+        if not os.access(path, os.R_OK):
+            raise CliError(f"{path} cannot be read", exit_code=USAGE)
+    if config.host not in LOOPBACK and config.tls_cert is None:
+        raise CliError(
+            f"{config.host} is reachable from other machines, where anybody could read along without TLS",
+            "add --tls-cert and --tls-key, or listen on 127.0.0.1",
+            exit_code=USAGE,
+        )
+
+
+def check_port(config: CloudConfig) -> None:
+    """Raises CliError where the address cannot be listened on."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((config.host, config.port))
+            probe.listen()
+        except OSError as error:
+            raise CliError(
+                f"{config.host} port {config.port} cannot be used: {error.strerror}",
+                f"see who has it: ss -ltnp 'sport = :{config.port}'; or choose another with --port",
+            ) from error
+
+
+def require_root() -> None:
+    if os.geteuid() != 0:
+        raise CliError(
+            "a cloud makes networks and guests, which needs root",
+            "run the same command with sudo",
+            exit_code=MISSING,
+        )
+
+
+def last_lines(path: Path, count: int, bytes_max: int = 256 * 1024) -> list[str]:
+    """The end of a log, read from its end."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - bytes_max))
+            return file.read(bytes_max).decode(errors="replace").splitlines()[-count:] if count else []
+    except OSError:
+        return []
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _guests_of(machines: Path) -> Iterator[str]:
+    """A guest's hypervisor names its machine on the command line, and the machine has a directory here."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            program = command.partition(b"\0")[0]
+            found = re.search(rb"\bguest=(i-[0-9a-f]{17})\b", command)
+            if b"qemu-system" in program and found and (machines / found[1].decode()).is_dir():
+                yield found[1].decode()
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

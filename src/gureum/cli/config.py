@@ -1,0 +1,141 @@
+"""A cloud's state directory and its configuration, STATE/config.json.
+
+    STATE/config.json   this configuration, mode 0600: it holds the root credentials
+    STATE/run/          pid files, ready files, sockets
+    STATE/log/          logs of supervisor, manager and agent
+
+Imported by every process of a cloud: msgspec and the standard library only.
+"""
+
+import os
+import re
+import secrets
+import string
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from gureum.errors import ConfigError
+
+DEFAULT_PORT = 4566
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_REGION = "us-east-1"
+INDEX_COUNT = 64
+# A UNIX socket's path has at most 107 bytes; the longest below the state directory is
+# /run/machines/i-0123456789abcdef0/monitor.
+STATE_PATH_MAX = 60
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """What a cloud is, apart from what is in its store.
+
+    name: lower-case letters, digits, "-"; no other cloud of this machine has it. account_id: 12 digits.
+    index: 0 to 63, one per cloud of this machine, chooses its network ranges.
+    tls_cert, tls_key: paths of PEM files, both or neither.
+    """
+
+    name: str
+    index: int
+    account_id: str
+    access_key_id: str
+    secret_access_key: str
+    port: int = DEFAULT_PORT
+    host: str = DEFAULT_HOST
+    region: str = DEFAULT_REGION
+    tls_cert: str | None = None
+    tls_key: str | None = None
+
+    @classmethod
+    def load(cls, state_dir: Path) -> Self:
+        path = state_dir / "config.json"
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=cls)
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+        except msgspec.MsgspecError as error:
+            raise ConfigError(f"{path} is damaged: {error}") from error
+
+    def save(self, state_dir: Path) -> None:
+        """Writes it whole and durably: the credentials in it exist nowhere else."""
+        path = state_dir / "config.json"
+        scratch = state_dir / "config.json.new"
+        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(self)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+
+    @property
+    def endpoint(self) -> str:
+        host = DEFAULT_HOST if self.host in ("0.0.0.0", "") else self.host
+        host = f"[{host}]" if ":" in host else host
+        return f"{'https' if self.tls_cert else 'http'}://{host}:{self.port}"
+
+
+def default_base() -> Path:
+    """Where clouds live: /var/lib/gureum for root, who can run guests; else the user's data directory."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/gureum")
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data) / "gureum"
+
+
+def resolve_state_dir(chosen: Path | None) -> Path:
+    """--state-dir, else $GUREUM_STATE, else the default. ConfigError where socket paths would not fit."""
+    environment = os.environ.get("GUREUM_STATE")
+    path = chosen or (Path(environment) if environment else default_base() / "default")
+    path = path.expanduser().absolute()
+    if len(os.fsencode(path)) > STATE_PATH_MAX:
+        raise ConfigError(f"the state directory's path is longer than {STATE_PATH_MAX} bytes: {path}")
+    return path
+
+
+def make_state_dir(state_dir: Path) -> None:
+    """The directories. Passable (0711) but not listable by others: each guest runs as a user of its own."""
+    for path, mode in ((state_dir, 0o711), (state_dir / "run", 0o711), (state_dir / "log", 0o700)):
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(mode)
+
+
+def new_config(state_dir: Path, base: Path) -> CloudConfig:
+    """A cloud of its own: random root credentials, a random account, a free index. Not yet saved."""
+    alphabet = string.ascii_letters + string.digits + "+/"
+    index = claim_index(state_dir, base)
+    readable = re.sub(r"[^a-z0-9]+", "-", state_dir.name.lower()).strip("-")[:16] or "cloud"
+    return CloudConfig(
+        # The index makes it the only one of that name on this machine.
+        name=f"{readable}-{index}",
+        index=index,
+        account_id=str(secrets.randbelow(9 * 10**11) + 10**11),
+        access_key_id="GU" + "".join(secrets.choice(string.ascii_uppercase + "234567") for _ in range(18)),
+        secret_access_key="".join(secrets.choice(alphabet) for _ in range(40)),
+    )
+
+
+def claim_index(state_dir: Path, base: Path) -> int:
+    """The lowest index that no cloud of this machine has. BASE/indexes/N is a link to the state directory.
+
+    A claim whose state directory has gone is void. Raises ConfigError where all are taken.
+    """
+    indexes = base / "indexes"
+    indexes.mkdir(parents=True, exist_ok=True)
+    for index in range(INDEX_COUNT):
+        link = indexes / str(index)
+        if link.is_symlink():
+            owner = Path(os.readlink(link))
+            if owner == state_dir:
+                return index
+            if (owner / "config.json").exists():
+                continue
+            link.unlink(missing_ok=True)
+        try:
+            link.symlink_to(state_dir)
+        except FileExistsError:
+            continue
+        return index
+    raise ConfigError(
+        f"this machine has {INDEX_COUNT} clouds already; remove one of those listed in {indexes}"
+    )

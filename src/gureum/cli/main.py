@@ -1,0 +1,416 @@
+"""The command line: what each command takes and says. What a command does is in the module that it imports.
+
+Those imports are inside the commands, so that `gureum --help` and shell completion start at once.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+import gureum
+from gureum.cli.commands import COMMANDS, exit_code_help
+from gureum.cli.output import MISSING, NOT_RUNNING, USAGE, CliError, note, show_error, show_json, table
+
+# Rich's boxes are for people at a terminal; elsewhere help is plain and starts faster.
+MARKUP: Literal["rich"] | None = "rich" if sys.stdout.isatty() else None
+CHECKOUT = Path(__file__).resolve().parents[3]
+
+app = typer.Typer(
+    name="gureum",
+    help="Linux machines become a cloud with real virtual machines, behind the AWS API.",
+    epilog=exit_code_help(),
+    no_args_is_help=True,
+    rich_markup_mode=MARKUP,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+image_app = typer.Typer(help=COMMANDS["image"].help, no_args_is_help=True, rich_markup_mode=MARKUP)
+app.add_typer(image_app, name="image")
+
+StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--state-dir",
+        "-s",
+        help="The cloud's directory: several clouds, several directories. Default: $GUREUM_STATE, else "
+        "/var/lib/gureum/default for root and ~/.local/share/gureum/default for others.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+PASS_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def command(name: str, **settings: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return app.command(name, help=COMMANDS[name].help, **settings)
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"gureum {gureum.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", "-y", help="Agree to installing the Debian packages that the launcher names."),
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if yes:
+        # The launcher has read it; a launcher that this command starts should know too.
+        os.environ["GUREUM_YES"] = "1"
+
+
+def cloud_at(state_dir: Path | None) -> Any:
+    from gureum.cli.cloud import Cloud
+    from gureum.cli.config import resolve_state_dir
+    from gureum.errors import ConfigError
+
+    try:
+        return Cloud(resolve_state_dir(state_dir))
+    except ConfigError as error:
+        raise CliError(str(error), "choose a shorter one with --state-dir", exit_code=USAGE) from error
+
+
+def how_to_name(state_dir: Path | None) -> str:
+    """The option that names the same cloud again in the next steps that a command prints."""
+    return f" --state-dir {state_dir}" if state_dir else ""
+
+
+@command("up")
+def up(
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return once the cloud answers.")] = False,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Default: 4566.", show_default=False)
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="Address to listen on; other than loopback only with TLS. Default: 127.0.0.1.",
+            show_default=False,
+        ),
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM file.", show_default=False)] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file.", show_default=False)] = None,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    from gureum.cli.cloud import require_root
+
+    require_root()
+    cloud = cloud_at(state_dir)
+    before = cloud.config() if cloud.exists else None
+    config = cloud.configure(
+        port=port,
+        host=host,
+        tls_cert=str(tls_cert.absolute()) if tls_cert else None,
+        tls_key=str(tls_key.absolute()) if tls_key else None,
+    )
+    if before is not None and before != config and cloud.is_running():
+        before.save(cloud.state_dir)
+        raise CliError(
+            "the cloud runs already, with other settings", "gureum down, then up with the new ones"
+        )
+    started = cloud.start(config, note)
+    if as_json:
+        show_json({"endpoint": config.endpoint, "state_dir": str(cloud.state_dir), "started": started})
+    else:
+        option = how_to_name(state_dir)
+        ran = "" if started else "  (ran already)"
+        print(f"{config.endpoint}  {config.region}  state in {cloud.state_dir}{ran}")
+        print(f'  eval "$(gureum env{option})"    then: aws ec2 describe-images, aws ec2 run-instances ...')
+        print(f"  gureum status{option}    gureum logs -f{option}    gureum down{option}", flush=True)
+    if not detach:
+        attend(cloud.state_dir)
+
+
+def attend(state_dir: Path) -> None:
+    """Becomes a small process that waits for the cloud's end, and stops it on Ctrl-C."""
+    from gureum.cli.cloud import little_process
+
+    sys.stdout.flush()
+    os.execv(sys.executable, little_process("gureum.cli.attend", state_dir))
+
+
+@command("down")
+def down(
+    keep_guests: Annotated[bool, typer.Option("--keep-guests", help="Leave the guests running.")] = False,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    cloud = cloud_at(state_dir)
+    cloud.config()
+    was_running = cloud.is_running()
+    guests = cloud.guests()
+    killed = cloud.stop_processes()
+    if killed:
+        note(f"{len(killed)} processes did not stop in time and were killed")
+    if guests and not keep_guests:
+        note(f"powering off {len(guests)} guests ...")
+    if not keep_guests and (was_running or guests):
+        cloud.evacuate()
+    left = cloud.guests()
+    if as_json:
+        show_json({"was_running": was_running, "guests_running": left})
+        return
+    print("stopped" if was_running else "was not running")
+    if left:
+        print(
+            f"still running: {', '.join(left)}\n  `gureum up` takes them over; `gureum down` powers them off"
+        )
+    elif guests:
+        print(f"{len(guests)} guests are off; `gureum up` starts those that their owners did not stop")
+
+
+@command("status")
+def status(state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    import msgspec
+
+    from gureum.cli import api
+
+    cloud = cloud_at(state_dir)
+    config = cloud.config()
+    processes = cloud.processes()
+    answers = any(process.name == "manager" and process.is_ready for process in processes)
+    trouble = ""
+    counts: dict[str, int] | None = None
+    if answers:
+        try:
+            counts = api.instances_by_state(cloud)
+        except CliError as error:
+            trouble = error.message
+    guests = cloud.guests()
+    if as_json:
+        show_json(
+            {
+                "name": config.name,
+                "state_dir": str(cloud.state_dir),
+                "endpoint": config.endpoint,
+                "region": config.region,
+                "account_id": config.account_id,
+                "processes": msgspec.to_builtins(processes),
+                "instances": counts,
+                "guests_running": guests,
+                "trouble": trouble,
+            }
+        )
+    else:
+        print(f"cloud {config.name}  {config.endpoint}  {config.region}  account {config.account_id}")
+        print(f"state in {cloud.state_dir}\n")
+        rows = [
+            (
+                process.name,
+                process.pid or "-",
+                f"{process.rss_kib / 1024:.1f} MiB" if process.rss_kib else "-",
+                "ready" if process.is_ready else "starting" if process.pid else "not running",
+                f"{process.restarts} restarts, last: {process.last_end}" if process.restarts else "",
+            )
+            for process in processes
+        ]
+        print(table(("process", "pid", "rss", "state", ""), rows))
+        said = ", ".join(f"{count} {state}" for state, count in (counts or {}).items()) or "none"
+        print(f"\ninstances: {said if counts is not None else trouble or 'unknown, the cloud does not run'}")
+        print(f"guest processes on this machine: {len(guests)}")
+    if not answers or trouble:
+        raise typer.Exit(NOT_RUNNING)
+
+
+@command("env")
+def env(
+    style: Annotated[str, typer.Option("--format", "-f", help="shell, fish or json.")] = "shell",
+    state_dir: StateDir = None,
+) -> None:
+    from gureum.cli.exports import render
+
+    print(render(cloud_at(state_dir).config(), style))
+
+
+@command("console")
+def console(
+    instance: Annotated[str, typer.Argument(metavar="INSTANCE", help="An instance id.")],
+    state_dir: StateDir = None,
+) -> None:
+    from gureum.cli import console as serial
+
+    cloud = cloud_at(state_dir)
+    cloud.config()
+    stream = serial.connect(serial.console_path(cloud.state_dir, instance))
+    note(f"connected to {instance}; Ctrl-] leaves")
+    with stream, serial.raw_terminal(sys.stdin.fileno()):
+        ended = serial.relay(stream, sys.stdin.fileno(), sys.stdout.fileno())
+    note(f"\n{ended}")
+
+
+@command("logs")
+def logs(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[supervisor|manager|agent]...", help="Default: all.", show_default=False),
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is added.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many from the end of each.")] = 50,
+    state_dir: StateDir = None,
+) -> None:
+    from gureum.cli import logs as reader
+
+    cloud = cloud_at(state_dir)
+    cloud.config()
+    chosen = names or list(reader.NAMES)
+    if unknown := [name for name in chosen if name not in reader.NAMES]:
+        raise CliError(
+            f"there is no log {unknown[0]!r}", f"choose from: {', '.join(reader.NAMES)}", exit_code=USAGE
+        )
+
+    def write(line: str) -> None:
+        print(line, flush=follow)
+
+    (reader.follow if follow else reader.show)(cloud.log_dir, chosen, lines, write)
+
+
+@image_app.command("build", help="Build an image; a running cloud shows it as an AMI at once.")
+def image_build(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="tiny: boots in seconds, from Debian packages.")
+    ] = "tiny",
+    refresh: Annotated[bool, typer.Option("--refresh", help="Ask apt for newer packages first.")] = False,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    from gureum.cli import images
+
+    cloud = cloud_at(state_dir)
+    cloud.configure()
+    built = images.build(cloud.state_dir / "images", name, refresh=refresh)
+    if as_json:
+        show_json(built)
+    else:
+        print(f"{built['ImageId']}  {built['Name']}  {built['Directory']}")
+
+
+@image_app.command("list", help="List the AMIs of a running cloud.")
+def image_list(state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    from gureum.cli import api
+
+    images = api.call(cloud_at(state_dir), "ec2", "describe_images", Owners=["self"]).get("Images", [])
+    images.sort(key=lambda image: image.get("CreationDate", ""), reverse=True)
+    if as_json:
+        show_json(images)
+    else:
+        columns = ("ImageId", "Name", "State", "Architecture", "CreationDate")
+        print(table(columns, [[image.get(column, "-") for column in columns] for image in images]))
+
+
+@command("doctor")
+def doctor(state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    import msgspec
+
+    from gureum.cli import doctor as surgery
+    from gureum.cli.config import DEFAULT_HOST, DEFAULT_PORT
+
+    cloud = cloud_at(state_dir)
+    config = cloud.config() if cloud.exists else None
+    where = (config.host, config.port) if config else (DEFAULT_HOST, DEFAULT_PORT)
+    findings = []
+    for finding in surgery.examine(cloud.state_dir, *where):
+        findings.append(finding)
+        if not as_json:
+            print(f"{finding.status:<4}  {finding.name:<10}  {finding.why}")
+            if finding.todo:
+                print(f"{'':<18}-> {finding.todo}", flush=True)
+    if as_json:
+        show_json(msgspec.to_builtins(findings))
+    if any(finding.status == surgery.FAIL for finding in findings):
+        raise typer.Exit(1)
+
+
+@command("demo")
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the demo's cloud running at the end.")] = False,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    from gureum.cli.cloud import require_root
+
+    require_root()
+    story = importlib.import_module("gureum.cli.demo")
+    raise typer.Exit(story.run(state_dir, keep=keep, as_json=as_json))
+
+
+@command("bench", context_settings=PASS_ON)
+def bench(context: typer.Context, as_json: AsJson = False) -> None:
+    from gureum.cli.cloud import require_root
+
+    require_root()
+    measurements = importlib.import_module("gureum.cli.bench")
+    raise typer.Exit(measurements.run(context.args, as_json=as_json))
+
+
+@command("test", context_settings=PASS_ON)
+def test(context: typer.Context) -> None:
+    from gureum.cli import layers
+
+    raise typer.Exit(layers.run(CHECKOUT, context.args))
+
+
+@command("version")
+def version(as_json: AsJson = False) -> None:
+    if as_json:
+        show_json({"version": gureum.__version__})
+    else:
+        print(f"gureum {gureum.__version__}")
+
+
+def main() -> int:
+    """Runs the command line. No error of any kind shows a traceback, unless $GUREUM_DEBUG asks for it."""
+    debug = os.environ.get("GUREUM_DEBUG") == "1"
+    try:
+        code = app(prog_name="gureum", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except CliError as error:
+        show_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader has seen enough (`| head`). Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return show_unexpected(error, debug=debug)
+
+
+def show_unexpected(error: Exception, *, debug: bool) -> int:
+    """Usage errors and aborts, as click words them; anything else is a defect and says how to see more."""
+    show = getattr(error, "show", None)
+    if callable(show):
+        show()
+        code = getattr(error, "exit_code", USAGE)
+        return code if isinstance(code, int) else USAGE
+    if type(error).__name__ == "Abort":
+        return 130
+    if isinstance(error, PermissionError):
+        show_error(
+            CliError(
+                f"{error.filename}: permission denied", "run the same command with sudo", exit_code=MISSING
+            )
+        )
+        return MISSING
+    if debug:
+        raise error
+    show_error(
+        CliError(
+            f"unexpected {type(error).__name__}: {error}", "run it again with GUREUM_DEBUG=1 to see where"
+        )
+    )
+    return 1

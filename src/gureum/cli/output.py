@@ -1,0 +1,59 @@
+"""What the CLI says, and how: plain text, JSON where asked, errors that name the next step."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+FAILED = 1
+USAGE = 2
+MISSING = 3
+NOT_RUNNING = 4
+
+
+class CliError(Exception):
+    """Ends the command: `message` says what is wrong, `next_step` what to do about it."""
+
+    def __init__(
+        self, message: str, next_step: str = "", *, exit_code: int = FAILED, detail: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.next_step = next_step
+        self.exit_code = exit_code
+        self.detail = detail
+
+
+def show_error(error: CliError) -> None:
+    print(f"gureum: {error.message}", file=sys.stderr)
+    if error.detail:
+        print(error.detail.rstrip(), file=sys.stderr)
+    if error.next_step:
+        print(f"  next: {error.next_step}", file=sys.stderr)
+
+
+def show_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, sort_keys=False))
+
+
+def note(text: str) -> None:
+    """Progress: to stderr, so that stdout holds the result only."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Columns aligned by spaces: reads well and cuts well (awk)."""
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    )
+
+
+def human_bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

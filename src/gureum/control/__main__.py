@@ -1,0 +1,139 @@
+"""The manager's process: the gateway, the services and the cluster manager over one store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import ssl
+import sys
+from pathlib import Path
+
+import uvloop
+
+from gureum.cli.config import CloudConfig
+from gureum.control import images
+from gureum.control.manager import Manager
+from gureum.dns import private_domain
+from gureum.env import Env
+from gureum.errors import GureumError
+from gureum.files import write_atomically
+from gureum.gateway.app import Gateway
+from gureum.gateway.call import Credential
+from gureum.gateway.catalogue import Catalogue
+from gureum.gateway.limits import Limits
+from gureum.gateway.server import listen as listen_http
+from gureum.processes import arguments, log_to_stderr
+from gureum.services import ec2, sts  # noqa: F401  (registers their operations)
+from gureum.services.dispatch import Dispatcher
+from gureum.services.ec2.defaults import ensure_defaults
+from gureum.services.operation import Caller, Cloud
+from gureum.store.sqlite import SqliteStore
+from gureum.transport.link import listen as listen_agents
+
+log = logging.getLogger(__name__)
+
+ZONES = "abc"
+
+
+def cloud_settings(config: CloudConfig) -> Cloud:
+    return Cloud(
+        name=config.name,
+        account=config.account_id,
+        region=config.region,
+        zones=tuple(f"{config.region}{letter}" for letter in ZONES),
+        public_cidr=f"198.18.{config.index}.0/24",
+        dns_domain=private_domain(config.region),
+    )
+
+
+class RootCredentials:
+    """The cloud's one access key: its root's."""
+
+    def __init__(self, config: CloudConfig) -> None:
+        self._credential = Credential(
+            access_key=config.access_key_id,
+            secret=config.secret_access_key,
+            principal=Caller(
+                account=config.account_id,
+                arn=f"arn:aws:iam::{config.account_id}:root",
+                user_id=config.account_id,
+                access_key=config.access_key_id,
+            ),
+        )
+
+    async def __call__(self, access_key: str) -> Credential | None:
+        return self._credential if access_key == self._credential.access_key else None
+
+
+def tls(config: CloudConfig) -> ssl.SSLContext | None:
+    if config.tls_cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(config.tls_cert, config.tls_key)
+    return context
+
+
+async def serve(state_dir: Path) -> None:
+    """Serve until SIGTERM. Raises GureumError if the cloud cannot start."""
+    config = CloudConfig.load(state_dir)
+    cloud = cloud_settings(config)
+    env = Env()
+    run = state_dir / "run"
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    store = SqliteStore.open(state_dir / "store.db")
+    try:
+        await store.transact(lambda tx: ensure_defaults(tx, env, cloud))
+        await images.register_all(store, env, cloud, state_dir / "images")
+        manager = Manager(env, cloud, store)
+        gateway = Gateway(
+            Dispatcher(env, cloud, store, manager),
+            RootCredentials(config),
+            env.now,
+            Limits(),
+            catalogue=Catalogue.open(),
+            request_ids=env.uuid,
+        )
+        agents = await listen_agents(run / "agents.sock", manager.serve)
+        http = await listen_http(gateway, host=config.host, port=config.port, ssl_context=tls(config))
+        write_atomically(
+            run / "manager.ready",
+            f'{{"pid": {os.getpid()}, "endpoint": "{config.endpoint}"}}\n'.encode(),
+            durable=False,
+        )
+        log.info("manager %d answers at %s", os.getpid(), config.endpoint)
+        work = [
+            asyncio.create_task(manager.run()),
+            asyncio.create_task(images.register_forever(store, env, cloud, state_dir / "images")),
+        ]
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait([*work, stopped], return_when=asyncio.FIRST_COMPLETED)
+        agents.close()
+        await http.stop()
+        for task in [*work, stopped]:
+            task.cancel()
+        for result in await asyncio.gather(*work, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
+    finally:
+        await store.close()
+
+
+def main() -> int:
+    options = arguments("gureum.control", "The manager of a cloud; `gureum up` starts it.")
+    log_to_stderr()
+    try:
+        uvloop.run(serve(options.state_dir))
+    except GureumError as error:
+        log.error("%s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

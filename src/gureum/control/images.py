@@ -1,0 +1,93 @@
+"""Built images become AMIs: every image below the cloud's image directory is registered, and stays so."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from pathlib import Path
+
+from gureum.env import Env
+from gureum.errors import GureumError
+from gureum.images.manifest import ImageManifest, load_manifest
+from gureum.resources import Image, Snapshot, SnapshotState
+from gureum.services.operation import Cloud
+from gureum.store.base import Store, Transaction
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 2.0
+ROOT_OF_IMAGE = "vol-ffffffff"
+"""What EC2 shows as the volume of a snapshot that no volume of the account was."""
+
+
+def image_id(manifest: ImageManifest) -> str:
+    """The same image has the same id in every cloud of a user."""
+    digest = hashlib.sha256(f"{manifest.name}\0{manifest.input_hash}".encode()).hexdigest()
+    return f"ami-{digest[:17]}"
+
+
+async def register(store: Store, env: Env, cloud: Cloud, manifest: ImageManifest) -> None:
+    """Make the image an AMI of the cloud's account, and its disk a snapshot. Idempotent."""
+    id = image_id(manifest)
+
+    async def work(tx: Transaction) -> None:
+        if await tx.get(Image, id) is not None:
+            return
+        snapshot = Snapshot(
+            id=f"snap-{id[4:]}",
+            account=cloud.account,
+            state=SnapshotState.completed,
+            volume=ROOT_OF_IMAGE,
+            size_bytes=manifest.disk_bytes,
+            description=f"Disk of image {manifest.name}",
+            started=env.utcnow(),
+            image=id,
+        )
+        await tx.put(snapshot)
+        await tx.put(
+            Image(
+                id=id,
+                account=cloud.account,
+                name=f"{manifest.name}-{manifest.input_hash[:8]}",
+                description=manifest.description,
+                architecture=manifest.architecture,
+                machine=manifest.machines[0],
+                kernel=manifest.kernel or "",
+                initrd=manifest.initrd or "",
+                cmdline=manifest.cmdline,
+                disk=manifest.disk,
+                disk_format=manifest.disk_format,
+                disk_bytes=manifest.disk_bytes,
+                root_device=manifest.root_device,
+                login=manifest.login or "",
+                snapshot=snapshot.id,
+                public=True,
+                created=env.utcnow(),
+            )
+        )
+        log.info("image %s is now %s", manifest.name, id)
+
+    await store.transact(work)
+
+
+async def register_all(store: Store, env: Env, cloud: Cloud, directory: Path) -> None:
+    """Register every whole image below ``directory``; one that is not whole is logged and passed over."""
+    for path in sorted(directory.glob("*/manifest.json")):
+        try:
+            manifest = load_manifest(path.parent)
+        except GureumError as error:
+            log.warning("image %s is not usable: %s", path.parent.name, error)
+            continue
+        await register(store, env, cloud, manifest)
+
+
+async def register_forever(store: Store, env: Env, cloud: Cloud, directory: Path) -> None:
+    """Register images as they are built."""
+    seen = 0
+    while True:
+        changed = directory.stat().st_mtime_ns if directory.exists() else 0
+        if changed != seen:
+            await register_all(store, env, cloud, directory)
+            seen = changed
+        await asyncio.sleep(LOOK_SECONDS)

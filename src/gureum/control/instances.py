@@ -1,0 +1,203 @@
+"""The life of an instance: the next step for one, from its record and what its host says.
+
+``reconcile`` may be called at any time and any number of times; it changes only the store, in the caller's
+transaction. States and who leaves them:
+
+pending        placed here; ``running`` when the host runs this generation
+running        ``stopping`` here when the guest shut itself down or its machine died
+stopping       ``stopped`` here when the host says that this generation is off
+shutting-down  ``terminated`` here likewise, after interfaces and volumes are let go
+terminated     its record is deleted here when its time has come
+"""
+
+from __future__ import annotations
+
+import logging
+
+from msgspec.structs import replace
+
+from gureum.control.observed import Observed
+from gureum.control.placement import NoCapacity, choose_host
+from gureum.env import Env
+from gureum.hostspec import MachineReport, MachineState
+from gureum.resources import (
+    Address,
+    Instance,
+    InstanceState,
+    NetworkInterface,
+    StateReason,
+    Volume,
+    VolumeState,
+)
+from gureum.store.base import Transaction
+
+log = logging.getLogger(__name__)
+
+PURGE_SECONDS = 3600.0
+"""A terminated instance is still described for an hour, as in EC2."""
+
+OFF = (MachineState.off, MachineState.shutdown, MachineState.crashed)
+LIVE = (MachineState.running, MachineState.paused)
+
+
+async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> None:
+    """Take the next step for the instance, if there is one."""
+    instance = await tx.get(Instance, id)
+    if instance is None:
+        return
+    seen = observed.machine(instance.host, id, instance.generation)
+    match instance.state:
+        case InstanceState.pending:
+            await _pending(tx, env, instance, seen)
+        case InstanceState.running:
+            await _running(tx, env, instance, seen)
+        case InstanceState.stopping:
+            if _is_off(instance, seen):
+                await _stopped(tx, env, instance)
+        case InstanceState.shutting_down:
+            if _is_off(instance, seen):
+                await _terminated(tx, env, instance)
+        case InstanceState.terminated:
+            if env.now() >= instance.purge_at:
+                await tx.delete(instance)
+
+
+def _is_off(instance: Instance, seen: MachineReport | None) -> bool:
+    """Whether the machine is off for good: its host says so of a spec that no longer wants it to run."""
+    if instance.host is None:
+        return True
+    return seen is not None and seen.state in OFF and seen.revision >= instance.version
+
+
+async def _pending(tx: Transaction, env: Env, instance: Instance, seen: MachineReport | None) -> None:
+    for volume in await tx.find(Volume, instance=instance.id):
+        if volume.state is VolumeState.error:
+            await _launch_failed(tx, env, instance, f"Volume {volume.id}: {volume.message}")
+            return
+    if instance.host is None:
+        await _place(tx, env, instance)
+    elif seen is not None and seen.state in LIVE:
+        await tx.put(replace(instance, state=InstanceState.running, state_reason=None, transition_reason=""))
+    elif seen is not None and seen.state is MachineState.crashed:
+        await _launch_failed(tx, env, instance, seen.message)
+    elif seen is not None and seen.state is MachineState.shutdown:
+        await _guest_shut_down(tx, env, instance)
+
+
+async def _place(tx: Transaction, env: Env, instance: Instance) -> None:
+    try:
+        host = await choose_host(tx, instance)
+    except NoCapacity as error:
+        await _launch_failed(tx, env, instance, str(error), code="Server.InsufficientInstanceCapacity")
+        return
+    await tx.put(replace(instance, host=host.id))
+    for volume in await tx.find(Volume, instance=instance.id):
+        if volume.host is None:
+            await tx.put(replace(volume, host=host.id))
+
+
+async def _launch_failed(
+    tx: Transaction, env: Env, instance: Instance, message: str, code: str = "Server.InternalError"
+) -> None:
+    """A first launch that fails terminates the instance, a later start leaves it stopped; as in EC2."""
+    first = instance.generation == 1
+    log.warning("%s could not be started: %s", instance.id, message)
+    reason = StateReason(code, f"{code}: {message}")
+    state = InstanceState.shutting_down if first else InstanceState.stopping
+    await tx.put(
+        replace(instance, state=state, state_reason=reason, transition_reason=reason.message, force=True)
+    )
+
+
+async def _running(tx: Transaction, env: Env, instance: Instance, seen: MachineReport | None) -> None:
+    if seen is None:
+        return
+    if seen.state is MachineState.shutdown:
+        await _guest_shut_down(tx, env, instance)
+    elif seen.state is MachineState.crashed:
+        log.warning("%s died: %s", instance.id, seen.message)
+        reason = StateReason("Server.InternalError", f"Server.InternalError: {seen.message}")
+        await tx.put(
+            replace(
+                instance,
+                state=InstanceState.stopping,
+                state_reason=reason,
+                transition_reason=reason.message,
+                force=True,
+            )
+        )
+    else:
+        impaired = seen.message if seen.state is MachineState.paused else ""
+        if impaired != instance.impaired:
+            await tx.put(replace(instance, impaired=impaired))
+
+
+async def _guest_shut_down(tx: Transaction, env: Env, instance: Instance) -> None:
+    code = "Client.InstanceInitiatedShutdown"
+    reason = StateReason(code, f"{code}: Instance initiated shutdown")
+    terminate = instance.shutdown_behavior == "terminate"
+    await tx.put(
+        replace(
+            instance,
+            state=InstanceState.shutting_down if terminate else InstanceState.stopping,
+            state_reason=reason,
+            transition_reason=reason.message,
+            force=True,
+        )
+    )
+
+
+async def _stopped(tx: Transaction, env: Env, instance: Instance) -> None:
+    await tx.put(replace(instance, state=InstanceState.stopped, force=False, impaired=""))
+    for interface in await tx.find(NetworkInterface, instance=instance.id):
+        if interface.public_ip and not interface.address:
+            await tx.put(replace(interface, public_ip=""))
+
+
+async def _terminated(tx: Transaction, env: Env, instance: Instance) -> None:
+    for interface in await tx.find(NetworkInterface, instance=instance.id):
+        await _let_go_interface(tx, interface)
+    for volume in await tx.find(Volume, instance=instance.id):
+        await _let_go_volume(tx, volume)
+    await tx.put(
+        replace(
+            instance,
+            state=InstanceState.terminated,
+            private_ip="",
+            interfaces=(),
+            devices=(),
+            impaired="",
+            purge_at=env.now() + PURGE_SECONDS,
+        )
+    )
+
+
+async def _let_go_interface(tx: Transaction, interface: NetworkInterface) -> None:
+    for address in await tx.find(Address, interface=interface.id):
+        await tx.put(replace(address, association="", interface="", instance="", private_ip=""))
+    if interface.delete_on_termination:
+        await tx.delete(interface)
+    else:
+        await tx.put(
+            replace(
+                interface,
+                instance=None,
+                attachment="",
+                device_index=0,
+                attached=None,
+                public_ip="",
+                auto_public=False,
+                address="",
+            )
+        )
+
+
+async def _let_go_volume(tx: Transaction, volume: Volume) -> None:
+    delete = volume.attachment is not None and volume.attachment.delete_on_termination
+    free = replace(volume, attachment=None, instance=None)
+    if delete or volume.state is VolumeState.error:
+        await tx.put(replace(free, state=VolumeState.deleting))
+    elif volume.state is VolumeState.in_use:
+        await tx.put(replace(free, state=VolumeState.available))
+    else:
+        await tx.put(free)

@@ -1,0 +1,70 @@
+"""Which host runs an instance."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from gureum.resources import Host, HostState, Instance, InstanceState, Volume
+from gureum.services.ec2.instance_types import machine_size
+from gureum.store.base import Reader
+
+CPU_OVERCOMMIT = 16.0
+MEMORY_OVERCOMMIT = 1.0
+
+EVERY_ZONE = ""
+"""The zone of a host that stands for all zones: the only one of a small cloud."""
+
+TAKES_ROOM = (
+    InstanceState.pending,
+    InstanceState.running,
+    InstanceState.stopping,
+    InstanceState.shutting_down,
+)
+
+
+class NoCapacity(Exception):
+    """No host can run it; the text says why, for people."""
+
+
+async def choose_host(reader: Reader, instance: Instance) -> Host:
+    """The host with the most free memory that can run ``instance``. Raises NoCapacity.
+
+    A volume on a local pool binds the instance to that pool's host.
+    """
+    size = machine_size(instance.type)
+    volumes = await reader.find(Volume, instance=instance.id)
+    bound = {volume.host for volume in volumes if volume.host is not None}
+    if len(bound) > 1:
+        raise NoCapacity("its volumes are on different hosts")
+    hosts = [host for host in await reader.find(Host) if host.zone in (instance.zone, EVERY_ZONE)]
+    if not hosts:
+        raise NoCapacity(f"zone {instance.zone} has no host")
+    hosts = [host for host in hosts if not bound or host.id in bound]
+    up = [host for host in hosts if host.state is HostState.up]
+    if not up:
+        raise NoCapacity(f"no host of zone {instance.zone} is up")
+    best: tuple[float, Host] | None = None
+    for host in up:
+        cpus, memory = await _used(reader, host, instance.id)
+        free = host.memory_bytes * MEMORY_OVERCOMMIT - memory
+        if free < size.memory_bytes or host.cpus * CPU_OVERCOMMIT - cpus < size.vcpus:
+            continue
+        if best is None or (free, host.id) > (best[0], best[1].id):
+            best = free, host
+    if best is None:
+        raise NoCapacity(
+            f"no host of zone {instance.zone} has {size.vcpus} vCPUs and"
+            f" {size.memory_bytes / 2**30:g} GiB of memory left"
+        )
+    return best[1]
+
+
+async def _used(reader: Reader, host: Host, besides: str) -> tuple[int, int]:
+    """vCPUs and memory bytes that are given away on a host."""
+    placed = await reader.find(Instance, host=host.id, state=[str(state) for state in TAKES_ROOM])
+    types = Counter(instance.type for instance in placed if instance.id != besides)
+    sizes = [(machine_size(type), count) for type, count in types.items()]
+    return (
+        sum(size.vcpus * count for size, count in sizes),
+        sum(size.memory_bytes * count for size, count in sizes),
+    )

@@ -1,0 +1,336 @@
+"""What should be on a host: its HostSpec, read out of the store in one snapshot."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+
+from gureum.dns import private_name, public_name
+from gureum.hostspec import (
+    DiskSpec,
+    GroupSpec,
+    HostSpec,
+    ImageSpec,
+    MachineSpec,
+    Metadata,
+    MetadataInterface,
+    NetworkSpec,
+    NicSpec,
+    PortSpec,
+    RuleSpec,
+    SnapshotSpec,
+    SubnetSpec,
+    VolumeSpec,
+    VpcSpec,
+)
+from gureum.resources import (
+    AttachmentState,
+    Image,
+    Instance,
+    InstanceState,
+    NetworkInterface,
+    SecurityGroup,
+    Snapshot,
+    SnapshotState,
+    Subnet,
+    Volume,
+    VolumeState,
+    Vpc,
+)
+from gureum.services.ec2.instance_types import machine_size
+from gureum.services.operation import Cloud
+from gureum.store.base import Reader
+
+STOP_SECONDS = 90.0
+TERMINATE_SECONDS = 20.0
+
+ON_HOST = (
+    InstanceState.pending,
+    InstanceState.running,
+    InstanceState.stopping,
+    InstanceState.stopped,
+    InstanceState.shutting_down,
+)
+WANT_PORT = (
+    InstanceState.pending,
+    InstanceState.running,
+    InstanceState.stopping,
+    InstanceState.shutting_down,
+)
+
+
+async def host_spec(reader: Reader, cloud: Cloud, host: str) -> HostSpec:
+    """Everything that should be on ``host`` at the reader's revision. Costs what the host holds."""
+    instances = await reader.find(Instance, host=host, state=[str(state) for state in ON_HOST])
+    volumes = await reader.find(Volume, host=host)
+    snapshots = await reader.find(Snapshot, host=host)
+    interfaces = await reader.find(NetworkInterface, instance=[instance.id for instance in instances])
+    sources = {volume.source for volume in volumes if volume.source.startswith("ami-")}
+    images = await reader.get_many(Image, sources | {instance.image for instance in instances})
+    network = await _Network.load(reader, interfaces)
+    volumes_of: dict[str, list[Volume]] = defaultdict(list)
+    for volume in volumes:
+        if volume.instance is not None:
+            volumes_of[volume.instance].append(volume)
+    interfaces_of: dict[str, list[NetworkInterface]] = defaultdict(list)
+    for interface in interfaces:
+        interfaces_of[str(interface.instance)].append(interface)
+    image_by_id = {image.id: image for image in images}
+    wants_port = {instance.id for instance in instances if instance.state in WANT_PORT}
+    return HostSpec(
+        cloud=cloud.name,
+        host=host,
+        revision=reader.revision,
+        machines=tuple(
+            _machine(
+                instance,
+                image_by_id.get(instance.image),
+                volumes_of[instance.id],
+                _metadata(cloud, network, instance, interfaces_of[instance.id]),
+            )
+            for instance in instances
+        ),
+        volumes=tuple(_volume(volume) for volume in volumes if volume.state is not VolumeState.error),
+        snapshots=tuple(
+            SnapshotSpec(
+                id=snapshot.id, volume=snapshot.volume, present=snapshot.state is not SnapshotState.deleting
+            )
+            for snapshot in snapshots
+            if snapshot.state is not SnapshotState.error
+        ),
+        images=tuple(
+            ImageSpec(id=image.id, disk=image.disk, format=image.disk_format, size_bytes=image.disk_bytes)
+            for image in images
+            if image.disk
+        ),
+        network=network.spec(
+            cloud, [interface for interface in interfaces if interface.instance in wants_port]
+        ),
+    )
+
+
+def _volume(volume: Volume) -> VolumeSpec:
+    return VolumeSpec(
+        id=volume.id,
+        size_bytes=volume.size_bytes,
+        source=volume.source,
+        iops=volume.iops,
+        throughput=volume.throughput,
+        present=volume.state is not VolumeState.deleting,
+    )
+
+
+def _machine(
+    instance: Instance, image: Image | None, volumes: Sequence[Volume], metadata: Metadata
+) -> MachineSpec:
+    size = machine_size(instance.type)
+    return MachineSpec(
+        id=instance.id,
+        generation=instance.generation,
+        run=instance.state in (InstanceState.pending, InstanceState.running),
+        shutdown_seconds=_shutdown_seconds(instance),
+        reboots=instance.reboots,
+        vcpus=size.vcpus,
+        memory_bytes=size.memory_bytes,
+        machine=image.machine if image else "q35",
+        kernel=image.kernel if image else "",
+        initrd=image.initrd if image else "",
+        cmdline=image.cmdline if image else "",
+        disks=_disks(instance, volumes),
+        force_detach=tuple(
+            volume.id for volume in volumes if volume.attachment is not None and volume.attachment.force
+        ),
+        nics=tuple(
+            NicSpec(interface=interface.id, mac=interface.mac, index=interface.device_index)
+            for interface in metadata.interfaces
+        ),
+        metadata=metadata,
+    )
+
+
+def _shutdown_seconds(instance: Instance) -> float:
+    if instance.force:
+        return 0.0
+    return TERMINATE_SECONDS if instance.state is InstanceState.shutting_down else STOP_SECONDS
+
+
+def _disks(instance: Instance, volumes: Iterable[Volume]) -> tuple[DiskSpec, ...]:
+    """The root disk first, the others in the order of their device names, which is the guest's order too."""
+    wanted = [
+        volume
+        for volume in volumes
+        if volume.attachment is not None and volume.attachment.state is not AttachmentState.detaching
+    ]
+
+    def order(volume: Volume) -> tuple[bool, str]:
+        assert volume.attachment is not None
+        return volume.attachment.device != instance.root_device, volume.attachment.device
+
+    disks = []
+    for position, volume in enumerate(sorted(wanted, key=order)):
+        assert volume.attachment is not None
+        root = volume.attachment.device == instance.root_device
+        disks.append(
+            DiskSpec(volume=volume.id, device=volume.attachment.device, index=0 if root else max(position, 1))
+        )
+    return tuple(disks)
+
+
+def _block_devices(instance: Instance) -> dict[str, str]:
+    """block-device-mapping/ of the metadata service: as EC2 names them, without /dev/."""
+    root = PurePosixPath(instance.root_device).name
+    others = [device.device for device in instance.devices if device.device != instance.root_device]
+    mapping = {"ami": root, "root": instance.root_device}
+    for number, device in enumerate(sorted(others), 1):
+        mapping[f"ebs{number}"] = PurePosixPath(device).name
+    return mapping
+
+
+class _Network:
+    """The network records that a set of interfaces touches, each read once."""
+
+    def __init__(
+        self,
+        vpcs: Mapping[str, Vpc],
+        subnets: Mapping[str, Subnet],
+        groups: Mapping[str, SecurityGroup],
+        members: Mapping[str, tuple[str, ...]],
+    ) -> None:
+        self.vpcs = vpcs
+        self.subnets = subnets
+        self.groups = groups
+        self.members = members
+
+    @classmethod
+    async def load(cls, reader: Reader, interfaces: Iterable[NetworkInterface]) -> _Network:
+        interfaces = list(interfaces)
+        vpcs = await reader.get_many(Vpc, {interface.vpc for interface in interfaces})
+        subnets = await reader.find(Subnet, vpc=[vpc.id for vpc in vpcs])
+        groups = await reader.get_many(
+            SecurityGroup, {group for interface in interfaces for group in interface.groups}
+        )
+        referenced = {peer for group in groups for peer in group.referenced}
+        members: dict[str, list[str]] = {group: [] for group in referenced}
+        for interface in await reader.find(NetworkInterface, groups=sorted(referenced)):
+            for group in referenced.intersection(interface.groups):
+                if interface.instance:
+                    members[group].append(interface.private_ip)
+        return cls(
+            {vpc.id: vpc for vpc in vpcs},
+            {subnet.id: subnet for subnet in subnets},
+            {group.id: group for group in groups},
+            {group: tuple(sorted(ips)) for group, ips in members.items()},
+        )
+
+    def spec(self, cloud: Cloud, interfaces: Iterable[NetworkInterface]) -> NetworkSpec:
+        ports = tuple(
+            PortSpec(
+                id=interface.id,
+                instance=str(interface.instance),
+                vpc=interface.vpc,
+                subnet=interface.subnet,
+                mac=interface.mac,
+                private_ip=interface.private_ip,
+                public_ip=interface.public_ip,
+                hostname=private_name(interface.private_ip, cloud.dns_domain).partition(".")[0],
+                groups=interface.groups,
+                source_dest_check=interface.source_dest_check,
+            )
+            for interface in interfaces
+        )
+        used_vpcs = {port.vpc for port in ports}
+        used_groups = {group for port in ports for group in port.groups}
+        groups = [group for group in self.groups.values() if group.id in used_groups]
+        named = {peer for group in groups for peer in group.referenced}
+        return NetworkSpec(
+            vpcs=tuple(
+                VpcSpec(
+                    id=vpc.id,
+                    network_id=vpc.network_id,
+                    cidr=vpc.cidr,
+                    subnets=tuple(
+                        SubnetSpec(id=subnet.id, cidr=subnet.cidr)
+                        for subnet in self.subnets.values()
+                        if subnet.vpc == vpc.id
+                    ),
+                    internet=bool(vpc.internet_gateway),
+                    domain=cloud.dns_domain,
+                    dns_support=vpc.dns_support,
+                )
+                for vpc in self.vpcs.values()
+                if vpc.id in used_vpcs
+            ),
+            ports=ports,
+            groups=tuple(GroupSpec(id=group.id, rules=_rules(group)) for group in groups),
+            members={group: ips for group, ips in self.members.items() if group in named},
+        )
+
+
+def _rules(group: SecurityGroup) -> tuple[RuleSpec, ...]:
+    """The rules that the IPv4 network can apply; those for IPv6 and prefix lists meet no packets yet."""
+    return tuple(
+        RuleSpec(
+            egress=rule.egress,
+            protocol=rule.protocol,
+            from_port=rule.from_port,
+            to_port=rule.to_port,
+            cidr=rule.cidr,
+            group=rule.group,
+        )
+        for rule in group.rules
+        if rule.cidr or rule.group
+    )
+
+
+def _metadata(
+    cloud: Cloud, network: _Network, instance: Instance, interfaces: Iterable[NetworkInterface]
+) -> Metadata:
+    return Metadata(
+        instance=instance.id,
+        image=instance.image,
+        type=instance.type,
+        account=instance.account,
+        region=cloud.region,
+        zone=instance.zone,
+        reservation=instance.reservation,
+        launch_index=instance.launch_index,
+        launched=instance.launched.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        key_name=instance.key_name,
+        public_key=instance.public_key,
+        user_data=instance.user_data,
+        interfaces=tuple(
+            _metadata_interface(cloud, network, interface)
+            for interface in sorted(interfaces, key=lambda interface: interface.device_index)
+        ),
+        block_devices=_block_devices(instance),
+        tags=instance.tags if instance.metadata.tags_enabled else {},
+        enabled=instance.metadata.enabled,
+        tokens_required=instance.metadata.tokens_required,
+        hop_limit=instance.metadata.hop_limit,
+    )
+
+
+def _metadata_interface(cloud: Cloud, network: _Network, interface: NetworkInterface) -> MetadataInterface:
+    subnet, vpc = network.subnets.get(interface.subnet), network.vpcs.get(interface.vpc)
+    public_dns = ""
+    if interface.public_ip and vpc is not None and vpc.dns_hostnames:
+        public_dns = public_name(interface.public_ip, cloud.region)
+    return MetadataInterface(
+        id=interface.id,
+        mac=interface.mac,
+        device_index=interface.device_index,
+        private_ip=interface.private_ip,
+        private_dns=private_name(interface.private_ip, cloud.dns_domain),
+        public_ip=interface.public_ip,
+        public_dns=public_dns,
+        subnet=interface.subnet,
+        subnet_cidr=subnet.cidr if subnet else "",
+        vpc=interface.vpc,
+        vpc_cidr=vpc.cidr if vpc else "",
+        group_ids=interface.groups,
+        group_names=tuple(
+            network.groups[group].name for group in interface.groups if group in network.groups
+        ),
+        owner=interface.account,
+    )

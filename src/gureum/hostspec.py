@@ -1,0 +1,273 @@
+"""The two documents between the manager and a host's agent.
+
+A ``HostSpec`` goes down: everything that should be on this host, whole, at a revision. A ``HostReport`` comes
+up: everything that is. Both are levels, not events: a lost, late or repeated one does no harm.
+
+What a spec does not mention: a machine, port or VPC must not be on the host, and is removed. Data is never
+removed by omission: a volume or snapshot goes only where it is named with ``present=False``.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    pass
+
+
+class MetadataInterface(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """One interface as the metadata service shows it."""
+
+    id: str
+    mac: str
+    device_index: int = 0
+    private_ip: str
+    private_dns: str
+    public_ip: str = ""
+    public_dns: str = ""
+    subnet: str
+    subnet_cidr: str
+    vpc: str
+    vpc_cidr: str
+    group_ids: tuple[str, ...] = ()
+    group_names: tuple[str, ...] = ()
+    owner: str = ""
+
+
+class Metadata(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """What an instance may learn about itself at 169.254.169.254."""
+
+    instance: str
+    image: str
+    type: str
+    account: str
+    region: str
+    zone: str
+    reservation: str
+    launch_index: int = 0
+    launched: str = ""
+    """ISO 8601, for the identity document."""
+    key_name: str = ""
+    public_key: str = ""
+    user_data: bytes = b""
+    interfaces: tuple[MetadataInterface, ...] = ()
+    block_devices: dict[str, str] = {}
+    """As in block-device-mapping/: ami, root, ebs1 ... to device names."""
+    tags: dict[str, str] = {}
+    enabled: bool = True
+    tokens_required: bool = True
+    hop_limit: int = 1
+
+
+class DiskSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """A volume of a machine. ``index`` 0 is the root disk; others are numbered as they were attached."""
+
+    volume: str
+    device: str
+    index: int
+
+
+class NicSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    interface: str
+    mac: str
+    index: int = 0
+
+
+class MachineSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """An instance on this host. ``run`` False: off, but its console log and traces are kept.
+
+    ``reboots`` counts all reboots asked for. ``shutdown_seconds`` is how long the guest has to answer the
+    power button before it is powered off; 0 powers off at once.
+    """
+
+    id: str
+    generation: int
+    run: bool
+    shutdown_seconds: float = 0.0
+    reboots: int = 0
+    vcpus: int
+    memory_bytes: int
+    machine: str = "q35"
+    kernel: str = ""
+    initrd: str = ""
+    cmdline: str = ""
+    disks: tuple[DiskSpec, ...] = ()
+    force_detach: tuple[str, ...] = ()
+    """Volumes that leave without the guest being asked."""
+    nics: tuple[NicSpec, ...] = ()
+    metadata: Metadata
+
+
+class VolumeSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """A volume of this host's pool. ``source`` is "", an image id or a snapshot id."""
+
+    id: str
+    size_bytes: int
+    source: str = ""
+    iops: int = 0
+    throughput: int = 0
+    present: bool = True
+
+
+class SnapshotSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    id: str
+    volume: str
+    present: bool = True
+
+
+class ImageSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """An image whose disk this host may clone. ``disk`` is a path on the host."""
+
+    id: str
+    disk: str
+    format: str
+    size_bytes: int
+
+
+class RuleSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """One security group rule. ``protocol`` is tcp, udp, icmp, icmpv6, a number as text, or "-1".
+
+    Ports as in ``resources.Permission``. The peer is ``cidr`` or ``group`` (its members are in the
+    spec's ``members``).
+    """
+
+    egress: bool = False
+    protocol: str = "-1"
+    from_port: int = -1
+    to_port: int = -1
+    cidr: str = ""
+    group: str = ""
+
+
+class GroupSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """A security group with a member port on this host."""
+
+    id: str
+    rules: tuple[RuleSpec, ...] = ()
+
+
+class PortSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """An instance's interface on this host. ``public_ip`` is translated one to one to ``private_ip``."""
+
+    id: str
+    instance: str
+    vpc: str
+    subnet: str
+    mac: str
+    private_ip: str
+    public_ip: str = ""
+    hostname: str = ""
+    groups: tuple[str, ...] = ()
+    source_dest_check: bool = True
+
+
+class SubnetSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    id: str
+    cidr: str
+
+
+class VpcSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """A VPC with ports on this host. ``network_id`` is unique in the cloud; ``internet``: has a gateway."""
+
+    id: str
+    network_id: int
+    cidr: str
+    subnets: tuple[SubnetSpec, ...] = ()
+    internet: bool = True
+    domain: str = "ec2.internal"
+    dns_support: bool = True
+
+
+class NetworkSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """``members``: for each group that some rule names, the private addresses of its ports."""
+
+    vpcs: tuple[VpcSpec, ...] = ()
+    ports: tuple[PortSpec, ...] = ()
+    groups: tuple[GroupSpec, ...] = ()
+    members: dict[str, tuple[str, ...]] = {}
+
+
+class HostSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """``cloud`` guards against a spec of another cloud."""
+
+    cloud: str
+    host: str
+    revision: int
+    machines: tuple[MachineSpec, ...] = ()
+    volumes: tuple[VolumeSpec, ...] = ()
+    snapshots: tuple[SnapshotSpec, ...] = ()
+    images: tuple[ImageSpec, ...] = ()
+    network: NetworkSpec = NetworkSpec()
+
+
+class MachineState(StrEnum):
+    """What a machine on a host is doing.
+
+    ``shutdown``: the guest powered itself off. ``crashed``: the hypervisor process ended by itself, or the
+    guest could not be started. ``off``: stopped as asked. ``paused``: held, e.g. for lack of disk space.
+    """
+
+    starting = "starting"
+    running = "running"
+    paused = "paused"
+    shutdown = "shutdown"
+    crashed = "crashed"
+    off = "off"
+
+
+class MachineReport(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """``disks`` are the volumes that the guest has now. ``message`` says why, for people.
+
+    ``revision`` is that of the spec which this thing was last found to agree with, nothing left to do; so
+    what the report does not say was not there at that revision. The same in the other reports.
+    """
+
+    id: str
+    revision: int = 0
+    generation: int
+    state: MachineState
+    message: str = ""
+    reboots: int = 0
+    disks: tuple[str, ...] = ()
+
+
+class VolumeReport(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """``error`` is empty if the volume is as its spec wants it, as far as the report goes."""
+
+    id: str
+    revision: int = 0
+    size_bytes: int = 0
+    present: bool = True
+    error: str = ""
+    full: bool = False
+    """The error is for lack of space."""
+
+
+class SnapshotReport(Document, frozen=True, kw_only=True, omit_defaults=True):
+    id: str
+    revision: int = 0
+    present: bool = True
+    error: str = ""
+
+
+class HostReport(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """``revision`` is the spec's that the agent last took in; 0 for none since it started."""
+
+    cloud: str
+    host: str
+    boot_id: str
+    revision: int
+    sequence: int = 0
+    zone: str = ""
+    cpus: int = 0
+    memory_bytes: int = 0
+    pool_bytes: int = 0
+    pool_free_bytes: int = 0
+    accelerator: str = ""
+    machines: tuple[MachineReport, ...] = ()
+    volumes: tuple[VolumeReport, ...] = ()
+    snapshots: tuple[SnapshotReport, ...] = ()
+    problems: tuple[str, ...] = ()

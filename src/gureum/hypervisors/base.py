@@ -1,0 +1,126 @@
+"""The hypervisor, as the agent sees it. Implementations: ``qemu``, and ``fake`` in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from gureum.hostspec import MachineState
+from gureum.san.base import FileDisk, Layer
+
+
+class Disk(msgspec.Struct, frozen=True, kw_only=True):
+    """``index`` 0 is the root disk. The guest sees ``volume`` without its "-" as serial number, as on EC2."""
+
+    volume: str
+    index: int
+    source: FileDisk
+    iops: int = 0
+    throughput: int = 0
+
+
+class Nic(msgspec.Struct, frozen=True, kw_only=True):
+    """``fd`` is an open tap of the network, which the hypervisor takes over (and closes on its side)."""
+
+    interface: str
+    mac: str
+    index: int
+    fd: int
+    mtu: int = 1500
+
+
+class MachineConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine to start. Empty ``kernel``: boot the root disk by firmware. ``machine`` is q35 or microvm.
+
+    ``reboots`` are the reboots that were asked for before this start: they need not be done any more.
+    """
+
+    id: str
+    generation: int
+    vcpus: int
+    memory_bytes: int
+    machine: str = "q35"
+    kernel: str = ""
+    initrd: str = ""
+    cmdline: str = ""
+    disks: tuple[Disk, ...] = ()
+    nics: tuple[Nic, ...] = ()
+    reboots: int = 0
+
+
+class MachineStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """``disks`` are volume ids the machine has now; ``detaching`` those the guest was asked to give up."""
+
+    id: str
+    generation: int
+    state: MachineState
+    message: str = ""
+    reboots: int = 0
+    disks: tuple[str, ...] = ()
+    detaching: tuple[str, ...] = ()
+
+
+class Hypervisor(Protocol):
+    """Runs machines. One instance per agent; machines outlive it and are found again by ``recover``.
+
+    Methods on one machine are not called concurrently by the agent, on different machines they are. All raise
+    HypervisorError with a message that says what failed; each await has a bound of its own.
+    """
+
+    @property
+    def accelerator(self) -> str:
+        """What runs the guest's code: "kvm" or "tcg"; "fake" for the fake."""
+
+    def subscribe(self, changed: Callable[[str], None]) -> None:
+        """``changed(machine id)`` is called on the event loop when a machine's status may have changed."""
+
+    async def recover(self) -> None:
+        """Find every machine that was started before, running or not, and take it over again."""
+
+    def machines(self) -> Mapping[str, MachineStatus]:
+        """The status of every machine that is known here, from memory."""
+
+    async def start(self, config: MachineConfig) -> None:
+        """Start it. Done already for this generation: does nothing. Returns when the guest's CPUs run.
+
+        A machine of an older generation must be off: else HypervisorError.
+        """
+
+    async def press_power_button(self, id: str) -> None:
+        """Ask the guest to shut down. Its status becomes ``shutdown`` when it has."""
+
+    async def power_off(self, id: str) -> None:
+        """End the machine now. Its status becomes ``off``; its console log is kept."""
+
+    async def reset(self, id: str, reboots: int) -> None:
+        """Reboot at once, also a machine whose guest shut itself down; ``reboots`` is kept as the status's count."""
+
+    async def resume(self, id: str) -> None:
+        """Let a paused machine go on."""
+
+    async def remove(self, id: str) -> None:
+        """Power off and leave no trace."""
+
+    async def attach_disk(self, id: str, disk: Disk) -> None: ...
+
+    async def detach_disk(self, id: str, volume: str, force: bool = False) -> None:
+        """Ask the guest to give the disk up (it leaves ``status.disks`` then); ``force`` takes it away."""
+
+    async def active_layer(self, id: str, volume: str) -> str: ...
+
+    async def switch_layer(self, id: str, volume: str, layer: Layer) -> None:
+        """See LiveDisk."""
+
+    async def resize_disk(self, id: str, volume: str, size_bytes: int) -> None: ...
+
+    async def console(self, id: str, max_bytes: int) -> bytes:
+        """The end of what the guest wrote to its serial console, also of a machine that is off."""
+
+    def console_socket(self, id: str) -> Path | None:
+        """Where a person can connect to the serial console, while the machine runs."""
+
+    async def close(self) -> None:
+        """Let go of all machines; they go on running."""

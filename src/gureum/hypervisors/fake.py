@@ -1,0 +1,385 @@
+"""A hypervisor in memory, for the simulation and for tests: same contract and statuses as QEMU's.
+
+``FakeMachines`` is the host: it keeps the machines while agents come and go, and takes orders about what goes
+wrong. ``FakeHypervisor`` is what one agent process holds. Waiting is asyncio's: it works on virtual time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+
+from gureum.env import Env
+from gureum.errors import HypervisorError
+from gureum.hostspec import MachineState
+from gureum.hypervisors import messages
+from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus
+from gureum.san.base import Layer
+
+RUNS = frozenset({MachineState.starting, MachineState.running, MachineState.paused})
+"""The states in which a guest exists. The process of one that shut itself down is held, with its disks."""
+
+START_SECONDS = (0.05, 0.3)
+COMMAND_SECONDS = (0.001, 0.02)
+GUEST_SHUTDOWN_SECONDS = (0.5, 3.0)
+GUEST_DETACH_SECONDS = (0.05, 0.5)
+CONSOLE_BYTES_MAX = 64 * 1024
+
+
+class FakeDisk:
+    """A disk in a machine. ``size_bytes`` is 0 until it was resized."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.disk = disk
+        self.layers = [layer.path for layer in disk.source.layers]
+        self.size_bytes = 0
+        self.detaching = False
+
+
+class FakeMachine:
+    """A machine of the fake host, and how its guest behaves."""
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        self.state = MachineState.off
+        self.message = ""
+        self.reboots = 0
+        self.disks: dict[str, FakeDisk] = {}
+        self.console = b""
+        self.held = False
+        """The guest shut itself down, and its process is held."""
+        self.run = 0
+        """Counts starts: what a guest of an earlier run does later has no effect."""
+        self.settled = asyncio.Event()
+        """Set when it is not ``starting``."""
+        self.ignores_power_button = False
+        self.ignores_detach = False
+
+    @property
+    def runs(self) -> bool:
+        return self.state in RUNS
+
+    def status(self) -> MachineStatus:
+        detaching = tuple(sorted(volume for volume, disk in self.disks.items() if disk.detaching))
+        return MachineStatus(
+            id=self.config.id,
+            generation=self.config.generation,
+            state=self.state,
+            message=self.message,
+            reboots=self.reboots,
+            disks=tuple(sorted(self.disks)),
+            detaching=detaching,
+        )
+
+    def print(self, text: str) -> None:
+        self.console = (self.console + text.encode())[-CONSOLE_BYTES_MAX:]
+
+
+class FakeMachines:
+    """The machines of one fake host. They outlive every ``FakeHypervisor``; guests act by tasks kept here."""
+
+    def __init__(self, env: Env) -> None:
+        self.env = env
+        self.machines: dict[str, FakeMachine] = {}
+        self.powered = True
+        self.full = False
+        self.start_errors: dict[str, str] = {}
+        self._changed: Callable[[str], None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # What can be told to happen.
+
+    def ignore_power_button(self, id: str, ignore: bool = True) -> None:
+        self._get(id).ignores_power_button = ignore
+
+    def ignore_detach(self, id: str, ignore: bool = True) -> None:
+        self._get(id).ignores_detach = ignore
+
+    def fail_start(self, id: str, error: str = "told to fail") -> None:
+        """Every start of this machine fails, until told "" as the error."""
+        self.start_errors[id] = error
+
+    def crash(self, id: str, message: str = messages.PROCESS_ENDED) -> None:
+        machine = self._get(id)
+        if machine.runs:
+            self.end(machine, MachineState.crashed, message)
+        elif machine.held:
+            self.end(machine, MachineState.shutdown, messages.GUEST_SHUT_DOWN)
+
+    def panic(self, id: str) -> None:
+        self.crash(id, messages.GUEST_PANICKED)
+
+    def guest_shutdown(self, id: str) -> None:
+        machine = self._get(id)
+        if machine.state is MachineState.running:
+            machine.state, machine.message = MachineState.shutdown, messages.GUEST_SHUT_DOWN
+            machine.held = True
+            self.changed(machine)
+
+    def fill_storage(self, full: bool = True) -> None:
+        """While full, every running machine pauses, and again when it is resumed."""
+        self.full = full
+        if full:
+            for machine in self.machines.values():
+                self.hold_if_full(machine)
+
+    def lose_power(self) -> None:
+        """All machines are gone, and none can be started until ``reboot_host``."""
+        self.powered = False
+        for machine in self.machines.values():
+            if machine.runs:
+                self.end(machine, MachineState.off, messages.HOST_RESTARTED)
+            elif machine.held:
+                self.end(machine, MachineState.shutdown, messages.GUEST_SHUT_DOWN)
+
+    def reboot_host(self) -> None:
+        self.lose_power()
+        self.powered = True
+
+    def running(self) -> dict[str, int]:
+        """Machine id to generation, of all that really run here: for invariants."""
+        return {id: machine.config.generation for id, machine in self.machines.items() if machine.runs}
+
+    async def close(self) -> None:
+        """End the guests' tasks."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # For FakeHypervisor.
+
+    def listen(self, changed: Callable[[str], None] | None) -> None:
+        self._changed = changed
+
+    def changed(self, machine: FakeMachine) -> None:
+        if self._changed is not None:
+            self._changed(machine.config.id)
+
+    def end(self, machine: FakeMachine, state: MachineState, message: str) -> None:
+        machine.state, machine.message = state, message
+        machine.held = False
+        machine.disks = {}
+        machine.settled.set()
+        self.changed(machine)
+
+    def hold_if_full(self, machine: FakeMachine) -> None:
+        if self.full and machine.state is MachineState.running:
+            machine.state, machine.message = MachineState.paused, messages.STORAGE_FULL
+            self.changed(machine)
+
+    def later(self, machine: FakeMachine, seconds: tuple[float, float], act: Callable[[], None]) -> None:
+        """Let the guest of the present run do ``act`` after some time."""
+        run = machine.run
+
+        async def guest() -> None:
+            await asyncio.sleep(self.env.random.uniform(*seconds))
+            if machine.run == run and machine.runs:
+                act()
+
+        self._spawn(guest())
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _get(self, id: str) -> FakeMachine:
+        return self.machines[id]
+
+
+class FakeHypervisor:
+    """``gureum.hypervisors.base.Hypervisor`` over a ``FakeMachines``."""
+
+    def __init__(self, env: Env, machines: FakeMachines | None = None) -> None:
+        self.env = env
+        self.host = machines or FakeMachines(env)
+        self._subscribers: list[Callable[[str], None]] = []
+        self._known: dict[str, FakeMachine] = {}
+        self.host.listen(self._notify)
+
+    @property
+    def accelerator(self) -> str:
+        return "fake"
+
+    def subscribe(self, changed: Callable[[str], None]) -> None:
+        self._subscribers.append(changed)
+
+    async def recover(self) -> None:
+        await self._work()
+        self._known = self.host.machines
+
+    def machines(self) -> Mapping[str, MachineStatus]:
+        return {id: machine.status() for id, machine in self._known.items()}
+
+    async def start(self, config: MachineConfig) -> None:
+        for nic in config.nics:
+            if nic.fd >= 0:
+                os.close(nic.fd)
+        self._known = self.host.machines
+        machine = self.host.machines.get(config.id)
+        if machine is not None and not self._may_start(machine, config):
+            return
+        if machine is None:
+            machine = self.host.machines[config.id] = FakeMachine(config)
+        machine.config = config
+        machine.reboots = config.reboots
+        machine.run += 1
+        machine.state, machine.message = MachineState.off, messages.NOT_STARTED
+        self.env.crashpoint("fake.start.recorded")
+        await self._boot(machine)
+
+    def _may_start(self, machine: FakeMachine, config: MachineConfig) -> bool:
+        if config.generation < machine.config.generation:
+            raise HypervisorError(
+                f"{config.id}: generation {config.generation} is older than {machine.config.generation}"
+            )
+        if not machine.runs and not machine.held:
+            return True
+        if config.generation == machine.config.generation:
+            return False
+        raise HypervisorError(f"{config.id}: generation {machine.config.generation} still runs")
+
+    async def _boot(self, machine: FakeMachine) -> None:
+        id = machine.config.id
+        machine.state, machine.message = MachineState.starting, ""
+        machine.settled.clear()
+        self.host.changed(machine)
+        error = "the host has no power" if not self.host.powered else self.host.start_errors.get(id, "")
+        if error:
+            await self._work()
+            self.host.end(machine, MachineState.crashed, messages.start_failed(error))
+            raise HypervisorError(f"{id}: {error}")
+        machine.disks = {disk.volume: FakeDisk(disk) for disk in machine.config.disks}
+        self.host.later(machine, START_SECONDS, lambda: self._booted(machine))
+        self.env.crashpoint("fake.start.spawned")
+        await machine.settled.wait()
+        if not machine.runs:
+            raise HypervisorError(f"{id}: {machine.message}")
+
+    def _booted(self, machine: FakeMachine) -> None:
+        machine.state, machine.message = MachineState.running, ""
+        machine.print(f"{machine.config.id} started, generation {machine.config.generation}\r\n")
+        machine.settled.set()
+        self.host.changed(machine)
+        self.host.hold_if_full(machine)
+
+    async def press_power_button(self, id: str) -> None:
+        machine = self._get(id)
+        await self._work()
+        if machine.state is MachineState.running and not machine.ignores_power_button:
+            self.host.later(machine, GUEST_SHUTDOWN_SECONDS, lambda: self.host.guest_shutdown(id))
+
+    async def power_off(self, id: str) -> None:
+        machine = self._get(id)
+        await self._work()
+        if machine.state is not MachineState.off:
+            self.host.end(machine, MachineState.off, messages.STOPPED)
+
+    async def reset(self, id: str, reboots: int) -> None:
+        machine = self._get(id)
+        if machine.state is MachineState.shutdown and not machine.held:
+            self.host.end(machine, MachineState.off, messages.STOPPED)
+            return
+        if not machine.held:
+            self._running(id)
+        await self._work()
+        self.env.crashpoint("fake.reset.done")
+        if machine.held:
+            machine.held = False
+            machine.state, machine.message = MachineState.running, ""
+        machine.reboots = reboots
+        machine.print(f"{id} reset\r\n")
+        self.host.changed(machine)
+        self.host.hold_if_full(machine)
+
+    async def resume(self, id: str) -> None:
+        machine = self._get(id)
+        await self._work()
+        if machine.state is MachineState.paused:
+            machine.state, machine.message = MachineState.running, ""
+            self.host.changed(machine)
+            self.host.hold_if_full(machine)
+
+    async def remove(self, id: str) -> None:
+        await self._work()
+        machine = self.host.machines.pop(id, None)
+        if machine is not None:
+            self.host.end(machine, MachineState.off, messages.STOPPED)
+
+    async def attach_disk(self, id: str, disk: Disk) -> None:
+        machine = self._running(id)
+        await self._work()
+        if machine.runs and disk.volume not in machine.disks:
+            machine.disks[disk.volume] = FakeDisk(disk)
+            self.host.changed(machine)
+
+    async def detach_disk(self, id: str, volume: str, force: bool = False) -> None:
+        machine = self._get(id)
+        await self._work()
+        disk = machine.disks.get(volume)
+        if disk is None:
+            return
+        if force:
+            self._detached(machine, disk)
+            return
+        disk.detaching = True
+        if not machine.ignores_detach:
+            self.host.later(machine, GUEST_DETACH_SECONDS, lambda: self._detached(machine, disk))
+        self.host.changed(machine)
+
+    def _detached(self, machine: FakeMachine, disk: FakeDisk) -> None:
+        if machine.disks.get(disk.disk.volume) is disk:
+            del machine.disks[disk.disk.volume]
+            self.host.changed(machine)
+
+    async def active_layer(self, id: str, volume: str) -> str:
+        await self._work()
+        return self._disk(id, volume).layers[0]
+
+    async def switch_layer(self, id: str, volume: str, layer: Layer) -> None:
+        await self._work()
+        disk = self._disk(id, volume)
+        if disk.layers[0] != layer.path:
+            disk.layers.insert(0, layer.path)
+        self.env.crashpoint("fake.switch.done")
+
+    async def resize_disk(self, id: str, volume: str, size_bytes: int) -> None:
+        await self._work()
+        self._disk(id, volume).size_bytes = size_bytes
+
+    async def console(self, id: str, max_bytes: int) -> bytes:
+        return self._get(id).console[-max_bytes:] if max_bytes > 0 else b""
+
+    def console_socket(self, id: str) -> Path | None:
+        return None
+
+    async def close(self) -> None:
+        self._subscribers.clear()
+        self._known = {}
+
+    async def _work(self) -> None:
+        await asyncio.sleep(self.env.random.uniform(*COMMAND_SECONDS))
+
+    def _notify(self, id: str) -> None:
+        for changed in self._subscribers:
+            changed(id)
+
+    def _get(self, id: str) -> FakeMachine:
+        try:
+            return self.host.machines[id]
+        except KeyError:
+            raise HypervisorError(f"{id}: no such machine here") from None
+
+    def _running(self, id: str) -> FakeMachine:
+        machine = self._get(id)
+        if not machine.runs:
+            raise HypervisorError(f"{id}: is {machine.state}, not running")
+        return machine
+
+    def _disk(self, id: str, volume: str) -> FakeDisk:
+        try:
+            return self._get(id).disks[volume]
+        except KeyError:
+            raise HypervisorError(f"{id}: has no volume {volume}") from None

@@ -1,0 +1,224 @@
+"""QEMU's command line for a machine. Pure: opens nothing, starts nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from gureum.errors import HypervisorError
+from gureum.hypervisors.base import Disk, MachineConfig, Nic
+from gureum.hypervisors.qemu.disks import Node, OpenLayer, disk_device, disk_nodes
+
+MIB = 1024 * 1024
+
+CONSOLE_LOG_SET = 1
+"""The fdset of the console's log file."""
+
+HOTPLUG_BUS = "hotplug"
+HOTPLUG_SLOTS = range(1, 32)
+"""Slots of the bridge for disks that come and go. Slot 0 is its controller's.
+
+One conventional bridge and not a root port per disk: the guest sees hot-plug through ACPI either way, but 26
+root ports lengthen a boot under TCG by a third, and the bridge by nothing.
+"""
+
+NIC_SLOTS = range(2, 8)
+ROOT_DISK_SLOT, BALLOON_SLOT, RNG_SLOT, PANIC_SLOT, BRIDGE_SLOT = 8, 9, 10, 11, 16
+
+TRANSLATION_MIB = 256
+"""Bound of TCG's cache of translated code; QEMU's default is up to 1 GiB a machine."""
+
+
+class Files(NamedTuple):
+    """Descriptors that the process inherits."""
+
+    monitor: int
+    people: int
+    console: int
+    console_log: int
+    kernel: int = -1
+    initrd: int = -1
+
+
+class Host(NamedTuple):
+    """What of the host goes into a command line. ``cpu`` is a CPU model's name. ``tsc_khz``: see ``tsc``."""
+
+    binary: str
+    accelerator: str
+    cpu: str
+    tsc_khz: int = 0
+
+
+def command_line(
+    host: Host,
+    config: MachineConfig,
+    machine: str,
+    vmgenid: str,
+    files: Files,
+    disks: Mapping[str, list[OpenLayer]],
+) -> list[str]:
+    """``machine`` is the machine type, versioned. ``disks`` has the opened layers by volume."""
+    micro = machine.startswith("microvm")
+    arguments = [
+        *(host.binary, "-name", f"guest={config.id},debug-threads=on"),
+        *("-nodefaults", "-no-user-config", "-display", "none"),
+        *("-machine", _machine(machine, micro), "-accel", _accelerator(host.accelerator), "-cpu", host.cpu),
+        *("-smp", f"{config.vcpus},sockets=1,cores={config.vcpus},threads=1"),
+        *("-m", f"{config.memory_bytes // MIB}M"),
+        *("-uuid", system_uuid(config.id), "-rtc", "base=utc,driftfix=slew", "-boot", "strict=on"),
+        *("-action", "reboot=reset,shutdown=pause,panic=pause,watchdog=reset"),
+        *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
+        *_sockets(files),
+    ]
+    arguments += _kernel(config, files, _kernel_options(host, micro))
+    if micro and not config.kernel:
+        raise HypervisorError(f"{config.id}: a microvm needs a kernel")
+    for device in _platform(config, micro, vmgenid):
+        arguments += ["-device", _json(device)]
+    for nic in config.nics:
+        arguments += _nic(nic, micro)
+    for disk in config.disks:
+        boot_index = 0 if disk.index == 0 and not config.kernel else None
+        arguments += _disk(disk, disks[disk.volume], micro, boot_index)
+    if not micro:
+        arguments += _smbios(config)
+    return arguments
+
+
+def system_uuid(id: str) -> str:
+    """The instance's UUID: always the same, and starts with "ec2", by which guests know where they are."""
+    digits = "ec2" + hashlib.sha256(id.encode()).hexdigest()[:29]
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def _machine(machine: str, micro: bool) -> str:
+    if micro:
+        return f"{machine},rtc=on,pit=on,pic=on,isa-serial=on,acpi=on"
+    return f"{machine},sata=off,smbus=off,vmport=off,smm=off,i8042=off,usb=off,graphics=off"
+
+
+def _accelerator(accelerator: str) -> str:
+    return f"tcg,thread=multi,tb-size={TRANSLATION_MIB}" if accelerator == "tcg" else accelerator
+
+
+def _sockets(files: Files) -> list[str]:
+    log = f"logfile=/dev/fdset/{CONSOLE_LOG_SET},logappend=on"
+    return [
+        *("-add-fd", f"fd={files.console_log},set={CONSOLE_LOG_SET},opaque=console"),
+        *("-chardev", f"socket,id=monitor,fd={files.monitor},server=on,wait=off"),
+        *("-mon", "chardev=monitor,mode=control"),
+        *("-chardev", f"socket,id=people,fd={files.people},server=on,wait=off"),
+        *("-mon", "chardev=people,mode=readline"),
+        *("-chardev", f"socket,id=console,fd={files.console},server=on,wait=off,{log}"),
+        *("-serial", "chardev:console"),
+    ]
+
+
+def _kernel_options(host: Host, micro: bool) -> list[str]:
+    """What Linux must be told under TCG: on a busy host its checks of timers fail, and it panics or hangs."""
+    if host.accelerator != "tcg":
+        return []
+    frequency = [f"tsc_early_khz={host.tsc_khz}"] if micro and host.tsc_khz else []
+    return ["no_timer_check", *frequency]
+
+
+def _kernel(config: MachineConfig, files: Files, options: list[str]) -> list[str]:
+    if not config.kernel:
+        return []
+    arguments = ["-kernel", f"/proc/self/fd/{files.kernel}"]
+    if config.initrd:
+        arguments += ["-initrd", f"/proc/self/fd/{files.initrd}"]
+    cmdline = " ".join([config.cmdline, *options]).strip()
+    return [*arguments, "-append", cmdline] if cmdline else arguments
+
+
+def _platform(config: MachineConfig, micro: bool, vmgenid: str) -> Iterable[Node]:
+    yield {
+        "driver": _driver("virtio-balloon", micro),
+        "id": "balloon",
+        "deflate-on-oom": True,
+        "free-page-reporting": True,
+        **_slot(BALLOON_SLOT, micro),
+    }
+    yield {"driver": _driver("virtio-rng", micro), "id": "rng", **_slot(RNG_SLOT, micro)}
+    if micro:
+        return
+    yield {"driver": "pvpanic-pci", "id": "panic", **_slot(PANIC_SLOT, micro)}
+    yield {"driver": "vmgenid", "id": "generation", "guid": vmgenid}
+    yield {
+        "driver": "pci-bridge",
+        "id": HOTPLUG_BUS,
+        "chassis_nr": 1,
+        "shpc": True,  # else the firmware reserves no address space behind an empty bridge
+        **_slot(BRIDGE_SLOT, micro),
+    }
+
+
+def _driver(name: str, micro: bool) -> str:
+    return f"{name}-device" if micro else f"{name}-pci"
+
+
+def _slot(slot: int, micro: bool) -> Node:
+    return {} if micro else {"bus": "pcie.0", "addr": f"{slot:#x}"}
+
+
+def _nic(nic: Nic, micro: bool) -> list[str]:
+    if not micro and nic.index >= len(NIC_SLOTS):
+        raise HypervisorError(f"{nic.interface}: a machine has at most {len(NIC_SLOTS)} interfaces")
+    device: Node = {
+        "driver": _driver("virtio-net", micro),
+        "id": nic.interface,
+        "netdev": f"{nic.interface}.tap",
+        "mac": nic.mac,
+        "host_mtu": nic.mtu,
+        **_slot(NIC_SLOTS[nic.index] if not micro else 0, micro),
+    }
+    if not micro:
+        device["romfile"] = ""
+    return [
+        *("-netdev", f"tap,id={nic.interface}.tap,fd={nic.fd},vhost=off"),
+        *("-device", _json(device)),
+    ]
+
+
+def _disk(disk: Disk, layers: list[OpenLayer], micro: bool, boot_index: int | None) -> list[str]:
+    arguments: list[str] = []
+    for opened in layers:
+        label = opened.layer.path.replace(",", ",,")
+        for fd in opened.fds:
+            arguments += ["-add-fd", f"fd={fd},set={opened.number},opaque={label}"]
+    for node in disk_nodes(disk.volume, layers):
+        arguments += ["-blockdev", _json(node)]
+    if micro:
+        place: Node = {}
+    elif disk.index == 0:
+        place = _slot(ROOT_DISK_SLOT, micro)
+    else:
+        place = hotplug_place(disk.index)
+    device = disk_device(disk.volume, layers[0].number, _driver("virtio-blk", micro), place, boot_index)
+    return [*arguments, "-device", _json(device)]
+
+
+def hotplug_place(slot: int) -> Node:
+    """Where in the machine a disk other than the root disk sits."""
+    if slot not in HOTPLUG_SLOTS:
+        raise HypervisorError(f"a machine has at most {len(HOTPLUG_SLOTS)} disks beside its root disk")
+    return {"bus": HOTPLUG_BUS, "addr": f"{slot:#x}", "disable-legacy": "on"}
+
+
+def _smbios(config: MachineConfig) -> list[str]:
+    """As on EC2's Nitro, where cloud-init looks for it (tools/ds-identify, ``ec2_identify_platform``)."""
+    uuid = system_uuid(config.id)
+    tables = (
+        "type=0,vendor=Amazon EC2,version=1.0",
+        f"type=1,manufacturer=Amazon EC2,product=gureum,serial={uuid}",
+        f"type=2,manufacturer=Amazon EC2,asset={config.id}",
+        "type=3,manufacturer=Amazon EC2,asset=Amazon EC2",
+    )
+    return [argument for table in tables for argument in ("-smbios", table)]
+
+
+def _json(value: Node) -> str:
+    return json.dumps(value, separators=(",", ":"))

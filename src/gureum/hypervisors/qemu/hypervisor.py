@@ -1,0 +1,327 @@
+"""``gureum.hypervisors.base.Hypervisor`` by QEMU."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from gureum.env import Env
+from gureum.errors import HypervisorError
+from gureum.hostspec import MachineState
+from gureum.hypervisors import messages
+from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus
+from gureum.hypervisors.qemu.cgroup import Cgroups
+from gureum.hypervisors.qemu.command import Host
+from gureum.hypervisors.qemu.installation import Installation, inspect
+from gureum.hypervisors.qemu.launch import KvmAccess, kvm_access, launch
+from gureum.hypervisors.qemu.machine import Machine
+from gureum.hypervisors.qemu.process import kill_identity, marked_processes, wait_identity
+from gureum.hypervisors.qemu.record import Identity, MachineFiles, Saved, boot_id, process_identity, read_tail
+from gureum.hypervisors.qemu.tsc import frequency_khz
+from gureum.san.base import Layer
+
+log = logging.getLogger(__name__)
+
+CPU_MODELS = {
+    "tcg": "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf-lm,+aes,+pclmulqdq,+rdrand,+rdseed",
+    "kvm": "host",
+}
+"""For TCG: x86-64-v2, which current distributions ask for, of a maker whose CPUs need no page table
+isolation.
+"""
+
+START_SECONDS = 30.0
+ADOPT_SECONDS = 3.0
+HOUSEKEEPING_SECONDS = 15.0
+
+FIRST_UID, LAST_UID = 0x7000_0000, 0x7FFF_FFFE
+"""Where machines' users come from: a range that nothing else on a Linux system gives out (systemd,
+UIDS-GIDS).
+"""
+
+
+class QemuHypervisor:
+    """``run_dir`` is this host's and cloud's; it needs no particular length. ``accelerator`` is "kvm" or
+    "tcg": see ``probe``. ``cpu`` is a CPU model for all machines, "" for the accelerator's usual one.
+    """
+
+    def __init__(self, env: Env, run_dir: Path, accelerator: str = "tcg", cpu: str = "") -> None:
+        self._env = env
+        self._run_dir = run_dir
+        self._directory = run_dir / "machines"
+        self._accelerator = accelerator
+        self._cpu = cpu or CPU_MODELS[accelerator]
+        self._cgroups = Cgroups()
+        self._machines: dict[str, Machine] = {}
+        self._subscribers: list[Callable[[str], None]] = []
+        self._installation: Installation | None = None
+        self._kvm = KvmAccess()
+        self._tsc_khz = 0
+        self._housekeeping: asyncio.Task[None] | None = None
+
+    @property
+    def accelerator(self) -> str:
+        return self._accelerator
+
+    def subscribe(self, changed: Callable[[str], None]) -> None:
+        self._subscribers.append(changed)
+
+    def machines(self) -> Mapping[str, MachineStatus]:
+        return {id: machine.status() for id, machine in self._machines.items()}
+
+    async def recover(self) -> None:
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._run_dir.chmod(0o700)
+        if os.geteuid() != 0:
+            raise HypervisorError("machines can be run by root only: each gets a user of its own")
+        self._installation = await inspect(self._run_dir / "qemu.json")
+        if self._accelerator == "kvm":
+            self._kvm = kvm_access(self._run_dir)
+        found = await asyncio.gather(
+            *(self._recover(entry.name) for entry in sorted(self._directory.iterdir())),
+            return_exceptions=True,
+        )
+        for outcome in found:
+            if isinstance(outcome, HypervisorError):
+                log.error("%s", outcome)
+            elif isinstance(outcome, BaseException):
+                raise outcome
+        await self._end_strays()
+        self._housekeeping = asyncio.create_task(self._keep_house())
+
+    async def _recover(self, id: str) -> None:
+        """Take over one machine, as its files and its lock say."""
+        files = MachineFiles(self._directory, id)
+        saved = files.load()
+        identity = await wait_identity(files) if files.locked() else None
+        if saved is None:
+            if identity is not None:
+                log.warning("%s: process %d has no record: ending it", id, identity.pid)
+                await kill_identity(identity)
+            self._cgroups.remove(id)
+            files.remove()
+            return
+        machine = self._know(files, saved)
+        if identity is None or process_identity(identity.pid) != identity:
+            self._cgroups.remove(id)
+            await self._recover_ended(machine)
+        else:
+            await self._adopt(machine, identity)
+
+    async def _recover_ended(self, machine: Machine) -> None:
+        """Say how a machine without a process came to its end, while nobody looked."""
+        saved = machine.saved
+        if saved.ended is not None:
+            state, message = saved.ended, saved.message
+        elif saved.boot_id != boot_id():
+            state, message = MachineState.off, messages.HOST_RESTARTED
+        elif machine.files.holder() is None:
+            state, message = MachineState.off, messages.NOT_STARTED
+        else:
+            state, message = MachineState.crashed, machine.describe_exit(None)
+        if saved.ended is None:
+            await machine.save(ended=state, message=message)
+        machine.show(state, message)
+
+    async def _adopt(self, machine: Machine, identity: Identity) -> None:
+        machine.show(MachineState.running)
+        machine.watch(identity)
+        if machine.saved.ended in (MachineState.off, MachineState.crashed):
+            await machine.end(machine.saved.ended, machine.saved.message)
+            return
+        try:
+            await machine.connect(seconds=ADOPT_SECONDS)
+            if machine.lives:
+                await machine.load_disks()
+        except HypervisorError as error:
+            if machine.lives:
+                log.warning("%s; it goes on, and connecting is tried again", error)
+                machine.reconnect_later()
+
+    async def _end_strays(self) -> None:
+        """End processes of ours that no known machine stands for, e.g. one whose directory was deleted."""
+        for identity, id in (await asyncio.to_thread(marked_processes, self._directory)).items():
+            machine = self._machines.get(id)
+            if machine is None or machine.identity != identity:
+                log.warning("%s: process %d belongs to no known machine: ending it", id, identity.pid)
+                await kill_identity(identity)
+
+    async def start(self, config: MachineConfig) -> None:
+        try:
+            if self._must_start(config):
+                await self._start(config)
+        finally:
+            for nic in config.nics:
+                os.close(nic.fd)
+
+    def _must_start(self, config: MachineConfig) -> bool:
+        machine = self._machines.get(config.id)
+        if machine is None:
+            return True
+        known = machine.saved.generation
+        if config.generation < known:
+            raise HypervisorError(f"{config.id}: generation {config.generation} is older than {known}")
+        if not machine.lives:
+            return True
+        if config.generation == known:
+            return False
+        raise HypervisorError(f"{config.id}: generation {known} still runs")
+
+    async def _start(self, config: MachineConfig) -> None:
+        if self._installation is None:
+            raise HypervisorError("start before recover")
+        before = self._machines.get(config.id)
+        machine_type = self._installation.resolve(config.machine, before.saved.machine_type if before else "")
+        saved = Saved(
+            generation=config.generation,
+            config=config,
+            machine_type=machine_type,
+            boot_id=boot_id(),
+            uid=self._free_uid(),
+            vmgenid=self._env.uuid(),
+            reboots=config.reboots,
+        )
+        files = MachineFiles(self._directory, config.id)
+        files.create()
+        lock = files.take_lock()
+        if lock is None:
+            raise HypervisorError(f"{config.id}: another process of it still runs")
+        try:
+            if before is not None:
+                await before.close()
+            os.ftruncate(lock, 0)
+            files.save(saved)
+            self._env.crashpoint("qemu.start.recorded")
+            machine = self._know(files, saved)
+            machine.show(MachineState.starting)
+            await self._launch(machine, lock)
+        finally:
+            os.close(lock)
+
+    async def _launch(self, machine: Machine, lock: int) -> None:
+        saved = machine.saved
+        if self._installation is None:
+            raise HypervisorError("start before recover")
+        if saved.machine_type.startswith("microvm") and self._accelerator == "tcg" and not self._tsc_khz:
+            self._tsc_khz = await frequency_khz()
+        host = Host(self._installation.binary, self._accelerator, self._cpu, self._tsc_khz)
+        try:
+            pid, disks = launch(machine.files, saved, host, self._kvm, self._cgroups, lock)
+        except HypervisorError as error:
+            self._cgroups.remove(machine.id)
+            await machine.end_unstarted(messages.start_failed(str(error)))
+            raise
+        self._env.crashpoint("qemu.start.spawned")
+        identity = process_identity(pid)
+        if identity is None:
+            raise HypervisorError(f"{machine.id}: its process {pid} vanished")
+        machine.watch(identity)
+        try:
+            await machine.connect(seconds=START_SECONDS)
+        except HypervisorError as error:
+            await machine.end(MachineState.crashed, messages.start_failed(str(error)))
+            raise
+        self._env.crashpoint("qemu.start.connected")
+        live = machine.take_disks()
+        live.started_with(disks)
+        for disk in saved.config.disks:
+            await live.limit(disk)
+
+    def _free_uid(self) -> int:
+        used = {machine.saved.uid for machine in self._machines.values()}
+        while True:
+            uid = self._env.random.randint(FIRST_UID, LAST_UID)
+            if uid not in used:
+                return uid
+
+    async def press_power_button(self, id: str) -> None:
+        machine = self._get(id)
+        if machine.lives and machine.state is not MachineState.shutdown:
+            await machine.monitor().execute("system_powerdown")
+
+    async def power_off(self, id: str) -> None:
+        machine = self._get(id)
+        if machine.state is not MachineState.off:
+            await machine.end(MachineState.off, messages.STOPPED)
+
+    async def reset(self, id: str, reboots: int) -> None:
+        await self._get(id).reset(reboots)
+
+    async def resume(self, id: str) -> None:
+        machine = self._get(id)
+        if machine.state is MachineState.paused:
+            await machine.monitor().execute("cont")
+
+    async def remove(self, id: str) -> None:
+        machine = self._machines.get(id)
+        if machine is None:
+            return
+        await machine.end(MachineState.off, messages.STOPPED)
+        self._env.crashpoint("qemu.remove.ended")
+        await machine.close()
+        await asyncio.to_thread(machine.files.remove)
+        del self._machines[id]
+        self._notify(id)
+
+    async def attach_disk(self, id: str, disk: Disk) -> None:
+        await self._get(id).disks().attach(disk)
+
+    async def detach_disk(self, id: str, volume: str, force: bool = False) -> None:
+        machine = self._get(id)
+        if machine.lives:
+            await machine.disks().detach(volume, force)
+
+    async def active_layer(self, id: str, volume: str) -> str:
+        return await self._get(id).disks().active_layer(volume)
+
+    async def switch_layer(self, id: str, volume: str, layer: Layer) -> None:
+        await self._get(id).disks().switch_layer(volume, layer)
+
+    async def resize_disk(self, id: str, volume: str, size_bytes: int) -> None:
+        await self._get(id).disks().resize(volume, size_bytes)
+
+    async def console(self, id: str, max_bytes: int) -> bytes:
+        path = self._get(id).files.console_log
+        try:
+            return await asyncio.to_thread(read_tail, path, max_bytes)
+        except FileNotFoundError:
+            return b""
+
+    def console_socket(self, id: str) -> Path | None:
+        machine = self._machines.get(id)
+        return machine.files.console if machine is not None and machine.lives else None
+
+    async def close(self) -> None:
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
+            await asyncio.gather(self._housekeeping, return_exceptions=True)
+        await asyncio.gather(*(machine.close() for machine in self._machines.values()))
+        self._machines.clear()
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            for machine in list(self._machines.values()):
+                try:
+                    machine.files.trim_logs()
+                except OSError as error:
+                    log.warning("%s: cannot trim its logs: %s", machine.id, error)
+
+    def _know(self, files: MachineFiles, saved: Saved) -> Machine:
+        id = files.id
+        machine = Machine(self._env, files, saved, self._cgroups, lambda: self._notify(id))
+        self._machines[id] = machine
+        return machine
+
+    def _get(self, id: str) -> Machine:
+        try:
+            return self._machines[id]
+        except KeyError:
+            raise HypervisorError(f"{id}: no such machine here") from None
+
+    def _notify(self, id: str) -> None:
+        for changed in self._subscribers:
+            changed(id)

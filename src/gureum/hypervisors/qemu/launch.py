@@ -1,0 +1,104 @@
+"""Starting a machine's process: opens all it needs, then spawns it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from gureum.errors import HypervisorError
+from gureum.hypervisors.base import MachineConfig
+from gureum.hypervisors.qemu.cgroup import Cgroups, Limits
+from gureum.hypervisors.qemu.command import MIB, TRANSLATION_MIB, Files, Host, command_line
+from gureum.hypervisors.qemu.disks import FIRST_LAYER, OpenLayer, close_layers, open_layers
+from gureum.hypervisors.qemu.process import confined, spawn
+from gureum.hypervisors.qemu.record import MachineFiles, Saved
+
+PROCESS_MEMORY_BYTES = 256 * MIB
+"""What a QEMU needs beside the guest's memory and translated code: code, buffers, page cache in reach of its
+limit.
+"""
+PIDS_PER_MACHINE = 256
+
+KVM_DEVICE = Path("/dev/kvm")
+
+
+class KvmAccess(NamedTuple):
+    """How an unprivileged process gets at /dev/kvm: by a group of it, or by a node in its own mount view."""
+
+    groups: tuple[int, ...] = ()
+    node: str = ""
+
+
+def kvm_access(run_dir: Path) -> KvmAccess:
+    status = KVM_DEVICE.stat()
+    if status.st_mode & 0o006 == 0o006:
+        return KvmAccess()
+    if status.st_gid != 0 and status.st_mode & 0o060 == 0o060:
+        return KvmAccess(groups=(status.st_gid,))
+    node = run_dir / "kvm"
+    if not node.exists():
+        os.mknod(node, stat.S_IFCHR | 0o666, status.st_rdev)
+        node.chmod(0o666)
+    return KvmAccess(node=str(node))
+
+
+def launch(
+    files: MachineFiles, saved: Saved, host: Host, kvm: KvmAccess, cgroups: Cgroups, lock: int
+) -> tuple[int, dict[str, list[OpenLayer]]]:
+    """Spawn the machine's process. Returns its pid, and the layers it was given (closed here)."""
+    config = saved.config
+    with ExitStack() as stack:
+        disks = _open_disks(config, stack)
+        opened = _open_files(files, config, stack)
+        command = command_line(host, config, saved.machine_type, saved.vmgenid, opened, disks)
+        inherited = [fd for fd in opened if fd >= 0] + [nic.fd for nic in config.nics] + [lock]
+        inherited += [fd for layers in disks.values() for layer in layers for fd in layer.fds]
+        memory = config.memory_bytes + PROCESS_MEMORY_BYTES
+        if host.accelerator == "tcg":
+            memory += TRANSLATION_MIB * MIB
+        joins = cgroups.create(files.id, Limits(config.vcpus, memory, PIDS_PER_MACHINE))
+        pid = spawn(files, confined(saved.uid, kvm.groups, command), joins, inherited, kvm.node)
+        return pid, disks
+
+
+def _open_disks(config: MachineConfig, stack: ExitStack) -> dict[str, list[OpenLayer]]:
+    disks: dict[str, list[OpenLayer]] = {}
+    number = FIRST_LAYER
+    for disk in sorted(config.disks, key=lambda disk: disk.index):
+        layers = open_layers(disk, number)
+        stack.callback(close_layers, layers)
+        disks[disk.volume] = layers
+        number += len(layers)
+    return disks
+
+
+def _open_files(files: MachineFiles, config: MachineConfig, stack: ExitStack) -> Files:
+    def keep(fd: int) -> int:
+        stack.callback(os.close, fd)
+        return fd
+
+    return Files(
+        monitor=keep(files.listen(files.qmp)),
+        people=keep(files.listen(files.monitor)),
+        console=keep(files.listen(files.console)),
+        console_log=keep(files.open_console_log()),
+        kernel=keep(_open_boot_file(config.kernel)) if config.kernel else -1,
+        initrd=keep(_open_boot_file(config.initrd)) if config.initrd else -1,
+    )
+
+
+def _open_boot_file(path: str) -> int:
+    """QEMU opens it again through the descriptor, which the file's own mode has to allow (not its
+    directories').
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise HypervisorError(f"cannot open {path}: {error.strerror}") from error
+    if not os.fstat(fd).st_mode & 0o004:
+        os.close(fd)
+        raise HypervisorError(f"{path} must be readable for everyone (chmod o+r)")
+    return fd

@@ -1,0 +1,333 @@
+"""One machine: its process, its monitor, and what is known of its state."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable, Coroutine
+
+import msgspec
+
+from gureum.env import Env
+from gureum.errors import HypervisorError
+from gureum.hostspec import MachineState
+from gureum.hypervisors import messages
+from gureum.hypervisors.base import MachineStatus
+from gureum.hypervisors.qemu.cgroup import Cgroups
+from gureum.hypervisors.qemu.live_disks import LiveDisks
+from gureum.hypervisors.qemu.monitor import Answer, Monitor
+from gureum.hypervisors.qemu.process import Process
+from gureum.hypervisors.qemu.record import Identity, MachineFiles, Saved
+
+log = logging.getLogger(__name__)
+
+QUIT_SECONDS = 3.0
+RECONNECT_SECONDS_MIN = 0.5
+RECONNECT_SECONDS_MAX = 15.0
+
+LIVE = frozenset({MachineState.starting, MachineState.running, MachineState.paused, MachineState.shutdown})
+"""States in which there is a process. A guest that shut itself down is held, so that a reboot can go on with
+it.
+"""
+
+GRACE_SECONDS = 1.0
+
+
+class Machine:
+    """A machine that is known here, running or not. ``changed()`` is called when its status may differ."""
+
+    def __init__(
+        self, env: Env, files: MachineFiles, saved: Saved, cgroups: Cgroups, changed: Callable[[], None]
+    ) -> None:
+        self._env = env
+        self.files = files
+        self.saved = saved
+        self._cgroups = cgroups
+        self._changed = changed
+        self.state = saved.ended or MachineState.off
+        self.message = saved.message
+        self._process: Process | None = None
+        self._monitor: Monitor | None = None
+        self._disks: LiveDisks | None = None
+        self._ending = asyncio.Lock()
+        self._saving = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writes: set[asyncio.Task[None]] = set()
+        """Being written to the record: not cancelled, as a thread does it that would go on."""
+
+    @property
+    def id(self) -> str:
+        return self.files.id
+
+    @property
+    def lives(self) -> bool:
+        return self.state in LIVE
+
+    def status(self) -> MachineStatus:
+        disks = self._disks
+        return MachineStatus(
+            id=self.id,
+            generation=self.saved.generation,
+            state=self.state,
+            message=self.message,
+            reboots=self.saved.reboots,
+            disks=tuple(sorted(disks.devices)) if disks else (),
+            detaching=tuple(sorted(disks.detaching)) if disks else (),
+        )
+
+    def show(self, state: MachineState, message: str = "") -> None:
+        if (state, message) != (self.state, self.message):
+            log.info("%s: %s%s", self.id, state, f": {message}" if message else "")
+            self.state, self.message = state, message
+            self._changed()
+
+    @property
+    def identity(self) -> Identity | None:
+        return self._process.identity if self._process is not None else None
+
+    def monitor(self) -> Monitor:
+        if self._monitor is None or not self.lives:
+            raise HypervisorError(f"{self.id}: is {self.state}, or its QEMU does not answer")
+        return self._monitor
+
+    def disks(self) -> LiveDisks:
+        self.monitor()
+        if self._disks is None:
+            raise HypervisorError(f"{self.id}: its disks are not known yet")
+        return self._disks
+
+    def watch(self, identity: Identity) -> None:
+        """From now on this process is the machine's. Raises HypervisorError if it has ended already."""
+        self._process = Process.open(identity, self._process_ended)
+        if self._process is None:
+            raise HypervisorError(f"{self.id}: its process has ended")
+
+    async def connect(self, seconds: float = 10.0) -> None:
+        """Connect to the process and learn its state, but not yet its disks."""
+        monitor = self._monitor = Monitor(self.id, self.files.qmp, self._event, self._monitor_lost)
+        await self._while_alive(monitor.connect(seconds))
+        await self._while_alive(self._refresh())
+
+    async def load_disks(self) -> None:
+        disks = LiveDisks(self._env, self.monitor(), self._changed)
+        await disks.load({disk.volume: disk for disk in self.saved.config.disks})
+        self._disks = disks
+        self._changed()
+
+    def take_disks(self) -> LiveDisks:
+        self._disks = LiveDisks(self._env, self.monitor(), self._changed)
+        return self._disks
+
+    async def _while_alive(self, work: Coroutine[None, None, None]) -> None:
+        """Await ``work``, but not longer than the process lives."""
+        process = self._process
+        if process is None or process.finished.is_set():
+            work.close()
+            raise HypervisorError(f"{self.id}: {self.message or 'its process has ended'}")
+        task = asyncio.ensure_future(work)
+        end = asyncio.ensure_future(process.finished.wait())
+        try:
+            await asyncio.wait({task, end}, return_when=asyncio.FIRST_COMPLETED)
+            if end.done() or task.exception() is not None:
+                # When a process ends, its connection does so too, in either order: let both be seen.
+                await asyncio.wait({task, end}, timeout=GRACE_SECONDS)
+            if process.finished.is_set():
+                raise HypervisorError(f"{self.id}: {self.message or 'its process has ended'}")
+            await task
+        finally:
+            for each in (task, end):
+                each.cancel()
+            await asyncio.gather(task, end, return_exceptions=True)
+
+    async def _refresh(self) -> None:
+        answer = await self.monitor_execute("query-status")
+        status = str(answer.get("status")) if isinstance(answer, dict) else ""
+        self._show_run_state(status)
+
+    async def monitor_execute(self, command: str) -> object:
+        if self._monitor is None:
+            raise HypervisorError(f"{self.id}: its QEMU does not answer")
+        return await self._monitor.execute(command)
+
+    def _show_run_state(self, status: str) -> None:
+        """Map QEMU's run states (qapi/run-state.json)."""
+        if self._process is None or self.saved.ended in (MachineState.off, MachineState.crashed):
+            return
+        match status:
+            case "running":
+                self.show(MachineState.running)
+            case "shutdown":
+                self._guest_shut_down()
+            case "guest-panicked":
+                self._conclude(MachineState.crashed, messages.GUEST_PANICKED)
+            case "internal-error":
+                self._conclude(MachineState.crashed, messages.EMULATION_FAILED)
+            case "io-error":
+                self.show(MachineState.paused, messages.STORAGE_FULL)
+            case "prelaunch" | "inmigrate":
+                self.show(MachineState.starting)
+            case _:
+                self.show(MachineState.paused, messages.PAUSED)
+
+    def _event(self, name: str, data: Answer) -> None:
+        match name:
+            case "SHUTDOWN" if data.get("guest"):
+                self._guest_shut_down()
+            case "GUEST_PANICKED":
+                self._conclude(MachineState.crashed, messages.GUEST_PANICKED)
+            case "STOP" | "RESUME":
+                self._background(self._refresh())
+            case "DEVICE_DELETED" if self._disks is not None and "device" in data:
+                self._disks.device_deleted(str(data["device"]))
+            case _:
+                log.debug("%s: %s %s", self.id, name, data)
+
+    def _guest_shut_down(self) -> None:
+        """Its process is held. That the guest did this is kept, should the process get lost."""
+        self.show(MachineState.shutdown, messages.GUEST_SHUT_DOWN)
+        if self.saved.ended is None:
+            self._background(self.save(ended=MachineState.shutdown, message=messages.GUEST_SHUT_DOWN))
+
+    async def reset(self, reboots: int) -> None:
+        if self.state is MachineState.shutdown and self._process is None:
+            await self.end(MachineState.off, messages.STOPPED)
+            return
+        monitor = self.monitor()
+        if self.saved.ended is not None:
+            await self.save(ended=None, message="")
+        self._env.crashpoint("qemu.reset.recorded")
+        await monitor.execute("system_reset")
+        if self.state is not MachineState.running:
+            await monitor.execute("cont")
+        self._env.crashpoint("qemu.reset.done")
+        await self.save(reboots=reboots)
+        await self._refresh()
+        self._changed()
+
+    def _conclude(self, state: MachineState, message: str) -> None:
+        """The guest has come to an end while its process is held for us to see it: keep why, and end the
+        process.
+        """
+        self._background(self.end(state, message))
+
+    async def end(self, state: MachineState, message: str) -> None:
+        """End the machine for the given reason. Once it has ended, it can only become off."""
+        async with self._ending:
+            live = self._process is not None
+            if not live and state is not MachineState.off:
+                return
+            if self.saved.ended is not state:
+                await self.save(ended=state, message=message)
+            self._env.crashpoint("qemu.end.recorded")
+            if live:
+                await self._end_process()
+                self._env.crashpoint("qemu.end.ended")
+            self.show(self.saved.ended or state, self.saved.message)
+
+    async def end_unstarted(self, message: str) -> None:
+        """There was no process to be had."""
+        await self.save(ended=MachineState.crashed, message=message)
+        self.show(MachineState.crashed, message)
+
+    async def save(self, **changes: object) -> None:
+        """Change the record, for good when this returns."""
+        self.saved = msgspec.structs.replace(self.saved, **changes)
+        task = asyncio.create_task(self._write())
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+        await asyncio.shield(task)
+
+    async def _write(self) -> None:
+        async with self._saving:
+            await asyncio.to_thread(self.files.save, self.saved, True)
+
+    async def _end_process(self) -> None:
+        """By ``quit``, which completes what is being written; by SIGKILL if that does not work at once."""
+        process = self._process
+        if process is None:
+            return
+        if self._monitor is not None:
+            with contextlib.suppress(HypervisorError, TimeoutError):
+                async with asyncio.timeout(QUIT_SECONDS):
+                    await self._monitor.execute("quit", seconds=QUIT_SECONDS)
+                    await process.finished.wait()
+        if not process.finished.is_set():
+            log.warning("%s: its QEMU does not quit: killing process %d", self.id, process.pid)
+            await process.kill_and_wait()
+        self._let_go_of_monitor()
+
+    def _process_ended(self, status: int | None) -> None:
+        """Called as soon as the process is gone, for whatever reason."""
+        self._process = None
+        self._disks = None
+        self._cgroups.remove(self.id)
+        self._let_go_of_monitor()
+        if self.saved.ended is not None:
+            self.show(self.saved.ended, self.saved.message)
+            return
+        message = self.describe_exit(status)
+        self.saved = msgspec.structs.replace(self.saved, ended=MachineState.crashed, message=message)
+        self.show(MachineState.crashed, message)
+        self._background(self.save())
+
+    def describe_exit(self, status: int | None) -> str:
+        if status is not None and status < 0:
+            return messages.killed_by(signal.Signals(-status).name)
+        output = self.files.last_output()
+        starting = self.state is MachineState.starting
+        if starting and output:
+            return messages.start_failed(output)
+        return f"{messages.PROCESS_ENDED}: {output}" if output else messages.PROCESS_ENDED
+
+    def _let_go_of_monitor(self) -> None:
+        monitor, self._monitor = self._monitor, None
+        if monitor is not None:
+            monitor.close()
+
+    def _monitor_lost(self) -> None:
+        self._background(self._reconnect())
+
+    async def _reconnect(self) -> None:
+        """Its monitor connection ended. If the process lives on, try again, ever slower."""
+        self._let_go_of_monitor()
+        delay = RECONNECT_SECONDS_MIN
+        while True:
+            await asyncio.sleep(delay)
+            if self._process is None or self._monitor is not None:
+                return
+            try:
+                await self.connect()
+                await self.load_disks()
+            except HypervisorError as error:
+                log.warning("%s", error)
+                self._let_go_of_monitor()
+                delay = min(2 * delay, RECONNECT_SECONDS_MAX)
+
+    def reconnect_later(self) -> None:
+        self._background(self._reconnect())
+
+    def _background(self, work: Coroutine[None, None, None]) -> None:
+        async def logged() -> None:
+            try:
+                await work
+            except HypervisorError as error:
+                log.warning("%s: %s", self.id, error)
+
+        task = asyncio.create_task(logged())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # it may have been cancelled before it began
+
+    async def close(self) -> None:
+        """Let go: the process goes on."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._writes, return_exceptions=True)
+        if self._disks is not None:
+            await self._disks.close()
+        self._let_go_of_monitor()
+        if self._process is not None:
+            self._process.close()
+            self._process = None

@@ -1,0 +1,213 @@
+"""What is kept of a machine in files, so that any later agent finds it again.
+
+``<run dir>/machines/<id>/``, root's alone:
+
+- ``machine.json``: the ``Saved`` record, replaced atomically. Written before anything is started or ended.
+- ``lock``: locked (flock) by the QEMU process through a descriptor that it inherits, from before it exists to
+  its end. While it is held, the machine runs: nobody else may start it. The process writes its own
+  /proc/self/stat line into it before it becomes QEMU.
+- ``qmp``, ``monitor``, ``console``: sockets. ``console.log``, ``qemu.log``: what guest and QEMU wrote.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import shutil
+import socket
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from gureum.errors import HypervisorError
+from gureum.hostspec import MachineState
+from gureum.hypervisors.base import MachineConfig
+
+log = logging.getLogger(__name__)
+
+_ID = re.compile(r"[a-z][a-z0-9-]{0,62}")
+MARKER = "GUREUM_MACHINE"
+"""Environment variable of our processes: the machine's directory."""
+
+LOG_BYTES_MAX = 1024 * 1024
+LOG_BYTES_KEPT = 256 * 1024
+OUTPUT_BYTES_MAX = 4096
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Saved(msgspec.Struct, frozen=True, kw_only=True):
+    """``machine_type`` is resolved ("pc-q35-7.2"). ``ended`` is None from start to end of a run.
+
+    A run whose end is decided on (power-off, guest shut down) has ``ended`` set before its process is ended.
+    """
+
+    generation: int
+    config: MachineConfig
+    machine_type: str
+    boot_id: str
+    uid: int
+    vmgenid: str
+    reboots: int = 0
+    ended: MachineState | None = None
+    message: str = ""
+
+
+class Identity(NamedTuple):
+    """A process for certain: a pid is used again, a pid with its start time (clock ticks after boot) is
+    not.
+    """
+
+    pid: int
+    started: int
+
+
+def boot_id() -> str:
+    return BOOT_ID.read_text().strip()
+
+
+def parse_stat(line: str) -> Identity | None:
+    """From a /proc/<pid>/stat line; the second field may hold blanks and parentheses."""
+    pid, _, _ = line.partition(" ")
+    _, _, rest = line.rpartition(") ")
+    fields = rest.split()
+    if not pid.isdigit() or len(fields) < 20 or not fields[19].isdigit():
+        return None
+    return Identity(int(pid), int(fields[19]))
+
+
+def process_identity(pid: int) -> Identity | None:
+    """The process that has this pid now."""
+    try:
+        return parse_stat(Path(f"/proc/{pid}/stat").read_text())
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+class MachineFiles:
+    """The directory of one machine."""
+
+    def __init__(self, machines: Path, id: str) -> None:
+        if not _ID.fullmatch(id):
+            raise HypervisorError(f"{id!r} is no machine id")
+        self.id = id
+        self.directory = machines / id
+        self.record = self.directory / "machine.json"
+        self.lock = self.directory / "lock"
+        self.qmp = self.directory / "qmp"
+        self.monitor = self.directory / "monitor"
+        self.console = self.directory / "console"
+        self.console_log = self.directory / "console.log"
+        self.qemu_log = self.directory / "qemu.log"
+
+    def create(self) -> None:
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+
+    def load(self) -> Saved | None:
+        """The record; None if there is none or it is damaged."""
+        try:
+            return msgspec.json.decode(self.record.read_bytes(), type=Saved)
+        except FileNotFoundError:
+            return None
+        except msgspec.MsgspecError as error:
+            log.warning("%s: its record %s is damaged and not used: %s", self.id, self.record, error)
+            return None
+
+    def save(self, saved: Saved, durable: bool = False) -> None:
+        """``durable``: also after a power cut. A start needs that not: after a power cut nothing runs."""
+        draft = self.directory / "machine.json.new"
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.write(fd, msgspec.json.encode(saved))
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        draft.replace(self.record)
+        if durable:
+            sync_directory(self.directory)
+
+    def take_lock(self) -> int | None:
+        """An open descriptor that holds the machine's lock, or None: a process of the machine holds it."""
+        fd = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    def locked(self) -> bool:
+        fd = self.take_lock()
+        if fd is None:
+            return True
+        os.close(fd)
+        return False
+
+    def holder(self) -> Identity | None:
+        """Who wrote itself into the lock last. None: nobody since the start began."""
+        try:
+            return parse_stat(self.lock.read_text())
+        except FileNotFoundError:
+            return None
+
+    def last_output(self) -> str:
+        """The last line that the process wrote to its log, "" for none."""
+        try:
+            lines = read_tail(self.qemu_log, OUTPUT_BYTES_MAX).decode(errors="replace").strip().splitlines()
+        except FileNotFoundError:
+            return ""
+        return lines[-1].removeprefix("qemu-system-x86_64: ") if lines else ""
+
+    def listen(self, path: Path) -> int:
+        """An open socket that listens at ``path``, for QEMU to take over: connecting works from now on."""
+        path.unlink(missing_ok=True)
+        directory = os.open(self.directory, os.O_PATH | os.O_DIRECTORY)
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+                # By the open directory: a path may be longer than sockaddr_un's 108 bytes.
+                listener.bind(f"/proc/self/fd/{directory}/{path.name}")
+                listener.listen(4)
+                return listener.detach()
+        finally:
+            os.close(directory)
+
+    def open_console_log(self) -> int:
+        return os.open(self.console_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def trim_logs(self) -> None:
+        """Keep the ends of logs that grew too long. What is written in the very moment may be lost."""
+        for path in (self.console_log, self.qemu_log):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_size > LOG_BYTES_MAX:
+                    tail = read_tail(path, LOG_BYTES_KEPT)
+                    with open(path, "ab") as file:
+                        file.truncate(0)
+                        file.write(tail)
+
+    def remove(self) -> None:
+        """The record goes first: a directory without one is finished off by ``recover``."""
+        self.record.unlink(missing_ok=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def read_tail(path: Path, max_bytes: int) -> bytes:
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - max_bytes))
+        return file.read(max_bytes)
+
+
+def sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

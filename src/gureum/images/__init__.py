@@ -1,0 +1,1 @@
+"""Operating system images: the built-in `tiny` image, and images that users bring."""

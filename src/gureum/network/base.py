@@ -1,0 +1,32 @@
+"""The network of one host, as the agent sees it. Implementations: ``kernel``, and ``fake`` in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from gureum.hostspec import Metadata, NetworkSpec
+
+MetadataLookup = Callable[[str], "Metadata | None"]
+"""An instance id to what its metadata service may say."""
+
+
+class HostNetwork(Protocol):
+    """Methods are idempotent and raise NetworkError."""
+
+    async def apply(self, spec: NetworkSpec) -> None:
+        """Make the host's network what ``spec`` says, whole, and remove what it does not mention.
+
+        Packet filter changes take effect in one atomic step; traffic that stays allowed is not interrupted.
+        """
+
+    async def open_port(self, interface: str) -> int:
+        """A new file descriptor of the tap of a port that was applied. The caller closes it."""
+
+    def mtu(self, interface: str) -> int: ...
+
+    async def close(self) -> None:
+        """Stop serving (DHCP, metadata); ports, rules and traffic stay."""
+
+    async def teardown(self) -> None:
+        """Remove everything of this cloud from the host."""

@@ -1,0 +1,76 @@
+"""The DHCP server of one port: a socket on its tap."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+from ipaddress import IPv4Address
+
+from gureum.errors import NetworkError
+from gureum.network.dhcp import CLIENT_PORT, MESSAGE_BYTES_MAX, SERVER_PORT, Lease, answer, parse
+
+log = logging.getLogger(__name__)
+
+MESSAGES_AT_ONCE_MAX = 8
+"""How many messages are answered before others get their turn."""
+_RECEIVE_BUFFER_BYTES = 16 * 1024
+_IP_PKTINFO = 8
+_SO_NO_CHECK = 11
+
+
+def listen(tap: str) -> socket.socket:
+    """A socket for the server, made in the calling thread's namespace."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, tap.encode())
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # None is better than one left to hardware: some clients read the raw packet and find it wrong.
+        sock.setsockopt(socket.SOL_SOCKET, _SO_NO_CHECK, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+        sock.bind(("0.0.0.0", SERVER_PORT))
+    except OSError as error:
+        sock.close()
+        raise NetworkError(f"cannot serve DHCP on {tap}: {error.strerror}") from error
+    return sock
+
+
+class DhcpServer:
+    """Answers from ``lease``, which may be replaced at any time."""
+
+    def __init__(self, sock: socket.socket, lease: Lease) -> None:
+        self.lease = lease
+        self._socket = sock
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(sock, self._readable)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._socket)
+        self._socket.close()
+
+    def _readable(self) -> None:
+        for _ in range(MESSAGES_AT_ONCE_MAX):
+            try:
+                data = self._socket.recv(MESSAGE_BYTES_MAX + 1)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                log.warning("DHCP for %s: %s", self.lease.address, error)
+                return
+            self._serve(data)
+
+    def _serve(self, data: bytes) -> None:
+        message = parse(data)
+        reply = answer(message, self.lease) if message else None
+        if reply is None:
+            return
+        source = struct.pack("=I4s4s", 0, IPv4Address(self.lease.router).packed, bytes(4))
+        try:
+            self._socket.sendmsg(
+                [reply.data], [(socket.IPPROTO_IP, _IP_PKTINFO, source)], 0, (reply.to, CLIENT_PORT)
+            )
+        except OSError as error:
+            # The guest's queue is full or its tap goes away; it will ask again.
+            log.debug("DHCP reply to %s not sent: %s", self.lease.address, error)

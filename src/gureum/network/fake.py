@@ -1,0 +1,87 @@
+"""A host's network in memory, for simulation and tests: it keeps books and moves no packets."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from ipaddress import IPv4Network
+
+from gureum.env import Env
+from gureum.errors import NetworkError
+from gureum.hostspec import NetworkSpec, PortSpec
+from gureum.network.names import GUEST_MTU
+from gureum.network.plan import make_plan
+from gureum.network.reach import allows
+
+_ANY = IPv4Network("0.0.0.0/0")
+
+
+class FakeWires:
+    """What the kernels of all fake hosts hold: it outlives their agents, as kernels do.
+
+    ``ports``: by host, the ports that exist. ``rules``: by host, the spec whose rules hold. ``failing``:
+    hosts whose networks raise NetworkError.
+    """
+
+    def __init__(self) -> None:
+        self.ports: dict[str, dict[str, PortSpec]] = {}
+        self.rules: dict[str, NetworkSpec] = {}
+        self.failing: set[str] = set()
+
+    def may_talk(self, host: str, source: str, target: str, protocol: str, port: int = -1) -> bool:
+        """Whether a flow between two interfaces on this host passes under the rules that hold there now."""
+        present = self.ports.get(host, {})
+        if source not in present or target not in present or host not in self.rules:
+            return False
+        return allows(self.rules[host], source, target, protocol, port)
+
+
+class FakeNetwork:
+    """Implements HostNetwork."""
+
+    def __init__(self, env: Env, host: str, wires: FakeWires) -> None:
+        self._env = env
+        self._host = host
+        self._wires = wires
+        self._lock = asyncio.Lock()
+
+    async def apply(self, spec: NetworkSpec) -> None:
+        async with self._lock:
+            await self._step()
+            make_plan(spec, _ANY)
+            wanted = {port.id: port for port in spec.ports}
+            ports = self._wires.ports.setdefault(self._host, {})
+            for id in [id for id in wanted if id not in ports]:
+                ports[id] = wanted[id]
+                self._env.crashpoint("network.port.created")
+            self._wires.rules[self._host] = spec
+            self._env.crashpoint("network.rules.applied")
+            for id in [id for id in ports if id not in wanted]:
+                del ports[id]
+                self._env.crashpoint("network.port.removed")
+            ports.update(wanted)
+
+    async def open_port(self, interface: str) -> int:
+        """A descriptor that takes everything and gives nothing (/dev/null); the caller closes it."""
+        await self._step()
+        self.mtu(interface)
+        return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+
+    def mtu(self, interface: str) -> int:
+        if interface not in self._wires.ports.get(self._host, {}):
+            raise NetworkError(f"port {interface} was not applied")
+        return GUEST_MTU
+
+    async def close(self) -> None:
+        """Nothing is served, so nothing stops."""
+
+    async def teardown(self) -> None:
+        async with self._lock:
+            await self._step()
+            self._wires.ports.pop(self._host, None)
+            self._wires.rules.pop(self._host, None)
+
+    async def _step(self) -> None:
+        await asyncio.sleep(0)
+        if self._host in self._wires.failing:
+            raise NetworkError(f"the network of {self._host} does not answer")

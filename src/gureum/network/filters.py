@@ -1,0 +1,230 @@
+"""The packet filter of a VPC's namespace, and of the host around it.
+
+A VPC has two tables. ``netdev gureum`` stands at each tap, before anything else sees a packet: what does
+not come from the port's own addresses ends there, so all that follows may trust source addresses. ``inet
+gureum`` filters what is routed: egress rules of the sender's groups, then ingress rules of the receiver's,
+statefully.
+
+Ports are elements of sets and maps; ports with the same groups share a chain. A packet of an established flow
+costs the same with ten ports and with ten thousand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from gureum.network.groups import compile_group, member_set
+from gureum.network.names import BENCHMARK_RANGE, UPLINK, Names
+from gureum.network.plan import PortPlan, VpcPlan
+from gureum.network.ruleset import Chain, Set, Table
+
+METADATA_ADDRESS = "169.254.169.254"
+RESOLVER_ADDRESS = "169.254.169.253"
+BROADCAST = "255.255.255.255"
+NEVER_SOURCES = f"{{ 0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, {BENCHMARK_RANGE}, 224.0.0.0/3 }}"
+"""What a port that may forward for others (no source check) must not send from either."""
+
+
+def guard_table(vpc: VpcPlan) -> Table:
+    """Anti-spoofing at the taps: Ethernet, ARP and IP source addresses."""
+    sources: dict[str, str] = {}
+    stations: dict[str, str] = {}
+    routers: dict[str, str] = {}
+    chains = {"guest": Chain(_GUARD_RULES)}
+    for port in vpc.ports.values():
+        sources[f'"{port.tap}" . {port.mac} . {port.private_ip}'] = ""
+        stations[f'"{port.tap}" . {port.mac}'] = ""
+        if not port.source_check:
+            routers[f'"{port.tap}" . {port.mac}'] = ""
+        hook = f'type filter hook ingress device "{port.tap}" priority 0; policy drop;'
+        chains[f"in_{port.tap}"] = Chain(("goto guest",), hook)
+    return Table(
+        name="netdev gureum",
+        counters=("ipv6", "spoofed"),
+        sets={
+            "sources": Set("ifname . ether_addr . ipv4_addr", sources),
+            "stations": Set("ifname . ether_addr", stations),
+            "routers": Set("ifname . ether_addr", routers),
+        },
+        chains=chains,
+    )
+
+
+_GUARD_RULES = (
+    "ether type ip iifname . ether saddr . ip saddr @sources accept",
+    # The sender in an ARP packet is in its body once more; an address probe has no sender address yet.
+    "ether type arp iifname . ether saddr @stations iifname . arp saddr ether . arp saddr ip @sources accept",
+    "ether type arp iifname . ether saddr @stations arp saddr ip 0.0.0.0 "
+    "iifname . arp saddr ether @stations accept",
+    f"ip saddr 0.0.0.0 ip daddr {BROADCAST} udp sport 68 udp dport 67 iifname . ether saddr @stations accept",
+    f"ether type ip iifname . ether saddr @routers ip saddr != {NEVER_SOURCES} accept",
+    "ether type ip6 counter name ipv6 drop",
+    "counter name spoofed drop",
+)
+
+
+def filter_table(vpc: VpcPlan, names: Names, link_address: str) -> Table:
+    """Routing filter and address translation. ``link_address`` is the VPC's end of its link to the host."""
+    ingress: dict[str, str] = {}
+    egress: dict[str, str] = {}
+    chains: dict[str, Chain] = {}
+    for port in vpc.ports.values():
+        bundle = _bundle(port.groups)
+        ingress[f'"{port.tap}"'] = f"goto in_{bundle}"
+        egress[f'"{port.tap}"'] = f"goto out_{bundle}"
+        if f"in_{bundle}" not in chains:
+            chains[f"in_{bundle}"] = _bundle_chain("in", port.groups)
+            chains[f"out_{bundle}"] = _bundle_chain("out", port.groups)
+    for group in vpc.groups.values():
+        chains[f"in_{group.id}"] = Chain(compile_group(group, egress=False))
+        chains[f"out_{group.id}"] = Chain(compile_group(group, egress=True))
+    public = {port.public_ip: port.private_ip for port in vpc.ports.values() if port.public_ip}
+    sets = {
+        "ingress": Set("ifname : verdict", ingress),
+        "egress": Set("ifname : verdict", egress),
+        "public": Set("ipv4_addr : ipv4_addr", public),
+        "private": Set("ipv4_addr : ipv4_addr", {private: outer for outer, private in public.items()}),
+    }
+    for id, addresses in vpc.members.items():
+        sets[member_set(id)] = Set("ipv4_addr", dict.fromkeys(addresses, ""))
+    return Table(
+        name="inet gureum",
+        counters=("denied_in", "denied_out", "untranslated", "denied_local"),
+        sets=sets,
+        chains={**_base_chains(vpc, names, link_address), **chains},
+    )
+
+
+def _bundle(groups: Iterable[str]) -> str:
+    """A name for a combination of groups."""
+    return f"bundle_{hashlib.sha256(' '.join(groups).encode()).hexdigest()[:16]}"
+
+
+def _bundle_chain(direction: str, groups: tuple[str, ...]) -> Chain:
+    jumps = (f"jump {direction}_{group}" for group in groups)
+    return Chain((*jumps, f"counter name denied_{direction} drop"))
+
+
+def _base_chains(vpc: VpcPlan, names: Names, link_address: str) -> dict[str, Chain]:
+    established = "ct state vmap { established : accept, related : accept, invalid : drop }"
+    leave = f'oifname "{UPLINK}" accept' if vpc.internet else f'oifname "{UPLINK}" drop'
+    resolvers = f"{{ {vpc.dns}, {RESOLVER_ADDRESS} }}"
+    services = (
+        f"ip daddr {METADATA_ADDRESS} tcp dport 80 accept",
+        f"ip daddr {resolvers} meta l4proto {{ tcp, udp }} th dport 53 accept",
+        "udp dport 67 accept",
+    )
+    return {
+        # "accept" ends one chain only: what egress accepts goes on to ingress.
+        "forward_egress": Chain(
+            (
+                # Before established flows, which are not bound to a device: no neighbour is out there.
+                f'iifname "{UPLINK}" ip saddr {vpc.cidr} drop',
+                "ct state { established, related } accept",
+                "ip daddr 169.254.0.0/16 drop",
+                f'iifname "{UPLINK}" ct status dnat accept',
+                "iifname vmap @egress",
+                "drop",
+            ),
+            "type filter hook forward priority -1; policy drop;",
+        ),
+        "forward_ingress": Chain(
+            (established, leave, "oifname vmap @ingress"), "type filter hook forward priority 0; policy drop;"
+        ),
+        "local": Chain(
+            (
+                'iifname "lo" accept',
+                established,
+                f'iifname "{UPLINK}" drop',
+                *services,
+                "counter name denied_local drop",
+            ),
+            "type filter hook input priority 0; policy drop;",
+        ),
+        "translate_in": Chain(
+            (f'iifname "{UPLINK}" dnat ip to ip daddr map @public',),
+            "type nat hook prerouting priority dstnat; policy accept;",
+        ),
+        "translate_out": Chain(
+            (f'oifname "{UPLINK}" snat ip to ip saddr map @private',),
+            "type nat hook postrouting priority srcnat; policy accept;",
+        ),
+        # A port without a public address has no translation: nothing leaves with a private source.
+        "leave": Chain(
+            (
+                f'oifname "{UPLINK}" ip saddr != {{ {names.public}, {link_address} }} '
+                "counter name untranslated drop",
+            ),
+            "type filter hook postrouting priority 300; policy accept;",
+        ),
+    }
+
+
+def host_table(names: Names, cloud: str, resolvers: Iterable[str]) -> Table:
+    """The host's side: guests reach the Internet and other guests' public addresses, not the host itself.
+
+    ``resolvers`` are the host's name servers: a VPC's own resolver may ask those that run on the host.
+    """
+    guests = f'"{names.uplink_prefix}*"'
+    servers = ", ".join(sorted(resolvers))
+    ask = f"iifname {guests} ip saddr {names.links} ip daddr {{ {servers} }} meta l4proto {{ tcp, udp }}"
+    established = "ct state { established, related } accept"
+    return Table(
+        name=f"inet {names.table}",
+        comment=cloud,
+        counters=("denied_host", "denied_range"),
+        chains={
+            "from_guests": Chain(
+                (f"iifname {guests} ip saddr != {{ {names.public}, {names.links} }} drop",),
+                "type filter hook prerouting priority -150; policy accept;",
+            ),
+            "host": Chain(
+                (
+                    f"iifname != {guests} accept",
+                    established,
+                    *((f"{ask} th dport 53 accept",) if servers else ()),
+                    "counter name denied_host drop",
+                ),
+                "type filter hook input priority -10; policy accept;",
+            ),
+            "from_host": Chain(
+                (f"oifname {guests} icmp type redirect drop",),
+                "type filter hook output priority 0; policy accept;",
+            ),
+            "forward": Chain(
+                (
+                    established,
+                    f"iifname {guests} ip daddr {BENCHMARK_RANGE} ip daddr != {names.public} "
+                    "counter name denied_range drop",
+                    f'oifname {guests} iifname "gu*" iifname != {guests} counter name denied_range drop',
+                ),
+                "type filter hook forward priority -10; policy accept;",
+            ),
+            "clamp": Chain(
+                (f"iifname {guests} tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu",),
+                "type filter hook forward priority -150; policy accept;",
+            ),
+            "hide": Chain(
+                (
+                    f"ip saddr {{ {names.public}, {names.links} }} "
+                    f'oifname != {guests} oifname != "lo" masquerade',
+                ),
+                "type nat hook postrouting priority srcnat; policy accept;",
+            ),
+        },
+    )
+
+
+def changed_addresses(old: VpcPlan | None, new: VpcPlan | None) -> set[str]:
+    """Addresses whose flows must be forgotten: those that a port had and has no more."""
+
+    def pairs(plan: VpcPlan | None) -> set[tuple[str, str, str]]:
+        ports: Iterable[PortPlan] = plan.ports.values() if plan else ()
+        return {(port.id, port.private_ip, port.public_ip) for port in ports}
+
+    gone: set[str] = set()
+    for id, private, public in pairs(old) - pairs(new):
+        still = new.ports.get(id) if new else None
+        gone |= {public} if still and still.private_ip == private else {private, public}
+    return gone - {""}

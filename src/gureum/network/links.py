@@ -1,0 +1,179 @@
+"""Devices, addresses and routes of a VPC's namespace and of its link to the host."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from gureum.network import namespaces
+from gureum.network.filters import METADATA_ADDRESS, RESOLVER_ADDRESS
+from gureum.network.names import GUEST_MTU, ROUTER_MAC, UPLINK, Names
+from gureum.network.namespaces import command, ip_batch, visit, write_sysctl
+from gureum.network.plan import PortPlan, VpcPlan
+from gureum.network.taps import create_tap
+
+_NAMESPACE_SYSCTLS = {
+    # Guests' sources are checked at the taps; routes back may differ from routes in.
+    "ipv4/conf/all/rp_filter": "0",
+    "ipv4/conf/default/rp_filter": "0",
+    "ipv4/conf/all/send_redirects": "0",
+    "ipv4/conf/default/send_redirects": "0",
+    "ipv4/conf/all/accept_redirects": "0",
+    "ipv4/conf/default/accept_redirects": "0",
+    "ipv4/conf/all/accept_source_route": "0",
+    "ipv4/conf/default/accept_source_route": "0",
+    "ipv4/ip_forward": "1",
+    "ipv6/conf/all/disable_ipv6": "1",
+    "ipv6/conf/default/disable_ipv6": "1",
+}
+_GONE_GROUP = 99
+"""The device group of taps that are about to be deleted."""
+
+
+def read_json(*arguments: str) -> list[dict[str, Any]]:
+    """What ``ip -j ARGUMENTS`` prints, in the calling thread's namespace."""
+    text = command(["ip", "-j", *arguments]).strip()
+    found: list[dict[str, Any]] = json.loads(text) if text else []
+    return [entry for entry in found if entry]
+
+
+def uplinks(names: Names) -> dict[int, str]:
+    """The host's ends of all this cloud's links: network id to address, "" if it has none yet."""
+    found: dict[int, str] = {}
+    for link in read_json("address", "show"):
+        network_id = names.network_id(link["ifname"])
+        if network_id is not None and link["ifname"].startswith(names.uplink_prefix):
+            addresses = [address["local"] for address in link["addr_info"] if address["family"] == "inet"]
+            found[network_id] = addresses[0] if addresses else ""
+    return found
+
+
+def build_vpc(names: Names, vpc: VpcPlan, slot: int, linked: bool) -> None:
+    """The namespace with its router, and the link to the host. Repeats harmlessly; runs in the host's
+    namespace.
+
+    ``linked``: the host's end of the link exists. The two ends live and die together.
+    """
+    namespace, uplink = names.namespace(vpc.network_id), names.uplink(vpc.network_id)
+    host_end, vpc_end = names.link(slot)
+    if not namespaces.exists(namespace):
+        namespaces.add(namespace)
+        visit(namespace, _prepare_namespace)
+    if not linked:
+        ip_batch([f"link add {uplink} type veth peer name {UPLINK} netns {namespace}"])
+    sysctls = {"rp_filter": "1", "forwarding": "1", "accept_redirects": "0", "send_redirects": "0"}
+    for name, value in sysctls.items():
+        write_sysctl(f"ipv4/conf/{uplink}/{name}", value)
+    write_sysctl(f"ipv6/conf/{uplink}/disable_ipv6", "1")
+    ip_batch([f"address replace {host_end}/31 dev {uplink}", f"link set dev {uplink} up"])
+    visit(namespace, lambda: _configure_router(vpc, host_end, vpc_end))
+
+
+def _prepare_namespace() -> None:
+    for name, value in _NAMESPACE_SYSCTLS.items():
+        write_sysctl(name, value)
+
+
+def _configure_router(vpc: VpcPlan, host_end: str, vpc_end: str) -> None:
+    _prepare_namespace()
+    wanted = router_addresses(vpc)
+    present = {
+        address["local"]
+        for address in read_json("address", "show", "dev", "lo")[0]["addr_info"]
+        if address["family"] == "inet" and address["local"] != "127.0.0.1"
+    }
+    ip_batch(
+        [
+            "link set lo up",
+            f"address replace {vpc_end}/31 dev {UPLINK}",
+            f"link set dev {UPLINK} up",
+            f"route replace default via {host_end} dev {UPLINK}",
+            f"route replace blackhole {vpc.cidr}",
+            *(f"address replace {address}/32 dev lo" for address in sorted(wanted)),
+            *(f"address delete {address}/32 dev lo" for address in sorted(present - wanted)),
+        ]
+    )
+
+
+def router_addresses(vpc: VpcPlan) -> set[str]:
+    return {*vpc.gateways, vpc.dns, METADATA_ADDRESS, RESOLVER_ADDRESS}
+
+
+def change_router(old: VpcPlan, new: VpcPlan) -> list[str]:
+    """``ip`` commands for subnets that came or went."""
+    was, wanted = router_addresses(old), router_addresses(new)
+    return [
+        *(f"address replace {address}/32 dev lo" for address in sorted(wanted - was)),
+        *(f"address delete {address}/32 dev lo" for address in sorted(was - wanted)),
+    ]
+
+
+def taps(attached: bool = False) -> set[str]:
+    """The taps of the calling thread's namespace: all, or those that a guest has open."""
+    return {
+        link["ifname"]
+        for link in read_json("link", "show")
+        if link["ifname"] not in ("lo", UPLINK) and (not attached or "LOWER_UP" in link["flags"])
+    }
+
+
+def removal_commands(taps: Iterable[str]) -> list[str]:
+    """``ip`` commands that delete taps together: the kernel waits for a grace period per deletion, not per
+    tap.
+    """
+    commands = [f"link set dev {tap} group {_GONE_GROUP}" for tap in sorted(taps)]
+    return [*commands, f"link delete group {_GONE_GROUP}"] if commands else []
+
+
+def create_taps(ports: Iterable[PortPlan]) -> None:
+    """Taps for these ports, each answering ARP for the whole world. In the calling thread's namespace."""
+    for port in ports:
+        create_tap(port.tap)
+        write_sysctl(f"ipv4/conf/{port.tap}/proxy_arp", "1")
+        write_sysctl(f"ipv4/neigh/{port.tap}/proxy_delay", "0")
+
+
+def port_commands(port: PortPlan) -> list[str]:
+    """``ip`` commands that bring a tap up and route its guest's address there.
+
+    The guest's MAC is known, so it is never asked for and cannot be claimed by another.
+    """
+    return [
+        f"link set dev {port.tap} address {ROUTER_MAC} mtu {GUEST_MTU} up",
+        f"route replace {port.private_ip}/32 dev {port.tap}",
+        f"neighbour replace {port.private_ip} lladdr {port.mac} dev {port.tap} nud permanent",
+    ]
+
+
+def public_routes(names: Names) -> set[tuple[str, str]]:
+    """(address, device) of all routes of the host to public addresses of this cloud."""
+    return {
+        (route["dst"], route["dev"])
+        for route in read_json("route", "show")
+        if str(route.get("dev", "")).startswith(names.uplink_prefix) and "/" not in route["dst"]
+    }
+
+
+def wanted_routes(names: Names, plans: Iterable[VpcPlan]) -> set[tuple[str, str]]:
+    return {
+        (port.public_ip, names.uplink(vpc.network_id))
+        for vpc in plans
+        for port in vpc.ports.values()
+        if port.public_ip
+    }
+
+
+def route_commands(
+    was: set[tuple[str, str]], wanted: set[tuple[str, str]], gateways: dict[str, str]
+) -> list[str]:
+    """``ip`` commands for the host's routes; ``gateways``: device to the VPC's end of the link."""
+    kept = {address for address, _ in wanted}
+    return [
+        *(
+            f"route delete {address}/32 dev {device}"
+            for address, device in sorted(was)
+            if address not in kept
+        ),
+        *(f"route replace {a}/32 via {gateways[device]} dev {device}" for a, device in sorted(wanted - was)),
+    ]

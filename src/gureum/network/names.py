@@ -1,0 +1,85 @@
+"""What things of one cloud are called on a host, and which addresses its links have.
+
+Several clouds run side by side on one machine; each has an index. Everything that a cloud leaves in the
+kernel carries the index in its name, so that it can be found again and removed without any record of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from ipaddress import IPv4Address, IPv4Network
+
+from gureum.errors import NetworkError
+
+BENCHMARK_RANGE = IPv4Network("198.18.0.0/15")
+"""RFC 2544 addresses, never routed in the Internet: 198.18 for public addresses, 198.19 for our links."""
+LINK_SLOTS = 128
+"""How many VPCs a host can have: each takes a /31 of its cloud's /24."""
+ROUTER_MAC = "02:67:75:72:75:6d"
+"""The router's address on every tap of every host, so that guests which move keep their ARP entries."""
+UPLINK = "up"
+"""The name of the VPC's end of its link to the host."""
+GUEST_MTU = 1500
+INDEX_MAX = 255
+NETWORK_ID_MAX = (1 << 24) - 1
+
+
+class Names:
+    """Names and addresses of the cloud with this index (0 to 255) on this host."""
+
+    def __init__(self, index: int, public_cidr: str = "") -> None:
+        if not 0 <= index <= INDEX_MAX:
+            raise NetworkError(f"the index of a cloud is 0 to {INDEX_MAX}, not {index}")
+        self.index = index
+        self.public = IPv4Network(public_cidr or f"198.18.{index}.0/24")
+        self.links = IPv4Network(f"198.19.{index}.0/24")
+        self.table = f"gureum_{index}"
+        self.namespace_prefix = f"gm{index}-"
+        self.uplink_prefix = f"gu{index}-"
+
+    def namespace(self, network_id: int) -> str:
+        return f"{self.namespace_prefix}{network_id}"
+
+    def uplink(self, network_id: int) -> str:
+        """The host's end of a VPC's link."""
+        return f"{self.uplink_prefix}{network_id}"
+
+    def network_id(self, name: str) -> int | None:
+        """The network id in the name of a namespace or uplink of this cloud, None for anything else."""
+        for prefix in (self.namespace_prefix, self.uplink_prefix):
+            if name.startswith(prefix) and name[len(prefix) :].isdecimal():
+                return int(name[len(prefix) :])
+        return None
+
+    def link(self, slot: int) -> tuple[str, str]:
+        """The addresses (host's end, VPC's end) of the link in a slot."""
+        base = self.links.network_address + 2 * slot
+        return str(base), str(base + 1)
+
+    def slot(self, address: str) -> int | None:
+        """The slot that an address of the host's end belongs to."""
+        number = IPv4Address(address)
+        return (int(number) - int(self.links.network_address)) // 2 if number in self.links else None
+
+
+def choose_slot(network_id: int, used: set[int]) -> int:
+    """A free link slot for a VPC: the one its number suggests, or the next.
+
+    Raises NetworkError when the host has no more.
+    """
+    for step in range(LINK_SLOTS):
+        slot = (network_id + step) % LINK_SLOTS
+        if slot not in used:
+            return slot
+    raise NetworkError(f"a host has room for {LINK_SLOTS} VPCs of one cloud")
+
+
+def tap_name(interface: str) -> str:
+    """The name of an interface's tap: at most 15 characters, the last 14 digits of an id as EC2 makes
+    them.
+    """
+    tail = interface.removeprefix("eni-")
+    if re.fullmatch(r"[0-9a-f]{17}", tail):
+        return f"t{tail[-14:]}"
+    return f"x{hashlib.sha256(interface.encode()).hexdigest()[:14]}"

@@ -1,0 +1,117 @@
+"""An nftables table as a value, and the transaction that turns one into another.
+
+``nft -f`` applies a file in one atomic step: a packet meets the old table or the new one, never a mixture.
+Replacing a table whole leaves connection tracking alone: established flows go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+
+class Chain(msgspec.Struct, frozen=True):
+    """``hook`` is "" for a chain that is jumped to, else its ``type ... policy ...;`` line."""
+
+    rules: tuple[str, ...] = ()
+    hook: str = ""
+
+
+class Set(msgspec.Struct, frozen=True):
+    """A named set, or a map if its type has a colon. ``elements``: keys, for a map with their values."""
+
+    type: str
+    elements: Mapping[str, str] = {}
+    flags: str = ""
+
+    @property
+    def kind(self) -> str:
+        return "map" if ":" in self.type else "set"
+
+
+class Table(msgspec.Struct, frozen=True):
+    """``name`` with its family, as in "inet gureum"."""
+
+    name: str
+    counters: tuple[str, ...] = ()
+    sets: Mapping[str, Set] = {}
+    chains: Mapping[str, Chain] = {}
+    comment: str = ""
+
+
+def replace_table(table: Table) -> str:
+    """The transaction that makes the table what it says, whatever it was before."""
+    comment = f' {{ comment "{table.comment}"; }}' if table.comment else ""
+    lines = [f"table {table.name}", f"delete table {table.name}", f"add table {table.name}{comment}"]
+    lines += [f"add counter {table.name} {counter}" for counter in table.counters]
+    lines += _declare(table, table.sets, table.chains)
+    lines += _fill(table.name, table.sets, table.chains)
+    return _text(lines)
+
+
+def change_table(old: Table, new: Table) -> str:
+    """The transaction from ``old`` to ``new``, as long as the difference; "" for none."""
+    if _shape(old) != _shape(new):
+        return replace_table(new)
+    name = new.name
+    sets = {key: value for key, value in new.sets.items() if key not in old.sets}
+    chains = {key: value for key, value in new.chains.items() if key not in old.chains}
+    changed = {
+        key: value
+        for key, value in new.chains.items()
+        if key in old.chains and value.rules != old.chains[key].rules
+    }
+    gone = [key for key in old.chains if key not in new.chains]
+    lines = _declare(new, sets, chains)
+    lines += [f"flush chain {name} {key}" for key in (*gone, *changed)]
+    for key, value in new.sets.items():
+        if key in old.sets:
+            lines += _change_elements(name, key, old.sets[key].elements, value.elements)
+    lines += [f"delete chain {name} {key}" for key in gone if old.chains[key].hook]
+    lines += [f"flush {old.sets[key].kind} {name} {key}" for key in old.sets if key not in new.sets]
+    lines += _fill(name, sets, {**chains, **changed})
+    lines += [f"delete chain {name} {key}" for key in gone if not old.chains[key].hook]
+    lines += [f"delete {old.sets[key].kind} {name} {key}" for key in old.sets if key not in new.sets]
+    return _text(lines)
+
+
+def _text(lines: list[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _shape(table: Table) -> tuple[object, ...]:
+    """What cannot be changed in place, apart from whole sets and chains that come or go."""
+    return table.name, table.counters, table.comment
+
+
+def _declare(table: Table, sets: Mapping[str, Set], chains: Mapping[str, Chain]) -> list[str]:
+    lines = []
+    for key, value in sets.items():
+        flags = f" flags {value.flags};" if value.flags else ""
+        lines.append(f"add {value.kind} {table.name} {key} {{ type {value.type};{flags} }}")
+    for key, chain in chains.items():
+        lines.append(f"add chain {table.name} {key}" + (f" {{ {chain.hook} }}" if chain.hook else ""))
+    return lines
+
+
+def _fill(name: str, sets: Mapping[str, Set], chains: Mapping[str, Chain]) -> list[str]:
+    lines = [f"add rule {name} {key} {rule}" for key, chain in chains.items() for rule in chain.rules]
+    for key, value in sets.items():
+        lines += _elements("add", name, key, value.elements)
+    return lines
+
+
+def _change_elements(name: str, key: str, old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
+    if old == new:
+        return
+    gone = {element: "" for element, value in old.items() if new.get(element) != value}
+    come = {element: value for element, value in new.items() if old.get(element) != value}
+    yield from _elements("delete", name, key, gone)
+    yield from _elements("add", name, key, come)
+
+
+def _elements(verb: str, name: str, key: str, elements: Mapping[str, str]) -> Iterator[str]:
+    if elements:
+        texts = (f"{element} : {value}" if value else element for element, value in elements.items())
+        yield f"{verb} element {name} {key} {{ {', '.join(texts)} }}"

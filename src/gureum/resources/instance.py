@@ -1,0 +1,126 @@
+"""Instances."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import ClassVar
+
+import msgspec
+
+from gureum.resources.record import Record, Transitions, table
+
+
+class InstanceState(StrEnum):
+    """EC2's instance states. ``pending`` wants to run, ``stopping`` and ``shutting_down`` want to be off."""
+
+    pending = "pending"
+    running = "running"
+    stopping = "stopping"
+    stopped = "stopped"
+    shutting_down = "shutting-down"
+    terminated = "terminated"
+
+    @property
+    def code(self) -> int:
+        """EC2's numeric state code."""
+        return STATE_CODES[self]
+
+
+STATE_CODES = {
+    InstanceState.pending: 0,
+    InstanceState.running: 16,
+    InstanceState.shutting_down: 32,
+    InstanceState.terminated: 48,
+    InstanceState.stopping: 64,
+    InstanceState.stopped: 80,
+}
+
+
+class StateReason(msgspec.Struct, frozen=True):
+    """As EC2's StateReason, e.g. ``Client.UserInitiatedShutdown``."""
+
+    code: str
+    message: str
+
+
+class BlockDevice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A volume that the instance has, by its device name. The attachment's state is the volume's."""
+
+    device: str
+    volume: str
+    delete_on_termination: bool = False
+
+
+class MetadataOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """As EC2's instance metadata options."""
+
+    tokens_required: bool = True
+    hop_limit: int = 1
+    enabled: bool = True
+    tags_enabled: bool = False
+
+
+class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """``host`` is where it is or was last; None before placement and when it may be placed anew.
+
+    ``generation`` grows with every start: a machine on a host is this instance only with this number.
+    ``reboots`` counts the reboots asked for; ``force`` powers off without asking the guest.
+    ``stop_deadline`` (Unix time) is when a guest that ignores the power button is powered off.
+    ``purge_at`` (Unix time): when a terminated instance disappears from the store.
+    """
+
+    state: InstanceState = InstanceState.pending
+    state_reason: StateReason | None = None
+    transition_reason: str = ""
+    reservation: str
+    launch_index: int = 0
+    type: str
+    image: str
+    zone: str
+    host: str | None = None
+    generation: int = 1
+    reboots: int = 0
+    force: bool = False
+    stop_deadline: float = 0.0
+    purge_at: float = 0.0
+    key_name: str = ""
+    public_key: str = ""
+    user_data: bytes = b""
+    launched: datetime
+    vpc: str
+    subnet: str
+    private_ip: str = ""
+    interfaces: tuple[str, ...] = ()
+    devices: tuple[BlockDevice, ...] = ()
+    root_device: str = "/dev/xvda"
+    metadata: MetadataOptions = MetadataOptions()
+    disable_api_termination: bool = False
+    disable_api_stop: bool = False
+    shutdown_behavior: str = "stop"
+    source_dest_check: bool = True
+    ebs_optimized: bool = False
+    monitoring: bool = False
+    client_token: str = ""
+    instance_profile: str = ""
+    impaired: str = ""
+    """Why the instance does not make progress now (e.g. its pool is full), for status checks."""
+
+    kind: ClassVar[str] = "instance"
+    indexes: ClassVar[tuple[str, ...]] = (
+        "account",
+        "host",
+        "state",
+        "reservation",
+        "vpc",
+        "subnet",
+        "private_ip",
+    )
+    transitions: ClassVar[Transitions] = table(
+        InstanceState,
+        pending="running stopping stopped shutting_down terminated",
+        running="stopping stopped shutting_down terminated",
+        stopping="stopped shutting_down terminated",
+        stopped="pending shutting_down terminated",
+        shutting_down="terminated",
+    )

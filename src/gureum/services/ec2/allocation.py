@@ -1,0 +1,135 @@
+"""Private and public addresses, MAC addresses.
+
+An address is free if no record has it; two transactions cannot take the same one, since both would have to
+commit on a store that still lacked the other's record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from ipaddress import IPv4Address, IPv4Network
+
+from gureum.env import Env
+from gureum.errors import ApiError
+from gureum.resources import Address, NetworkInterface, Subnet
+from gureum.services.ec2.faults import invalid_value
+from gureum.services.operation import Cloud
+from gureum.store.base import Reader
+
+RESERVED_LOW = 4
+"""A subnet's first four addresses are the network's, the router's, the name server's and one kept back."""
+RESERVED = RESERVED_LOW + 1
+CHUNK = 256
+
+
+def usable(subnet: Subnet) -> int:
+    """How many addresses of a subnet interfaces can have."""
+    return max(0, IPv4Network(subnet.cidr).num_addresses - RESERVED)
+
+
+def dotted(number: int) -> str:
+    return f"{number >> 24}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+
+
+async def private_addresses(tx: Reader, subnet: Subnet, low: int, high: int) -> list[str]:
+    """Free addresses of a subnet: ``high`` of them, or as many as there are if at least ``low``.
+
+    The lowest ones, or close to that: the search begins in the chunk that would have the first free address
+    if addresses had been taken from the lowest on without gaps. Raises InsufficientFreeAddressesInSubnet.
+    """
+    network = IPv4Network(subnet.cidr)
+    start = int(network.network_address) + RESERVED_LOW
+    end = int(network.broadcast_address)
+    chunks = [range(first, min(first + CHUNK, end)) for first in range(start, end, CHUNK)]
+    begin = await tx.count(NetworkInterface, subnet=subnet.id) // CHUNK
+    found: list[str] = []
+    for chunk in chunks[begin:] + chunks[:begin]:
+        found += await _free_in(tx, subnet, [dotted(number) for number in chunk])
+        if len(found) >= high:
+            return found[:high]
+    if len(found) < low:
+        raise ApiError(
+            "InsufficientFreeAddressesInSubnet",
+            f"There are not enough free addresses in subnet '{subnet.id}' to satisfy the requested number of "
+            "instances.",
+        )
+    return found
+
+
+async def _free_in(tx: Reader, subnet: Subnet, addresses: list[str]) -> list[str]:
+    # Counting is an index lookup; the interfaces of a full chunk are not read.
+    taken = await tx.count(NetworkInterface, subnet=subnet.id, private_ip=addresses)
+    if taken == len(addresses):
+        return []
+    if not taken:
+        return addresses
+    interfaces = await tx.find(NetworkInterface, subnet=subnet.id, private_ip=addresses)
+    used = {interface.private_ip for interface in interfaces}
+    return [address for address in addresses if address not in used]
+
+
+async def check_private_address(tx: Reader, subnet: Subnet, address: str) -> None:
+    """Raises InvalidParameterValue or InvalidIPAddress.InUse if an interface cannot have this address."""
+    try:
+        wanted = IPv4Address(address)
+    except ValueError:
+        raise invalid_value(f"Value ({address}) for parameter privateIpAddress is invalid.") from None
+    network = IPv4Network(subnet.cidr)
+    if wanted not in network:
+        raise invalid_value(f"Address {address} does not fall within the subnet's address range")
+    offset = int(wanted) - int(network.network_address)
+    if offset < RESERVED_LOW or wanted == network.broadcast_address:
+        raise invalid_value(f"Address {address} is in subnet's reserved address range")
+    if await tx.count(NetworkInterface, subnet=subnet.id, private_ip=address):
+        raise ApiError("InvalidIPAddress.InUse", f"Address {address} is in use.")
+
+
+async def public_addresses(tx: Reader, env: Env, cloud: Cloud, count: int) -> list[str]:
+    """Free addresses of the cloud's public range, at random, so that a released one is not reused at once.
+
+    Raises InsufficientAddressCapacity.
+    """
+    if not count:
+        return []
+    network = IPv4Network(cloud.public_cidr)
+    start, end = int(network.network_address) + 1, int(network.broadcast_address)
+    sample = range(2 * count + 16)
+    candidates = list(dict.fromkeys(dotted(env.random.randrange(start, end)) for _ in sample))
+    found = await _unused(tx, candidates)
+    for first in range(start, end, CHUNK):
+        if len(found) >= count:
+            break
+        known = set(candidates)
+        chunk = [text for n in range(first, min(first + CHUNK, end)) if (text := dotted(n)) not in known]
+        found += await _unused(tx, chunk)
+    if len(found) < count:
+        raise ApiError(
+            "InsufficientAddressCapacity",
+            f"There are not enough free public addresses in {cloud.public_cidr} to fulfill your request.",
+            500,
+        )
+    return found[:count]
+
+
+async def is_public_free(tx: Reader, cloud: Cloud, address: str) -> bool:
+    """Whether a given address is one of the cloud's, and free."""
+    network = IPv4Network(cloud.public_cidr)
+    try:
+        wanted = IPv4Address(address)
+    except ValueError:
+        return False
+    inside = wanted in network and wanted not in (network.network_address, network.broadcast_address)
+    return inside and bool(await _unused(tx, [address]))
+
+
+async def _unused(tx: Reader, candidates: Collection[str]) -> list[str]:
+    interfaces = await tx.find(NetworkInterface, public_ip=candidates)
+    addresses = await tx.find(Address, public_ip=candidates)
+    used = {interface.public_ip for interface in interfaces} | {address.public_ip for address in addresses}
+    return [candidate for candidate in candidates if candidate not in used]
+
+
+def new_mac(env: Env) -> str:
+    """A locally administered address, ``0a:`` and 40 random bits."""
+    digits = env.token(10)
+    return "0a:" + ":".join(digits[i : i + 2] for i in range(0, 10, 2))

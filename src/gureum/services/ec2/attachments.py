@@ -1,0 +1,106 @@
+"""AttachVolume and DetachVolume."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from gureum.errors import ApiError
+from gureum.resources import (
+    Attachment,
+    AttachmentState,
+    BlockDevice,
+    Instance,
+    InstanceState,
+    Volume,
+    VolumeState,
+)
+from gureum.services.ec2 import limits, lookup
+from gureum.services.ec2.block_devices import check_device_name
+from gureum.services.ec2.faults import incorrect_state, invalid_value, unsupported
+from gureum.services.ec2.volumes import attachment_item
+from gureum.services.operation import Context, Input, Output, operation
+
+
+@operation("ec2", "AttachVolume", write=True)
+async def attach_volume(ctx: Context, input: Input) -> Output:
+    if input.get("EbsCardIndex"):
+        raise unsupported("EBS cards other than 0 are not supported by gureum.")
+    device = input["Device"]
+    check_device_name(device)
+    volume = await lookup.one(ctx, lookup.VOLUME, input["VolumeId"])
+    instance = await lookup.one(ctx, lookup.INSTANCE, input["InstanceId"])
+    _check_attachable(volume, instance, device)
+    now = ctx.env.utcnow()
+    attachment = Attachment(
+        instance=instance.id, device=device, state=AttachmentState.attaching, attached=now
+    )
+    volume = await ctx.tx.put(
+        replace(volume, state=VolumeState.in_use, attachment=attachment, instance=instance.id)
+    )
+    added = BlockDevice(device=device, volume=volume.id)
+    await ctx.tx.put(replace(instance, devices=(*instance.devices, added)))
+    return attachment_item(volume)
+
+
+def _check_attachable(volume: Volume, instance: Instance, device: str) -> None:
+    if volume.attachment is not None:
+        raise ApiError("VolumeInUse", f"{volume.id} is already attached to an instance")
+    if volume.state is not VolumeState.available:
+        raise incorrect_state(f"{volume.id} is not 'available'.")
+    if instance.state not in (InstanceState.running, InstanceState.stopped):
+        raise incorrect_state(f"Instance '{instance.id}' is not 'running'.")
+    if volume.zone != instance.zone:
+        raise ApiError(
+            "InvalidVolume.ZoneMismatch",
+            f"The volume '{volume.id}' is not in the same availability zone as instance '{instance.id}'",
+        )
+    if any(each.device == device for each in instance.devices):
+        raise invalid_value(
+            f"Invalid value '{device}' for unixDevice. Attachment point {device} is already in use"
+        )
+    if len(instance.devices) > limits.VOLUMES_PER_INSTANCE_MAX:
+        raise ApiError(
+            "AttachmentLimitExceeded",
+            f"Instance '{instance.id}' has {limits.VOLUMES_PER_INSTANCE_MAX} volumes besides its root.",
+        )
+
+
+@operation("ec2", "DetachVolume", write=True)
+async def detach_volume(ctx: Context, input: Input) -> Output:
+    volume = await lookup.one(ctx, lookup.VOLUME, input["VolumeId"])
+    attachment = volume.attachment
+    if attachment is None:
+        raise incorrect_state(f"Volume '{volume.id}' is in the '{volume.state}' state.")
+    instance = await _attached_to(ctx, volume, attachment, input)
+    force = bool(input.get("Force"))
+    if attachment.state is AttachmentState.detaching and not (force and not attachment.force):
+        raise incorrect_state(f"Volume '{volume.id}' is in the 'detaching' state.")
+    root = instance is not None and attachment.device == instance.root_device
+    if root and instance is not None and instance.state is not InstanceState.stopped:
+        raise ApiError(
+            "OperationNotPermitted",
+            f"Unable to detach root volume '{volume.id}' from instance '{instance.id}'",
+        )
+    if volume.state is VolumeState.creating:
+        raise incorrect_state(f"Volume '{volume.id}' is in the 'creating' state.")
+    attachment = replace(attachment, state=AttachmentState.detaching, force=force)
+    return attachment_item(await ctx.tx.put(replace(volume, attachment=attachment)))
+
+
+async def _attached_to(ctx: Context, volume: Volume, attachment: Attachment, input: Input) -> Instance | None:
+    """The instance that has the volume. Raises if the request means another one, or another device."""
+    id = input.get("InstanceId")
+    if id:
+        await lookup.one(ctx, lookup.INSTANCE, id)
+        if attachment.instance != id:
+            raise ApiError(
+                "InvalidAttachment.NotFound", f"The volume '{volume.id}' is not attached to instance '{id}'."
+            )
+    device = input.get("Device")
+    if device and device != attachment.device:
+        raise ApiError(
+            "InvalidAttachment.NotFound",
+            f"The volume '{volume.id}' is not attached to instance '{attachment.instance}' as device "
+            f"'{device}'.",
+        )
+    return await ctx.tx.get(Instance, attachment.instance)

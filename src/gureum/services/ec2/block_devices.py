@@ -1,0 +1,259 @@
+"""The BlockDeviceMappings of RunInstances, and what volumes may be like."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from gureum.errors import ApiError
+from gureum.resources import Image, Snapshot, SnapshotState
+from gureum.services.ec2 import limits, lookup
+from gureum.services.ec2.faults import incorrect_state, invalid_value, missing, unsupported
+from gureum.services.ec2.limits import GIB
+from gureum.services.operation import Context
+
+_DEVICE = re.compile(r"/dev/(?:sd[a-z]|xvd[a-z]{1,2}|hd[a-z]|vd[a-z])(?:[1-9][0-9]?)?\Z")
+_IOPS_PER_GIB_GP2 = 3
+
+
+class VolumeKind(NamedTuple):
+    """What EC2 allows for a volume type: sizes in GiB, IOPS, throughput in MiB/s (0: not to be chosen)."""
+
+    size_min: int
+    size_max: int
+    iops_min: int = 0
+    iops_max: int = 0
+    iops_per_gib_max: int = 0
+    throughput_min: int = 0
+    throughput_max: int = 0
+    iops_required: bool = False
+
+
+KINDS = {
+    "gp3": VolumeKind(1, 65536, 3000, 80000, 500, 125, 2000),
+    "gp2": VolumeKind(1, 16384),
+    "io1": VolumeKind(4, 16384, 100, 64000, 50, iops_required=True),
+    "io2": VolumeKind(4, 65536, 100, 256000, 1000, iops_required=True),
+    "st1": VolumeKind(125, 16384),
+    "sc1": VolumeKind(125, 16384),
+    "standard": VolumeKind(1, 1024),
+}
+DEFAULT_KIND = "gp3"
+"""EC2 says gp2 for historical reasons; its console and its images say gp3."""
+
+
+class Disk(NamedTuple):
+    """A volume to be made. ``iops`` and ``throughput`` are 0 unless they were asked for.
+
+    ``source`` is what its data comes from (an image or snapshot id, or ""), ``snapshot`` what is shown.
+    """
+
+    size_gib: int
+    type: str = DEFAULT_KIND
+    iops: int = 0
+    throughput: int = 0
+    source: str = ""
+    snapshot: str = ""
+
+    @property
+    def size_bytes(self) -> int:
+        return self.size_gib * GIB
+
+
+class DiskMapping(NamedTuple):
+    device: str
+    disk: Disk
+    delete_on_termination: bool
+
+
+def gib(size_bytes: int) -> int:
+    """Whole GiB that hold so many bytes, at least one."""
+    return max(1, -(-size_bytes // GIB))
+
+
+def shown_iops(type: str, size_gib: int, iops: int) -> int | None:
+    """The IOPS that EC2 shows: those asked for, else what the type comes with."""
+    if iops:
+        return iops
+    if type == "gp3":
+        return KINDS["gp3"].iops_min
+    if type == "gp2":
+        return min(max(100, size_gib * _IOPS_PER_GIB_GP2), 16000)
+    return None
+
+
+def shown_throughput(type: str, throughput: int) -> int | None:
+    return throughput or (KINDS["gp3"].throughput_min if type == "gp3" else None)
+
+
+def check_disk(disk: Disk) -> Disk:
+    """Raises InvalidParameterValue and its kin if EC2 would not make such a volume."""
+    kind = KINDS.get(disk.type)
+    if kind is None:
+        raise invalid_value(
+            f"Value ({disk.type}) for parameter volumeType is invalid. Expected: {', '.join(KINDS)}."
+        )
+    if disk.size_gib < kind.size_min:
+        raise invalid_value(
+            f"Volume of {disk.size_gib}GiB is too small for volume type {disk.type}; "
+            f"minimum is {kind.size_min}GiB."
+        )
+    if disk.size_gib > kind.size_max:
+        raise invalid_value(
+            f"Volume of {disk.size_gib}GiB is too large for volume type {disk.type}; "
+            f"maximum is {kind.size_max}GiB."
+        )
+    _check_iops(disk, kind)
+    _check_throughput(disk, kind)
+    return disk
+
+
+def _check_iops(disk: Disk, kind: VolumeKind) -> None:
+    if not disk.iops:
+        if kind.iops_required:
+            raise missing("iops")
+        return
+    if not kind.iops_max:
+        raise ApiError(
+            "InvalidParameterCombination", f"The parameter iops is not supported for {disk.type} volumes."
+        )
+    if disk.iops < kind.iops_min:
+        raise invalid_value(f"Volume iops of {disk.iops} is too low; minimum is {kind.iops_min}.")
+    if disk.iops > kind.iops_max:
+        raise invalid_value(f"Volume iops of {disk.iops} is too high; maximum is {kind.iops_max}.")
+    ratio = disk.iops / disk.size_gib
+    if ratio > kind.iops_per_gib_max and disk.iops > kind.iops_min:
+        raise invalid_value(
+            f"Iops to volume size ratio of {ratio:f} is too high; maximum is {kind.iops_per_gib_max:f}"
+        )
+
+
+def _check_throughput(disk: Disk, kind: VolumeKind) -> None:
+    if not disk.throughput:
+        return
+    if not kind.throughput_max:
+        raise ApiError(
+            "InvalidParameterCombination",
+            f"The parameter throughput is not supported for {disk.type} volumes.",
+        )
+    if disk.throughput < kind.throughput_min:
+        raise invalid_value(f"Throughput of {disk.throughput} is too low; minimum is {kind.throughput_min}.")
+    if disk.throughput > kind.throughput_max:
+        raise invalid_value(f"Throughput of {disk.throughput} is too high; maximum is {kind.throughput_max}.")
+    iops = disk.iops or kind.iops_min
+    if disk.throughput > iops / 4:
+        raise invalid_value(
+            f"Throughput (MiBps) to iops ratio of {disk.throughput / iops:f} is too high; "
+            "maximum is 0.250000."
+        )
+
+
+def refuse_encryption(spec: Mapping[str, Any]) -> None:
+    if spec.get("Encrypted") or spec.get("KmsKeyId"):
+        raise unsupported("Encrypted volumes are not supported by gureum yet.")
+
+
+def check_device_name(name: str) -> None:
+    if not _DEVICE.match(name):
+        raise invalid_value(
+            f"Value ({name}) for parameter device is invalid. {name} is not a valid EBS device name."
+        )
+
+
+async def usable_snapshot(ctx: Context, id: str) -> Snapshot:
+    """A snapshot that a volume can be made from."""
+    snapshot = await lookup.one(ctx, lookup.SNAPSHOT, id)
+    if snapshot.state is not SnapshotState.completed:
+        raise incorrect_state(f"Snapshot is in invalid state - {snapshot.state}")
+    return snapshot
+
+
+def snapshot_source(snapshot: Snapshot) -> str:
+    """Where a volume from this snapshot gets its data: an image's snapshot stands for the image."""
+    return snapshot.image or snapshot.id
+
+
+def _fault(message: str) -> ApiError:
+    return ApiError("InvalidBlockDeviceMapping", message)
+
+
+async def parse_mappings(
+    ctx: Context, image: Image, given: Sequence[Mapping[str, Any]] | None
+) -> list[DiskMapping]:
+    """The volumes of an instance, its root first."""
+    by_device: dict[str, Mapping[str, Any]] = {}
+    for entry in given or ():
+        device = entry.get("DeviceName")
+        if not device:
+            raise missing("deviceName")
+        if device in by_device:
+            raise _fault(f"The device '{device}' is used in more than one block-device mapping")
+        if not _DEVICE.match(device):
+            raise _fault(f"Invalid device name {device}")
+        by_device[device] = entry
+    root = by_device.pop(image.root_device, {})
+    if root.get("NoDevice") is not None or root.get("VirtualName"):
+        raise _fault(f"The root device {image.root_device} cannot be suppressed or be instance store")
+    found = [_root(image, root.get("Ebs") or {})]
+    for device, entry in by_device.items():
+        # The types of the catalogue have no instance store: EC2 drops such mappings, too.
+        if entry.get("NoDevice") is None and not entry.get("VirtualName"):
+            found.append(await _extra(ctx, device, entry.get("Ebs")))
+    if len(found) - 1 > limits.VOLUMES_PER_INSTANCE_MAX:
+        raise ApiError("AttachmentLimitExceeded", "Too many volumes for this instance type.")
+    return found
+
+
+def _root(image: Image, ebs: Mapping[str, Any]) -> DiskMapping:
+    _check_supported(ebs)
+    if ebs.get("SnapshotId") not in (None, "", image.snapshot):
+        raise _fault("the snapshot of the root device cannot be changed")
+    least = gib(image.disk_bytes)
+    size = ebs.get("VolumeSize")
+    if size is not None and size < least:
+        raise _fault(
+            f"Volume of size {size}GB is smaller than snapshot '{image.snapshot}', expect size>= {least}GB"
+        )
+    disk = Disk(size or least, source=image.id, snapshot=image.snapshot)
+    return DiskMapping(
+        image.root_device, check_disk(_tuned(disk, ebs)), ebs.get("DeleteOnTermination") is not False
+    )
+
+
+async def _extra(ctx: Context, device: str, ebs: Mapping[str, Any] | None) -> DiskMapping:
+    if not ebs:
+        raise _fault(f"The mapping of {device} names neither an EBS volume nor NoDevice")
+    _check_supported(ebs)
+    snapshot = await usable_snapshot(ctx, ebs["SnapshotId"]) if ebs.get("SnapshotId") else None
+    size = ebs.get("VolumeSize")
+    if snapshot is None:
+        if size is None:
+            raise missing("size or snapshotId")
+        disk = Disk(size)
+    else:
+        least = gib(snapshot.size_bytes)
+        if size is not None and size < least:
+            raise _fault(
+                f"Volume of size {size}GB is smaller than snapshot '{snapshot.id}', expect size>= {least}GB"
+            )
+        disk = Disk(size or least, source=snapshot_source(snapshot), snapshot=snapshot.id)
+    # A volume that is made for an instance goes with it unless it is asked to stay.
+    return DiskMapping(device, check_disk(_tuned(disk, ebs)), ebs.get("DeleteOnTermination") is not False)
+
+
+def _tuned(disk: Disk, ebs: Mapping[str, Any]) -> Disk:
+    return disk._replace(
+        type=ebs.get("VolumeType") or DEFAULT_KIND,
+        iops=ebs.get("Iops") or 0,
+        throughput=ebs.get("Throughput") or 0,
+    )
+
+
+def _check_supported(ebs: Mapping[str, Any]) -> None:
+    refuse_encryption(ebs)
+    for member in ("OutpostArn", "AvailabilityZone", "AvailabilityZoneId", "VolumeInitializationRate"):
+        if ebs.get(member):
+            raise unsupported(f"{member} of a block device is not supported by gureum.")
+    if ebs.get("EbsCardIndex"):
+        raise unsupported("EBS cards other than 0 are not supported by gureum.")

@@ -1,0 +1,333 @@
+"""Instances as DescribeInstances and RunInstances show them, made in bulk and remembered.
+
+An item is made of the records of an instance, its interfaces, volumes, security groups and VPC. Records are
+frozen, so an item stays right as long as all of them are the very same objects; the store hands out the same
+object for a record that did not change.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
+
+from gureum.dns import private_name, public_name
+from gureum.gateway.call import Fragment
+from gureum.resources import (
+    BlockDevice,
+    Instance,
+    InstanceState,
+    MetadataOptions,
+    NetworkInterface,
+    Record,
+    SecurityGroup,
+    Volume,
+    Vpc,
+)
+from gureum.services.ec2.instance_types import TYPES
+from gureum.services.ec2.tagging import tag_list
+from gureum.services.ec2.zones import zone_ids
+from gureum.services.operation import Cloud, Context
+
+ITEMS_MAX = 2048
+COMMON_MAX = 512
+
+Item = dict[str, Any]
+Render = Callable[[str, str, Mapping[str, Any]], Fragment]
+"""(service, shape, value) -> the value, serialised: ``Gateway.fragment``."""
+
+
+class Parts(NamedTuple):
+    """The records that an item is made of. What is gone already is left out."""
+
+    instance: Instance
+    interfaces: tuple[NetworkInterface, ...]
+    volumes: tuple[Volume, ...]
+    groups: tuple[SecurityGroup, ...]
+    vpc: Vpc | None
+
+    def same(self, other: Parts) -> bool:
+        return (
+            self.instance is other.instance
+            and self.vpc is other.vpc
+            and _same(self.interfaces, other.interfaces)
+            and _same(self.volumes, other.volumes)
+            and _same(self.groups, other.groups)
+        )
+
+
+def _same(some: Sequence[Record], others: Sequence[Record]) -> bool:
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
+
+
+async def gather(ctx: Context, instances: Sequence[Instance]) -> list[Parts]:
+    """Each instance's parts, with one query per kind of record."""
+    tx = ctx.tx
+    interfaces = _by_id(
+        await tx.get_many(NetworkInterface, {id for instance in instances for id in instance.interfaces})
+    )
+    volumes = _by_id(
+        await tx.get_many(Volume, {d.volume for instance in instances for d in instance.devices})
+    )
+    groups = _by_id(
+        await tx.get_many(SecurityGroup, {id for interface in interfaces.values() for id in interface.groups})
+    )
+    vpcs = _by_id(await tx.get_many(Vpc, {instance.vpc for instance in instances}))
+    parts = []
+    for instance in instances:
+        own = tuple(interfaces[id] for id in instance.interfaces if id in interfaces)
+        ids = dict.fromkeys(id for interface in own for id in interface.groups)
+        parts.append(
+            Parts(
+                instance,
+                own,
+                tuple(volumes[d.volume] for d in instance.devices if d.volume in volumes),
+                tuple(groups[id] for id in ids if id in groups),
+                vpcs.get(instance.vpc),
+            )
+        )
+    return parts
+
+
+def _by_id(records: Iterable[Any]) -> dict[str, Any]:
+    return {record.id: record for record in records}
+
+
+class Views:
+    """Remembers what was made of the most recently described instances.
+
+    ``render`` serialises a structure (``Gateway.fragment``); None answers dicts.
+    """
+
+    def __init__(self, items_max: int = ITEMS_MAX) -> None:
+        self.render: Render | None = None
+        self._items_max = items_max
+        self._known: OrderedDict[str, tuple[Parts, Cloud, Render | None, Any]] = OrderedDict()
+        self._common: dict[int, tuple[Item, Render, str]] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def get(self, parts: Parts, cloud: Cloud) -> Item | Fragment:
+        id = parts.instance.id
+        known = self._known.get(id)
+        if known is not None:
+            before, its_cloud, render, answer = known
+            if its_cloud is cloud and render is self.render and before.same(parts):
+                self._known.move_to_end(id)
+                return cast("Item | Fragment", answer)
+        made = item(parts, cloud) if self.render is None else self._rendered(parts, cloud, self.render)
+        self._known[id] = (parts, cloud, self.render, made)
+        if len(self._known) > self._items_max:
+            self._known.popitem(last=False)
+        return made
+
+    def _rendered(self, parts: Parts, cloud: Cloud, render: Render) -> Fragment:
+        """What many instances have in common is serialised once; the order of members does not matter."""
+        shared = _common_of(parts.instance, cloud)
+        known = self._common.get(id(shared))
+        if known is None or known[1] is not render:
+            if len(self._common) >= COMMON_MAX:
+                self._common.clear()
+            # Holding the dict keeps its id from being given to another one.
+            known = self._common[id(shared)] = (shared, render, render("ec2", "Instance", shared).text)
+        return Fragment(known[2] + render("ec2", "Instance", _own(parts, cloud)).text)
+
+
+VIEWS = Views()
+"""Of this process. Records are compared by identity, so several stores cannot mix."""
+
+
+async def items(ctx: Context, instances: Sequence[Instance]) -> list[Item]:
+    """Each instance as a dict."""
+    return [item(parts, ctx.cloud) for parts in await gather(ctx, instances)]
+
+
+async def rendered(ctx: Context, instances: Sequence[Instance]) -> list[Item | Fragment]:
+    """Each instance as it goes into an answer."""
+    return [VIEWS.get(parts, ctx.cloud) for parts in await gather(ctx, instances)]
+
+
+def item(parts: Parts, cloud: Cloud) -> Item:
+    """An instance as a dict. Parts of it are shared: it is not to be changed."""
+    return {**_common_of(parts.instance, cloud), **_own(parts, cloud)}
+
+
+def _common_of(instance: Instance, cloud: Cloud) -> Item:
+    return _common(
+        cloud,
+        instance.zone,
+        instance.type,
+        instance.state,
+        instance.metadata,
+        (instance.monitoring, instance.ebs_optimized, instance.source_dest_check),
+    )
+
+
+@lru_cache(maxsize=COMMON_MAX)
+def _common(
+    cloud: Cloud,
+    zone: str,
+    type_name: str,
+    state_: InstanceState,
+    metadata: MetadataOptions,
+    flags: tuple[bool, bool, bool],
+) -> Item:
+    """The members that many instances share, always the same dict for the same arguments."""
+    type = TYPES.get(type_name)
+    monitoring, ebs_optimized, source_dest_check = flags
+    return {
+        "State": state(state_),
+        "ProductCodes": [],
+        "InstanceType": type_name,
+        "Placement": {
+            "AvailabilityZone": zone,
+            "AvailabilityZoneId": zone_ids(cloud).get(zone),
+            "GroupName": "",
+            "Tenancy": "default",
+        },
+        "Monitoring": {"State": "enabled" if monitoring else "disabled"},
+        "Architecture": "x86_64",
+        "EbsOptimized": ebs_optimized,
+        "EnaSupport": False,
+        "Hypervisor": "xen",
+        "RootDeviceType": "ebs",
+        "SourceDestCheck": None if state_ is InstanceState.terminated else source_dest_check,
+        "VirtualizationType": "hvm",
+        "CpuOptions": None if type is None else {"CoreCount": type.cores, "ThreadsPerCore": 2},
+        "CapacityReservationSpecification": {"CapacityReservationPreference": "open"},
+        "HibernationOptions": {"Configured": False},
+        "MetadataOptions": metadata_options(metadata, applied=True),
+        "EnclaveOptions": {"Enabled": False},
+        "BootMode": "legacy-bios",
+        "CurrentInstanceBootMode": "legacy-bios",
+        "PlatformDetails": "Linux/UNIX",
+        "UsageOperation": "RunInstances",
+        "PrivateDnsNameOptions": {
+            "HostnameType": "ip-name",
+            "EnableResourceNameDnsARecord": False,
+            "EnableResourceNameDnsAAAARecord": False,
+        },
+        "MaintenanceOptions": {"AutoRecovery": "default"},
+    }
+
+
+def _own(parts: Parts, cloud: Cloud) -> Item:
+    """The members that are an instance's own."""
+    instance = parts.instance
+    groups = {group.id: {"GroupId": group.id, "GroupName": group.name} for group in parts.groups}
+    primary = parts.interfaces[0] if parts.interfaces else None
+    public_ip = primary.public_ip if primary is not None else ""
+    gone = instance.state is InstanceState.terminated
+    return {
+        "InstanceId": instance.id,
+        "ImageId": instance.image,
+        "PrivateDnsName": private_name(instance.private_ip, cloud.dns_domain),
+        "PublicDnsName": public_dns(public_ip, parts.vpc, cloud),
+        "StateTransitionReason": instance.transition_reason,
+        "KeyName": instance.key_name or None,
+        "AmiLaunchIndex": instance.launch_index,
+        "LaunchTime": instance.launched,
+        "SubnetId": None if gone else instance.subnet,
+        "VpcId": None if gone else instance.vpc,
+        "PrivateIpAddress": instance.private_ip or None,
+        "PublicIpAddress": public_ip or None,
+        "BlockDeviceMappings": block_devices(instance.devices, parts.volumes),
+        "ClientToken": instance.client_token,
+        "NetworkInterfaces": [_interface(each, groups, parts.vpc, cloud) for each in parts.interfaces],
+        "RootDeviceName": instance.root_device,
+        "SecurityGroups": [] if primary is None else [groups[id] for id in primary.groups if id in groups],
+        "StateReason": _state_reason(instance),
+        "Tags": tag_list(instance.tags),
+        "UsageOperationUpdateTime": instance.launched,
+    }
+
+
+def state(state: InstanceState) -> Item:
+    return {"Code": state.code, "Name": str(state)}
+
+
+def public_dns(address: str, vpc: Vpc | None, cloud: Cloud) -> str:
+    return public_name(address, cloud.region) if vpc is not None and vpc.dns_hostnames else ""
+
+
+def _state_reason(instance: Instance) -> Item | None:
+    if instance.state_reason is not None:
+        return {"Code": instance.state_reason.code, "Message": instance.state_reason.message}
+    if instance.state is InstanceState.pending:
+        return {"Code": "pending", "Message": "pending"}
+    return None
+
+
+def metadata_options(options: MetadataOptions, *, applied: bool) -> Item:
+    return {
+        "State": "applied" if applied else "pending",
+        "HttpTokens": "required" if options.tokens_required else "optional",
+        "HttpPutResponseHopLimit": options.hop_limit,
+        "HttpEndpoint": "enabled" if options.enabled else "disabled",
+        "HttpProtocolIpv6": "disabled",
+        "InstanceMetadataTags": "enabled" if options.tags_enabled else "disabled",
+    }
+
+
+def block_devices(devices: Sequence[BlockDevice], volumes: Iterable[Volume]) -> list[Item]:
+    attachments = {volume.id: volume.attachment for volume in volumes}
+    found = []
+    for device in devices:
+        attachment = attachments.get(device.volume)
+        if attachment is None:
+            continue
+        ebs = {
+            "AttachTime": attachment.attached,
+            "DeleteOnTermination": device.delete_on_termination,
+            "Status": str(attachment.state),
+            "VolumeId": device.volume,
+        }
+        found.append({"DeviceName": device.device, "Ebs": ebs})
+    return found
+
+
+def _interface(
+    interface: NetworkInterface, groups: Mapping[str, Item], vpc: Vpc | None, cloud: Cloud
+) -> Item:
+    dns = private_name(interface.private_ip, cloud.dns_domain)
+    association = None
+    if interface.public_ip:
+        association = {
+            "IpOwnerId": interface.account if interface.address else "amazon",
+            "PublicDnsName": public_dns(interface.public_ip, vpc, cloud),
+            "PublicIp": interface.public_ip,
+        }
+    return {
+        "Association": association,
+        "Attachment": {
+            "AttachTime": interface.attached,
+            "AttachmentId": interface.attachment,
+            "DeleteOnTermination": interface.delete_on_termination,
+            "DeviceIndex": interface.device_index,
+            "Status": "attached",
+            "NetworkCardIndex": 0,
+        },
+        "Description": interface.description,
+        "Groups": [groups[id] for id in interface.groups if id in groups],
+        "Ipv6Addresses": [],
+        "MacAddress": interface.mac,
+        "NetworkInterfaceId": interface.id,
+        "OwnerId": interface.account,
+        "PrivateDnsName": dns,
+        "PrivateIpAddress": interface.private_ip,
+        "PrivateIpAddresses": [
+            {
+                "Association": association,
+                "Primary": True,
+                "PrivateDnsName": dns,
+                "PrivateIpAddress": interface.private_ip,
+            }
+        ],
+        "SourceDestCheck": interface.source_dest_check,
+        "Status": "in-use",
+        "SubnetId": interface.subnet,
+        "VpcId": interface.vpc,
+        "InterfaceType": "interface",
+    }

@@ -1,0 +1,135 @@
+"""DescribeImages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gureum.errors import ApiError
+from gureum.resources import Image
+from gureum.services.ec2 import lookup
+from gureum.services.ec2.block_devices import DEFAULT_KIND, gib
+from gureum.services.ec2.filters import Filters, iso
+from gureum.services.ec2.listing import Listing
+from gureum.services.ec2.tagging import tag_list
+from gureum.services.operation import Context, Input, Output, operation
+
+SYSTEM_ACCOUNT = "000000000000"
+"""Shown as the owner of images that belong to nobody; their alias is ``amazon``."""
+
+
+async def _items(ctx: Context, images: Sequence[Image]) -> list[dict[str, Any]]:
+    return [_item(image) for image in images]
+
+
+def _item(image: Image) -> dict[str, Any]:
+    owner = image.account or SYSTEM_ACCOUNT
+    return {
+        "ImageId": image.id,
+        "ImageLocation": f"{image.account or 'amazon'}/{image.name}",
+        "State": str(image.state),
+        "OwnerId": owner,
+        "CreationDate": iso(image.created),
+        "Public": image.public or not image.account,
+        "ProductCodes": None,
+        "Architecture": image.architecture,
+        "ImageType": "machine",
+        "PlatformDetails": "Linux/UNIX",
+        "UsageOperation": "RunInstances",
+        "BlockDeviceMappings": [
+            {
+                "DeviceName": image.root_device,
+                "Ebs": {
+                    "DeleteOnTermination": True,
+                    "SnapshotId": image.snapshot or None,
+                    "VolumeSize": gib(image.disk_bytes),
+                    "VolumeType": DEFAULT_KIND,
+                    "Encrypted": False,
+                },
+            }
+        ],
+        "Description": image.description or None,
+        "EnaSupport": False,
+        "Hypervisor": "xen",
+        "ImageOwnerAlias": None if image.account else "amazon",
+        "Name": image.name,
+        "RootDeviceName": image.root_device,
+        "RootDeviceType": "ebs",
+        "Tags": tag_list(image.tags),
+        "VirtualizationType": "hvm",
+        "BootMode": "legacy-bios",
+        "ImdsSupport": "v2.0",
+    }
+
+
+IMAGES = Listing(
+    operation="DescribeImages",
+    noun=lookup.IMAGE,
+    ids="ImageIds",
+    items="Images",
+    filters=Filters(
+        {
+            "architecture": "architecture",
+            "block-device-mapping.delete-on-termination": "BlockDeviceMappings[].Ebs.DeleteOnTermination",
+            "block-device-mapping.device-name": "BlockDeviceMappings[].DeviceName",
+            "block-device-mapping.encrypted": "BlockDeviceMappings[].Ebs.Encrypted",
+            "block-device-mapping.snapshot-id": "BlockDeviceMappings[].Ebs.SnapshotId",
+            "block-device-mapping.volume-size": "BlockDeviceMappings[].Ebs.VolumeSize",
+            "block-device-mapping.volume-type": "BlockDeviceMappings[].Ebs.VolumeType",
+            "boot-mode": "BootMode",
+            "creation-date": "CreationDate",
+            "description": "description",
+            "ena-support": "EnaSupport",
+            "hypervisor": "Hypervisor",
+            "image-id": "id",
+            "image-type": "ImageType",
+            "is-public": "Public",
+            "kernel-id": "KernelId",
+            "manifest-location": "ImageLocation",
+            "name": "name",
+            "owner-alias": "ImageOwnerAlias",
+            "owner-id": "OwnerId",
+            "platform": "Platform",
+            "platform-details": "PlatformDetails",
+            "product-code": "ProductCodes[].ProductCodeId",
+            "product-code.type": "ProductCodes[].ProductCodeType",
+            "ramdisk-id": "RamdiskId",
+            "root-device-name": "root_device",
+            "root-device-type": "RootDeviceType",
+            "source-instance-id": "SourceInstanceId",
+            "sriov-net-support": "SriovNetSupport",
+            "state": "state",
+            "state-reason-code": "StateReason.Code",
+            "state-reason-message": "StateReason.Message",
+            "usage-operation": "UsageOperation",
+            "virtualization-type": "VirtualizationType",
+        }
+    ),
+    describe=_items,
+)
+
+
+@operation("ec2", "DescribeImages")
+async def describe_images(ctx: Context, input: Input) -> Output:
+    scope = None
+    if input.get("Owners"):
+        scope = {"account": [_owner(ctx, owner) for owner in input["Owners"]]}
+    if input.get("ExecutableUsers"):
+        # Launch permissions are all or nothing here: a public image is for everybody, another for its owner.
+        public = "all" in input["ExecutableUsers"]
+        extra = {"Name": "is-public", "Values": ["true" if public else "false"]}
+        input = {**input, "Filters": [*(input.get("Filters") or ()), extra]}
+    return await IMAGES.answer(ctx, input, scope=scope)
+
+
+def _owner(ctx: Context, owner: str) -> str:
+    """The account of an owner as a request names it. The system's images have none."""
+    if owner == "self":
+        return ctx.caller.account
+    if owner in ("amazon", SYSTEM_ACCOUNT):
+        return ""
+    if owner == "aws-marketplace":
+        return owner
+    if len(owner) == 12 and owner.isdigit():
+        return owner
+    raise ApiError("InvalidUserID.Malformed", f'Invalid user id: "{owner}"')

@@ -1,0 +1,192 @@
+"""RunInstances: everything is checked first, then the records of all instances are written."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from gureum.errors import ApiError
+from gureum.resources import (
+    Attachment,
+    AttachmentState,
+    BlockDevice,
+    Image,
+    ImageState,
+    Instance,
+    InstanceState,
+    NetworkInterface,
+    Volume,
+)
+from gureum.services.ec2 import describe, limits, lookup, placement
+from gureum.services.ec2 import launch_options as options
+from gureum.services.ec2.allocation import new_mac, private_addresses, public_addresses
+from gureum.services.ec2.block_devices import DiskMapping, parse_mappings
+from gureum.services.ec2.faults import incorrect_state, missing
+from gureum.services.ec2.tagging import specified_tags
+from gureum.services.operation import Context, Input, Output, operation
+
+LIVE_STATES = tuple(str(state) for state in InstanceState if state is not InstanceState.terminated)
+
+
+class Plan(NamedTuple):
+    """What all instances of a reservation have in common. ``instance`` has no id and no addresses yet."""
+
+    instance: Instance
+    place: placement.Place
+    disks: list[DiskMapping]
+    tags: dict[str, dict[str, str]]
+
+
+@operation("ec2", "RunInstances", write=True)
+async def run_instances(ctx: Context, input: Input) -> Output:
+    options.refuse_unsupported(input)
+    low, high = options.instance_count(input)
+    plan = await _plan(ctx, input)
+    high = min(high, await _allowed(ctx, plan, low))
+    if plan.place.private_ip:
+        addresses = [plan.place.private_ip]
+    else:
+        addresses = await private_addresses(ctx.tx, plan.place.subnet, low, high)
+    public = await public_addresses(ctx.tx, ctx.env, ctx.cloud, len(addresses) if plan.place.public else 0)
+    instances = [
+        await _create(ctx, plan, index, address, public[index] if public else "")
+        for index, address in enumerate(addresses)
+    ]
+    return {
+        "ReservationId": plan.instance.reservation,
+        "OwnerId": ctx.caller.account,
+        "Groups": [],
+        "Instances": await describe.items(ctx, instances),
+    }
+
+
+async def _plan(ctx: Context, input: Input) -> Plan:
+    tags = specified_tags(input, "instance", "volume", "network-interface")
+    image = await _image(ctx, input.get("ImageId"))
+    type = options.instance_type(input.get("InstanceType"))
+    options.check_cpu_options(input.get("CpuOptions"), type)
+    disks = await parse_mappings(ctx, image, input.get("BlockDeviceMappings"))
+    key = await options.public_key(ctx, input.get("KeyName"))
+    place = await placement.choose(ctx, input)
+    instance = Instance(
+        id="",
+        account=ctx.caller.account,
+        tags=tags["instance"],
+        reservation=ctx.env.new_id("r"),
+        type=type.name,
+        image=image.id,
+        zone=place.subnet.zone,
+        key_name=input.get("KeyName") or "",
+        public_key=key,
+        user_data=options.user_data(input.get("UserData")),
+        launched=ctx.env.utcnow(),
+        vpc=place.subnet.vpc,
+        subnet=place.subnet.id,
+        root_device=image.root_device,
+        metadata=options.metadata_options(input.get("MetadataOptions")),
+        disable_api_termination=bool(input.get("DisableApiTermination")),
+        disable_api_stop=bool(input.get("DisableApiStop")),
+        shutdown_behavior=options.shutdown_behavior(input.get("InstanceInitiatedShutdownBehavior")),
+        ebs_optimized=bool(input.get("EbsOptimized")),
+        monitoring=bool((input.get("Monitoring") or {}).get("Enabled")),
+        client_token=input.get("ClientToken") or "",
+    )
+    return Plan(instance, place, disks, tags)
+
+
+async def _image(ctx: Context, id: str | None) -> Image:
+    if not id:
+        raise missing("ImageId")
+    image = await lookup.one(ctx, lookup.IMAGE, id)
+    if image.state is not ImageState.available:
+        raise incorrect_state(f"The image '{id}' is not available: its state is {image.state}")
+    return image
+
+
+async def _allowed(ctx: Context, plan: Plan, low: int) -> int:
+    """How many instances the quotas still allow; raises if that is fewer than ``low``."""
+    room = limits.INSTANCES_MAX - await ctx.tx.count(Instance, account=ctx.caller.account)
+    if room < limits.INSTANCES_PER_CALL_MAX:
+        # Close to the limit it matters how many of them are terminated, which takes longer to count.
+        present = await ctx.tx.count(Instance, account=ctx.caller.account, state=LIVE_STATES)
+        room = limits.INSTANCES_MAX - present
+    if room < low:
+        raise options.instance_limit(low, limits.INSTANCES_MAX)
+    vcpus = options.instance_type(plan.instance.type).vcpus
+    by_vcpus = limits.VCPUS_PER_CALL_MAX // vcpus
+    if by_vcpus < low:
+        raise ApiError(
+            "VcpuLimitExceeded",
+            f"You have requested more vCPU capacity ({low * vcpus}) than your current vCPU limit of "
+            f"{limits.VCPUS_PER_CALL_MAX} for one request allows.",
+        )
+    by_volumes = limits.VOLUMES_MAX // len(plan.disks)
+    return min(room, by_vcpus, by_volumes)
+
+
+async def _create(ctx: Context, plan: Plan, index: int, private_ip: str, public_ip: str) -> Instance:
+    id = ctx.env.new_id("i")
+    interface = await ctx.tx.put(_interface(ctx, plan, id, private_ip, public_ip))
+    volumes = [await ctx.tx.put(_volume(ctx, plan, id, disk)) for disk in plan.disks]
+    devices = tuple(
+        BlockDevice(device=disk.device, volume=volume.id, delete_on_termination=disk.delete_on_termination)
+        for disk, volume in zip(plan.disks, volumes, strict=True)
+    )
+    return await ctx.tx.put(
+        replace(
+            plan.instance,
+            id=id,
+            launch_index=index,
+            private_ip=private_ip,
+            interfaces=(interface.id,),
+            devices=devices,
+        )
+    )
+
+
+def _interface(ctx: Context, plan: Plan, instance: str, private_ip: str, public_ip: str) -> NetworkInterface:
+    place = plan.place
+    return NetworkInterface(
+        id=ctx.env.new_id("eni"),
+        account=ctx.caller.account,
+        tags=plan.tags["network-interface"],
+        vpc=place.subnet.vpc,
+        subnet=place.subnet.id,
+        zone=place.subnet.zone,
+        mac=new_mac(ctx.env),
+        private_ip=private_ip,
+        groups=tuple(group.id for group in place.groups),
+        description=place.description,
+        instance=instance,
+        attachment=ctx.env.new_id("eni-attach"),
+        attached=plan.instance.launched,
+        delete_on_termination=place.delete_on_termination,
+        public_ip=public_ip,
+        auto_public=place.public,
+    )
+
+
+def _volume(ctx: Context, plan: Plan, instance: str, mapping: DiskMapping) -> Volume:
+    disk = mapping.disk
+    return Volume(
+        id=ctx.env.new_id("vol"),
+        account=ctx.caller.account,
+        tags=plan.tags["volume"],
+        size_bytes=disk.size_bytes,
+        type=disk.type,
+        iops=disk.iops,
+        throughput=disk.throughput,
+        zone=plan.instance.zone,
+        source=disk.source,
+        snapshot=disk.snapshot,
+        created=plan.instance.launched,
+        attachment=Attachment(
+            instance=instance,
+            device=mapping.device,
+            state=AttachmentState.attaching,
+            attached=plan.instance.launched,
+            delete_on_termination=mapping.delete_on_termination,
+        ),
+        instance=instance,
+    )

@@ -1,0 +1,372 @@
+"""Volumes: create, describe, modify, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from gureum.errors import ApiError
+from gureum.resources import Modification, Volume, VolumeState
+from gureum.services.ec2 import limits, lookup
+from gureum.services.ec2.block_devices import (
+    DEFAULT_KIND,
+    Disk,
+    check_disk,
+    gib,
+    refuse_encryption,
+    shown_iops,
+    shown_throughput,
+    snapshot_source,
+    usable_snapshot,
+)
+from gureum.services.ec2.faults import incorrect_state, invalid_value, missing, unsupported
+from gureum.services.ec2.filters import Filters
+from gureum.services.ec2.listing import Listing
+from gureum.services.ec2.tagging import specified_tags, tag_list
+from gureum.services.ec2.zones import chosen_zone, zone_ids
+from gureum.services.operation import Context, Input, Output, operation
+
+
+async def items(ctx: Context, volumes: Sequence[Volume]) -> list[dict[str, Any]]:
+    return [item(ctx, volume) for volume in volumes]
+
+
+def item(ctx: Context, volume: Volume) -> dict[str, Any]:
+    size = gib(volume.size_bytes)
+    return {
+        "VolumeId": volume.id,
+        "Size": size,
+        "SnapshotId": volume.snapshot,
+        "AvailabilityZone": volume.zone,
+        "AvailabilityZoneId": zone_ids(ctx.cloud).get(volume.zone),
+        "State": str(volume.state),
+        "CreateTime": volume.created,
+        "Attachments": [attachment_item(volume)] if volume.attachment is not None else [],
+        "Encrypted": False,
+        "Iops": shown_iops(volume.type, size, volume.iops),
+        "Throughput": shown_throughput(volume.type, volume.throughput),
+        "Tags": tag_list(volume.tags),
+        "VolumeType": volume.type,
+        "MultiAttachEnabled": False,
+    }
+
+
+def attachment_item(volume: Volume, state: str = "") -> dict[str, Any]:
+    """A volume's attachment; ``state`` in place of its own."""
+    attachment = volume.attachment
+    assert attachment is not None
+    return {
+        "VolumeId": volume.id,
+        "InstanceId": attachment.instance,
+        "Device": attachment.device,
+        "State": state or str(attachment.state),
+        "AttachTime": attachment.attached,
+        "DeleteOnTermination": attachment.delete_on_termination,
+    }
+
+
+def _attachment(name: str) -> Any:
+    """A filter's values from a field of the attachment."""
+
+    def source(volume: Volume) -> tuple[str, ...]:
+        value = getattr(volume.attachment, name, None)
+        if value is None:
+            return ()
+        return (str(value).lower() if isinstance(value, bool) else str(value),)
+
+    return source
+
+
+VOLUMES = Listing(
+    operation="DescribeVolumes",
+    noun=lookup.VOLUME,
+    ids="VolumeIds",
+    items="Volumes",
+    filters=Filters(
+        {
+            "attachment.attach-time": "Attachments[].AttachTime",
+            "attachment.delete-on-termination": _attachment("delete_on_termination"),
+            "attachment.device": _attachment("device"),
+            "attachment.status": _attachment("state"),
+            "availability-zone": "zone",
+            "availability-zone-id": "AvailabilityZoneId",
+            "create-time": "created",
+            "encrypted": "Encrypted",
+            "fast-restored": "FastRestored",
+            "multi-attach-enabled": "MultiAttachEnabled",
+            "size": "Size",
+            "snapshot-id": "snapshot",
+            "volume-id": "id",
+            "volume-type": "type",
+        },
+        index={"attachment.instance-id": "instance", "status": "state"},
+    ),
+    describe=items,
+)
+
+
+@operation("ec2", "DescribeVolumes")
+async def describe_volumes(ctx: Context, input: Input) -> Output:
+    return await VOLUMES.answer(ctx, input)
+
+
+@operation("ec2", "CreateVolume", write=True)
+async def create_volume(ctx: Context, input: Input) -> Output:
+    refuse_encryption(input)
+    for member in ("MultiAttachEnabled", "OutpostArn", "Operator", "VolumeInitializationRate"):
+        if input.get(member):
+            raise unsupported(f"The option {member} is not supported by gureum yet.")
+    zone = chosen_zone(ctx.cloud, input.get("AvailabilityZone"), input.get("AvailabilityZoneId"))
+    if not zone:
+        raise missing("AvailabilityZone")
+    tags = specified_tags(input, "volume")["volume"]
+    disk = await _new_disk(ctx, input)
+    if await ctx.tx.count(Volume, account=ctx.caller.account) >= limits.VOLUMES_MAX:
+        raise ApiError("VolumeLimitExceeded", "The maximum number of volumes has been reached.")
+    volume = await ctx.tx.put(
+        Volume(
+            id=ctx.env.new_id("vol"),
+            account=ctx.caller.account,
+            tags=tags,
+            size_bytes=disk.size_bytes,
+            type=disk.type,
+            iops=disk.iops,
+            throughput=disk.throughput,
+            zone=zone,
+            source=disk.source,
+            snapshot=disk.snapshot,
+            created=ctx.env.utcnow(),
+        )
+    )
+    answer = item(ctx, volume)
+    del answer["Attachments"]
+    return answer
+
+
+async def _new_disk(ctx: Context, input: Input) -> Disk:
+    size = input.get("Size")
+    disk = Disk(
+        size or 0,
+        type=input.get("VolumeType") or DEFAULT_KIND,
+        iops=input.get("Iops") or 0,
+        throughput=input.get("Throughput") or 0,
+    )
+    if input.get("SnapshotId"):
+        snapshot = await usable_snapshot(ctx, input["SnapshotId"])
+        least = gib(snapshot.size_bytes)
+        if size is not None and size < least:
+            raise invalid_value(
+                f"Volume of {size}GiB is smaller than snapshot '{snapshot.id}'; "
+                f"it must have at least {least}GiB."
+            )
+        disk = disk._replace(size_gib=size or least, source=snapshot_source(snapshot), snapshot=snapshot.id)
+    elif size is None:
+        raise missing("size/snapshot")
+    return check_disk(disk)
+
+
+@operation("ec2", "DeleteVolume", write=True)
+async def delete_volume(ctx: Context, input: Input) -> Output:
+    volume = await lookup.one(ctx, lookup.VOLUME, input["VolumeId"])
+    if volume.attachment is not None:
+        raise ApiError(
+            "VolumeInUse", f"Volume {volume.id} is currently attached to {volume.attachment.instance}"
+        )
+    if volume.state is VolumeState.deleting:
+        raise lookup.VOLUME.absent([volume.id])
+    if volume.state not in (VolumeState.available, VolumeState.error):
+        raise incorrect_state(f"Volume {volume.id} is in the '{volume.state}' state.")
+    await ctx.tx.put(replace(volume, state=VolumeState.deleting))
+    return {}
+
+
+@operation("ec2", "ModifyVolume", write=True)
+async def modify_volume(ctx: Context, input: Input) -> Output:
+    volume = await lookup.one(ctx, lookup.VOLUME, input["VolumeId"])
+    if input.get("MultiAttachEnabled"):
+        raise unsupported("Volumes attached to several instances are not supported by gureum yet.")
+    if volume.state not in (VolumeState.available, VolumeState.in_use):
+        raise incorrect_state(f"Volume {volume.id} is in the '{volume.state}' state.")
+    if volume.modification is not None and volume.modification.state == "modifying":
+        raise ApiError(
+            "IncorrectModificationState", f"Volume {volume.id} is being modified: wait until that is done."
+        )
+    disk = _modified(volume, input)
+    volume = await ctx.tx.put(
+        replace(
+            volume,
+            size_bytes=max(disk.size_bytes, volume.size_bytes),
+            type=disk.type,
+            iops=disk.iops,
+            throughput=disk.throughput,
+            modification=Modification(
+                state="modifying",
+                started=ctx.env.utcnow(),
+                original_size_bytes=volume.size_bytes,
+                original_type=volume.type,
+                original_iops=volume.iops,
+                original_throughput=volume.throughput,
+            ),
+        )
+    )
+    return {"VolumeModification": _modification_item(volume)}
+
+
+def _modified(volume: Volume, input: Input) -> Disk:
+    """What the volume is to be. IOPS and throughput of the old type do not carry over to a new one."""
+    size, type = input.get("Size"), input.get("VolumeType") or volume.type
+    iops, throughput = input.get("Iops"), input.get("Throughput")
+    if size is None and not input.get("VolumeType") and iops is None and throughput is None:
+        raise ApiError(
+            "InvalidParameterCombination",
+            "At least one of size, volume type, iops or throughput is required.",
+        )
+    before = gib(volume.size_bytes)
+    if size is not None and size < before:
+        raise invalid_value(f"New size cannot be smaller than existing size: {size}GiB < {before}GiB")
+    same = type == volume.type
+    return check_disk(
+        Disk(
+            size or before,
+            type=type,
+            iops=iops or (volume.iops if same else 0),
+            throughput=throughput or (volume.throughput if same else 0),
+        )
+    )
+
+
+_PROGRESS = {"completed": 100, "optimizing": 50}
+
+
+def _modification_item(volume: Volume) -> dict[str, Any]:
+    modification = volume.modification
+    assert modification is not None
+    before = gib(modification.original_size_bytes)
+    after = gib(volume.size_bytes)
+    return {
+        "VolumeId": volume.id,
+        "ModificationState": modification.state,
+        "StatusMessage": modification.message or None,
+        "TargetSize": after,
+        "TargetIops": shown_iops(volume.type, after, volume.iops),
+        "TargetVolumeType": volume.type,
+        "TargetThroughput": shown_throughput(volume.type, volume.throughput),
+        "TargetMultiAttachEnabled": False,
+        "OriginalSize": before,
+        "OriginalIops": shown_iops(modification.original_type, before, modification.original_iops),
+        "OriginalVolumeType": modification.original_type,
+        "OriginalThroughput": shown_throughput(modification.original_type, modification.original_throughput),
+        "OriginalMultiAttachEnabled": False,
+        "Progress": _PROGRESS.get(modification.state, 0),
+        "StartTime": modification.started,
+        "EndTime": modification.ended,
+    }
+
+
+async def _modification_items(ctx: Context, volumes: Sequence[Volume]) -> list[dict[str, Any]]:
+    return [_modification_item(volume) for volume in volumes]
+
+
+MODIFICATIONS = Listing(
+    operation="DescribeVolumesModifications",
+    noun=lookup.VOLUME,
+    ids="VolumeIds",
+    items="VolumesModifications",
+    filters=Filters(
+        {
+            "modification-state": "ModificationState",
+            "original-iops": "OriginalIops",
+            "original-size": "OriginalSize",
+            "original-volume-type": "OriginalVolumeType",
+            "originalMultiAttachEnabled": "OriginalMultiAttachEnabled",
+            "start-time": "StartTime",
+            "target-iops": "TargetIops",
+            "target-size": "TargetSize",
+            "target-volume-type": "TargetVolumeType",
+            "targetMultiAttachEnabled": "TargetMultiAttachEnabled",
+            "volume-id": "id",
+        },
+        tags=False,
+    ),
+    describe=_modification_items,
+    admits=lambda volume: volume.modification is not None,
+)
+
+
+@operation("ec2", "DescribeVolumesModifications")
+async def describe_volumes_modifications(ctx: Context, input: Input) -> Output:
+    """The latest modification of each volume that was ever modified."""
+    for volume in await lookup.many(ctx, lookup.VOLUME, input.get("VolumeIds") or ()):
+        if volume.modification is None:
+            raise ApiError(
+                "InvalidVolumeModification.NotFound", f"Modification for volume '{volume.id}' does not exist."
+            )
+    return await MODIFICATIONS.answer(ctx, input)
+
+
+async def _status_items(ctx: Context, volumes: Sequence[Volume]) -> list[dict[str, Any]]:
+    return [_status_item(ctx, volume) for volume in volumes]
+
+
+def _status_item(ctx: Context, volume: Volume) -> dict[str, Any]:
+    status = {VolumeState.error: "impaired", VolumeState.creating: "insufficient-data"}.get(
+        volume.state, "ok"
+    )
+    detail = {"ok": "passed", "impaired": "failed"}.get(status, status)
+    attached: Mapping[str, Any] | None = None
+    if volume.attachment is not None:
+        attached = {"InstanceId": volume.attachment.instance}
+    return {
+        "VolumeId": volume.id,
+        "AvailabilityZone": volume.zone,
+        "AvailabilityZoneId": zone_ids(ctx.cloud).get(volume.zone),
+        "Actions": [],
+        "Events": [],
+        "VolumeStatus": {"Status": status, "Details": [{"Name": "io-enabled", "Status": detail}]},
+        "AttachmentStatuses": [attached] if attached else [],
+    }
+
+
+VOLUME_STATUSES = Listing(
+    operation="DescribeVolumeStatus",
+    noun=lookup.VOLUME,
+    ids="VolumeIds",
+    items="VolumeStatuses",
+    filters=Filters(
+        {
+            "action.code": "Actions[].Code",
+            "action.description": "Actions[].Description",
+            "action.event-id": "Actions[].EventId",
+            "availability-zone": "zone",
+            "availability-zone-id": "AvailabilityZoneId",
+            "event.description": "Events[].Description",
+            "event.event-id": "Events[].EventId",
+            "event.event-type": "Events[].EventType",
+            "event.not-after": "Events[].NotAfter",
+            "event.not-before": "Events[].NotBefore",
+            "volume-status.details-name": "VolumeStatus.Details[].Name",
+            "volume-status.details-status": "VolumeStatus.Details[].Status",
+            "volume-status.status": "VolumeStatus.Status",
+        },
+        tags=False,
+    ),
+    describe=_status_items,
+)
+
+
+@operation("ec2", "DescribeVolumeStatus")
+async def describe_volume_status(ctx: Context, input: Input) -> Output:
+    return await VOLUME_STATUSES.answer(ctx, input)
+
+
+@operation("ec2", "DescribeVolumeAttribute")
+async def describe_volume_attribute(ctx: Context, input: Input) -> Output:
+    volume = await lookup.one(ctx, lookup.VOLUME, input["VolumeId"])
+    attribute = input["Attribute"]
+    if attribute == "autoEnableIO":
+        return {"VolumeId": volume.id, "AutoEnableIO": {"Value": False}}
+    if attribute == "productCodes":
+        return {"VolumeId": volume.id, "ProductCodes": []}
+    raise invalid_value(f"Value ({attribute}) for parameter attribute is invalid. Unknown attribute.")

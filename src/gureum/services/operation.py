@@ -1,0 +1,81 @@
+"""Operations: what an AWS API call runs.
+
+An operation is one async function from ``(context, input)`` to output, both shaped as the service model says
+(boto3's member names). It validates and changes desired state in ``context.tx``, one transaction; it never
+touches a host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from gureum.env import Env
+from gureum.store.base import Transaction
+
+Input = Mapping[str, Any]
+Output = Mapping[str, Any]
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Who signed the request."""
+
+    account: str
+    arn: str
+    user_id: str
+    access_key: str
+
+
+class Hosts(Protocol):
+    """Direct calls to a host's agent, for what is no state (console output)."""
+
+    async def console(self, host: str, instance: str, max_bytes: int) -> bytes:
+        """Raises TransportError if the host does not answer in time."""
+
+
+class Cloud(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings that operations need. ``public_cidr``: where public and elastic addresses come from."""
+
+    name: str
+    account: str
+    region: str
+    zones: tuple[str, ...]
+    public_cidr: str
+    dns_domain: str = "ec2.internal"
+
+
+class Context(msgspec.Struct, kw_only=True):
+    """One call. ``tx`` reads and, in operations that write, writes."""
+
+    env: Env
+    cloud: Cloud
+    caller: Caller
+    request_id: str
+    tx: Transaction
+    hosts: Hosts
+
+
+Handler = Callable[[Context, Input], Awaitable[Output]]
+
+
+class Operation(NamedTuple):
+    service: str
+    name: str
+    handler: Handler
+    write: bool
+
+
+OPERATIONS: dict[tuple[str, str], Operation] = {}
+
+
+def operation(service: str, name: str, *, write: bool = False) -> Callable[[Handler], Handler]:
+    """Register a handler. ``write``: it runs in a transaction that is committed before the answer."""
+
+    def register(handler: Handler) -> Handler:
+        assert (service, name) not in OPERATIONS, (service, name)
+        OPERATIONS[service, name] = Operation(service, name, handler, write)
+        return handler
+
+    return register

@@ -1,0 +1,138 @@
+"""What must hold in a simulated cloud: always, and once it has come to rest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+
+from gureum.resources import (
+    Address,
+    AttachmentState,
+    Instance,
+    InstanceState,
+    NetworkInterface,
+    Snapshot,
+    SnapshotState,
+    Volume,
+    VolumeState,
+)
+from gureum.sim.world import CLOUD, World
+
+RESTING_INSTANCES = (InstanceState.running, InstanceState.stopped, InstanceState.terminated)
+RESTING_VOLUMES = (VolumeState.available, VolumeState.in_use, VolumeState.error)
+
+
+class Violation(AssertionError):
+    """An invariant does not hold; the text says which, and of what."""
+
+
+async def always(world: World) -> None:
+    """Raise Violation if something is wrong that must not be wrong for a moment."""
+    _no_double_run(world)
+    _no_two_writers(world)
+    async with world.store.read() as reader:
+        interfaces = await reader.find(NetworkInterface)
+        addresses = await reader.find(Address)
+    _unique("private address", [f"{each.vpc} {each.private_ip}" for each in interfaces])
+    associated = {address.public_ip for address in addresses}
+    automatic = [each.public_ip for each in interfaces if each.public_ip and not each.address]
+    _unique("public address", [*automatic, *associated])
+
+
+def _unique(what: str, values: list[str]) -> None:
+    double = [value for value, count in Counter(values).items() if count > 1]
+    if double:
+        raise Violation(f"{what} given twice: {double}")
+
+
+def _no_double_run(world: World) -> None:
+    where: dict[str, str] = {}
+    for host in world.hosts:
+        for machine in host.machines.running():
+            if machine in where:
+                raise Violation(f"{machine} runs on {where[machine]} and on {host.name}")
+            where[machine] = host.name
+
+
+def _no_two_writers(world: World) -> None:
+    writer: dict[str, str] = {}
+    for host in world.hosts:
+        for id, machine in host.machines.machines.items():
+            for volume in machine.disks:
+                if volume in writer:
+                    raise Violation(f"{volume} is written by {writer[volume]} and by {id}")
+                writer[volume] = id
+
+
+async def at_rest(world: World) -> list[str]:
+    """What is not yet as it should be when nothing happens any more; empty when all is well."""
+    return [problem async for problem in _unrest(world)]
+
+
+async def _unrest(world: World) -> AsyncIterator[str]:
+    async with world.store.read() as reader:
+        instances = await reader.find(Instance)
+        volumes = await reader.find(Volume)
+        snapshots = await reader.find(Snapshot)
+        interfaces = await reader.find(NetworkInterface)
+    for instance in instances:
+        if instance.state not in RESTING_INSTANCES:
+            yield f"{instance.id} is {instance.state}"
+    for volume in volumes:
+        if volume.state not in RESTING_VOLUMES:
+            yield f"{volume.id} is {volume.state}"
+        elif volume.attachment is not None and volume.attachment.state is not AttachmentState.attached:
+            yield f"{volume.id} is {volume.attachment.state}"
+        elif volume.modification is not None and volume.modification.state == "modifying":
+            yield f"{volume.id} is being modified"
+    for snapshot in snapshots:
+        if snapshot.state not in (SnapshotState.completed, SnapshotState.error):
+            yield f"{snapshot.id} is {snapshot.state}"
+    running = {each.id: each for each in instances if each.state is InstanceState.running}
+    for problem in _machines(world, running, volumes):
+        yield problem
+    for problem in _pools(world, volumes, snapshots):
+        yield problem
+    for problem in _ports(world, running, interfaces):
+        yield problem
+
+
+def _machines(world: World, running: dict[str, Instance], volumes: list[Volume]) -> Iterator[str]:
+    real = {id: generation for host in world.hosts for id, generation in host.machines.running().items()}
+    wanted = {id: instance.generation for id, instance in running.items()}
+    if real != wanted:
+        yield f"machines {real} instead of {wanted}"
+    disks = {
+        (id, volume)
+        for host in world.hosts
+        for id, machine in host.machines.machines.items()
+        for volume in machine.disks
+    }
+    attached = {(str(each.instance), each.id) for each in volumes if each.instance in running}
+    if disks != attached:
+        yield f"disks {sorted(disks ^ attached)} are on one side only"
+
+
+def _pools(world: World, volumes: list[Volume], snapshots: list[Snapshot]) -> Iterator[str]:
+    in_pools = {id for host in world.hosts for id in host.disk.volumes()}
+    known = {each.id for each in volumes}
+    whole = {each.id for each in volumes if each.state is not VolumeState.error}
+    if not whole <= in_pools <= known:
+        yield f"volumes {sorted(in_pools ^ known)} are in the pool or in the store only"
+    held = {id for host in world.hosts for id in host.disk.snapshots()}
+    taken = {each.id for each in snapshots if not each.image and each.state is SnapshotState.completed}
+    if held != taken:
+        yield f"snapshots {sorted(held ^ taken)} are in the pool or in the store only"
+    for host in world.hosts:
+        for leak in host.disk.leaks():
+            yield f"{host.name}: {leak}"
+
+
+def _ports(world: World, running: dict[str, Instance], interfaces: list[NetworkInterface]) -> Iterator[str]:
+    ports = {port for ports in world.wires.ports.values() for port in ports}
+    wanted = {each.id for each in interfaces if each.instance in running}
+    if ports != wanted:
+        yield f"ports {sorted(ports ^ wanted)} are on one side only"
+
+
+__all__ = ["CLOUD", "Violation", "always", "at_rest"]

@@ -1,0 +1,300 @@
+"""SqliteStore: transactions, readers, changes.
+
+A transaction reads a snapshot and keeps its writes in memory (``WriteView``); they go to SQLite when its work
+is done. So a rollback is forgetting them, the file's write lock is held only as long as a commit takes, and a
+transaction can begin while its predecessor's commit is still being made durable: it sees those writes, and is
+run again should that commit fail. Transactions that are waiting then share one commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from gureum.errors import Conflict, StoreError
+from gureum.resources import KINDS
+from gureum.store import migrations
+from gureum.store.base import Change, Reader, Transaction
+from gureum.store.cache import RecordCache
+from gureum.store.sqlite import queries
+from gureum.store.sqlite.backup import back_up, back_up_file
+from gureum.store.sqlite.committer import Committer, Superseded, settled
+from gureum.store.sqlite.connection import (
+    MEMORY,
+    FileLock,
+    Rows,
+    check_schema,
+    connect,
+    explained,
+    fetch,
+    number,
+)
+from gureum.store.sqlite.readers import FileReaders, MemoryReaders, Readers
+from gureum.store.sqlite.view import Horizon, View, WriteView
+from gureum.store.sqlite.writer import TOMBSTONES_KEPT, Writer, Writes
+
+T = TypeVar("T")
+
+ATTEMPTS_MAX = 10
+READERS_MAX = 64
+WRITERS_MAX = 1024
+WAIT_SECONDS_MAX = 15.0
+"""For a turn to write, or for one of the READERS_MAX snapshots."""
+WORK_SECONDS_MAX = 30.0
+"""For the work of one transaction: nobody else can write meanwhile."""
+
+
+class SqliteStore:
+    """A Store in one SQLite file, or in memory. Use ``open``."""
+
+    def __init__(
+        self,
+        path: str,
+        lock: FileLock | None,
+        writer: Writer | None,
+        readers: Readers,
+        cache: RecordCache,
+        horizon: Horizon,
+        executor: ThreadPoolExecutor | None,
+    ) -> None:
+        self._path = path
+        self._lock = lock
+        self._writer = writer
+        self._readers = readers
+        self._cache = cache
+        self._horizon = horizon
+        self._executor = executor
+        self._committer = None if writer is None else Committer(writer, horizon, executor, self._committed)
+        self._turn = asyncio.Lock()
+        self._turn_of: asyncio.Task[object] | None = None
+        self._writers = 0
+        self._snapshots = asyncio.Semaphore(READERS_MAX)
+        self._news = asyncio.Event()
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        threaded: bool = True,
+        readonly: bool = False,
+        tombstones_kept: int = TOMBSTONES_KEPT,
+    ) -> SqliteStore:
+        """Open the store at ``path`` (":memory:": a new one in memory), bringing its schema up to date.
+
+        One process at a time may have it open for writing; ``readonly`` is for tools that look at it beside
+        that process. ``threaded`` commits in a thread of its own, so that the event loop does not wait for
+        the disk; without it nothing here depends on threads or time. Raises StoreError, saying what to do.
+        """
+        path = os.fspath(path)
+        cache = RecordCache()
+        if readonly:
+            horizon = Horizon(inspect(path))
+            return cls(
+                path, None, None, FileReaders(path, cache, horizon, breathe=threaded), cache, horizon, None
+            )
+        if path == MEMORY:
+            writer = Writer(path, tombstones_kept=tombstones_kept)
+            horizon = Horizon(writer.revision)
+            memory = MemoryReaders(writer.connection, path, cache, horizon)
+            return cls(path, None, writer, memory, cache, horizon, None)
+        lock = FileLock(path)
+        try:
+            writer = Writer(path, tombstones_kept=tombstones_kept)
+        except BaseException:
+            lock.release()
+            raise
+        horizon = Horizon(writer.revision)
+        executor = ThreadPoolExecutor(1, "gureum-store") if threaded else None
+        files = FileReaders(path, cache, horizon, breathe=threaded)
+        return cls(path, lock, writer, files, cache, horizon, executor)
+
+    @property
+    def revision(self) -> int:
+        return self._horizon.revision
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[Reader]:
+        self._check_open()
+        async with self._snapshot():
+            view = self._readers.view(View)
+            try:
+                yield view
+            finally:
+                self._readers.release(view)
+
+    async def transact(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        if self._turn_of is not None and self._turn_of is asyncio.current_task():
+            raise StoreError("a transaction inside a transaction would wait for itself")
+        if self._writers >= WRITERS_MAX:
+            raise StoreError(f"more than {WRITERS_MAX} transactions are waiting")
+        self._writers += 1
+        try:
+            for attempt in range(1, ATTEMPTS_MAX + 1):
+                try:
+                    return await self._attempt(work)
+                except Superseded as error:
+                    if attempt == ATTEMPTS_MAX:
+                        raise error.cause from error
+                except Conflict:
+                    if attempt == ATTEMPTS_MAX:
+                        raise
+            raise AssertionError("unreachable")
+        finally:
+            self._writers -= 1
+
+    async def changes(self, since: int, limit: int = 1000) -> Sequence[Change]:
+        self._check_open()
+        changes: list[Change] = []
+        view = self._readers.view(View)
+        try:
+            with explained(self._path):
+                if since < number(view.connection, queries.HORIZON):
+                    raise StoreError(
+                        f"deletions as old as revision {since} are no longer kept: read everything anew"
+                    )
+                while not changes and (rows := changed_rows(view.connection, since, limit)):
+                    for since, kind, id, body in rows:
+                        if kind in KINDS:
+                            record = None if body is None else view.decoded(kind, id, body)
+                            changes.append(Change(since, kind, id, record))
+        finally:
+            self._readers.release(view)
+        return changes
+
+    async def watch(self, since: int) -> AsyncIterator[Sequence[Change]]:
+        if self._writer is None:
+            raise StoreError(f"{self._path} is open for reading only: commits of others are not noticed")
+        while True:
+            news = self._news
+            changes = await self.changes(since)
+            if changes:
+                since = changes[-1].revision
+                yield changes
+            else:
+                await news.wait()
+
+    async def backup(self, path: str | os.PathLike[str]) -> None:
+        """Write a copy of the last commit to a new file, durably. Raises StoreError or StoreFull."""
+        self._check_open()
+        if self._path == MEMORY:
+            assert self._writer is not None
+            back_up(self._writer.connection, self._path, Path(path))
+        elif self._executor is None:
+            back_up_file(self._path, Path(path))
+        else:
+            await asyncio.to_thread(back_up_file, self._path, Path(path))
+
+    async def close(self) -> None:
+        """Waits for commits under way. What is open on the store fails with StoreError from then on."""
+        if self._closed:
+            return
+        self._closed = True
+        self._news.set()
+        if self._committer is not None:
+            await self._committer.drain()
+        self._readers.close()
+        if self._executor is not None:
+            self._executor.shutdown()
+        if self._writer is not None:
+            self._writer.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    async def _attempt(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        self._check_open()
+        committer = self._committer
+        if committer is None:
+            raise StoreError(f"{self._path} is open for reading only")
+        async with self._my_turn():
+            view = self._readers.view(WriteView)
+            try:
+                committer.begin(view)
+                result = await self._bounded(work(view))
+                self._check_open()
+                commit = committer.submit(view)
+            finally:
+                self._readers.release(view)
+        await settled(commit, wrote=bool(view.writes))
+        return result
+
+    async def _bounded(self, work: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(WORK_SECONDS_MAX) as bound:
+                return await work
+        except TimeoutError as error:
+            if bound.expired():
+                raise StoreError(f"a transaction's work took more than {WORK_SECONDS_MAX:.0f} s") from error
+            raise
+
+    @asynccontextmanager
+    async def _my_turn(self) -> AsyncIterator[None]:
+        await patiently(self._turn.acquire, "a turn to write")
+        self._turn_of = asyncio.current_task()
+        try:
+            yield
+        finally:
+            self._turn_of = None
+            self._turn.release()
+
+    @asynccontextmanager
+    async def _snapshot(self) -> AsyncIterator[None]:
+        await patiently(self._snapshots.acquire, "a snapshot to read")
+        try:
+            yield
+        finally:
+            self._snapshots.release()
+
+    def _committed(self, writes: Writes) -> None:
+        for (kind, id), write in writes.items():
+            if write.after is None:
+                self._cache.drop(kind, id)
+            else:
+                self._cache.put(write.after, len(write.body))
+        self._readers.committed(writes)
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError(f"the store {self._path} is closed")
+
+
+def changed_rows(connection: sqlite3.Connection, since: int, limit: int) -> Rows:
+    """(revision, kind, id, body) of the latest changes. Whole transactions: ``since`` cannot name a part."""
+    rows = fetch(connection, queries.CHANGES, (since, number(connection, queries.REVISION), limit))
+    if len(rows) == limit:
+        last = rows[-1][0]
+        rows = [row for row in rows if row[0] < last]
+        rows += fetch(connection, queries.CHANGES, (last - 1, last, -1))
+    return rows
+
+
+def inspect(path: str) -> int:
+    """The revision of a store that is opened for reading only."""
+    with explained(path):
+        connection = connect(path, "ro", queries.READER_SETUP)
+        try:
+            version = check_schema(connection, path)
+            if version < migrations.LATEST:
+                raise StoreError(
+                    f"{path} has an older schema ({version}): start gureum on it once to bring it up to date"
+                )
+            return number(connection, queries.REVISION)
+        finally:
+            connection.close()
+
+
+async def patiently(acquire: Callable[[], Awaitable[object]], what: str) -> None:
+    try:
+        async with asyncio.timeout(WAIT_SECONDS_MAX):
+            await acquire()
+    except TimeoutError as error:
+        raise StoreError(f"waited more than {WAIT_SECONDS_MAX:.0f} s for {what}") from error

@@ -1,0 +1,182 @@
+"""A guest for tests: Debian's cloud kernel and one shell on the serial console."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from gureum.hypervisors.base import Disk, Hypervisor, MachineConfig
+from gureum.hypervisors.qemu.monitor import connect_socket
+from gureum.images.cpio import CpioWriter
+from gureum.san.base import FileDisk, Layer
+
+MIB = 1024 * 1024
+BOOT_SECONDS = 60.0
+COMMAND_SECONDS = 10.0
+
+MODULES = (
+    "drivers/virtio/virtio_ring",
+    "drivers/virtio/virtio",
+    "drivers/virtio/virtio_pci_legacy_dev",
+    "drivers/virtio/virtio_pci_modern_dev",
+    "drivers/virtio/virtio_pci",
+    "drivers/virtio/virtio_mmio",
+    "drivers/block/virtio_blk",
+    "net/core/failover",
+    "drivers/net/net_failover",
+    "drivers/net/virtio_net",
+    "drivers/acpi/button",
+    "drivers/input/evdev",
+    "drivers/misc/pvpanic/pvpanic",
+    "drivers/misc/pvpanic/pvpanic-pci",
+)
+
+# The power button is a key on an input device: any event there powers the guest off, unless /deaf exists.
+INIT = """#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev
+for module in MODULES; do insmod /modules/$module.ko; done
+mdev -s
+for event in $(ls /dev/input/event*); do
+  (while head -c 24 $event >/dev/null; do [ -e /deaf ] || poweroff -f; done) &
+done
+exec </dev/ttyS0 >/dev/ttyS0 2>&1
+stty -echo
+echo "guest is ready"
+while IFS= read -r line; do printf '%s\\n' "$line"; done | sh
+"""
+
+
+class GuestFiles:
+    def __init__(self, directory: Path) -> None:
+        self.kernel = directory / "vmlinuz"
+        self.initrd = directory / "initrd"
+
+
+def build(directory: Path) -> GuestFiles:
+    """Kernel and initramfs in ``directory``, built unless they are there."""
+    files = GuestFiles(directory)
+    if files.kernel.exists() and files.initrd.exists():
+        return files
+    depends = subprocess.run(
+        ["apt-cache", "depends", "linux-image-cloud-amd64"], capture_output=True, text=True, check=True
+    ).stdout
+    names = re.findall(r"Depends: (linux-image-\S+)", depends)
+    subprocess.run(["apt-get", "download", names[0]], cwd=directory, check=True, capture_output=True)
+    package = next(directory.glob("linux-image-*.deb"))
+    root = directory / "root"
+    subprocess.run(["dpkg-deb", "-x", package, root], check=True)
+    package.unlink()
+    files.initrd.write_bytes(_initramfs(next((root / "lib/modules").iterdir()) / "kernel"))
+    next((root / "boot").glob("vmlinuz-*")).rename(files.kernel)
+    subprocess.run(["rm", "-rf", root], check=True)
+    return files
+
+
+def _initramfs(modules: Path) -> bytes:
+    archive = io.BytesIO()
+    writer = CpioWriter(archive)
+    for name in ("bin", "dev", "proc", "sys", "modules"):
+        writer.directory(name)
+    writer.file("bin/busybox", Path("/bin/busybox").read_bytes(), 0o755)
+    names = [Path(module).name for module in MODULES]
+    writer.file("init", INIT.replace("MODULES", " ".join(names)).encode(), 0o755)
+    for module in MODULES:
+        writer.file(f"modules/{Path(module).name}.ko", (modules / f"{module}.ko").read_bytes())
+    writer.close()
+    return archive.getvalue()
+
+
+def raw_disk(path: Path, size_bytes: int) -> FileDisk:
+    with open(path, "wb") as file:
+        file.truncate(size_bytes)
+    return FileDisk(layers=(Layer(path=str(path), format="raw"),))
+
+
+def qcow2(path: Path, size_bytes: int) -> Layer:
+    """An empty overlay that names no backing file."""
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, str(size_bytes)], check=True)
+    return Layer(path=str(path), format="qcow2")
+
+
+def volume(number: int) -> str:
+    return f"vol-{number:017x}"
+
+
+def disk(index: int, source: FileDisk) -> Disk:
+    return Disk(volume=volume(index), index=index, source=source)
+
+
+def linux(
+    files: GuestFiles, id: str, *disks: Disk, machine: str = "q35", generation: int = 1
+) -> MachineConfig:
+    return MachineConfig(
+        id=id,
+        generation=generation,
+        vcpus=1,
+        memory_bytes=192 * MIB,
+        machine=machine,
+        kernel=str(files.kernel),
+        initrd=str(files.initrd),
+        cmdline="console=ttyS0 quiet reboot=t panic=0",
+        disks=disks,
+    )
+
+
+def bare(id: str, *disks: Disk, generation: int = 1) -> MachineConfig:
+    """A machine whose firmware finds nothing to boot."""
+    return MachineConfig(id=id, generation=generation, vcpus=1, memory_bytes=64 * MIB, disks=disks)
+
+
+class Shell:
+    """The guest's shell, through the console socket as a person would."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._count = 0
+
+    async def run(self, command: str) -> str:
+        """The command's output; it must succeed."""
+        self._count += 1
+        mark = f"done-{self._count}-"
+        self._writer.write(f"{{ {command}\n}}; echo 'done'-{self._count}-$?-\n".encode())
+        async with asyncio.timeout(COMMAND_SECONDS):
+            output = (await self._reader.readuntil(mark.encode())).decode(errors="replace")
+            status = (await self._reader.readuntil(b"-")).decode()
+        output = output.removesuffix(mark).replace("\r", "").strip()
+        assert status == "0-", f"{command}: {status} {output}"
+        return output
+
+    def send(self, command: str) -> None:
+        self._writer.write(f"{command}\n".encode())
+
+
+@asynccontextmanager
+async def shell(hypervisor: Hypervisor, id: str) -> AsyncIterator[Shell]:
+    socket = hypervisor.console_socket(id)
+    assert socket is not None
+    reader, writer = await asyncio.open_connection(sock=connect_socket(socket))
+    try:
+        yield Shell(reader, writer)
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def booted(hypervisor: Hypervisor, id: str, times: int = 1) -> None:
+    async with asyncio.timeout(BOOT_SECONDS):
+        while (await hypervisor.console(id, 1 << 20)).count(b"guest is ready") < times:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)

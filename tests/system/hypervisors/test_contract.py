@@ -1,0 +1,182 @@
+"""What every hypervisor does alike: the fake, on which the simulation stands, and QEMU."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from gureum.env import Env
+from gureum.errors import HypervisorError
+from gureum.hostspec import MachineState
+from gureum.hypervisors import messages
+from gureum.hypervisors.base import Hypervisor, MachineConfig
+from gureum.hypervisors.fake import FakeHypervisor, FakeMachines
+from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
+from gureum.san.base import FileDisk
+
+from . import guest
+from .guest import MIB, bare, disk, linux, raw_disk, volume
+
+ID = "i-0123456789abcdef0"
+
+
+class House:
+    """A host with a hypervisor that can be made anew, as after an agent's restart."""
+
+    def __init__(self, make: Callable[[], Hypervisor], boot: Callable[..., MachineConfig]) -> None:
+        self._make = make
+        self.hypervisor = make()
+        self.boot = boot
+
+    async def restart(self) -> None:
+        await self.hypervisor.close()
+        self.hypervisor = self._make()
+        await self.hypervisor.recover()
+
+    async def until(self, state: MachineState) -> None:
+        changed = asyncio.Event()
+        self.hypervisor.subscribe(lambda id: changed.set())
+        async with asyncio.timeout(60):
+            while self.hypervisor.machines()[ID].state is not state:
+                await changed.wait()
+                changed.clear()
+
+    async def booted(self) -> None:
+        if isinstance(self.hypervisor, QemuHypervisor):
+            await guest.booted(self.hypervisor, ID)
+
+
+@pytest.fixture(params=["fake", pytest.param("qemu", marks=[pytest.mark.qemu, pytest.mark.root])])
+async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
+    env = Env(rng=random.Random(1))
+    machines = FakeMachines(env)
+    if request.param == "fake":
+        house = House(lambda: FakeHypervisor(env, machines), bare)
+    else:
+        run_dir: Path = request.getfixturevalue("run_dir")
+        files: guest.GuestFiles = request.getfixturevalue("guest_files")
+        house = House(
+            lambda: QemuHypervisor(Env(), run_dir), lambda *args, **more: linux(files, *args, **more)
+        )
+    await house.hypervisor.recover()
+    yield house
+    for id in list(house.hypervisor.machines()):
+        await house.hypervisor.remove(id)
+    await house.hypervisor.close()
+    await machines.close()
+
+
+async def test_start_stop_start(house: House, tmp_path: Path) -> None:
+    hypervisor = house.hypervisor
+    assert hypervisor.machines() == {}
+    root = disk(0, raw_disk(tmp_path / "root.raw", MIB))
+    seen: list[str] = []
+    hypervisor.subscribe(seen.append)
+    await hypervisor.start(bare(ID, root))
+    status = hypervisor.machines()[ID]
+    assert (status.state, status.message, status.generation) == (MachineState.running, "", 1)
+    assert (status.disks, status.detaching, status.reboots) == ((volume(0),), (), 0)
+    assert set(seen) == {ID}
+    await hypervisor.start(bare(ID, root))
+    with pytest.raises(HypervisorError, match="still runs"):
+        await hypervisor.start(bare(ID, root, generation=2))
+    await hypervisor.power_off(ID)
+    await hypervisor.power_off(ID)
+    status = hypervisor.machines()[ID]
+    assert (status.state, status.message, status.disks) == (MachineState.off, messages.STOPPED, ())
+    with pytest.raises(HypervisorError, match="off"):
+        await hypervisor.reset(ID, 1)
+    with pytest.raises(HypervisorError, match="off"):
+        await hypervisor.attach_disk(ID, root)
+    await hypervisor.detach_disk(ID, volume(0))
+    await hypervisor.press_power_button(ID)
+    await hypervisor.start(bare(ID, root, generation=2))
+    with pytest.raises(HypervisorError, match="older"):
+        await hypervisor.start(bare(ID, root, generation=1))
+    await hypervisor.remove(ID)
+    await hypervisor.remove(ID)
+    assert hypervisor.machines() == {}
+    with pytest.raises(HypervisorError, match="no such machine"):
+        await hypervisor.power_off(ID)
+
+
+async def test_recovered_as_it_was(house: House, tmp_path: Path) -> None:
+    await house.hypervisor.start(bare(ID, disk(0, raw_disk(tmp_path / "root.raw", MIB))))
+    await house.hypervisor.reset(ID, 2)
+    before = house.hypervisor.machines()[ID]
+    assert before.reboots == 2
+    await house.restart()
+    assert house.hypervisor.machines()[ID] == before
+    await house.hypervisor.power_off(ID)
+    before = house.hypervisor.machines()[ID]
+    await house.restart()
+    assert house.hypervisor.machines()[ID] == before
+    await house.hypervisor.start(msgspec.structs.replace(bare(ID), reboots=5))
+    assert house.hypervisor.machines()[ID].reboots == 5
+
+
+async def test_guest_shuts_down_and_is_reset(house: House, tmp_path: Path) -> None:
+    root = disk(0, raw_disk(tmp_path / "root.raw", MIB))
+    await house.hypervisor.start(house.boot(ID, root))
+    await house.booted()
+    await house.hypervisor.press_power_button(ID)
+    await house.until(MachineState.shutdown)
+    status = house.hypervisor.machines()[ID]
+    assert (status.message, status.disks) == (messages.GUEST_SHUT_DOWN, (volume(0),))
+    await house.restart()
+    assert house.hypervisor.machines()[ID] == status
+    await house.hypervisor.start(house.boot(ID, root))
+    assert house.hypervisor.machines()[ID] == status
+    await house.hypervisor.reset(ID, 1)
+    status = house.hypervisor.machines()[ID]
+    assert (status.state, status.message, status.reboots) == (MachineState.running, "", 1)
+    await house.hypervisor.power_off(ID)
+    assert house.hypervisor.machines()[ID].state is MachineState.off
+
+
+async def test_disks(house: House, tmp_path: Path) -> None:
+    root = disk(0, raw_disk(tmp_path / "root.raw", MIB))
+    base = raw_disk(tmp_path / "data.raw", MIB)
+    source = FileDisk(layers=(guest.qcow2(tmp_path / "data.qcow2", MIB), *base.layers))
+    await house.hypervisor.start(house.boot(ID, root))
+    await house.booted()
+    await house.hypervisor.attach_disk(ID, disk(1, source))
+    await house.hypervisor.attach_disk(ID, disk(1, source))
+    assert house.hypervisor.machines()[ID].disks == (volume(0), volume(1))
+    assert await house.hypervisor.active_layer(ID, volume(1)) == source.layers[0].path
+    overlay = guest.qcow2(tmp_path / "overlay.qcow2", MIB)
+    await house.hypervisor.switch_layer(ID, volume(1), overlay)
+    await house.hypervisor.switch_layer(ID, volume(1), overlay)
+    await house.restart()
+    assert await house.hypervisor.active_layer(ID, volume(1)) == overlay.path
+    await house.hypervisor.resize_disk(ID, volume(1), 2 * MIB)
+    with pytest.raises(HypervisorError, match="has no volume"):
+        await house.hypervisor.active_layer(ID, volume(2))
+    gone = asyncio.Event()
+    house.hypervisor.subscribe(
+        lambda id: gone.set() if house.hypervisor.machines()[id].disks == (volume(0),) else None
+    )
+    await house.hypervisor.detach_disk(ID, volume(1))
+    async with asyncio.timeout(30):
+        await gone.wait()
+    await house.hypervisor.detach_disk(ID, volume(1))
+    source = FileDisk(layers=(overlay, *source.layers))
+    await house.hypervisor.attach_disk(ID, disk(1, source))
+    await house.hypervisor.detach_disk(ID, volume(1), force=True)
+    assert house.hypervisor.machines()[ID].disks == (volume(0),)
+    await house.restart()
+
+
+async def test_console_is_kept(house: House) -> None:
+    await house.hypervisor.start(house.boot(ID))
+    await house.booted()
+    text = await house.hypervisor.console(ID, 100)
+    assert 0 < len(text) <= 100
+    await house.hypervisor.power_off(ID)
+    assert house.hypervisor.console_socket(ID) is None
+    assert len(await house.hypervisor.console(ID, 10)) == 10

@@ -1,0 +1,396 @@
+"""A whole cloud under test: its own processes, guests and networks, driven through its public API."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from gureum.cli.cloud import Cloud, last_lines
+from gureum.cli.config import CloudConfig
+from gureum.cli.processes import read_pid_file
+from gureum.control.images import image_id
+from gureum.env import CRASH_MARK_VARIABLE, CRASH_VARIABLE, Env
+from gureum.images.manifest import ImageManifest
+from gureum.san.local import LocalPool
+
+T = TypeVar("T")
+
+WAIT_SECONDS = 90.0
+LOOK_SECONDS = 0.2
+KEY = "system-test"
+
+OPTIONS = {
+    "StrictHostKeyChecking": "no",
+    "UserKnownHostsFile": "/dev/null",
+    "LogLevel": "ERROR",
+    "ConnectTimeout": "10",
+    "BatchMode": "yes",
+    "IdentitiesOnly": "yes",
+}
+
+Item = dict[str, Any]
+
+
+class GuestError(Exception):
+    """A command in a guest failed, or the guest could not be reached."""
+
+
+class RealCloud:
+    """One cloud in a directory of its own. ``close`` ends it and says what it left behind."""
+
+    def __init__(self, image: ImageManifest) -> None:
+        # Not the test's own temporary directory: sockets need a short path, guests' users a passable one.
+        self.directory = Path(tempfile.mkdtemp(prefix="gureum-test-", dir="/var/tmp"))
+        self.cloud = Cloud(self.directory / "cloud")
+        self.config: CloudConfig = self.cloud.configure(port=free_port())
+        self.image = image_id(image)
+        self.key_file = self.directory / "key"
+        images = self.cloud.state_dir / "images"
+        images.mkdir()
+        (images / Path(image.disk).parent.name).symlink_to(Path(image.disk).parent)
+        self.ec2 = self._client()
+        self.started = False
+
+    def _client(self, **options: Any) -> Any:
+        return boto3.client(
+            "ec2",
+            endpoint_url=self.config.endpoint,
+            region_name=self.config.region,
+            aws_access_key_id=self.config.access_key_id,
+            aws_secret_access_key=self.config.secret_access_key,
+            config=Config(
+                connect_timeout=5, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 10}
+            ),
+        )
+
+    # ---- its processes
+
+    def start(self, crash_at: Iterable[str] = (), mark: Path | None = None) -> None:
+        """Start what does not run; its processes die at the crash points named, once at each."""
+        wanted = {CRASH_VARIABLE: ",".join(crash_at), CRASH_MARK_VARIABLE: str(mark or "")}
+        with environment(wanted):
+            self.cloud.start(self.config, lambda _text: None)
+        if not self.started:
+            self.started = True
+            pair = self.ec2.create_key_pair(KeyName=KEY, KeyType="ed25519")
+            with open(os.open(self.key_file, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+                file.write(pair["KeyMaterial"])
+            self.allow_from_anywhere("tcp", 22)
+
+    def stop(self) -> None:
+        """Stop the processes; guests go on."""
+        self.cloud.stop_processes()
+
+    def pid(self, role: str) -> int:
+        identity = read_pid_file(self.cloud.run_dir / f"{role}.pid")
+        assert identity is not None, f"the {role} does not run"
+        return identity.pid
+
+    def kill(self, *roles: str) -> None:
+        for role in roles:
+            os.kill(self.pid(role), signal.SIGKILL)
+
+    def close(self) -> list[str]:
+        """End everything. Returns what is left on the machine, which is then removed all the same."""
+        try:
+            self.cloud.stop_processes()
+            self.cloud.evacuate()
+            return self.leftovers()
+        finally:
+            self.sweep()
+
+    def leftovers(self) -> list[str]:
+        index = self.config.index
+        left = [f"guest {id}" for id in self.cloud.guests()]
+        left += [f"process {pid}" for pid in self.processes()]
+        left += [f"namespace {path.name}" for path in Path("/run/netns").glob(f"gm{index}-*")]
+        left += [f"link {path.name}" for path in Path("/sys/class/net").glob(f"gu{index}-*")]
+        left += [f"table {line}" for line in nft_tables() if line.split()[-1] == f"gureum_{index}"]
+        left += [f"route {line}" for line in routes() if f"198.18.{index}." in line]
+        return left
+
+    def processes(self) -> list[int]:
+        """Everything on the machine that was started with this cloud's directory on its command line."""
+        mark = str(self.cloud.state_dir).encode()
+        return [pid for pid, command in command_lines() if mark in command]
+
+    def sweep(self) -> None:
+        for pid in {*self.processes(), *self.qemu_pids().values()}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for path in Path("/run/netns").glob(f"gm{self.config.index}-*"):
+            subprocess.run(["ip", "netns", "delete", path.name], check=False)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def qemu_pids(self) -> dict[str, int]:
+        """The hypervisor process of each machine."""
+        found = {}
+        machines = self.cloud.run_dir / "machines"
+        for pid, command in command_lines():
+            guest = re.search(rb"\bguest=(i-[0-9a-f]{17})\b", command)
+            if b"qemu-system" in command.partition(b"\0")[0] and guest is not None:
+                id = guest[1].decode()
+                if (machines / id).is_dir():
+                    assert id not in found, f"{id} runs twice"
+                    found[id] = pid
+        return found
+
+    # ---- its API
+
+    def waiter(self, name: str, **parameters: Any) -> None:
+        self.ec2.get_waiter(name).wait(
+            **parameters, WaiterConfig={"Delay": LOOK_SECONDS, "MaxAttempts": int(WAIT_SECONDS / LOOK_SECONDS)}
+        )
+
+    def launch(self, count: int = 1, **parameters: Any) -> list[str]:
+        asked: Item = {
+            "ImageId": self.image,
+            "InstanceType": "t3.nano",
+            "MinCount": count,
+            "MaxCount": count,
+            "KeyName": KEY,
+            **parameters,
+        }
+        return [item["InstanceId"] for item in self.ec2.run_instances(**asked)["Instances"]]
+
+    def instance(self, id: str) -> Item:
+        found: Item = self.ec2.describe_instances(InstanceIds=[id])["Reservations"][0]["Instances"][0]
+        return found
+
+    def state(self, id: str) -> str:
+        return str(self.instance(id)["State"]["Name"])
+
+    def volume(self, id: str) -> Item:
+        found: Item = self.ec2.describe_volumes(VolumeIds=[id])["Volumes"][0]
+        return found
+
+    def root_volume(self, instance: str) -> str:
+        return str(self.instance(instance)["BlockDeviceMappings"][0]["Ebs"]["VolumeId"])
+
+    def default_group(self) -> str:
+        groups = self.ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["default"]}])
+        return str(groups["SecurityGroups"][0]["GroupId"])
+
+    def allow_from_anywhere(self, protocol: str, port: int) -> None:
+        self.ec2.authorize_security_group_ingress(
+            GroupId=self.default_group(),
+            IpProtocol=protocol,
+            FromPort=port,
+            ToPort=port,
+            CidrIp="0.0.0.0/0",
+        )
+
+    def create_volume(self, **parameters: Any) -> str:
+        asked = {"AvailabilityZone": f"{self.config.region}a", **parameters}
+        volume = str(self.ec2.create_volume(**asked)["VolumeId"])
+        self.waiter("volume_available", VolumeIds=[volume])
+        return volume
+
+    def attach(self, volume: str, instance: str, device: str = "/dev/sdf") -> None:
+        self.ec2.attach_volume(VolumeId=volume, InstanceId=instance, Device=device)
+        self.wait_attached(volume)
+
+    def wait_attached(self, volume: str) -> None:
+        self.wait(
+            f"{volume} to be attached",
+            lambda: [item["State"] for item in self.volume(volume)["Attachments"]] == ["attached"],
+        )
+
+    def wait_snapshot(self, snapshot: str) -> None:
+        self.waiter("snapshot_completed", SnapshotIds=[snapshot])
+
+    def console(self, id: str) -> str:
+        return str(self.ec2.get_console_output(InstanceId=id, Latest=True).get("Output", ""))
+
+    def gone(self, volume: str) -> bool:
+        listed = self.ec2.describe_volumes(Filters=[{"Name": "volume-id", "Values": [volume]}])
+        return not listed["Volumes"]
+
+    # ---- its guests
+
+    def ssh(self, id: str, command: str) -> str:
+        """What a command in the guest prints. Raises GuestError."""
+        address = self.instance(id).get("PublicIpAddress")
+        if not address:
+            raise GuestError(f"{id} has no public address")
+        return self.ssh_to(address, command)
+
+    def ssh_to(self, address: str, command: str) -> str:
+        flags = [word for name, value in OPTIONS.items() for word in ("-o", f"{name}={value}")]
+        argv = ["ssh", "-F", "none", *flags, "-i", str(self.key_file), f"root@{address}", command]
+        try:
+            done = subprocess.run(
+                argv, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise GuestError(f"{command!r} did not end") from None
+        if done.returncode != 0:
+            raise GuestError(f"{command!r}: exit status {done.returncode}: {done.stdout}{done.stderr}")
+        return done.stdout.strip()
+
+    def try_ssh(self, id: str, command: str) -> str:
+        try:
+            return self.ssh(id, command)
+        except GuestError:
+            return ""
+
+    def wait_ssh(self, id: str, command: str = "echo ready") -> str:
+        """The first output of a command that the guest answers with."""
+        return self.wait(f"{id} to answer {command!r}", lambda: self.try_ssh(id, command))
+
+    def boot_id(self, id: str) -> str:
+        return self.wait_ssh(id, "cat /proc/sys/kernel/random/boot_id")
+
+    def device(self, instance: str, volume: str) -> str:
+        """The guest's device for a volume, by its serial number, of which virtio has 20 characters."""
+        serial = volume.replace("-", "")[:20]
+        find = f'for d in /sys/block/vd*; do [ "$(cat $d/serial)" = {serial} ] && echo /dev/${{d##*/}}; done'
+        return self.wait_ssh(instance, f"{find}; true")
+
+    # ---- its pool
+
+    def check_pool(self) -> list[str]:
+        """What is wrong in the pool, by its own check. The agent must not run."""
+
+        async def check() -> list[str]:
+            pool = LocalPool(Env(), self.cloud.state_dir / "pool")
+            try:
+                return await pool.check(repair=False)
+            finally:
+                await pool.close()
+
+        return asyncio.run(check())
+
+    def leaks(self) -> list[str]:
+        """Differences between what the API shows and what is on the host, in both directions."""
+        instances = [
+            item
+            for page in self.ec2.describe_instances()["Reservations"]
+            for item in page["Instances"]
+            if item["State"]["Name"] != "terminated"
+        ]
+        running = {item["InstanceId"] for item in instances if item["State"]["Name"] == "running"}
+        taps = {
+            "gt" + interface["NetworkInterfaceId"][-13:]
+            for item in instances
+            if item["State"]["Name"] == "running"
+            for interface in item["NetworkInterfaces"]
+        }
+        volumes = {item["VolumeId"] for item in self.ec2.describe_volumes()["Volumes"]}
+        snapshots = {
+            item["SnapshotId"]
+            for item in self.ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]
+            if item["VolumeId"] in volumes or item["VolumeId"].count("f") < 8
+        }
+        records = {path.stem for path in (self.cloud.state_dir / "pool/records").glob("*.json")}
+        machines = {path.name for path in (self.cloud.run_dir / "machines").glob("i-*")}
+        return [
+            *difference("QEMU process", running, self.qemu_pids().keys()),
+            *difference("volume in the pool", volumes, {id for id in records if id.startswith("vol-")}),
+            *difference("snapshot in the pool", snapshots, {id for id in records if id.startswith("snap-")}),
+            *difference("machine's directory", {item["InstanceId"] for item in instances}, machines),
+            *difference("tap", {name[-13:] for name in taps}, {name[-13:] for name in self.taps()}),
+        ]
+
+    def taps(self) -> set[str]:
+        """Names of all taps in this cloud's namespaces."""
+        names: set[str] = set()
+        for path in Path("/run/netns").glob(f"gm{self.config.index}-*"):
+            listed = subprocess.run(
+                ["ip", "-n", path.name, "-o", "link", "show", "type", "tun"],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            names |= {line.split()[1].rstrip(":") for line in listed.stdout.splitlines()}
+        return names
+
+    # ---- waiting
+
+    def wait(self, what: str, look: Callable[[], T], seconds: float = WAIT_SECONDS) -> T:
+        """The first true answer of ``look``; fails the test where there is none in time."""
+        deadline = time.monotonic() + seconds
+        while True:
+            found = look()
+            if found:
+                return found
+            if time.monotonic() > deadline:
+                pytest.fail(f"waited {seconds:g} s in vain for {what}; the last look said {found!r}")
+            time.sleep(LOOK_SECONDS)
+
+    def logs(self, lines: int = 60) -> Mapping[str, str]:
+        return {
+            name: "\n".join(last_lines(self.cloud.log_dir / f"{name}.log", lines))
+            for name in ("supervisor", "manager", "agent")
+        }
+
+
+def difference(kind: str, wanted: Iterable[str], there: Iterable[str]) -> list[str]:
+    wanted, there = set(wanted), set(there)
+    return [f"{kind} {name} is missing" for name in sorted(wanted - there)] + [
+        f"{kind} {name} should not be there" for name in sorted(there - wanted)
+    ]
+
+
+@contextlib.contextmanager
+def environment(changes: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update({name: value for name, value in changes.items() if value})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def refused(code: str) -> Iterator[None]:
+    """The call in the block must be answered with this error code."""
+    with pytest.raises(ClientError) as caught:
+        yield
+    error = caught.value.response["Error"]
+    assert error["Code"] == code, f"{error['Code']}: {error['Message']}"
+
+
+def command_lines() -> Iterator[tuple[int, bytes]]:
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            yield int(path.name), (path / "cmdline").read_bytes()
+
+
+def nft_tables() -> list[str]:
+    return subprocess.run(
+        ["nft", "list", "tables"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+
+
+def routes() -> list[str]:
+    return subprocess.run(
+        ["ip", "route", "show", "table", "all"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,308 @@
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gureum.cli import bootstrap
+from gureum.cli.bootstrap import (
+    SetupError,
+    command_of,
+    install_packages,
+    is_agreed,
+    is_ready,
+    make_venv,
+    prepare,
+)
+from gureum.cli.commands import COMMANDS, Command
+from gureum.cli.packages import PACKAGES, Need, Package
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+NFT = next(package for package in PACKAGES if package.name == "nftables")
+
+
+class Runs(list[list[str]]):
+    """Stands in for subprocess.run: notes the commands; makes what `venv` would; answers with `codes`."""
+
+    def __init__(self) -> None:
+        self.codes: list[int] = []
+        self.before_pip = lambda: None
+
+    def __call__(self, command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        self.append(command)
+        if command[1:3] == ["-m", "venv"]:
+            (Path(command[-1]) / "bin").mkdir(parents=True, exist_ok=True)
+            (Path(command[-1]) / "bin" / "python").touch()
+            (Path(command[-1]) / "pyvenv.cfg").touch()
+            (Path(command[-1]) / "lib" / "python3.11" / "site-packages").mkdir(parents=True, exist_ok=True)
+        if "pip" in command:
+            self.before_pip()
+        return subprocess.CompletedProcess(command, self.codes.pop(0) if self.codes else 0)
+
+    @property
+    def cleared(self) -> bool:
+        return "--clear" in self[0]
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
+    runs = Runs()
+    monkeypatch.setattr(bootstrap.subprocess, "run", runs)
+    return runs
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    (checkout / "requirements.lock").write_text("a==1\n")
+    (checkout / "requirements-dev.lock").write_text("a==1\nb==1\n")
+    return checkout
+
+
+# ---- the virtual environment
+
+
+def test_fresh_environment(checkout: Path, runs: Runs) -> None:
+    venv = checkout / ".venv"
+    make_venv(venv, checkout, dev=False)
+    assert is_ready(venv, checkout, dev=False)
+    assert not is_ready(venv, checkout, dev=True)
+    assert "--require-hashes" in runs[1]
+    assert runs[1][-1].endswith("requirements.lock")
+    link = venv / "lib" / "python3.11" / "site-packages" / "gureum-checkout.pth"
+    assert link.read_text() == f"{checkout / 'src'}\n"
+
+
+def test_ready_environment_is_left_alone(checkout: Path, runs: Runs) -> None:
+    make_venv(checkout / ".venv", checkout, dev=True)
+    runs.clear()
+    make_venv(checkout / ".venv", checkout, dev=True)
+    make_venv(checkout / ".venv", checkout, dev=False)
+    assert runs == []
+
+
+def test_development_lock_adds_to_a_ready_environment(checkout: Path, runs: Runs) -> None:
+    make_venv(checkout / ".venv", checkout, dev=False)
+    runs.clear()
+    make_venv(checkout / ".venv", checkout, dev=True)
+    assert len(runs) == 1
+    assert is_ready(checkout / ".venv", checkout, dev=True)
+    assert is_ready(checkout / ".venv", checkout, dev=False)
+
+
+def test_changed_lock_makes_it_anew(checkout: Path, runs: Runs) -> None:
+    make_venv(checkout / ".venv", checkout, dev=False)
+    runs.clear()
+    (checkout / "requirements.lock").write_text("a==2\n")
+    assert not is_ready(checkout / ".venv", checkout, dev=False)
+    make_venv(checkout / ".venv", checkout, dev=False)
+    assert runs.cleared
+
+
+def test_interrupted_set_up_is_made_anew(checkout: Path, runs: Runs) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    runs.before_pip = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        make_venv(checkout / ".venv", checkout, dev=False)
+    assert not is_ready(checkout / ".venv", checkout, dev=False)
+    runs.clear()
+    runs.before_pip = lambda: None
+    make_venv(checkout / ".venv", checkout, dev=False)
+    assert runs.cleared
+    assert is_ready(checkout / ".venv", checkout, dev=False)
+
+
+def test_failed_pip_is_no_environment(checkout: Path, runs: Runs) -> None:
+    runs.codes = [0, 1]
+    with pytest.raises(SetupError, match="pip install failed"):
+        make_venv(checkout / ".venv", checkout, dev=False)
+    assert not is_ready(checkout / ".venv", checkout, dev=False)
+
+
+def test_an_environment_made_by_others_is_completed(checkout: Path, runs: Runs) -> None:
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv" / "pyvenv.cfg").touch()
+    make_venv(checkout / ".venv", checkout, dev=False)
+    assert not runs.cleared
+
+
+def test_environment_of_a_moved_checkout_is_not_ready(checkout: Path, runs: Runs) -> None:
+    make_venv(checkout / ".venv", checkout, dev=False)
+    moved = checkout.rename(checkout.with_name("moved"))
+    assert not is_ready(moved / ".venv", moved, dev=False)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "\xff"])
+def test_damaged_stamp_is_no_stamp(checkout: Path, runs: Runs, text: str) -> None:
+    make_venv(checkout / ".venv", checkout, dev=False)
+    (checkout / ".venv" / bootstrap.STAMP).write_text(text)
+    assert not is_ready(checkout / ".venv", checkout, dev=False)
+
+
+def test_set_up_is_locked(checkout: Path, runs: Runs) -> None:
+    venv = checkout / ".venv"
+    refused = []
+
+    def try_lock() -> None:
+        descriptor = os.open(venv, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            refused.append(True)
+        finally:
+            os.close(descriptor)
+
+    runs.before_pip = try_lock
+    make_venv(venv, checkout, dev=False)
+    assert refused == [True]
+
+
+# ---- Debian packages
+
+
+@pytest.mark.parametrize(
+    ("yes", "environ", "agreed"),
+    [
+        (False, {}, False),
+        (True, {}, True),
+        (False, {"GUREUM_YES": "1"}, True),
+        (False, {"GUREUM_YES": "0"}, False),
+        (False, {"CI": "true"}, True),
+        (False, {"CI": "false"}, False),
+    ],
+)
+def test_agreement(yes: bool, environ: dict[str, str], agreed: bool) -> None:
+    assert is_agreed(yes, environ) is agreed
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Root on Debian with a terminal and no agreement."""
+    for name in ("CI", "GUREUM_YES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(bootstrap.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(bootstrap.os.path, "exists", lambda _path: True)
+    monkeypatch.setattr(bootstrap.sys.stdin, "isatty", lambda: True, raising=False)
+    return monkeypatch
+
+
+def test_names_packages_and_asks(asked: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked.setattr("builtins.input", lambda _prompt: "y")
+    bootstrap.may_install([NFT], "up", False)
+    assert "nftables" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("answer", ["", "n", "no", "what"])
+def test_anything_but_yes_is_no(asked: pytest.MonkeyPatch, answer: str) -> None:
+    asked.setattr("builtins.input", lambda _prompt: answer)
+    with pytest.raises(SetupError, match="apt-get install -y --no-install-recommends nftables"):
+        bootstrap.may_install([NFT], "up", False)
+
+
+def test_nobody_to_ask(asked: pytest.MonkeyPatch) -> None:
+    asked.setattr(bootstrap.sys.stdin, "isatty", lambda: False, raising=False)
+    with pytest.raises(SetupError, match=r"Nobody to ask(.|\n)*--yes up"):
+        bootstrap.may_install([NFT], "up", False)
+    bootstrap.may_install([NFT], "up", True)
+
+
+def test_others_than_root_are_told_the_sudo_command(asked: pytest.MonkeyPatch) -> None:
+    asked.setattr(bootstrap.os, "geteuid", lambda: 1000)
+    with pytest.raises(SetupError, match="sudo apt-get install"):
+        bootstrap.may_install([NFT], "up", True)
+
+
+def test_install_updates_stale_lists(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap.Path, "glob", lambda _self, _pattern: iter([Path("x_Packages")]))
+    runs.codes = [100, 0, 0]
+    install_packages([NFT])
+    assert [command[-1] for command in runs] == ["nftables", "update", "nftables"]
+
+
+def test_install_that_fails_says_so(runs: Runs) -> None:
+    runs.codes = [100, 100, 100]
+    with pytest.raises(SetupError, match="apt-get failed"):
+        install_packages([NFT])
+
+
+def test_prepare_installs_before_it_makes_the_environment(
+    checkout: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking: list[list[Package]] = [[NFT], []]
+    monkeypatch.setattr(bootstrap, "missing", lambda _needs: lacking.pop(0))
+    monkeypatch.setattr(bootstrap, "may_install", lambda *_: None)
+    monkeypatch.delenv("GUREUM_VENV", raising=False)
+    python = prepare(checkout, "up", Command("", frozenset({Need.RUN})), yes=True)
+    assert python == checkout / ".venv" / "bin" / "python"
+    programs = [Path(command[0]).name for command in runs]
+    assert programs.index("apt-get") < programs.index(Path(sys.executable).name)
+
+
+# ---- the launcher itself
+
+
+def launch(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(CHECKOUT / "gureum"), *arguments],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env={"PATH": os.environ["PATH"], **environ},
+        timeout=60,
+        check=False,
+    )
+
+
+def test_help_needs_no_environment(tmp_path: Path) -> None:
+    done = launch("--help", GUREUM_VENV=str(tmp_path / "venv"))
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in COMMANDS)
+    assert not (tmp_path / "venv").exists()
+
+
+def test_unknown_command_sets_nothing_up(tmp_path: Path) -> None:
+    done = launch("upp", GUREUM_VENV=str(tmp_path / "venv"))
+    assert done.returncode == 2
+    assert "no command 'upp'" in done.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+def test_a_ready_environment_is_executed(tmp_path: Path) -> None:
+    """The launcher becomes the environment's python, from whatever directory, and passes the arguments on."""
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").symlink_to(sys.executable)
+    bootstrap._write_stamp(venv, CHECKOUT, dev=True)
+    done = launch("version", "--json", GUREUM_VENV=str(venv), PYTHONPATH=os.pathsep.join(sys.path))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["version"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], (None, False)),
+        (["up", "-y"], ("up", False)),
+        (["--yes", "demo", "-x"], ("demo", True)),
+        (["-y", "test"], ("test", True)),
+        (["--version"], (None, False)),
+    ],
+)
+def test_command_of(arguments: list[str], expected: tuple[str | None, bool]) -> None:
+    assert command_of(arguments) == expected
+
+
+def test_launcher_needs_the_standard_library_only() -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", "-I", str(CHECKOUT / "gureum"), "--help"],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,120 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gureum.cli import layers
+from gureum.cli.layers import (
+    CHECK,
+    CHOSEN,
+    LAYERS,
+    Footprint,
+    Result,
+    choose,
+    processes_of,
+    run_layer,
+    summarize,
+)
+from gureum.cli.output import CliError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "chosen", "extra"),
+    [
+        ([], [CHECK, *LAYERS], []),
+        (["system", "unit"], ["unit", "system"], []),
+        (["unit", "-k", "name"], ["unit"], ["-k", "name"]),
+        (["-x"], [CHECK, *LAYERS], ["-x"]),
+        (["tests/unit/cli", "-q"], [CHOSEN], ["tests/unit/cli", "-q"]),
+        (["-q", "tests/unit/cli"], [CHOSEN], ["-q", "tests/unit/cli"]),
+    ],
+)
+def test_choose(arguments: list[str], chosen: list[str], extra: list[str]) -> None:
+    assert choose(arguments) == (chosen, extra)
+
+
+def test_unknown_layer() -> None:
+    with pytest.raises(CliError, match="no test layer 'unti'"):
+        choose(["unti"])
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    (tmp_path / "tests" / "unit").mkdir(parents=True)
+    (tmp_path / "pyproject.toml").write_text("[tool.pytest.ini_options]\n")
+    return tmp_path
+
+
+def test_layer_is_counted(checkout: Path) -> None:
+    (checkout / "tests" / "unit" / "test_x.py").write_text(
+        "import pytest\n"
+        "def test_good(): pass\n"
+        "def test_bad(): assert False\n"
+        "@pytest.fixture\ndef broken(): raise OSError\n"
+        "def test_error(broken): pass\n"
+        "@pytest.mark.skip\ndef test_not(): pass\n"
+    )
+    result = run_layer(checkout, "unit", ["-q"])
+    assert (result.passed, result.failed, result.skipped) == (1, 2, 1)
+
+
+def test_layer_without_tests_is_no_failure(checkout: Path) -> None:
+    result = run_layer(checkout, "unit", [])
+    assert (result.passed, result.failed, result.remark) == (0, 0, "no tests")
+
+
+def test_pytest_that_cannot_start_is_a_failure(checkout: Path) -> None:
+    result = run_layer(checkout, "unit", ["--no-such-option"])
+    assert result.failed == 1
+    assert "code 4" in result.remark
+
+
+def test_summary_ends_with_the_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert summarize([Result("unit", 3, 0, 1, 1.5), Result("sim", 0, 0, 0, 0.1, "no tests")], []) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "3 passed, 0 failed, 1 skipped"
+
+
+@pytest.mark.parametrize(
+    ("results", "left"),
+    [
+        ([Result("unit", 3, 1, 0, 1)], []),
+        ([Result("unit", 3, 0, 0, 1)], ["mount /x"]),
+        ([Result("unit", 0, 0, 0, 1)], []),
+        ([], []),
+    ],
+)
+def test_summary_that_fails(
+    results: list[Result], left: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert summarize(results, left) == 1
+    assert all(thing in capsys.readouterr().out for thing in left)
+
+
+def test_leftover_processes_are_found_by_their_mark() -> None:
+    code = "print(1, flush=True); input()"
+    environ = {**os.environ, layers.RUN_VARIABLE: "mark-of-a-test"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], env=environ, stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        (found,) = processes_of("mark-of-a-test")
+        assert found.startswith(f"process {process.pid}: ")
+        process.communicate(b"\n")
+    assert processes_of("mark-of-a-test") == []
+
+
+def test_footprint_names_what_was_added() -> None:
+    before = Footprint(frozenset({"a"}), frozenset(), frozenset({"lo"}), frozenset({"/"}))
+    after = Footprint(
+        frozenset({"b"}), frozenset({"table inet g"}), frozenset({"lo", "tap0"}), frozenset({"/"})
+    )
+    assert after.added_since(before) == ["network namespace b", "nftables table inet g", "network link tap0"]
+    assert before.added_since(before) == []
+    assert "/" in Footprint.take().mounts
+
+
+def test_installed_gureum_has_no_tests(tmp_path: Path) -> None:
+    with pytest.raises(CliError, match="not part of an installed gureum"):
+        layers.run(tmp_path, [])

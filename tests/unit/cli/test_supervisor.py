@@ -1,0 +1,144 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gureum.cli import supervisor
+from gureum.cli.cloud import Cloud, little_process
+from gureum.cli.processes import Identity, read_pid_file, send, wait_gone
+from gureum.cli.supervisor import Child, Supervisor, backoff_s, describe_end, rotate
+
+
+def quiet(_text: str) -> None:
+    pass
+
+
+def wait_for(cloud: Cloud, role: str, but_not: Identity | None = None) -> Identity:
+    """The role's process once it is ready and not `but_not`. pytest's own timeout bounds it."""
+    path = cloud.run_dir / f"{role}.pid"
+    while True:
+        identity = read_pid_file(path)
+        if identity is not None and identity != but_not and cloud.is_ready(role, identity):
+            return identity
+
+
+def test_backoff_doubles_up_to_its_bound() -> None:
+    assert [backoff_s(failures) for failures in (1, 2, 3)] == [0.2, 0.4, 0.8]
+    assert backoff_s(1000) == supervisor.BACKOFF_MAX_S
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(0, "exited with code 0"), (256 * 3, "exited with code 3"), (9, "was killed by SIGKILL")],
+)
+def test_describe_end(status: int, words: str) -> None:
+    assert describe_end(status) == words
+
+
+def test_rotate_keeps_one_older_part_and_the_writers_descriptor(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    with open(log, "ab", buffering=0) as writer:
+        writer.write(b"a" * 100)
+        assert not rotate(str(log), 100)
+        writer.write(b"b")
+        assert rotate(str(log), 100)
+        writer.write(b"c")
+    assert log.read_bytes() == b"c"
+    assert (tmp_path / "x.log.1").read_bytes() == b"a" * 100 + b"b"
+
+
+def test_rotate_of_a_missing_log(tmp_path: Path) -> None:
+    assert not rotate(str(tmp_path / "x.log"))
+
+
+def test_what_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "log").mkdir()
+    child = Child("manager", ["/nonexistent/program"], str(tmp_path))
+    Supervisor(str(tmp_path), [child]).start_due()
+    assert child.failures == 1
+    assert child.start_next_at is not None
+    assert child.start_next_at > 0
+    assert "could not be started" in (tmp_path / "log" / "supervisor.log").read_text()
+
+
+def test_goes_on_without_its_directory(tmp_path: Path) -> None:
+    child = Child("manager", ["/nonexistent/program"], str(tmp_path / "gone"))
+    subject = Supervisor(str(tmp_path / "gone"), [child])
+    subject.start_due()
+    subject.say("nobody reads this")
+    assert child.failures == 1
+
+
+def test_killed_role_is_started_again_and_the_log_says_why(cloud: Cloud) -> None:
+    cloud.start(cloud.configure(port=free_port()), quiet)
+    first = wait_for(cloud, "agent")
+    assert send(first, signal.SIGKILL)
+    second = wait_for(cloud, "agent", but_not=first)
+    assert second.pid != first.pid
+    processes = {process.name: process for process in cloud.processes()}
+    assert processes["agent"].restarts == 1
+    assert processes["agent"].last_end == "was killed by SIGKILL"
+    assert processes["manager"].restarts == 0
+    assert (
+        f"agent (pid {first.pid}) was killed by SIGKILL; starting"
+        in (cloud.log_dir / "supervisor.log").read_text()
+    )
+
+
+def test_a_second_supervisor_refuses(cloud: Cloud) -> None:
+    cloud.start(cloud.configure(port=free_port()), quiet)
+    command = little_process("gureum.cli.supervisor", cloud.state_dir)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert second.returncode == 1
+    assert "another supervisor" in second.stderr
+
+
+def test_orphans_of_a_killed_supervisor_are_replaced(cloud: Cloud) -> None:
+    config = cloud.configure(port=free_port())
+    cloud.start(config, quiet)
+    old = [wait_for(cloud, role) for role in ("manager", "agent")]
+    supervising = cloud.supervisor()
+    assert supervising is not None
+    send(supervising, signal.SIGKILL)
+    assert wait_gone(supervising, 10)
+    assert cloud.start(config, quiet)
+    assert all(wait_gone(identity, 0) for identity in old)
+    assert all(process.is_ready for process in cloud.processes())
+
+
+def test_usage(capfd: pytest.CaptureFixture[str]) -> None:
+    assert supervisor.main([]) == 2
+    assert "usage" in capfd.readouterr().err
+
+
+def test_is_small() -> None:
+    """The modules that would double its memory stay out."""
+    code = "import gureum.cli.supervisor, sys; print(*sys.modules)"
+    environ = {**os.environ, "PYTHONPATH": str(Path(supervisor.__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], env=environ, capture_output=True, text=True, check=True
+    )
+    heavy = {
+        "typing",
+        "dataclasses",
+        "pathlib",
+        "json",
+        "subprocess",
+        "argparse",
+        "logging",
+        "msgspec",
+        "typer",
+    }
+    assert not heavy & set(done.stdout.split())
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from gureum.hypervisors.qemu.cgroup import CONTROLLERS, PARENT, Cgroups, Limits
+
+LIMITS = Limits(vcpus=2, memory_bytes=1 << 30, pids=100)
+
+
+def test_v2(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.controllers").write_text("cpu memory pids io")
+    cgroups = Cgroups(tmp_path)
+    assert cgroups.create("i-1", LIMITS) == [tmp_path / PARENT / "i-1" / "cgroup.procs"]
+    group = tmp_path / PARENT / "i-1"
+    assert (group / "memory.max").read_text() == str(1 << 30)
+    assert (group / "cpu.max").read_text() == "300000 100000"
+    assert (group / "pids.max").read_text() == "100"
+    assert (tmp_path / PARENT / "cgroup.subtree_control").read_text() == "+memory +cpu +pids"
+
+
+def test_v1(tmp_path: Path) -> None:
+    for controller in CONTROLLERS:
+        (tmp_path / controller).mkdir()
+    cgroups = Cgroups(tmp_path)
+    joins = cgroups.create("i-1", LIMITS)
+    assert joins == [tmp_path / controller / PARENT / "i-1" / "cgroup.procs" for controller in CONTROLLERS]
+    cgroups.remove("i-1")
+    assert list(tmp_path.glob(f"*/{PARENT}/*")) == []
+    cgroups.remove("i-1")
+
+
+def test_without_the_right_machines_run_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.controllers").write_text("cpu")
+    (tmp_path / PARENT).write_text("in the way")
+    assert Cgroups(tmp_path).create("i-1", LIMITS) == []

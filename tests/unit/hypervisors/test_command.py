@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+import uuid
+
+import msgspec
+import pytest
+
+from gureum.errors import HypervisorError
+from gureum.hypervisors.base import Disk, MachineConfig, Nic
+from gureum.hypervisors.qemu.command import Files, Host, command_line, hotplug_place, system_uuid
+from gureum.hypervisors.qemu.disks import OpenLayer
+from gureum.san.base import FileDisk, Layer
+import itertools
+
+ID = "i-0123456789abcdef0"
+TOP = Layer(path="/pool/a,b.qcow2", format="qcow2")
+BASE = Layer(path="/pool/base.raw", format="raw")
+DISK = Disk(volume="vol-0123456789abcdef0", index=0, source=FileDisk(layers=(TOP, BASE)))
+CONFIG = MachineConfig(id=ID, generation=1, vcpus=2, memory_bytes=512 << 20, disks=(DISK,))
+FILES = Files(monitor=3, people=4, console=5, console_log=6, kernel=7, initrd=8)
+LAYERS = {
+    DISK.volume: [OpenLayer(10, TOP, (20, 21), True, True), OpenLayer(11, BASE, (22,), False, False)],
+}
+
+
+def command(config: MachineConfig, machine: str = "pc-q35-7.2", accelerator: str = "kvm") -> list[str]:
+    host = Host("/usr/bin/qemu", accelerator, "host", tsc_khz=2_000_000)
+    return command_line(host, config, machine, "guid", FILES, LAYERS)
+
+
+def values(arguments: list[str], option: str) -> list[str]:
+    return [value for name, value in itertools.pairwise(arguments) if name == option]
+
+
+def devices(arguments: list[str]) -> dict[str, dict[str, object]]:
+    return {device["id"]: device for device in map(json.loads, values(arguments, "-device"))}
+
+
+def test_confinement_is_always_on() -> None:
+    arguments = command(CONFIG)
+    (sandbox,) = values(arguments, "-sandbox")
+    assert sandbox == "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+    assert "-nodefaults" in arguments
+    assert "-no-user-config" in arguments
+    assert not [argument for argument in arguments if "path=" in argument or "tcp:" in argument]
+
+
+def test_backing_chain_is_explicit() -> None:
+    arguments = command(CONFIG)
+    nodes = [json.loads(node) for node in values(arguments, "-blockdev")]
+    assert [node["node-name"] for node in nodes] == [
+        "vol-0123456789abcdef0.11f",
+        "vol-0123456789abcdef0.11",
+        "vol-0123456789abcdef0.10f",
+        "vol-0123456789abcdef0.10",
+    ]
+    base_file, base, top_file, top = nodes
+    assert (base["read-only"], base_file["read-only"], base_file["cache"]["direct"]) == (True, True, False)
+    assert (top["read-only"], top_file["read-only"], top_file["cache"]["direct"]) == (False, False, True)
+    assert top["backing"] == base["node-name"]
+    assert {node["filename"] for node in (base_file, top_file)} == {"/dev/fdset/10", "/dev/fdset/11"}
+    assert "fd=20,set=10,opaque=/pool/a,,b.qcow2" in values(arguments, "-add-fd")
+
+
+def test_last_layer_has_no_backing_file() -> None:
+    """What the header of a qcow2 file names is never opened."""
+    alone = msgspec.structs.replace(DISK, source=FileDisk(layers=(TOP,)))
+    config = msgspec.structs.replace(CONFIG, disks=(alone,))
+    host = Host("/usr/bin/qemu", "kvm", "host")
+    arguments = command_line(
+        host, config, "pc-q35-7.2", "guid", FILES, {DISK.volume: LAYERS[DISK.volume][:1]}
+    )
+    top = json.loads(values(arguments, "-blockdev")[-1])
+    assert top["backing"] is None
+
+
+def test_root_disk() -> None:
+    device = devices(command(CONFIG))["vol-0123456789abcdef0.10"]
+    assert device["serial"] == "vol0123456789abcdef0"
+    assert device["bootindex"] == 0
+    assert device["bus"] == "pcie.0"
+    assert (device["werror"], device["rerror"]) == ("enospc", "report")
+
+
+def test_kernel_boot() -> None:
+    config = msgspec.structs.replace(CONFIG, kernel="/k", initrd="/i", cmdline="quiet")
+    arguments = command(config)
+    assert values(arguments, "-kernel") == ["/proc/self/fd/7"]
+    assert values(arguments, "-initrd") == ["/proc/self/fd/8"]
+    assert values(arguments, "-append") == ["quiet"]
+    assert values(command(config, accelerator="tcg"), "-append") == ["quiet no_timer_check"]
+
+
+def test_microvm() -> None:
+    config = msgspec.structs.replace(CONFIG, kernel="/k")
+    arguments = command(config, "microvm", "tcg")
+    assert {device["driver"] for device in devices(arguments).values()} == {
+        "virtio-balloon-device",
+        "virtio-rng-device",
+        "virtio-blk-device",
+    }
+    assert values(arguments, "-append") == ["no_timer_check tsc_early_khz=2000000"]
+    with pytest.raises(HypervisorError, match="kernel"):
+        command(CONFIG, "microvm")
+
+
+def test_nic() -> None:
+    nic = Nic(interface="eni-1", mac="02:00:00:00:00:01", index=0, fd=30, mtu=1450)
+    arguments = command(msgspec.structs.replace(CONFIG, nics=(nic,)))
+    assert values(arguments, "-netdev") == ["tap,id=eni-1.tap,fd=30,vhost=off"]
+    device = devices(arguments)["eni-1"]
+    assert (device["mac"], device["host_mtu"], device["romfile"]) == (nic.mac, 1450, "")
+    with pytest.raises(HypervisorError, match="at most"):
+        command(msgspec.structs.replace(CONFIG, nics=(msgspec.structs.replace(nic, index=9),)))
+
+
+def test_system_uuid_is_the_instances() -> None:
+    assert system_uuid(ID).startswith("ec2")
+    assert str(uuid.UUID(system_uuid(ID))) == system_uuid(ID)
+    assert system_uuid(ID) != system_uuid("i-1")
+
+
+def test_hotplug_slots() -> None:
+    assert hotplug_place(31)["addr"] == "0x1f"
+    for slot in (0, 32):
+        with pytest.raises(HypervisorError, match="at most"):
+            hotplug_place(slot)

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+
+import msgspec
+
+from gureum.hostspec import GroupSpec, NetworkSpec, PortSpec, RuleSpec, SubnetSpec, VpcSpec
+from gureum.network.filters import changed_addresses, filter_table, guard_table, host_table
+from gureum.network.names import Names
+from gureum.network.plan import VpcPlan, make_plan
+from gureum.network.ruleset import change_table
+
+NAMES = Names(0)
+VPC = VpcSpec(
+    id="vpc-1", network_id=1, cidr="172.31.0.0/16", subnets=(SubnetSpec(id="subnet-1", cidr="172.31.0.0/20"),)
+)
+GROUPS = (GroupSpec(id="sg-1", rules=(RuleSpec(group="sg-2"),)), GroupSpec(id="sg-2"))
+
+
+def port(number: int, **fields: object) -> PortSpec:
+    values: dict[str, object] = {
+        "id": f"eni-{number}",
+        "instance": f"i-{number}",
+        "vpc": "vpc-1",
+        "subnet": "subnet-1",
+        "mac": f"06:00:00:00:00:{number:02x}",
+        "private_ip": f"172.31.0.{number}",
+        "groups": ("sg-1",),
+        **fields,
+    }
+    return PortSpec(**values)  # type: ignore[arg-type]
+
+
+def plan(*ports: PortSpec, members: tuple[str, ...] = ()) -> VpcPlan:
+    spec = NetworkSpec(vpcs=(VPC,), ports=ports, groups=GROUPS, members={"sg-2": members})
+    return make_plan(spec, IPv4Network("198.18.0.0/24"))[1]
+
+
+def change(old: VpcPlan, new: VpcPlan) -> list[str]:
+    link = NAMES.link(1)[1]
+    return (
+        change_table(guard_table(old), guard_table(new))
+        + change_table(filter_table(old, NAMES, link), filter_table(new, NAMES, link))
+    ).splitlines()
+
+
+def test_one_more_port_is_a_handful_of_elements_however_many_there_are() -> None:
+    few = change(plan(port(4)), plan(port(4), port(5)))
+    many = [port(number) for number in range(10, 200)]
+    assert change(plan(*many), plan(*many, port(5))) == few
+    assert len(few) <= 8
+
+
+def test_a_member_more_is_one_element() -> None:
+    found = change(plan(port(4)), plan(port(4), members=("172.31.0.9",)))
+    assert found == ["add element inet gureum m_sg-2 { 172.31.0.9 }"]
+
+
+def test_ports_with_the_same_groups_share_a_chain() -> None:
+    table = filter_table(plan(port(4), port(5), port(6, groups=("sg-2", "sg-1"))), NAMES, "198.19.0.3")
+    assert len(set(table.sets["ingress"].elements.values())) == 2
+
+
+def test_a_port_without_groups_is_closed() -> None:
+    table = filter_table(plan(port(4, groups=())), NAMES, "198.19.0.3")
+    (target,) = table.sets["ingress"].elements.values()
+    assert table.chains[target.removeprefix("goto ")].rules == ("counter name denied_in drop",)
+
+
+def test_addresses_whose_flows_are_forgotten() -> None:
+    public = {"public_ip": "198.18.0.9"}
+    old = plan(port(4, **public), port(5))
+    assert changed_addresses(None, old) == set()
+    assert changed_addresses(old, old) == set()
+    assert changed_addresses(old, plan(port(4), port(5))) == {"198.18.0.9"}
+    assert changed_addresses(old, plan(port(4, **public))) == {"172.31.0.5"}
+    assert changed_addresses(old, plan(port(5))) == {"172.31.0.4", "198.18.0.9"}
+    replaced = msgspec.structs.replace(port(5), id="eni-9", mac="06:00:00:00:00:99")
+    assert changed_addresses(old, plan(port(4, **public), replaced)) == {"172.31.0.5"}
+
+
+def test_a_host_without_resolvers_lets_nothing_in() -> None:
+    assert not any("th dport 53" in rule for rule in host_table(NAMES, "cloud", ()).chains["host"].rules)
+    assert any(
+        "192.0.2.1" in rule for rule in host_table(NAMES, "cloud", ("192.0.2.1",)).chains["host"].rules
+    )

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gureum.errors import NetworkError
+from gureum.hostspec import GroupSpec, RuleSpec
+from gureum.network.groups import compile_group, cut
+
+NETWORKS = [
+    "0.0.0.0/0",
+    "10.0.0.0/8",
+    "10.0.0.0/9",
+    "10.128.0.0/9",
+    "10.1.0.0/16",
+    "10.1.2.3/32",
+    "192.168.0.0/24",
+]
+PROBES = ["10.1.2.3", "10.200.0.1", "10.1.0.0", "192.168.0.255", "8.8.8.8"]
+
+spans = st.lists(
+    st.tuples(st.integers(0, 20), st.integers(0, 6), st.sampled_from(NETWORKS)).map(
+        lambda each: (each[0], each[0] + each[1], each[2])
+    ),
+    max_size=12,
+)
+
+
+@given(spans)
+def test_pieces_mean_what_the_spans_mean(given_spans: list[tuple[int, int, str]]) -> None:
+    pieces = cut(given_spans)
+    for key in range(28):
+        for probe in map(IPv4Address, PROBES):
+            wanted = any(a <= key <= b and probe in IPv4Network(n) for a, b, n in given_spans)
+            hits = [
+                n for a, b, networks in pieces if a <= key <= b for n in networks if probe in IPv4Network(n)
+            ]
+            assert len(hits) == wanted, "each key and address must be in exactly one element, or in none"
+
+
+def group(*rules: RuleSpec) -> GroupSpec:
+    return GroupSpec(id="sg-1", rules=rules)
+
+
+def test_everything_from_anywhere() -> None:
+    assert compile_group(
+        group(
+            RuleSpec(cidr="0.0.0.0/0"), RuleSpec(protocol="tcp", from_port=1, to_port=2, cidr="10.0.0.0/8")
+        ),
+        False,
+    ) == ("accept",)
+
+
+def test_everything_from_both_halves_is_everything() -> None:
+    assert compile_group(group(RuleSpec(cidr="0.0.0.0/1"), RuleSpec(cidr="128.0.0.0/1")), False) == (
+        "accept",
+    )
+
+
+def test_overlapping_ports_are_cut() -> None:
+    rules = (
+        RuleSpec(protocol="tcp", from_port=80, to_port=90, cidr="10.0.0.0/8"),
+        RuleSpec(protocol="tcp", from_port=85, to_port=443, cidr="0.0.0.0/0"),
+        RuleSpec(protocol="udp", from_port=53, to_port=53, cidr="10.0.0.0/8"),
+    )
+    assert compile_group(group(*rules), False) == (
+        "ip saddr . meta l4proto . th dport "
+        "{ 10.0.0.0/8 . 6 . 80-84, 0.0.0.0/0 . 6 . 85-443, 10.0.0.0/8 . 17 . 53 } accept",
+    )
+
+
+def test_directions_are_apart() -> None:
+    both = group(RuleSpec(egress=True, protocol="tcp", from_port=80, to_port=80, cidr="10.0.0.0/8"))
+    assert compile_group(both, False) == ()
+    assert compile_group(both, True) == ("ip daddr . meta l4proto . th dport { 10.0.0.0/8 . 6 . 80 } accept",)
+
+
+@pytest.mark.parametrize(
+    ("from_port", "to_port", "wanted"),
+    [
+        (-1, -1, "ip saddr . meta l4proto { 10.0.0.0/8 . 1 } accept"),
+        (8, -1, "ip saddr . meta l4proto . th sport { 10.0.0.0/8 . 1 . 2048-2303 } accept"),
+        (3, 4, "ip saddr . meta l4proto . th sport { 10.0.0.0/8 . 1 . 772 } accept"),
+    ],
+)
+def test_icmp_types_and_codes(from_port: int, to_port: int, wanted: str) -> None:
+    rule = RuleSpec(protocol="icmp", from_port=from_port, to_port=to_port, cidr="10.0.0.0/8")
+    assert compile_group(group(rule), False) == (wanted,)
+
+
+def test_group_peers_are_sets_of_members() -> None:
+    rules = (
+        RuleSpec(protocol="tcp", from_port=22, to_port=22, group="sg-2"),
+        RuleSpec(protocol="tcp", from_port=20, to_port=30, group="sg-2"),
+        RuleSpec(group="sg-3"),
+        RuleSpec(protocol="50", group="sg-4"),
+    )
+    assert compile_group(group(*rules), False) == (
+        "ip saddr @m_sg-2 meta l4proto . th dport { 6 . 20-30 } accept",
+        "ip saddr @m_sg-3 accept",
+        "ip saddr @m_sg-4 meta l4proto { 50 } accept",
+    )
+
+
+def test_ipv6_is_left_out() -> None:
+    assert (
+        compile_group(group(RuleSpec(cidr="::/0"), RuleSpec(protocol="icmpv6", cidr="0.0.0.0/0")), False)
+        == ()
+    )
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        RuleSpec(protocol="tcp", from_port=5, to_port=4, cidr="0.0.0.0/0"),
+        RuleSpec(protocol="tcp", from_port=5, to_port=65536, cidr="0.0.0.0/0"),
+        RuleSpec(protocol="gre; flush ruleset", cidr="0.0.0.0/0"),
+        RuleSpec(protocol="256", cidr="0.0.0.0/0"),
+        RuleSpec(cidr="10.0.0.0/33"),
+        RuleSpec(cidr="all"),
+    ],
+)
+def test_nonsense_is_refused(rule: RuleSpec) -> None:
+    with pytest.raises(NetworkError):
+        compile_group(group(rule), False)

@@ -1,0 +1,275 @@
+"""A cloud of one account over a store in memory, and calls that are checked against the service model."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable
+from functools import cache
+from typing import Any, TypeVar
+
+import pytest
+from botocore.loaders import Loader
+from botocore.model import ServiceModel
+from botocore.validate import ParamValidator
+from msgspec.structs import replace
+
+import gureum.services.ec2
+import gureum.services.sts  # noqa: F401  (registers its operations)
+from gureum.env import Env
+from gureum.errors import ApiError, TransportError
+from gureum.resources import (
+    Attachment,
+    AttachmentState,
+    Host,
+    HostState,
+    Image,
+    Instance,
+    InstanceState,
+    Record,
+    Snapshot,
+    SnapshotState,
+    Volume,
+    VolumeState,
+)
+from gureum.services.ec2.defaults import ensure_defaults
+from gureum.services.operation import OPERATIONS, Caller, Cloud, Context
+from gureum.store.base import Reader, Transaction
+from gureum.store.sqlite import SqliteStore
+
+R = TypeVar("R", bound=Record)
+
+ACCOUNT = "123456789012"
+IMAGE = "ami-00000000000000001"
+IMAGE_SNAPSHOT = "snap-00000000000000001"
+
+
+@cache
+def service_model(service: str) -> ServiceModel:
+    return ServiceModel(Loader().load_service_model(service, "service-2"), service)
+
+
+def without_none(value: Any) -> Any:
+    """What the gateway leaves of an answer: members that are None are not sent."""
+    if isinstance(value, dict):
+        return {name: without_none(each) for name, each in value.items() if each is not None}
+    if isinstance(value, list | tuple):
+        return [without_none(each) for each in value]
+    return value
+
+
+def check(value: dict[str, Any], shape: Any, where: str) -> None:
+    """Fails if the value does not fit the shape: unknown members, wrong types."""
+    if shape is None:
+        assert not value, f"{where} has no such shape"
+        return
+    report = ParamValidator().validate(value, shape)
+    assert not report.has_errors(), f"{where}: {report.generate_report()}"
+
+
+def check_enums(value: Any, shape: Any, where: str) -> None:
+    """Fails for a value that the model does not list."""
+    if shape.type_name == "structure":
+        for name, each in value.items():
+            check_enums(each, shape.members[name], f"{where}.{name}")
+    elif shape.type_name == "list":
+        for each in value:
+            check_enums(each, shape.member, f"{where}[]")
+    elif shape.type_name == "string" and getattr(shape, "enum", None):
+        assert value in shape.enum, f"{where}: {value!r}"
+
+
+class FakeHosts:
+    """Console output by instance id; a host that is not known does not answer."""
+
+    def __init__(self) -> None:
+        self.output: dict[str, bytes] = {}
+        self.down = False
+
+    async def console(self, host: str, instance: str, max_bytes: int) -> bytes:
+        if self.down:
+            raise TransportError(f"{host} does not answer")
+        return self.output.get(instance, b"")[-max_bytes:]
+
+
+class Rig:
+    """Calls operations as the dispatcher does, and stands in for the reconcilers."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self.store = store
+        self.time = 1_800_000_000.0
+        self.env = Env(clock=lambda: self.time, rng=random.Random(7))
+        self.cloud = Cloud(
+            name="test",
+            account=ACCOUNT,
+            region="us-east-1",
+            zones=("us-east-1a", "us-east-1b", "us-east-1c"),
+            public_cidr="198.18.0.0/24",
+        )
+        self.caller = Caller(
+            account=ACCOUNT, arn=f"arn:aws:iam::{ACCOUNT}:root", user_id=ACCOUNT, access_key="AKIATEST"
+        )
+        self.hosts = FakeHosts()
+
+    def context(self, reader: Reader) -> Context:
+        return Context(
+            env=self.env,
+            cloud=self.cloud,
+            caller=self.caller,
+            request_id="test",
+            tx=reader,  # type: ignore[arg-type]  # operations that only read get a Reader
+            hosts=self.hosts,
+        )
+
+    async def call(self, operation: str, /, service: str = "ec2", **input: Any) -> Any:
+        """The answer as a client would get it. Input and output must fit the model."""
+        model = service_model(service).operation_model(operation)
+        check(input, model.input_shape, f"input of {operation}")
+        registered = OPERATIONS[service, operation]
+
+        async def work(tx: Reader) -> Any:
+            return await registered.handler(self.context(tx), input)
+
+        if registered.write:
+            output = await self.store.transact(work)
+        else:
+            async with self.store.read() as reader:
+                output = await work(reader)
+        output = without_none(output)
+        check(output, model.output_shape, f"output of {operation}")
+        if model.output_shape is not None:
+            check_enums(output, model.output_shape, f"output of {operation}")
+        return output
+
+    async def fails(self, code: str, operation: str, /, **input: Any) -> str:
+        """Call an operation that must fail with this code, changing nothing; answers the message."""
+        before = self.store.revision
+        with pytest.raises(ApiError) as caught:
+            await self.call(operation, **input)
+        assert caught.value.code == code, caught.value
+        assert self.store.revision == before
+        return caught.value.message
+
+    async def get(self, kind: type[R], id: str) -> R:
+        async with self.store.read() as reader:
+            record = await reader.get(kind, id)
+        assert record is not None, id
+        return record
+
+    async def find(self, kind: type[R], **index: Any) -> list[R]:
+        async with self.store.read() as reader:
+            return await reader.find(kind, **index)
+
+    async def put(self, *records: Record) -> None:
+        async def work(tx: Transaction) -> None:
+            for record in records:
+                await tx.put(record)
+
+        await self.store.transact(work)
+
+    async def change(self, kind: type[R], id: str, **changes: Any) -> R:
+        record = replace(await self.get(kind, id), **changes)
+        await self.put(record)
+        return await self.get(kind, id)
+
+    async def delete(self, record: Record) -> None:
+        async def work(tx: Transaction) -> None:
+            await tx.delete(record)
+
+        await self.store.transact(work)
+
+    async def image(self, id: str = IMAGE, **values: Any) -> Image:
+        values = {
+            "account": ACCOUNT,
+            "name": "tiny",
+            "disk_bytes": 2 << 30,
+            "snapshot": IMAGE_SNAPSHOT,
+            "created": self.env.utcnow(),
+            **values,
+        }
+        await self.put(Image(id=id, **values))
+        return await self.get(Image, id)
+
+    async def launch(self, **input: Any) -> dict[str, Any]:
+        """One new instance, as RunInstances answers it."""
+        defaults = {"ImageId": IMAGE, "MinCount": 1, "MaxCount": 1}
+        answer = await self.call("RunInstances", **{**defaults, **input})
+        instance: dict[str, Any] = answer["Instances"][0]
+        return instance
+
+    async def running(self, **input: Any) -> str:
+        """The id of a new instance that runs, with its volumes attached."""
+        id: str = (await self.launch(**input))["InstanceId"]
+        await self.settle(id)
+        return id
+
+    async def settle(self, id: str) -> None:
+        """What the reconcilers do once the host runs the instance."""
+        await self.change(Instance, id, state=InstanceState.running, host="host-a", state_reason=None)
+        for volume in await self.find(Volume, instance=id):
+            await self.attached(volume.id)
+
+    async def attached(self, id: str) -> None:
+        volume = await self.get(Volume, id)
+        assert isinstance(volume.attachment, Attachment)
+        attachment = replace(volume.attachment, state=AttachmentState.attached)
+        await self.put(replace(volume, state=VolumeState.in_use, host="host-a", attachment=attachment))
+
+    async def stopped(self, **input: Any) -> str:
+        id = await self.running(**input)
+        await self.call("StopInstances", InstanceIds=[id])
+        await self.change(Instance, id, state=InstanceState.stopped, force=False)
+        return id
+
+    async def volume(self, **input: Any) -> str:
+        """The id of a new volume that is available."""
+        defaults = {"AvailabilityZone": "us-east-1a", "Size": 1}
+        id: str = (await self.call("CreateVolume", **{**defaults, **input}))["VolumeId"]
+        await self.change(Volume, id, state=VolumeState.available, host="host-a")
+        return id
+
+    async def snapshot(self, volume: str, **input: Any) -> str:
+        id: str = (await self.call("CreateSnapshot", VolumeId=volume, **input))["SnapshotId"]
+        await self.change(Snapshot, id, state=SnapshotState.completed)
+        return id
+
+
+@pytest.fixture
+async def empty() -> AsyncIterator[Rig]:
+    """A cloud without defaults, hosts or images."""
+    store = SqliteStore.open(":memory:", threaded=False)
+    yield Rig(store)
+    await store.close()
+
+
+@pytest.fixture
+async def rig(empty: Rig) -> Rig:
+    """A cloud with its defaults, a host in the first zone and an image."""
+
+    async def work(tx: Transaction) -> None:
+        await ensure_defaults(tx, empty.env, empty.cloud)
+
+    await empty.store.transact(work)
+    await empty.put(
+        Host(id="host-a", state=HostState.up, zone="us-east-1a", cpus=8, memory_bytes=32 << 30),
+        Snapshot(
+            id=IMAGE_SNAPSHOT,
+            account=ACCOUNT,
+            state=SnapshotState.completed,
+            volume="vol-ffffffff",
+            size_bytes=2 << 30,
+            started=empty.env.utcnow(),
+            image=IMAGE,
+        ),
+    )
+    await empty.image()
+    return empty
+
+
+@pytest.fixture
+def at(rig: Rig) -> Callable[[float], None]:
+    """Moves the clock."""
+
+    def move(seconds: float) -> None:
+        rig.time += seconds
+
+    return move

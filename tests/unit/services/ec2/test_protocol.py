@@ -1,0 +1,94 @@
+"""All EC2 operations: each one is registered, and marked as one that writes or not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from gureum.services.operation import OPERATIONS
+
+PROMISED = {
+    "AllocateAddress",
+    "AssociateAddress",
+    "AttachVolume",
+    "AuthorizeSecurityGroupEgress",
+    "AuthorizeSecurityGroupIngress",
+    "CreateKeyPair",
+    "CreateSecurityGroup",
+    "CreateSnapshot",
+    "CreateTags",
+    "CreateVolume",
+    "DeleteKeyPair",
+    "DeleteSecurityGroup",
+    "DeleteSnapshot",
+    "DeleteTags",
+    "DeleteVolume",
+    "DescribeAccountAttributes",
+    "DescribeAddresses",
+    "DescribeAddressesAttribute",
+    "DescribeAvailabilityZones",
+    "DescribeImages",
+    "DescribeInstanceAttribute",
+    "DescribeInstanceCreditSpecifications",
+    "DescribeInstanceStatus",
+    "DescribeInstanceTypeOfferings",
+    "DescribeInstanceTypes",
+    "DescribeInstances",
+    "DescribeKeyPairs",
+    "DescribeNetworkInterfaceAttribute",
+    "DescribeNetworkInterfaces",
+    "DescribeRegions",
+    "DescribeSecurityGroupRules",
+    "DescribeSecurityGroups",
+    "DescribeSnapshots",
+    "DescribeSubnets",
+    "DescribeTags",
+    "DescribeVolumeAttribute",
+    "DescribeVolumeStatus",
+    "DescribeVolumes",
+    "DescribeVolumesModifications",
+    "DescribeVpcAttribute",
+    "DescribeVpcs",
+    "DetachVolume",
+    "DisassociateAddress",
+    "GetConsoleOutput",
+    "ImportKeyPair",
+    "ModifyInstanceAttribute",
+    "ModifyInstanceMetadataOptions",
+    "ModifySecurityGroupRules",
+    "ModifyVolume",
+    "RebootInstances",
+    "ReleaseAddress",
+    "RevokeSecurityGroupEgress",
+    "RevokeSecurityGroupIngress",
+    "RunInstances",
+    "StartInstances",
+    "StopInstances",
+    "TerminateInstances",
+    "UpdateSecurityGroupRuleDescriptionsEgress",
+    "UpdateSecurityGroupRuleDescriptionsIngress",
+}
+READING = ("Describe", "Get")
+
+
+def test_registered() -> None:
+    assert {name for service, name in OPERATIONS if service == "ec2"} >= PROMISED
+    assert ("sts", "GetCallerIdentity") in OPERATIONS
+
+
+def test_what_writes_is_marked() -> None:
+    for (_, name), operation in OPERATIONS.items():
+        assert operation.write is not name.startswith(READING), name
+
+
+def test_start_is_light() -> None:
+    """What only some calls need is not imported with the services."""
+    code = (
+        "import sys; import gureum.services.ec2, gureum.services.sts;"
+        "heavy = {'botocore', 'cryptography', 'lxml', 'uvicorn'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
