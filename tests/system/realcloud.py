@@ -27,6 +27,7 @@ from gureum.cli.processes import read_pid_file
 from gureum.control.images import image_id
 from gureum.env import CRASH_MARK_VARIABLE, CRASH_VARIABLE, Env
 from gureum.images.manifest import ImageManifest
+from gureum.network.names import tap_name
 from gureum.san.local import LocalPool
 
 T = TypeVar("T")
@@ -67,7 +68,7 @@ class RealCloud:
         self.ec2 = self._client()
         self.started = False
 
-    def _client(self, **options: Any) -> Any:
+    def _client(self) -> Any:
         return boto3.client(
             "ec2",
             endpoint_url=self.config.endpoint,
@@ -155,7 +156,8 @@ class RealCloud:
 
     def waiter(self, name: str, **parameters: Any) -> None:
         self.ec2.get_waiter(name).wait(
-            **parameters, WaiterConfig={"Delay": LOOK_SECONDS, "MaxAttempts": int(WAIT_SECONDS / LOOK_SECONDS)}
+            **parameters,
+            WaiterConfig={"Delay": LOOK_SECONDS, "MaxAttempts": int(WAIT_SECONDS / LOOK_SECONDS)},
         )
 
     def launch(self, count: int = 1, **parameters: Any) -> list[str]:
@@ -287,7 +289,7 @@ class RealCloud:
         ]
         running = {item["InstanceId"] for item in instances if item["State"]["Name"] == "running"}
         taps = {
-            "gt" + interface["NetworkInterfaceId"][-13:]
+            tap_name(interface["NetworkInterfaceId"])
             for item in instances
             if item["State"]["Name"] == "running"
             for interface in item["NetworkInterfaces"]
@@ -305,7 +307,7 @@ class RealCloud:
             *difference("volume in the pool", volumes, {id for id in records if id.startswith("vol-")}),
             *difference("snapshot in the pool", snapshots, {id for id in records if id.startswith("snap-")}),
             *difference("machine's directory", {item["InstanceId"] for item in instances}, machines),
-            *difference("tap", {name[-13:] for name in taps}, {name[-13:] for name in self.taps()}),
+            *difference("tap", taps, self.taps()),
         ]
 
     def taps(self) -> set[str]:

@@ -248,9 +248,11 @@ class Agent:
         )
 
     async def _refresh_forever(self) -> None:
-        """Room in the pool changes by itself; machines held for lack of it go on when there is some."""
+        """What changes by itself: the room that paused machines wait for, a network that others flushed."""
         while True:
             await asyncio.sleep(INVENTORY_SECONDS)
+            if self._spec is not None:
+                self._networks.kick(NETWORK)
             try:
                 await self.disks.refresh()
                 await self.machines.resume_paused()

@@ -58,7 +58,7 @@ def measure(directory: Path, say: Say, *, quick: bool) -> list[Figure]:
 
 
 def load(server: Server, request: bytes, clients: int, seconds: float) -> dict[str, float]:
-    """So many client processes at once: their answers a second together, the medians of their p50 and p99 (ms)."""
+    """So many client processes at once: answers a second of all, medians of their p50 and p99 in ms."""
     script = Path(__file__).with_name("client.py")
     command = [sys.executable, "-I", "-S", str(script), "127.0.0.1", str(server.endpoint.port), str(seconds)]
     processes = [

@@ -27,7 +27,7 @@ class Connection:
         self._socket: socket.socket | None = None
 
     def exchange(self, request: bytes) -> bytes:
-        """Send the request, return the answer's body. Raises OSError, also for an answer that is no success."""
+        """Send the request, return the answer's body. Raises OSError, also where it is no success."""
         if self._socket is None:
             self._socket = socket.create_connection(self._address, timeout=ANSWER_SECONDS)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

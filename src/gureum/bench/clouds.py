@@ -20,6 +20,7 @@ from gureum.cli import images
 from gureum.cli.cloud import Cloud, child_environment
 from gureum.cli.config import default_base
 from gureum.cli.output import CliError
+from gureum.control.images import image_id
 from gureum.images.library import newest
 from gureum.images.manifest import ImageManifest
 
@@ -68,7 +69,7 @@ def launcher() -> list[str]:
 
 @contextmanager
 def bench_cloud(say: Say) -> Iterator[Bench]:
-    """A cloud of its own, configured and not started, its image built. At the end it is stopped and removed."""
+    """A cloud of its own, not started yet, its image built. At the end it is stopped and removed."""
     cloud = Cloud(default_base() / "bench")
     if cloud.is_running() or cloud.guests():
         raise CliError(
@@ -80,7 +81,7 @@ def bench_cloud(say: Say) -> Iterator[Bench]:
     try:
         say("the image tiny")
         built = images.build(cloud.state_dir / "images", "tiny", refresh=False)
-        manifest = newest(cloud.state_dir / "images", lambda found: found.name == built["Name"])
+        manifest = newest(cloud.state_dir / "images", lambda found: image_id(found) == built["ImageId"])
         if manifest is None or manifest.first_line is None:
             raise BenchError("the image has no first line to wait for")
         endpoint = Endpoint(

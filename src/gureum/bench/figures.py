@@ -35,7 +35,7 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """``value`` and ``peer`` are in ``unit``. ``samples`` and ``peer_samples`` are what they are medians of."""
+    """``value`` and ``peer`` are in ``unit``, medians of ``samples`` and ``peer_samples``."""
 
     name: str
     value: float

@@ -110,7 +110,9 @@ def _peer(directory: Path, lookups: int, say: Say) -> tuple[list[float], list[fl
 def walk(server: Server) -> list[float]:
     """Milliseconds of each page from the first to the last; a page is asked for with the token before it."""
     connection = Connection("127.0.0.1", server.endpoint.port)
-    times, seen, more = [], 0, {}
+    times: list[float] = []
+    more: dict[str, str] = {}
+    seen = 0
     for _ in range(2 * INSTANCES // PAGE):
         request = requests.instances(server.endpoint, MaxResults=PAGE, **more)
         began = time.monotonic()

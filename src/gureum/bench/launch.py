@@ -1,4 +1,4 @@
-"""From the RunInstances call to the guest's first userspace line, against QEMU by hand; one, and ten at once."""
+"""RunInstances to the guest's first userspace line, against QEMU by hand; one, and ten at once."""
 
 from __future__ import annotations
 

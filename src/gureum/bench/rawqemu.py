@@ -1,9 +1,10 @@
 """The peer of a launch: QEMU by hand, with the hardware that a machine of ours has.
 
-The command line is taken from a running machine of ours and reduced to what somebody would type: the same machine
-type, CPU, memory and devices, the same kernel, initial RAM file system and kernel command line, and an overlay of
-the same disk. What is ours alone goes: no sandbox, no user or group of its own, no monitors, no inherited
-descriptors, no tap (QEMU's own user network instead). The overlay exists before the clock starts.
+The command line is taken from a running machine of ours and reduced to what somebody would type: the same
+machine type, CPU, memory and devices, the same kernel, initial RAM file system and kernel command line, and
+an overlay of the same disk. What is ours alone goes: no sandbox, no user or group of its own, no monitors,
+no inherited descriptors, no tap (QEMU's own user network instead). The overlay exists before the clock
+starts.
 """
 
 from __future__ import annotations

@@ -39,8 +39,7 @@ async def seed_instances(store: Store, env: Env, cloud: Cloud, count: int) -> li
         batch = addresses[first : first + BATCH]
 
         async def put(tx: Transaction, batch: list[str] = batch) -> None:
-            for address in batch:
-                ids.append(await _put(tx, env, cloud, vpc, subnet, group, address))
+            ids.extend([await _put(tx, env, cloud, vpc, subnet, group, address) for address in batch])
 
         await store.transact(put)
     return ids
@@ -51,11 +50,11 @@ async def _put(
 ) -> str:
     now = datetime.now(UTC).replace(microsecond=0)
     id, volume, interface = env.new_id("i"), env.new_id("vol"), env.new_id("eni")
-    owned = {"account": cloud.account, "zone": subnet.zone}
     await tx.put(
         NetworkInterface(
             id=interface,
-            **owned,
+            account=cloud.account,
+            zone=subnet.zone,
             vpc=vpc.id,
             subnet=subnet.id,
             mac=":".join(["0a", *(f"{env.random.getrandbits(8):02x}" for _ in range(5))]),
@@ -69,7 +68,8 @@ async def _put(
     await tx.put(
         Volume(
             id=volume,
-            **owned,
+            account=cloud.account,
+            zone=subnet.zone,
             state=VolumeState.in_use,
             size_bytes=8 * 2**30,
             created=now,
@@ -86,7 +86,8 @@ async def _put(
     await tx.put(
         Instance(
             id=id,
-            **owned,
+            account=cloud.account,
+            zone=subnet.zone,
             state=InstanceState.running,
             reservation=env.new_id("r"),
             type="t3.micro",

@@ -57,9 +57,9 @@ def free_port() -> int:
 
 
 def first_answer(endpoint: Endpoint, began: float, seconds_max: float = START_SECONDS_MAX) -> float | None:
-    """Seconds from ``began`` (monotonic) to the first answered GetCallerIdentity; None if it takes too long."""
+    """Seconds from ``began`` (monotonic) to the first answered GetCallerIdentity; None: it took too long."""
     request = identity(endpoint)
-    while (now := time.monotonic()) < began + seconds_max:
+    while time.monotonic() < began + seconds_max:
         connection = Connection("127.0.0.1", endpoint.port)
         try:
             connection.exchange(request)

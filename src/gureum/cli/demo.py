@@ -291,7 +291,7 @@ class Demo:
             says("the root volume went with the instance, the others on request")
 
     def clean_up(self) -> None:
-        """Take the cloud down and remove its state, but for the image."""
+        """Take the cloud down and remove its state."""
         self.cloud.stop_processes()
         self.cloud.evacuate()
         left = self.cloud.guests()
@@ -302,16 +302,9 @@ class Demo:
         self._forget()
 
     def _forget(self) -> None:
-        """Remove the state of a demo's cloud, but for the image, which took longest to make."""
-        if not self.cloud.state_dir.exists():
-            return
-        for path in self.cloud.state_dir.iterdir():
-            if path.name == "images":
-                continue
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        """Remove the state of a demo's cloud."""
+        if self.cloud.state_dir.exists():
+            shutil.rmtree(self.cloud.state_dir)
 
     # What they need
 

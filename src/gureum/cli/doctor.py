@@ -4,11 +4,13 @@ Every check tries the thing itself where that is possible (a table in a network 
 under KVM) and leaves nothing behind.
 """
 
+import asyncio
 import importlib
 import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,7 +109,8 @@ def kvm(state_dir: Path) -> Finding:
         probe = importlib.import_module("gureum.hypervisors.qemu.probe")
     except ModuleNotFoundError:
         return Finding("kvm", WARN, "/dev/kvm can be opened; whether a guest boots under it was not tried")
-    verdict = probe.probe_kvm(state_dir)
+    with tempfile.TemporaryDirectory() as nothing_kept:
+        verdict = asyncio.run(probe.probe_kvm(Path(nothing_kept)))
     if verdict.works:
         return Finding("kvm", OK, "a guest boots under KVM")
     return Finding(

@@ -1,16 +1,25 @@
-"""`gureum image build`: builds an image and says how far it is."""
+"""`gureum image build`: builds an image, once for all clouds of this machine, and says how far it is."""
 
 import asyncio
+import contextlib
+import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
+from gureum.cli.config import default_base
 from gureum.cli.output import USAGE, CliError, note
 
 NAMES = ("tiny",)
+CACHE = "image-cache"
 
 
 def build(directory: Path, name: str, *, refresh: bool) -> dict[str, str]:
-    """Builds the image below `directory` unless it is there. Returns its id, name, place; raises CliError."""
+    """Puts the image below `directory`. Returns its id, name and place; raises CliError.
+
+    It is built in the machine's cache unless it is there, and costs each further cloud nothing but links.
+    """
     from gureum.control.images import image_id
     from gureum.images.builder import build_tiny
     from gureum.images.errors import ImageError
@@ -18,10 +27,34 @@ def build(directory: Path, name: str, *, refresh: bool) -> dict[str, str]:
     if name not in NAMES:
         raise CliError(f"there is no image {name!r}", f"choose from: {', '.join(NAMES)}", exit_code=USAGE)
     try:
-        manifest = asyncio.run(build_tiny(directory, Progress(), refresh=refresh))
+        manifest = asyncio.run(build_tiny(default_base() / CACHE, Progress(), refresh=refresh))
+        place = link(Path(manifest.disk).parent, directory)
     except ImageError as error:
         raise CliError(f"the image was not built: {error}", "gureum doctor") from error
-    return {"ImageId": image_id(manifest), "Name": manifest.name, "Directory": str(directory)}
+    except OSError as error:
+        raise CliError(f"the image could not be put below {directory}: {error.strerror}") from error
+    return {"ImageId": image_id(manifest), "Name": manifest.name, "Directory": str(place)}
+
+
+def link(image: Path, directory: Path) -> Path:
+    """The image below `directory`, whole or not at all: by hard links, or copied to another disk."""
+    place = directory / image.name
+    if place.exists():
+        return place
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".linking-", dir=directory) as scratch:
+        made = Path(scratch) / image.name
+        shutil.copytree(image, made, copy_function=_link_or_copy)
+        with contextlib.suppress(FileExistsError):
+            made.rename(place)
+    return place
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 class Progress:

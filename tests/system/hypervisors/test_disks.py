@@ -71,6 +71,17 @@ async def test_attach_write_detach(
         assert len(await live._fdsets()) == 2  # the console's and the root disk's
 
 
+async def test_detach_while_booting(
+    hypervisor: QemuHypervisor, guest_files: GuestFiles, tmp_path: Path
+) -> None:
+    """The guest does not hear the first request, but a later one."""
+    root = disk(0, raw_disk(tmp_path / "root.raw", MIB))
+    await hypervisor.start(linux(guest_files, ID, root, disk(1, raw_disk(tmp_path / "data.raw", MIB))))
+    await hypervisor.detach_disk(ID, volume(1))
+    await booted(hypervisor, ID)
+    await until(lambda: hypervisor.machines()[ID].disks == (volume(0),))
+
+
 async def test_force_detach(hypervisor: QemuHypervisor, guest_files: GuestFiles, tmp_path: Path) -> None:
     """A guest without a driver never gives a disk up: it is taken, and can be attached again."""
     source = raw_disk(tmp_path / "data.raw", 16 * MIB)

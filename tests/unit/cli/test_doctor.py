@@ -89,7 +89,11 @@ def test_kvm_is_what_the_probe_found(
 ) -> None:
     device.touch()
     verdict = types.SimpleNamespace(works=works, reason="no guest booted in 3 s")
-    probe = types.SimpleNamespace(probe_kvm=lambda _state_dir: verdict)
+
+    async def probe_kvm(_cache_dir: Path) -> types.SimpleNamespace:
+        return verdict
+
+    probe = types.SimpleNamespace(probe_kvm=probe_kvm)
     monkeypatch.setitem(sys.modules, "gureum.hypervisors.qemu.probe", probe)
     monkeypatch.setattr(doctor.importlib, "import_module", sys.modules.__getitem__)
     assert kvm(tmp_path).status == status

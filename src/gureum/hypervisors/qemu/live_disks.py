@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
 from gureum.env import Env
 from gureum.errors import HypervisorError
@@ -31,6 +32,7 @@ from gureum.san.base import Layer
 
 log = logging.getLogger(__name__)
 
+INSIST_SECONDS = 5.0
 RELEASE_TRIES = 40
 RELEASE_SECONDS = 0.05
 _QDEV = re.compile(r"/machine/peripheral/([^/]+)(/|$)")
@@ -156,9 +158,19 @@ class LiveDisks:
             await self._take_away(volume, device)
             await self._release(volume)
             return
-        if volume in self.devices:
+        if volume in self.devices and volume not in self.detaching:
             self.detaching.add(volume)
+            self._spawn(self._insist(volume, device))
             self._changed()
+
+    async def _insist(self, volume: str, device: str) -> None:
+        """A guest that boots just now does not hear the first request."""
+        while True:
+            await asyncio.sleep(INSIST_SECONDS)
+            if volume not in self.detaching or self.devices.get(volume) != device:
+                return
+            with contextlib.suppress(CommandError):  # "already in the process", or gone this moment
+                await self._monitor.execute("device_del", {"id": device})
 
     async def _take_away(self, volume: str, device: str) -> None:
         """Put a node under the device that fails every request."""
@@ -184,15 +196,19 @@ class LiveDisks:
         """The guest gave a device up."""
         for volume, present in self.devices.items():
             if present == device:
-                task = asyncio.create_task(self._released(volume))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._spawn(self._release(volume))
 
-    async def _released(self, volume: str) -> None:
-        try:
-            await self._release(volume)
-        except HypervisorError as error:
-            log.warning("%s: after detaching %s: %s", self._monitor.id, volume, error)
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        async def logged() -> None:
+            try:
+                await work
+            except HypervisorError as error:
+                log.warning("%s: while detaching: %s", self._monitor.id, error)
+
+        task = asyncio.create_task(logged())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # it may have been cancelled before it began
 
     async def _release(self, volume: str) -> None:
         """Close the files of a volume that no device has any more, then show it gone."""
@@ -287,10 +303,9 @@ class LiveDisks:
         node = node_name(volume, await self._active(volume))
         await self._monitor.execute("block_resize", {"node-name": node, "size": size_bytes}, seconds=60.0)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _device(self, volume: str) -> str:
         try:

@@ -111,6 +111,7 @@ class Machine:
         await self._while_alive(self._refresh())
 
     async def load_disks(self) -> None:
+        self._let_go_of_disks()
         disks = LiveDisks(self._env, self.monitor(), self._changed)
         await disks.load({disk.volume: disk for disk in self.saved.config.disks})
         self._disks = disks
@@ -261,7 +262,7 @@ class Machine:
     def _process_ended(self, status: int | None) -> None:
         """Called as soon as the process is gone, for whatever reason."""
         self._process = None
-        self._disks = None
+        self._let_go_of_disks()
         self._cgroups.remove(self.id)
         self._let_go_of_monitor()
         if self.saved.ended is not None:
@@ -280,6 +281,11 @@ class Machine:
         if starting and output:
             return messages.start_failed(output)
         return f"{messages.PROCESS_ENDED}: {output}" if output else messages.PROCESS_ENDED
+
+    def _let_go_of_disks(self) -> None:
+        disks, self._disks = self._disks, None
+        if disks is not None:
+            disks.close()
 
     def _let_go_of_monitor(self) -> None:
         monitor, self._monitor = self._monitor, None
@@ -325,8 +331,7 @@ class Machine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._writes, return_exceptions=True)
-        if self._disks is not None:
-            await self._disks.close()
+        self._let_go_of_disks()
         self._let_go_of_monitor()
         if self._process is not None:
             self._process.close()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
+import gureum
 from gureum.services.operation import OPERATIONS
 
 PROMISED = {
@@ -83,8 +85,10 @@ def test_what_writes_is_marked() -> None:
 
 def test_start_is_light() -> None:
     """What only some calls need is not imported with the services."""
+    package = Path(gureum.__file__).parent.parent
     code = (
-        "import sys; import gureum.services.ec2, gureum.services.sts;"
+        f"import sys; sys.path.insert(0, {str(package)!r});"
+        "import gureum.services.ec2, gureum.services.sts;"
         "heavy = {'botocore', 'cryptography', 'lxml', 'uvicorn'} & set(sys.modules);"
         "sys.exit(str(heavy) if heavy else 0)"
     )
