@@ -102,24 +102,32 @@ class MachineSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class VolumeSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """A volume of this host's pool. ``source`` is "", an image id or a snapshot id."""
+    """A volume of this host's pool. ``source`` is "", an image id or a snapshot id.
+
+    ``made``: the pool had it already. Where it is missing nonetheless its data is lost, and it is not made
+    anew in silence.
+    """
 
     id: str
     size_bytes: int
     source: str = ""
     iops: int = 0
     throughput: int = 0
+    made: bool = False
     present: bool = True
 
 
 class SnapshotSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """``made`` as in VolumeSpec."""
+
     id: str
     volume: str
+    made: bool = False
     present: bool = True
 
 
 class ImageSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """An image whose disk this host may clone. ``disk`` is a path on the host."""
+    """An image whose disk this host may clone. ``disk`` is a path on the host, ``size_bytes`` its virtual size."""
 
     id: str
     disk: str

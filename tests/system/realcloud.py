@@ -32,15 +32,18 @@ from gureum.san.local import LocalPool
 
 T = TypeVar("T")
 
+GIB = 1 << 30
 WAIT_SECONDS = 90.0
 LOOK_SECONDS = 0.2
 KEY = "system-test"
+IMAGE_VOLUME = "vol-ffffffff"
+"""What is shown as the volume of an image's snapshot: the image is in the pool under its own name."""
 
 OPTIONS = {
     "StrictHostKeyChecking": "no",
     "UserKnownHostsFile": "/dev/null",
     "LogLevel": "ERROR",
-    "ConnectTimeout": "10",
+    "ConnectTimeout": "3",
     "BatchMode": "yes",
     "IdentitiesOnly": "yes",
 }
@@ -298,7 +301,7 @@ class RealCloud:
         snapshots = {
             item["SnapshotId"]
             for item in self.ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]
-            if item["VolumeId"] in volumes or item["VolumeId"].count("f") < 8
+            if item["VolumeId"] != IMAGE_VOLUME
         }
         records = {path.stem for path in (self.cloud.state_dir / "pool/records").glob("*.json")}
         machines = {path.name for path in (self.cloud.run_dir / "machines").glob("i-*")}

@@ -17,6 +17,7 @@ from gureum.errors import GureumError
 from gureum.files import write_atomically
 from gureum.hostspec import Metadata
 from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
+from gureum.hypervisors.qemu.probe import probe_kvm
 from gureum.network.kernel import KernelNetwork
 from gureum.processes import arguments, log_to_stderr
 from gureum.san.local import LocalPool
@@ -25,6 +26,7 @@ from gureum.transport.link import connect
 log = logging.getLogger(__name__)
 
 HOST = "host-0"
+EVACUATING = "agent.evacuating"
 
 
 def identity(config: CloudConfig) -> Identity:
@@ -43,22 +45,34 @@ def identity(config: CloudConfig) -> Identity:
 class Parts:
     """The host's hypervisor, pool and network, as this process has them."""
 
-    def __init__(self, state_dir: Path, config: CloudConfig, env: Env) -> None:
+    def __init__(self, state_dir: Path, config: CloudConfig, env: Env, accelerator: str) -> None:
         run = state_dir / "run"
         self.agent: Agent | None = None
-        self.hypervisor = QemuHypervisor(env, run)
+        self.hypervisor = QemuHypervisor(env, run, accelerator)
         self.pool = LocalPool(env, state_dir / "pool")
-        self.network = KernelNetwork(env, config.name, config.index, run, self._metadata)
+        self.network = KernelNetwork(env, config.name, config.index, run, self._metadata, config.public_cidr)
 
     def _metadata(self, instance: str) -> Metadata | None:
         return self.agent.metadata(instance) if self.agent is not None else None
+
+
+async def accelerator(state_dir: Path) -> str:
+    """KVM where it really boots something, emulation elsewhere."""
+    verdict = await probe_kvm(state_dir / "run")
+    if verdict.works:
+        return "kvm"
+    log.warning("guests run emulated (TCG), about ten times slower than with KVM: %s", verdict.reason)
+    return "tcg"
 
 
 async def serve(state_dir: Path, env: Env) -> None:
     """Serve until SIGTERM; guests and their network go on after that."""
     config = CloudConfig.load(state_dir)
     run = state_dir / "run"
-    parts = Parts(state_dir, config, env)
+    if (run / EVACUATING).exists():
+        log.warning("the last shutdown of the guests was interrupted; completing it first")
+        await end(state_dir, env)
+    parts = Parts(state_dir, config, env, await accelerator(state_dir))
     agent = parts.agent = Agent(
         env,
         identity(config),
@@ -84,13 +98,14 @@ async def serve(state_dir: Path, env: Env) -> None:
     finally:
         await parts.network.close()
         await parts.hypervisor.close()
+        await parts.pool.close()
 
 
 async def end(state_dir: Path, env: Env) -> None:
     """Shut the guests down and take this cloud's network off the host."""
-    parts = Parts(state_dir, CloudConfig.load(state_dir), env)
+    parts = Parts(state_dir, CloudConfig.load(state_dir), env, await accelerator(state_dir))
     try:
-        await evacuate(parts.hypervisor, parts.network)
+        await evacuate(parts.hypervisor, parts.network, state_dir / "run" / EVACUATING)
     finally:
         await parts.hypervisor.close()
 

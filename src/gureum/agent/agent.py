@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 2.0
 INVENTORY_SECONDS = 10.0
+RECONNECT_SECONDS_MIN = 0.05
 RECONNECT_SECONDS_MAX = 2.0
 
 NETWORK = "network"
@@ -73,6 +74,7 @@ class Agent:
         self._network_error = ""
         self._report_due = asyncio.Event()
         self._sequence = 0
+        self._heard_count = 0
         self._metadata: dict[str, Metadata] = {}
         self._networks = Workers[str](self._apply_network, 1)
         self.disks = Disks(env, pool, hypervisor, self._disk_changed)
@@ -92,8 +94,8 @@ class Agent:
                 group.create_task(self._speak_forever())
                 group.create_task(self._refresh_forever())
         finally:
-            for workers in (self._networks, self.machines, self.disks):
-                await workers.close()
+            for part in (self._networks, self.machines, self.disks):
+                await part.close()
 
     # The spec
 
@@ -151,7 +153,7 @@ class Agent:
             raise
         self._network_error = ""
         self.env.crashpoint("agent.network.applied")
-        if spec.network == self._spec.network:
+        if self._spec is not None and spec.network == self._spec.network:
             self.machines.network_applied({port.id for port in spec.network.ports})
 
     # What the workers tell
@@ -167,7 +169,7 @@ class Agent:
     # The link
 
     async def _speak_forever(self) -> None:
-        pause = 0.05
+        pause = RECONNECT_SECONDS_MIN
         while True:
             try:
                 link = await self._connect()
@@ -176,13 +178,17 @@ class Agent:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RECONNECT_SECONDS_MAX)
                 continue
-            pause = 0.05
+            heard = self._heard_count
             try:
                 await self._speak(link)
             except* TransportError as group:
                 log.info("the link to the manager ended: %s", group.exceptions[0])
             finally:
                 await link.close()
+            if self._heard_count > heard:
+                pause = RECONNECT_SECONDS_MIN
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, RECONNECT_SECONDS_MAX)
 
     async def _speak(self, link: Link) -> None:
         await link.send(
@@ -199,6 +205,7 @@ class Agent:
                 await self._heard(link, await link.receive(), group)
 
     async def _heard(self, link: Link, message: Message, group: asyncio.TaskGroup) -> None:
+        self._heard_count += 1
         if isinstance(message, Spec):
             self.take(message.spec)
         elif isinstance(message, Call):
@@ -212,7 +219,7 @@ class Agent:
             if call.machine in self.hypervisor.machines():
                 data = await self.hypervisor.console(call.machine, call.max_bytes)
             await link.send(Reply(id=call.id, data=data))
-        except HostError as error:
+        except (HostError, OSError) as error:
             await link.send(Reply(id=call.id, error=str(error)))
 
     async def _send_reports(self, link: Link) -> None:

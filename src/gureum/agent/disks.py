@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import NamedTuple, TypeVar
 
 from gureum.agent.settled import Settled
 from gureum.agent.workers import Workers
@@ -23,16 +22,32 @@ from gureum.hostspec import (
 )
 from gureum.hypervisors.base import Hypervisor
 from gureum.san.base import FileDisk, Layer, LiveDisk, Pool, VolumeInfo
+from gureum.san.locks import KeyedLocks
 
 log = logging.getLogger(__name__)
 
+S = TypeVar("S", VolumeSpec, SnapshotSpec)
+
 CONCURRENT_MAX = 8
 ATTEMPTS_MAX = 4
-"""A pool operation that fails so often is reported as failed for good."""
+"""A pool operation that fails so often is reported as failed for good; a deletion never is."""
 
 HOLDS = (MachineState.starting, MachineState.running, MachineState.paused, MachineState.shutdown)
 
 Key = tuple[str, str]
+"""What work is on: "volume", "snapshot" or "compact", and the id."""
+
+
+class Lost(PoolError):
+    """The pool no longer has what it once had."""
+
+
+class Failure(NamedTuple):
+    """``final``: it is not tried again, but reported as failed."""
+
+    attempts: int
+    error: PoolError
+    final: bool
 
 
 class MachineDisk:
@@ -67,59 +82,89 @@ class Disks:
         self._snapshots: set[str] = set()
         self._images: dict[str, ImageSpec] = {}
         self._added_images: dict[str, ImageSpec] = {}
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._errors: dict[Key, tuple[int, PoolError]] = {}
+        self._locks = KeyedLocks()
+        self._held: dict[str, frozenset[str]] = {}
+        """The volumes that each machine had when it was last looked at."""
+        self._failures: dict[Key, Failure] = {}
+        self._untidy = False
         self._volume_specs = Settled[VolumeSpec]()
         self._snapshot_specs = Settled[SnapshotSpec]()
         self._workers = Workers[Key](self._work, CONCURRENT_MAX)
 
     async def open(self) -> None:
         """Remove what a killed agent left half-made, and learn what the pool has."""
-        for problem in await self.pool.check(repair=True):
-            log.warning("pool: %s", problem)
-        await self.refresh()
-
-    async def refresh(self) -> None:
-        """Read the pool's inventory anew, unless work that changes it is under way."""
-        if any(self._workers.busy(("volume", id)) for id in self._volume_specs.specs):
-            return
+        await self._tidy()
         inventory = await self.pool.inventory()
         self._volumes = dict(inventory.volumes)
         self._snapshots = set(inventory.snapshots)
         self.pool_bytes, self.free_bytes = inventory.size_bytes, inventory.free_bytes
 
+    async def refresh(self) -> None:
+        """Remove what failed work left, and see how much room there is.
+
+        What the pool holds is known: nobody else changes it.
+        """
+        if self._untidy:
+            await self._tidy()
+        inventory = await self.pool.inventory()
+        self.pool_bytes, self.free_bytes = inventory.size_bytes, inventory.free_bytes
+
+    async def _tidy(self) -> None:
+        self._untidy = False
+        try:
+            for problem in await self.pool.check(repair=True):
+                log.warning("pool: %s", problem)
+        except PoolError:
+            self._untidy = True
+            raise
+
     async def close(self) -> None:
+        """End the work under way, and let another process have the pool."""
         await self._workers.close()
+        await self.pool.close()
 
     def take(self, spec: HostSpec) -> None:
         self._images = {image.id: image for image in spec.images}
         volumes = {volume.id: volume for volume in spec.volumes}
         snapshots = {snapshot.id: snapshot for snapshot in spec.snapshots}
         for id in self._volume_specs.take(volumes, spec.revision):
-            self._kick("volume", id, volumes)
+            self._asked_anew(("volume", id), id in volumes)
         for id in self._snapshot_specs.take(snapshots, spec.revision):
-            self._kick("snapshot", id, snapshots)
+            self._asked_anew(("snapshot", id), id in snapshots)
 
-    def _kick(self, kind: str, id: str, specs: dict[str, VolumeSpec] | dict[str, SnapshotSpec]) -> None:
-        if id in specs:
-            self._errors.pop((kind, id), None)
-            self._workers.kick((kind, id))
+    def _asked_anew(self, key: Key, wanted: bool) -> None:
+        self._failures.pop(key, None)
+        if wanted:
+            self._workers.kick(key)
+        elif key[0] == "volume":
+            self._volume_specs.forget(key[1])
         else:
-            self._errors.pop((kind, id), None)
-            self._locks.pop(id, None)
+            self._snapshot_specs.forget(key[1])
 
-    def machine_changed(self, _machine: str) -> None:
-        """A machine may have let go of volumes that wait to be deleted."""
+    def machine_changed(self, machine: str) -> None:
+        """A machine may have let go of volumes: some wait to be deleted, others can have layers merged."""
+        status = self.hypervisor.machines().get(machine)
+        holds = frozenset(status.disks) if status is not None and status.state in HOLDS else frozenset()
+        released = self._held.pop(machine, frozenset()) - holds
+        if holds:
+            self._held[machine] = holds
         for id, spec in self._volume_specs.specs.items():
             if not spec.present and id in self._volumes:
                 self._workers.kick(("volume", id))
+            elif id in released:
+                self._workers.kick(("compact", id))
 
     # For machines
 
     def ready(self, volume: str) -> bool:
-        """Whether the volume is there and as large as it should be."""
-        spec, info = self._volume_specs.specs.get(volume), self._volumes.get(volume)
-        return spec is not None and spec.present and info is not None
+        """Whether the volume is there for a machine to have."""
+        spec = self._volume_specs.specs.get(volume)
+        return spec is not None and spec.present and volume in self._volumes
+
+    def lost(self, volume: str) -> bool:
+        """Whether the pool once had the volume, and does not any more."""
+        failure = self._failures.get(("volume", volume))
+        return failure is not None and isinstance(failure.error, Lost)
 
     def spec(self, volume: str) -> VolumeSpec:
         return self._volume_specs.specs[volume]
@@ -130,7 +175,8 @@ class Disks:
         async with AsyncExitStack() as stack:
             disks = {}
             for id in sorted(volumes):
-                await stack.enter_async_context(self._locks[id])
+                await stack.enter_async_context(self._locks.hold(id))
+                await self._compact(id)
                 disks[id] = await self.pool.open_volume(id)
             yield disks
 
@@ -144,54 +190,68 @@ class Disks:
 
     async def _work(self, key: Key) -> None:
         kind, id = key
-        try:
-            if kind == "volume":
-                await self._work_volume(id)
-            else:
-                await self._work_snapshot(id)
-        except PoolError as error:
-            attempts = self._errors.get(key, (0, error))[0] + 1
-            if isinstance(error, PoolFull):
-                attempts = ATTEMPTS_MAX
-            self._errors[key] = attempts, error
-            if attempts < ATTEMPTS_MAX:
-                raise
-            log.error("%s %s: %s", kind, id, error)
-            if kind == "volume":
-                self._volume_specs.settle(id, self._volume_specs.specs[id])
-            else:
-                self._snapshot_specs.settle(id, self._snapshot_specs.specs[id])
-            self._changed(id)
+        if kind == "volume":
+            await self._towards(key, self._volume_specs, self._step_volume)
+        elif kind == "snapshot":
+            await self._towards(key, self._snapshot_specs, self._step_snapshot)
         else:
-            self._errors.pop(key, None)
+            async with self._locks.hold(id):
+                if self.ready(id):
+                    await self._compact(id)
 
-    async def _work_volume(self, id: str) -> None:
-        spec = self._volume_specs.specs.get(id)
+    async def _towards(self, key: Key, specs: Settled[S], step: Callable[[S], Awaitable[bool]]) -> None:
+        """Make the volume or snapshot what its spec says, and say so; or say for good that it failed."""
+        kind, id = key
+        spec = specs.specs.get(id)
         if spec is None:
             return
-        if not spec.present:
-            if self._live(id) is not None or self._awaits_snapshot(id):
+        try:
+            done = await step(spec)
+        except PoolError as error:
+            self._untidy = True
+            if specs.specs.get(id) != spec:
+                self._workers.kick(key)
                 return
-            async with self._locks[id]:
+            attempts = self._failures[key].attempts + 1 if key in self._failures else 1
+            final = spec.present and (isinstance(error, PoolFull | Lost) or attempts >= ATTEMPTS_MAX)
+            self._failures[key] = Failure(attempts, error, final)
+            if not final:
+                raise
+            log.error("%s %s: %s", kind, id, error)
+            specs.settle(id, spec)
+            self._kick_dependents(spec)
+        else:
+            self._failures.pop(key, None)
+            if done and not specs.settle(id, spec):
+                self._workers.kick(key)
+        self._changed(spec.id if isinstance(spec, VolumeSpec) else spec.volume)
+
+    async def _step_volume(self, spec: VolumeSpec) -> bool:
+        """Make it so; False if it has to wait for something else, which will kick it."""
+        id = spec.id
+        if not spec.present:
+            async with self._locks.hold(id):
+                if self._live(id) is not None or self._awaits_snapshot(id):
+                    return False
                 await self.pool.delete_volume(id)
             self._volumes.pop(id, None)
             self.env.crashpoint("agent.volume.deleted")
         elif id not in self._volumes:
+            if spec.made:
+                raise Lost(f"{id} is not in the pool any more: its data is lost")
             if not await self._source_ready(spec):
-                return
-            async with self._locks[id]:
+                return False
+            async with self._locks.hold(id):
                 await self.pool.create_volume(id, spec.size_bytes, spec.source)
             self._volumes[id] = VolumeInfo(id=id, size_bytes=spec.size_bytes)
             self.env.crashpoint("agent.volume.created")
-            self._kick_dependents(id)
+            self._kick_dependents(spec)
         elif self._volumes[id].size_bytes < spec.size_bytes:
-            async with self._locks[id]:
+            async with self._locks.hold(id):
                 await self.pool.resize_volume(id, spec.size_bytes, self._live(id))
             self._volumes[id] = VolumeInfo(id=id, size_bytes=spec.size_bytes)
             self.env.crashpoint("agent.volume.resized")
-        if not self._volume_specs.settle(id, spec):
-            self._workers.kick(("volume", id))
-        self._changed(id)
+        return True
 
     def _awaits_snapshot(self, id: str) -> bool:
         """Whether a snapshot of the volume is still to be taken: until then it is not deleted."""
@@ -205,6 +265,8 @@ class Disks:
 
     async def _source_ready(self, spec: VolumeSpec) -> bool:
         if spec.source.startswith("snap-"):
+            if (error := self._final_error("snapshot", spec.source)) is not None:
+                raise Lost(str(error))
             return spec.source in self._snapshots
         if spec.source:
             image = self._images.get(spec.source)
@@ -215,35 +277,46 @@ class Disks:
                 self._added_images[image.id] = image
         return True
 
-    def _kick_dependents(self, id: str) -> None:
-        """What waited for this volume or snapshot can go on."""
-        for snapshot in self._snapshot_specs.specs.values():
-            if snapshot.volume == id:
-                self._workers.kick(("snapshot", snapshot.id))
-        for volume in self._volume_specs.specs.values():
-            if volume.source == id:
-                self._workers.kick(("volume", volume.id))
-
-    async def _work_snapshot(self, id: str) -> None:
-        spec = self._snapshot_specs.specs.get(id)
-        if spec is None:
-            return
+    async def _step_snapshot(self, spec: SnapshotSpec) -> bool:
+        """As ``_step_volume``."""
+        id = spec.id
         if not spec.present:
             await self.pool.delete_snapshot(id)
             self._snapshots.discard(id)
             self.env.crashpoint("agent.snapshot.deleted")
         elif id not in self._snapshots:
-            if spec.volume not in self._volumes:
-                return
-            async with self._locks[spec.volume]:
+            if spec.made:
+                raise Lost(f"{id} is not in the pool any more: its data is lost")
+            async with self._locks.hold(spec.volume):
+                if spec.volume not in self._volumes:
+                    return False
                 await self.pool.create_snapshot(id, spec.volume, self._live(spec.volume))
             self._snapshots.add(id)
             self.env.crashpoint("agent.snapshot.created")
-            self._kick_dependents(id)
+            self._kick_dependents(spec)
+        return True
+
+    def _kick_dependents(self, spec: VolumeSpec | SnapshotSpec) -> None:
+        """What waited for this volume or snapshot can go on, or fail as it did."""
+        if isinstance(spec, SnapshotSpec):
             self._workers.kick(("volume", spec.volume))
-        if not self._snapshot_specs.settle(id, spec):
-            self._workers.kick(("snapshot", id))
-        self._changed(spec.volume)
+        for snapshot in self._snapshot_specs.specs.values():
+            if snapshot.volume == spec.id:
+                self._workers.kick(("snapshot", snapshot.id))
+        for volume in self._volume_specs.specs.values():
+            if volume.source == spec.id:
+                self._workers.kick(("volume", volume.id))
+
+    async def _compact(self, id: str) -> None:
+        """Merge the layers of a volume that no machine has, if there are many. The caller holds its lock."""
+        if self._live(id) is not None:
+            return
+        try:
+            if await self.pool.compact(id):
+                log.info("the layers of %s were merged", id)
+        except PoolError as error:
+            self._untidy = True
+            log.warning("%s stays in many layers: %s", id, error)
 
     # What is
 
@@ -269,13 +342,13 @@ class Disks:
             )
 
     def _final_error(self, kind: str, id: str) -> PoolError | None:
-        attempts, error = self._errors.get((kind, id), (0, None))
-        return error if attempts >= ATTEMPTS_MAX else None
+        failure = self._failures.get((kind, id))
+        return failure.error if failure is not None and failure.final else None
 
     def problems(self) -> Iterator[str]:
         """For people: what goes wrong, and what the pool has that no spec mentions."""
-        for (kind, id), (attempts, error) in self._errors.items():
-            yield f"{kind} {id}: {error} ({attempts} attempts)"
+        for (kind, id), failure in self._failures.items():
+            yield f"{kind} {id}: {failure.error} ({failure.attempts} attempts)"
         if self._volume_specs.revision:
             for id in sorted(self._volumes.keys() - self._volume_specs.specs.keys()):
                 yield f"volume {id}: in the pool, but unknown to the manager; kept"

@@ -5,24 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from pathlib import Path
 
 from gureum.errors import HostError
+from gureum.files import write_atomically
 from gureum.hostspec import MachineState
 from gureum.hypervisors.base import Hypervisor
 from gureum.network.base import HostNetwork
 
 log = logging.getLogger(__name__)
 
-GUEST_SECONDS_MAX = 30.0
+PRESS_SECONDS = 5.0
+"""A guest that is still booting does not hear the power button: it is pressed again."""
+PRESSES_MAX = 6
 
 LIVE = (MachineState.starting, MachineState.running, MachineState.paused, MachineState.shutdown)
 
 
-async def evacuate(hypervisor: Hypervisor, network: HostNetwork) -> None:
+async def evacuate(hypervisor: Hypervisor, network: HostNetwork, mark: Path) -> None:
     """Ask every guest to shut down, power off those that have not after 30 s, remove the host's network.
 
-    The machines' records stay: what should run is started again by the next agent.
+    The machines' records stay: what should run is started again by the next agent. ``mark`` is a file that is
+    there while this is under way: an agent that finds it completes the work first, else it would take guests
+    that were shut down here for ones that did so by themselves.
     """
+    write_atomically(mark, b"")
     await hypervisor.recover()
     live = [status.id for status in hypervisor.machines().values() if status.state in LIVE]
     quiet = {id: asyncio.Event() for id in live}
@@ -37,15 +44,18 @@ async def evacuate(hypervisor: Hypervisor, network: HostNetwork) -> None:
         if isinstance(result, BaseException):
             log.error("%s did not end: %s", id, result)
     await network.teardown()
+    mark.unlink(missing_ok=True)
     log.info("%d guests were shut down", len(live))
 
 
 async def _end(hypervisor: Hypervisor, id: str, quiet: asyncio.Event) -> None:
     try:
-        if hypervisor.machines()[id].state is MachineState.running:
+        for _ in range(PRESSES_MAX):
+            if hypervisor.machines()[id].state is not MachineState.running:
+                break
             await hypervisor.press_power_button(id)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(GUEST_SECONDS_MAX):
+                async with asyncio.timeout(PRESS_SECONDS):
                     await quiet.wait()
     except HostError as error:
         log.warning("%s could not be asked to shut down: %s", id, error)

@@ -5,7 +5,9 @@ A step looks at one machine as it is and does the one next thing; between steps 
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 
@@ -25,6 +27,8 @@ CONCURRENT_MAX = 256
 LOOK_AGAIN_SECONDS = 5.0
 REBOOT_SECONDS = 30.0
 """How long a guest has to shut down for a reboot before it is reset."""
+POWER_BUTTON = "power button"
+"""The purpose under which is kept until when it is not pressed again."""
 
 LIVE = (MachineState.starting, MachineState.running, MachineState.paused, MachineState.shutdown)
 
@@ -50,7 +54,7 @@ class Machines:
         self._failed: dict[str, tuple[int, str]] = {}
         """Generation and message of machines that could not be started."""
         self._deadlines: dict[tuple[str, str], float] = {}
-        """By machine and purpose, until when the guest may take to do as asked; Unix seconds."""
+        """By machine and purpose, until when the guest may take to do as asked, on the event loop's clock."""
         self._workers = Workers[str](self._work, CONCURRENT_MAX)
 
     def take(self, spec: HostSpec) -> None:
@@ -90,7 +94,10 @@ class Machines:
         for status in list(self.hypervisor.machines().values()):
             spec = self._specs.specs.get(status.id)
             if status.state is MachineState.paused and spec is not None and spec.run:
-                await self.hypervisor.resume(status.id)
+                try:
+                    await self.hypervisor.resume(status.id)
+                except HostError as error:
+                    log.warning("%s stays held: %s", status.id, error)
 
     async def close(self) -> None:
         await self._workers.close()
@@ -117,7 +124,10 @@ class Machines:
 
     def _pause(self, id: str) -> float:
         """Seconds until the machine is looked at again without news of it."""
-        waits = [until - self.env.now() for (machine, _), until in self._deadlines.items() if machine == id]
+        now = asyncio.get_running_loop().time()
+        waits = [
+            until - now for (machine, _), until in self._deadlines.items() if machine == id and until > now
+        ]
         return max(0.05, min([LOOK_AGAIN_SECONDS, *waits]))
 
     def _forget(self, id: str) -> None:
@@ -143,13 +153,17 @@ class Machines:
         return False
 
     async def _asked(self, id: str, purpose: str, seconds: float) -> bool:
-        """Ask the guest once to shut down; True when its time is over."""
-        deadline = self._deadlines.get((id, purpose))
-        if deadline is None:
-            self._deadlines[id, purpose] = self.env.now() + seconds
+        """Ask the guest to shut down, again and again: it may not listen yet. True when its time is over.
+
+        Less time than was given first counts from when it is.
+        """
+        now = asyncio.get_running_loop().time()
+        deadline = min(self._deadlines.get((id, purpose), math.inf), now + seconds)
+        self._deadlines[id, purpose] = deadline
+        if now < deadline and now >= self._deadlines.get((id, POWER_BUTTON), 0.0):
+            self._deadlines[id, POWER_BUTTON] = now + LOOK_AGAIN_SECONDS
             await self.hypervisor.press_power_button(id)
-            return False
-        return self.env.now() >= deadline
+        return now >= deadline
 
     async def _on(self, spec: MachineSpec, status: MachineStatus | None) -> bool:
         """One step towards a machine that runs as its spec says; True if it does, or can't."""
@@ -169,6 +183,10 @@ class Machines:
         return await self._disks(spec, status)
 
     async def _start(self, spec: MachineSpec) -> None:
+        lost = [disk.volume for disk in spec.disks if self.disks.lost(disk.volume)]
+        if lost:
+            self._failed[spec.id] = spec.generation, f"the data of {', '.join(lost)} is lost"
+            return
         if not all(self.disks.ready(disk.volume) for disk in spec.disks):
             return
         if not all(nic.interface in self._ports for nic in spec.nics):
@@ -176,6 +194,8 @@ class Machines:
         self.env.crashpoint("agent.machine.start")
         try:
             async with self.disks.opened(disk.volume for disk in spec.disks) as sources:
+                if self._specs.specs.get(spec.id) != spec:
+                    return
                 disks = tuple(
                     self._disk(disk.volume, disk.index, sources[disk.volume]) for disk in spec.disks
                 )
@@ -233,9 +253,10 @@ class Machines:
 
     def _may_ask(self, id: str, volume: str, status: MachineStatus) -> bool:
         """Whether to ask the guest for a disk (again): it may not have been listening."""
-        if volume in status.detaching and self.env.now() < self._deadlines.get((id, volume), 0.0):
+        now = asyncio.get_running_loop().time()
+        if volume in status.detaching and now < self._deadlines.get((id, volume), 0.0):
             return False
-        self._deadlines[id, volume] = self.env.now() + LOOK_AGAIN_SECONDS
+        self._deadlines[id, volume] = now + LOOK_AGAIN_SECONDS
         return True
 
     async def _disks(self, spec: MachineSpec, status: MachineStatus) -> bool:
@@ -250,6 +271,8 @@ class Machines:
             if volume not in status.disks and self.disks.ready(volume):
                 self.env.crashpoint("agent.disk.attach")
                 async with self.disks.opened([volume]) as sources:
+                    if self._specs.specs.get(spec.id) != spec:
+                        return False
                     await self.hypervisor.attach_disk(
                         spec.id, self._disk(volume, disk.index, sources[volume])
                     )
@@ -263,8 +286,9 @@ class Machines:
     # What is
 
     def reports(self) -> Iterator[MachineReport]:
+        known = self.hypervisor.machines()
         for id in sorted(self._specs.specs):
-            yield self._report(self._specs.specs[id], self.hypervisor.machines().get(id))
+            yield self._report(self._specs.specs[id], known.get(id))
 
     def _report(self, spec: MachineSpec, status: MachineStatus | None) -> MachineReport:
         generation, message = self._failed.get(spec.id, (0, ""))

@@ -110,7 +110,9 @@ class RawMachines:
         began = time.monotonic()
         for command in commands:
             self._processes.append(
-                subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+                subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                )
             )
         return began
 

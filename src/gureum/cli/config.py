@@ -69,6 +69,11 @@ class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         scratch.replace(path)
 
     @property
+    def public_cidr(self) -> str:
+        """The cloud's public addresses: 1,022 of a range that nothing routes (RFC 2544)."""
+        return f"198.18.{4 * self.index}.0/22"
+
+    @property
     def endpoint(self) -> str:
         host = DEFAULT_HOST if self.host in ("0.0.0.0", "") else self.host
         host = f"[{host}]" if ":" in host else host

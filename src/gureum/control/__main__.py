@@ -27,7 +27,9 @@ from gureum.gateway.server import listen as listen_http
 from gureum.processes import arguments, log_to_stderr
 from gureum.services import ec2, sts  # noqa: F401  (registers their operations)
 from gureum.services.dispatch import Dispatcher
+from gureum.services.ec2 import describe
 from gureum.services.ec2.defaults import ensure_defaults
+from gureum.services.ec2.describe import VIEWS
 from gureum.services.operation import Caller, Cloud
 from gureum.store.sqlite import SqliteStore
 from gureum.transport.link import listen as listen_agents
@@ -43,7 +45,7 @@ def cloud_settings(config: CloudConfig) -> Cloud:
         account=config.account_id,
         region=config.region,
         zones=tuple(f"{config.region}{letter}" for letter in ZONES),
-        public_cidr=f"198.18.{config.index}.0/24",
+        public_cidr=config.public_cidr,
         dns_domain=private_domain(config.region),
     )
 
@@ -99,6 +101,9 @@ async def serve(state_dir: Path) -> None:
             catalogue=Catalogue.open(),
             request_ids=env.uuid,
         )
+        # Instances are kept serialised, so that a page of a thousand is put together and not made anew.
+        describe.VIEWS.render = gateway.fragment
+        VIEWS.render = gateway.fragment
         agents = await listen_agents(run / "agents.sock", manager.serve)
         http = await listen_http(gateway, host=config.host, port=config.port, ssl_context=tls(config))
         write_atomically(

@@ -17,7 +17,7 @@ import logging
 from msgspec.structs import replace
 
 from gureum.control.observed import Observed
-from gureum.control.placement import NoCapacity, choose_host
+from gureum.control.placement import NoCapacity, NoHost, choose_host
 from gureum.env import Env
 from gureum.hostspec import MachineReport, MachineState
 from gureum.resources import (
@@ -36,8 +36,16 @@ log = logging.getLogger(__name__)
 PURGE_SECONDS = 3600.0
 """A terminated instance is still described for an hour, as in EC2."""
 
+HOST_SECONDS_MAX = 60.0
+"""How long a new instance waits for a host to be up before its launch fails."""
+
 OFF = (MachineState.off, MachineState.shutdown, MachineState.crashed)
 LIVE = (MachineState.running, MachineState.paused)
+
+
+def settled(instance: Instance) -> bool:
+    """Whether the next step needs more than that a host says something else of it, or a newer record."""
+    return instance.state in (InstanceState.running, InstanceState.stopped, InstanceState.terminated)
 
 
 async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> None:
@@ -88,6 +96,9 @@ async def _place(tx: Transaction, env: Env, instance: Instance) -> None:
     try:
         host = await choose_host(tx, instance)
     except NoCapacity as error:
+        waited = env.now() - instance.launched.timestamp()
+        if isinstance(error, NoHost) and waited < HOST_SECONDS_MAX:
+            return
         await _launch_failed(tx, env, instance, str(error), code="Server.InsufficientInstanceCapacity")
         return
     await tx.put(replace(instance, host=host.id))

@@ -9,7 +9,6 @@ its start everything unsettled is looked at again.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -17,6 +16,7 @@ from msgspec.structs import replace
 
 from gureum.control import instances, volumes
 from gureum.control.observed import Observed
+from gureum.control.session import CALL_SECONDS_MAX, Session
 from gureum.control.specs import host_spec
 from gureum.env import Env
 from gureum.errors import StoreError, TransportError
@@ -36,23 +36,25 @@ from gureum.resources import (
     VolumeState,
     Vpc,
 )
+from gureum.resources.record import Record
 from gureum.services.operation import Cloud
 from gureum.store.base import Change, Store, Transaction
 from gureum.transport.link import Link
-from gureum.transport.messages import Call, Hello, Reply, Report, Spec
+from gureum.transport.messages import Hello, Reply, Report, Spec
 
 log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 6.0
 SWEEP_SECONDS = 30.0
 HELLO_SECONDS_MAX = 5.0
-CALL_SECONDS_MAX = 5.0
 TICK_SECONDS = 2.0
 RETRY_SECONDS = 2.0
 RESEND_SECONDS = 3.0
 """When a spec that no report acknowledges is sent anew."""
 BATCH_MAX = 64
 """How many things one transaction steps: their commits share one disk flush."""
+TOKENS_SWEPT_MAX = 1000
+"""Client tokens that one sweep looks at; the next goes on where it ended."""
 
 Key = tuple[str, str]
 Step = Callable[[Transaction, Env, Observed, str], Awaitable[None]]
@@ -71,48 +73,6 @@ UNSETTLED_INSTANCES = (
 )
 
 
-class Session:
-    """A connected host: what it was sent, and the calls it has not answered yet."""
-
-    def __init__(self, host: str, link: Link) -> None:
-        self.host = host
-        self.link = link
-        self.dirty = asyncio.Event()
-        self.dirty.set()
-        self.sent_revision = 0
-        self.sent = 0.0
-        """When the last spec was sent, in Unix seconds."""
-        self._calls: dict[int, asyncio.Future[Reply]] = {}
-        self._next_call = 0
-
-    async def call(self, method: str, machine: str, max_bytes: int) -> bytes:
-        """Ask the agent. Raises TransportError."""
-        self._next_call += 1
-        id = self._next_call
-        future = self._calls[id] = asyncio.get_running_loop().create_future()
-        try:
-            await self.link.send(Call(id=id, method=method, machine=machine, max_bytes=max_bytes))
-            async with asyncio.timeout(CALL_SECONDS_MAX):
-                reply: Reply = await future
-        except TimeoutError as error:
-            raise TransportError(f"host {self.host} did not answer in {CALL_SECONDS_MAX:g} s") from error
-        finally:
-            del self._calls[id]
-        if reply.error:
-            raise TransportError(reply.error)
-        return reply.data
-
-    def answer(self, reply: Reply) -> None:
-        future = self._calls.get(reply.id)
-        if future is not None and not future.done():
-            future.set_result(reply)
-
-    def close(self) -> None:
-        for future in self._calls.values():
-            if not future.done():
-                future.set_exception(TransportError(f"the link to host {self.host} was closed"))
-
-
 class Manager:
     """One manager over one store. ``run`` works until cancelled; ``serve`` speaks with one agent."""
 
@@ -123,11 +83,14 @@ class Manager:
         self.observed = Observed()
         self.sessions: dict[str, Session] = {}
         self._pending: dict[Key, None] = {}
+        self._unsettled: dict[Key, str | None] = {}
+        """What is under way, so that also news of old states, but newer specs, matter; and its instance."""
         self._wake = asyncio.Event()
         self._connected = asyncio.Event()
         """Wakes those who wait for a host, whenever one connects."""
         self._heard: dict[str, float] = {}
-        """When each host that the store has as up was last heard of, in Unix seconds."""
+        """When each host that the store has as up was last heard of, on the event loop's clock."""
+        self._tokens_swept: str | None = None
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -145,6 +108,10 @@ class Manager:
 
     async def _watch(self) -> None:
         since = self.store.revision
+        async with self.store.read() as reader:
+            for kind in (Instance, Volume, Snapshot):
+                for record in await reader.find(kind):
+                    self._note_unsettled(record)
         await self._kick_unsettled()
         async for changes in self.store.watch(since):
             for change in changes:
@@ -153,7 +120,11 @@ class Manager:
     async def _changed(self, change: Change) -> None:
         self.kick(change.kind, change.id)
         record = change.record
-        if change.kind in NETWORK_KINDS or record is None:
+        if record is None:
+            self._unsettled.pop((change.kind, change.id), None)
+        else:
+            self._note_unsettled(record)
+        if change.kind in NETWORK_KINDS or (record is None and change.kind in STEPS):
             self._dirty_all()
         elif isinstance(record, Instance | Volume | Snapshot):
             if record.host is not None:
@@ -162,6 +133,20 @@ class Manager:
                 await self._kick_volumes([record.id])
             elif isinstance(record, Volume) and record.instance is not None:
                 self.kick("instance", record.instance)
+
+    def _note_unsettled(self, record: Record) -> None:
+        """In the order of the changes."""
+        instance = None
+        if isinstance(record, Instance):
+            settled = instances.settled(record)
+        elif isinstance(record, Volume):
+            settled, instance = volumes.settled(record), record.instance
+        else:
+            settled = not isinstance(record, Snapshot) or volumes.snapshot_settled(record)
+        if settled:
+            self._unsettled.pop((record.kind, record.id), None)
+        else:
+            self._unsettled[record.kind, record.id] = instance
 
     async def _kick_volumes(self, instances: list[str]) -> None:
         """Attachments depend on their instance, and on what is reported of its machine."""
@@ -180,7 +165,8 @@ class Manager:
     async def _kick_unsettled(self) -> None:
         async with self.store.read() as reader:
             for instance in await reader.find(Instance, state=[str(state) for state in UNSETTLED_INSTANCES]):
-                self.kick("instance", instance.id)
+                if instance.state is not InstanceState.terminated or instance.purge_at <= self.env.now():
+                    self.kick("instance", instance.id)
             states = (VolumeState.creating, VolumeState.deleting)
             for volume in await reader.find(Volume, state=[str(state) for state in states]):
                 self.kick("volume", volume.id)
@@ -219,14 +205,19 @@ class Manager:
 
     async def _sweep_forever(self) -> None:
         """What time alone brings: hosts that fell silent, purged records, and anything missed."""
+        loop = asyncio.get_running_loop()
         async with self.store.read() as reader:
             for host in await reader.find(Host):
                 if host.state is HostState.up:
-                    self._heard.setdefault(host.id, self.env.now())
-        swept = self.env.now()
+                    self._heard.setdefault(host.id, loop.time())
+        ticked = swept = loop.time()
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            now = self.env.now()
+            now = loop.time()
+            if now > ticked + LEASE_SECONDS:
+                # This process did not run for a while, so it was its own silence: reports may be waiting.
+                self._heard = dict.fromkeys(self._heard, now)
+            ticked = now
             try:
                 silent = [id for id, heard in self._heard.items() if now > heard + LEASE_SECONDS]
                 for id in silent:
@@ -234,7 +225,7 @@ class Manager:
                 if now >= swept + SWEEP_SECONDS:
                     swept = now
                     await self._kick_unsettled()
-                    await self.store.transact(self._expire_tokens)
+                    self._tokens_swept = await self.store.transact(self._expire_tokens)
             except StoreError as error:
                 log.error("sweep failed, will try again: %s", error)
 
@@ -246,19 +237,25 @@ class Manager:
 
         log.warning("host %s has not reported for %g s", id, LEASE_SECONDS)
         await self.store.transact(work)
-        del self._heard[id]
+        self._heard.pop(id, None)
 
-    async def _expire_tokens(self, tx: Transaction) -> None:
-        for token in await tx.find(ClientToken, limit=1000):
+    async def _expire_tokens(self, tx: Transaction) -> str | None:
+        """Delete expired tokens of the next part of all; returns where it ended, None at the end."""
+        tokens = await tx.find(ClientToken, after=self._tokens_swept, limit=TOKENS_SWEPT_MAX)
+        for token in tokens:
             if token.expires <= self.env.now():
                 await tx.delete(token)
+        return tokens[-1].id if len(tokens) == TOKENS_SWEPT_MAX else None
 
     # Hosts
 
     async def serve(self, link: Link) -> None:
         """Speak with one agent until its link breaks. Raises TransportError."""
-        async with asyncio.timeout(HELLO_SECONDS_MAX):
-            hello = await link.receive()
+        try:
+            async with asyncio.timeout(HELLO_SECONDS_MAX):
+                hello = await link.receive()
+        except TimeoutError as error:
+            raise TransportError(f"an agent said nothing for {HELLO_SECONDS_MAX:g} s") from error
         if not isinstance(hello, Hello) or hello.cloud != self.cloud.name:
             raise TransportError("an agent of another cloud, or none")
         old = self.sessions.get(hello.host)
@@ -268,46 +265,74 @@ class Manager:
         log.info("host %s is connected", hello.host)
         self._connected.set()
         self._connected.clear()
-        sender = asyncio.create_task(self._send_specs(session))
+        end: TransportError | None = None
         try:
-            while True:
-                message = await link.receive()
-                if isinstance(message, Report):
-                    await self._reported(message.report)
-                    lost = message.report.revision < session.sent_revision
-                    if lost and self.env.now() > session.sent + RESEND_SECONDS:
-                        session.dirty.set()
-                elif isinstance(message, Reply):
-                    session.answer(message)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._send_specs(session))
+                group.create_task(self._hear(session))
+        except* TransportError as errors:
+            # Raised in here it would come out as a group.
+            end = TransportError(f"host {hello.host}: {errors.exceptions[0]}")
         finally:
-            sender.cancel()
-            with contextlib.suppress(asyncio.CancelledError, TransportError):
-                await sender
             session.close()
             if self.sessions.get(hello.host) is session:
                 del self.sessions[hello.host]
+        if end is not None:
+            raise end
 
     async def _send_specs(self, session: Session) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             await session.dirty.wait()
             session.dirty.clear()
-            async with self.store.read() as reader:
-                spec = await host_spec(reader, self.cloud, session.host)
+            try:
+                async with self.store.read() as reader:
+                    spec = await host_spec(reader, self.cloud, session.host)
+            except Exception as error:
+                # A host that gets no specs still reports; it goes on with the last that it got.
+                expected = isinstance(error, StoreError)
+                log.error(
+                    "no spec for host %s: %s", session.host, error, exc_info=None if expected else error
+                )
+                session.dirty.set()
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
             self.env.crashpoint("manager.spec")
-            session.sent_revision, session.sent = spec.revision, self.env.now()
+            session.sent_revision, session.sent = spec.revision, loop.time()
             await session.link.send(Spec(spec))
 
-    async def _reported(self, report: HostReport) -> None:
-        if report.cloud != self.cloud.name:
-            raise TransportError(f"a report for cloud {report.cloud!r}")
-        news = self.observed.take(report, self.env.now())
-        for kind, id in news:
+    async def _hear(self, session: Session) -> None:
+        while True:
+            message = await session.link.receive()
+            if isinstance(message, Report):
+                await self._reported(session, message.report)
+            elif isinstance(message, Reply):
+                session.answer(message)
+
+    async def _reported(self, session: Session, report: HostReport) -> None:
+        if report.cloud != self.cloud.name or report.host != session.host:
+            raise TransportError(f"a report for {report.cloud!r}, {report.host!r}")
+        if self.sessions.get(session.host) is not session:
+            raise TransportError("another agent speaks for it now")
+        if report.sequence <= session.sequence:
+            return
+        session.sequence = report.sequence
+        news = self.observed.take(report)
+        renewed = {(each.kind, each.id) for each in news}
+        for key, instance in self._unsettled.items():
+            if key in renewed or ("instance", instance) in renewed:
+                self.kick(*key)
+        changed = [(each.kind, each.id) for each in news if not each.renewed]
+        for kind, id in changed:
             self.kick(kind, id)
         try:
-            await self._kick_volumes([id for kind, id in news if kind == "instance"])
+            await self._kick_volumes([id for kind, id in changed if kind == "instance"])
             await self._note_host(report)
         except StoreError as error:
             log.error("could not note host %s: %s", report.host, error)
+        lost = report.revision < session.sent_revision
+        if lost and asyncio.get_running_loop().time() > session.sent + RESEND_SECONDS:
+            session.dirty.set()
 
     async def _note_host(self, report: HostReport) -> None:
         """Keep the host's record true; the lease itself is in memory, so an idle host costs no commits."""
@@ -335,7 +360,7 @@ class Manager:
         if known is None or noted(known) != known:
             await self.store.transact(work)
             await self._kick_unsettled()
-        self._heard[report.host] = self.env.now()
+        self._heard[report.host] = asyncio.get_running_loop().time()
 
     async def console(self, host: str, instance: str, max_bytes: int) -> bytes:
         """The end of a machine's console. Raises TransportError."""

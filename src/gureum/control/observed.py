@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from gureum.hostspec import HostReport, MachineReport, SnapshotReport, VolumeReport
 
+Thing = MachineReport | VolumeReport | SnapshotReport
+
+
+class News(NamedTuple):
+    """What a report says anew. ``renewed``: as before, but of a newer spec."""
+
+    kind: str
+    id: str
+    renewed: bool
+
 
 class HostView:
-    """One host's last report, by id. ``heard`` is when it came (Unix seconds)."""
+    """One host's last report, by id."""
 
-    def __init__(self, report: HostReport, heard: float) -> None:
-        self.report = report
-        self.heard = heard
+    def __init__(self, report: HostReport) -> None:
         self.machines = {machine.id: machine for machine in report.machines}
         self.volumes = {volume.id: volume for volume in report.volumes}
         self.snapshots = {snapshot.id: snapshot for snapshot in report.snapshots}
 
-    def differing(self, before: HostView | None) -> Iterator[tuple[str, str]]:
-        """The (kind, id) of everything that this report says otherwise than the one before."""
+    def differing(self, before: HostView | None) -> Iterator[News]:
+        """Everything that this report says otherwise than the one before."""
         pairs = (
             ("instance", self.machines, before.machines if before else {}),
             ("volume", self.volumes, before.volumes if before else {}),
@@ -26,26 +37,28 @@ class HostView:
         )
         for kind, now, then in pairs:
             for id in sorted(now.keys() | then.keys()):
-                if now.get(id) != then.get(id):
-                    yield kind, id
+                new, old = now.get(id), then.get(id)
+                if new != old:
+                    yield News(kind, id, new is not None and old is not None and _same(new, old))
+
+
+def _same(new: Thing, old: Thing) -> bool:
+    return replace(new, revision=0) == replace(old, revision=0)
 
 
 class Observed:
-    """The last report of every host that has reported since this manager started."""
+    """The last report of every host that has reported since this manager started.
+
+    Reports are to be taken in the order in which their host made them: each replaces the one before.
+    """
 
     def __init__(self) -> None:
         self.hosts: dict[str, HostView] = {}
 
-    def take(self, report: HostReport, heard: float) -> list[tuple[str, str]]:
-        """Take a report in; returns the (kind, id) of what it changes."""
+    def take(self, report: HostReport) -> list[News]:
+        """Take a report in; returns what it changes."""
         before = self.hosts.get(report.host)
-        if (
-            before is not None
-            and before.report.boot_id == report.boot_id
-            and report.sequence < before.report.sequence
-        ):
-            return []
-        view = self.hosts[report.host] = HostView(report, heard)
+        view = self.hosts[report.host] = HostView(report)
         return list(view.differing(before))
 
     def machine(self, host: str | None, id: str, generation: int) -> MachineReport | None:

@@ -26,8 +26,12 @@ class NoCapacity(Exception):
     """No host can run it; the text says why, for people."""
 
 
+class NoHost(NoCapacity):
+    """None is up that could be asked: which may change when an agent or the manager has just started."""
+
+
 async def choose_host(reader: Reader, instance: Instance) -> Host:
-    """The host with the most free memory that can run ``instance``. Raises NoCapacity.
+    """The host with the most free memory that can run ``instance``. Raises NoCapacity, or NoHost.
 
     A volume on a local pool binds the instance to that pool's host.
     """
@@ -38,11 +42,11 @@ async def choose_host(reader: Reader, instance: Instance) -> Host:
         raise NoCapacity("its volumes are on different hosts")
     hosts = [host for host in await reader.find(Host) if host.zone in (instance.zone, EVERY_ZONE)]
     if not hosts:
-        raise NoCapacity(f"zone {instance.zone} has no host")
+        raise NoHost(f"zone {instance.zone} has no host")
     hosts = [host for host in hosts if not bound or host.id in bound]
     up = [host for host in hosts if host.state is HostState.up]
     if not up:
-        raise NoCapacity(f"no host of zone {instance.zone} is up")
+        raise NoHost(f"no host of zone {instance.zone} is up")
     best: tuple[float, Host] | None = None
     for host in up:
         cpus, memory = await _used(reader, host, instance.id)

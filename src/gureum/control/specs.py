@@ -94,7 +94,10 @@ async def host_spec(reader: Reader, cloud: Cloud, host: str) -> HostSpec:
         volumes=tuple(_volume(volume) for volume in volumes if volume.state is not VolumeState.error),
         snapshots=tuple(
             SnapshotSpec(
-                id=snapshot.id, volume=snapshot.volume, present=snapshot.state is not SnapshotState.deleting
+                id=snapshot.id,
+                volume=snapshot.volume,
+                made=snapshot.state is SnapshotState.completed,
+                present=snapshot.state is not SnapshotState.deleting,
             )
             for snapshot in snapshots
             if snapshot.state is not SnapshotState.error
@@ -117,6 +120,7 @@ def _volume(volume: Volume) -> VolumeSpec:
         source=volume.source,
         iops=volume.iops,
         throughput=volume.throughput,
+        made=volume.state in (VolumeState.available, VolumeState.in_use),
         present=volume.state is not VolumeState.deleting,
     )
 

@@ -34,6 +34,19 @@ log = logging.getLogger(__name__)
 NOT_RUNNING = (InstanceState.stopped, InstanceState.terminated)
 
 
+def settled(volume: Volume) -> bool:
+    """As ``instances.settled``."""
+    if volume.state not in (VolumeState.available, VolumeState.in_use):
+        return volume.state is VolumeState.error
+    attached = volume.attachment is None or volume.attachment.state is AttachmentState.attached
+    return attached and (volume.modification is None or volume.modification.state != "modifying")
+
+
+def snapshot_settled(snapshot: Snapshot) -> bool:
+    """As ``instances.settled``."""
+    return snapshot.state in (SnapshotState.completed, SnapshotState.error)
+
+
 async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> None:
     """Take the next step for the volume, if there is one."""
     volume = await tx.get(Volume, id)

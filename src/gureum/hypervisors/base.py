@@ -96,7 +96,7 @@ class Hypervisor(Protocol):
         """End the machine now. Its status becomes ``off``; its console log is kept."""
 
     async def reset(self, id: str, reboots: int) -> None:
-        """Reboot at once, also a machine whose guest shut itself down; ``reboots`` is kept as the status's count."""
+        """Reboot at once, also a machine whose guest shut itself down; the status then has ``reboots``."""
 
     async def resume(self, id: str) -> None:
         """Let a paused machine go on."""

@@ -7,8 +7,9 @@ wrong. ``FakeHypervisor`` is what one agent process holds. Waiting is asyncio's:
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 
 from gureum.env import Env
@@ -77,6 +78,22 @@ class FakeMachine:
         self.console = (self.console + text.encode())[-CONSOLE_BYTES_MAX:]
 
 
+class Statuses(Mapping[str, MachineStatus]):
+    """The statuses of machines, each made when it is asked for."""
+
+    def __init__(self, machines: Mapping[str, FakeMachine]) -> None:
+        self._machines = machines
+
+    def __getitem__(self, id: str) -> MachineStatus:
+        return self._machines[id].status()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tuple(self._machines))
+
+    def __len__(self) -> int:
+        return len(self._machines)
+
+
 class FakeMachines:
     """The machines of one fake host. They outlive every ``FakeHypervisor``; guests act by tasks kept here."""
 
@@ -88,6 +105,8 @@ class FakeMachines:
         self.start_errors: dict[str, str] = {}
         self._changed: Callable[[str], None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._context = contextvars.copy_context()
+        """Guests are no part of the process that started them."""
 
     # What can be told to happen.
 
@@ -181,7 +200,7 @@ class FakeMachines:
         self._spawn(guest())
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = asyncio.get_running_loop().create_task(work, context=self._context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -211,7 +230,7 @@ class FakeHypervisor:
         self._known = self.host.machines
 
     def machines(self) -> Mapping[str, MachineStatus]:
-        return {id: machine.status() for id, machine in self._known.items()}
+        return Statuses(self._known)
 
     async def start(self, config: MachineConfig) -> None:
         for nic in config.nics:

@@ -22,6 +22,10 @@ from gureum.network.ruleset import Chain, Set, Table
 METADATA_ADDRESS = "169.254.169.254"
 RESOLVER_ADDRESS = "169.254.169.253"
 BROADCAST = "255.255.255.255"
+ASKING_PACKETS_MAX = 1024
+"""How many packets a second a port may send to DNS, DHCP and metadata, as on EC2: those who answer serve all
+guests.
+"""
 NEVER_SOURCES = f"{{ 0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, {BENCHMARK_RANGE}, 224.0.0.0/3 }}"
 """What a port that may forward for others (no source check) must not send from either."""
 
@@ -85,12 +89,13 @@ def filter_table(vpc: VpcPlan, names: Names, link_address: str) -> Table:
         "egress": Set("ifname : verdict", egress),
         "public": Set("ipv4_addr : ipv4_addr", public),
         "private": Set("ipv4_addr : ipv4_addr", {private: outer for outer, private in public.items()}),
+        "asking": Set("ifname", flags="dynamic,timeout", timeout="60s"),
     }
     for id, addresses in vpc.members.items():
         sets[member_set(id)] = Set("ipv4_addr", dict.fromkeys(addresses, ""))
     return Table(
         name="inet gureum",
-        counters=("denied_in", "denied_out", "untranslated", "denied_local"),
+        counters=("denied_in", "denied_out", "untranslated", "denied_local", "asked_too_much"),
         sets=sets,
         chains={**_base_chains(vpc, names, link_address), **chains},
     )
@@ -110,6 +115,7 @@ def _base_chains(vpc: VpcPlan, names: Names, link_address: str) -> dict[str, Cha
     established = "ct state vmap { established : accept, related : accept, invalid : drop }"
     leave = f'oifname "{UPLINK}" accept' if vpc.internet else f'oifname "{UPLINK}" drop'
     resolvers = f"{{ {vpc.dns}, {RESOLVER_ADDRESS} }}"
+    often = f"iifname limit rate over {ASKING_PACKETS_MAX}/second burst {ASKING_PACKETS_MAX} packets"
     services = (
         f"ip daddr {METADATA_ADDRESS} tcp dport 80 accept",
         f"ip daddr {resolvers} meta l4proto {{ tcp, udp }} th dport 53 accept",
@@ -135,6 +141,7 @@ def _base_chains(vpc: VpcPlan, names: Names, link_address: str) -> dict[str, Cha
         "local": Chain(
             (
                 'iifname "lo" accept',
+                f'iifname != "{UPLINK}" update @asking {{ {often} }} counter name asked_too_much drop',
                 established,
                 f'iifname "{UPLINK}" drop',
                 *services,

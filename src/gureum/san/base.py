@@ -88,3 +88,12 @@ class Pool(Protocol):
 
     async def open_volume(self, id: str) -> FileDisk:
         """What a hypervisor needs to use the volume."""
+
+    async def compact(self, id: str) -> bool:
+        """Shorten what many snapshots have made long, of a volume that no machine has open; whether it was.
+
+        It may copy data, and take as long as that takes.
+        """
+
+    async def close(self) -> None:
+        """Let another process have the pool. Nothing may be under way."""

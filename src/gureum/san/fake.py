@@ -16,6 +16,7 @@ from gureum.san.layers import Listing, Space, full
 from gureum.san.pool import CHAIN_MAX, LayeredPool
 from gureum.san.records import (
     PoolRecord,
+    SnapshotRecord,
     VolumeRecord,
     decode,
     is_layer_name,
@@ -59,6 +60,10 @@ class FakePoolDisk:
         """Let the next step of this name (a method of LayerStore) fail before it has had an effect."""
         self._failures.append((step, error or PoolError(f"{step}: input/output error")))
 
+    def fail_nothing(self) -> None:
+        """Take back what was told to fail and has not yet."""
+        self._failures.clear()
+
     def write(self, path: str, block: int, data: bytes) -> None:
         """What a guest does. PoolFull for lack of space; AssertionError if the layer may not change now."""
         name = self.name(path)
@@ -94,6 +99,17 @@ class FakePoolDisk:
         record = self._record(id)
         pending = record.pending if isinstance(record, VolumeRecord) else None
         return self.contents(FOLDER + (pending.overlay if pending else record.chain[0]))
+
+    def source_of(self, volume: str) -> str:
+        """What the volume was made from: an image, a snapshot, or "" for nothing."""
+        record = self._record(volume)
+        assert isinstance(record, VolumeRecord)
+        return record.source
+
+    def volume_of(self, snapshot: str) -> str:
+        record = self._record(snapshot)
+        assert isinstance(record, SnapshotRecord)
+        return record.volume
 
     def volumes(self) -> frozenset[str]:
         return frozenset(id for id in self.records if id.startswith("vol-"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 
 from gureum.errors import TransportError
@@ -34,6 +35,8 @@ class SimLink:
         self._inbox: asyncio.Queue[bytes | _Closed] = asyncio.Queue(QUEUE_MAX)
         self._peer: SimLink | None = None
         self._arrives = 0.0
+        self._wire = contextvars.Context()
+        """What was sent arrives also while the sender's process does not run."""
         self.closed = False
 
     async def send(self, message: Message) -> None:
@@ -49,7 +52,7 @@ class SimLink:
         copies = 2 if weather.random.random() < weather.repeat else 1
         for _ in range(copies):
             self._arrives = max(self._arrives, loop.time() + weather.random.uniform(*weather.delay))
-            loop.call_at(self._arrives, self._peer._arrive, frame)
+            loop.call_at(self._arrives, self._peer._arrive, frame, context=self._wire)
 
     def _arrive(self, frame: bytes) -> None:
         if not self.closed:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import heapq
 import itertools
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -13,6 +15,51 @@ T = TypeVar("T")
 
 class Deadlock(Exception):
     """Everything waits for something that no timer will bring."""
+
+
+class Freezer:
+    """What can be held as by SIGSTOP: nothing that runs in its context does, until it is let go on."""
+
+    def __init__(self) -> None:
+        self.frozen = False
+        self._held: list[asyncio.Handle] = []
+
+    def hold(self, handle: asyncio.Handle) -> None:
+        self._held.append(handle)
+
+    def freeze(self) -> None:
+        self.frozen = True
+
+    def thaw(self) -> None:
+        """What was due meanwhile runs now, in its order."""
+        self.frozen = False
+        held, self._held = self._held, []
+        for handle in held:
+            handle._loop._ready.append(handle)  # type: ignore[attr-defined]
+
+
+FREEZER: contextvars.ContextVar[Freezer | None] = contextvars.ContextVar("freezer", default=None)
+
+
+class _Gate:
+    """Runs a handle's callback unless the process that it belongs to is frozen."""
+
+    __slots__ = ()
+
+    def _run(self) -> None:
+        freezer = self._context.get(FREEZER)  # type: ignore[attr-defined]
+        if freezer is not None and freezer.frozen:
+            freezer.hold(self)
+        else:
+            super()._run()  # type: ignore[misc]
+
+
+class SimHandle(_Gate, asyncio.Handle):
+    __slots__ = ()
+
+
+class SimTimerHandle(_Gate, asyncio.TimerHandle):
+    __slots__ = ()
 
 
 class VirtualSelector(selectors.SelectSelector):
@@ -59,7 +106,26 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._virtual.now
 
-    def run_in_executor(self, *_: Any) -> Any:
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        handle = SimHandle(callback, args, self, context)
+        self._ready.append(handle)  # type: ignore[attr-defined]
+        return handle
+
+    def call_at(  # type: ignore[override]
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        timer = SimTimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._scheduled, timer)  # type: ignore[attr-defined]
+        timer._scheduled = True  # type: ignore[attr-defined]
+        return timer
+
+    def run_in_executor(self, *_: Any) -> Any:  # type: ignore[override]
         raise AssertionError("threads are not deterministic: not in the simulation")
 
 

@@ -9,24 +9,32 @@ from collections import Counter
 import msgspec
 
 from gureum.sim import invariants
+from gureum.sim.faults import Faults
+from gureum.sim.guests import Guests
 from gureum.sim.invariants import Violation
+from gureum.sim.ledger import Ledger
 from gureum.sim.loop import run as run_virtual
-from gureum.sim.workload import Faults, Workload
+from gureum.sim.workload import Workload
 from gureum.sim.world import World
 
-REST_SECONDS_MAX = 600.0
+REST_SECONDS_MAX = 240.0
 """When faults have ended, everything must have come to rest within this virtual time."""
 
 
 class Outcome(msgspec.Struct, kw_only=True):
-    """``digest`` sums up the whole run: the same seed gives the same."""
+    """``digest`` sums up the whole run: the same seed gives the same.
+
+    ``reached`` and ``crashes``: how often each crash point was reached, and killed. ``writes``: the guests'.
+    """
 
     seed: int
     virtual_seconds: float
     rest_seconds: float
     answers: Counter[str]
     faults: Counter[str]
+    reached: Counter[str]
     crashes: Counter[str]
+    writes: int
     digest: str
 
 
@@ -42,39 +50,79 @@ class ErrorLog(logging.Handler):
             self.unexpected.append(f"{record.getMessage()}: {record.exc_info[1]!r}")
 
 
-async def _simulate(seed: int, steps: int, hosts: int, crash_at: str, crash_at_count: int) -> Outcome:
-    world = World(seed, hosts)
-    world.crash_at, world.crash_at_count = crash_at, crash_at_count
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _loop, context: None)
-    workload, faults = Workload(world), Faults(world)
-    await world.start()
-    await asyncio.sleep(1)
-    faults.begin()
-    for _ in range(steps):
-        await workload.step()
-        if not crash_at:
-            await faults.step()
-        await invariants.always(world)
-        await asyncio.sleep(world.random.expovariate(1 / 0.7))
-    faults.end()
-    began = loop.time()
-    while problems := await invariants.at_rest(world):
-        if loop.time() > began + REST_SECONDS_MAX:
-            raise Violation(f"seed {seed}: not at rest after {REST_SECONDS_MAX:g} s: {'; '.join(problems)}")
-        await invariants.always(world)
+class Run:
+    """A cloud, who uses it, and what goes wrong in it."""
+
+    def __init__(self, seed: int, hosts: int, crash_at: str, crash_at_count: int) -> None:
+        self.seed = seed
+        self.world = World(seed, hosts)
+        self.world.points.at, self.world.points.count = crash_at, crash_at_count
+        self.guests = Guests(self.world)
+        self.ledger = Ledger()
+        self.workload = Workload(self.world, self.guests, self.ledger)
+        self.faults = Faults(self.world)
+        self.random_faults = not crash_at
+
+    async def __call__(self, steps: int) -> Outcome:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _loop, context: None)
+        await self.world.start()
         await asyncio.sleep(1)
-    outcome = Outcome(
-        seed=seed,
-        virtual_seconds=loop.time(),
-        rest_seconds=loop.time() - began,
-        answers=workload.answers,
-        faults=faults.seen,
-        crashes=world.crashes,
-        digest=f"{loop.time():.9f}/{world.store.revision}/{world.random.getrandbits(64):016x}",
-    )
-    await world.stop()
-    return outcome
+        if self.random_faults:
+            self.faults.begin()
+        for _ in range(steps):
+            await self.workload.step()
+            if self.random_faults:
+                await self.faults.step()
+            await self._always()
+            await asyncio.sleep(self.world.random.expovariate(1 / 0.7))
+        self.faults.end()
+        rest_seconds = await self._rest()
+        world = self.world
+        digest = f"{loop.time():.9f}/{world.store.revision}/{world.random.getrandbits(64):016x}"
+        await world.stop()
+        return Outcome(
+            seed=self.seed,
+            virtual_seconds=loop.time(),
+            rest_seconds=rest_seconds,
+            answers=self.workload.answers,
+            faults=self.faults.seen,
+            reached=world.points.reached,
+            crashes=world.points.killed,
+            writes=self.guests.count,
+            digest=digest,
+        )
+
+    async def _always(self) -> None:
+        await invariants.always(self.world)
+        for problem in self.guests.step():
+            raise Violation(f"seed {self.seed}: {problem}")
+        if self.world.failure is not None:
+            raise Violation(
+                f"seed {self.seed}: a process ended: {self.world.failure!r}"
+            ) from self.world.failure
+
+    async def _rest(self) -> float:
+        """Wait until nothing is under way any more, and judge; returns how long it took."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while problems := await invariants.at_rest(self.world):
+            if loop.time() > began + REST_SECONDS_MAX:
+                text = "; ".join(problems)
+                raise Violation(f"seed {self.seed}: not at rest after {REST_SECONDS_MAX:g} s: {text}")
+            await self._always()
+            await asyncio.sleep(1)
+        async with self.world.store.read() as reader:
+            broken = await self.ledger.at_rest(reader)
+        for host in self.world.hosts:
+            broken += self.guests.at_rest(host)
+        if broken:
+            raise Violation(f"seed {self.seed}: {'; '.join(broken)}")
+        return loop.time() - began
+
+
+async def _simulate(seed: int, steps: int, hosts: int, crash_at: str, crash_at_count: int) -> Outcome:
+    return await Run(seed, hosts, crash_at, crash_at_count)(steps)
 
 
 def simulate(

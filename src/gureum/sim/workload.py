@@ -1,8 +1,7 @@
-"""A client that asks a simulated cloud for random things, and faults that happen to it meanwhile."""
+"""A client that asks a simulated cloud for random things."""
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -15,15 +14,15 @@ from gureum.resources import (
     InstanceState,
     Snapshot,
     Volume,
-    VolumeState,
 )
 from gureum.resources.record import Record
+from gureum.sim.guests import Guests
+from gureum.sim.ledger import Ledger
 from gureum.sim.world import CLOUD, World
-
-log = logging.getLogger(__name__)
 
 INSTANCES_MAX = 12
 VOLUMES_MAX = 24
+SNAPSHOTS_MAX = 16
 
 EXPECTED = frozenset(
     {
@@ -58,8 +57,10 @@ EXPECTED = frozenset(
 class Workload:
     """Random calls over what the store has now."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, guests: Guests, ledger: Ledger) -> None:
         self.world = world
+        self.guests = guests
+        self.ledger = ledger
         self.answers: Counter[str] = Counter()
 
     async def step(self) -> None:
@@ -67,6 +68,7 @@ class Workload:
         name, input = await self._choose()
         if not name:
             return
+        written = self.guests.writes(str(input.get("VolumeId")))
         try:
             output = await self.world.call(name, input)
         except ApiError as error:
@@ -74,6 +76,9 @@ class Workload:
             if error.code not in EXPECTED:
                 raise
             return
+        if name == "CreateSnapshot" and output is not None:
+            self.guests.asked_for_snapshot(output["SnapshotId"], written)
+        self.ledger.called(name, input, output)
         self.answers[name if output is not None else "(no answer)"] += 1
 
     async def _choose(self) -> tuple[str, Mapping[str, Any]]:
@@ -83,7 +88,7 @@ class Workload:
             (self._change_instance, 25),
             (self._create_volume, 6),
             (self._change_volume, 20),
-            (self._snapshot, 8),
+            (self._snapshot, 12),
             (self._address, 10),
             (self._describe, 10),
         )
@@ -148,25 +153,38 @@ class Workload:
 
     async def _change_volume(self) -> tuple[str, Mapping[str, Any]]:
         rng = self.world.random
-        volume, instance = await self._any(Volume), await self._any(Instance)
-        if not isinstance(volume, Volume) or not isinstance(instance, Instance):
-            return "", {}
+        if rng.random() < 0.4:
+            return await self._attach()
+        volume = await self._any(Volume)
         choice = rng.random()
-        if volume.state is VolumeState.available and choice < 0.6:
-            device = f"/dev/sd{rng.choice('ghijk')}"
-            return "AttachVolume", {"VolumeId": volume.id, "InstanceId": instance.id, "Device": device}
-        if choice < 0.7:
+        if not isinstance(volume, Volume):
+            return "", {}
+        if choice < 0.45 and volume.attachment is not None:
             force = {"Force": True} if rng.random() < 0.2 else {}
             return "DetachVolume", {"VolumeId": volume.id, **force}
-        if choice < 0.85:
+        if choice < 0.75:
             return "ModifyVolume", {"VolumeId": volume.id, "Size": volume.size_bytes // 2**30 + 1}
         return "DeleteVolume", {"VolumeId": volume.id}
 
+    async def _attach(self) -> tuple[str, Mapping[str, Any]]:
+        volume, instance = await self._any(Volume, state="available"), await self._any(Instance)
+        if volume is None or instance is None:
+            return "", {}
+        device = f"/dev/sd{self.world.random.choice('ghijk')}"
+        return "AttachVolume", {"VolumeId": volume.id, "InstanceId": instance.id, "Device": device}
+
     async def _snapshot(self) -> tuple[str, Mapping[str, Any]]:
-        volume, snapshot = await self._any(Volume), await self._any(Snapshot)
-        if isinstance(snapshot, Snapshot) and not snapshot.image and self.world.random.random() < 0.4:
-            return "DeleteSnapshot", {"SnapshotId": snapshot.id}
-        return ("CreateSnapshot", {"VolumeId": volume.id}) if volume is not None else ("", {})
+        """Mostly of the same volumes, so that their chains of layers become long."""
+        rng = self.world.random
+        async with self.world.store.read() as reader:
+            volumes = await reader.find(Volume)
+            snapshots = [each for each in await reader.find(Snapshot) if not each.image]
+        if snapshots and (rng.random() < 0.2 or len(snapshots) >= SNAPSHOTS_MAX):
+            return "DeleteSnapshot", {"SnapshotId": rng.choice(snapshots).id}
+        if not volumes:
+            return "", {}
+        volume = rng.choice(volumes if rng.random() < 0.3 else volumes[:2])
+        return "CreateSnapshot", {"VolumeId": volume.id}
 
     async def _address(self) -> tuple[str, Mapping[str, Any]]:
         rng = self.world.random
@@ -183,65 +201,3 @@ class Workload:
     async def _describe(self) -> tuple[str, Mapping[str, Any]]:
         names = ("DescribeInstances", "DescribeVolumes", "DescribeSnapshots", "DescribeNetworkInterfaces")
         return self.world.random.choice(names), {}
-
-
-class Faults:
-    """Things that go wrong on their own, until ``end``."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.seen: Counter[str] = Counter()
-
-    def begin(self) -> None:
-        rng, weather = self.world.random, self.world.weather
-        self.world.crash_chance = rng.choice([0.0, 0.005, 0.02])
-        weather.loss = rng.choice([0.0, 0.02, 0.1])
-        weather.repeat = rng.choice([0.0, 0.05])
-        weather.cut = rng.choice([0.0, 0.01, 0.05])
-        weather.delay = rng.choice([(0.0005, 0.01), (0.01, 0.5), (0.1, 3.0)])
-
-    def end(self) -> None:
-        self.world.crash_chance = 0.0
-        weather = self.world.weather
-        weather.loss = weather.repeat = weather.cut = 0.0
-        weather.delay = (0.0005, 0.01)
-        for host in self.world.hosts:
-            host.machines.fill_storage(False)
-            for machine in host.machines.machines.values():
-                machine.ignores_power_button = machine.ignores_detach = False
-
-    async def step(self) -> None:
-        """Perhaps one fault."""
-        rng = self.world.random
-        if rng.random() > 0.08:
-            return
-        host = rng.choice(self.world.hosts)
-        running = sorted(host.machines.running())
-        fault = rng.choice(
-            ["manager", "agent", "power", "crash", "shutdown", "deaf", "clingy", "full", "room"]
-        )
-        self.seen[fault] += 1
-        log.info("fault: %s", fault)
-        if fault == "manager":
-            self.world.kill_manager()
-        elif fault == "agent":
-            self.world.kill_agent(host)
-        elif fault == "power":
-            self.world.lose_power(host)
-        elif fault == "full":
-            host.machines.fill_storage()
-        elif fault == "room":
-            host.machines.fill_storage(False)
-        elif running:
-            self._guest(fault, host.machines, rng.choice(running))
-
-    def _guest(self, fault: str, machines: Any, id: str) -> None:
-        match fault:
-            case "crash":
-                machines.crash(id)
-            case "shutdown":
-                machines.guest_shutdown(id)
-            case "deaf":
-                machines.ignore_power_button(id)
-            case "clingy":
-                machines.ignore_detach(id)

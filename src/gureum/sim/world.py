@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -18,7 +17,7 @@ from gureum.agent.agent import Agent, Identity
 from gureum.control.images import register
 from gureum.control.manager import Manager
 from gureum.env import Env
-from gureum.errors import ApiError, TransportError
+from gureum.errors import TransportError
 from gureum.gateway.call import Call
 from gureum.hypervisors.fake import FakeHypervisor, FakeMachines
 from gureum.images.manifest import ImageManifest
@@ -29,6 +28,7 @@ from gureum.services.dispatch import Dispatcher
 from gureum.services.ec2.defaults import ensure_defaults
 from gureum.services.operation import Caller, Cloud
 from gureum.sim.link import Weather, pair
+from gureum.sim.process import Crash, CrashPoints, Process
 from gureum.store.sqlite import SqliteStore
 from gureum.transport.link import Link
 
@@ -37,6 +37,10 @@ log = logging.getLogger(__name__)
 EPOCH = 1_750_000_000.0
 GIB = 2**30
 CALL_SECONDS_MAX = 60.0
+POOL_BYTES = 1 << 40
+CHAIN_MAX = 4
+"""Layers of a volume before they are merged: few, so that it happens."""
+IMAGE_BLOCKS = {0: b"boot", 3: b"system"}
 
 CLOUD = Cloud(
     name="sim",
@@ -63,57 +67,21 @@ IMAGE = ImageManifest(
 )
 
 
-class Crash(BaseException):
-    """A simulated process was killed here."""
+class SimHypervisor(FakeHypervisor):
+    """What guests do reaches its agent as an event, not in the middle of what the agent does."""
 
+    def __init__(self, env: Env, machines: FakeMachines, host: SimHost) -> None:
+        super().__init__(env, machines)
+        self._sim_host = host
 
-class Process:
-    """A simulated process: tasks that end together, at a kill or a crash point."""
-
-    def __init__(self, world: World, name: str, main: Callable[[Env], Awaitable[None]]) -> None:
-        self.world = world
-        self.name = name
-        self.env = Env(world.now, random.Random(world.random.getrandbits(64)), self._crashpoint)
-        self.dead = False
-        self._task = asyncio.get_running_loop().create_task(self._run(main), name=name)
-
-    async def _run(self, main: Callable[[Env], Awaitable[None]]) -> None:
-        try:
-            await main(self.env)
-        except (Crash, asyncio.CancelledError):
-            pass
-        except BaseExceptionGroup as group:
-            _, other = group.split((Crash, asyncio.CancelledError))
-            if other is not None:
-                raise
-        finally:
-            self.dead = True
-
-    def _crashpoint(self, name: str) -> None:
-        world = self.world
-        if self.dead:
-            raise Crash(name)
-        world.crash_points[name] += 1
-        chosen = name == world.crash_at and world.crash_points[name] == world.crash_at_count
-        if chosen or world.random.random() < world.crash_chance:
-            log.info("%s is killed at %s", self.name, name)
-            world.crashes[name] += 1
-            self.die()
-            raise Crash(name)
-
-    def die(self) -> None:
-        """Kill it now; ``wait`` for its last task to be gone."""
-        self.dead = True
-        self._task.cancel()
-
-    async def wait(self) -> None:
-        await asyncio.wait([self._task])
-        if not self._task.cancelled() and (error := self._task.exception()) is not None:
-            raise error
+    def subscribe(self, changed: Callable[[str], None]) -> None:
+        process = self._sim_host.process
+        assert process is not None
+        super().subscribe(lambda id: process.call_soon(changed, id))
 
 
 class SimHost:
-    """A host's hardware, which outlives its agent."""
+    """A host: its machines, disk and wires outlive its agent."""
 
     def __init__(self, world: World, name: str, zone: str) -> None:
         self.world = world
@@ -121,7 +89,8 @@ class SimHost:
         self.zone = zone
         env = Env(world.now, random.Random(world.random.getrandbits(64)), lambda _: None)
         self.machines = FakeMachines(env)
-        self.disk = FakePoolDisk()
+        self.disk = FakePoolDisk(POOL_BYTES)
+        self.disk.images[IMAGE.disk] = dict(IMAGE_BLOCKS)
         self.boot = 1
         self.process: Process | None = None
 
@@ -138,8 +107,8 @@ class SimHost:
         await Agent(
             env,
             identity,
-            FakeHypervisor(env, self.machines),
-            FakePool(env, self.disk),
+            SimHypervisor(env, self.machines, self),
+            FakePool(env, self.disk, chain_max=CHAIN_MAX),
             FakeNetwork(env, self.name, self.world.wires),
             self._connect,
         ).run()
@@ -155,24 +124,23 @@ class World:
         self.random = random.Random(seed)
         self.weather = Weather(self.random)
         self.wires = FakeWires()
-        self.crash_chance = 0.0
-        self.crash_at = ""
-        self.crash_at_count = 1
-        self.crash_points: Counter[str] = Counter()
-        self.crashes: Counter[str] = Counter()
+        self.points = CrashPoints(self.random)
+        self.skew_seconds = 0.0
+        """How far the wall clock is from where it should be."""
         self.store = SqliteStore.open(":memory:", threaded=False)
         zones = [""] if hosts == 1 else [CLOUD.zones[n % len(CLOUD.zones)] for n in range(hosts)]
         self.hosts = [SimHost(self, f"host-{n}", zone) for n, zone in enumerate(zones)]
         self.manager: Manager | None = None
-        self._manager_process: Process | None = None
+        self.manager_process: Process | None = None
         self._calls: dict[asyncio.Task[Any], None] = {}
         self._services: dict[asyncio.Task[None], None] = {}
         self._seats: list[asyncio.Task[None]] = []
         self.dispatcher: Dispatcher | None = None
-        self.image = ""
+        self.failure: BaseException | None = None
+        """What ended a process that should not have ended."""
 
     def now(self) -> float:
-        return EPOCH + asyncio.get_running_loop().time()
+        return EPOCH + asyncio.get_running_loop().time() + self.skew_seconds
 
     async def start(self) -> None:
         """Start everything; processes that die are started again a little later, as by a supervisor."""
@@ -187,14 +155,17 @@ class World:
         self, name: str, main: Callable[[Env], Awaitable[None]], seat: Callable[[Process | None], None]
     ) -> None:
         while True:
-            process = Process(self, name, main)
+            process = Process(name, main, self.now, self.points)
             seat(process)
-            await process.wait()
+            try:
+                await process.wait()
+            except Exception as error:
+                self.failure = self.failure or error
             seat(None)
             await asyncio.sleep(self.random.uniform(0.2, 5.0))
 
     def _seat_manager(self, process: Process | None) -> None:
-        self._manager_process = process
+        self.manager_process = process
         if process is None:
             self.manager = self.dispatcher = None
             for task in [*self._calls, *self._services]:
@@ -211,45 +182,45 @@ class World:
         self.dispatcher = Dispatcher(env, CLOUD, self.store, self.manager)
         await self.manager.run()
 
-    def kill_manager(self) -> None:
-        if self._manager_process is not None:
-            self._manager_process.die()
-
-    def kill_agent(self, host: SimHost) -> None:
-        if host.process is not None:
-            host.process.die()
-
     def lose_power(self, host: SimHost) -> None:
         """The host is off and on again: its machines and its agent are gone, its disk is not."""
         host.machines.reboot_host()
         self.wires.ports.pop(host.name, None)
         self.wires.rules.pop(host.name, None)
         host.boot += 1
-        self.kill_agent(host)
+        if host.process is not None:
+            host.process.die()
 
     async def connect(self, host: SimHost) -> Link:
-        manager = self.manager
-        if manager is None:
+        manager, process = self.manager, self.manager_process
+        if manager is None or process is None:
             raise TransportError("no manager")
         ours, theirs = pair(self.weather)
 
         async def serve() -> None:
             try:
                 await manager.serve(theirs)
-            except (TransportError, TimeoutError, Crash) as error:
+            except TransportError as error:
                 log.debug("link of %s: %s", host.name, error)
+            except BaseExceptionGroup as group:
+                _, other = group.split(Crash)
+                if other is not None:
+                    self.failure = self.failure or other
             finally:
                 await theirs.close()
 
-        task = asyncio.create_task(serve())
+        task = process.spawn(serve())
         self._services[task] = None
         task.add_done_callback(lambda done: self._services.pop(done, None))
         return ours
 
     async def call(self, operation: str, input: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Call an EC2 operation; None if the manager was dead or died over it. Raises ApiError."""
-        dispatcher = self.dispatcher
-        if dispatcher is None or not dispatcher.implemented("ec2", operation):
+        """Call an EC2 operation; None if the manager was dead, died over it or did not answer in time.
+
+        Raises ApiError.
+        """
+        dispatcher, process = self.dispatcher, self.manager_process
+        if dispatcher is None or process is None:
             return None
         call = Call(
             service="ec2",
@@ -260,24 +231,22 @@ class World:
             caller=CALLER,
             source_ip="127.0.0.1",
         )
-        task = asyncio.ensure_future(dispatcher(call))
+        task = process.spawn(dispatcher(call))
         self._calls[task] = None
         task.add_done_callback(lambda done: self._calls.pop(done, None))
         await asyncio.wait([task], timeout=CALL_SECONDS_MAX)
-        if task.cancelled():
+        if not task.done() or task.cancelled():
             return None
         try:
-            result = task.result()
+            return task.result()
         except Crash:
             return None
-        assert isinstance(result, Mapping)
-        return result
 
     async def stop(self) -> None:
         for task in self._seats:
             task.cancel()
         await asyncio.gather(*self._seats, return_exceptions=True)
-        for process in [self._manager_process, *(host.process for host in self.hosts)]:
+        for process in [self.manager_process, *(host.process for host in self.hosts)]:
             if process is not None:
                 process.die()
                 with contextlib.suppress(Exception):
@@ -288,6 +257,3 @@ class World:
         for host in self.hosts:
             await host.machines.close()
         await self.store.close()
-
-
-__all__ = ["CLOUD", "ApiError", "Crash", "Process", "SimHost", "World"]

@@ -89,6 +89,8 @@ async def listen(path: Path, serve: Callable[[Link], Awaitable[None]]) -> asynci
             await serve(link)
         except TransportError as error:
             log.info("a host link ended: %s", error)
+        except Exception:
+            log.exception("a host link ended by a fault")
         finally:
             await link.close()
 

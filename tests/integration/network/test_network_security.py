@@ -328,3 +328,28 @@ async def test_an_outsider_cannot_pose_as_a_neighbour(rig: Rig) -> None:
         for source in ("172.31.0.9", "172.31.0.5"):
             outside.sendto(udp(source, a.port.public_ip, 4000, source.encode()), (a.port.public_ip, 0))
         assert list(frames(server)) == []
+
+
+async def test_a_flood_at_the_services_is_cut_for_the_guest_that_makes_it(rig: Rig) -> None:
+    ports = port(5), port(6)
+    rig.metadata = {each.instance: metadata(each, tokens_required=False) for each in ports}
+    await rig.network.apply(spec(*ports))
+    a, b = await rig.guest(ports[0]), await rig.guest(ports[1])
+
+    def flood() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for _ in range(5000):
+                with contextlib.suppress(BlockingIOError):
+                    sock.sendto(b"?", socket.MSG_DONTWAIT, ("169.254.169.253", 53))
+
+    def cut() -> bool:
+        show = ["nft", "list", "counter", "inet", "gureum", "asked_too_much"]
+        return "packets 0 " not in visit(f"gm{INDEX}-1", lambda: command(show))
+
+    for _ in range(20):
+        await rig.call(lambda: visit(a.namespace, flood))
+        if cut():
+            break
+    assert cut()
+    address = "http://169.254.169.254/latest/meta-data/local-ipv4"
+    assert (await rig.call(b.run, "busybox", "wget", "-q", "-O-", address)).stdout == b.ip

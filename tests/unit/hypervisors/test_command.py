@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
 
@@ -11,7 +12,6 @@ from gureum.hypervisors.base import Disk, MachineConfig, Nic
 from gureum.hypervisors.qemu.command import Files, Host, command_line, hotplug_place, system_uuid
 from gureum.hypervisors.qemu.disks import OpenLayer
 from gureum.san.base import FileDisk, Layer
-import itertools
 
 ID = "i-0123456789abcdef0"
 TOP = Layer(path="/pool/a,b.qcow2", format="qcow2")

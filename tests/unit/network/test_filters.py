@@ -8,7 +8,7 @@ from gureum.hostspec import GroupSpec, NetworkSpec, PortSpec, RuleSpec, SubnetSp
 from gureum.network.filters import changed_addresses, filter_table, guard_table, host_table
 from gureum.network.names import Names
 from gureum.network.plan import VpcPlan, make_plan
-from gureum.network.ruleset import change_table
+from gureum.network.ruleset import Table, change_table
 
 NAMES = Names(0)
 VPC = VpcSpec(
@@ -84,3 +84,16 @@ def test_a_host_without_resolvers_lets_nothing_in() -> None:
     assert any(
         "192.0.2.1" in rule for rule in host_table(NAMES, "cloud", ("192.0.2.1",)).chains["host"].rules
     )
+
+
+def test_a_guest_may_ask_the_services_of_its_link_only_so_often() -> None:
+    """They are answered by processes that all guests share; EC2 bounds them in the same way."""
+    table = filter_table(plan(port(4)), NAMES, "198.19.0.3")
+    rules = list(table.chains["local"].rules)
+    limit = next(number for number, rule in enumerate(rules) if "@asking" in rule)
+    established = next(number for number, rule in enumerate(rules) if rule.startswith("ct state"))
+    assert limit < established
+    assert 'iifname != "up"' in rules[limit]
+    assert "1024/second" in rules[limit]
+    assert table.sets["asking"].flags == "dynamic,timeout"
+    assert "timeout 60s;" in change_table(Table(name="inet gureum", counters=table.counters), table)

@@ -158,6 +158,8 @@ class Machine:
             return
         match status:
             case "running":
+                if self.saved.ended is not None:  # noted before a reset that was cut short
+                    self._note(None, "")
                 self.show(MachineState.running)
             case "shutdown":
                 self._guest_shut_down()
@@ -187,9 +189,18 @@ class Machine:
 
     def _guest_shut_down(self) -> None:
         """Its process is held. That the guest did this is kept, should the process get lost."""
-        self.show(MachineState.shutdown, messages.GUEST_SHUT_DOWN)
         if self.saved.ended is None:
-            self._background(self.save(ended=MachineState.shutdown, message=messages.GUEST_SHUT_DOWN))
+            self._note(MachineState.shutdown, messages.GUEST_SHUT_DOWN)
+        self.show(MachineState.shutdown, messages.GUEST_SHUT_DOWN)
+
+    def _note(self, ended: MachineState | None, message: str) -> None:
+        """Change the record now, so that whoever acts on it next sees it, and write it in the background."""
+        self.saved = msgspec.structs.replace(self.saved, ended=ended, message=message)
+        self._write_soon().add_done_callback(self._written)
+
+    def _written(self, write: asyncio.Task[None]) -> None:
+        if not write.cancelled() and (error := write.exception()) is not None:
+            log.warning("%s: its record could not be written: %s", self.id, error)
 
     async def reset(self, reboots: int) -> None:
         if self.state is MachineState.shutdown and self._process is None:
@@ -220,7 +231,11 @@ class Machine:
             if not live and state is not MachineState.off:
                 return
             if self.saved.ended is not state:
-                await self.save(ended=state, message=message)
+                try:
+                    await self.save(ended=state, message=message)
+                except OSError as error:
+                    # A full disk above all: ending machines is what makes room on it.
+                    log.warning("%s: why it ends could not be kept: %s", self.id, error)
             self._env.crashpoint("qemu.end.recorded")
             if live:
                 await self._end_process()
@@ -235,10 +250,13 @@ class Machine:
     async def save(self, **changes: object) -> None:
         """Change the record, for good when this returns."""
         self.saved = msgspec.structs.replace(self.saved, **changes)
+        await asyncio.shield(self._write_soon())
+
+    def _write_soon(self) -> asyncio.Task[None]:
         task = asyncio.create_task(self._write())
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
-        await asyncio.shield(task)
+        return task
 
     async def _write(self) -> None:
         async with self._saving:
@@ -269,9 +287,8 @@ class Machine:
             self.show(self.saved.ended, self.saved.message)
             return
         message = self.describe_exit(status)
-        self.saved = msgspec.structs.replace(self.saved, ended=MachineState.crashed, message=message)
+        self._note(MachineState.crashed, message)
         self.show(MachineState.crashed, message)
-        self._background(self.save())
 
     def describe_exit(self, status: int | None) -> str:
         if status is not None and status < 0:

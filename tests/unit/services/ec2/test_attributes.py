@@ -118,6 +118,10 @@ async def test_modify_block_devices(rig: Rig) -> None:
         **mapping("/dev/sdf", DeleteOnTermination=True),
     )
     await rig.fails("MissingParameter", "ModifyInstanceAttribute", **mapping("/dev/xvda"))
+    gone = [{"DeviceName": "/dev/xvda", "NoDevice": "", "Ebs": {"DeleteOnTermination": True}}]
+    await rig.fails(
+        "UnsupportedOperation", "ModifyInstanceAttribute", InstanceId=id, BlockDeviceMappings=gone
+    )
     wrong = mapping("/dev/xvda", VolumeId="vol-00000001", DeleteOnTermination=True)
     await rig.fails("InvalidParameterValue", "ModifyInstanceAttribute", **wrong)
 

@@ -39,7 +39,8 @@ async def test_owners(rig: Rig) -> None:
     assert await found(rig, ExecutableUsers=["all"]) == [SYSTEM]
     assert await found(rig, ExecutableUsers=["self"]) == [OWN]
     assert await found(rig, Filters=[{"Name": "owner-alias", "Values": ["amazon"]}]) == [SYSTEM]
-    await rig.fails("InvalidUserID.Malformed", "DescribeImages", Owners=["me"])
+    for owner in ("me", "twelve-chars", "123"):
+        await rig.fails("InvalidUserID.Malformed", "DescribeImages", Owners=[owner])
 
 
 async def test_filters(rig: Rig) -> None:

@@ -357,6 +357,15 @@ async def test_without_a_zone_it_goes_where_a_host_is(rig: Rig) -> None:
     assert (await rig.launch())["Placement"]["AvailabilityZone"] == "us-east-1a"
 
 
+async def test_vcpu_limit_is_inclusive(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "VCPUS_PER_CALL_MAX", 4)
+    answer = await rig.call("RunInstances", ImageId=IMAGE, MinCount=2, MaxCount=5, InstanceType="t3.nano")
+    assert len(answer["Instances"]) == 2
+    await rig.fails(
+        "VcpuLimitExceeded", "RunInstances", ImageId=IMAGE, MinCount=3, MaxCount=3, InstanceType="t3.nano"
+    )
+
+
 async def test_instance_limit_counts_what_is_not_terminated(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

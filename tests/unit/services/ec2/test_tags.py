@@ -93,6 +93,11 @@ async def test_create_refuses(rig: Rig, code: str, input: dict[str, Any]) -> Non
     await rig.fails(code, "CreateTags", **{"Resources": [id], "Tags": pairs(a="b"), **input})
 
 
+async def test_what_is_no_id(rig: Rig) -> None:
+    message = await rig.fails("InvalidID", "CreateTags", Resources=["web-1"], Tags=pairs(a="b"))
+    assert message == "The ID 'web-1' is not valid"
+
+
 async def test_limit_counts_the_tags_that_are_there(rig: Rig) -> None:
     id = await rig.running()
     await rig.call("CreateTags", Resources=[id], Tags=pairs(**{f"k{i}": "" for i in range(50)}))

@@ -27,6 +27,17 @@ async def test_create(rig: Rig) -> None:
     assert shown["Tags"] == [{"Key": "a", "Value": "b"}]
 
 
+async def test_bounds_are_inclusive(rig: Rig) -> None:
+    for input in (
+        {"Size": 10, "VolumeType": "io1", "Iops": 500},
+        {"Size": 200, "Iops": 80000, "Throughput": 2000},
+        {"Size": 1, "Iops": 3000, "Throughput": 750},
+        {"Size": 125, "VolumeType": "st1"},
+        {"Size": 65536},
+    ):
+        await rig.call("CreateVolume", **BASE, **input)
+
+
 async def test_create_by_zone_id(rig: Rig) -> None:
     shown = await rig.call("CreateVolume", AvailabilityZoneId="use1-az2", Size=1)
     assert shown["AvailabilityZone"] == "us-east-1b"

@@ -1,0 +1,144 @@
+"""What goes wrong in a simulated cloud on its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from typing import Any
+
+from gureum.san.fake import BLOCK_BYTES
+from gureum.sim.world import POOL_BYTES, SimHost, World
+
+log = logging.getLogger(__name__)
+
+POOL_STEPS = (
+    "put_record",
+    "drop_record",
+    "create_layer",
+    "remove_layers",
+    "verify",
+    "layer_size",
+    "grow_layer",
+    "flatten",
+    "in_use",
+    "used",
+    "space",
+    "load",
+)
+FAULTS = {
+    "manager": 3,
+    "agent": 4,
+    "power": 2,
+    "freeze manager": 1,
+    "freeze agent": 2,
+    "clock": 1,
+    "network": 1,
+    "input/output": 4,
+    "pool full": 2,
+    "pool room": 3,
+    "guests full": 2,
+    "guests room": 2,
+    "start": 2,
+    "crash": 2,
+    "shutdown": 2,
+    "deaf": 2,
+    "clingy": 2,
+}
+"""Faults and how often each comes. The last five are of one machine."""
+
+
+class Faults:
+    """From ``begin`` to ``end``."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.seen: Counter[str] = Counter()
+
+    def begin(self) -> None:
+        rng, weather = self.world.random, self.world.weather
+        self.world.points.chance = rng.choice([0.0, 0.005, 0.02])
+        weather.loss = rng.choice([0.0, 0.02, 0.1])
+        weather.repeat = rng.choice([0.0, 0.05])
+        weather.cut = rng.choice([0.0, 0.01, 0.05])
+        weather.delay = rng.choice([(0.0005, 0.01), (0.01, 0.5), (0.1, 3.0)])
+
+    def end(self) -> None:
+        self.world.points.chance = 0.0
+        self.world.wires.failing.clear()
+        weather = self.world.weather
+        weather.loss = weather.repeat = weather.cut = 0.0
+        weather.delay = (0.0005, 0.01)
+        for host in self.world.hosts:
+            host.disk.size_bytes = POOL_BYTES
+            host.disk.fail_nothing()
+            host.machines.fill_storage(False)
+            host.machines.start_errors.clear()
+            for machine in host.machines.machines.values():
+                machine.ignores_power_button = machine.ignores_detach = False
+
+    async def step(self) -> None:
+        """Perhaps one fault."""
+        rng = self.world.random
+        if rng.random() > 0.12:
+            return
+        host = rng.choice(self.world.hosts)
+        [fault] = rng.choices(list(FAULTS), list(FAULTS.values()))
+        machines = sorted(host.machines.running())
+        log.info("fault: %s", fault)
+        if self._happens(fault, host) or (machines and self._befalls(fault, host, rng.choice(machines))):
+            self.seen[fault] += 1
+
+    def _happens(self, fault: str, host: SimHost) -> bool:
+        world, rng = self.world, self.world.random
+        match fault:
+            case "manager" | "freeze manager" if world.manager_process is not None:
+                self._hit(fault, world.manager_process)
+            case "agent" | "freeze agent" if host.process is not None:
+                self._hit(fault, host.process)
+            case "power":
+                world.lose_power(host)
+            case "clock":
+                world.skew_seconds = rng.uniform(-3000.0, 3000.0)
+            case "network":
+                world.wires.failing.add(host.name)
+                asyncio.get_running_loop().call_later(
+                    rng.uniform(3, 30), world.wires.failing.discard, host.name
+                )
+            case "input/output":
+                step = rng.choice(POOL_STEPS)
+                for _ in range(rng.choice([1, 1, 2, 6])):
+                    host.disk.fail_next(step)
+            case "pool full":
+                host.disk.size_bytes = host.disk.used_bytes() + rng.randrange(8) * BLOCK_BYTES
+            case "pool room":
+                host.disk.size_bytes = POOL_BYTES
+            case "guests full":
+                host.machines.fill_storage()
+            case "guests room":
+                host.machines.fill_storage(False)
+            case _:
+                return False
+        return True
+
+    def _hit(self, fault: str, process: Any) -> None:
+        if fault.startswith("freeze"):
+            process.freeze(self.world.random.uniform(2, 60))
+        else:
+            process.die()
+
+    def _befalls(self, fault: str, host: SimHost, id: str) -> bool:
+        match fault:
+            case "start":
+                host.machines.fail_start(id)
+            case "crash":
+                host.machines.crash(id)
+            case "shutdown":
+                host.machines.guest_shutdown(id)
+            case "deaf":
+                host.machines.ignore_power_button(id)
+            case "clingy":
+                host.machines.ignore_detach(id)
+            case _:
+                return False
+        return True

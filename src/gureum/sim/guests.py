@@ -1,0 +1,114 @@
+"""What guests write, and whether it is still there: in volumes, in snapshots, in clones of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gureum.errors import PoolFull
+from gureum.hostspec import MachineState
+from gureum.san.fake import Blocks, FakePoolDisk
+from gureum.sim.world import IMAGE_BLOCKS, SimHost, World
+
+BLOCKS = 12
+"""Guests write to the first so many blocks only, so that they overwrite much."""
+
+
+class Written:
+    """All that was acknowledged to guests of one volume, in order, over what it was made from."""
+
+    def __init__(self, base: Blocks) -> None:
+        self.base = base
+        self.writes: list[tuple[int, bytes]] = []
+
+    def contents(self, count: int | None = None) -> Blocks:
+        """After the first ``count`` writes, or all."""
+        blocks = dict(self.base)
+        blocks.update(self.writes[:count])
+        return blocks
+
+
+class Guests:
+    """Guests that write, and a memory of what they wrote."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.volumes: dict[str, Written] = {}
+        self.snapshots: dict[str, Blocks] = {}
+        self.due: dict[str, int] = {}
+        """By snapshot, how many writes it must contain: those acknowledged before it was asked for."""
+        self.count = 0
+
+    def asked_for_snapshot(self, snapshot: str, writes: int) -> None:
+        self.due[snapshot] = writes
+
+    def writes(self, volume: str) -> int:
+        return len(self.volumes[volume].writes) if volume in self.volumes else 0
+
+    def step(self) -> Iterator[str]:
+        """Some guests read and write. Yields what is not as it should be."""
+        rng = self.world.random
+        for host in self.world.hosts:
+            yield from self._look(host.disk)
+            for id in sorted(host.machines.machines):
+                machine = host.machines.machines[id]
+                if machine.state is not MachineState.running:
+                    continue
+                for volume, disk in sorted(machine.disks.items()):
+                    if rng.random() < 0.3:
+                        yield from self._write(host.disk, volume, disk.layers[0])
+
+    def _write(self, pool: FakePoolDisk, volume: str, path: str) -> Iterator[str]:
+        written = self._written(pool, volume)
+        if pool.contents(path) != written.contents():
+            yield f"{volume} contains {pool.contents(path)} instead of {written.contents()}"
+        self.count += 1
+        block, data = self.world.random.randrange(BLOCKS), f"{self.count}".encode()
+        try:
+            pool.write(path, block, data)
+        except PoolFull:
+            return
+        written.writes.append((block, data))
+
+    def _written(self, pool: FakePoolDisk, volume: str) -> Written:
+        if volume not in self.volumes:
+            self.volumes[volume] = Written(self._base(pool, volume))
+        return self.volumes[volume]
+
+    def _base(self, pool: FakePoolDisk, volume: str) -> Blocks:
+        source = pool.source_of(volume)
+        if source.startswith("ami-"):
+            return dict(IMAGE_BLOCKS)
+        return dict(self.snapshots[source]) if source else {}
+
+    def _look(self, pool: FakePoolDisk) -> Iterator[str]:
+        """Look at each new snapshot once: it is the volume as it was at one moment since it was asked for."""
+        for id in sorted(pool.volumes() - self.volumes.keys()):
+            if pool.source_of(id) in ("", *self.snapshots) or pool.source_of(id).startswith("ami-"):
+                self._written(pool, id)
+        for id in sorted(pool.snapshots() - self.snapshots.keys()):
+            found = self.snapshots[id] = pool.contents_of(id)
+            written = self._written(pool, pool.volume_of(id))
+            first = self.due.get(id, 0)
+            moments = range(first, len(written.writes) + 1)
+            if all(written.contents(count) != found for count in moments):
+                yield f"{id} contains {found}, which {pool.volume_of(id)} never did since write {first}"
+        for id in sorted(pool.volumes() - self.volumes.keys()):
+            self._written(pool, id)
+
+    def at_rest(self, host: SimHost) -> Iterator[str]:
+        """Everything that is there, once more."""
+        pool = host.disk
+        yield from self._look(pool)
+        active = {
+            volume: disk.layers[0]
+            for machine in host.machines.machines.values()
+            for volume, disk in machine.disks.items()
+        }
+        for volume in sorted(pool.volumes()):
+            expected = self._written(pool, volume).contents()
+            found = pool.contents(active[volume]) if volume in active else pool.contents_of(volume)
+            if found != expected:
+                yield f"{volume} contains {found} instead of {expected}"
+        for snapshot in sorted(pool.snapshots()):
+            if pool.contents_of(snapshot) != self.snapshots[snapshot]:
+                yield f"{snapshot} changed"
