@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Writes what the code registers, the supported operations, into docs/operations.md, between its two marks.
+"""Writes the operations that the code registers into docs/operations.md, between its two marks.
 
-The rest of the page is written by people. `--check` changes nothing; its exit code is 1 if the page is not fresh.
+The rest of the page is written by people. `--check` changes nothing: exit code 1 if the page is not fresh.
 """
 
 import sys

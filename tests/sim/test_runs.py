@@ -1,4 +1,4 @@
-"""Seeded runs of a simulated cloud. A failing seed is replayed by ``python -m gureum.sim SEED --timeline``."""
+"""Seeded runs of a simulated cloud. ``python -m gureum.sim SEED --timeline`` shows what happens in one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,16 @@ def test_the_runs_met_every_kind_of_fault(outcomes: list[Outcome]) -> None:
         pytest.skip("only with all runs")
     faults = {fault for outcome in outcomes for fault in outcome.faults}
     assert faults >= {"manager", "agent", "power", "freeze agent", "freeze manager", "clock", "network"}
-    assert faults >= {"input/output", "pool full", "guests full", "start", "crash", "shutdown", "deaf", "clingy"}
+    assert faults >= {
+        "input/output",
+        "pool full",
+        "guests full",
+        "start",
+        "crash",
+        "shutdown",
+        "deaf",
+        "clingy",
+    }
     assert len({name for outcome in outcomes for name in outcome.crashes}) >= 20
     assert sum(outcome.writes for outcome in outcomes) > 1000
     answered = {name for outcome in outcomes for name in outcome.answers}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -13,9 +12,7 @@ import pytest
 from gureum.images.builder import build_tiny
 from gureum.images.manifest import ImageManifest
 
-from .realcloud import RealCloud
-
-CLOUDS: list[RealCloud] = []
+from .realcloud import CLOUDS, RealCloud, opened
 
 
 @pytest.fixture(scope="session")
@@ -27,18 +24,10 @@ def tiny_image() -> ImageManifest:
 
 @pytest.fixture(scope="module")
 def cloud(tiny_image: ImageManifest) -> Iterator[RealCloud]:
-    """A cloud that runs, the same one for all tests of a module; nothing may be left of it afterwards."""
-    if os.geteuid() != 0 or shutil.which("qemu-system-x86_64") is None:
-        pytest.skip("needs root and qemu-system-x86_64")
-    made = RealCloud(tiny_image)
-    CLOUDS.append(made)
-    try:
+    """A cloud that runs, the same one for all tests of a module."""
+    with opened(tiny_image) as made:
         made.start()
         yield made
-    finally:
-        CLOUDS.remove(made)
-        left = made.close()
-    assert left == []
 
 
 @pytest.hookimpl(wrapper=True)

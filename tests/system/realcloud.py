@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,6 +71,7 @@ class RealCloud:
         (images / Path(image.disk).parent.name).symlink_to(Path(image.disk).parent)
         self.ec2 = self._client()
         self.started = False
+        self.pool_mount: Path | None = None
 
     def _client(self) -> Any:
         return boto3.client(
@@ -82,6 +84,16 @@ class RealCloud:
                 connect_timeout=5, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 10}
             ),
         )
+
+    def mount_pool(self, size_bytes: int) -> None:
+        """Give the pool a file system of its own. Before the first start."""
+        file = self.directory / "pool.ext4"
+        with open(file, "wb") as disk:
+            disk.truncate(size_bytes)
+        subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(file)], check=True)
+        self.pool_mount = self.cloud.state_dir / "pool"
+        self.pool_mount.mkdir()
+        subprocess.run(["mount", "-o", "loop", str(file), str(self.pool_mount)], check=True)
 
     # ---- its processes
 
@@ -126,7 +138,7 @@ class RealCloud:
         left += [f"namespace {path.name}" for path in Path("/run/netns").glob(f"gm{index}-*")]
         left += [f"link {path.name}" for path in Path("/sys/class/net").glob(f"gu{index}-*")]
         left += [f"table {line}" for line in nft_tables() if line.split()[-1] == f"gureum_{index}"]
-        left += [f"route {line}" for line in routes() if f"198.18.{index}." in line]
+        left += [f"route {line}" for line in routes() if public_address(line, self.config)]
         return left
 
     def processes(self) -> list[int]:
@@ -140,6 +152,8 @@ class RealCloud:
                 os.kill(pid, signal.SIGKILL)
         for path in Path("/run/netns").glob(f"gm{self.config.index}-*"):
             subprocess.run(["ip", "netns", "delete", path.name], check=False)
+        if self.pool_mount is not None:
+            subprocess.run(["umount", str(self.pool_mount)], check=False)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def qemu_pids(self) -> dict[str, int]:
@@ -346,6 +360,29 @@ class RealCloud:
         }
 
 
+CLOUDS: list[RealCloud] = []
+"""Those that run now."""
+
+
+@contextlib.contextmanager
+def opened(image: ImageManifest) -> Iterator[RealCloud]:
+    """A cloud that is not yet started; nothing may be left of it at the end."""
+    if os.geteuid() != 0 or shutil.which("qemu-system-x86_64") is None:
+        pytest.skip("needs root and qemu-system-x86_64")
+    made = RealCloud(image)
+    CLOUDS.append(made)
+    try:
+        yield made
+    except BaseException as error:
+        for name, text in made.logs().items():
+            error.add_note(f"--- {name}.log\n{text}")
+        raise
+    finally:
+        CLOUDS.remove(made)
+        left = made.close()
+    assert left == []
+
+
 def difference(kind: str, wanted: Iterable[str], there: Iterable[str]) -> list[str]:
     wanted, there = set(wanted), set(there)
     return [f"{kind} {name} is missing" for name in sorted(wanted - there)] + [
@@ -392,6 +429,13 @@ def routes() -> list[str]:
     return subprocess.run(
         ["ip", "route", "show", "table", "all"], capture_output=True, text=True, check=True
     ).stdout.splitlines()
+
+
+def public_address(route: str, config: CloudConfig) -> bool:
+    """Whether a line of `ip route` is about the public addresses of this cloud."""
+    public = IPv4Network(config.public_cidr)
+    found = re.search(r"\d+\.\d+\.\d+\.\d+(/\d+)?", route)
+    return found is not None and IPv4Network(found[0], strict=False).subnet_of(public)
 
 
 def free_port() -> int:

@@ -50,7 +50,7 @@ def server(cloud: RealCloud, client: str, web_group: str) -> str:
 def reached_by(cloud: RealCloud, client: str, host: str) -> bool:
     """Whether the client gets the page from this name or address."""
     try:
-        return cloud.ssh(client, f"wget -q -T {TRY_SECONDS} -O - http://{host}:{PORT}/") == "served"
+        return cloud.ssh(client, f"timeout {TRY_SECONDS} wget -q -O - http://{host}:{PORT}/") == "served"
     except GuestError:
         return False
 

@@ -45,6 +45,10 @@ STAGES: dict[str, tuple[str, ...]] = {
     "last": ("network.vpc.removed",),
 }  # fmt: skip
 
+AT_START = ("manager.spec", "agent.spec.taken", "agent.network.applied", "network.host.prepared",
+            "network.port.routed", "network.resolver.started", "network.public.routed")  # fmt: skip
+"""Those that every start of a cloud with a guest comes by: over before the stage does anything."""
+
 _NO_COMPACTION = "no API call leads to it; tests/integration/test_local_pool.py kills a process there"
 ELSEWHERE = {
     "pool.compact.layer": _NO_COMPACTION,
@@ -112,6 +116,9 @@ class Story:
         self.cloud.stop()
         assert self.cloud.check_pool() == []
         self.cloud.start(STAGES[stage], self.cloud.directory / "hit")
+
+        early = [name for name in STAGES[stage] if name in AT_START]
+        self.cloud.wait(f"{early}", lambda: set(early).isdisjoint(self.missed(stage)))
 
     def missed(self, stage: str) -> list[str]:
         return [name for name in STAGES[stage] if not (self.cloud.directory / f"hit.{name}").exists()]

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 PRESS_SECONDS = 5.0
 """A guest that is still booting does not hear the power button: it is pressed again."""
 PRESSES_MAX = 6
+PRESSES_AGAIN_MAX = 2
+"""When an earlier end was interrupted: the guests were asked then, and whoever starts the cloud waits."""
 
 LIVE = (MachineState.starting, MachineState.running, MachineState.paused, MachineState.shutdown)
 
@@ -29,6 +31,7 @@ async def evacuate(hypervisor: Hypervisor, network: HostNetwork, mark: Path) -> 
     there while this is under way: an agent that finds it completes the work first, else it would take guests
     that were shut down here for ones that did so by themselves.
     """
+    presses = PRESSES_AGAIN_MAX if mark.exists() else PRESSES_MAX
     write_atomically(mark, b"")
     await hypervisor.recover()
     live = [status.id for status in hypervisor.machines().values() if status.state in LIVE]
@@ -39,7 +42,9 @@ async def evacuate(hypervisor: Hypervisor, network: HostNetwork, mark: Path) -> 
             quiet[id].set()
 
     hypervisor.subscribe(changed)
-    results = await asyncio.gather(*(_end(hypervisor, id, quiet[id]) for id in live), return_exceptions=True)
+    results = await asyncio.gather(
+        *(_end(hypervisor, id, quiet[id], presses) for id in live), return_exceptions=True
+    )
     for id, result in zip(live, results, strict=True):
         if isinstance(result, BaseException):
             log.error("%s did not end: %s", id, result)
@@ -48,9 +53,9 @@ async def evacuate(hypervisor: Hypervisor, network: HostNetwork, mark: Path) -> 
     log.info("%d guests were shut down", len(live))
 
 
-async def _end(hypervisor: Hypervisor, id: str, quiet: asyncio.Event) -> None:
+async def _end(hypervisor: Hypervisor, id: str, quiet: asyncio.Event, presses: int) -> None:
     try:
-        for _ in range(PRESSES_MAX):
+        for _ in range(presses):
             if hypervisor.machines()[id].state is not MachineState.running:
                 break
             await hypervisor.press_power_button(id)

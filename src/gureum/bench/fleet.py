@@ -11,6 +11,7 @@ from pathlib import Path
 from gureum.bench import requests
 from gureum.bench.client import Connection
 from gureum.bench.figures import Figure, Promise, Say, compare
+from gureum.bench.processes import cpu_seconds
 from gureum.bench.servers import BenchError, Server, moto, seeded
 
 INSTANCES = 25_000
@@ -36,7 +37,9 @@ def measure(directory: Path, say: Say, *, quick: bool) -> list[Figure]:
             first_pages.append(timed(server, [requests.instances(server.endpoint, MaxResults=PAGE)])[0])
             say(f"start {number} of {starts}: {start_seconds[-1]:.2f} s, first page {first_pages[-1]:.0f} ms")
     with cloud.manager() as server:
+        cpu_before = cpu_seconds(server.pid)
         pages = walk(server)
+        cpu_ms = 1000 * (cpu_seconds(server.pid) - cpu_before) / len(pages)
         say(f"{len(pages)} pages, one after another: median {sorted(pages)[len(pages) // 2]:.0f} ms")
         again = timed(server, [requests.instances(server.endpoint, MaxResults=PAGE)] * 10)[1:]
         by_id = look_up(server, lookups)
@@ -69,6 +72,7 @@ def measure(directory: Path, say: Say, *, quick: bool) -> list[Figure]:
             peer_name=against,
             promise=limit,
         ),
+        Figure(name=f"page of {PAGE:,}: each once, CPU time of the manager", value=cpu_ms, unit="ms"),
         compare(
             f"page of {PAGE:,}: the same again", "ms", again, peer_page, peer_name=against, promise=limit
         ),

@@ -134,7 +134,7 @@ class Cloud:
 
     def start(self, config: CloudConfig, progress: Callable[[str], None]) -> bool:
         """Starts what does not run and waits until all answer. False where everything ran already."""
-        with _locked(self.run_dir / "up.lock"):
+        with self.transition():
             if self.supervisor() is not None and all(process.is_ready for process in self.processes()):
                 return False
             if self.supervisor() is None:
@@ -144,6 +144,12 @@ class Cloud:
                 self._spawn_supervisor()
             self._wait_ready(progress)
             return True
+
+    @contextlib.contextmanager
+    def transition(self) -> Iterator[None]:
+        """While the cloud is started or stopped: one at a time. Waits for the one under way."""
+        with _locked(self.run_dir / "up.lock"):
+            yield
 
     def _spawn_supervisor(self) -> None:
         for role in ROLES:

@@ -17,13 +17,14 @@ from typing import Self
 import msgspec
 
 from gureum.errors import ConfigError
+from gureum.files import write_atomically
 
 DEFAULT_PORT = 4566
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_REGION = "us-east-1"
 INDEX_COUNT = 64
 # A UNIX socket's path has at most 107 bytes; the longest below the state directory is
-# /run/machines/i-0123456789abcdef0/monitor.
+# /run/machines/i-0123456789abcdef0/console.
 STATE_PATH_MAX = 60
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -59,14 +60,7 @@ class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def save(self, state_dir: Path) -> None:
         """Writes it whole and durably: the credentials in it exist nowhere else."""
-        path = state_dir / "config.json"
-        scratch = state_dir / "config.json.new"
-        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(self)) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
+        write_atomically(state_dir / "config.json", msgspec.json.format(msgspec.json.encode(self)) + b"\n")
 
     @property
     def public_cidr(self) -> str:

@@ -150,15 +150,16 @@ def down(
 ) -> None:
     cloud = cloud_at(state_dir)
     cloud.config()
-    was_running = cloud.is_running()
-    guests = cloud.guests()
-    killed = cloud.stop_processes()
-    if killed:
-        note(f"{len(killed)} processes did not stop in time and were killed")
-    if guests and not keep_guests:
-        note(f"powering off {len(guests)} guests ...")
-    if not keep_guests and (was_running or guests):
-        cloud.evacuate()
+    with cloud.transition():
+        was_running = cloud.is_running()
+        guests = cloud.guests()
+        killed = cloud.stop_processes()
+        if killed:
+            note(f"{len(killed)} processes did not stop in time and were killed")
+        if guests and not keep_guests:
+            note(f"powering off {len(guests)} guests ...")
+        if not keep_guests and (was_running or guests):
+            cloud.evacuate()
     left = cloud.guests()
     if as_json:
         show_json({"was_running": was_running, "guests_running": left})

@@ -27,7 +27,6 @@ from gureum.gateway.server import listen as listen_http
 from gureum.processes import arguments, log_to_stderr
 from gureum.services import ec2, sts  # noqa: F401  (registers their operations)
 from gureum.services.dispatch import Dispatcher
-from gureum.services.ec2 import describe
 from gureum.services.ec2.defaults import ensure_defaults
 from gureum.services.ec2.describe import VIEWS
 from gureum.services.operation import Caller, Cloud
@@ -100,9 +99,8 @@ async def serve(state_dir: Path) -> None:
             Limits(),
             catalogue=Catalogue.open(),
             request_ids=env.uuid,
+            regions=frozenset({config.region}),
         )
-        # Instances are kept serialised, so that a page of a thousand is put together and not made anew.
-        describe.VIEWS.render = gateway.fragment
         VIEWS.render = gateway.fragment
         agents = await listen_agents(run / "agents.sock", manager.serve)
         http = await listen_http(gateway, host=config.host, port=config.port, ssl_context=tls(config))

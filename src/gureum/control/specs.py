@@ -43,7 +43,9 @@ from gureum.services.operation import Cloud
 from gureum.store.base import Reader
 
 STOP_SECONDS = 90.0
+"""How long a guest may take to answer the power button when it is stopped; EC2 takes minutes."""
 TERMINATE_SECONDS = 20.0
+"""The same when it is terminated."""
 
 ON_HOST = (
     InstanceState.pending,
@@ -92,16 +94,7 @@ async def host_spec(reader: Reader, cloud: Cloud, host: str) -> HostSpec:
             for instance in instances
         ),
         volumes=tuple(_volume(volume) for volume in volumes if volume.state is not VolumeState.error),
-        snapshots=tuple(
-            SnapshotSpec(
-                id=snapshot.id,
-                volume=snapshot.volume,
-                made=snapshot.state is SnapshotState.completed,
-                present=snapshot.state is not SnapshotState.deleting,
-            )
-            for snapshot in snapshots
-            if snapshot.state is not SnapshotState.error
-        ),
+        snapshots=tuple(_snapshot(snapshot) for snapshot in snapshots),
         images=tuple(
             ImageSpec(id=image.id, disk=image.disk, format=image.disk_format, size_bytes=image.disk_bytes)
             for image in images
@@ -122,6 +115,16 @@ def _volume(volume: Volume) -> VolumeSpec:
         throughput=volume.throughput,
         made=volume.state in (VolumeState.available, VolumeState.in_use),
         present=volume.state is not VolumeState.deleting,
+    )
+
+
+def _snapshot(snapshot: Snapshot) -> SnapshotSpec:
+    """One that failed must not be there either: it may have been begun, and be completed by chance."""
+    return SnapshotSpec(
+        id=snapshot.id,
+        volume=snapshot.volume,
+        made=snapshot.state is SnapshotState.completed,
+        present=snapshot.state in (SnapshotState.pending, SnapshotState.completed),
     )
 
 

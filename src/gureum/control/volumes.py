@@ -87,8 +87,13 @@ async def _place(tx: Transaction, volume: Volume) -> None:
     ]
     if volume.source.startswith("snap-"):
         snapshot = await tx.get(Snapshot, volume.source)
-        if snapshot is not None and snapshot.host is not None:
-            hosts = [host for host in hosts if host.id == snapshot.host]
+        home = await tx.get(Host, snapshot.host) if snapshot is not None and snapshot.host else None
+        if home is not None and home.zone not in (volume.zone, EVERY_ZONE):
+            message = f"snapshot {volume.source} is in a pool of zone {home.zone} and can't be used elsewhere"
+            await tx.put(replace(volume, state=VolumeState.error, message=message))
+            return
+        if home is not None:
+            hosts = [host for host in hosts if host.id == home.id]
     if hosts:
         best = max(hosts, key=lambda host: (host.pool_free_bytes, host.id))
         await tx.put(replace(volume, host=best.id))

@@ -157,11 +157,7 @@ def as_datetime(value: datetime | float) -> datetime:
 
 def iso_millis(value: datetime | float) -> str:
     """``2026-01-02T03:04:05.678Z``, as EC2 and S3 write it."""
-    t = as_datetime(value)
-    return (
-        f"{t.year:04}-{t.month:02}-{t.day:02}T{t.hour:02}:{t.minute:02}:{t.second:02}"
-        f".{t.microsecond // 1000:03}Z"
-    )
+    return as_datetime(value).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def iso(value: datetime | float) -> str:

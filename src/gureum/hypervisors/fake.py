@@ -267,8 +267,9 @@ class FakeHypervisor:
         self.host.changed(machine)
         error = "the host has no power" if not self.host.powered else self.host.start_errors.get(id, "")
         if error:
-            await self._work()
+            # Also if the agent dies over it: there is no guest that would leave ``starting`` by itself.
             self.host.end(machine, MachineState.crashed, messages.start_failed(error))
+            await self._work()
             raise HypervisorError(f"{id}: {error}")
         machine.disks = {disk.volume: FakeDisk(disk) for disk in machine.config.disks}
         self.host.later(machine, START_SECONDS, lambda: self._booted(machine))

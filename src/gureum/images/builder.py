@@ -76,7 +76,14 @@ async def _build(work: Path, out_dir: Path, recipe: str, progress: Progress) -> 
     progress(f"downloading {len(wanted)} Debian packages, {megabytes:.0f} MB", 0.05)
     archives = await packages.download(wanted, work / "debs")
     progress("unpacking packages", 0.55)
-    await packages.unpack(archives, work / "root")
+    # Two packages have a bin/busybox: the one that looks names up goes elsewhere.
+    dynamic = [package.name == userland.DYNAMIC_BUSYBOX for package in wanted]
+    await packages.unpack(
+        [file for file, apart in zip(archives, dynamic, strict=True) if not apart], work / "root"
+    )
+    await packages.unpack(
+        [file for file, apart in zip(archives, dynamic, strict=True) if apart], work / "dynamic"
+    )
     root, image, tree = work / "root", work / "image", work / "tree"
 
     progress("writing kernel and initial RAM file system", 0.7)
@@ -86,7 +93,7 @@ async def _build(work: Path, out_dir: Path, recipe: str, progress: Progress) -> 
     (image / "initrd.img").write_bytes(await asyncio.to_thread(userland.initramfs, root))
     progress("making the root disk", 0.75)
     applets = (await run(userland.locate(root, "bin/busybox"), "--list", timeout_s=30)).decode().split()
-    await asyncio.to_thread(userland.populate, root, tree, applets)
+    await asyncio.to_thread(userland.populate, root, tree, applets, work / "dynamic" / "bin/busybox")
     await filesystem.make_ext4(tree, image / "disk.raw", DISK_BYTES, label="gureum-tiny")
 
     progress("moving the image into place", 0.98)

@@ -75,6 +75,7 @@ async def import_disk(
         if await asyncio.to_thread(_sha256, source) != digest:
             raise ImageFormatError(f"{source.name} changed while it was read")
         file = f"disk.{disk_format}"
+        (image / file).chmod(0o600)
         manifest = ImageManifest(
             name=name,
             description=description,

@@ -14,9 +14,11 @@ from gureum.images.errors import ImageBuildError
 SCRIPTS = Path(__file__).parent / "tiny"
 
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
+DYNAMIC_BUSYBOX = "busybox"
 TINY_PACKAGES = (
     KERNEL_PACKAGE,
     "busybox-static",
+    DYNAMIC_BUSYBOX,
     "dropbear-bin",
     "e2fsprogs",
     "openssh-sftp-server",
@@ -39,6 +41,8 @@ _PROGRAMS = (
     "sbin/dumpe2fs",
     "usr/lib/openssh/sftp-server",
 )
+_RESOLVERS = ("wget", "telnet", "ftpget", "ftpput", "tftp")
+"""Programs that look up hosts with getaddrinfo, which a static glibc program can't."""
 _LINKS = {
     "sbin/mkfs.ext4": "mke2fs",
     "sbin/mkfs.ext3": "mke2fs",
@@ -166,13 +170,24 @@ def initramfs(root: Path) -> bytes:
     return output.getvalue()
 
 
-def populate(root: Path, target: Path, applets: Iterable[str]) -> None:
-    """Makes the root file system's tree in `target` from the packages unpacked in `root`."""
+def populate(root: Path, target: Path, applets: Iterable[str], dynamic_busybox: Path) -> None:
+    """Makes the root file system's tree in `target` from the packages unpacked in `root`.
+
+    The static busybox starts at once, but glibc crashes it where it looks up a host (wget, telnet):
+    those programs are `dynamic_busybox`, which finds its work by the name that it is called by.
+    """
     for directory in _DIRECTORIES:
         (target / directory).mkdir(parents=True, exist_ok=True)
     _copy_scripts(target)
     _copy(root, target, "bin/busybox")
     libraries = Libraries(root)
+    (target / "usr/bin").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(dynamic_busybox, target / "usr/bin/busybox-dynamic")
+    (target / "usr/bin/busybox-dynamic").chmod(0o755)
+    for name in _RESOLVERS:
+        _link(target / "usr/bin" / name, "busybox-dynamic")
+    for library in libraries.closure(dynamic_busybox):
+        _copy(root, target, f"lib/x86_64-linux-gnu/{library}")
     for program in _PROGRAMS:
         _copy(root, target, program)
         for library in libraries.closure(locate(root, program)):

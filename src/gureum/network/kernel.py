@@ -56,10 +56,10 @@ class _Served(msgspec.Struct):
 
 
 class KernelNetwork:
-    """Implements HostNetwork. ``index`` (0 to 255) tells the clouds on one machine apart.
+    """Implements HostNetwork. ``index`` (0 to 63) tells the clouds on one machine apart.
 
-    ``public_cidr`` are the cloud's public addresses; "" for 198.18.INDEX.0/24. ``run_dir`` exists; it holds
-    the key of the metadata tokens, and nothing else: the kernel remembers what was built. Needs root.
+    ``public_cidr`` are the cloud's public addresses; "" for 198.18.(4 x INDEX).0/22. ``run_dir`` exists; it
+    holds the key of the metadata tokens, and nothing else: the kernel remembers what was built. Needs root.
     """
 
     def __init__(

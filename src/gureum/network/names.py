@@ -21,18 +21,22 @@ ROUTER_MAC = "02:67:75:72:75:6d"
 UPLINK = "up"
 """The name of the VPC's end of its link to the host."""
 GUEST_MTU = 1500
-INDEX_MAX = 255
+INDEX_MAX = 63
+"""A cloud has a /22 of 198.18.0.0/16 for its public addresses: there are 64."""
 NETWORK_ID_MAX = (1 << 24) - 1
 
 
 class Names:
-    """Names and addresses of the cloud with this index (0 to 255) on this host."""
+    """Names and addresses of the cloud with this index (0 to 63) on this host.
+
+    ``public_cidr`` are its public addresses; "" for 198.18.(4 x INDEX).0/22.
+    """
 
     def __init__(self, index: int, public_cidr: str = "") -> None:
         if not 0 <= index <= INDEX_MAX:
             raise NetworkError(f"the index of a cloud is 0 to {INDEX_MAX}, not {index}")
         self.index = index
-        self.public = IPv4Network(public_cidr or f"198.18.{index}.0/24")
+        self.public = IPv4Network(public_cidr or f"198.18.{4 * index}.0/22")
         self.links = IPv4Network(f"198.19.{index}.0/24")
         self.table = f"gureum_{index}"
         self.namespace_prefix = f"gm{index}-"

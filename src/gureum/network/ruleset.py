@@ -21,13 +21,15 @@ class Chain(msgspec.Struct, frozen=True):
 class Set(msgspec.Struct, frozen=True):
     """A named set, or a map if its type has a colon. ``elements``: keys, for a map with their values.
 
-    ``timeout`` (as "60s") is when an element that a rule added and no longer touches goes away.
+    ``timeout`` (as "60s") is when an element that a rule added and no longer touches goes away; ``size``
+    is how many elements rules may add, for which the kernel makes room at once.
     """
 
     type: str
     elements: Mapping[str, str] = {}
     flags: str = ""
     timeout: str = ""
+    size: int = 0
 
     @property
     def kind(self) -> str:
@@ -94,7 +96,8 @@ def _declare(table: Table, sets: Mapping[str, Set], chains: Mapping[str, Chain])
     for key, value in sets.items():
         flags = f" flags {value.flags};" if value.flags else ""
         timeout = f" timeout {value.timeout};" if value.timeout else ""
-        lines.append(f"add {value.kind} {table.name} {key} {{ type {value.type};{flags}{timeout} }}")
+        size = f" size {value.size};" if value.size else ""
+        lines.append(f"add {value.kind} {table.name} {key} {{ type {value.type};{flags}{timeout}{size} }}")
     for key, chain in chains.items():
         lines.append(f"add chain {table.name} {key}" + (f" {{ {chain.hook} }}" if chain.hook else ""))
     return lines

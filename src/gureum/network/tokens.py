@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import os
 from pathlib import Path
 
 from gureum.env import Env
+from gureum.files import write_atomically
 
 TTL_SECONDS_MAX = 21600
 KEY_BYTES = 32
@@ -55,13 +55,5 @@ def load_key(path: Path, env: Env) -> bytes:
     except FileNotFoundError:
         pass
     key = env.random.randbytes(KEY_BYTES)
-    temporary = path.with_suffix(".new")
-    temporary.unlink(missing_ok=True)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, key)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    temporary.replace(path)
+    write_atomically(path, key)
     return key

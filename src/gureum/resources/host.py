@@ -16,7 +16,7 @@ class HostState(StrEnum):
 class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
     """A machine that runs an agent. Capacities are the host's own, before overcommit. ``zone`` "": all zones.
 
-    ``lease_expires`` is Unix time; the agent renews it with its reports. ``pool_*`` describe the local pool.
+    ``pool_*`` describe the local pool. The lease is the manager's, in memory.
     """
 
     state: HostState = HostState.down
@@ -26,7 +26,6 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
     pool_bytes: int = 0
     pool_free_bytes: int = 0
     accelerator: str = ""
-    lease_expires: float = 0.0
     boot_id: str = ""
 
     kind: ClassVar[str] = "host"

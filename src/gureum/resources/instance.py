@@ -66,7 +66,6 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     ``generation`` grows with every start: a machine on a host is this instance only with this number.
     ``reboots`` counts the reboots asked for; ``force`` powers off without asking the guest.
-    ``stop_deadline`` (Unix time) is when a guest that ignores the power button is powered off.
     ``purge_at`` (Unix time): when a terminated instance disappears from the store.
     """
 
@@ -82,7 +81,6 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
     generation: int = 1
     reboots: int = 0
     force: bool = False
-    stop_deadline: float = 0.0
     purge_at: float = 0.0
     key_name: str = ""
     public_key: str = ""

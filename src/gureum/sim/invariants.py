@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 
 from gureum.resources import (
     Address,
@@ -16,7 +16,7 @@ from gureum.resources import (
     Volume,
     VolumeState,
 )
-from gureum.sim.world import CLOUD, World
+from gureum.sim.world import FOREIGN, SimHost, World
 
 RESTING_INSTANCES = (InstanceState.running, InstanceState.stopped, InstanceState.terminated)
 RESTING_VOLUMES = (VolumeState.available, VolumeState.in_use, VolumeState.error)
@@ -31,8 +31,12 @@ async def always(world: World) -> None:
     _no_double_run(world)
     _no_two_writers(world)
     async with world.store.read() as reader:
+        instances = {each.id: each for each in await reader.find(Instance)}
+        volumes = {each.id: each for each in await reader.find(Volume)}
         interfaces = await reader.find(NetworkInterface)
         addresses = await reader.find(Address)
+    for host in world.hosts:
+        _true(host, instances, volumes)
     _unique("private address", [f"{each.vpc} {each.private_ip}" for each in interfaces])
     associated = {address.public_ip for address in addresses}
     automatic = [each.public_ip for each in interfaces if each.public_ip and not each.address]
@@ -64,6 +68,22 @@ def _no_two_writers(world: World) -> None:
                 writer[volume] = id
 
 
+def _true(host: SimHost, instances: Mapping[str, Instance], volumes: Mapping[str, Volume]) -> None:
+    """What the store says to be off, detached or deleted is so: it said so on evidence."""
+    for id, machine in host.machines.machines.items():
+        if not machine.runs and not machine.disks:
+            continue
+        instance = instances.get(id)
+        if instance is None or instance.state in (InstanceState.stopped, InstanceState.terminated):
+            raise Violation(f"{id} runs, and is {instance.state if instance else 'gone'} in the store")
+        for volume, disk in machine.disks.items():
+            owner = volumes[volume].instance if volume in volumes else "nobody"
+            if owner != id:
+                raise Violation(f"{id} has {volume}, which the store gives to {owner}")
+            if host.disk.name(disk.layers[0]) not in host.disk.layers:
+                raise Violation(f"{id} has {volume}, which the pool has not")
+
+
 async def at_rest(world: World) -> list[str]:
     """What is not yet as it should be when nothing happens any more; empty when all is well."""
     return [problem async for problem in _unrest(world)]
@@ -75,6 +95,7 @@ async def _unrest(world: World) -> AsyncIterator[str]:
         volumes = await reader.find(Volume)
         snapshots = await reader.find(Snapshot)
         interfaces = await reader.find(NetworkInterface)
+        addresses = await reader.find(Address)
     for instance in instances:
         if instance.state not in RESTING_INSTANCES:
             yield f"{instance.id} is {instance.state}"
@@ -95,6 +116,39 @@ async def _unrest(world: World) -> AsyncIterator[str]:
         yield problem
     for problem in _ports(world, running, interfaces):
         yield problem
+    alive = {each.id: each for each in instances if each.state is not InstanceState.terminated}
+    for problem in _loose_ends(alive, volumes, interfaces, addresses):
+        yield problem
+
+
+def _loose_ends(
+    alive: dict[str, Instance],
+    volumes: list[Volume],
+    interfaces: list[NetworkInterface],
+    addresses: list[Address],
+) -> Iterator[str]:
+    """Records that say different things of each other, or hold what nobody uses any more."""
+    owned: list[Volume | NetworkInterface] = [*volumes, *interfaces]
+    for each in owned:
+        if each.instance is not None and each.instance not in alive:
+            yield f"{each.id} belongs to {each.instance}, which is gone"
+    by_id = {interface.id: interface for interface in interfaces}
+    for interface in interfaces:
+        if interface.instance is None:
+            yield f"{interface.id} belongs to no instance"
+        elif interface.public_ip and not interface.address:
+            state = alive[interface.instance].state if interface.instance in alive else "gone"
+            if state != InstanceState.running:
+                yield f"{interface.id} of an instance that is {state} keeps {interface.public_ip}"
+    for address in addresses:
+        holder = by_id.get(address.interface)
+        if address.interface and (holder is None or holder.address != address.id):
+            yield f"{address.id} is associated with {address.interface}, which does not have it"
+    for instance in alive.values():
+        had = {device.volume for device in instance.devices}
+        has = {volume.id for volume in volumes if volume.instance == instance.id}
+        if had != has:
+            yield f"{instance.id} shows {sorted(had)} and has {sorted(has)}"
 
 
 def _machines(world: World, running: dict[str, Instance], volumes: list[Volume]) -> Iterator[str]:
@@ -114,7 +168,7 @@ def _machines(world: World, running: dict[str, Instance], volumes: list[Volume])
 
 
 def _pools(world: World, volumes: list[Volume], snapshots: list[Snapshot]) -> Iterator[str]:
-    in_pools = {id for host in world.hosts for id in host.disk.volumes()}
+    in_pools = {id for host in world.hosts for id in host.disk.volumes() - {FOREIGN}}
     known = {each.id for each in volumes}
     whole = {each.id for each in volumes if each.state is not VolumeState.error}
     if not whole <= in_pools <= known:
@@ -124,6 +178,8 @@ def _pools(world: World, volumes: list[Volume], snapshots: list[Snapshot]) -> It
     if held != taken:
         yield f"snapshots {sorted(held ^ taken)} are in the pool or in the store only"
     for host in world.hosts:
+        if FOREIGN not in host.disk.volumes():
+            yield f"{host.name}: the volume that nobody knows was not kept"
         for leak in host.disk.leaks():
             yield f"{host.name}: {leak}"
 
@@ -133,6 +189,3 @@ def _ports(world: World, running: dict[str, Instance], interfaces: list[NetworkI
     wanted = {each.id for each in interfaces if each.instance in running}
     if ports != wanted:
         yield f"ports {sorted(ports ^ wanted)} are on one side only"
-
-
-__all__ = ["CLOUD", "Violation", "always", "at_rest"]

@@ -17,7 +17,7 @@ from gureum.sim.loop import run as run_virtual
 from gureum.sim.workload import Workload
 from gureum.sim.world import World
 
-REST_SECONDS_MAX = 240.0
+REST_SECONDS_MAX = 180.0
 """When faults have ended, everything must have come to rest within this virtual time."""
 
 

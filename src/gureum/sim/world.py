@@ -38,8 +38,10 @@ EPOCH = 1_750_000_000.0
 GIB = 2**30
 CALL_SECONDS_MAX = 60.0
 POOL_BYTES = 1 << 40
-CHAIN_MAX = 4
+CHAIN_MAX = 3
 """Layers of a volume before they are merged: few, so that it happens."""
+FOREIGN = "vol-000000000000f0e16"
+"""A volume in each pool that the manager knows nothing of: it must be kept."""
 IMAGE_BLOCKS = {0: b"boot", 3: b"system"}
 
 CLOUD = Cloud(
@@ -147,6 +149,8 @@ class World:
         env = Env(self.now, random.Random(0), lambda _: None)
         await self.store.transact(lambda tx: ensure_defaults(tx, env, CLOUD))
         await register(self.store, env, CLOUD, IMAGE)
+        for host in self.hosts:
+            await FakePool(env, host.disk).create_volume(FOREIGN, GIB)
         self._seats = [asyncio.create_task(self._keep("manager", self._run_manager, self._seat_manager))]
         for host in self.hosts:
             self._seats.append(asyncio.create_task(self._keep(host.name, host.agent, self._seat(host))))

@@ -40,7 +40,7 @@ from gureum.network.namespaces import visit
 
 T = TypeVar("T")
 
-INDEX = 247
+INDEX = 62
 PREFIX = f"gmtest{INDEX}"
 HOST, INTERNET = f"{PREFIX}-host", f"{PREFIX}-inet"
 SERVER = "203.0.113.9"
@@ -255,7 +255,7 @@ def port(
         subnet=f"subnet-{vpc[-1]}",
         mac=f"06:00:00:00:{int(vpc[-1]):02x}:{number:02x}",
         private_ip=f"172.31.0.{number}",
-        public_ip=f"198.18.{INDEX}.{number + 100 * (int(vpc[-1]) - 1)}" if public else "",
+        public_ip=f"198.18.{4 * INDEX}.{number + 100 * (int(vpc[-1]) - 1)}" if public else "",
         groups=groups,
     )
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import struct
 from collections.abc import Iterator
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from gureum.hostspec import GroupSpec, RuleSpec
-from gureum.network.namespaces import command, visit
+from gureum.network import filters
+from gureum.network.names import Names
+from gureum.network.namespaces import command, nft, visit
+from gureum.network.ruleset import replace_table
 
 from .conftest import (
     ALL_OUT,
@@ -180,7 +185,7 @@ async def test_port_without_source_check_forwards_for_others(rig: Rig) -> None:
             (free.mac, "10.9.9.9"),
             ("06:00:00:00:00:99", "10.9.9.8"),
             (free.mac, "169.254.169.254"),
-            (free.mac, f"198.18.{INDEX}.77"),
+            (free.mac, f"198.18.{4 * INDEX}.77"),
         ):
             a.send_raw(ethernet(mac, 0x0800, udp(ip, b.ip, 4000, ip.encode()), router))
         assert list(frames(server)) == [b"10.9.9.9"]
@@ -245,7 +250,7 @@ async def test_host_and_internet_see_only_what_groups_allow(rig: Rig) -> None:
     a = await rig.guest(port(5, public=True))
     with a.listen(22), pytest.raises(TimeoutError):
         socket.create_connection((a.port.public_ip, 22), 0.6)
-    rig.internet(lambda: _add_route(f"198.18.{INDEX}.0/24"))
+    rig.internet(lambda: _add_route(f"198.18.{4 * INDEX}.0/22"))
     with a.listen(22):
         assert not await rig.call(rig.internet, lambda: _reaches(a.port.public_ip, 22))
         await rig.network.apply(spec(port(5, public=True)))
@@ -353,3 +358,66 @@ async def test_a_flood_at_the_services_is_cut_for_the_guest_that_makes_it(rig: R
     assert cut()
     address = "http://169.254.169.254/latest/meta-data/local-ipv4"
     assert (await rig.call(b.run, "busybox", "wget", "-q", "-O-", address)).stdout == b.ip
+
+
+def _begin(target: str, flows: int) -> None:
+    """Send a datagram of each of so many flows, in the calling thread's namespace."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for number in range(flows):
+            sock.sendto(b"?", (target, 2000 + number))
+
+
+def _tracked() -> int:
+    return int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text())
+
+
+def _too_many(table: str) -> bool:
+    return "packets 0 " not in command(["nft", "list", "counter", "inet", table, "too_many_flows"])
+
+
+async def test_a_guest_keeps_so_many_flows_and_no_more(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filters, "FLOWS_IN_BUCKET_MAX", 2)
+    ports = port(5), port(6), port(7)
+    await rig.network.apply(spec(*ports))
+    a, b, c = [await rig.guest(each) for each in ports]
+    await rig.call(lambda: visit(a.namespace, lambda: _begin(b.ip, 600)))
+    inside = f"gm{INDEX}-1"
+    for _ in range(100):
+        if visit(inside, lambda: _too_many("gureum")):
+            break
+        await asyncio.sleep(0.1)
+    # Some more are of the test's own making, as its ARP and DNS: 128 would be all that is counted.
+    assert 64 <= visit(inside, _tracked) <= 140
+    assert visit(inside, lambda: _too_many("gureum"))
+    with b.listen(80):
+        assert await rig.call(c.reaches, b.ip, 80)
+
+
+async def test_a_guest_begins_flows_so_fast_and_no_faster(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filters, "NEW_FLOWS_MAX", 5)
+    await rig.network.apply(spec(port(5), port(6)))
+    a, b = await rig.guest(port(5)), await rig.guest(port(6))
+    await rig.call(lambda: visit(a.namespace, lambda: _begin(b.ip, 500)))
+    for _ in range(100):
+        if visit(f"gm{INDEX}-1", lambda: _too_many("gureum")):
+            break
+        await asyncio.sleep(0.1)
+    assert visit(f"gm{INDEX}-1", lambda: _too_many("gureum"))
+
+
+async def test_the_host_bounds_the_flows_of_a_guest_itself(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a VPC took for ended may live on in the host."""
+    ports = port(5, public=True), port(6, public=True)
+    await rig.network.apply(spec(*ports))
+    a, b = await rig.guest(ports[0]), await rig.guest(ports[1])
+    monkeypatch.setattr(filters, "FLOWS_IN_BUCKET_MAX", 2)
+    nft(replace_table(filters.host_table(Names(INDEX), f"cloud-{INDEX}", ())))
+    await rig.call(lambda: visit(a.namespace, lambda: _begin(SERVER, 600)))
+    for _ in range(100):
+        if _too_many(f"gureum_{INDEX}"):
+            break
+        await asyncio.sleep(0.1)
+    assert _too_many(f"gureum_{INDEX}")
+    assert 64 <= _tracked() <= 140
+    with rig.internet(lambda: _listen(80, socket.SOCK_STREAM)):
+        assert await rig.call(b.reaches, SERVER, 80)

@@ -49,12 +49,20 @@ async def test_process_is_confined(hypervisor: QemuHypervisor, run_dir: Path, tm
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == "2"
     assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
-    assert os.readlink(f"/proc/{pid}/ns/net") != os.readlink("/proc/self/ns/net")
+    for kind in ("net", "ipc", "uts"):
+        assert os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}")
     assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "200"
     limits = Path(f"/proc/{pid}/limits").read_text()
     assert "Max core file size        0 " in limits
     assert f"{PARENT}/{ID}" in Path(f"/proc/{pid}/cgroup").read_text()
     assert os.getsid(pid) == pid
+    (lock,) = [
+        fd
+        for fd in os.listdir(f"/proc/{pid}/fd")
+        if os.readlink(f"/proc/{pid}/fd/{fd}") == str(run_dir / "machines" / ID / "lock")
+    ]
+    flags = Path(f"/proc/{pid}/fdinfo/{lock}").read_text().split("flags:")[1].split()[0]
+    assert int(flags, 8) & os.O_ACCMODE == os.O_RDONLY
     open_files = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
     own = str(run_dir / "machines" / ID)
     allowed = ("socket:", "anon_inode:", "/dev/null", own, str(tmp_path / "root.raw"))
@@ -136,6 +144,19 @@ async def test_killed_process_is_a_crash(hypervisor: QemuHypervisor, run_dir: Pa
     assert state(hypervisor) is MachineState.running
 
 
+async def test_a_host_that_shuts_down_is_no_crash(hypervisor: QemuHypervisor, run_dir: Path) -> None:
+    """Its init asks all processes to end, QEMU before the agent perhaps: what ran is to run again."""
+    await hypervisor.start(bare(ID))
+    os.kill(pid_of(run_dir), signal.SIGTERM)
+    await until(lambda: state(hypervisor) is MachineState.off)
+    assert hypervisor.machines()[ID].message == messages.HOST_STOPS
+    await hypervisor.close()
+    await hypervisor.recover()
+    assert state(hypervisor) is MachineState.off
+    await hypervisor.start(bare(ID))
+    assert state(hypervisor) is MachineState.running
+
+
 async def test_hanging_process_is_powered_off(hypervisor: QemuHypervisor, run_dir: Path) -> None:
     await hypervisor.start(bare(ID))
     pid = pid_of(run_dir)
@@ -145,14 +166,20 @@ async def test_hanging_process_is_powered_off(hypervisor: QemuHypervisor, run_di
     assert not Path(f"/proc/{pid}").exists()
 
 
-async def test_hanging_process_is_recovered(hypervisor: QemuHypervisor, run_dir: Path) -> None:
-    await hypervisor.start(bare(ID))
+async def test_hanging_process_is_recovered(
+    hypervisor: QemuHypervisor, run_dir: Path, tmp_path: Path
+) -> None:
+    """It is taken over by its lock, with the disks that it had last, though it answers nothing."""
+    await hypervisor.start(bare(ID, disk(0, raw_disk(tmp_path / "root.raw", MIB))))
+    await hypervisor.attach_disk(ID, disk(1, raw_disk(tmp_path / "data.raw", MIB)))
     os.kill(pid_of(run_dir), signal.SIGSTOP)
     await hypervisor.close()
     await hypervisor.recover()
     assert state(hypervisor) is MachineState.running
+    assert hypervisor.machines()[ID].disks == (volume(0), volume(1))
     os.kill(pid_of(run_dir), signal.SIGCONT)
     await until(lambda: _commands_work(hypervisor))
+    assert hypervisor.machines()[ID].disks == (volume(0), volume(1))
 
 
 def _commands_work(hypervisor: QemuHypervisor) -> bool:

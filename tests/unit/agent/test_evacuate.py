@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 
 from gureum.agent.evacuate import evacuate
+from gureum.cli.cloud import READY_TIMEOUT_S
 from gureum.env import Env
 from gureum.hostspec import MachineState, NetworkSpec
 from gureum.hypervisors.base import MachineConfig
@@ -89,3 +90,20 @@ def test_killed_in_the_middle_it_leaves_its_mark(tmp_path: Path) -> None:
         await host.machines.close()
 
     run(main())
+
+
+def test_what_was_interrupted_is_completed_in_less_time_than_a_start_may_take(tmp_path: Path) -> None:
+    """The agent does it before it answers: a guest that hears nothing must not keep a cloud from starting."""
+
+    async def main() -> float:
+        host = Host()
+        await host.start("i-1")
+        host.machines.ignore_power_button("i-1")
+        (tmp_path / "mark").touch()
+        began = host.env.now()
+        await evacuate(host.hypervisor, host.network, tmp_path / "mark")
+        assert host.states() == {"i-1": MachineState.off}
+        await host.machines.close()
+        return host.env.now() - began
+
+    assert run(main()) < READY_TIMEOUT_S / 2 + 1

@@ -113,3 +113,17 @@ def test_endpoint(tmp_path: Path, changes: dict[str, str | int], endpoint: str) 
     import msgspec
 
     assert msgspec.structs.replace(make(tmp_path), **changes).endpoint == endpoint
+
+
+def test_saving_lasts_through_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory is flushed too, else the file's new name may be lost, and the credentials with it."""
+    flushed: list[bool] = []
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        flushed.append(stat.S_ISDIR(os.fstat(descriptor).st_mode))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    make(tmp_path)
+    assert flushed == [False, True]

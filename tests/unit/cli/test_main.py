@@ -1,3 +1,4 @@
+import fcntl
 import json
 import os
 import subprocess
@@ -185,3 +186,27 @@ def test_starts_without_what_it_does_not_need() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
     heavy = {"botocore", "rich", "msgspec", "asyncio", "cryptography", "lxml", "uvicorn"}
     assert not heavy & set(done.stdout.split())
+
+
+def test_up_waits_until_down_is_done(cli: Cli, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a new agent would find guests that are being shut down, and take them for ones that did so."""
+    assert cli("up", "-d", "--state-dir", str(cloud.state_dir), "--port", str(free_port())) == 0
+    seen: list[bool] = []
+    evacuate = Cloud.evacuate
+
+    def is_locked() -> bool:
+        with open(cloud.run_dir / "up.lock", "rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def watched(self: Cloud) -> None:
+        seen.append(is_locked())
+        evacuate(self)
+
+    monkeypatch.setattr(Cloud, "evacuate", watched)
+    assert cli("down", "--state-dir", str(cloud.state_dir)) == 0
+    assert seen == [True]
+    assert not is_locked()

@@ -2,7 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gureum.hypervisors.qemu.cgroup import CONTROLLERS, PARENT, Cgroups, Limits
+from gureum.hypervisors.qemu.cgroup import (
+    CONTROLLERS,
+    PARENT,
+    PARENT_SHARES,
+    PARENT_WEIGHT,
+    Cgroups,
+    Limits,
+)
 
 LIMITS = Limits(vcpus=2, memory_bytes=1 << 30, pids=100)
 
@@ -16,16 +23,21 @@ def test_v2(tmp_path: Path) -> None:
     assert (group / "cpu.max").read_text() == "300000 100000"
     assert (group / "pids.max").read_text() == "100"
     assert (tmp_path / PARENT / "cgroup.subtree_control").read_text() == "+memory +cpu +pids"
+    assert (tmp_path / PARENT / "cpu.weight").read_text() == str(PARENT_WEIGHT)
 
 
 def test_v1(tmp_path: Path) -> None:
     for controller in CONTROLLERS:
         (tmp_path / controller).mkdir()
+    shares = tmp_path / "cpu" / PARENT / "cpu.shares"
+    shares.parent.mkdir()
+    shares.write_text("1024")
     cgroups = Cgroups(tmp_path)
     joins = cgroups.create("i-1", LIMITS)
     assert joins == [tmp_path / controller / PARENT / "i-1" / "cgroup.procs" for controller in CONTROLLERS]
+    assert shares.read_text() == str(PARENT_SHARES)
     cgroups.remove("i-1")
-    assert list(tmp_path.glob(f"*/{PARENT}/*")) == []
+    assert list(tmp_path.glob(f"*/{PARENT}/*")) == [shares]
     cgroups.remove("i-1")
 
 

@@ -18,7 +18,7 @@ TOP = Layer(path="/pool/a,b.qcow2", format="qcow2")
 BASE = Layer(path="/pool/base.raw", format="raw")
 DISK = Disk(volume="vol-0123456789abcdef0", index=0, source=FileDisk(layers=(TOP, BASE)))
 CONFIG = MachineConfig(id=ID, generation=1, vcpus=2, memory_bytes=512 << 20, disks=(DISK,))
-FILES = Files(monitor=3, people=4, console=5, console_log=6, kernel=7, initrd=8)
+FILES = Files(monitor=3, console=5, console_log=6, kernel=7, initrd=8)
 LAYERS = {
     DISK.volume: [OpenLayer(10, TOP, (20, 21), True, True), OpenLayer(11, BASE, (22,), False, False)],
 }
@@ -42,6 +42,7 @@ def test_confinement_is_always_on() -> None:
     (sandbox,) = values(arguments, "-sandbox")
     assert sandbox == "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
     assert "-nodefaults" in arguments
+    assert values(arguments, "-mon") == ["chardev=monitor,mode=control"]
     assert "-no-user-config" in arguments
     assert not [argument for argument in arguments if "path=" in argument or "tcp:" in argument]
 

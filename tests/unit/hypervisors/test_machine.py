@@ -9,17 +9,20 @@ import time
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import pytest
 
 from gureum.env import Env
+from gureum.errors import HypervisorError
 from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
-from gureum.hypervisors.base import MachineConfig
+from gureum.hypervisors.base import Disk, MachineConfig
 from gureum.hypervisors.qemu.cgroup import Cgroups
 from gureum.hypervisors.qemu.machine import Machine
 from gureum.hypervisors.qemu.monitor import Monitor
 from gureum.hypervisors.qemu.process import Process
 from gureum.hypervisors.qemu.record import MachineFiles, Saved, boot_id
+from gureum.san.base import FileDisk
 
 CONFIG = MachineConfig(id="i-1", generation=1, vcpus=1, memory_bytes=2**29)
 
@@ -43,12 +46,12 @@ class HeldProcess:
         """There is nothing to let go of."""
 
 
-def running(tmp_path: Path, ended: MachineState | None = None) -> Machine:
+def running(tmp_path: Path, ended: MachineState | None = None, config: MachineConfig = CONFIG) -> Machine:
     files = MachineFiles(tmp_path, "i-1")
     files.create()
     saved = Saved(
         generation=1,
-        config=CONFIG,
+        config=config,
         machine_type="pc-q35-7.2",
         boot_id=boot_id(),
         uid=1,
@@ -84,6 +87,98 @@ async def test_a_machine_found_running_has_not_ended_whatever_was_noted(tmp_path
     kept = machine.files.load()
     assert kept is not None
     assert (machine.state, kept.ended, kept.message) == (MachineState.running, None, "")
+
+
+class Reconnected(AgreeingMonitor):
+    """Its list of disks comes when ``answers`` is set."""
+
+    def __init__(self) -> None:
+        self.answers = asyncio.Event()
+
+    async def execute(self, command: str, arguments: object = None, seconds: float = 0.0) -> object:
+        await self.answers.wait()
+        return await super().execute(command, arguments, seconds)
+
+
+def disk(volume: str, index: int) -> Disk:
+    return Disk(volume=volume, index=index, source=FileDisk(layers=()))
+
+
+async def test_while_its_disks_are_asked_for_a_machine_has_those_it_had(tmp_path: Path) -> None:
+    """None would mean that all of them may be given to others."""
+    config = msgspec.structs.replace(CONFIG, disks=(disk("vol-1", 0),))
+    machine = running(tmp_path, config=config)
+    assert machine.status().disks == ()
+    machine.show(MachineState.running)
+    assert machine.status().disks == ("vol-1",)
+    disks = machine.take_disks()
+    disks.devices = {"vol-1": "vol-1.1", "vol-2": "vol-2.1"}
+    monitor = Reconnected()
+    machine._monitor = cast(Monitor, monitor)
+    loading = asyncio.create_task(machine.load_disks())
+    await asyncio.sleep(0)
+    assert machine.status().disks == ("vol-1", "vol-2")
+    monitor.answers.set()
+    await loading
+    assert machine.status().disks == ()  # what its QEMU says
+    await machine.close()
+
+
+async def test_another_agent_knows_the_disks_before_it_has_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = msgspec.structs.replace(CONFIG, disks=(disk("vol-1", 0),))
+    machine = running(tmp_path, config=config)
+    machine.show(MachineState.running)
+    disks = machine.take_disks()
+    disks.devices = {"vol-1": "vol-1.1"}
+
+    def found() -> tuple[str, ...]:
+        """By an agent that starts now."""
+        saved = machine.files.load()
+        assert saved is not None
+        env = Env(time.time, random.Random(1), lambda _: None)
+        again = Machine(env, machine.files, saved, Cgroups(tmp_path / "no-cgroups"), lambda: None)
+        again._process = cast(Process, HeldProcess())
+        again.show(MachineState.running)
+        return again.status().disks
+
+    async def plug(disk: Disk) -> None:
+        # Kept before QEMU has it: an agent that is killed here must not think less.
+        assert found() == ("vol-1", "vol-2")
+        if disk.iops:
+            raise HypervisorError("no room")
+        disks.devices[disk.volume] = "vol-2.1"
+        disks._changed()
+
+    monkeypatch.setattr(disks, "attach", plug)
+    with pytest.raises(HypervisorError):
+        await machine.attach_disk(msgspec.structs.replace(disk("vol-2", 1), iops=1))
+    await asyncio.gather(*machine._writes)
+    assert found() == ("vol-1",)
+    await machine.attach_disk(disk("vol-2", 1))
+    await asyncio.gather(*machine._writes)
+    assert found() == machine.status().disks == ("vol-1", "vol-2")
+    del disks.devices["vol-1"]
+    disks._changed()
+    await machine.close()
+    assert found() == ("vol-2",)
+
+
+async def test_a_disk_that_cannot_be_recorded_is_not_attached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = running(tmp_path)
+    machine.show(MachineState.running)
+    machine.take_disks()
+
+    def full(_saved: Saved, _durable: bool = False) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(machine.files, "save", full)
+    with pytest.raises(HypervisorError, match="No space left"):
+        await machine.attach_disk(disk("vol-2", 1))
+    await machine.close()
 
 
 async def test_a_machine_can_be_ended_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

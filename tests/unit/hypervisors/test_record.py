@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gureum.errors import HypervisorError
@@ -105,3 +107,26 @@ def test_removed(files: MachineFiles) -> None:
     files.remove()
     assert not files.directory.exists()
     files.remove()
+
+
+def test_whoever_holds_the_lock_cannot_write_who_it_is(files: MachineFiles) -> None:
+    """QEMU has the descriptor to its end: what it wrote there would be believed, and that process ended."""
+    lock = files.take_lock()
+    assert lock is not None
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.write(lock, b"1 (init) S")
+    os.close(lock)
+
+
+def test_a_record_that_does_not_fit_on_the_disk_leaves_the_one_before(files: MachineFiles) -> None:
+    """A damaged one would be taken for none, and its machine for a stray that is to be ended."""
+    files.save(SAVED)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            files.save(msgspec.structs.replace(SAVED, generation=4))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert files.load() == SAVED
+    assert os.listdir(files.directory) == ["machine.json"]

@@ -75,6 +75,8 @@ async def test_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jail: boo
     raw = write(tmp_path / "a.raw", b"boot".ljust(1 << 20, b"\0"))
     qemu_img("convert", "-O", "qcow2", raw, tmp_path / "a.qcow2")
     manifest = await import_disk(tmp_path / "a.qcow2", tmp_path / "images", name="mine", login="debian")
+    # Guests get it as an open file: nobody else on the host has to read what may be private.
+    assert Path(manifest.disk).stat().st_mode & 0o777 == 0o600
     assert Path(manifest.disk).read_bytes() == raw.read_bytes()
     assert (manifest.kernel, manifest.machines, manifest.disk_format) == (None, ("q35",), "raw")
     assert (manifest.login, manifest.disk_bytes) == ("debian", 1 << 20)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network
 
 import msgspec
+import pytest
 
 from gureum.hostspec import GroupSpec, NetworkSpec, PortSpec, RuleSpec, SubnetSpec, VpcSpec
 from gureum.network.filters import changed_addresses, filter_table, guard_table, host_table
@@ -97,3 +98,49 @@ def test_a_guest_may_ask_the_services_of_its_link_only_so_often() -> None:
     assert "1024/second" in rules[limit]
     assert table.sets["asking"].flags == "dynamic,timeout"
     assert "timeout 60s;" in change_table(Table(name="inet gureum", counters=table.counters), table)
+
+
+def first(rules: tuple[str, ...], part: str) -> int:
+    return next(number for number, rule in enumerate(rules) if part in rule)
+
+
+@pytest.mark.parametrize("chain", ["forward_egress", "local"])
+def test_what_a_port_keeps_in_connection_tracking_is_bounded(chain: str) -> None:
+    table = filter_table(plan(port(4)), NAMES, "198.19.0.3")
+    rules = table.chains[chain].rules
+    # Only what begins is counted, and how often that is done is bounded first: counting is not free.
+    assert first(rules, "invalid : drop") < first(rules, "@rushing") < first(rules, "@flows")
+    for rule in rules[first(rules, "@rushing") : first(rules, "@flows") + 2]:
+        assert rule.startswith('iifname != "up" ')
+        assert rule.endswith("counter name too_many_flows drop")
+    assert "iifname ." in rules[first(rules, "@flows")]
+    if chain == "forward_egress":
+        assert first(rules, "@flows") < first(rules, "vmap @egress")
+
+
+def test_what_a_guest_keeps_in_the_hosts_connection_tracking_is_bounded() -> None:
+    table = host_table(NAMES, "cloud", ())
+    rules = table.chains["forward"].rules
+    assert first(rules, "established") < first(rules, "@rushing") < first(rules, "@flows")
+    for rule in rules[first(rules, "@rushing") : first(rules, "@flows") + 2]:
+        assert rule.startswith('iifname "gu0-*" ct state new ')
+        assert "{ ip saddr " in rule
+    assert "too_many_flows" in table.counters
+    assert {"rushing", "flows"} <= table.sets.keys()
+
+
+def test_more_ports_are_no_more_rules() -> None:
+    """Flows are counted by elements, which packets make."""
+
+    def size(*ports: PortSpec) -> int:
+        table = filter_table(plan(*ports), NAMES, "198.19.0.3")
+        return sum(len(chain.rules) for chain in table.chains.values())
+
+    assert size(*(port(number) for number in range(4, 100))) == size(port(4))
+
+
+def test_sets_say_how_much_they_hold() -> None:
+    """The kernel makes room for that at once, in each VPC."""
+    table = filter_table(plan(port(4)), NAMES, "198.19.0.3")
+    assert all(value.size for value in table.sets.values() if value.flags.startswith("dynamic"))
+    assert " size 65536;" in change_table(Table(name="inet gureum", counters=table.counters), table)

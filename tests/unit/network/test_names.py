@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from ipaddress import IPv4Network
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gureum.cli.config import INDEX_COUNT, CloudConfig
 from gureum.errors import NetworkError
 from gureum.network.names import INDEX_MAX, LINK_SLOTS, NETWORK_ID_MAX, Names, choose_slot, tap_name
 
@@ -26,10 +29,26 @@ def test_names_of_others_are_not_ours(name: str) -> None:
         assert names.network_id(name) is None
 
 
-@pytest.mark.parametrize("index", [-1, 256])
+@pytest.mark.parametrize("index", [-1, 64])
 def test_index_out_of_range(index: int) -> None:
     with pytest.raises(NetworkError):
         Names(index)
+
+
+@given(st.integers(0, INDEX_MAX))
+def test_the_usual_public_range_is_the_one_of_the_configuration(index: int) -> None:
+    keys = {"access_key_id": "", "secret_access_key": ""}
+    config = CloudConfig(name="cloud", index=index, account_id="1" * 12, **keys)
+    assert str(Names(index).public) == config.public_cidr
+    assert Names(index, "10.0.0.0/24").public == IPv4Network("10.0.0.0/24")
+
+
+def test_there_is_a_range_for_every_index_that_a_cloud_can_have() -> None:
+    assert INDEX_MAX == INDEX_COUNT - 1
+    ranges = [Names(index).public for index in range(INDEX_COUNT)]
+    assert sum(network.num_addresses for network in ranges) == 1 << 16
+    assert all(network.subnet_of(IPv4Network("198.18.0.0/16")) for network in ranges)
+    assert len(set(ranges)) == INDEX_COUNT
 
 
 def test_link_addresses_belong_to_their_slot_and_cloud() -> None:

@@ -8,6 +8,7 @@ without.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,11 @@ CONTROLLERS = ("memory", "cpu", "pids")
 PERIOD_US = 100_000
 SHARES_PER_CPU = 1024
 WEIGHT_PER_CPU = 100
+
+CPUS = os.cpu_count() or 1
+PARENT_SHARES = min(262144, SHARES_PER_CPU * CPUS)
+PARENT_WEIGHT = min(10_000, WEIGHT_PER_CPU * CPUS)
+"""All machines together count as a task per CPU does; by default, as a single task of the host."""
 
 Settings = list[tuple[str, str, str]]
 """(controller, file, value)"""
@@ -78,6 +84,9 @@ class Cgroups:
             group = self._root / controller / PARENT / name
             group.mkdir(parents=True, exist_ok=True)
             joins.append(group / "cgroup.procs")
+        shares = self._root / "cpu" / PARENT / "cpu.shares"
+        if shares.exists():
+            shares.write_text(str(PARENT_SHARES))
         for controller, file, value in limits.v1():
             setting = self._root / controller / PARENT / name / file
             if setting.exists():
@@ -91,6 +100,8 @@ class Cgroups:
         enable = " ".join(f"+{name}" for name in CONTROLLERS if name in available)
         for directory in (self._root, parent):
             (directory / "cgroup.subtree_control").write_text(enable)
+        if "cpu" in available:
+            (parent / "cpu.weight").write_text(str(PARENT_WEIGHT))
         group = parent / name
         group.mkdir(exist_ok=True)
         for controller, file, value in limits.v2():

@@ -35,7 +35,6 @@ class Files(NamedTuple):
     """Descriptors that the process inherits."""
 
     monitor: int
-    people: int
     console: int
     console_log: int
     kernel: int = -1
@@ -109,8 +108,6 @@ def _sockets(files: Files) -> list[str]:
         *("-add-fd", f"fd={files.console_log},set={CONSOLE_LOG_SET},opaque=console"),
         *("-chardev", f"socket,id=monitor,fd={files.monitor},server=on,wait=off"),
         *("-mon", "chardev=monitor,mode=control"),
-        *("-chardev", f"socket,id=people,fd={files.people},server=on,wait=off"),
-        *("-mon", "chardev=people,mode=readline"),
         *("-chardev", f"socket,id=console,fd={files.console},server=on,wait=off,{log}"),
         *("-serial", "chardev:console"),
     ]

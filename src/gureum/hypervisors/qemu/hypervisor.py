@@ -192,7 +192,7 @@ class QemuHypervisor:
         try:
             if before is not None:
                 await before.close()
-            os.ftruncate(lock, 0)
+            files.forget_holder()
             files.save(saved)
             self._env.crashpoint("qemu.start.recorded")
             machine = self._know(files, saved)
@@ -267,7 +267,7 @@ class QemuHypervisor:
         self._notify(id)
 
     async def attach_disk(self, id: str, disk: Disk) -> None:
-        await self._get(id).disks().attach(disk)
+        await self._get(id).attach_disk(disk)
 
     async def detach_disk(self, id: str, volume: str, force: bool = False) -> None:
         machine = self._get(id)

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from gureum.errors import HypervisorError
+from gureum.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -73,10 +74,16 @@ async def inspect(cache: Path) -> Installation:
         aliases=aliases,
         types=types,
     )
-    draft = cache.with_suffix(".new")
-    draft.write_bytes(msgspec.json.encode(found))
-    draft.replace(cache)
+    remember(cache, found)
     return found
+
+
+def remember(cache: Path, found: msgspec.Struct) -> None:
+    """Keep what can be found out again: a full disk is no reason not to go on."""
+    try:
+        write_atomically(cache, msgspec.json.encode(found), durable=False)
+    except OSError as error:
+        log.warning("%s cannot be written: %s", cache, error)
 
 
 def parse_machines(text: str) -> tuple[dict[str, str], tuple[str, ...]]:

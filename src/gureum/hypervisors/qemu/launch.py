@@ -82,7 +82,6 @@ def _open_files(files: MachineFiles, config: MachineConfig, stack: ExitStack) ->
 
     return Files(
         monitor=keep(files.listen(files.qmp)),
-        people=keep(files.listen(files.monitor)),
         console=keep(files.listen(files.console)),
         console_log=keep(files.open_console_log()),
         kernel=keep(_open_boot_file(config.kernel)) if config.kernel else -1,

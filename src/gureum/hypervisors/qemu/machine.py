@@ -14,7 +14,7 @@ from gureum.env import Env
 from gureum.errors import HypervisorError
 from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
-from gureum.hypervisors.base import MachineStatus
+from gureum.hypervisors.base import Disk, MachineStatus
 from gureum.hypervisors.qemu.cgroup import Cgroups
 from gureum.hypervisors.qemu.live_disks import LiveDisks
 from gureum.hypervisors.qemu.monitor import Answer, Monitor
@@ -65,6 +65,17 @@ class Machine:
     def lives(self) -> bool:
         return self.state in LIVE
 
+    @property
+    def volumes(self) -> tuple[str, ...]:
+        """Those it has; until its QEMU has said so, those it had last."""
+        if self._disks is not None:
+            return tuple(sorted(self._disks.devices))
+        if not self.lives or self._process is None:
+            return ()
+        if self.saved.volumes is not None:
+            return self.saved.volumes
+        return tuple(sorted(disk.volume for disk in self.saved.config.disks))
+
     def status(self) -> MachineStatus:
         disks = self._disks
         return MachineStatus(
@@ -73,7 +84,7 @@ class Machine:
             state=self.state,
             message=self.message,
             reboots=self.saved.reboots,
-            disks=tuple(sorted(disks.devices)) if disks else (),
+            disks=self.volumes,
             detaching=tuple(sorted(disks.detaching)) if disks else (),
         )
 
@@ -111,15 +122,39 @@ class Machine:
         await self._while_alive(self._refresh())
 
     async def load_disks(self) -> None:
+        if self._disks is not None:
+            self._remember_volumes()
         self._let_go_of_disks()
-        disks = LiveDisks(self._env, self.monitor(), self._changed)
+        disks = LiveDisks(self._env, self.monitor(), self._disks_changed)
         await disks.load({disk.volume: disk for disk in self.saved.config.disks})
         self._disks = disks
-        self._changed()
+        self._disks_changed()
 
     def take_disks(self) -> LiveDisks:
-        self._disks = LiveDisks(self._env, self.monitor(), self._changed)
+        self._disks = LiveDisks(self._env, self.monitor(), self._disks_changed)
         return self._disks
+
+    async def attach_disk(self, disk: Disk) -> None:
+        disks = self.disks()
+        if disk.volume in disks.devices:
+            return
+        try:
+            # First, so that whoever finds the machine never thinks that it has less than it has.
+            await self.save(volumes=tuple(sorted({*self.volumes, disk.volume})))
+        except OSError as error:
+            raise HypervisorError(f"{self.id}: {disk.volume} is not attached: {error}") from error
+        try:
+            await disks.attach(disk)
+        finally:
+            self._remember_volumes()
+
+    def _disks_changed(self) -> None:
+        self._remember_volumes()
+        self._changed()
+
+    def _remember_volumes(self) -> None:
+        if self._disks is not None and self.saved.volumes != self.volumes:
+            self._remember(volumes=self.volumes)
 
     async def _while_alive(self, work: Coroutine[None, None, None]) -> None:
         """Await ``work``, but not longer than the process lives."""
@@ -178,6 +213,9 @@ class Machine:
         match name:
             case "SHUTDOWN" if data.get("guest"):
                 self._guest_shut_down()
+            case "SHUTDOWN" if data.get("reason") == "host-signal" and self.saved.ended is None:
+                # QEMU goes because all processes are told to: what ran is to run again when the host does.
+                self._note(MachineState.off, messages.HOST_STOPS)
             case "GUEST_PANICKED":
                 self._conclude(MachineState.crashed, messages.GUEST_PANICKED)
             case "STOP" | "RESUME":
@@ -194,8 +232,11 @@ class Machine:
         self.show(MachineState.shutdown, messages.GUEST_SHUT_DOWN)
 
     def _note(self, ended: MachineState | None, message: str) -> None:
+        self._remember(ended=ended, message=message)
+
+    def _remember(self, **changes: object) -> None:
         """Change the record now, so that whoever acts on it next sees it, and write it in the background."""
-        self.saved = msgspec.structs.replace(self.saved, ended=ended, message=message)
+        self.saved = msgspec.structs.replace(self.saved, **changes)
         self._write_soon().add_done_callback(self._written)
 
     def _written(self, write: asyncio.Task[None]) -> None:

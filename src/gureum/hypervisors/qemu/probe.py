@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 import msgspec
 
 from gureum.errors import HypervisorError
-from gureum.hypervisors.qemu.installation import find_binary, stamp
+from gureum.hypervisors.qemu.installation import find_binary, remember, stamp
 from gureum.hypervisors.qemu.record import boot_id
 
 log = logging.getLogger(__name__)
@@ -90,9 +90,7 @@ async def probe_kvm(cache_dir: Path, seconds: float = PROBE_SECONDS) -> Verdict:
     else:
         log.warning("guests run under TCG, which is slow, since KVM does not work: %s", verdict.reason)
     cache_dir.mkdir(parents=True, exist_ok=True)
-    draft = cache.with_suffix(".new")
-    draft.write_bytes(msgspec.json.encode(_Cached(subject=subject, verdict=verdict)))
-    draft.replace(cache)
+    remember(cache, _Cached(subject=subject, verdict=verdict))
     return verdict
 
 

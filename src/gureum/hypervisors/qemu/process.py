@@ -35,9 +35,9 @@ shift 4
 while [ "$1" != -- ]; do echo 0 >"$1"; shift; done
 shift
 if [ -n "$kvm" ]; then
-  exec unshare --net --mount sh -ec 'mount --bind "$0" /dev/kvm; exec "$@"' "$kvm" "$@"
+  exec unshare --net --ipc --uts --mount sh -ec 'mount --bind "$0" /dev/kvm; exec "$@"' "$kvm" "$@"
 fi
-exec unshare --net -- "$@"
+exec unshare --net --ipc --uts -- "$@"
 """
 
 

@@ -6,7 +6,7 @@
 - ``lock``: locked (flock) by the QEMU process through a descriptor that it inherits, from before it exists to
   its end. While it is held, the machine runs: nobody else may start it. The process writes its own
   /proc/self/stat line into it before it becomes QEMU.
-- ``qmp``, ``monitor``, ``console``: sockets. ``console.log``, ``qemu.log``: what guest and QEMU wrote.
+- ``qmp``, ``console``: sockets. ``console.log``, ``qemu.log``: what guest and QEMU wrote.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import NamedTuple
 import msgspec
 
 from gureum.errors import HypervisorError
+from gureum.files import write_atomically
 from gureum.hostspec import MachineState
 from gureum.hypervisors.base import MachineConfig
 
@@ -44,6 +45,8 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     """``machine_type`` is resolved ("pc-q35-7.2"). ``ended`` is None from start to end of a run.
 
     A run whose end is decided on (power-off, guest shut down) has ``ended`` set before its process is ended.
+    ``volumes`` are those it had last, None while those of ``config``: one more is written before it is
+    attached, one less after it is released.
     """
 
     generation: int
@@ -53,6 +56,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     uid: int
     vmgenid: str
     reboots: int = 0
+    volumes: tuple[str, ...] | None = None
     ended: MachineState | None = None
     message: str = ""
 
@@ -99,7 +103,6 @@ class MachineFiles:
         self.record = self.directory / "machine.json"
         self.lock = self.directory / "lock"
         self.qmp = self.directory / "qmp"
-        self.monitor = self.directory / "monitor"
         self.console = self.directory / "console"
         self.console_log = self.directory / "console.log"
         self.qemu_log = self.directory / "qemu.log"
@@ -119,21 +122,14 @@ class MachineFiles:
 
     def save(self, saved: Saved, durable: bool = False) -> None:
         """``durable``: also after a power cut. A start needs that not: after a power cut nothing runs."""
-        draft = self.directory / "machine.json.new"
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            os.write(fd, msgspec.json.encode(saved))
-            if durable:
-                os.fsync(fd)
-        finally:
-            os.close(fd)
-        draft.replace(self.record)
-        if durable:
-            sync_directory(self.directory)
+        write_atomically(self.record, msgspec.json.encode(saved), durable=durable)
 
     def take_lock(self) -> int | None:
-        """An open descriptor that holds the machine's lock, or None: a process of the machine holds it."""
-        fd = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o600)
+        """An open descriptor that holds the machine's lock, or None: a process of the machine holds it.
+
+        It cannot be written through: QEMU keeps it, and what is in the file is believed.
+        """
+        fd = os.open(self.lock, os.O_RDONLY | os.O_CREAT, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -150,6 +146,10 @@ class MachineFiles:
             return True
         os.close(fd)
         return False
+
+    def forget_holder(self) -> None:
+        """A start begins: nobody has said yet that it holds the lock."""
+        os.truncate(self.lock, 0)
 
     def holder(self) -> Identity | None:
         """Who wrote itself into the lock last. None: nobody since the start began."""
@@ -203,11 +203,3 @@ def read_tail(path: Path, max_bytes: int) -> bytes:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - max_bytes))
         return file.read(max_bytes)
-
-
-def sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -5,13 +5,11 @@ on, by record (fields that are not named stay as they are):
 
 Instance
     RunInstances    new: ``pending``, host None, generation 1, reboots 0, private_ip, interfaces, devices
-    StartInstances  ``stopped`` -> ``pending``: generation + 1, reboots 0, force False, stop_deadline 0,
-                    launched now, reasons cleared. Needs a device at root_device. The host stays as it was.
-    StopInstances   ``running`` -> ``stopping``: Client.UserInitiatedShutdown, stop_deadline (now if forced).
-                    Forced again while ``stopping``: force True, stop_deadline now. ``pending`` is refused.
+    StartInstances  ``stopped`` -> ``pending``: generation + 1, reboots 0, force False, launched now, reasons cleared. Needs a device at root_device. The host stays as it was.
+    StopInstances   ``running`` -> ``stopping``: Client.UserInitiatedShutdown; force True if forced, also
+                    again while ``stopping``. ``pending`` is refused.
     Reboot          ``running``: reboots + 1
-    Terminate       anything but ``terminated`` -> ``shutting-down``: as StopInstances; stop_deadline is now
-                    for a stopped one. Forced again while ``shutting-down``: force True, stop_deadline now.
+    Terminate       anything but ``terminated`` -> ``shutting-down``: as StopInstances, also forced again.
     ModifyInstanceAttribute, ModifyInstanceMetadataOptions
                     type, user_data and ebs_optimized while ``stopped`` only; protections, shutdown_behavior,
                     source_dest_check, metadata and devices' delete_on_termination in any state that lives

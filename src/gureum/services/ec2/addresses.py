@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,13 @@ from gureum.errors import ApiError
 from gureum.resources import Address, Instance, InstanceState, NetworkInterface
 from gureum.services.ec2 import limits, lookup, pagination
 from gureum.services.ec2.allocation import is_public_free, public_addresses
-from gureum.services.ec2.faults import invalid_combination, invalid_value, missing, unsupported
+from gureum.services.ec2.faults import (
+    invalid_combination,
+    invalid_parameter_value,
+    invalid_value,
+    missing,
+    unsupported,
+)
 from gureum.services.ec2.filters import Filters
 from gureum.services.ec2.tagging import specified_tags, tag_list
 from gureum.services.operation import Context, Input, Output, operation
@@ -41,7 +48,10 @@ async def allocate_address(ctx: Context, input: Input) -> Output:
         raise ApiError(
             "InvalidPublicIpv4PoolID.NotFound", f"The pool ID '{input['PublicIpv4Pool']}' does not exist."
         )
-    if (input.get("Domain") or "vpc") != "vpc":
+    domain = input.get("Domain") or "vpc"
+    if domain not in ("vpc", "standard"):
+        raise invalid_parameter_value(domain, "domain")
+    if domain != "vpc":
         raise unsupported("Addresses are for use in VPCs only.")
     if (input.get("NetworkBorderGroup") or ctx.cloud.region) != ctx.cloud.region:
         raise invalid_value(f"The network border group '{input['NetworkBorderGroup']}' does not exist.")
@@ -79,6 +89,14 @@ async def _requested(ctx: Context, input: Input) -> Address:
     if not found:
         raise _not_found([public_ip])
     return found[0]
+
+
+def _check_ips(texts: Sequence[str]) -> None:
+    for text in texts:
+        try:
+            ipaddress.IPv4Address(text)
+        except ValueError:
+            raise invalid_parameter_value(text, "publicIp", "Invalid IPv4 address") from None
 
 
 def _not_found(public_ips: Sequence[str]) -> ApiError:
@@ -187,6 +205,7 @@ async def describe_addresses(ctx: Context, input: Input) -> Output:
     else:
         addresses = await ctx.tx.find(Address, account=ctx.caller.account)
     if public_ips := input.get("PublicIps"):
+        _check_ips(public_ips)
         absent = [ip for ip in public_ips if ip not in {address.public_ip for address in addresses}]
         if absent:
             raise _not_found(absent)

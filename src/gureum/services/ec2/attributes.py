@@ -64,12 +64,13 @@ Modify = Callable[[Context, Instance, Any], Awaitable[Instance]]
 
 
 def _flag(text: object) -> bool:
-    """A boolean as Value has it: a text, or true already."""
+    """A boolean as Value has it: a text in any case, or true already."""
     if isinstance(text, bool):
         return text
-    if text not in ("true", "false"):
+    word = str(text).lower()
+    if word not in ("true", "false"):
         raise invalid_value(f"Value ({text}) for parameter value is invalid. Expected: true, false.")
-    return text == "true"
+    return word == "true"
 
 
 def _need_stopped(instance: Instance) -> None:

@@ -195,7 +195,7 @@ def _common(
         "RootDeviceType": "ebs",
         "SourceDestCheck": None if state_ is InstanceState.terminated else source_dest_check,
         "VirtualizationType": "hvm",
-        "CpuOptions": None if type is None else {"CoreCount": type.cores, "ThreadsPerCore": 2},
+        "CpuOptions": None if type is None else {"CoreCount": type.cores, "ThreadsPerCore": type.threads},
         "CapacityReservationSpecification": {"CapacityReservationPreference": "open"},
         "HibernationOptions": {"Configured": False},
         "MetadataOptions": metadata_options(metadata, applied=True),

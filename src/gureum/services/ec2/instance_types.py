@@ -1,4 +1,4 @@
-"""The catalogue of instance types: EC2's families t3, t3a, m5, m6i, c5 and r5, with EC2's own figures.
+"""The catalogue of instance types: EC2's families t2, t3, t3a, m5, m6i, c5 and r5, with EC2's own figures.
 
 vCPUs and memory are what a machine gets. The figures for network and EBS bandwidth are shown as EC2 shows
 them, so that tools which choose by them work; gureum does not shape traffic by them.
@@ -21,9 +21,13 @@ class Family(NamedTuple):
     manufacturer: str
     ghz: float
     burstable: bool = False
+    threads: int = 2
+    """Per core."""
+    hypervisor: str = "nitro"
 
 
 FAMILIES = {
+    "t2": Family("Intel", 2.3, burstable=True, threads=1, hypervisor="xen"),
     "t3": Family("Intel", 2.5, burstable=True),
     "t3a": Family("AMD", 2.2, burstable=True),
     "m5": Family("Intel", 3.1),
@@ -33,8 +37,15 @@ FAMILIES = {
 }
 
 # family, size, vCPUs, MiB, interfaces, addresses each, network Gbit/s (baseline, burst),
-# EBS Mbit/s and IOPS at baseline, EBS Mbit/s and IOPS in a burst
+# EBS Mbit/s and IOPS at baseline, EBS Mbit/s and IOPS in a burst (0: the type has no bandwidth of its own)
 SIZES = """
+t2   nano      1    512   2  2  0.032  0.512  0      0      0     0
+t2   micro     1   1024   2  2  0.064  1.024  0      0      0     0
+t2   small     1   2048   3  4  0.128  1.024  0      0      0     0
+t2   medium    2   4096   3  6  0.256  1.024  0      0      0     0
+t2   large     2   8192   3 12  0.512  1.024  0      0      0     0
+t2   xlarge    4  16384   3 15  0.75   1.024  0      0      0     0
+t2   2xlarge   8  32768   3 15  1      1.024  0      0      0     0
 t3   nano      2    512   2  2  0.032  5     43    250   2085 11800
 t3   micro     2   1024   2  2  0.064  5     87    500   2085 11800
 t3   small     2   2048   3  4  0.128  5    174   1000   2085 11800
@@ -110,10 +121,18 @@ class InstanceType(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def cores(self) -> int:
-        return self.vcpus // 2
+        return self.vcpus // self.threads
+
+    @property
+    def threads(self) -> int:
+        """Per core."""
+        return FAMILIES[self.family].threads
 
     @property
     def network_performance(self) -> str:
+        if FAMILIES[self.family].hypervisor == "xen":
+            # EC2 has words for the old types.
+            return "Moderate" if self.network_baseline >= 0.75 else "Low to Moderate"
         upto = "" if self.network_baseline == self.network_burst else "Up to "
         return f"{upto}{self.network_burst:g} Gigabit"
 
@@ -153,7 +172,7 @@ def item(name: str) -> dict[str, Any]:
         "SupportedRootDeviceTypes": ["ebs"],
         "SupportedVirtualizationTypes": ["hvm"],
         "BareMetal": False,
-        "Hypervisor": "nitro",
+        "Hypervisor": family.hypervisor,
         "ProcessorInfo": {
             "SupportedArchitectures": ["x86_64"],
             "SustainedClockSpeedInGhz": family.ghz,
@@ -162,9 +181,9 @@ def item(name: str) -> dict[str, Any]:
         "VCpuInfo": {
             "DefaultVCpus": type.vcpus,
             "DefaultCores": type.cores,
-            "DefaultThreadsPerCore": 2,
+            "DefaultThreadsPerCore": type.threads,
             "ValidCores": [type.cores],
-            "ValidThreadsPerCore": [2],
+            "ValidThreadsPerCore": [type.threads],
         },
         "MemoryInfo": {"SizeInMiB": type.memory_mib},
         "InstanceStorageSupported": False,
@@ -185,9 +204,17 @@ def item(name: str) -> dict[str, Any]:
 
 
 def _ebs(type: InstanceType) -> dict[str, Any]:
+    common = {
+        "EncryptionSupport": "unsupported",
+        "NvmeSupport": "unsupported",
+        "MaximumEbsAttachments": limits.VOLUMES_PER_INSTANCE_MAX,
+        "AttachmentLimitType": "shared",
+    }
+    if not type.ebs_burst:
+        return {"EbsOptimizedSupport": "unsupported", **common}
     return {
         "EbsOptimizedSupport": "default",
-        "EncryptionSupport": "unsupported",
+        **common,
         "EbsOptimizedInfo": {
             "BaselineBandwidthInMbps": type.ebs_baseline,
             "BaselineThroughputInMBps": type.ebs_baseline / 8,
@@ -196,9 +223,6 @@ def _ebs(type: InstanceType) -> dict[str, Any]:
             "MaximumThroughputInMBps": type.ebs_burst / 8,
             "MaximumIops": type.ebs_burst_iops,
         },
-        "NvmeSupport": "unsupported",
-        "MaximumEbsAttachments": limits.VOLUMES_PER_INSTANCE_MAX,
-        "AttachmentLimitType": "shared",
     }
 
 

@@ -185,7 +185,8 @@ INSTANCES = Listing(
 async def describe_instances(ctx: Context, input: Input) -> Output:
     chosen, token = await INSTANCES.select(ctx, input)
     reservations: dict[str, dict[str, Any]] = {}
-    for instance, item in chosen:
+    # Each reservation shows its instances in the order in which they were launched; their ids are random.
+    for instance, item in sorted(chosen, key=lambda each: each[0].launch_index):
         reservation = reservations.get(instance.reservation)
         if reservation is None:
             reservation = reservations[instance.reservation] = {

@@ -30,6 +30,8 @@ RSA_BITS_ACCEPTED = (1024, 2048, 4096)
 """What ImportKeyPair takes, as EC2."""
 PUBLIC_KEY_BYTES_MAX = 2048
 """EC2's limit on the material of ImportKeyPair."""
+_RFC4716_BEGIN = b"---- BEGIN SSH2 PUBLIC KEY ----"
+_RFC4716_END = b"---- END SSH2 PUBLIC KEY ----"
 
 
 class NewKey(NamedTuple):
@@ -64,7 +66,10 @@ def new_ed25519(env: Env) -> NewKey:
 
 
 def read_public(material: bytes) -> PublicKey:
-    """A public key in OpenSSH's form, PEM or DER; or base64 of one of these. Raises InvalidKey.Format."""
+    """A public key in OpenSSH's form, RFC 4716's, PEM or DER; or base64 of one of these.
+
+    Raises InvalidKey.Format.
+    """
     if len(material) <= 2 * PUBLIC_KEY_BYTES_MAX:
         key = _load(material.strip()) or _load(_unwrapped(material))
         if isinstance(key, Ed25519PublicKey):
@@ -79,6 +84,8 @@ def read_public(material: bytes) -> PublicKey:
 
 def _load(material: bytes) -> object:
     load = load_der_public_key
+    if material.startswith(_RFC4716_BEGIN):
+        material = _openssh_line(material)
     if material.startswith(b"-----BEGIN"):
         load = load_pem_public_key
     elif material.startswith((b"ssh-", b"ecdsa-", b"sk-")):
@@ -87,6 +94,25 @@ def _load(material: bytes) -> object:
         return load(material)
     except (ValueError, UnsupportedAlgorithm):
         return None
+
+
+def _openssh_line(material: bytes) -> bytes:
+    """An RSA key in RFC 4716's form as OpenSSH's one line; empty for one that is cut short.
+
+    EC2 takes no other type in this form. Between the first and the last line stand headers, which a
+    backslash continues on the next line, and base64.
+    """
+    lines = [line.strip() for line in material.strip().splitlines()]
+    if lines[-1] != _RFC4716_END:
+        return b""
+    body: list[bytes] = []
+    header = False
+    for line in lines[1:-1]:
+        in_header = header or b":" in line
+        header = in_header and line.endswith(b"\\")
+        if not in_header:
+            body.append(line)
+    return b"ssh-rsa " + b"".join(body)
 
 
 def _unwrapped(material: bytes) -> bytes:

@@ -93,6 +93,8 @@ async def import_key_pair(ctx: Context, input: Input) -> Output:
 
     name = await _new_name(ctx, input["KeyName"])
     tags = specified_tags(input, "key-pair")["key-pair"]
+    if not input["PublicKeyMaterial"]:
+        raise missing("PublicKeyMaterial")
     imported = key_material.read_public(input["PublicKeyMaterial"])
     pair = await _store(ctx, name, imported.type, imported.public_key, imported.fingerprint, tags)
     return _answer(pair)

@@ -101,10 +101,13 @@ def check_cpu_options(options: Mapping[str, Any] | None, type: InstanceType) -> 
         return
     cores, threads = options.get("CoreCount"), options.get("ThreadsPerCore")
     given = {name for name, value in options.items() if value is not None}
-    if given - {"CoreCount", "ThreadsPerCore"} or (cores, threads) not in ((type.cores, 2), (None, None)):
+    if given - {"CoreCount", "ThreadsPerCore"} or (cores, threads) not in (
+        (type.cores, type.threads),
+        (None, None),
+    ):
         raise unsupported(
-            f"CPU options other than {type.cores} cores with 2 threads each are not supported by gureum "
-            f"for {type.name}."
+            f"CPU options other than {type.cores} cores with {type.threads} threads each are not supported "
+            f"by gureum for {type.name}."
         )
 
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from gureum.errors import ApiError
 from gureum.resources import Address, Instance, InstanceState, NetworkInterface, StateReason
-from gureum.services.ec2 import limits, lookup
+from gureum.services.ec2 import lookup
 from gureum.services.ec2.allocation import public_addresses
 from gureum.services.ec2.describe import state
 from gureum.services.ec2.faults import incorrect_instance_state, unsupported
@@ -61,7 +61,6 @@ async def start_instances(ctx: Context, input: Input) -> Output:
                 generation=instance.generation + 1,
                 reboots=0,
                 force=False,
-                stop_deadline=0.0,
                 launched=ctx.env.utcnow(),
             )
         )
@@ -103,13 +102,12 @@ async def _stop(ctx: Context, instance: Instance, force: bool) -> Instance:
             f"The instance '{instance.id}' may not be stopped. Modify its 'disableApiStop' instance "
             "attribute and try again.",
         )
-    now = ctx.env.now()
     if instance.state is InstanceState.stopped:
         return instance
     if instance.state is InstanceState.stopping:
         if not force or instance.force:
             return instance
-        return await ctx.tx.put(replace(instance, force=True, stop_deadline=now))
+        return await ctx.tx.put(replace(instance, force=True))
     if instance.state is not InstanceState.running:
         raise incorrect_instance_state(
             f"The instance '{instance.id}' is not in a state from which it can be stopped."
@@ -121,7 +119,6 @@ async def _stop(ctx: Context, instance: Instance, force: bool) -> Instance:
             state_reason=USER_SHUTDOWN,
             transition_reason=user_initiated(ctx.env.utcnow()),
             force=force,
-            stop_deadline=now if force else now + limits.STOP_SECONDS,
         )
     )
 
@@ -156,12 +153,10 @@ async def terminate_instances(ctx: Context, input: Input) -> Output:
 async def _terminate(ctx: Context, instance: Instance, force: bool) -> Instance:
     if instance.state is InstanceState.terminated:
         return instance
-    now = ctx.env.now()
     if instance.state is InstanceState.shutting_down:
         if not force or instance.force:
             return instance
-        return await ctx.tx.put(replace(instance, force=True, stop_deadline=now))
-    off = instance.state is InstanceState.stopped
+        return await ctx.tx.put(replace(instance, force=True))
     return await ctx.tx.put(
         replace(
             instance,
@@ -169,6 +164,5 @@ async def _terminate(ctx: Context, instance: Instance, force: bool) -> Instance:
             state_reason=USER_SHUTDOWN,
             transition_reason=user_initiated(ctx.env.utcnow()),
             force=force or instance.force,
-            stop_deadline=now if force or off else now + limits.TERMINATE_SECONDS,
         )
     )

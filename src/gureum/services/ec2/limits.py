@@ -23,9 +23,5 @@ FILTER_VALUES_MAX = 200
 USER_DATA_BYTES_MAX = 16 * 1024
 CONSOLE_BYTES_MAX = 64 * 1024
 
-STOP_SECONDS = 60.0
-"""How long a guest may take to answer the power button when it is stopped."""
-TERMINATE_SECONDS = 30.0
-"""The same when it is terminated."""
 
 GIB = 1 << 30

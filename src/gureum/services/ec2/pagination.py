@@ -35,10 +35,8 @@ def page(
     size = input.get("MaxResults")
     token = input.get("NextToken") or ""
     if ids and input.get(ids) and size is not None:
-        name = ids[0].lower() + ids[1:]
-        raise invalid_combination(
-            f"The parameter {name.removesuffix('s')}sSet cannot be used with the parameter maxResults"
-        )
+        name = ids[0].lower() + ids[1:].removesuffix("Ids").removesuffix("s")
+        raise invalid_combination(f"The parameter {name}sSet cannot be used with the parameter maxResults")
     if size is not None and size < low:
         raise invalid_value(
             f"Value ( {size} ) for parameter maxResults is invalid. Expecting a value greater than {low}."

@@ -137,6 +137,9 @@ async def create_security_group(ctx: Context, input: Input) -> Output:
 
 
 def _check_text(value: str, parameter: str) -> None:
+    """Raises for a text that is empty, too long, or in other characters."""
+    if not value:
+        raise missing(parameter[0].upper() + parameter[1:])
     if not _TEXT.match(value):
         raise invalid_value(
             f"Value ({value}) for parameter {parameter} is invalid. Character sets beyond ASCII are not "

@@ -46,7 +46,7 @@ async def _retag(ctx: Context, ids: Sequence[str], change: Change) -> None:
     by_prefix: dict[str, list[str]] = {}
     for id in dict.fromkeys(ids):
         prefix = id.partition("-")[0]
-        if prefix not in _BY_PREFIX and prefix != RULE_PREFIX:
+        if prefix != RULE_PREFIX and (prefix not in _BY_PREFIX or not _BY_PREFIX[prefix].well_formed(id)):
             raise ApiError("InvalidID", f"The ID '{id}' is not valid")
         by_prefix.setdefault(prefix, []).append(id)
     for prefix, wanted in by_prefix.items():

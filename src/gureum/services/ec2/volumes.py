@@ -118,7 +118,11 @@ async def create_volume(ctx: Context, input: Input) -> Output:
     for member in ("MultiAttachEnabled", "OutpostArn", "Operator", "VolumeInitializationRate"):
         if input.get(member):
             raise unsupported(f"The option {member} is not supported by gureum yet.")
-    zone = chosen_zone(ctx.cloud, input.get("AvailabilityZone"), input.get("AvailabilityZoneId"))
+    name = input.get("AvailabilityZone")
+    if name and name not in ctx.cloud.zones:
+        # RunInstances has other words for it.
+        raise ApiError("InvalidZone.NotFound", f"The zone '{name}' does not exist.")
+    zone = chosen_zone(ctx.cloud, name, input.get("AvailabilityZoneId"))
     if not zone:
         raise missing("AvailabilityZone")
     tags = specified_tags(input, "volume")["volume"]

@@ -49,6 +49,7 @@ async def test_allocated_addresses_are_not_given_to_instances(rig: Rig) -> None:
     ("code", "input"),
     [
         ("UnsupportedOperation", {"Domain": "standard"}),
+        ("InvalidParameterValue", {"Domain": "mars"}),
         ("UnsupportedOperation", {"IpamPoolId": "x"}),
         ("InvalidPublicIpv4PoolID.NotFound", {"PublicIpv4Pool": "ipv4pool-ec2-1"}),
         ("InvalidParameterValue", {"NetworkBorderGroup": "mars"}),
@@ -227,6 +228,7 @@ async def test_describe(rig: Rig) -> None:
         assert (await rig.call("DescribeAddresses", **input))["Addresses"] == [shown[used]]
     await rig.fails("InvalidAllocationID.NotFound", "DescribeAddresses", AllocationIds=[NOBODY])
     await rig.fails("InvalidAddress.NotFound", "DescribeAddresses", PublicIps=["1.2.3.4"])
+    await rig.fails("InvalidParameterValue", "DescribeAddresses", PublicIps=["here"])
 
 
 async def test_describe_attribute(rig: Rig) -> None:

@@ -65,6 +65,7 @@ async def test_no_user_data(rig: Rig) -> None:
         ({"Attribute": "userData", "Value": "bmV3"}, "user_data", b"new"),
         ({"DisableApiTermination": {"Value": True}}, "disable_api_termination", True),
         ({"Attribute": "disableApiTermination", "Value": "true"}, "disable_api_termination", True),
+        ({"Attribute": "disableApiTermination", "Value": "True"}, "disable_api_termination", True),
         ({"DisableApiStop": {"Value": True}}, "disable_api_stop", True),
         (
             {"InstanceInitiatedShutdownBehavior": {"Value": "terminate"}},

@@ -101,12 +101,18 @@ async def test_pages(rig: Rig) -> None:
     while True:
         answer = await rig.call("DescribeInstances", MaxResults=5, **token)
         sizes.append(len(ids(answer)))
-        seen += ids(answer)
+        seen += sorted(ids(answer))
         if "NextToken" not in answer:
             break
         token = {"NextToken": answer["NextToken"]}
     assert sizes == [5, 5, 2]
     assert seen == sorted({each.id for each in await rig.find(Instance)})
+
+
+async def test_a_reservation_shows_its_instances_in_the_order_of_launch(rig: Rig) -> None:
+    launched = await rig.call("RunInstances", ImageId=IMAGE, MinCount=9, MaxCount=9)
+    shown = await rig.call("DescribeInstances")
+    assert ids(shown) == [each["InstanceId"] for each in launched["Instances"]]
 
 
 async def test_last_page_is_full(rig: Rig) -> None:
@@ -125,7 +131,9 @@ async def test_pages_of_filtered_instances(rig: Rig) -> None:
     second = await rig.call("DescribeInstances", MaxResults=5, Filters=filters, NextToken=first["NextToken"])
     assert len(ids(first)) == 5
     assert "NextToken" not in second
-    assert ids(first) + ids(second) == sorted(each["InstanceId"] for each in small["Instances"])
+    assert sorted(ids(first)) + sorted(ids(second)) == sorted(
+        each["InstanceId"] for each in small["Instances"]
+    )
 
 
 @pytest.mark.parametrize(

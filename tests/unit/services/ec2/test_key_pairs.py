@@ -110,17 +110,30 @@ async def test_import_rsa_in_every_form(rig: Rig) -> None:
     der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     expected = hashlib.md5(der).hexdigest()
-    forms = [openssh(key), pem, der, base64.b64encode(openssh(key))]
+    forms = [openssh(key), pem, der, base64.b64encode(openssh(key)), rfc4716(key)]
     for number, material in enumerate(forms):
         answer = await rig.call("ImportKeyPair", KeyName=f"key-{number}", PublicKeyMaterial=material)
         assert answer["KeyFingerprint"].replace(":", "") == expected
     assert {pair.public_key.encode() for pair in await rig.find(KeyPair)} == {openssh(key)}
 
 
+def rfc4716(key: object) -> bytes:
+    """The key with headers, one of which goes on in the next line, and its base64 in lines of 70."""
+    blob = openssh(key).split()[1].decode()
+    lines = ["---- BEGIN SSH2 PUBLIC KEY ----", "Comment: a key\\", "of mine", "x-other: yes"]
+    lines += [blob[start : start + 70] for start in range(0, len(blob), 70)]
+    return "\n".join([*lines, "---- END SSH2 PUBLIC KEY ----", ""]).encode()
+
+
 async def test_import_refuses(rig: Rig) -> None:
     elliptic = openssh(ec.generate_private_key(ec.SECP256R1()).public_key())
     odd = openssh(rsa.generate_private_key(65537, 1536).public_key())
-    for material in (b"", b"hello", b"ssh-rsa AAAA", b"ssh-ed25519 !", elliptic, odd, b"x" * 5000):
+    cut = (
+        b"---- BEGIN SSH2 PUBLIC KEY ----\n"
+        + openssh(rsa.generate_private_key(65537, 1024).public_key()).split()[1]
+    )
+    await rig.fails("MissingParameter", "ImportKeyPair", KeyName="me", PublicKeyMaterial=b"")
+    for material in (cut, b"hello", b"ssh-rsa AAAA", b"ssh-ed25519 !", elliptic, odd, b"x" * 5000):
         await rig.fails("InvalidKey.Format", "ImportKeyPair", KeyName="me", PublicKeyMaterial=material)
 
 

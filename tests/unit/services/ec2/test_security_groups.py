@@ -39,7 +39,8 @@ async def test_create(rig: Rig) -> None:
     [
         ("InvalidParameterValue", {"GroupName": "default"}),
         ("InvalidParameterValue", {"GroupName": "sg-web"}),
-        ("InvalidParameterValue", {"GroupName": ""}),
+        ("MissingParameter", {"GroupName": ""}),
+        ("MissingParameter", {"Description": ""}),
         ("InvalidParameterValue", {"GroupName": "x" * 256}),
         ("InvalidParameterValue", {"Description": "größer"}),
         ("InvalidVpcID.NotFound", {"VpcId": "vpc-0123456789abcdef0"}),

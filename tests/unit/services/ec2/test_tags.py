@@ -76,6 +76,7 @@ async def test_delete(rig: Rig, tags: list[dict[str, str]] | None, left: dict[st
     ("code", "input"),
     [
         ("InvalidID", {"Resources": ["web-1"]}),
+        ("InvalidID", {"Resources": ["ami-blah"]}),
         ("InvalidInstanceID.NotFound", {"Resources": ["i-00000001"]}),
         ("InvalidVolume.NotFound", {"Resources": ["vol-00000001"]}),
         ("InvalidSecurityGroupRuleId.NotFound", {"Resources": ["sgr-00000001"]}),

@@ -71,7 +71,7 @@ async def test_create_from_a_pending_snapshot(rig: Rig) -> None:
         ("MissingParameter", {"Size": 1}),
         ("MissingParameter", {**BASE}),
         ("MissingParameter", {**BASE, "Size": 10, "VolumeType": "io1"}),
-        ("InvalidParameterValue", {"AvailabilityZone": "mars", "Size": 1}),
+        ("InvalidZone.NotFound", {"AvailabilityZone": "mars", "Size": 1}),
         ("InvalidParameterValue", {"AvailabilityZoneId": "mars", "Size": 1}),
         ("InvalidParameterValue", {**BASE, "AvailabilityZoneId": "use1-az1", "Size": 1}),
         ("InvalidParameterValue", {**BASE, "Size": 0}),
