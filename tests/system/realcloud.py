@@ -8,12 +8,10 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +28,8 @@ from gureum.env import CRASH_MARK_VARIABLE, CRASH_VARIABLE, Env
 from gureum.images.manifest import ImageManifest
 from gureum.network.names import tap_name
 from gureum.san.local import LocalPool
+
+from .host import command_lines, difference, environment, free_port, is_within, nft_tables, routes
 
 T = TypeVar("T")
 
@@ -71,6 +71,7 @@ class RealCloud:
         (images / Path(image.disk).parent.name).symlink_to(Path(image.disk).parent)
         self.ec2 = self._client()
         self.started = False
+        self._booted: set[str] = set()
         self.pool_mount: Path | None = None
 
     def _client(self) -> Any:
@@ -138,7 +139,7 @@ class RealCloud:
         left += [f"namespace {path.name}" for path in Path("/run/netns").glob(f"gm{index}-*")]
         left += [f"link {path.name}" for path in Path("/sys/class/net").glob(f"gu{index}-*")]
         left += [f"table {line}" for line in nft_tables() if line.split()[-1] == f"gureum_{index}"]
-        left += [f"route {line}" for line in routes() if public_address(line, self.config)]
+        left += [f"route {line}" for line in routes() if is_within(line, self.config.public_cidr)]
         return left
 
     def processes(self) -> list[int]:
@@ -271,6 +272,10 @@ class RealCloud:
 
     def wait_ssh(self, id: str, command: str = "echo ready") -> str:
         """The first output of a command that the guest answers with."""
+        # Key exchanges cost an emulated guest much: the first boot is left alone until it is over.
+        if id not in self._booted:
+            self.wait(f"{id} to boot", lambda: f"instance {id}, ready" in self.console(id))
+            self._booted.add(id)
         return self.wait(f"{id} to answer {command!r}", lambda: self.try_ssh(id, command))
 
     def boot_id(self, id: str) -> str:
@@ -383,27 +388,6 @@ def opened(image: ImageManifest) -> Iterator[RealCloud]:
     assert left == []
 
 
-def difference(kind: str, wanted: Iterable[str], there: Iterable[str]) -> list[str]:
-    wanted, there = set(wanted), set(there)
-    return [f"{kind} {name} is missing" for name in sorted(wanted - there)] + [
-        f"{kind} {name} should not be there" for name in sorted(there - wanted)
-    ]
-
-
-@contextlib.contextmanager
-def environment(changes: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update({name: value for name, value in changes.items() if value})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
 @contextlib.contextmanager
 def refused(code: str) -> Iterator[None]:
     """The call in the block must be answered with this error code."""
@@ -411,35 +395,3 @@ def refused(code: str) -> Iterator[None]:
         yield
     error = caught.value.response["Error"]
     assert error["Code"] == code, f"{error['Code']}: {error['Message']}"
-
-
-def command_lines() -> Iterator[tuple[int, bytes]]:
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            yield int(path.name), (path / "cmdline").read_bytes()
-
-
-def nft_tables() -> list[str]:
-    return subprocess.run(
-        ["nft", "list", "tables"], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-
-
-def routes() -> list[str]:
-    return subprocess.run(
-        ["ip", "route", "show", "table", "all"], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-
-
-def public_address(route: str, config: CloudConfig) -> bool:
-    """Whether a line of `ip route` is about the public addresses of this cloud."""
-    public = IPv4Network(config.public_cidr)
-    found = re.search(r"\d+\.\d+\.\d+\.\d+(/\d+)?", route)
-    return found is not None and IPv4Network(found[0], strict=False).subnet_of(public)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -9,6 +9,7 @@ Through all of it a guest runs that nobody touches, with one ssh session to it t
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import gureum
+from gureum.san.pool import CHAIN_MAX
 
 from .realcloud import IMAGE_VOLUME, OPTIONS, RealCloud
 
@@ -35,6 +37,7 @@ STAGES: dict[str, tuple[str, ...]] = {
                  "qemu.switch.done", "pool.snapshot.switched"),
     "more snapshots": ("network.port.routed", "network.resolver.started", "pool.snapshot.recorded",
                        "pool.snapshot.settled", "agent.snapshot.created"),
+    "merge": ("pool.compact.layer", "pool.compact.flattened", "pool.compact.recorded"),
     "detach": ("network.public.routed", "agent.network.applied", "agent.disk.detached",
                "qemu.detach.unplugged"),
     "reboot": ("agent.spec.taken", "qemu.reset.recorded", "qemu.reset.done"),
@@ -49,12 +52,8 @@ AT_START = ("manager.spec", "agent.spec.taken", "agent.network.applied", "networ
             "network.port.routed", "network.resolver.started", "network.public.routed")  # fmt: skip
 """Those that every start of a cloud with a guest comes by: over before the stage does anything."""
 
-_NO_COMPACTION = "no API call leads to it; tests/integration/test_local_pool.py kills a process there"
 ELSEWHERE = {
-    "pool.compact.layer": _NO_COMPACTION,
-    "pool.compact.flattened": _NO_COMPACTION,
-    "pool.compact.recorded": _NO_COMPACTION,
-    "pool.image.dropped": _NO_COMPACTION,
+    "pool.image.dropped": "images are never removed by the API; tests/integration/test_local_pool.py",
 }
 """Crash points that the story does not reach, and which test does."""
 
@@ -229,6 +228,25 @@ def test_more_snapshots(story: Story, cloud: RealCloud) -> None:
         cloud.ssh(story.a, "echo goes on >/root/file && sync")
 
     story.tell("more snapshots", work)
+
+
+def test_merge(story: Story, cloud: RealCloud) -> None:
+    """A volume of many layers, once no machine has it."""
+
+    def work() -> None:
+        device = cloud.device(story.a, story.v2)
+        cloud.ssh(story.a, f"dd if=/dev/urandom of={device} bs=1M count=4 conv=fsync 2>/dev/null")
+        before = story.checksum(story.a, story.v2)
+        taken = [cloud.ec2.create_snapshot(VolumeId=story.v2)["SnapshotId"] for _ in range(CHAIN_MAX + 1)]
+        cloud.waiter("snapshot_completed", SnapshotIds=taken)
+        cloud.ec2.detach_volume(VolumeId=story.v2)
+        cloud.waiter("volume_available", VolumeIds=[story.v2])
+        cloud.attach(story.v2, story.a, "/dev/sdg")
+        assert story.checksum(story.a, story.v2) == before
+        record = json.loads((cloud.cloud.state_dir / f"pool/records/{story.v2}.json").read_bytes())
+        assert len(record["chain"]) <= CHAIN_MAX
+
+    story.tell("merge", work)
 
 
 def test_detach(story: Story, cloud: RealCloud) -> None:

@@ -154,6 +154,25 @@ def test_what_was_acknowledged_survives_kill_9(cloud: RealCloud) -> None:
     cloud.ec2.delete_volume(VolumeId=volume)
 
 
+def test_down_and_up_starts_what_ran(cloud: RealCloud, guest: str) -> None:
+    """`gureum down` powers the guests off; `gureum up` starts those again that nobody stopped."""
+    [stopped] = cloud.launch()
+    cloud.wait_ssh(stopped)
+    cloud.ec2.stop_instances(InstanceIds=[stopped])
+    cloud.waiter("instance_stopped", InstanceIds=[stopped])
+    boot = cloud.boot_id(guest)
+    cloud.ssh(guest, "echo kept >/root/file && sync")
+    cloud.stop()
+    cloud.cloud.evacuate()
+    assert cloud.leftovers() == []
+    cloud.start()
+    assert cloud.wait_ssh(guest, "cat /root/file") == "kept"
+    assert cloud.boot_id(guest) != boot
+    assert cloud.state(guest) == "running"
+    assert cloud.state(stopped) == "stopped"
+    cloud.wait("nothing else to run", lambda: cloud.leaks() == [])
+
+
 @pytest.fixture
 def small_cloud(tiny_image: ImageManifest) -> Iterator[RealCloud]:
     """A cloud whose pool is on a small file system of its own."""

@@ -185,6 +185,10 @@ class Agent:
                 log.info("the link to the manager ended: %s", group.exceptions[0])
             finally:
                 await link.close()
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # Before Python 3.13 a task group that ends by an error loses a cancellation that comes then.
+                raise asyncio.CancelledError
             if self._heard_count > heard:
                 pause = RECONNECT_SECONDS_MIN
             await asyncio.sleep(pause)

@@ -202,8 +202,8 @@ class Disks:
     async def _towards(self, key: Key, specs: Settled[S], step: Callable[[S], Awaitable[bool]]) -> None:
         """Make the volume or snapshot what its spec says, and say so; or say for good that it failed."""
         kind, id = key
-        spec = specs.specs.get(id)
-        if spec is None:
+        spec, failure = specs.specs.get(id), self._failures.get(key)
+        if spec is None or (failure is not None and failure.final):
             return
         try:
             done = await step(spec)
@@ -212,7 +212,7 @@ class Disks:
             if specs.specs.get(id) != spec:
                 self._workers.kick(key)
                 return
-            attempts = self._failures[key].attempts + 1 if key in self._failures else 1
+            attempts = failure.attempts + 1 if failure is not None else 1
             final = spec.present and (isinstance(error, PoolFull | Lost) or attempts >= ATTEMPTS_MAX)
             self._failures[key] = Failure(attempts, error, final)
             if not final:

@@ -1,5 +1,6 @@
 """`gureum bench`: the figures of docs/SPECIFICATION.md, measured here and now, each against its peer."""
 
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ def run(args: list[str], *, as_json: bool) -> int:
         )
     machine = figures.machine()
     warn_if_busy(machine)
+    loads: dict[str, float] = {}
     found: list[figures.Figure] = []
     for name in dict.fromkeys(names):
         note(f"{name}:")
@@ -40,9 +42,12 @@ def run(args: list[str], *, as_json: bool) -> int:
                 found += MEASURES[name](Path(directory), indented, quick=quick)
             except GureumError as error:
                 raise CliError(f"{name} could not be measured: {error}", "gureum doctor") from error
+        loads[name] = round(os.getloadavg()[0], 2)
     missed = [figure for figure in found if figure.is_met is False]
     if as_json:
-        show_json({"machine": machine, "figures": [figure.document() for figure in found]})
+        show_json(
+            {"machine": machine, "load_after": loads, "figures": [figure.document() for figure in found]}
+        )
     else:
         print(table(figures.HEADER, figures.rows(found)))
     promised = sum(figure.promise is not None for figure in found)

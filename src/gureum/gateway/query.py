@@ -129,7 +129,8 @@ class QueryPlans:
             return self._list(ref, self._catalogue.shape(self._service, ref.shape))
         if ref.kind == "map":
             return self._map(ref, self._catalogue.shape(self._service, ref.shape))
-        return _leaf(PARSERS.get(ref.kind))
+        leaf = _leaf(PARSERS.get(ref.kind))
+        return _first(leaf) if self._ec2 else leaf
 
     def _list(self, ref: Ref, shape: Shape) -> Parser:
         element = shape.element
@@ -187,6 +188,18 @@ def _leaf(convert: Callable[[str], Any] | None) -> Parser:
         if type(node) is str:
             return convert(node)
         raise invalid("A value is expected, not members")
+
+    return parse
+
+
+def _first(leaf: Parser) -> Parser:
+    """A value that may also be given as the only element of a list, ``InstanceId.1=i-1``.
+
+    EC2 takes it so, and boto 2 asks for console output in this way.
+    """
+
+    def parse(node: Any) -> Any:
+        return leaf(node["1"] if type(node) is dict and node.keys() == {"1"} else node)
 
     return parse
 

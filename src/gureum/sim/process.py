@@ -81,7 +81,7 @@ class Process:
         except BaseExceptionGroup as group:
             _, other = group.split((Crash, asyncio.CancelledError))
             if other is not None:
-                raise
+                raise other from None
         finally:
             self.dead = True
 
@@ -107,4 +107,5 @@ class Process:
     async def wait(self) -> None:
         """Raises what ended it, if that was a fault."""
         await asyncio.wait([self._task])
-        self._task.result()
+        if not self._task.cancelled():
+            self._task.result()

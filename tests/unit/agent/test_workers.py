@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 
 from gureum.agent.workers import Workers
 from gureum.errors import PoolError
@@ -40,7 +41,7 @@ def test_failed_work_is_tried_again_with_growing_pauses() -> None:
         assert not workers.busy("a")
 
     run(main())
-    pauses = [after - before for before, after in zip(times, times[1:], strict=False)]
+    pauses = [after - before for before, after in itertools.pairwise(times)]
     assert len(times) == 4
     assert pauses == sorted(pauses)
     assert pauses[0] >= 0.5

@@ -45,6 +45,13 @@ def test_list_in_the_order_of_its_numbers(catalogue: Catalogue) -> None:
     assert parse(catalogue, "ec2", "DescribeInstancesRequest", form) == {"InstanceIds": ["a", "b", "c"]}
 
 
+def test_value_as_the_only_element_of_a_list(catalogue: Catalogue) -> None:
+    shape = "GetConsoleOutputRequest"
+    assert parse(catalogue, "ec2", shape, "InstanceId.1=i-1") == {"InstanceId": "i-1"}
+    for form in ("InstanceId.2=i-1", "InstanceId.1=i-1&InstanceId.2=i-2", "InstanceId.1.1=i-1"):
+        assert error(catalogue, "ec2", shape, form).reason == "invalid"
+
+
 def test_missing(catalogue: Catalogue) -> None:
     found = error(catalogue, "ec2", "RunInstancesRequest", "MinCount=1")
     assert (found.reason, found.path) == ("missing", "MaxCount")
@@ -65,7 +72,7 @@ def test_unknown(catalogue: Catalogue) -> None:
     [
         ("MinCount=one&MaxCount=1", "MinCount"),
         ("MinCount=99999999999&MaxCount=1", "MinCount"),
-        ("MinCount.1=1&MaxCount=1", "MinCount"),
+        ("MinCount.2=1&MaxCount=1", "MinCount"),
         ("MinCount=1&MaxCount=1&Placement=x", "Placement"),
         ("MinCount=1&MaxCount=1&SecurityGroupId=x", "SecurityGroupId"),
         ("MinCount=1&MaxCount=1&SecurityGroupId.x=y", "SecurityGroupId"),

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gureum.errors import TransportError
+from gureum.hostspec import HostSpec, MachineState, NetworkSpec
+from gureum.transport.messages import Call, Hello, Reply, Report, Spec
+
+
+async def next_of(link: Any, kind: type[Any]) -> Any:
+    async with asyncio.timeout(30):
+        while not isinstance(message := await link.receive(), kind):
+            pass
+    return message
+
+
+async def connected(lab: Any) -> Any:
+    lab.refuse = False
+    await asyncio.sleep(3)
+    return lab.links[-1]
+
+
+def test_it_says_hello_reports_and_takes_specs(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        link = await connected(lab)
+        assert (await next_of(link, Hello)).host == "h"
+        first = await next_of(link, Report)
+        assert (first.report.revision, first.report.sequence) == (0, 1)
+        await link.send(Spec(lab.spec(parts.volume())))
+        while not (report := (await next_of(link, Report)).report).volumes:
+            pass
+        assert report.revision == lab.revision
+
+    parts.on_lab(test)
+
+
+def test_it_connects_again_after_the_link_broke(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        link = await connected(lab)
+        await link.close()
+        await asyncio.sleep(5)
+        assert len(lab.links) == 2
+
+    parts.on_lab(test)
+
+
+def test_a_manager_that_hangs_up_at_once_is_not_called_all_the_time(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        lab.refuse = False
+        for _ in range(600):
+            await asyncio.sleep(0.1)
+            for link in lab.links:
+                await link.close()
+        assert 10 < len(lab.links) < 60
+
+    parts.on_lab(test)
+
+
+@pytest.mark.parametrize("turns", range(12))
+def test_it_ends_when_it_is_told_to_while_the_link_breaks(parts: Any, turns: int) -> None:
+    """Before Python 3.13 a task group that ends by an error forgets a cancellation that comes then."""
+
+    async def test(lab: Any) -> None:
+        link = await connected(lab)
+        await next_of(link, Report)
+        await link.close()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        lab.task.cancel()
+        await asyncio.sleep(5)
+        assert lab.task.done()
+
+    parts.on_lab(test)
+
+
+def test_console_calls_are_answered(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(), parts.volume())
+        link = await connected(lab)
+        await link.send(Call(id=1, method="console", machine="i-1", max_bytes=100))
+        assert b"i-1 started" in (await next_of(link, Reply)).data
+        await link.send(Call(id=2, method="console", machine="i-2", max_bytes=100))
+        assert (await next_of(link, Reply)).data == b""
+        await link.send(Call(id=3, method="format"))
+        assert "unknown method" in (await next_of(link, Reply)).error
+
+    parts.on_lab(test)
+
+
+def test_an_older_spec_or_one_of_another_host_is_not_taken(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        old = lab.spec()
+        await lab.take(parts.machine(), parts.volume())
+        lab.agent.take(old)
+        await asyncio.sleep(3)
+        assert lab.machines.running()
+        with pytest.raises(TransportError):
+            lab.agent.take(HostSpec(cloud="c", host="other", revision=1 << 40))
+
+    parts.on_lab(test)
+
+
+def test_the_last_spec_serves_the_network_and_starts_or_ends_nothing(parts: Any, tmp_path: Path) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(), parts.volume())
+        await lab.stop()
+        lab.machines.reboot_host()
+        lab.wires.ports.clear()
+        lab.start()
+        await asyncio.sleep(30)
+        assert list(lab.wires.ports["h"]) == ["eni-1"]
+        assert lab.agent.metadata("i-1") is not None
+        assert not lab.machines.running()
+        report = lab.agent.report()
+        assert (report.revision, report.machines, report.volumes) == (0, (), ())
+        await lab.take(parts.machine(), parts.volume())
+        assert lab.machines.running()
+
+    parts.on_lab(test, tmp_path / "agent.spec")
+
+
+def test_a_damaged_last_spec_is_passed_over(parts: Any, tmp_path: Path) -> None:
+    file = tmp_path / "agent.spec"
+    file.write_bytes(b"\xc1 nonsense")
+
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(), parts.volume())
+        assert lab.machines.running()
+
+    parts.on_lab(test, file)
+
+
+def test_a_network_that_fails_is_reported_and_tried_again(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        lab.wires.failing.add("h")
+        await lab.take(parts.machine(), parts.volume())
+        assert lab.seen().state is MachineState.starting
+        assert any("network" in each for each in lab.agent.report().problems)
+        lab.wires.failing.clear()
+        await asyncio.sleep(20)
+        assert lab.seen().state is MachineState.running
+        assert lab.agent.report().problems == ()
+        await lab.take(parts.volume(), network=NetworkSpec())
+        assert lab.wires.ports["h"] == {}
+
+    parts.on_lab(test)
+
+
+def test_a_stopped_agent_leaves_guests_running_and_frees_the_pool(parts: Any) -> None:
+    closed: list[str] = []
+
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(), parts.volume())
+
+        async def close() -> None:
+            closed.append("pool")
+
+        lab.agent.disks.pool.close = close
+        await lab.stop()
+        assert lab.machines.running()
+
+    parts.on_lab(test)
+    assert closed == ["pool"]
