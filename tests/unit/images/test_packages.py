@@ -8,7 +8,7 @@ from gureum.images import packages
 from gureum.images.errors import CommandError, ImageBuildError
 from gureum.images.packages import Package
 
-POOL = b"http://deb.debian.org/debian/pool/main"
+POOL = b"http://mirror.example/debian/pool/main"
 SUM = b"SHA256:3d3fdbe91d4660c873e14b092c213fe81c1da6362daa236eb25d0171eb108744"
 URIS = b"""\
 '%s/b/busybox-static_1.35.0-4%%2bu1_amd64.deb' busybox-static_1%%3a1.35.0-4+u1_amd64.deb 928188 %s

@@ -5,7 +5,8 @@ on, by record (fields that are not named stay as they are):
 
 Instance
     RunInstances    new: ``pending``, host None, generation 1, reboots 0, private_ip, interfaces, devices
-    StartInstances  ``stopped`` -> ``pending``: generation + 1, reboots 0, force False, launched now, reasons cleared. Needs a device at root_device. The host stays as it was.
+    StartInstances  ``stopped`` -> ``pending``: generation + 1, reboots 0, force False, launched now,
+                    reasons cleared. Needs a device at root_device. The host stays as it was.
     StopInstances   ``running`` -> ``stopping``: Client.UserInitiatedShutdown; force True if forced, also
                     again while ``stopping``. ``pending`` is refused.
     Reboot          ``running``: reboots + 1
