@@ -127,7 +127,7 @@ class SnapshotSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ImageSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """An image whose disk this host may clone. ``disk``: a path on the host; ``size_bytes``: its virtual size."""
+    """An image that this host may clone. ``disk``: a path on the host; ``size_bytes``: its virtual size."""
 
     id: str
     disk: str

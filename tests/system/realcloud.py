@@ -385,7 +385,7 @@ def opened(image: ImageManifest) -> Iterator[RealCloud]:
     finally:
         CLOUDS.remove(made)
         left = made.close()
-    assert left == []
+    assert left == [], left
 
 
 @contextlib.contextmanager
