@@ -21,7 +21,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from gureum.cli.cloud import Cloud, last_lines
-from gureum.cli.config import CloudConfig
+from gureum.cli.config import CloudConfig, default_base
 from gureum.cli.processes import read_pid_file
 from gureum.control.images import image_id
 from gureum.env import CRASH_MARK_VARIABLE, CRASH_VARIABLE, Env
@@ -156,6 +156,9 @@ class RealCloud:
         if self.pool_mount is not None:
             subprocess.run(["umount", str(self.pool_mount)], check=False)
         shutil.rmtree(self.directory, ignore_errors=True)
+        claim = default_base() / "indexes" / str(self.config.index)
+        if claim.is_symlink() and claim.readlink() == self.cloud.state_dir:
+            claim.unlink()
 
     def qemu_pids(self) -> dict[str, int]:
         """The hypervisor process of each machine."""

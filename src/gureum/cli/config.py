@@ -115,25 +115,37 @@ def new_config(state_dir: Path, base: Path) -> CloudConfig:
 
 
 def claim_index(state_dir: Path, base: Path) -> int:
-    """The lowest index that no cloud of this machine has. BASE/indexes/N is a link to the state directory.
+    """The index of this cloud, else the lowest that no cloud of this machine has.
 
-    A claim whose state directory has gone is void. Raises ConfigError where all are taken.
+    BASE/indexes/N is a link to the state directory. A claim whose state directory has gone is void. Raises
+    ConfigError where all are taken.
     """
     indexes = base / "indexes"
     indexes.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(indexes, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # held for a few system calls, by each cloud when it is made
+        return _claim(indexes, state_dir)
+    finally:
+        os.close(descriptor)
+
+
+def _claim(indexes: Path, state_dir: Path) -> int:
+    owners = {}
     for index in range(INDEX_COUNT):
         link = indexes / str(index)
         if link.is_symlink():
-            owner = Path(os.readlink(link))
-            if owner == state_dir:
-                return index
-            if (owner / "config.json").exists():
-                continue
-            link.unlink(missing_ok=True)
-        try:
-            link.symlink_to(state_dir)
-        except FileExistsError:
+            owners[index] = Path(os.readlink(link))
+    for index, owner in owners.items():
+        if owner == state_dir:
+            return index
+    for index in range(INDEX_COUNT):
+        owner = owners.get(index, state_dir)
+        if owner != state_dir and (owner / "config.json").exists():
             continue
+        link = indexes / str(index)
+        link.unlink(missing_ok=True)
+        link.symlink_to(state_dir)
         return index
     raise ConfigError(
         f"this machine has {INDEX_COUNT} clouds already; remove one of those listed in {indexes}"

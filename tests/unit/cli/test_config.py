@@ -127,3 +127,14 @@ def test_saving_lasts_through_a_power_cut(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "fsync", watched)
     make(tmp_path)
     assert flushed == [False, True]
+
+
+def test_a_cloud_keeps_its_index_when_a_lower_one_becomes_free(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for state_dir in (first, second):
+        state_dir.mkdir()
+        claim_index(state_dir, tmp_path)
+        (state_dir / "config.json").touch()
+    (first / "config.json").unlink()
+    assert claim_index(second, tmp_path) == 1
+    assert sorted(path.name for path in (tmp_path / "indexes").iterdir()) == ["0", "1"]
