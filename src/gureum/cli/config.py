@@ -7,6 +7,7 @@
 Imported by every process of a cloud: msgspec and the standard library only.
 """
 
+import fcntl
 import os
 import re
 import secrets
