@@ -21,54 +21,68 @@ ROOT_OF_IMAGE = "vol-ffffffff"
 """What EC2 shows as the volume of a snapshot that no volume of the account was."""
 
 
-def image_id(manifest: ImageManifest) -> str:
-    """The same image has the same id in every cloud of a user."""
-    digest = hashlib.sha256(f"{manifest.name}\0{manifest.input_hash}".encode()).hexdigest()
+def image_id(manifest: ImageManifest, machine: str = "") -> str:
+    """The same image has the same id in every cloud of a user; for a further machine type, another one."""
+    parts = [manifest.name, manifest.input_hash]
+    if machine and machine != manifest.machines[0]:
+        parts.append(machine)
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     return f"ami-{digest[:17]}"
 
 
+def image_name(manifest: ImageManifest, machine: str) -> str:
+    """``tiny-1234abcd``, and ``microvm-tiny-1234abcd`` for a machine type that is not the preferred one."""
+    name = f"{manifest.name}-{manifest.input_hash[:8]}"
+    return name if machine == manifest.machines[0] else f"{machine}-{name}"
+
+
 async def register(store: Store, env: Env, cloud: Cloud, manifest: ImageManifest) -> None:
-    """Make the image an AMI of the cloud's account, and its disk a snapshot. Idempotent."""
-    id = image_id(manifest)
+    """Make the image AMIs of the cloud's account, one for each machine type it boots on. Idempotent."""
 
     async def work(tx: Transaction) -> None:
-        if await tx.get(Image, id) is not None:
-            return
-        snapshot = Snapshot(
-            id=f"snap-{id[4:]}",
-            account=cloud.account,
-            state=SnapshotState.completed,
-            volume=ROOT_OF_IMAGE,
-            size_bytes=manifest.disk_bytes,
-            description=f"Disk of image {manifest.name}",
-            started=env.utcnow(),
-            image=id,
-        )
-        await tx.put(snapshot)
-        await tx.put(
-            Image(
-                id=id,
-                account=cloud.account,
-                name=f"{manifest.name}-{manifest.input_hash[:8]}",
-                description=manifest.description,
-                architecture=manifest.architecture,
-                machine=manifest.machines[0],
-                kernel=manifest.kernel or "",
-                initrd=manifest.initrd or "",
-                cmdline=manifest.cmdline,
-                disk=manifest.disk,
-                disk_format=manifest.disk_format,
-                disk_bytes=manifest.disk_bytes,
-                root_device=manifest.root_device,
-                login=manifest.login or "",
-                snapshot=snapshot.id,
-                public=True,
-                created=env.utcnow(),
-            )
-        )
-        log.info("image %s is now %s", manifest.name, id)
+        for machine in manifest.machines:
+            if await tx.get(Image, image_id(manifest, machine)) is None:
+                await _put(tx, env, cloud, manifest, machine)
 
     await store.transact(work)
+
+
+async def _put(tx: Transaction, env: Env, cloud: Cloud, manifest: ImageManifest, machine: str) -> None:
+    """An AMI, and the snapshot that its disk shows as."""
+    id, name = image_id(manifest, machine), image_name(manifest, machine)
+    snapshot = Snapshot(
+        id=f"snap-{id[4:]}",
+        account=cloud.account,
+        state=SnapshotState.completed,
+        volume=ROOT_OF_IMAGE,
+        size_bytes=manifest.disk_bytes,
+        description=f"Disk of image {name}",
+        started=env.utcnow(),
+        image=id,
+    )
+    await tx.put(snapshot)
+    await tx.put(
+        Image(
+            id=id,
+            account=cloud.account,
+            name=name,
+            description=manifest.description,
+            architecture=manifest.architecture,
+            machine=machine,
+            kernel=manifest.kernel or "",
+            initrd=manifest.initrd or "",
+            cmdline=manifest.cmdline,
+            disk=manifest.disk,
+            disk_format=manifest.disk_format,
+            disk_bytes=manifest.disk_bytes,
+            root_device=manifest.root_device,
+            login=manifest.login or "",
+            snapshot=snapshot.id,
+            public=True,
+            created=env.utcnow(),
+        )
+    )
+    log.info("image %s is now %s", name, id)
 
 
 async def register_all(store: Store, env: Env, cloud: Cloud, directory: Path) -> None:

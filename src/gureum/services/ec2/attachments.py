@@ -9,6 +9,7 @@ from gureum.resources import (
     Attachment,
     AttachmentState,
     BlockDevice,
+    Image,
     Instance,
     InstanceState,
     Volume,
@@ -30,6 +31,7 @@ async def attach_volume(ctx: Context, input: Input) -> Output:
     volume = await lookup.one(ctx, lookup.VOLUME, input["VolumeId"])
     instance = await lookup.one(ctx, lookup.INSTANCE, input["InstanceId"])
     _check_attachable(volume, instance, device)
+    await _check_hot_plug(ctx, instance)
     now = ctx.env.utcnow()
     attachment = Attachment(
         instance=instance.id, device=device, state=AttachmentState.attaching, attached=now
@@ -54,6 +56,8 @@ def _check_attachable(volume: Volume, instance: Instance, device: str) -> None:
             "InvalidVolume.ZoneMismatch",
             f"The volume '{volume.id}' is not in the same availability zone as instance '{instance.id}'",
         )
+    if volume.host and instance.host and volume.host != instance.host:
+        raise unsupported(f"The volume '{volume.id}' is in the local pool of another host.")
     if any(each.device == device for each in instance.devices):
         raise invalid_value(
             f"Invalid value '{device}' for unixDevice. Attachment point {device} is already in use"
@@ -62,6 +66,15 @@ def _check_attachable(volume: Volume, instance: Instance, device: str) -> None:
         raise ApiError(
             "AttachmentLimitExceeded",
             f"Instance '{instance.id}' has {limits.VOLUMES_PER_INSTANCE_MAX} volumes besides its root.",
+        )
+
+
+async def _check_hot_plug(ctx: Context, instance: Instance) -> None:
+    """A microvm takes and gives up disks only while it is off."""
+    image = await ctx.tx.get(Image, instance.image)
+    if image is not None and image.machine == "microvm" and instance.state is not InstanceState.stopped:
+        raise unsupported(
+            f"Instance '{instance.id}' runs on a microvm, which has no hot-plug. Stop it first."
         )
 
 
@@ -83,6 +96,8 @@ async def detach_volume(ctx: Context, input: Input) -> Output:
         )
     if volume.state is VolumeState.creating:
         raise incorrect_state(f"Volume '{volume.id}' is in the 'creating' state.")
+    if instance is not None:
+        await _check_hot_plug(ctx, instance)
     attachment = replace(attachment, state=AttachmentState.detaching, force=force)
     return attachment_item(await ctx.tx.put(replace(volume, attachment=attachment)))
 

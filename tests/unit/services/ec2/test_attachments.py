@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gureum.resources import AttachmentState, Instance, InstanceState, Volume, VolumeState
+from msgspec.structs import replace
+
+from gureum.resources import AttachmentState, Image, Instance, InstanceState, Volume, VolumeState
 from gureum.services.ec2 import limits
 
 if TYPE_CHECKING:
@@ -130,3 +132,25 @@ async def test_detach_while_it_is_made(rig: Rig) -> None:
     await rig.fails("IncorrectState", "DetachVolume", VolumeId=extra)
     await rig.change(Instance, instance, state=InstanceState.running)
     await rig.fails("IncorrectState", "DetachVolume", VolumeId=extra)
+
+
+async def test_a_microvm_has_no_hot_plug(rig: Rig) -> None:
+    running, free = await rig.running(), await rig.volume()
+    stopped = await rig.stopped()
+    kept, volume = await attached(rig)
+    image = await rig.get(Image, (await rig.get(Instance, running)).image)
+    await rig.put(replace(image, machine="microvm"))
+    both = {"VolumeId": free, "Device": "/dev/sdf"}
+    message = await rig.fails("UnsupportedOperation", "AttachVolume", **both, InstanceId=running)
+    assert "Stop it first" in message
+    await rig.fails("UnsupportedOperation", "DetachVolume", VolumeId=volume, InstanceId=kept)
+    await rig.call("AttachVolume", **both, InstanceId=stopped)
+
+
+async def test_a_local_volume_of_another_host_is_refused(rig: Rig) -> None:
+    instance, volume = await rig.running(), await rig.volume()
+    await rig.put(replace(await rig.get(Instance, instance), host="host-0"))
+    await rig.put(replace(await rig.get(Volume, volume), host="host-1"))
+    await rig.fails(
+        "UnsupportedOperation", "AttachVolume", VolumeId=volume, InstanceId=instance, Device="/dev/sdf"
+    )
