@@ -39,13 +39,15 @@ PURGE_SECONDS = 3600.0
 HOST_SECONDS_MAX = 60.0
 """How long a new instance waits for a host to be up before its launch fails."""
 
+UNSETTLED = (InstanceState.pending, InstanceState.stopping, InstanceState.shutting_down)
+
 OFF = (MachineState.off, MachineState.shutdown, MachineState.crashed)
 LIVE = (MachineState.running, MachineState.paused)
 
 
 def settled(instance: Instance) -> bool:
     """Whether the next step needs more than that a host says something else of it, or a newer record."""
-    return instance.state in (InstanceState.running, InstanceState.stopped, InstanceState.terminated)
+    return instance.state not in UNSETTLED
 
 
 async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> None:

@@ -30,7 +30,6 @@ from gureum.resources import (
     NetworkInterface,
     SecurityGroup,
     Snapshot,
-    SnapshotState,
     Subnet,
     Volume,
     VolumeState,
@@ -65,12 +64,8 @@ STEPS: dict[str, Step] = {
     "snapshot": volumes.reconcile_snapshot,
 }
 NETWORK_KINDS = frozenset(kind.kind for kind in (Vpc, Subnet, SecurityGroup, NetworkInterface))
-UNSETTLED_INSTANCES = (
-    InstanceState.pending,
-    InstanceState.stopping,
-    InstanceState.shutting_down,
-    InstanceState.terminated,
-)
+UNSETTLED_INSTANCES = tuple(map(str, instances.UNSETTLED))
+UNSETTLED_SNAPSHOTS = tuple(map(str, volumes.SNAPSHOT_UNSETTLED))
 
 
 class Manager:
@@ -109,9 +104,13 @@ class Manager:
     async def _watch(self) -> None:
         since = self.store.revision
         async with self.store.read() as reader:
-            for kind in (Instance, Volume, Snapshot):
-                for record in await reader.find(kind):
-                    self._note_unsettled(record)
+            # An attachment's state is in no index, so volumes are all looked through.
+            for record in (
+                *await reader.find(Instance, state=UNSETTLED_INSTANCES),
+                *await reader.find(Volume),
+                *await reader.find(Snapshot, state=UNSETTLED_SNAPSHOTS),
+            ):
+                self._note_unsettled(record)
         await self._kick_unsettled()
         async for changes in self.store.watch(since):
             for change in changes:
@@ -164,14 +163,14 @@ class Manager:
 
     async def _kick_unsettled(self) -> None:
         async with self.store.read() as reader:
-            for instance in await reader.find(Instance, state=[str(state) for state in UNSETTLED_INSTANCES]):
+            states = (*UNSETTLED_INSTANCES, str(InstanceState.terminated))
+            for instance in await reader.find(Instance, state=states):
                 if instance.state is not InstanceState.terminated or instance.purge_at <= self.env.now():
                     self.kick("instance", instance.id)
-            states = (VolumeState.creating, VolumeState.deleting)
-            for volume in await reader.find(Volume, state=[str(state) for state in states]):
+            states = (str(VolumeState.creating), str(VolumeState.deleting))
+            for volume in await reader.find(Volume, state=states):
                 self.kick("volume", volume.id)
-            pending = (SnapshotState.pending, SnapshotState.deleting)
-            for snapshot in await reader.find(Snapshot, state=[str(state) for state in pending]):
+            for snapshot in await reader.find(Snapshot, state=UNSETTLED_SNAPSHOTS):
                 self.kick("snapshot", snapshot.id)
 
     async def _step_forever(self) -> None:

@@ -31,6 +31,7 @@ from gureum.store.base import Transaction
 
 log = logging.getLogger(__name__)
 
+SNAPSHOT_UNSETTLED = (SnapshotState.pending, SnapshotState.deleting)
 NOT_RUNNING = (InstanceState.stopped, InstanceState.terminated)
 
 
@@ -44,7 +45,7 @@ def settled(volume: Volume) -> bool:
 
 def snapshot_settled(snapshot: Snapshot) -> bool:
     """As ``instances.settled``."""
-    return snapshot.state in (SnapshotState.completed, SnapshotState.error)
+    return snapshot.state not in SNAPSHOT_UNSETTLED
 
 
 async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> None:
