@@ -1,7 +1,38 @@
 """What all tests share."""
 
+import os
+import shutil
+import subprocess
+from functools import cache
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 # A busy machine makes an example slow, not wrong.
 settings.register_profile("gureum", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("gureum")
+
+
+@cache
+def lacks_root() -> str:
+    """Why tests marked `root` cannot run here; empty where they can."""
+    if os.geteuid() != 0:
+        return "needs root"
+    trial = ["unshare", "--mount", "--net", "mount", "-t", "tmpfs", "none", "/mnt"]
+    done = subprocess.run(trial, capture_output=True, text=True, timeout=30, check=False)
+    if done.returncode == 0:
+        return ""
+    return f"needs a root that may make namespaces and mounts: {done.stderr.strip() or done.returncode}"
+
+
+@cache
+def lacks_qemu() -> str:
+    return "" if shutil.which("qemu-system-x86_64") else "needs qemu-system-x86_64"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests whose mark says that they need what this machine does not have are skipped, saying so."""
+    for item in items:
+        for mark, lacks in (("root", lacks_root), ("qemu", lacks_qemu)):
+            if item.get_closest_marker(mark) and (reason := lacks()):
+                item.add_marker(pytest.mark.skip(reason=reason))

@@ -28,10 +28,16 @@ class MetadataInterface(Document, frozen=True, kw_only=True, omit_defaults=True)
     private_dns: str
     public_ip: str = ""
     public_dns: str = ""
+    secondary: tuple[tuple[str, str], ...] = ()
+    """Further private addresses, each with its public one, "" for none."""
+    ipv6: tuple[str, ...] = ()
     subnet: str
     subnet_cidr: str
+    subnet_cidr6: str = ""
     vpc: str
     vpc_cidr: str
+    vpc_cidrs: tuple[str, ...] = ()
+    """All its networks, IPv4 and IPv6."""
     group_ids: tuple[str, ...] = ()
     group_names: tuple[str, ...] = ()
     owner: str = ""
@@ -89,6 +95,8 @@ class MachineSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     shutdown_seconds: float = 0.0
     reboots: int = 0
     vcpus: int
+    threads: int = 1
+    """Of the vCPUs, how many are one core."""
     memory_bytes: int
     machine: str = "q35"
     kernel: str = ""
@@ -98,6 +106,8 @@ class MachineSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     force_detach: tuple[str, ...] = ()
     """Volumes that leave without the guest being asked."""
     nics: tuple[NicSpec, ...] = ()
+    force_detach_nics: tuple[str, ...] = ()
+    """Interfaces that leave without the guest being asked."""
     metadata: Metadata
 
 
@@ -138,8 +148,8 @@ class ImageSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
 class RuleSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     """One security group rule. ``protocol`` is tcp, udp, icmp, icmpv6, a number as text, or "-1".
 
-    Ports as in ``resources.Permission``. The peer is ``cidr`` or ``group`` (its members are in the
-    spec's ``members``).
+    Ports as in ``resources.Permission``. The peer is ``cidr`` (IPv4 or IPv6) or ``group`` (its members are in
+    the spec's ``members``). A rule that names a prefix list comes as one of these for each of its networks.
     """
 
     egress: bool = False
@@ -157,45 +167,190 @@ class GroupSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     rules: tuple[RuleSpec, ...] = ()
 
 
+class AddressSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """A private IPv4 address, and the public one that is translated to it and back, "" for none."""
+
+    private_ip: str
+    public_ip: str = ""
+
+
+class PortKind(StrEnum):
+    """What is behind a port: a machine's tap, or a NAT gateway, which the network itself makes."""
+
+    machine = "machine"
+    nat = "nat"
+
+
 class PortSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """An instance's interface on this host. ``public_ip`` is translated one to one to ``private_ip``."""
+    """An interface on this host. ``public_ip`` is translated one to one to ``private_ip``.
+
+    ``secondary``: further addresses. ``ipv6``: its IPv6 addresses. For ``nat`` there is no instance, and what
+    it sends on is translated to ``public_ip``, or to ``private_ip`` where it has none.
+    """
 
     id: str
-    instance: str
+    kind: PortKind = PortKind.machine
+    instance: str = ""
     vpc: str
     subnet: str
     mac: str
     private_ip: str
     public_ip: str = ""
+    secondary: tuple[AddressSpec, ...] = ()
+    ipv6: tuple[str, ...] = ()
     hostname: str = ""
     groups: tuple[str, ...] = ()
     source_dest_check: bool = True
 
 
+class RemoteSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """An interface of a VPC of this spec that is on another host, ``host`` (in the spec's ``hosts``)."""
+
+    id: str
+    vpc: str
+    host: str
+    addresses: tuple[AddressSpec, ...]
+    ipv6: tuple[str, ...] = ()
+
+
+class RouteKind(StrEnum):
+    """Where a route leads: the VPC's Internet gateway, an interface, a peering connection, or nowhere."""
+
+    internet = "internet"
+    port = "port"
+    peering = "peering"
+    blackhole = "blackhole"
+
+
+class RouteSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """``destination``: a CIDR, IPv4 or IPv6. ``target``: the id of the interface or the peering connection.
+
+    An interface may be a port of this host, or a remote one.
+    """
+
+    destination: str
+    kind: RouteKind
+    target: str = ""
+
+
+class RouteTableSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """Without the local routes, which every table has. ``number`` is its own in the VPC, 1 to 65535."""
+
+    id: str
+    number: int
+    routes: tuple[RouteSpec, ...] = ()
+
+
+class AclEntrySpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """As in ``resources.AclEntry``; sorted by number. What no entry decides is denied."""
+
+    number: int
+    egress: bool = False
+    protocol: str = "-1"
+    allow: bool = True
+    cidr: str
+    from_port: int = -1
+    to_port: int = -1
+
+
+class AclSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    id: str
+    entries: tuple[AclEntrySpec, ...] = ()
+
+
 class SubnetSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """``route_table`` and ``acl`` are ids in the VPC's; "" for none: then only local routes, and no ACL."""
+
     id: str
     cidr: str
+    cidr6: str = ""
+    route_table: str = ""
+    acl: str = ""
+
+
+class DhcpSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """What the VPC's DHCP options set says. ``servers``: addresses; "" among them is the VPC's resolver.
+
+    ``netbios_type`` 0 for none.
+    """
+
+    domain: str = ""
+    servers: tuple[str, ...] = ("",)
+    ntp: tuple[str, ...] = ()
+    netbios: tuple[str, ...] = ()
+    netbios_type: int = 0
 
 
 class VpcSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """A VPC with ports on this host. ``network_id`` is unique in the cloud; ``internet``: has a gateway."""
+    """A VPC with ports on this host, or a peer of one. ``network_id`` is unique in the cloud (the VXLAN id).
+
+    ``internet``: has a gateway. ``cidr`` is the first network, ``cidrs`` further ones, IPv4 and IPv6.
+    ``domain``: of the private DNS names that the resolver knows.
+    """
 
     id: str
     network_id: int
     cidr: str
+    cidrs: tuple[str, ...] = ()
     subnets: tuple[SubnetSpec, ...] = ()
+    route_tables: tuple[RouteTableSpec, ...] = ()
+    acls: tuple[AclSpec, ...] = ()
     internet: bool = True
     domain: str = "ec2.internal"
     dns_support: bool = True
+    dns_hostnames: bool = True
+    dhcp: DhcpSpec = DhcpSpec()
+
+
+class PeeringSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """An active peering connection of two VPCs of this spec. ``number`` is unique in the cloud."""
+
+    id: str
+    number: int
+    vpcs: tuple[str, str]
+
+
+class PeerHostSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """Another host of the cloud, or this one. ``number`` (1 to 65534) is its own in the cloud.
+
+    ``address``: where it takes VXLAN packets. ``key``: its WireGuard public key, "" without encryption.
+    """
+
+    id: str
+    number: int
+    address: str
+    key: str = ""
+
+
+class FlowLogSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """``ports``: ids of the ports of this host that it covers. ``traffic``: ALL, ACCEPT or REJECT."""
+
+    id: str
+    account: str
+    ports: tuple[str, ...]
+    traffic: str
+    interval_seconds: int
+    format: str = ""
 
 
 class NetworkSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """``members``: for each group that some rule names, the private addresses of its ports."""
+    """``members``: for each group that some rule names, the addresses of its ports on all hosts.
 
+    ``number`` is this host's own (0: the cloud has only this host, nothing of VXLAN is made), ``hosts`` are
+    the other ones. ``mtu``: of all guests' interfaces. ``encrypted``: between hosts only over WireGuard.
+    """
+
+    number: int = 0
+    hosts: tuple[PeerHostSpec, ...] = ()
+    mtu: int = 1500
+    encrypted: bool = False
     vpcs: tuple[VpcSpec, ...] = ()
     ports: tuple[PortSpec, ...] = ()
+    remotes: tuple[RemoteSpec, ...] = ()
+    peerings: tuple[PeeringSpec, ...] = ()
     groups: tuple[GroupSpec, ...] = ()
     members: dict[str, tuple[str, ...]] = {}
+    flow_logs: tuple[FlowLogSpec, ...] = ()
 
 
 class HostSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
@@ -227,7 +382,8 @@ class MachineState(StrEnum):
 
 
 class MachineReport(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """``disks`` are the volumes that the guest has now. ``message`` says why, for people.
+    """``disks`` and ``nics`` are the volumes and interfaces that the guest has now. ``message`` says why, for
+    people.
 
     ``revision`` is that of the spec which this thing was last found to agree with, nothing left to do; so
     what the report does not say was not there at that revision. The same in the other reports.
@@ -240,6 +396,7 @@ class MachineReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     message: str = ""
     reboots: int = 0
     disks: tuple[str, ...] = ()
+    nics: tuple[str, ...] = ()
 
 
 class VolumeReport(Document, frozen=True, kw_only=True, omit_defaults=True):
@@ -275,6 +432,13 @@ class HostReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     pool_bytes: int = 0
     pool_free_bytes: int = 0
     accelerator: str = ""
+    address: str = ""
+    """Where it takes VXLAN packets, "" if it is the cloud's only host."""
+    uplink_mtu: int = 1500
+    wireguard_key: str = ""
+    """Its public key, "" where the kernel has no WireGuard."""
+    network_revision: int = 0
+    """The revision of the last spec whose network is in effect here, whole."""
     machines: tuple[MachineReport, ...] = ()
     volumes: tuple[VolumeReport, ...] = ()
     snapshots: tuple[SnapshotReport, ...] = ()

@@ -10,10 +10,15 @@ from pathlib import Path
 
 
 def arguments(program: str, description: str) -> argparse.Namespace:
-    """The command line: ``--state-dir`` (absolute), and the agent's ``--evacuate``."""
+    """The command line: ``--state-dir`` (absolute), and the agent's ``--host`` and ``--evacuate``."""
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
     parser.add_argument("--state-dir", type=lambda text: Path(text).absolute(), required=True)
     if program == "gureum.agent":
+        parser.add_argument(
+            "--host",
+            type=int,
+            help="which of several hosts on this machine; without it the machine is the host",
+        )
         parser.add_argument(
             "--evacuate",
             action="store_true",

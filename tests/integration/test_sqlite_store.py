@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from gureum.errors import StoreError, StoreFull
 from gureum.resources import Vpc
 from gureum.store.base import Transaction
 from gureum.store.sqlite import SqliteStore
+from gureum.store.sqlite.reserve import Reserve
 from gureum.store.sqlite.writer import Writer
 
 ROUNDS = 8
@@ -234,6 +236,71 @@ def test_opening_on_a_full_disk(small_disk: Path) -> None:
     (small_disk / "ballast").write_bytes(bytes(2 << 20))
     with pytest.raises(StoreError, match="space"):
         SqliteStore.open(small_disk / "store.db")
+
+
+def fill_up(path: Path) -> None:
+    """Take what is left of the disk."""
+    with suppress(OSError), path.open("ab", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+@pytest.mark.root
+def test_a_reserve_on_a_full_disk(small_disk: Path) -> None:
+    ballast, path = small_disk / "ballast", small_disk / "reserve"
+    fill_up(ballast)
+    reserve = Reserve(str(path), 1 << 20)
+    assert not reserve.whole
+    assert not reserve.release()
+    ballast.unlink()
+    assert reserve.fill()
+    fill_up(ballast)
+    assert reserve.release()
+    (small_disk / "small").write_bytes(bytes(100 << 10))
+    left = path.stat().st_size
+    assert left == (1 << 20) * 7 // 8
+    fill_up(ballast)
+    reserve.close()
+
+    reserve = Reserve(str(path), 1 << 20)  # the next one goes on with what is left
+    assert not reserve.whole
+    assert path.stat().st_size == left
+    assert [reserve.release() for _ in range(8)] == [True] * 7 + [False]
+    reserve.close()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("threaded", [True, False])
+async def test_what_frees_space_is_committed_on_a_full_disk(small_disk: Path, threaded: bool) -> None:
+    path, reserve = small_disk / "store.db", small_disk / "store.db.reserve"
+    store = SqliteStore.open(path, threaded=threaded, reserve_bytes=1 << 20)
+    assert reserve.stat().st_blocks * 512 == 1 << 20
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(512 << 10))
+    committed = await fill_disk(store)
+    fill_up(ballast)
+
+    async def delete(id: str) -> None:
+        async def work(tx: Transaction) -> None:
+            record = await tx.get(Vpc, id)
+            assert record is not None
+            await tx.delete(record)
+
+        await store.transact(work, frees=True)
+
+    for id in committed[:2]:
+        await delete(id)
+    assert await ids(store) == committed[2:]
+    assert 0 < reserve.stat().st_size < 1 << 20
+    with pytest.raises(StoreFull, match="only what makes room"):
+        await put(store, vpc("w1"))
+    await store.transact(lambda tx: tx.get(Vpc, committed[-1]))  # writes nothing
+
+    ballast.unlink()
+    await put(store, vpc("w1"))
+    assert await ids(store) == [*committed[2:], "w1"]
+    assert reserve.stat().st_blocks * 512 == 1 << 20
+    await store.close()
 
 
 async def test_the_loop_goes_on_while_the_disk_is_slow(

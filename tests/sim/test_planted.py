@@ -121,7 +121,7 @@ def test_a_terminated_instance_keeps_its_interface(monkeypatch: pytest.MonkeyPat
     async def let_go(tx: Transaction, interface: NetworkInterface) -> None:
         pass
 
-    monkeypatch.setattr(instances, "_let_go_interface", let_go)
+    monkeypatch.setattr(instances, "let_go", let_go)
     found(range(10), "belongs to i-[0-9a-f]+, which is gone")
 
 
@@ -129,7 +129,7 @@ def test_a_terminated_instance_keeps_its_elastic_address(monkeypatch: pytest.Mon
     async def let_go(tx: Transaction, interface: NetworkInterface) -> None:
         await tx.delete(interface)
 
-    monkeypatch.setattr(instances, "_let_go_interface", let_go)
+    monkeypatch.setattr(instances, "let_go", let_go)
     found(range(40), "is associated with eni-")
 
 

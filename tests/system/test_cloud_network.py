@@ -139,7 +139,7 @@ def answers(cloud: RealCloud, address: str) -> bool:
 
 def test_elastic_address_stays_over_stop_and_start(cloud: RealCloud, server: str) -> None:
     address = cloud.ec2.allocate_address(Domain="vpc")
-    cloud.ec2.associate_address(AllocationId=address["AllocationId"], InstanceId=server)
+    associated = cloud.ec2.associate_address(AllocationId=address["AllocationId"], InstanceId=server)
     cloud.wait("the address", lambda: answers(cloud, address["PublicIp"]))
     cloud.ec2.stop_instances(InstanceIds=[server])
     cloud.waiter("instance_stopped", InstanceIds=[server])
@@ -147,7 +147,7 @@ def test_elastic_address_stays_over_stop_and_start(cloud: RealCloud, server: str
     cloud.ec2.start_instances(InstanceIds=[server])
     cloud.waiter("instance_running", InstanceIds=[server])
     cloud.wait("the address again", lambda: answers(cloud, address["PublicIp"]))
-    cloud.ec2.disassociate_address(PublicIp=address["PublicIp"])
+    cloud.ec2.disassociate_address(AssociationId=associated["AssociationId"])
     cloud.ec2.release_address(AllocationId=address["AllocationId"])
     cloud.wait_ssh(server)
     cloud.ssh(server, SERVE)

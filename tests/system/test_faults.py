@@ -209,6 +209,8 @@ def test_full_pool_holds_the_writer_only(small_cloud: RealCloud) -> None:
 
     volume = cloud.ec2.create_volume(AvailabilityZone=f"{cloud.config.region}a", Size=1)["VolumeId"]
     cloud.wait("the volume to fail", lambda: cloud.volume(volume)["State"] == "error")
+    [told] = cloud.ec2.describe_volume_status(VolumeIds=[volume])["VolumeStatuses"]
+    assert "full" in told["Events"][0]["Description"]
     snapshot = cloud.ec2.create_snapshot(VolumeId=cloud.root_volume(other))["SnapshotId"]
     cloud.wait("the snapshot to fail", lambda: snapshot_state(cloud, snapshot)[0] == "error")
     assert "full" in snapshot_state(cloud, snapshot)[1]

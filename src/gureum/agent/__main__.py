@@ -7,11 +7,16 @@ import logging
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from gureum.agent.agent import Agent, Identity
+from gureum.agent import certificate
+from gureum.agent.agent import Agent
 from gureum.agent.evacuate import evacuate
-from gureum.cli.config import CloudConfig
+from gureum.agent.here import Here, on_joined, on_machine
+from gureum.agent.images import Fetched, FetchingHypervisor, FetchingPool
+from gureum.cli.config import JOINED
 from gureum.env import Env
 from gureum.errors import GureumError
 from gureum.files import write_atomically
@@ -25,32 +30,32 @@ from gureum.transport.link import connect
 
 log = logging.getLogger(__name__)
 
-HOST = "host-0"
 EVACUATING = "agent.evacuating"
-
-
-def identity(config: CloudConfig) -> Identity:
-    """This machine, standing for every zone."""
-    pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    return Identity(
-        cloud=config.name,
-        host=HOST,
-        zone="",
-        boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
-        cpus=os.cpu_count() or 1,
-        memory_bytes=pages * page_bytes,
-    )
 
 
 class Parts:
     """The host's hypervisor, pool and network, as this process has them."""
 
-    def __init__(self, state_dir: Path, config: CloudConfig, env: Env, accelerator: str) -> None:
-        run = state_dir / "run"
+    def __init__(self, here: Here, env: Env, accelerator: str) -> None:
         self.agent: Agent | None = None
-        self.hypervisor = QemuHypervisor(env, run, accelerator)
-        self.pool = LocalPool(env, state_dir / "pool")
-        self.network = KernelNetwork(env, config.name, config.index, run, self._metadata, config.public_cidr)
+        if here.joined:
+            images = Fetched(here.directory / "fetched", partial(certificate.connect, here.directory))
+            images.open()
+            self.hypervisor: QemuHypervisor = FetchingHypervisor(env, here.run, accelerator, images)
+            self.pool: LocalPool = FetchingPool(env, here.directory / "pool", images)
+        else:
+            self.hypervisor = QemuHypervisor(env, here.run, accelerator)
+            self.pool = LocalPool(env, here.directory / "pool")
+        self.network = KernelNetwork(
+            env,
+            here.identity.cloud,
+            here.index,
+            here.run,
+            self._metadata,
+            here.public_cidr,
+            host=here.number,
+            uplink=here.uplink,
+        )
 
     def _metadata(self, instance: str) -> Metadata | None:
         return self.agent.metadata(instance) if self.agent is not None else None
@@ -65,32 +70,35 @@ async def accelerator(state_dir: Path) -> str:
     return "tcg"
 
 
-async def serve(state_dir: Path, env: Env) -> None:
+async def serve(here: Here, env: Env) -> None:
     """Serve until SIGTERM; guests and their network go on after that."""
-    config = CloudConfig.load(state_dir)
-    run = state_dir / "run"
-    if (run / EVACUATING).exists():
+    if (here.run / EVACUATING).exists():
         log.warning("the last shutdown of the guests was interrupted; completing it first")
-        await end(state_dir, env)
-    parts = Parts(state_dir, config, env, await accelerator(state_dir))
+        await end(here, env)
+    parts = Parts(here, env, await accelerator(here.cloud_dir))
     agent = parts.agent = Agent(
         env,
-        identity(config),
+        here.identity,
         parts.hypervisor,
         parts.pool,
         parts.network,
-        lambda: connect(run / "agents.sock"),
-        state_dir / "agent.spec",
+        partial(certificate.connect, here.directory)
+        if here.joined
+        else partial(connect, here.cloud_dir / "run" / "agents.sock"),
+        here.directory / "agent.spec",
     )
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    write_atomically(run / "agent.ready", f'{{"pid": {os.getpid()}}}\n'.encode(), durable=False)
+    ready = here.cloud_dir / "run" / f"{here.name}.ready"
+    write_atomically(ready, f'{{"pid": {os.getpid()}}}\n'.encode(), durable=False)
     work = asyncio.create_task(agent.run())
-    stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait([work, stopped], return_when=asyncio.FIRST_COMPLETED)
-    work.cancel()
-    stopped.cancel()
+    others: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
+    if here.joined:
+        others.append(asyncio.create_task(certificate.renew_forever(env, here.directory)))
+    await asyncio.wait([work, *others], return_when=asyncio.FIRST_COMPLETED)
+    for task in (work, *others):
+        task.cancel()
     try:
         await work
     except asyncio.CancelledError:
@@ -98,14 +106,13 @@ async def serve(state_dir: Path, env: Env) -> None:
     finally:
         await parts.network.close()
         await parts.hypervisor.close()
-        await parts.pool.close()
 
 
-async def end(state_dir: Path, env: Env) -> None:
+async def end(here: Here, env: Env) -> None:
     """Shut the guests down and take this cloud's network off the host."""
-    parts = Parts(state_dir, CloudConfig.load(state_dir), env, await accelerator(state_dir))
+    parts = Parts(here, env, await accelerator(here.cloud_dir))
     try:
-        await evacuate(parts.hypervisor, parts.network, state_dir / "run" / EVACUATING)
+        await evacuate(parts.hypervisor, parts.network, here.run / EVACUATING)
     finally:
         await parts.hypervisor.close()
 
@@ -115,7 +122,10 @@ def main() -> int:
     log_to_stderr()
     env = Env()
     try:
-        asyncio.run((end if options.evacuate else serve)(options.state_dir, env))
+        # Before any thread is started: each has the network namespace that its starter was in.
+        joined = (options.state_dir / JOINED).exists()
+        here = on_joined(options.state_dir) if joined else on_machine(options.state_dir, options.host)
+        asyncio.run((end if options.evacuate else serve)(here, env))
     except GureumError as error:
         log.error("%s", error)
         return 1

@@ -22,12 +22,12 @@ from gureum.agent.workers import Workers
 from gureum.env import Env
 from gureum.errors import HostError, TransportError
 from gureum.files import write_atomically
-from gureum.hostspec import HostReport, HostSpec, Metadata
+from gureum.hostspec import HostReport, HostSpec, Metadata, NetworkSpec
 from gureum.hypervisors.base import Hypervisor
 from gureum.network.base import HostNetwork
 from gureum.san.base import Pool
 from gureum.transport.link import Link
-from gureum.transport.messages import Call, Hello, Message, Reply, Report, Spec
+from gureum.transport.messages import Call, Hello, Message, Refused, Reply, Report, Spec
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ NETWORK = "network"
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """Which host this is, and what it has."""
+    """Which host this is, and what it has; the last three as in HostReport."""
 
     cloud: str
     host: str
@@ -48,6 +48,9 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     boot_id: str
     cpus: int
     memory_bytes: int
+    address: str = ""
+    uplink_mtu: int = 1500
+    wireguard_key: str = ""
 
 
 class Agent:
@@ -72,6 +75,7 @@ class Agent:
         self._spec: HostSpec | None = None
         self._fresh = False
         self._network_error = ""
+        self._network_applied: NetworkSpec | None = None
         self._report_due = asyncio.Event()
         self._sequence = 0
         self._heard_count = 0
@@ -152,6 +156,9 @@ class Agent:
             self._report_due.set()
             raise
         self._network_error = ""
+        if self._network_applied != spec.network:
+            self._network_applied = spec.network
+            self._report_due.set()
         self.env.crashpoint("agent.network.applied")
         if self._spec is not None and spec.network == self._spec.network:
             self.machines.network_applied({port.id for port in spec.network.ports})
@@ -209,6 +216,8 @@ class Agent:
                 await self._heard(link, await link.receive(), group)
 
     async def _heard(self, link: Link, message: Message, group: asyncio.TaskGroup) -> None:
+        if isinstance(message, Refused):
+            raise TransportError(f"the manager refuses this host: {message.reason}")
         self._heard_count += 1
         if isinstance(message, Spec):
             self.take(message.spec)
@@ -234,6 +243,11 @@ class Agent:
                 async with asyncio.timeout(HEARTBEAT_SECONDS):
                     await self._report_due.wait()
 
+    def _network_revision(self) -> int:
+        if self._spec is None or not self._fresh or self._spec.network != self._network_applied:
+            return 0
+        return self._spec.revision
+
     def report(self) -> HostReport:
         """What is on this host now."""
         self._sequence += 1
@@ -252,6 +266,10 @@ class Agent:
             pool_bytes=self.disks.pool_bytes,
             pool_free_bytes=self.disks.free_bytes,
             accelerator=self.hypervisor.accelerator,
+            address=self.identity.address,
+            uplink_mtu=self.identity.uplink_mtu,
+            wireguard_key=self.identity.wireguard_key,
+            network_revision=self._network_revision(),
             machines=tuple(self.machines.reports()),
             volumes=tuple(self.disks.volume_reports()),
             snapshots=tuple(self.disks.snapshot_reports()),

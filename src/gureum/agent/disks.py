@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 from gureum.agent.settled import Settled
 from gureum.agent.workers import Workers
 from gureum.env import Env
-from gureum.errors import PoolError, PoolFull
+from gureum.errors import HypervisorError, PoolError, PoolFull
 from gureum.hostspec import (
     HostSpec,
     ImageSpec,
@@ -21,7 +21,7 @@ from gureum.hostspec import (
     VolumeSpec,
 )
 from gureum.hypervisors.base import Hypervisor
-from gureum.san.base import FileDisk, Layer, LiveDisk, Pool, VolumeInfo
+from gureum.san.base import FileDisk, Layer, Pool, VolumeInfo
 from gureum.san.locks import KeyedLocks
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,13 @@ class MachineDisk:
     async def resize(self, size_bytes: int) -> None:
         await self._hypervisor.resize_disk(self._machine, self._volume, size_bytes)
 
+    async def limit(self, iops: int, throughput: int) -> None:
+        """Raises PoolError: the volume is not as its spec says."""
+        try:
+            await self._hypervisor.limit_disk(self._machine, self._volume, iops, throughput)
+        except HypervisorError as error:
+            raise PoolError(f"{self._volume}: its performance is not changed: {error}") from error
+
 
 class Disks:
     """``changed(volume id)`` is called when a volume came, went, grew or failed."""
@@ -85,6 +92,8 @@ class Disks:
         self._locks = KeyedLocks()
         self._held: dict[str, frozenset[str]] = {}
         """The volumes that each machine had when it was last looked at."""
+        self._limits: dict[str, tuple[int, int]] = {}
+        """The IOPS and throughput that each volume has for certain, in a machine or when one opens it."""
         self._failures: dict[Key, Failure] = {}
         self._untidy = False
         self._volume_specs = Settled[VolumeSpec]()
@@ -180,7 +189,7 @@ class Disks:
                 disks[id] = await self.pool.open_volume(id)
             yield disks
 
-    def _live(self, volume: str) -> LiveDisk | None:
+    def _live(self, volume: str) -> MachineDisk | None:
         for machine in self.hypervisor.machines().values():
             if volume in machine.disks and machine.state in HOLDS:
                 return MachineDisk(self.hypervisor, machine.id, volume)
@@ -235,8 +244,10 @@ class Disks:
                     return False
                 await self.pool.delete_volume(id)
             self._volumes.pop(id, None)
+            self._limits.pop(id, None)
             self.env.crashpoint("agent.volume.deleted")
-        elif id not in self._volumes:
+            return True
+        if id not in self._volumes:
             if spec.made:
                 raise Lost(f"{id} is not in the pool any more: its data is lost")
             if not await self._source_ready(spec):
@@ -251,7 +262,17 @@ class Disks:
                 await self.pool.resize_volume(id, spec.size_bytes, self._live(id))
             self._volumes[id] = VolumeInfo(id=id, size_bytes=spec.size_bytes)
             self.env.crashpoint("agent.volume.resized")
+        await self._limit(spec)
         return True
+
+    async def _limit(self, spec: VolumeSpec) -> None:
+        """Let a running machine have the volume's present performance; another start has it by itself."""
+        wanted = spec.iops, spec.throughput
+        if self._limits.get(spec.id) != wanted:
+            async with self._locks.hold(spec.id):
+                if (live := self._live(spec.id)) is not None:
+                    await live.limit(*wanted)
+            self._limits[spec.id] = wanted
 
     def _awaits_snapshot(self, id: str) -> bool:
         """Whether a snapshot of the volume is still to be taken: until then it is not deleted."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 from collections.abc import Callable, Iterator
 
@@ -15,8 +14,8 @@ from gureum.agent.disks import Disks
 from gureum.agent.settled import Settled
 from gureum.agent.workers import Workers
 from gureum.env import Env
-from gureum.errors import HostError
-from gureum.hostspec import HostSpec, MachineReport, MachineSpec, MachineState
+from gureum.errors import HostError, HypervisorError
+from gureum.hostspec import HostSpec, MachineReport, MachineSpec, MachineState, NicSpec
 from gureum.hypervisors.base import Disk, Hypervisor, MachineConfig, MachineStatus, Nic
 from gureum.network.base import HostNetwork
 from gureum.san.base import FileDisk
@@ -27,6 +26,8 @@ CONCURRENT_MAX = 256
 LOOK_AGAIN_SECONDS = 5.0
 REBOOT_SECONDS = 30.0
 """How long a guest has to shut down for a reboot before it is reset."""
+START_SECONDS = 15.0
+"""For how long a start is tried whose disks or ports can't be opened, before it has failed."""
 POWER_BUTTON = "power button"
 """The purpose under which is kept until when it is not pressed again."""
 
@@ -155,10 +156,11 @@ class Machines:
     async def _asked(self, id: str, purpose: str, seconds: float) -> bool:
         """Ask the guest to shut down, again and again: it may not listen yet. True when its time is over.
 
-        Less time than was given first counts from when it is.
+        The time counts from the first request, also if it becomes less: one that is terminated after it did
+        not stop has been asked already.
         """
         now = asyncio.get_running_loop().time()
-        deadline = min(self._deadlines.get((id, purpose), math.inf), now + seconds)
+        deadline = self._deadlines.setdefault((id, f"{purpose} asked"), now) + seconds
         self._deadlines[id, purpose] = deadline
         if now < deadline and now >= self._deadlines.get((id, POWER_BUTTON), 0.0):
             self._deadlines[id, POWER_BUTTON] = now + LOOK_AGAIN_SECONDS
@@ -180,7 +182,11 @@ class Machines:
             return False
         if status.state not in (MachineState.running, MachineState.paused):
             return status.state is not MachineState.starting
-        return await self._disks(spec, status)
+        disks = await self._disks(spec, status)
+        nics = await self._interfaces(spec, status)
+        if disks and nics:
+            self._end_deadlines(spec.id)
+        return disks and nics
 
     async def _start(self, spec: MachineSpec) -> None:
         lost = [disk.volume for disk in spec.disks if self.disks.lost(disk.volume)]
@@ -205,6 +211,7 @@ class Machines:
                         id=spec.id,
                         generation=spec.generation,
                         vcpus=spec.vcpus,
+                        threads=spec.threads,
                         memory_bytes=spec.memory_bytes,
                         machine=spec.machine,
                         kernel=spec.kernel,
@@ -216,9 +223,17 @@ class Machines:
                     )
                 )
         except HostError as error:
+            if not isinstance(error, HypervisorError) and self._may_retry_start(spec):
+                raise
             log.error("%s could not be started: %s", spec.id, error)
             self._failed[spec.id] = spec.generation, str(error)
+        self._end_deadlines(spec.id)
         self.env.crashpoint("agent.machine.started")
+
+    def _may_retry_start(self, spec: MachineSpec) -> bool:
+        """Whether disks and ports that could not be opened get another try: pool and network may recover."""
+        now = asyncio.get_running_loop().time()
+        return now < self._deadlines.setdefault((spec.id, f"start {spec.generation}"), now + START_SECONDS)
 
     def _disk(self, volume: str, index: int, source: FileDisk) -> Disk:
         spec = self.disks.spec(volume)
@@ -228,21 +243,17 @@ class Machines:
         nics: list[Nic] = []
         try:
             for nic in spec.nics:
-                fd = await self.network.open_port(nic.interface)
-                nics.append(
-                    Nic(
-                        interface=nic.interface,
-                        mac=nic.mac,
-                        index=nic.index,
-                        fd=fd,
-                        mtu=self.network.mtu(nic.interface),
-                    )
-                )
+                nics.append(await self._nic(nic))  # noqa: PERF401  (those opened are closed on failure)
         except HostError:
             for opened in nics:
                 os.close(opened.fd)
             raise
         return tuple(nics)
+
+    async def _nic(self, nic: NicSpec) -> Nic:
+        mtu = self.network.mtu(nic.interface)
+        fd = await self.network.open_port(nic.interface)
+        return Nic(interface=nic.interface, mac=nic.mac, index=nic.index, fd=fd, mtu=mtu)
 
     async def _reboot(self, spec: MachineSpec, status: MachineStatus) -> None:
         """As EC2: the guest is asked to shut down, and reset when it has or does not answer in time."""
@@ -251,12 +262,12 @@ class Machines:
         await self.hypervisor.reset(spec.id, spec.reboots)
         self._end_deadlines(spec.id)
 
-    def _may_ask(self, id: str, volume: str, status: MachineStatus) -> bool:
-        """Whether to ask the guest for a disk (again): it may not have been listening."""
+    def _may_ask(self, id: str, device: str, status: MachineStatus) -> bool:
+        """Whether to ask the guest for a disk or interface (again): it may not have been listening."""
         now = asyncio.get_running_loop().time()
-        if volume in status.detaching and now < self._deadlines.get((id, volume), 0.0):
+        if device in status.detaching and now < self._deadlines.get((id, device), 0.0):
             return False
-        self._deadlines[id, volume] = now + LOOK_AGAIN_SECONDS
+        self._deadlines[id, device] = now + LOOK_AGAIN_SECONDS
         return True
 
     async def _disks(self, spec: MachineSpec, status: MachineStatus) -> bool:
@@ -278,10 +289,27 @@ class Machines:
                     )
                 self.env.crashpoint("agent.disk.attached")
         now = self.hypervisor.machines().get(spec.id)
-        done = now is not None and set(now.disks) == wanted.keys()
-        if done:
-            self._end_deadlines(spec.id)
-        return done
+        return now is not None and set(now.disks) == wanted.keys()
+
+    async def _interfaces(self, spec: MachineSpec, status: MachineStatus) -> bool:
+        """One step towards the right set of interfaces; True if it is right."""
+        wanted = {nic.interface: nic for nic in spec.nics}
+        for interface in status.nics:
+            force = interface in spec.force_detach_nics
+            if interface not in wanted and (force or self._may_ask(spec.id, interface, status)):
+                await self.hypervisor.detach_nic(spec.id, interface, force)
+                self.env.crashpoint("agent.nic.detached")
+        for interface, nic in wanted.items():
+            if interface not in status.nics and interface in self._ports:
+                self.env.crashpoint("agent.nic.attach")
+                opened = await self._nic(nic)
+                if self._specs.specs.get(spec.id) != spec:
+                    os.close(opened.fd)
+                    return False
+                await self.hypervisor.attach_nic(spec.id, opened)
+                self.env.crashpoint("agent.nic.attached")
+        now = self.hypervisor.machines().get(spec.id)
+        return now is not None and set(now.nics) == wanted.keys()
 
     # What is
 
@@ -318,4 +346,5 @@ class Machines:
             message=status.message,
             reboots=status.reboots,
             disks=status.disks if live else (),
+            nics=status.nics if live else (),
         )

@@ -30,8 +30,11 @@ class Workers(Generic[K]):
         self._slots = asyncio.Semaphore(limit)
         self._kicked: dict[K, asyncio.Event] = {}
         self._tasks: dict[K, asyncio.Task[None]] = {}
+        self._closed = False
 
     def kick(self, key: K) -> None:
+        if self._closed:
+            return
         event = self._kicked.setdefault(key, asyncio.Event())
         event.set()
         if key not in self._tasks:
@@ -51,7 +54,8 @@ class Workers(Generic[K]):
         event.clear()
 
     async def close(self) -> None:
-        """Cancel everything and wait until it has ended."""
+        """Cancel everything and wait until it has ended. Kicks have no effect any more."""
+        self._closed = True
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gureum.bench import rawqemu
 from gureum.bench.clouds import Bench, bench_cloud, wait
 from gureum.bench.figures import Figure, Promise, Say, compare
+from gureum.bench.processes import cpu_seconds
 from gureum.bench.servers import BenchError
 
 TYPE = "t3.nano"
@@ -22,6 +23,13 @@ SETTLE_SECONDS = 1.0
 Variant = Callable[..., list[str]]
 
 
+class Taken(NamedTuple):
+    """Until the last first line: seconds on the clock, and CPU time of all the hypervisor processes."""
+
+    seconds: float
+    cpu: float
+
+
 def measure(directory: Path, say: Say, *, quick: bool) -> list[Figure]:
     """By turns: ours, raw, ours, raw ... after one of ours that does not count."""
     with bench_cloud(say) as bench:
@@ -29,7 +37,7 @@ def measure(directory: Path, say: Say, *, quick: bool) -> list[Figure]:
         client = bench.client()
         command = warm_up(bench, client)
         alone = _series(bench, client, directory, command, 1, 3 if quick else 9, say)
-        together = _series(bench, client, directory, command, AT_ONCE, 1 if quick else 3, say)
+        together = _series(bench, client, directory, command, AT_ONCE, 1 if quick else 5, say)
     return [*alone, *together]
 
 
@@ -37,36 +45,57 @@ def _series(
     bench: Bench, client: Any, directory: Path, command: list[str], count: int, rounds: int, say: Say
 ) -> list[Figure]:
     """QEMU with its own defaults stands beside one: "raw" may mean that too. Nothing is promised of it."""
-    ours, same, plain = [], [], []
+    ours: list[Taken] = []
+    same: list[Taken] = []
+    plain: list[Taken] = []
     what = "one" if count == 1 else f"{count} at once"
     for number in range(1, rounds + 1):
         ours.append(launch(bench, client, count))
         same.append(by_hand(directory, bench, command, rawqemu.same_hardware, count))
-        said = f"{what}, round {number} of {rounds}: {ours[-1]:.2f} s, raw QEMU {same[-1]:.2f} s"
+        said = f"{what}, round {number} of {rounds}: {_said(ours[-1])}, raw QEMU {_said(same[-1])}"
         if count == 1:
             plain.append(by_hand(directory, bench, command, rawqemu.plain, count))
-            said += f", with its own defaults {plain[-1]:.2f} s"
+            said += f", with its own defaults {_said(plain[-1])}"
         say(said)
     title = f"RunInstances to first userspace line, {what}"
-    figures = [compare(title, "s", ours, same, peer_name="QEMU, same hardware", promise=PROMISED)]
+    peer = "QEMU, same hardware"
+    figures = [compare(title, "s", _seconds(ours), _seconds(same), peer_name=peer, promise=PROMISED)]
     if plain:
-        figures.append(compare(title, "s", ours, plain, peer_name="QEMU, its defaults"))
+        figures.append(compare(title, "s", _seconds(ours), _seconds(plain), peer_name="QEMU, its defaults"))
+    cpu = f"{title}: CPU time in QEMU"
+    figures.append(
+        compare(cpu, "s", [each.cpu for each in ours], [each.cpu for each in same], peer_name=peer)
+    )
     return figures
+
+
+def _said(taken: Taken) -> str:
+    return f"{taken.seconds:.2f} s ({taken.cpu:.1f} s of CPU time)"
+
+
+def _seconds(taken: Sequence[Taken]) -> list[float]:
+    return [each.seconds for each in taken]
 
 
 def warm_up(bench: Bench, client: Any) -> list[str]:
     """Launch one that does not count; returns the command line that it got."""
     instance = run(bench, client, 1)[0]
     last_line([bench.machine_dir(instance) / "console.log"], bench.manifest.first_line or "")
-    found = [
-        command
-        for path in Path("/proc").glob("[0-9]*")
-        if (command := _qemu_command(path)) and f"guest={instance}," in " ".join(command)
-    ]
+    found = [command for _, command in _hypervisors([instance])]
     terminate(bench, client, [instance])
     if len(found) != 1:
         raise BenchError(f"{instance} has {len(found)} hypervisor processes")
     return found[0]
+
+
+def _hypervisors(instances: Sequence[str]) -> list[tuple[int, list[str]]]:
+    """The processes that run these instances, with their command lines."""
+    wanted = tuple(f"guest={instance}," for instance in instances)
+    return [
+        (int(path.name), command)
+        for path in Path("/proc").glob("[0-9]*")
+        if (command := _qemu_command(path)) and any(argument.startswith(wanted) for argument in command)
+    ]
 
 
 def _qemu_command(path: Path) -> list[str]:
@@ -82,14 +111,15 @@ def run(bench: Bench, client: Any, count: int) -> list[str]:
     return [instance["InstanceId"] for instance in made["Instances"]]
 
 
-def launch(bench: Bench, client: Any, count: int) -> float:
-    """Seconds from the call until the last of so many instances shows its first line."""
+def launch(bench: Bench, client: Any, count: int) -> Taken:
+    """From the call until the last of so many instances shows its first line."""
     began = time.monotonic()
     instances = run(bench, client, count)
     consoles = [bench.machine_dir(instance) / "console.log" for instance in instances]
     seconds = last_line(consoles, bench.manifest.first_line or "") - began
+    cpu = sum(cpu_seconds(pid) for pid, _ in _hypervisors(instances))
     terminate(bench, client, instances)
-    return seconds
+    return Taken(seconds, cpu)
 
 
 def terminate(bench: Bench, client: Any, instances: list[str]) -> None:
@@ -105,8 +135,8 @@ def terminate(bench: Bench, client: Any, instances: list[str]) -> None:
     time.sleep(SETTLE_SECONDS)
 
 
-def by_hand(directory: Path, bench: Bench, command: list[str], variant: Variant, count: int) -> float:
-    """Seconds from the start of so many raw machines until the last shows its first line."""
+def by_hand(directory: Path, bench: Bench, command: list[str], variant: Variant, count: int) -> Taken:
+    """From the start of so many raw machines until the last shows its first line."""
     machines = rawqemu.RawMachines(directory / "raw", bench.manifest, count)
     try:
         commands = [
@@ -115,11 +145,12 @@ def by_hand(directory: Path, bench: Bench, command: list[str], variant: Variant,
         ]
         began = machines.start(commands)
         seconds = last_line(machines.consoles, bench.manifest.first_line or "") - began
+        cpu = sum(map(cpu_seconds, machines.pids))
     finally:
         machines.end()
         (directory / "raw").rmdir()
     time.sleep(SETTLE_SECONDS)
-    return seconds
+    return Taken(seconds, cpu)
 
 
 def last_line(consoles: Sequence[Path], text: str) -> float:

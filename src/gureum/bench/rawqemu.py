@@ -116,6 +116,10 @@ class RawMachines:
             )
         return began
 
+    @property
+    def pids(self) -> list[int]:
+        return [process.pid for process in self._processes]
+
     def end(self) -> None:
         for process in self._processes:
             process.kill()

@@ -6,9 +6,12 @@ from typing import Any
 
 from gureum.cli.cloud import Cloud
 from gureum.cli.output import NOT_RUNNING, CliError
+from gureum.gateway.catalogue import OWN_MODELS
 
 PAGE_SIZE = 1000
 PAGES_MAX = 1000
+FAILED_MAX = 20
+"""Volumes and snapshots that failed, of which the reasons are asked for."""
 
 
 def client(cloud: Cloud, service: str, *, read_timeout_s: float = 10.0) -> Any:
@@ -18,6 +21,7 @@ def client(cloud: Cloud, service: str, *, read_timeout_s: float = 10.0) -> Any:
 
     config = cloud.config()
     session = botocore.session.Session()
+    session.get_component("data_loader").search_paths.append(str(OWN_MODELS))
     return session.create_client(
         service,
         region_name=config.region,
@@ -64,3 +68,22 @@ def instances(cloud: Cloud) -> Iterator[dict[str, Any]]:
 
 def instances_by_state(cloud: Cloud) -> dict[str, int]:
     return dict(sorted(Counter(instance["State"]["Name"] for instance in instances(cloud)).items()))
+
+
+def failed(cloud: Cloud) -> dict[str, str]:
+    """Volumes and snapshots that failed (some, if they are many), and why."""
+    service_client = client(cloud, "ec2")
+
+    def ask(operation: str, **parameters: Any) -> dict[str, Any]:
+        return _send(service_client, operation, parameters, cloud)
+
+    errors = {"Filters": [{"Name": "status", "Values": ["error"]}], "MaxResults": FAILED_MAX}
+    found: dict[str, str] = {}
+    ids = [volume["VolumeId"] for volume in ask("describe_volumes", **errors).get("Volumes", [])]
+    if ids:
+        for status in ask("describe_volume_status", VolumeIds=ids).get("VolumeStatuses", []):
+            found[status["VolumeId"]] = "; ".join(each["Description"] for each in status.get("Events", []))
+    errors["OwnerIds"] = ["self"]
+    for snapshot in ask("describe_snapshots", **errors).get("Snapshots", []):
+        found[snapshot["SnapshotId"]] = snapshot.get("StateMessage", "")
+    return found

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gureum.cli.commands import COMMANDS, Command, exit_code_help
-from gureum.cli.packages import Need, Package, apt_command, missing
+from gureum.cli.packages import Need, Package, apt_command, by_hand, missing
 
 EXIT_MISSING = 3
 STAMP = "gureum-stamp.json"
@@ -84,26 +85,32 @@ def is_agreed(yes: bool, environ: Mapping[str, str]) -> bool:
 
 def may_install(packages: Sequence[Package], command: str, yes: bool) -> None:
     """Names the packages and returns if they may be installed, or raises with what to do."""
-    apt = " ".join(apt_command(packages))
+    apt = by_hand(packages)
+    again = f"then ./gureum {command} again."
     say(f"gureum {command} needs Debian packages that are missing:")
     for package in packages:
         say(f"  {package.name:<18} {package.why}")
     if not os.path.exists("/usr/bin/apt-get"):
-        raise SetupError("This is not a Debian system: install the programs above by its own means.")
+        raise SetupError("this is not a Debian system: install the programs above by its own means.")
     if os.geteuid() != 0:
-        raise SetupError(f"Only root may install them. Run:\n  sudo {apt}")
+        sudo = shutil.which("sudo") is not None
+        say_who = "Run" if sudo else "Let root run"
+        raise SetupError(f"only root may install them. {say_who}:\n  {by_hand(packages, sudo=sudo)}\n{again}")
     if is_agreed(yes, os.environ):
         return
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise SetupError(
-            f"Nobody to ask. Run:\n  {apt}\nor agree with --yes (./gureum --yes {command}) or GUREUM_YES=1."
+            "nobody to ask (no terminal). Agree with --yes or GUREUM_YES=1:\n"
+            f"  ./gureum --yes {command}\nor run:\n  {apt}\n{again}"
         )
-    try:
-        answer = input("Install them now? [y/N] ").strip().lower()
-    except EOFError:
-        answer = ""
-    if answer not in ("y", "yes"):
-        raise SetupError(f"Not installed. To do it yourself:\n  {apt}")
+    # Not input(): it asks on stdout, which is a pipe in eval "$(./gureum env)".
+    sys.stderr.write("Install them now? [y/N] ")
+    sys.stderr.flush()
+    answer = sys.stdin.readline()
+    if not answer.endswith("\n"):
+        say("")
+    if answer.strip().lower() not in ("y", "yes"):
+        raise SetupError(f"not installed. To do it yourself, run:\n  {apt}\n{again}")
 
 
 def install_packages(packages: Sequence[Package]) -> None:
@@ -112,9 +119,14 @@ def install_packages(packages: Sequence[Package]) -> None:
     has_lists = any(Path("/var/lib/apt/lists").glob("*Packages*"))
     if has_lists and _apt(install):
         return
-    # No lists, or lists so old that the versions they name are gone.
-    if not _apt(["apt-get", "-o", "DPkg::Lock::Timeout=300", "-q", "update"]) or not _apt(install):
-        raise SetupError(f"apt-get failed. Its messages are above; to try again:\n  {' '.join(install)}")
+    # No lists, or lists so old that the versions they name are gone. One bad source among good ones makes
+    # the update fail, and what is wanted may come from the good ones all the same.
+    _apt(["apt-get", "-o", "DPkg::Lock::Timeout=300", "-q", "update"])
+    if not _apt(install):
+        raise SetupError(
+            "apt-get failed; its messages are above. Do the sources in /etc/apt answer? Then run the same\n"
+            f"command again, or first:\n  {by_hand(packages)}"
+        )
 
 
 def _apt(command: list[str]) -> bool:
@@ -190,29 +202,43 @@ def locked(directory: Path) -> Iterator[int]:
 
 def make_venv(venv: Path, checkout: Path, *, dev: bool) -> None:
     """Makes the environment, or makes it right: after an interruption, a new lock or a new Python."""
-    with locked(venv) as lock:
-        if is_ready(venv, checkout, dev=dev):
-            return
-        stamp = read_stamp(venv)
-        say(f"Setting up {venv} from {LOCKS[dev]} ...")
-        foreign = (venv / "pyvenv.cfg").exists() and not stamp and not (venv / MARKER).exists()
-        only_grows = (
-            dev
-            and stamp.get("run") == lock_digest(checkout, dev=False)
-            and not (venv / MARKER).exists()
-            and (venv / "bin" / "python").exists()
+    try:
+        with locked(venv) as lock:
+            if not is_ready(venv, checkout, dev=dev):
+                say(f"Setting up {venv} from {LOCKS[dev]}: downloads, takes about a minute ...")
+                _fill(venv, checkout, lock, dev=dev)
+    except OSError as error:
+        raise SetupError(
+            f"the virtual environment {venv} cannot be made: {error.strerror}.\n"
+            "Choose another place for it: GUREUM_VENV=DIRECTORY"
+        ) from error
+
+
+def _fill(venv: Path, checkout: Path, lock: int, *, dev: bool) -> None:
+    stamp = read_stamp(venv)
+    foreign = (venv / "pyvenv.cfg").exists() and not stamp and not (venv / MARKER).exists()
+    only_grows = (
+        dev
+        and stamp.get("run") == lock_digest(checkout, dev=False)
+        and not (venv / MARKER).exists()
+        and (venv / "bin" / "python").exists()
+    )
+    # One that somebody else made, perhaps with another Python, is completed, not thrown away.
+    if not only_grows and not (foreign and _has_pip(venv)):
+        _run(
+            [sys.executable, "-m", "venv", "--clear", str(venv)],
+            "python3 -m venv",
+            "Is there room on the disk?",
+            lock,
         )
-        # One that somebody else made, perhaps with another Python, is completed, not thrown away.
-        if not only_grows and not (foreign and _has_pip(venv)):
-            _run([sys.executable, "-m", "venv", "--clear", str(venv)], "python3 -m venv", lock)
-        (venv / MARKER).touch()
-        (venv / STAMP).unlink(missing_ok=True)
-        pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "-q"]
-        pip += ["--require-hashes", "--only-binary", ":all:", "--no-deps"]
-        _run([*pip, "-r", str(checkout / LOCKS[dev])], "pip install", lock)
-        _link_checkout(venv, checkout)
-        _write_stamp(venv, checkout, dev=dev)
-        (venv / MARKER).unlink()
+    (venv / MARKER).touch()
+    (venv / STAMP).unlink(missing_ok=True)
+    pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "-q"]
+    pip += ["--require-hashes", "--only-binary", ":all:", "--no-deps"]
+    _run([*pip, "-r", str(checkout / LOCKS[dev])], "pip install", "Is the package index reachable?", lock)
+    _link_checkout(venv, checkout)
+    _write_stamp(venv, checkout, dev=dev)
+    (venv / MARKER).unlink()
 
 
 def _has_pip(venv: Path) -> bool:
@@ -223,7 +249,8 @@ def _has_pip(venv: Path) -> bool:
         return False
 
 
-def _run(command: list[str], name: str, lock: int) -> None:
+def _run(command: list[str], name: str, question: str, lock: int) -> None:
+    """Runs a step of the set-up; `question` is what to look at where it fails."""
     environ = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     try:
         done = subprocess.run(
@@ -236,12 +263,10 @@ def _run(command: list[str], name: str, lock: int) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise SetupError(
-            f"{name} did not end within {PIP_TIMEOUT_S} s: is the package index reachable?"
-        ) from None
+        raise SetupError(f"{name} did not end within {PIP_TIMEOUT_S} s. {question}") from None
     if done.returncode != 0:
         raise SetupError(
-            f"{name} failed; its messages are above. Is the package index reachable? Then run it again."
+            f"{name} failed; its messages are above. {question} Then run the same command again."
         )
 
 
@@ -258,6 +283,7 @@ def _write_stamp(venv: Path, checkout: Path, *, dev: bool) -> None:
     }
     if dev:
         stamp["dev"] = lock_digest(checkout, dev=True)
+    os.sync()  # pip flushes nothing: after a power cut there would be the stamp and, behind it, empty files
     scratch = venv / (STAMP + ".new")
     scratch.write_text(json.dumps(stamp, indent=2) + "\n")
     scratch.replace(venv / STAMP)

@@ -18,24 +18,28 @@ import msgspec
 
 import gureum
 from gureum.cli.config import (
+    JOINED,
     LOOPBACK,
     CloudConfig,
+    JoinedConfig,
     default_base,
     make_state_dir,
     new_config,
 )
 from gureum.cli.output import MISSING, NOT_RUNNING, USAGE, CliError
 from gureum.cli.processes import Identity, read_pid_file, rss_kib, stop
-from gureum.errors import ConfigError
+from gureum.errors import ConfigError, NetworkError
+from gureum.network.fabric import Fabric
 
-ROLES = ("manager", "agent")
 AGENT_MODULE = "gureum.agent"
 READY_TIMEOUT_S = 20.0
+READY_TIMEOUT_PER_HOST_S = 2.0
 STOP_TIMEOUT_S = 15.0
 EVACUATE_TIMEOUT_S = 120.0
 FAILED_STARTS_MAX = 3
 POLL_S = 0.02
 LITTLE_SCRIPT = "import sys; sys.path[:0] = [{root!r}]; from {module} import main; sys.exit(main({argv!r}))"
+GUEST = re.compile(rb"\bguest=(i-[0-9a-f]{17})\b")
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,20 @@ class Cloud:
     def exists(self) -> bool:
         return (self.state_dir / "config.json").exists()
 
+    def joined(self) -> JoinedConfig | None:
+        """What this machine is in the cloud of another, None if it is not. Raises CliError."""
+        if not (self.state_dir / JOINED).exists():
+            return None
+        try:
+            return JoinedConfig.load(self.state_dir)
+        except ConfigError as error:
+            raise CliError(str(error)) from error
+
+    def require(self) -> None:
+        """Raises CliError where there is neither a cloud nor a host of another."""
+        if self.joined() is None:
+            self.config()
+
     def config(self) -> CloudConfig:
         if not self.exists:
             raise CliError(f"there is no cloud in {self.state_dir}", "gureum up -d", exit_code=NOT_RUNNING)
@@ -74,13 +92,20 @@ class Cloud:
         except ConfigError as error:
             raise CliError(str(error)) from error
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The names of the processes that the supervisor starts."""
+        if self.exists:
+            return ("manager", *self.config().agent_roles)
+        return ("manager", "agent") if self.joined() is None else ("agent",)
+
     # ---- what runs
 
     def supervisor(self) -> Identity | None:
         return read_pid_file(self.run_dir / "supervisor.pid")
 
     def processes(self) -> list[Process]:
-        return [self._process(name) for name in ("supervisor", *ROLES)]
+        return [self._process(name) for name in ("supervisor", *self.roles)]
 
     def _process(self, name: str) -> Process:
         identity = read_pid_file(self.run_dir / f"{name}.pid")
@@ -103,11 +128,21 @@ class Cloud:
         return isinstance(said, dict) and said.get("pid") == identity.pid
 
     def is_running(self) -> bool:
-        return any(read_pid_file(self.run_dir / f"{name}.pid") for name in ("supervisor", *ROLES))
+        return self.supervisor() is not None or bool(self._left_running())
+
+    def _left_running(self) -> list[Identity]:
+        """Manager and agents that run, also those of an earlier number of hosts."""
+        files = [self.run_dir / "manager.pid", *sorted(self.run_dir.glob("agent*.pid"))]
+        return [identity for file in files if (identity := read_pid_file(file))]
+
+    def host_run_dirs(self) -> list[Path]:
+        """The run directory of each host that the machine has or had."""
+        return [self.run_dir, *sorted(self.state_dir.glob("hosts/*/run"))]
 
     def guests(self) -> list[str]:
         """Ids of this cloud's machines whose hypervisor process runs, whatever the manager knows of them."""
-        return sorted(set(_guests_of(self.run_dir / "machines")))
+        machines = [run / "machines" for run in self.host_run_dirs()]
+        return sorted(id for id in set(_guest_processes()) if any((path / id).is_dir() for path in machines))
 
     # ---- start
 
@@ -132,14 +167,17 @@ class Cloud:
             ) from error
         return changed
 
-    def start(self, config: CloudConfig, progress: Callable[[str], None]) -> bool:
-        """Starts what does not run and waits until all answer. False where everything ran already."""
+    def start(self, config: CloudConfig | None, progress: Callable[[str], None]) -> bool:
+        """Starts what does not run and waits until all answer. False where everything ran already.
+
+        ``config`` None: of a host of another machine's cloud.
+        """
         with self.transition():
             if self.supervisor() is not None and all(process.is_ready for process in self.processes()):
                 return False
             if self.supervisor() is None:
                 # A manager without a supervisor holds the port, and is stopped by the new supervisor.
-                if read_pid_file(self.run_dir / "manager.pid") is None:
+                if config is not None and read_pid_file(self.run_dir / "manager.pid") is None:
                     check_port(config)
                 self._spawn_supervisor()
             self._wait_ready(progress)
@@ -152,9 +190,9 @@ class Cloud:
             yield
 
     def _spawn_supervisor(self) -> None:
-        for role in ROLES:
-            (self.run_dir / f"{role}.restarts").unlink(missing_ok=True)
-        command = little_process("gureum.cli.supervisor", self.state_dir)
+        for file in self.run_dir.glob("*.restarts"):
+            file.unlink(missing_ok=True)
+        command = little_process("gureum.cli.supervisor", self.state_dir, *self.roles)
         log = str(self.log_dir / "supervisor.log")
         os.posix_spawn(
             command[0],
@@ -170,8 +208,10 @@ class Cloud:
 
     def _wait_ready(self, progress: Callable[[str], None]) -> None:
         began = time.monotonic()
-        waiting = ["supervisor", *ROLES]
-        restarts_before = {role: self._process(role).restarts for role in ROLES}
+        roles = self.roles
+        timeout_s = READY_TIMEOUT_S + READY_TIMEOUT_PER_HOST_S * len(roles)
+        waiting = ["supervisor", *roles]
+        restarts_before = {role: self._process(role).restarts for role in roles}
         while waiting:
             if waiting[0] == "supervisor" and self.supervisor() is not None:
                 waiting.pop(0)
@@ -183,8 +223,8 @@ class Cloud:
                     progress(f"{role} answers after {time.monotonic() - began:.2f} s")
                 elif process.restarts - restarts_before[role] >= FAILED_STARTS_MAX:
                     self._give_up(role, f"the {role} ends as soon as it starts (it {process.last_end})")
-            if waiting and time.monotonic() - began > READY_TIMEOUT_S:
-                self._give_up(waiting[0], f"the {waiting[0]} does not answer after {READY_TIMEOUT_S:.0f} s")
+            if waiting and time.monotonic() - began > timeout_s:
+                self._give_up(waiting[0], f"the {waiting[0]} does not answer after {timeout_s:.0f} s")
             if waiting:
                 time.sleep(POLL_S)
 
@@ -200,7 +240,7 @@ class Cloud:
     # ---- stop
 
     def stop_processes(self) -> list[Identity]:
-        """Stops supervisor, manager and agent; guests go on. Returns those that had to be killed."""
+        """Stops supervisor, manager and agents; guests go on. Returns those that had to be killed."""
         supervising = self.supervisor()
         killed = stop([supervising], STOP_TIMEOUT_S) if supervising else []
         if supervising:
@@ -208,38 +248,63 @@ class Cloud:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(supervising.pid, os.WNOHANG)
         # What a killed supervisor left.
-        left = [identity for role in ROLES if (identity := read_pid_file(self.run_dir / f"{role}.pid"))]
-        return killed + stop(left, STOP_TIMEOUT_S)
+        return killed + stop(self._left_running(), STOP_TIMEOUT_S)
 
     def evacuate(self) -> None:
         """Powers the guests off, and takes networks and mounts of this cloud away. Raises CliError."""
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            AGENT_MODULE,
-            "--state-dir",
-            str(self.state_dir),
+        agents = [role for role in self.roles if role != "manager"]
+        failed = run_all({role: self._evacuation(role) for role in agents}, self.log_dir)
+        if failed:
+            role = failed[0]
+            last = "\n".join(f"  {line}" for line in last_lines(self.log_dir / f"{role}.log", 10))
+            raise CliError("not all guests could be powered off", "gureum down, once more", detail=last)
+        if self.exists and (config := self.config()).hosts > 1:
+            try:
+                self.fabric(config).remove()
+            except NetworkError as error:
+                raise CliError(
+                    f"the network between the hosts is not removed: {error}", "gureum down, once more"
+                ) from error
+
+    def _evacuation(self, role: str) -> list[str]:
+        host = role.removeprefix("agent").lstrip("-")
+        return [
+            *(sys.executable, "-P", "-m", AGENT_MODULE, "--state-dir", str(self.state_dir)),
+            *(("--host", host) if host else ()),
             "--evacuate",
         ]
-        with open(self.log_dir / "agent.log", "ab") as log:
-            try:
-                done = subprocess.run(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    timeout=EVACUATE_TIMEOUT_S,
-                    env=child_environment(),
-                    check=False,
-                )
-            except subprocess.TimeoutExpired:
-                raise CliError(
-                    f"the guests did not stop within {EVACUATE_TIMEOUT_S:.0f} s", "gureum down, once more"
-                ) from None
-        if done.returncode != 0:
-            last = "\n".join(f"  {line}" for line in last_lines(self.log_dir / "agent.log", 10))
-            raise CliError("not all guests could be powered off", "gureum down, once more", detail=last)
+
+    def fabric(self, config: CloudConfig) -> Fabric:
+        return Fabric(config.index, config.public_cidr, self.run_dir / "fabric.lock")
+
+    def has_fabric(self) -> bool:
+        """Whether the network between several hosts is there, with or without processes."""
+        return self.exists and bool(self.fabric(self.config()).namespaces())
+
+
+def run_all(commands: dict[str, list[str]], log_dir: Path) -> list[str]:
+    """Runs commands at the same time, each with its name's log; returns the names of those that failed."""
+    running = {}
+    for name, command in commands.items():
+        with open(log_dir / f"{name}.log", "ab") as log:
+            running[name] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=child_environment()
+            )
+    deadline = time.monotonic() + EVACUATE_TIMEOUT_S
+    late = []
+    for name, process in running.items():
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            late.append(name)
+    if late:
+        raise CliError(
+            f"the guests did not stop within {EVACUATE_TIMEOUT_S:.0f} s ({', '.join(late)})",
+            "gureum down, once more",
+        )
+    return [name for name, process in running.items() if process.returncode != 0]
 
 
 def package_root() -> str:
@@ -255,12 +320,13 @@ def child_environment() -> dict[str, str]:
     return environ
 
 
-def little_process(module: str, state_dir: Path) -> list[str]:
-    """The command that runs `main(["--state-dir", DIR])` of a module which needs the standard library only.
+def little_process(module: str, state_dir: Path, *more: str) -> list[str]:
+    """The command that runs `main(["--state-dir", DIR, ...])` of a module of the standard library's only.
 
     -S leaves site-packages out: a third less memory, for as long as the cloud lives.
     """
-    code = LITTLE_SCRIPT.format(root=package_root(), module=module, argv=["--state-dir", str(state_dir)])
+    argv = ["--state-dir", str(state_dir), *more]
+    code = LITTLE_SCRIPT.format(root=package_root(), module=module, argv=argv)
     return [sys.executable, "-S", "-P", "-c", code]
 
 
@@ -271,6 +337,12 @@ def check_config(config: CloudConfig) -> None:
     for path in filter(None, (config.tls_cert, config.tls_key)):
         if not os.access(path, os.R_OK):
             raise CliError(f"{path} cannot be read", exit_code=USAGE)
+    if config.hosts > 1 and config.agents:
+        raise CliError(
+            "several hosts on this machine have a network of their own, which other machines do not reach",
+            "either --hosts N, or --agents-address with --hosts 1 (off takes it away)",
+            exit_code=USAGE,
+        )
     if config.host not in LOOPBACK and config.tls_cert is None:
         raise CliError(
             f"{config.host} is reachable from other machines, where anybody could read along without TLS",
@@ -321,14 +393,13 @@ def _read_text(path: Path) -> str:
         return ""
 
 
-def _guests_of(machines: Path) -> Iterator[str]:
-    """A guest's hypervisor names its machine on the command line, and the machine has a directory here."""
+def _guest_processes() -> Iterator[str]:
+    """The machines of all clouds that run: a guest's hypervisor names its machine on the command line."""
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            program = command.partition(b"\0")[0]
-            found = re.search(rb"\bguest=(i-[0-9a-f]{17})\b", command)
-            if b"qemu-system" in program and found and (machines / found[1].decode()).is_dir():
+            found = GUEST.search(command)
+            if b"qemu-system" in command.partition(b"\0")[0] and found:
                 yield found[1].decode()
 
 

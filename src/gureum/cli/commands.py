@@ -27,6 +27,8 @@ COMMANDS: dict[str, Command] = {
     "env": Command('Print shell exports for AWS tools: eval "$(gureum env)".'),
     "console": Command("Connect to an instance's serial console."),
     "logs": Command("Show the logs of a cloud's processes."),
+    "host": Command("List, add, drain and remove the hosts of a cloud.", _RUN),
+    "net": Command("Ask about a cloud's network: would a packet get there?"),
     "image": Command("Build and list machine images.", _RUN_IMAGE),
     "doctor": Command("Tell what this machine can do, and what to do about what it cannot."),
     "demo": Command("Run the whole story on a cloud of its own, checking every step.", _RUN_IMAGE),

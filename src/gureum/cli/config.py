@@ -2,7 +2,8 @@
 
     STATE/config.json   this configuration, mode 0600: it holds the root credentials
     STATE/run/          pid files, ready files, sockets
-    STATE/log/          logs of supervisor, manager and agent
+    STATE/log/          logs of supervisor, manager and agents
+    STATE/hosts/K/      what STATE is to host 0, to host K of several on this machine: run/, pool/
 
 Imported by every process of a cloud: msgspec and the standard library only.
 """
@@ -18,15 +19,20 @@ from typing import Self
 import msgspec
 
 from gureum.errors import ConfigError
-from gureum.files import write_atomically
+from gureum.files import make_directories, sync, write_atomically
 
 DEFAULT_PORT = 4566
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_REGION = "us-east-1"
+ZONES = "abc"
 INDEX_COUNT = 64
-# A UNIX socket's path has at most 107 bytes; the longest below the state directory is
+HOSTS_MAX = 64
+# A UNIX socket's path has at most 107 bytes; the longest below a host's directory is
 # /run/machines/i-0123456789abcdef0/console.
 STATE_PATH_MAX = 60
+HOST_PATH_MAX = 66
+JOINED = "host.json"
+AUTHORITY_DIRECTORY = "authority"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -35,7 +41,10 @@ class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     name: lower-case letters, digits, "-"; no other cloud of this machine has it. account_id: 12 digits.
     index: 0 to 63, one per cloud of this machine, chooses its network ranges.
-    tls_cert, tls_key: paths of PEM files, both or neither.
+    tls_cert, tls_key: paths of PEM files, both or neither. hosts: how many compute hosts run on this machine;
+    one uses the machine's own network, several have a network namespace each. agents: ADDRESS:PORT for the
+    agents of other machines, "" for none; agents_url: where they reach it; uplink: the device on which this
+    machine's host reaches theirs.
     """
 
     name: str
@@ -48,6 +57,10 @@ class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     region: str = DEFAULT_REGION
     tls_cert: str | None = None
     tls_key: str | None = None
+    hosts: int = 1
+    agents: str = ""
+    agents_url: str = ""
+    uplink: str = ""
 
     @classmethod
     def load(cls, state_dir: Path) -> Self:
@@ -69,10 +82,54 @@ class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return f"198.18.{4 * self.index}.0/22"
 
     @property
+    def agent_roles(self) -> tuple[str, ...]:
+        """The names of the agents' processes, in the order of their hosts."""
+        return ("agent",) if self.hosts == 1 else tuple(f"agent-{host}" for host in range(self.hosts))
+
+    @property
+    def zones(self) -> tuple[str, ...]:
+        return tuple(f"{self.region}{letter}" for letter in ZONES)
+
+    def zone_of(self, host: int) -> str:
+        """The zone of one of the machine's hosts; "" for an only host, which stands for all zones."""
+        return self.zones[host % len(ZONES)] if self.hosts > 1 else ""
+
+    @property
     def endpoint(self) -> str:
         host = DEFAULT_HOST if self.host in ("0.0.0.0", "") else self.host
         host = f"[{host}]" if ":" in host else host
         return f"{'https' if self.tls_cert else 'http'}://{host}:{self.port}"
+
+
+class JoinedConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """STATE/host.json of a host of another machine's cloud, whose certificate is in STATE/tls.
+
+    index: as of a cloud, its own on this machine. manager: ADDRESS:PORT. expires: of the certificate, and
+    renew_at: when to ask for the next (Unix times).
+    """
+
+    cloud: str
+    host: str
+    zone: str
+    public_cidr: str
+    index: int
+    manager: str
+    uplink: str
+    expires: float
+    renew_at: float
+
+    @classmethod
+    def load(cls, state_dir: Path) -> Self:
+        path = state_dir / JOINED
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=cls)
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+        except msgspec.MsgspecError as error:
+            raise ConfigError(f"{path} is damaged: {error}") from error
+
+    def save(self, state_dir: Path) -> None:
+        write_atomically(state_dir / JOINED, msgspec.json.format(msgspec.json.encode(self)) + b"\n")
 
 
 def default_base() -> Path:
@@ -93,11 +150,17 @@ def resolve_state_dir(chosen: Path | None) -> Path:
     return path
 
 
+def host_dir(state_dir: Path, host: int) -> Path:
+    """The directory of one of the machine's hosts, with its run/ and pool/."""
+    return state_dir / "hosts" / str(host) if host else state_dir
+
+
 def make_state_dir(state_dir: Path) -> None:
     """The directories. Passable (0711) but not listable by others: each guest runs as a user of its own."""
     for path, mode in ((state_dir, 0o711), (state_dir / "run", 0o711), (state_dir / "log", 0o700)):
-        path.mkdir(parents=True, exist_ok=True)
+        make_directories(path)
         path.chmod(mode)
+    sync(state_dir)  # a configuration that is found may be from a process that was killed before it did
 
 
 def new_config(state_dir: Path, base: Path) -> CloudConfig:
@@ -122,13 +185,17 @@ def claim_index(state_dir: Path, base: Path) -> int:
     ConfigError where all are taken.
     """
     indexes = base / "indexes"
-    indexes.mkdir(parents=True, exist_ok=True)
+    make_directories(indexes)
     descriptor = os.open(indexes, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)  # held for a few system calls, by each cloud when it is made
         return _claim(indexes, state_dir)
     finally:
         os.close(descriptor)
+
+
+def _in_use(state_dir: Path) -> bool:
+    return (state_dir / "config.json").exists() or (state_dir / JOINED).exists()
 
 
 def _claim(indexes: Path, state_dir: Path) -> int:
@@ -142,11 +209,12 @@ def _claim(indexes: Path, state_dir: Path) -> int:
             return index
     for index in range(INDEX_COUNT):
         owner = owners.get(index, state_dir)
-        if owner != state_dir and (owner / "config.json").exists():
+        if owner != state_dir and _in_use(owner):
             continue
         link = indexes / str(index)
         link.unlink(missing_ok=True)
         link.symlink_to(state_dir)
+        sync(indexes)  # lost, the index would be another cloud's too
         return index
     raise ConfigError(
         f"this machine has {INDEX_COUNT} clouds already; remove one of those listed in {indexes}"

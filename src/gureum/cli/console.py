@@ -9,7 +9,7 @@ import socket
 import sys
 import termios
 import tty
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from gureum.cli.output import NOT_RUNNING, USAGE, CliError
@@ -18,10 +18,17 @@ ESCAPE = b"\x1d"  # Ctrl-]
 CHUNK_BYTES = 65536
 
 
-def console_path(state_dir: Path, instance_id: str) -> Path:
+def console_path(run_dirs: Iterable[Path], instance_id: str) -> Path:
+    """The socket in the run directory of the host that has the instance. Raises CliError."""
     if not re.fullmatch(r"i-[0-9a-f]{17}", instance_id):
         raise CliError(f"{instance_id!r} is no instance id (i- and 17 hexadecimal digits)", exit_code=USAGE)
-    return state_dir / "run" / "machines" / instance_id / "console"
+    found = [path for run in run_dirs if (path := run / "machines" / instance_id).is_dir()]
+    if not found:
+        raise CliError(
+            f"{instance_id} is on no host of this machine",
+            "aws ec2 describe-instances says whether it runs; gureum host list, on which host",
+        )
+    return found[0] / "console"
 
 
 def connect(path: Path) -> socket.socket:

@@ -199,6 +199,7 @@ class Demo:
             says(f"{self.instance} at {self.address}; its console shows {MARK!r}")
 
     def _booted(self) -> str | None:
+        self._runs()
         output = self._client.get_console_output(InstanceId=self.instance, Latest=True).get("Output", "")
         text = decode_console(output)
         return text if MARK in text else None

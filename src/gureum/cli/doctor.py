@@ -78,16 +78,14 @@ def debian_packages(_state_dir: Path) -> Finding:
     for_images = [package for package in packages.missing([packages.Need.IMAGE]) if package not in lacking]
     if lacking:
         names = ", ".join(package.name for package in lacking)
-        return Finding(
-            "packages", FAIL, f"missing: {names}", " ".join(packages.apt_command(lacking + for_images))
-        )
+        return Finding("packages", FAIL, f"missing: {names}", packages.by_hand(lacking + for_images))
     if for_images:
         names = ", ".join(package.name for package in for_images)
         return Finding(
             "packages",
             WARN,
             f"missing for `image build`: {names}",
-            " ".join(packages.apt_command(for_images)),
+            packages.by_hand(for_images),
         )
     return Finding("packages", OK, "all there")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gureum.cli.config import default_base
 from gureum.cli.output import USAGE, CliError, note
+from gureum.files import make_directories, sync
 
 NAMES = ("tiny",)
 CACHE = "image-cache"
@@ -39,14 +40,18 @@ def build(directory: Path, name: str, *, refresh: bool) -> dict[str, str]:
 def link(image: Path, directory: Path) -> Path:
     """The image below `directory`, whole or not at all: by hard links, or copied to another disk."""
     place = directory / image.name
+    make_directories(directory)
     if place.exists():
+        sync(directory)  # it may be from a process that was killed before it did
         return place
-    directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".linking-", dir=directory) as scratch:
         made = Path(scratch) / image.name
         shutil.copytree(image, made, copy_function=_link_or_copy)
+        for path in (*made.rglob("*"), made):
+            sync(path)
         with contextlib.suppress(FileExistsError):
             made.rename(place)
+        sync(directory)
     return place
 
 

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ class Result:
     skipped: int
     seconds: float
     remark: str = ""
+    skips: tuple[str, ...] = ()  # the reason of each
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Footprint:
 
     @classmethod
     def take(cls) -> "Footprint":
-        mounts = frozenset(line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines())
+        mounts = lasting_mounts(Path("/proc/self/mounts").read_text())
         links = frozenset(path.name for path in Path("/sys/class/net").glob("*"))
         return cls(_lines("ip", "netns", "list"), _lines("nft", "list", "tables"), links, mounts)
 
@@ -53,6 +55,15 @@ class Footprint:
             "mount": (self.mounts, before.mounts),
         }
         return [f"{kind} {name}" for kind, (now, then) in kinds.items() for name in sorted(now - then)]
+
+
+def lasting_mounts(mounts: str) -> frozenset[str]:
+    """Mount points of /proc/self/mounts, without the directory that a machine's first `ip netns add` mounts.
+
+    That mount is iproute2's, belongs to all namespaces together, and stays until the machine is shut down.
+    """
+    points = frozenset(line.split()[1] for line in mounts.splitlines())
+    return points - {"/run/netns", "/var/run/netns"}
 
 
 def _lines(*command: str) -> frozenset[str]:
@@ -127,25 +138,27 @@ def run_layer(checkout: Path, layer: str, extra: Sequence[str]) -> Result:
             code = subprocess.run(command, cwd=checkout, timeout=LAYER_TIMEOUT_S, check=False).returncode
         except subprocess.TimeoutExpired:
             return Result(layer, 0, 1, 0, time.monotonic() - began, f"did not end within {LAYER_TIMEOUT_S} s")
-        passed, failed, skipped = read_report(report)
+        passed, failed, skips = read_report(report)
+    skipped = len(skips)
     seconds = time.monotonic() - began
     if code == NO_TESTS:
-        return Result(layer, passed, 0, skipped, seconds, "no tests")
+        return Result(layer, passed, 0, skipped, seconds, "no tests", skips)
     if code != 0 and failed == 0:
-        return Result(layer, passed, 1, skipped, seconds, f"pytest ended with code {code}")
-    return Result(layer, passed, failed, skipped, seconds)
+        return Result(layer, passed, 1, skipped, seconds, f"pytest ended with code {code}", skips)
+    return Result(layer, passed, failed, skipped, seconds, skips=skips)
 
 
-def read_report(report: Path) -> tuple[int, int, int]:
-    """Passed, failed and skipped from a JUnit file; zeros where pytest wrote none."""
+def read_report(report: Path) -> tuple[int, int, tuple[str, ...]]:
+    """Passed, failed and the reasons of the skipped from a JUnit file; nothing where pytest wrote none."""
     if not report.exists():
-        return 0, 0, 0
-    total = failed = skipped = 0
+        return 0, 0, ()
+    total = failed = 0
+    skips: list[str] = []
     for suite in ElementTree.parse(report).getroot().iter("testsuite"):
         total += int(suite.get("tests", 0))
         failed += int(suite.get("failures", 0)) + int(suite.get("errors", 0))
-        skipped += int(suite.get("skipped", 0))
-    return max(0, total - failed - skipped), failed, skipped
+        skips += (skip.get("message", "") for skip in suite.iter("skipped"))
+    return max(0, total - failed - len(skips)), failed, tuple(skips)
 
 
 def run(checkout: Path, names: Sequence[str]) -> int:
@@ -174,6 +187,10 @@ def summarize(results: Sequence[Result], left: Sequence[str]) -> int:
         for result in results
     ]
     print("\n" + table(("layer", "passed", "failed", "skipped", "time", ""), rows))
+    if reasons := Counter(reason for result in results for reason in result.skips):
+        print("\nSkipped:")
+        for reason, count in reasons.most_common():
+            print(f"  {count} x {reason}")
     if left:
         print("\nLeft on the machine by the tests:")
         for thing in left:

@@ -8,7 +8,6 @@ from typing import IO
 
 from gureum.cli.cloud import last_lines
 
-NAMES = ("supervisor", "manager", "agent")
 POLL_S = 0.25
 
 

@@ -8,16 +8,17 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 import gureum
+from gureum.cli import host as host_commands
+from gureum.cli import net as net_commands
 from gureum.cli.commands import COMMANDS, exit_code_help
-from gureum.cli.output import MISSING, NOT_RUNNING, USAGE, CliError, note, show_error, show_json, table
+from gureum.cli.options import MARKUP, AsJson, StateDir, attend, cloud_at
+from gureum.cli.output import MISSING, USAGE, CliError, note, show_error, show_json, table
 
-# Rich's boxes are for people at a terminal; elsewhere help is plain and starts faster.
-MARKUP: Literal["rich"] | None = "rich" if sys.stdout.isatty() else None
 CHECKOUT = Path(__file__).resolve().parents[3]
 
 app = typer.Typer(
@@ -31,18 +32,9 @@ app = typer.Typer(
 )
 image_app = typer.Typer(help=COMMANDS["image"].help, no_args_is_help=True, rich_markup_mode=MARKUP)
 app.add_typer(image_app, name="image")
+app.add_typer(host_commands.app, name="host")
+app.add_typer(net_commands.app, name="net")
 
-StateDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--state-dir",
-        "-s",
-        help="The cloud's directory: several clouds, several directories. Default: $GUREUM_STATE, else "
-        "/var/lib/gureum/default for root and ~/.local/share/gureum/default for others.",
-        show_default=False,
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 PASS_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -66,20 +58,11 @@ def options(
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
+    # Hypervisors run as users of their own and read what is made here. What is secret has its own mode.
+    os.umask(0o022)
     if yes:
         # The launcher has read it; a launcher that this command starts should know too.
         os.environ["GUREUM_YES"] = "1"
-
-
-def cloud_at(state_dir: Path | None) -> Any:
-    from gureum.cli.cloud import Cloud
-    from gureum.cli.config import resolve_state_dir
-    from gureum.errors import ConfigError
-
-    try:
-        return Cloud(resolve_state_dir(state_dir))
-    except ConfigError as error:
-        raise CliError(str(error), "choose a shorter one with --state-dir", exit_code=USAGE) from error
 
 
 def how_to_name(state_dir: Path | None) -> str:
@@ -102,15 +85,51 @@ def up(
     ] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="PEM file.", show_default=False)] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file.", show_default=False)] = None,
+    hosts: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many compute hosts to run on this machine, each with a network of its own. Default: 1.",
+            show_default=False,
+        ),
+    ] = None,
+    agents_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS:PORT",
+            help="Where hosts of other machines connect (`gureum host join`); off: nowhere. Default: off.",
+            show_default=False,
+        ),
+    ] = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
+    from gureum.cli import join, machine_hosts
     from gureum.cli.cloud import require_root
 
     require_root()
     cloud = cloud_at(state_dir)
+    if (joined := cloud.joined()) is not None:
+        if any((port, host, tls_cert, tls_key, hosts, agents_address)):
+            raise CliError(
+                f"this machine is host {joined.host} of cloud {joined.cloud}, which has these settings",
+                "gureum up without them starts its agent",
+                exit_code=USAGE,
+            )
+        started = cloud.start(None, note)
+        if as_json:
+            show_json({"host": joined.host, "state_dir": str(cloud.state_dir), "started": started})
+        else:
+            print(f"host {joined.host} of cloud {joined.cloud}{'' if started else '  (ran already)'}")
+        if not detach:
+            attend(cloud.state_dir)
+        return
+    if hosts is not None:
+        machine_hosts.change(cloud, hosts)
     before = cloud.config() if cloud.exists else None
     config = cloud.configure(
+        **join.agents_settings(agents_address),
+        hosts=hosts,
         port=port,
         host=host,
         tls_cert=str(tls_cert.absolute()) if tls_cert else None,
@@ -121,6 +140,8 @@ def up(
         raise CliError(
             "the cloud runs already, with other settings", "gureum down, then up with the new ones"
         )
+    if config.agents:
+        join.ensure_authority(cloud, config)
     started = cloud.start(config, note)
     if as_json:
         show_json({"endpoint": config.endpoint, "state_dir": str(cloud.state_dir), "started": started})
@@ -134,14 +155,6 @@ def up(
         attend(cloud.state_dir)
 
 
-def attend(state_dir: Path) -> None:
-    """Becomes a small process that waits for the cloud's end, and stops it on Ctrl-C."""
-    from gureum.cli.cloud import little_process
-
-    sys.stdout.flush()
-    os.execv(sys.executable, little_process("gureum.cli.attend", state_dir))
-
-
 @command("down")
 def down(
     keep_guests: Annotated[bool, typer.Option("--keep-guests", help="Leave the guests running.")] = False,
@@ -149,7 +162,7 @@ def down(
     as_json: AsJson = False,
 ) -> None:
     cloud = cloud_at(state_dir)
-    cloud.config()
+    cloud.require()
     with cloud.transition():
         was_running = cloud.is_running()
         guests = cloud.guests()
@@ -158,7 +171,7 @@ def down(
             note(f"{len(killed)} processes did not stop in time and were killed")
         if guests and not keep_guests:
             note(f"powering off {len(guests)} guests ...")
-        if not keep_guests and (was_running or guests):
+        if not keep_guests and (was_running or guests or cloud.has_fabric()):
             cloud.evacuate()
     left = cloud.guests()
     if as_json:
@@ -175,55 +188,9 @@ def down(
 
 @command("status")
 def status(state_dir: StateDir = None, as_json: AsJson = False) -> None:
-    import msgspec
+    from gureum.cli import status as overview
 
-    from gureum.cli import api
-
-    cloud = cloud_at(state_dir)
-    config = cloud.config()
-    processes = cloud.processes()
-    answers = any(process.name == "manager" and process.is_ready for process in processes)
-    trouble = ""
-    counts: dict[str, int] | None = None
-    if answers:
-        try:
-            counts = api.instances_by_state(cloud)
-        except CliError as error:
-            trouble = error.message
-    guests = cloud.guests()
-    if as_json:
-        show_json(
-            {
-                "name": config.name,
-                "state_dir": str(cloud.state_dir),
-                "endpoint": config.endpoint,
-                "region": config.region,
-                "account_id": config.account_id,
-                "processes": msgspec.to_builtins(processes),
-                "instances": counts,
-                "guests_running": guests,
-                "trouble": trouble,
-            }
-        )
-    else:
-        print(f"cloud {config.name}  {config.endpoint}  {config.region}  account {config.account_id}")
-        print(f"state in {cloud.state_dir}\n")
-        rows = [
-            (
-                process.name,
-                process.pid or "-",
-                f"{process.rss_kib / 1024:.1f} MiB" if process.rss_kib else "-",
-                "ready" if process.is_ready else "starting" if process.pid else "not running",
-                f"{process.restarts} restarts, last: {process.last_end}" if process.restarts else "",
-            )
-            for process in processes
-        ]
-        print(table(("process", "pid", "rss", "state", ""), rows))
-        said = ", ".join(f"{count} {state}" for state, count in (counts or {}).items()) or "none"
-        print(f"\ninstances: {said if counts is not None else trouble or 'unknown, the cloud does not run'}")
-        print(f"guest processes on this machine: {len(guests)}")
-    if not answers or trouble:
-        raise typer.Exit(NOT_RUNNING)
+    raise typer.Exit(overview.run(cloud_at(state_dir), as_json=as_json))
 
 
 @command("env")
@@ -244,8 +211,8 @@ def console(
     from gureum.cli import console as serial
 
     cloud = cloud_at(state_dir)
-    cloud.config()
-    stream = serial.connect(serial.console_path(cloud.state_dir, instance))
+    cloud.require()
+    stream = serial.connect(serial.console_path(cloud.host_run_dirs(), instance))
     note(f"connected to {instance}; Ctrl-] leaves")
     with stream, serial.raw_terminal(sys.stdin.fileno()):
         ended = serial.relay(stream, sys.stdin.fileno(), sys.stdout.fileno())
@@ -256,7 +223,9 @@ def console(
 def logs(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[supervisor|manager|agent]...", help="Default: all.", show_default=False),
+        typer.Argument(
+            metavar="[supervisor|manager|agent|agent-K]...", help="Default: all.", show_default=False
+        ),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is added.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many from the end of each.")] = 50,
@@ -265,12 +234,11 @@ def logs(
     from gureum.cli import logs as reader
 
     cloud = cloud_at(state_dir)
-    cloud.config()
-    chosen = names or list(reader.NAMES)
-    if unknown := [name for name in chosen if name not in reader.NAMES]:
-        raise CliError(
-            f"there is no log {unknown[0]!r}", f"choose from: {', '.join(reader.NAMES)}", exit_code=USAGE
-        )
+    cloud.require()
+    known = ("supervisor", *cloud.roles)
+    chosen = names or list(known)
+    if unknown := [name for name in chosen if name not in known]:
+        raise CliError(f"there is no log {unknown[0]!r}", f"choose from: {', '.join(known)}", exit_code=USAGE)
 
     def write(line: str) -> None:
         print(line, flush=follow)

@@ -47,6 +47,8 @@ PACKAGES: tuple[Package, ...] = (
     _package("iproute2", "run test", "ip", "network namespaces and taps"),
     _package("e2fsprogs", "run image test", "mkfs.ext4 debugfs", "makes and grows file systems"),
     _package("openssh-client", "run test", "ssh ssh-keygen", "logs in to guests"),
+    _package("busybox", "test", "busybox", "plays guests in tests"),
+    _package("curl", "test", "curl", "asks for metadata in tests"),
 )
 
 
@@ -96,3 +98,9 @@ def _has_ensurepip() -> bool:
 def apt_command(packages: Iterable[Package]) -> list[str]:
     names = [package.name for package in packages]
     return ["apt-get", "install", "-y", "--no-install-recommends", *names]
+
+
+def by_hand(packages: Iterable[Package], *, sudo: bool = False) -> str:
+    """The line for a person to run. A fresh machine has no package lists, and an old one's are stale."""
+    prefix = "sudo " if sudo else ""
+    return f"{prefix}apt-get update && {prefix}{' '.join(apt_command(packages))}"

@@ -1,10 +1,11 @@
-"""The supervisor of one cloud: starts manager and agent, again when they die, and bounds their logs.
+"""The supervisor of one cloud: starts manager and agents, again when they die, and bounds their logs.
 
 It lives as long as the cloud, so it is kept tiny: little of the standard library, no threads, no event loop.
-It sleeps in sigtimedwait until a child ends or a signal comes. It knows nothing of what the two do.
-On SIGTERM it stops both and leaves the guests alone: those belong to the machine, not to it.
+It sleeps in sigtimedwait until a child ends or a signal comes. It knows nothing of what they do.
+On SIGTERM it stops them and leaves the guests alone: those belong to the machine, not to it.
 
-Files in STATE/run: supervisor.lock (held while it lives), NAME.pid, NAME.ready (written by manager and agent
+Each child has a name: manager, agent, or agent-K for host K of several on this machine.
+Files in STATE/run: supervisor.lock (held while it lives), NAME.pid, NAME.ready (written by manager and agents
 themselves when they answer, removed before each start), NAME.restarts (what `status` shows).
 Files in STATE/log: NAME.log, NAME.log.1.
 """
@@ -200,7 +201,16 @@ class Supervisor:
             self.stopping = True
 
 
-def supervise(state_dir: str) -> int:
+def command(name: str, state_dir: str) -> list[str]:
+    """What starts the child of this name."""
+    role, _, host = name.partition("-")
+    return [
+        *(sys.executable, "-P", "-m", MODULES[role], "--state-dir", state_dir),
+        *(("--host", host) if host else ()),
+    ]
+
+
+def supervise(state_dir: str, names: list[str]) -> int:
     """Runs until SIGTERM. Exit code 1 where the cloud has a supervisor already."""
     lock = os.open(f"{state_dir}/run/supervisor.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -209,12 +219,8 @@ def supervise(state_dir: str) -> int:
         sys.stderr.write("another supervisor runs this cloud\n")
         return 1
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    python = [sys.executable, "-P", "-m"]
-    children = [
-        Child(name, [*python, module, "--state-dir", state_dir], state_dir)
-        for name, module in MODULES.items()
-    ]
-    # Left by a supervisor that was killed: there must not be two of either.
+    children = [Child(name, command(name, state_dir), state_dir) for name in names]
+    # Left by a supervisor that was killed: there must not be two of any.
     left = [identity for child in children if (identity := read_pid_file(child.pid_file))]
     stop(left, STOP_TIMEOUT_S)
     # Only now: whoever waits for this supervisor must not take those that it replaces for its own.
@@ -235,8 +241,8 @@ def supervise(state_dir: str) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 2 or arguments[0] != "--state-dir":
-        sys.stderr.write("usage: supervisor --state-dir DIRECTORY\n")
+    if len(arguments) < 3 or arguments[0] != "--state-dir":
+        sys.stderr.write("usage: supervisor --state-dir DIRECTORY NAME...\n")
         return 2
     os.chdir("/")  # not to keep a file system busy
-    return supervise(arguments[1])
+    return supervise(arguments[1], arguments[2:])

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import uvloop
 
-from gureum.cli.config import CloudConfig
+from gureum.cli.config import AUTHORITY_DIRECTORY, CloudConfig
 from gureum.control import images
+from gureum.control.access import Access
 from gureum.control.manager import Manager
+from gureum.control.upgrade import upgrade
 from gureum.dns import private_domain
 from gureum.env import Env
 from gureum.errors import GureumError
@@ -25,17 +27,17 @@ from gureum.gateway.catalogue import Catalogue
 from gureum.gateway.limits import Limits
 from gureum.gateway.server import listen as listen_http
 from gureum.processes import arguments, log_to_stderr
-from gureum.services import ec2, sts  # noqa: F401  (registers their operations)
+from gureum.services import ec2, fleet, sts  # noqa: F401  (registers their operations)
 from gureum.services.dispatch import Dispatcher
 from gureum.services.ec2.defaults import ensure_defaults
 from gureum.services.ec2.describe import VIEWS
 from gureum.services.operation import Caller, Cloud
 from gureum.store.sqlite import SqliteStore
+from gureum.store.sqlite.reserve import RESERVE_BYTES
+from gureum.transport import tls as tls_links
 from gureum.transport.link import listen as listen_agents
 
 log = logging.getLogger(__name__)
-
-ZONES = "abc"
 
 
 def cloud_settings(config: CloudConfig) -> Cloud:
@@ -43,7 +45,7 @@ def cloud_settings(config: CloudConfig) -> Cloud:
         name=config.name,
         account=config.account_id,
         region=config.region,
-        zones=tuple(f"{config.region}{letter}" for letter in ZONES),
+        zones=config.zones,
         public_cidr=config.public_cidr,
         dns_domain=private_domain(config.region),
     )
@@ -77,6 +79,18 @@ def tls(config: CloudConfig) -> ssl.SSLContext | None:
     return context
 
 
+async def listen_far_agents(state_dir: Path, config: CloudConfig, manager: Manager) -> asyncio.Server:
+    """Let hosts of other machines in. Raises ConfigError."""
+    address = tls_links.Address.parse(config.agents)
+    directory = state_dir / AUTHORITY_DIRECTORY
+    context = tls_links.manager_context(directory)
+    access = Access(manager.env, manager.cloud, manager.store, directory, config.agents_url, manager.speak)
+    manager.access = access
+    server = await tls_links.listen(address, context, access.serve)
+    log.info("hosts of other machines can join at %s", config.agents_url)
+    return server
+
+
 async def serve(state_dir: Path) -> None:
     """Serve until SIGTERM. Raises GureumError if the cloud cannot start."""
     config = CloudConfig.load(state_dir)
@@ -87,8 +101,9 @@ async def serve(state_dir: Path) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    store = SqliteStore.open(state_dir / "store.db")
+    store = SqliteStore.open(state_dir / "store.db", reserve_bytes=RESERVE_BYTES)
     try:
+        await store.transact(upgrade)
         await store.transact(lambda tx: ensure_defaults(tx, env, cloud))
         await images.register_all(store, env, cloud, state_dir / "images")
         manager = Manager(env, cloud, store)
@@ -102,7 +117,9 @@ async def serve(state_dir: Path) -> None:
             regions=frozenset({config.region}),
         )
         VIEWS.render = gateway.fragment
-        agents = await listen_agents(run / "agents.sock", manager.serve)
+        agents = [await listen_agents(run / "agents.sock", manager.serve)]
+        if config.agents:
+            agents.append(await listen_far_agents(state_dir, config, manager))
         http = await listen_http(gateway, host=config.host, port=config.port, ssl_context=tls(config))
         write_atomically(
             run / "manager.ready",
@@ -116,7 +133,8 @@ async def serve(state_dir: Path) -> None:
         ]
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait([*work, stopped], return_when=asyncio.FIRST_COMPLETED)
-        agents.close()
+        for server in agents:
+            server.close()
         await http.stop()
         for task in [*work, stopped]:
             task.cancel()

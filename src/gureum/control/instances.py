@@ -16,12 +16,12 @@ import logging
 
 from msgspec.structs import replace
 
+from gureum.control.interfaces import let_go
 from gureum.control.observed import Observed
 from gureum.control.placement import NoCapacity, NoHost, choose_host
 from gureum.env import Env
 from gureum.hostspec import MachineReport, MachineState
 from gureum.resources import (
-    Address,
     Instance,
     InstanceState,
     NetworkInterface,
@@ -38,6 +38,14 @@ PURGE_SECONDS = 3600.0
 
 HOST_SECONDS_MAX = 60.0
 """How long a new instance waits for a host to be up before its launch fails."""
+
+WANT_PORT = (
+    InstanceState.pending,
+    InstanceState.running,
+    InstanceState.stopping,
+    InstanceState.shutting_down,
+)
+"""While its interfaces have ports on its host."""
 
 UNSETTLED = (InstanceState.pending, InstanceState.stopping, InstanceState.shutting_down)
 
@@ -86,7 +94,9 @@ async def _pending(tx: Transaction, env: Env, instance: Instance, seen: MachineR
             return
     if instance.host is None:
         await _place(tx, env, instance)
-    elif seen is not None and seen.state in LIVE:
+        return
+    await plug(tx, instance)
+    if seen is not None and seen.state in LIVE:
         await tx.put(replace(instance, state=InstanceState.running, state_reason=None, transition_reason=""))
     elif seen is not None and seen.state is MachineState.crashed:
         await _launch_failed(tx, env, instance, seen.message)
@@ -103,7 +113,7 @@ async def _place(tx: Transaction, env: Env, instance: Instance) -> None:
             return
         await _launch_failed(tx, env, instance, str(error), code="Server.InsufficientInstanceCapacity")
         return
-    await tx.put(replace(instance, host=host.id))
+    await plug(tx, await tx.put(replace(instance, host=host.id)))
     for volume in await tx.find(Volume, instance=instance.id):
         if volume.host is None:
             await tx.put(replace(volume, host=host.id))
@@ -163,13 +173,20 @@ async def _guest_shut_down(tx: Transaction, env: Env, instance: Instance) -> Non
 async def _stopped(tx: Transaction, env: Env, instance: Instance) -> None:
     await tx.put(replace(instance, state=InstanceState.stopped, force=False, impaired=""))
     for interface in await tx.find(NetworkInterface, instance=instance.id):
-        if interface.public_ip and not interface.address:
-            await tx.put(replace(interface, public_ip=""))
+        public_ip = interface.public_ip if interface.address else ""
+        await tx.put(replace(interface, host=None, public_ip=public_ip))
+
+
+async def plug(tx: Transaction, instance: Instance) -> None:
+    """Let the instance's interfaces have their ports on its host."""
+    for interface in await tx.find(NetworkInterface, instance=instance.id):
+        if interface.host != instance.host:
+            await tx.put(replace(interface, host=instance.host))
 
 
 async def _terminated(tx: Transaction, env: Env, instance: Instance) -> None:
     for interface in await tx.find(NetworkInterface, instance=instance.id):
-        await _let_go_interface(tx, interface)
+        await let_go(tx, interface)
     for volume in await tx.find(Volume, instance=instance.id):
         await _let_go_volume(tx, volume)
     await tx.put(
@@ -185,30 +202,10 @@ async def _terminated(tx: Transaction, env: Env, instance: Instance) -> None:
     )
 
 
-async def _let_go_interface(tx: Transaction, interface: NetworkInterface) -> None:
-    for address in await tx.find(Address, interface=interface.id):
-        await tx.put(replace(address, association="", interface="", instance="", private_ip=""))
-    if interface.delete_on_termination:
-        await tx.delete(interface)
-    else:
-        await tx.put(
-            replace(
-                interface,
-                instance=None,
-                attachment="",
-                device_index=0,
-                attached=None,
-                public_ip="",
-                auto_public=False,
-                address="",
-            )
-        )
-
-
 async def _let_go_volume(tx: Transaction, volume: Volume) -> None:
     delete = volume.attachment is not None and volume.attachment.delete_on_termination
     free = replace(volume, attachment=None, instance=None)
-    if delete or volume.state is VolumeState.error:
+    if delete:
         await tx.put(replace(free, state=VolumeState.deleting))
     elif volume.state is VolumeState.in_use:
         await tx.put(replace(free, state=VolumeState.available))

@@ -12,10 +12,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from msgspec.structs import replace
-
-from gureum.control import instances, volumes
-from gureum.control.observed import Observed
+from gureum.control import instances, interfaces, nat_gateways, peerings, volumes
+from gureum.control.access import Access
+from gureum.control.hosts import LEASE_SECONDS, Hosts
+from gureum.control.observed import NETWORK, Observed
 from gureum.control.session import CALL_SECONDS_MAX, Session
 from gureum.control.specs import host_spec
 from gureum.env import Env
@@ -23,11 +23,19 @@ from gureum.errors import StoreError, TransportError
 from gureum.hostspec import HostReport
 from gureum.resources import (
     ClientToken,
+    DhcpOptions,
+    FlowLog,
     Host,
-    HostState,
+    HostCertificate,
     Instance,
     InstanceState,
+    InternetGateway,
+    NatGateway,
+    NetworkAcl,
     NetworkInterface,
+    PeeringConnection,
+    PrefixList,
+    RouteTable,
     SecurityGroup,
     Snapshot,
     Subnet,
@@ -36,14 +44,13 @@ from gureum.resources import (
     Vpc,
 )
 from gureum.resources.record import Record
-from gureum.services.operation import Cloud
+from gureum.services.operation import Cloud, Joining
 from gureum.store.base import Change, Store, Transaction
 from gureum.transport.link import Link
 from gureum.transport.messages import Hello, Reply, Report, Spec
 
 log = logging.getLogger(__name__)
 
-LEASE_SECONDS = 6.0
 SWEEP_SECONDS = 30.0
 HELLO_SECONDS_MAX = 5.0
 TICK_SECONDS = 2.0
@@ -62,10 +69,33 @@ STEPS: dict[str, Step] = {
     "instance": instances.reconcile,
     "volume": volumes.reconcile,
     "snapshot": volumes.reconcile_snapshot,
+    "network-interface": interfaces.reconcile,
+    "nat-gateway": nat_gateways.reconcile,
+    "vpc-peering-connection": peerings.reconcile,
 }
-NETWORK_KINDS = frozenset(kind.kind for kind in (Vpc, Subnet, SecurityGroup, NetworkInterface))
+NETWORK_KINDS = frozenset(
+    kind.kind
+    for kind in (
+        DhcpOptions,
+        FlowLog,
+        InternetGateway,
+        NatGateway,
+        NetworkAcl,
+        NetworkInterface,
+        PeeringConnection,
+        PrefixList,
+        RouteTable,
+        SecurityGroup,
+        Subnet,
+        Vpc,
+    )
+)
+SPEC_KINDS = NETWORK_KINDS | {Instance.kind, Volume.kind, Snapshot.kind}
+"""What specs are made of."""
 UNSETTLED_INSTANCES = tuple(map(str, instances.UNSETTLED))
 UNSETTLED_SNAPSHOTS = tuple(map(str, volumes.SNAPSHOT_UNSETTLED))
+UNSETTLED_INTERFACES = tuple(map(str, interfaces.UNSETTLED))
+UNSETTLED_NATS = tuple(map(str, nat_gateways.UNSETTLED))
 
 
 class Manager:
@@ -76,15 +106,18 @@ class Manager:
         self.cloud = cloud
         self.store = store
         self.observed = Observed()
+        self.hosts = Hosts(store, cloud.account)
         self.sessions: dict[str, Session] = {}
+        self.access: Access | None = None
+        """Where hosts of other machines come in, if they may."""
         self._pending: dict[Key, None] = {}
-        self._unsettled: dict[Key, str | None] = {}
-        """What is under way, so that also news of old states, but newer specs, matter; and its instance."""
+        self._unsettled: dict[Key, Key | None] = {}
+        """What is under way, so that also news of old states, but newer specs, matter; and what else it waits
+        for: its instance, or the network of its host.
+        """
         self._wake = asyncio.Event()
         self._connected = asyncio.Event()
         """Wakes those who wait for a host, whenever one connects."""
-        self._heard: dict[str, float] = {}
-        """When each host that the store has as up was last heard of, on the event loop's clock."""
         self._tokens_swept: str | None = None
 
     async def run(self) -> None:
@@ -109,6 +142,8 @@ class Manager:
                 *await reader.find(Instance, state=UNSETTLED_INSTANCES),
                 *await reader.find(Volume),
                 *await reader.find(Snapshot, state=UNSETTLED_SNAPSHOTS),
+                *await reader.find(NetworkInterface, changing=UNSETTLED_INTERFACES),
+                *await reader.find(NatGateway, state=UNSETTLED_NATS),
             ):
                 self._note_unsettled(record)
         await self._kick_unsettled()
@@ -117,49 +152,56 @@ class Manager:
                 await self._changed(change)
 
     async def _changed(self, change: Change) -> None:
-        self.kick(change.kind, change.id)
         record = change.record
         if record is None:
             self._unsettled.pop((change.kind, change.id), None)
         else:
             self._note_unsettled(record)
-        if change.kind in NETWORK_KINDS or (record is None and change.kind in STEPS):
-            self._dirty_all()
-        elif isinstance(record, Instance | Volume | Snapshot):
-            if record.host is not None:
-                self._dirty(record.host)
-            if isinstance(record, Instance):
-                await self._kick_volumes([record.id])
-            elif isinstance(record, Volume) and record.instance is not None:
-                self.kick("instance", record.instance)
+        if change.kind != NetworkInterface.kind or (change.kind, change.id) in self._unsettled:
+            self.kick(change.kind, change.id)
+        if change.kind in SPEC_KINDS:
+            for session in self.sessions.values():
+                session.note(change)
+        elif change.kind == Host.kind and self.hosts.changed(change):
+            for session in self.sessions.values():
+                session.dirty.set()
+        elif change.kind == HostCertificate.kind and self.access is not None:
+            self.access.changed(change)
+        if isinstance(record, Instance):
+            await self._kick_attached([record.id])
+        elif isinstance(record, Volume) and record.instance is not None:
+            self.kick("instance", record.instance)
 
     def _note_unsettled(self, record: Record) -> None:
         """In the order of the changes."""
-        instance = None
+        other: Key | None = None
         if isinstance(record, Instance):
             settled = instances.settled(record)
         elif isinstance(record, Volume):
-            settled, instance = volumes.settled(record), record.instance
+            settled = volumes.settled(record)
+            other = ("instance", record.instance) if record.instance is not None else None
+        elif isinstance(record, NetworkInterface):
+            settled = interfaces.settled(record)
+            other = ("instance", record.instance) if record.instance is not None else None
+        elif isinstance(record, NatGateway):
+            settled = nat_gateways.settled(record)
+            other = (NETWORK, record.host) if record.host is not None else None
         else:
             settled = not isinstance(record, Snapshot) or volumes.snapshot_settled(record)
         if settled:
             self._unsettled.pop((record.kind, record.id), None)
         else:
-            self._unsettled[record.kind, record.id] = instance
+            self._unsettled[record.kind, record.id] = other
 
-    async def _kick_volumes(self, instances: list[str]) -> None:
+    async def _kick_attached(self, instances: list[str]) -> None:
         """Attachments depend on their instance, and on what is reported of its machine."""
+        others = {("instance", id) for id in instances}
+        for (kind, id), other in self._unsettled.items():
+            if kind == NetworkInterface.kind and other in others:
+                self.kick(kind, id)
         async with self.store.read() as reader:
             for volume in await reader.find(Volume, instance=instances):
                 self.kick("volume", volume.id)
-
-    def _dirty(self, host: str) -> None:
-        if host in self.sessions:
-            self.sessions[host].dirty.set()
-
-    def _dirty_all(self) -> None:
-        for session in self.sessions.values():
-            session.dirty.set()
 
     async def _kick_unsettled(self) -> None:
         async with self.store.read() as reader:
@@ -172,6 +214,12 @@ class Manager:
                 self.kick("volume", volume.id)
             for snapshot in await reader.find(Snapshot, state=UNSETTLED_SNAPSHOTS):
                 self.kick("snapshot", snapshot.id)
+            for interface in await reader.find(NetworkInterface, changing=UNSETTLED_INTERFACES):
+                self.kick("network-interface", interface.id)
+            # Few, and those that ended wait for their time to go.
+            for kind in (NatGateway, PeeringConnection):
+                for record in await reader.find(kind):
+                    self.kick(record.kind, record.id)
 
     async def _step_forever(self) -> None:
         while True:
@@ -190,7 +238,7 @@ class Manager:
 
         self.env.crashpoint("manager.step")
         try:
-            await self.store.transact(work)
+            await self.store.transact(work, frees=True)  # it carries out what was granted
         except Exception as error:
             # One broken record, or a full disk, must not stop the others: each gets a transaction of its own.
             if len(keys) > 1:
@@ -206,37 +254,20 @@ class Manager:
         """What time alone brings: hosts that fell silent, purged records, and anything missed."""
         loop = asyncio.get_running_loop()
         async with self.store.read() as reader:
-            for host in await reader.find(Host):
-                if host.state is HostState.up:
-                    self._heard.setdefault(host.id, loop.time())
-        ticked = swept = loop.time()
+            await self.hosts.load(reader)
+        swept = loop.time()
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            now = loop.time()
-            if now > ticked + LEASE_SECONDS:
-                # This process did not run for a while, so it was its own silence: reports may be waiting.
-                self._heard = dict.fromkeys(self._heard, now)
-            ticked = now
             try:
-                silent = [id for id, heard in self._heard.items() if now > heard + LEASE_SECONDS]
-                for id in silent:
-                    await self._silent(id)
-                if now >= swept + SWEEP_SECONDS:
-                    swept = now
+                for id in self.hosts.silent():
+                    log.warning("host %s has not reported for %g s", id, LEASE_SECONDS)
+                    await self.hosts.down(id)
+                if loop.time() >= swept + SWEEP_SECONDS:
+                    swept = loop.time()
                     await self._kick_unsettled()
-                    self._tokens_swept = await self.store.transact(self._expire_tokens)
+                    self._tokens_swept = await self.store.transact(self._expire_tokens, frees=True)
             except StoreError as error:
                 log.error("sweep failed, will try again: %s", error)
-
-    async def _silent(self, id: str) -> None:
-        async def work(tx: Transaction) -> None:
-            host = await tx.get(Host, id)
-            if host is not None and host.state is HostState.up:
-                await tx.put(replace(host, state=HostState.down))
-
-        log.warning("host %s has not reported for %g s", id, LEASE_SECONDS)
-        await self.store.transact(work)
-        self._heard.pop(id, None)
 
     async def _expire_tokens(self, tx: Transaction) -> str | None:
         """Delete expired tokens of the next part of all; returns where it ended, None at the end."""
@@ -248,6 +279,10 @@ class Manager:
 
     # Hosts
 
+    @property
+    def joining(self) -> Joining | None:
+        return self.access.joining if self.access is not None else None
+
     async def serve(self, link: Link) -> None:
         """Speak with one agent until its link breaks. Raises TransportError."""
         try:
@@ -255,8 +290,14 @@ class Manager:
                 hello = await link.receive()
         except TimeoutError as error:
             raise TransportError(f"an agent said nothing for {HELLO_SECONDS_MAX:g} s") from error
-        if not isinstance(hello, Hello) or hello.cloud != self.cloud.name:
-            raise TransportError("an agent of another cloud, or none")
+        if not isinstance(hello, Hello):
+            raise TransportError("not an agent")
+        await self.speak(link, hello)
+
+    async def speak(self, link: Link, hello: Hello) -> None:
+        """Speak with the agent that has said this. Raises TransportError."""
+        if hello.cloud != self.cloud.name:
+            raise TransportError("an agent of another cloud")
         old = self.sessions.get(hello.host)
         session = self.sessions[hello.host] = Session(hello.host, link)
         if old is not None:
@@ -283,7 +324,7 @@ class Manager:
         loop = asyncio.get_running_loop()
         while True:
             await session.dirty.wait()
-            session.dirty.clear()
+            session.begin()
             try:
                 async with self.store.read() as reader:
                     spec = await host_spec(reader, self.cloud, session.host)
@@ -293,11 +334,11 @@ class Manager:
                 log.error(
                     "no spec for host %s: %s", session.host, error, exc_info=None if expected else error
                 )
-                session.dirty.set()
+                session.failed()
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             self.env.crashpoint("manager.spec")
-            session.sent_revision, session.sent = spec.revision, loop.time()
+            session.made(spec, loop.time())
             await session.link.send(Spec(spec))
 
     async def _hear(self, session: Session) -> None:
@@ -318,48 +359,21 @@ class Manager:
         session.sequence = report.sequence
         news = self.observed.take(report)
         renewed = {(each.kind, each.id) for each in news}
-        for key, instance in self._unsettled.items():
-            if key in renewed or ("instance", instance) in renewed:
+        for key, other in self._unsettled.items():
+            if key in renewed or other in renewed:
                 self.kick(*key)
         changed = [(each.kind, each.id) for each in news if not each.renewed]
         for kind, id in changed:
             self.kick(kind, id)
         try:
-            await self._kick_volumes([id for kind, id in changed if kind == "instance"])
-            await self._note_host(report)
+            await self._kick_attached([id for kind, id in changed if kind == "instance"])
+            if await self.hosts.note(report):
+                await self._kick_unsettled()
         except StoreError as error:
             log.error("could not note host %s: %s", report.host, error)
         lost = report.revision < session.sent_revision
         if lost and asyncio.get_running_loop().time() > session.sent + RESEND_SECONDS:
             session.dirty.set()
-
-    async def _note_host(self, report: HostReport) -> None:
-        """Keep the host's record true; the lease itself is in memory, so an idle host costs no commits."""
-
-        def noted(host: Host | None) -> Host:
-            host = host or Host(id=report.host, account=self.cloud.account, zone=report.zone)
-            moved = abs(report.pool_free_bytes - host.pool_free_bytes) > report.pool_bytes / 100
-            return replace(
-                host,
-                state=HostState.up,
-                zone=report.zone,
-                cpus=report.cpus,
-                memory_bytes=report.memory_bytes,
-                pool_bytes=report.pool_bytes,
-                pool_free_bytes=report.pool_free_bytes if moved else host.pool_free_bytes,
-                accelerator=report.accelerator,
-                boot_id=report.boot_id,
-            )
-
-        async def work(tx: Transaction) -> None:
-            await tx.put(noted(await tx.get(Host, report.host)))
-
-        async with self.store.read() as reader:
-            known = await reader.get(Host, report.host)
-        if known is None or noted(known) != known:
-            await self.store.transact(work)
-            await self._kick_unsettled()
-        self._heard[report.host] = asyncio.get_running_loop().time()
 
     async def console(self, host: str, instance: str, max_bytes: int) -> bytes:
         """The end of a machine's console. Raises TransportError."""

@@ -12,8 +12,14 @@ from gureum.hostspec import HostReport, MachineReport, SnapshotReport, VolumeRep
 Thing = MachineReport | VolumeReport | SnapshotReport
 
 
+NETWORK = "network"
+
+
 class News(NamedTuple):
-    """What a report says anew. ``renewed``: as before, but of a newer spec."""
+    """What a report says anew. ``renewed``: as before, but of a newer spec.
+
+    Of kind NETWORK, with the host's id: another revision of its network is in effect.
+    """
 
     kind: str
     id: str
@@ -24,6 +30,8 @@ class HostView:
     """One host's last report, by id."""
 
     def __init__(self, report: HostReport) -> None:
+        self.id = report.host
+        self.network_revision = report.network_revision
         self.machines = {machine.id: machine for machine in report.machines}
         self.volumes = {volume.id: volume for volume in report.volumes}
         self.snapshots = {snapshot.id: snapshot for snapshot in report.snapshots}
@@ -40,6 +48,8 @@ class HostView:
                 new, old = now.get(id), then.get(id)
                 if new != old:
                     yield News(kind, id, new is not None and old is not None and _same(new, old))
+        if self.network_revision != (before.network_revision if before else 0):
+            yield News(NETWORK, self.id, True)
 
 
 def _same(new: Thing, old: Thing) -> bool:
@@ -60,6 +70,11 @@ class Observed:
         before = self.hosts.get(report.host)
         view = self.hosts[report.host] = HostView(report)
         return list(view.differing(before))
+
+    def network_revision(self, host: str | None) -> int:
+        """The revision of the last spec whose network is in effect on the host; 0 if it does not say."""
+        view = self.hosts.get(host) if host else None
+        return view.network_revision if view else 0
 
     def machine(self, host: str | None, id: str, generation: int) -> MachineReport | None:
         """What the host says of this generation of the machine."""

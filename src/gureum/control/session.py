@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 
 from gureum.errors import TransportError
+from gureum.hostspec import HostSpec
+from gureum.resources import DhcpOptions, FlowLog, Instance, InternetGateway, PeeringConnection, PrefixList
+from gureum.store.base import Change
 from gureum.transport.link import Link
 from gureum.transport.messages import Call, Reply
 
 CALL_SECONDS_MAX = 5.0
+MEANWHILE_MAX = 1000
+OF_ANY_VPC = DhcpOptions, PrefixList, FlowLog
 
 
 class Session:
@@ -27,8 +32,62 @@ class Session:
         self.sent_revision = 0
         self.sent = 0.0
         """When the last spec was sent, on the event loop's clock."""
+        self._mentioned: frozenset[str] = frozenset()
+        """What the last spec names: ids of what is on the host, and of its VPCs and their parts."""
+        self._meanwhile: list[Change] | None = None
+        """Changes that came while a spec is being made; None while none is."""
         self._calls: dict[int, asyncio.Future[Reply]] = {}
         self._next_call = 0
+
+    def note(self, change: Change) -> None:
+        """Something changed in the store: if it concerns this host, it needs a new spec."""
+        if self._meanwhile is not None:
+            if len(self._meanwhile) < MEANWHILE_MAX:
+                self._meanwhile.append(change)
+            else:
+                self.dirty.set()
+        elif change.revision > self.sent_revision and self._concerned(change):
+            self.dirty.set()
+
+    def _concerned(self, change: Change) -> bool:
+        record = change.record
+        if change.id in self._mentioned:
+            return True
+        if record is None or (isinstance(record, Instance) and record.host != self.host):
+            return False
+        if getattr(record, "host", None) == self.host or isinstance(
+            record, DhcpOptions | PrefixList | FlowLog
+        ):
+            return True
+        if isinstance(record, PeeringConnection):
+            return not self._mentioned.isdisjoint(record.vpcs)
+        vpc = getattr(record, "vpc", None)
+        # A gateway that was detached does not say any more of what.
+        return vpc in self._mentioned or (isinstance(record, InternetGateway) and not vpc)
+
+    def begin(self) -> None:
+        """A spec is read out of the store from now on."""
+        self.dirty.clear()
+        self._meanwhile = []
+
+    def made(self, spec: HostSpec, now: float) -> None:
+        """This spec is sent now. What changed since it was read out is looked at again."""
+        self.sent_revision, self.sent = spec.revision, now
+        network = spec.network
+        parts = (
+            *(spec.machines, spec.volumes, spec.snapshots),
+            *(network.ports, network.remotes, network.peerings, network.groups, network.flow_logs),
+            *(part for vpc in network.vpcs for part in ((vpc,), vpc.subnets, vpc.route_tables, vpc.acls)),
+        )
+        self._mentioned = frozenset(thing.id for part in parts for thing in part)
+        meanwhile, self._meanwhile = self._meanwhile or [], None
+        for change in meanwhile:
+            self.note(change)
+
+    def failed(self) -> None:
+        """No spec could be made: it is tried again."""
+        self._meanwhile = None
+        self.dirty.set()
 
     async def call(self, method: str, machine: str, max_bytes: int) -> bytes:
         """Ask the agent. Raises TransportError."""

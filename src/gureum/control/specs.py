@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
+from gureum.control.networks import Networks, by_id
 from gureum.dns import private_name, public_name
 from gureum.hostspec import (
     DiskSpec,
-    GroupSpec,
     HostSpec,
     ImageSpec,
     MachineSpec,
     Metadata,
     MetadataInterface,
-    NetworkSpec,
     NicSpec,
-    PortSpec,
-    RuleSpec,
     SnapshotSpec,
-    SubnetSpec,
     VolumeSpec,
-    VpcSpec,
 )
 from gureum.resources import (
     AttachmentState,
     Image,
     Instance,
     InstanceState,
+    InterfaceAttachment,
     NetworkInterface,
     SecurityGroup,
     Snapshot,
@@ -54,12 +51,6 @@ ON_HOST = (
     InstanceState.stopped,
     InstanceState.shutting_down,
 )
-WANT_PORT = (
-    InstanceState.pending,
-    InstanceState.running,
-    InstanceState.stopping,
-    InstanceState.shutting_down,
-)
 
 
 async def host_spec(reader: Reader, cloud: Cloud, host: str) -> HostSpec:
@@ -70,7 +61,8 @@ async def host_spec(reader: Reader, cloud: Cloud, host: str) -> HostSpec:
     interfaces = await reader.find(NetworkInterface, instance=[instance.id for instance in instances])
     sources = {volume.source for volume in volumes if volume.source.startswith("ami-")}
     images = await reader.get_many(Image, sources | {instance.image for instance in instances})
-    network = await _Network.load(reader, interfaces)
+    networks = await Networks.load(reader, cloud, host)
+    views = await _Views.load(reader, interfaces)
     volumes_of: dict[str, list[Volume]] = defaultdict(list)
     for volume in volumes:
         if volume.instance is not None:
@@ -79,7 +71,6 @@ async def host_spec(reader: Reader, cloud: Cloud, host: str) -> HostSpec:
     for interface in interfaces:
         interfaces_of[str(interface.instance)].append(interface)
     image_by_id = {image.id: image for image in images}
-    wants_port = {instance.id for instance in instances if instance.state in WANT_PORT}
     return HostSpec(
         cloud=cloud.name,
         host=host,
@@ -89,7 +80,8 @@ async def host_spec(reader: Reader, cloud: Cloud, host: str) -> HostSpec:
                 instance,
                 image_by_id.get(instance.image),
                 volumes_of[instance.id],
-                _metadata(cloud, network, instance, interfaces_of[instance.id]),
+                interfaces_of[instance.id],
+                _metadata(cloud, views, instance, interfaces_of[instance.id]),
             )
             for instance in instances
         ),
@@ -100,9 +92,7 @@ async def host_spec(reader: Reader, cloud: Cloud, host: str) -> HostSpec:
             for image in images
             if image.disk
         ),
-        network=network.spec(
-            cloud, [interface for interface in interfaces if interface.instance in wants_port]
-        ),
+        network=networks.spec(),
     )
 
 
@@ -129,7 +119,11 @@ def _snapshot(snapshot: Snapshot) -> SnapshotSpec:
 
 
 def _machine(
-    instance: Instance, image: Image | None, volumes: Sequence[Volume], metadata: Metadata
+    instance: Instance,
+    image: Image | None,
+    volumes: Sequence[Volume],
+    interfaces: Sequence[NetworkInterface],
+    metadata: Metadata,
 ) -> MachineSpec:
     size = machine_size(instance.type)
     return MachineSpec(
@@ -139,6 +133,7 @@ def _machine(
         shutdown_seconds=_shutdown_seconds(instance),
         reboots=instance.reboots,
         vcpus=size.vcpus,
+        threads=size.threads,
         memory_bytes=size.memory_bytes,
         machine=image.machine if image else "q35",
         kernel=image.kernel if image else "",
@@ -150,8 +145,10 @@ def _machine(
         ),
         nics=tuple(
             NicSpec(interface=interface.id, mac=interface.mac, index=interface.device_index)
-            for interface in metadata.interfaces
+            for interface in sorted(interfaces, key=lambda each: each.device_index)
+            if interface.attachment_state is not InterfaceAttachment.detaching
         ),
+        force_detach_nics=tuple(interface.id for interface in interfaces if interface.force_detach),
         metadata=metadata,
     )
 
@@ -194,104 +191,24 @@ def _block_devices(instance: Instance) -> dict[str, str]:
     return mapping
 
 
-class _Network:
-    """The network records that a set of interfaces touches, each read once."""
+class _Views(NamedTuple):
+    """What the metadata service tells of a set of interfaces, each record read once."""
 
-    def __init__(
-        self,
-        vpcs: Mapping[str, Vpc],
-        subnets: Mapping[str, Subnet],
-        groups: Mapping[str, SecurityGroup],
-        members: Mapping[str, tuple[str, ...]],
-    ) -> None:
-        self.vpcs = vpcs
-        self.subnets = subnets
-        self.groups = groups
-        self.members = members
+    vpcs: dict[str, Vpc]
+    subnets: dict[str, Subnet]
+    groups: dict[str, SecurityGroup]
 
     @classmethod
-    async def load(cls, reader: Reader, interfaces: Iterable[NetworkInterface]) -> _Network:
-        interfaces = list(interfaces)
-        vpcs = await reader.get_many(Vpc, {interface.vpc for interface in interfaces})
-        subnets = await reader.find(Subnet, vpc=[vpc.id for vpc in vpcs])
-        groups = await reader.get_many(
-            SecurityGroup, {group for interface in interfaces for group in interface.groups}
-        )
-        referenced = {peer for group in groups for peer in group.referenced}
-        members: dict[str, list[str]] = {group: [] for group in referenced}
-        for interface in await reader.find(NetworkInterface, groups=sorted(referenced)):
-            for group in referenced.intersection(interface.groups):
-                if interface.instance:
-                    members[group].append(interface.private_ip)
+    async def load(cls, reader: Reader, interfaces: Sequence[NetworkInterface]) -> _Views:
         return cls(
-            {vpc.id: vpc for vpc in vpcs},
-            {subnet.id: subnet for subnet in subnets},
-            {group.id: group for group in groups},
-            {group: tuple(sorted(ips)) for group, ips in members.items()},
+            by_id(await reader.get_many(Vpc, {each.vpc for each in interfaces})),
+            by_id(await reader.get_many(Subnet, {each.subnet for each in interfaces})),
+            by_id(await reader.get_many(SecurityGroup, {id for each in interfaces for id in each.groups})),
         )
-
-    def spec(self, cloud: Cloud, interfaces: Iterable[NetworkInterface]) -> NetworkSpec:
-        ports = tuple(
-            PortSpec(
-                id=interface.id,
-                instance=str(interface.instance),
-                vpc=interface.vpc,
-                subnet=interface.subnet,
-                mac=interface.mac,
-                private_ip=interface.private_ip,
-                public_ip=interface.public_ip,
-                hostname=private_name(interface.private_ip, cloud.dns_domain).partition(".")[0],
-                groups=interface.groups,
-                source_dest_check=interface.source_dest_check,
-            )
-            for interface in interfaces
-        )
-        used_vpcs = {port.vpc for port in ports}
-        used_groups = {group for port in ports for group in port.groups}
-        groups = [group for group in self.groups.values() if group.id in used_groups]
-        named = {peer for group in groups for peer in group.referenced}
-        return NetworkSpec(
-            vpcs=tuple(
-                VpcSpec(
-                    id=vpc.id,
-                    network_id=vpc.network_id,
-                    cidr=vpc.cidr,
-                    subnets=tuple(
-                        SubnetSpec(id=subnet.id, cidr=subnet.cidr)
-                        for subnet in self.subnets.values()
-                        if subnet.vpc == vpc.id
-                    ),
-                    internet=bool(vpc.internet_gateway),
-                    domain=cloud.dns_domain,
-                    dns_support=vpc.dns_support,
-                )
-                for vpc in self.vpcs.values()
-                if vpc.id in used_vpcs
-            ),
-            ports=ports,
-            groups=tuple(GroupSpec(id=group.id, rules=_rules(group)) for group in groups),
-            members={group: ips for group, ips in self.members.items() if group in named},
-        )
-
-
-def _rules(group: SecurityGroup) -> tuple[RuleSpec, ...]:
-    """The rules that the IPv4 network can apply; those for IPv6 and prefix lists meet no packets yet."""
-    return tuple(
-        RuleSpec(
-            egress=rule.egress,
-            protocol=rule.protocol,
-            from_port=rule.from_port,
-            to_port=rule.to_port,
-            cidr=rule.cidr,
-            group=rule.group,
-        )
-        for rule in group.rules
-        if rule.cidr or rule.group
-    )
 
 
 def _metadata(
-    cloud: Cloud, network: _Network, instance: Instance, interfaces: Iterable[NetworkInterface]
+    cloud: Cloud, views: _Views, instance: Instance, interfaces: Iterable[NetworkInterface]
 ) -> Metadata:
     return Metadata(
         instance=instance.id,
@@ -307,7 +224,7 @@ def _metadata(
         public_key=instance.public_key,
         user_data=instance.user_data,
         interfaces=tuple(
-            _metadata_interface(cloud, network, interface)
+            _metadata_interface(cloud, views, interface)
             for interface in sorted(interfaces, key=lambda interface: interface.device_index)
         ),
         block_devices=_block_devices(instance),
@@ -318,8 +235,8 @@ def _metadata(
     )
 
 
-def _metadata_interface(cloud: Cloud, network: _Network, interface: NetworkInterface) -> MetadataInterface:
-    subnet, vpc = network.subnets.get(interface.subnet), network.vpcs.get(interface.vpc)
+def _metadata_interface(cloud: Cloud, views: _Views, interface: NetworkInterface) -> MetadataInterface:
+    subnet, vpc = views.subnets.get(interface.subnet), views.vpcs.get(interface.vpc)
     public_dns = ""
     if interface.public_ip and vpc is not None and vpc.dns_hostnames:
         public_dns = public_name(interface.public_ip, cloud.region)
@@ -333,11 +250,13 @@ def _metadata_interface(cloud: Cloud, network: _Network, interface: NetworkInter
         public_dns=public_dns,
         subnet=interface.subnet,
         subnet_cidr=subnet.cidr if subnet else "",
+        subnet_cidr6=subnet.ipv6.cidr if subnet and subnet.ipv6 else "",
         vpc=interface.vpc,
         vpc_cidr=vpc.cidr if vpc else "",
+        vpc_cidrs=(*vpc.cidrs, *vpc.cidrs6) if vpc else (),
+        secondary=tuple((each.private_ip, each.public_ip) for each in interface.secondary),
+        ipv6=interface.ipv6,
         group_ids=interface.groups,
-        group_names=tuple(
-            network.groups[group].name for group in interface.groups if group in network.groups
-        ),
+        group_names=tuple(views.groups[group].name for group in interface.groups if group in views.groups),
         owner=interface.account,
     )

@@ -12,7 +12,6 @@ import logging
 from msgspec.structs import replace
 
 from gureum.control.observed import Observed
-from gureum.control.placement import EVERY_ZONE
 from gureum.env import Env
 from gureum.hostspec import MachineState, VolumeReport
 from gureum.resources import (
@@ -27,6 +26,7 @@ from gureum.resources import (
     Volume,
     VolumeState,
 )
+from gureum.services.ec2.capacity import serves
 from gureum.store.base import Transaction
 
 log = logging.getLogger(__name__)
@@ -84,13 +84,19 @@ async def _place(tx: Transaction, volume: Volume) -> None:
     hosts = [
         host
         for host in await tx.find(Host)
-        if host.zone in (volume.zone, EVERY_ZONE) and host.state is HostState.up
+        if serves(host, volume.zone) and host.state is HostState.up and not host.draining
     ]
     if volume.source.startswith("snap-"):
         snapshot = await tx.get(Snapshot, volume.source)
         home = await tx.get(Host, snapshot.host) if snapshot is not None and snapshot.host else None
-        if home is not None and home.zone not in (volume.zone, EVERY_ZONE):
+        if home is not None and not serves(home, volume.zone):
             message = f"snapshot {volume.source} is in a pool of zone {home.zone} and can't be used elsewhere"
+            await tx.put(replace(volume, state=VolumeState.error, message=message))
+            return
+        if home is not None and home.draining:
+            message = (
+                f"snapshot {volume.source} is on {home.id}, which takes nothing while it is being drained"
+            )
             await tx.put(replace(volume, state=VolumeState.error, message=message))
             return
         if home is not None:
@@ -136,13 +142,21 @@ def _detached(volume: Volume) -> Volume:
 
 
 def _modified(env: Env, volume: Volume, seen: VolumeReport | None) -> Volume:
-    """Finish a modification once the pool shows the new size; type and IOPS need no more than the record."""
+    """Finish a modification once the host has made the volume so; one that failed leaves it as it was."""
     modification = volume.modification
     if modification is None or modification.state != "modifying" or seen is None:
         return volume
     if seen.error and seen.revision >= volume.version:
+        log.warning("%s could not be modified: %s", volume.id, seen.error)
         failed = replace(modification, state="failed", ended=env.utcnow(), message=seen.error)
-        return replace(volume, modification=failed, size_bytes=modification.original_size_bytes)
+        return replace(
+            volume,
+            modification=failed,
+            size_bytes=modification.original_size_bytes,
+            type=modification.original_type,
+            iops=modification.original_iops,
+            throughput=modification.original_throughput,
+        )
     if seen.size_bytes >= volume.size_bytes and seen.revision >= volume.version:
         return replace(volume, modification=replace(modification, state="completed", ended=env.utcnow()))
     return volume
@@ -162,6 +176,7 @@ async def reconcile_snapshot(tx: Transaction, env: Env, observed: Observed, id: 
         if seen is not None and seen.present:
             await tx.put(replace(snapshot, state=SnapshotState.completed))
         elif seen is not None and seen.error and seen.revision >= snapshot.version:
+            log.warning("%s could not be taken: %s", snapshot.id, seen.error)
             await tx.put(replace(snapshot, state=SnapshotState.error, message=seen.error))
         else:
             await _find_volume(tx, snapshot)

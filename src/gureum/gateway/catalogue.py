@@ -8,6 +8,7 @@ one that serves never imports botocore; written beside and renamed, so that seve
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.metadata
 import logging
 import os
@@ -26,12 +27,14 @@ from gureum.gateway.shapes import Directory, Operation, Service, Shape
 
 log = logging.getLogger(__name__)
 
+OWN_MODELS = Path(__file__).parent / "models"
+"""Models of services that are not AWS's, in botocore's format and layout."""
 COMPILER_VERSION = 3
 """Raise it whenever a record or the compiler changes: a catalogue is found by it."""
 
 SERVICES = (
     "ec2", "ebs", "s3", "s3control", "lambda", "emr", "autoscaling", "serverlessrepo",
-    "cloudformation", "iam", "sts", "cloudwatch", "logs", "elbv2",
+    "cloudformation", "iam", "sts", "cloudwatch", "logs", "elbv2", "fleet",
 )  # fmt: skip
 COMPILE_SECONDS_MAX = 120
 
@@ -44,10 +47,13 @@ def default_directory() -> Path:
 
 
 def path_in(directory: Path, services: Sequence[str] = SERVICES) -> Path:
-    """The catalogue's file for the installed botocore, this compiler and these services."""
+    """The catalogue's file for the installed botocore, our own models, this compiler and these services."""
     botocore = importlib.metadata.version("botocore")
+    own = hashlib.sha256()
+    for model in sorted(OWN_MODELS.glob("*/*/*.json")):
+        own.update(model.read_bytes())
     chosen = "" if tuple(services) == SERVICES else "-" + "-".join(services)
-    return directory / f"catalogue-{botocore}-{COMPILER_VERSION}{chosen}.sqlite"
+    return directory / f"catalogue-{botocore}-{own.hexdigest()[:8]}-{COMPILER_VERSION}{chosen}.sqlite"
 
 
 def ensure(directory: Path | None = None, services: Sequence[str] = SERVICES) -> Path:

@@ -16,7 +16,6 @@ import msgspec
 from gureum.gateway import catalogue
 from gureum.gateway.shapes import Directory, Operation, Ref, Route, Service, Shape
 
-OWN_MODELS = Path(__file__).parent / "models"
 SCALARS = {
     "string", "integer", "long", "float", "double", "boolean", "timestamp", "blob",
 }  # fmt: skip
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str]) -> None:
 def rows(services: Sequence[str]) -> Iterator[tuple[str, str, str, bytes]]:
     from botocore.loaders import Loader
 
-    loader = Loader(extra_search_paths=[str(OWN_MODELS)])
+    loader = Loader(extra_search_paths=[str(catalogue.OWN_MODELS)])
     encode = msgspec.msgpack.encode
     compiled = []
     for name in services:

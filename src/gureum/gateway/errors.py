@@ -116,11 +116,29 @@ def input_error(error: InputError, protocol: str) -> ApiError:
     return ApiError(code, f"{path}: {text}" if path else text)
 
 
+_NO_INSTANCES = "InvalidParameterCombination", "No instances specified"
+_MISSING = {
+    **{
+        f"{each}InstancesRequest.InstanceIds": _NO_INSTANCES
+        for each in ("Reboot", "Start", "Stop", "Terminate")
+    },
+    **{
+        f"{each}TagsRequest.{member}": ("MissingParameter", f"The request must contain the parameter {name}")
+        for each in ("Create", "Delete")
+        for member, name in (("Resources", "resourceIdSet"), ("Tags", "tagSet"))
+    },
+}
+"""What EC2 says of required members that its own code looks for, by shape and member: code and message."""
+
+
 def _form_error(reason: str, path: str, text: str) -> ApiError:
     if reason == "unknown":
         return ApiError("UnknownParameter", f"The parameter {path} is not recognized")
     if reason == "missing":
-        return ApiError("MissingParameter", f"The request must contain the parameter {path}")
+        code, said = _MISSING.get(
+            text, ("MissingParameter", f"The request must contain the parameter {path}")
+        )
+        return ApiError(code, said)
     if reason == "malformed":
         return ApiError("MalformedQueryString", text)
     return ApiError("InvalidParameterValue", f"The parameter {path} is invalid: {text}" if path else text)

@@ -99,7 +99,7 @@ class QueryPlans:
                     raise error.under(wire) from None
             for wanted, wire in required.items():
                 if wanted not in parsed:
-                    raise InputError("missing", "", wire)
+                    raise InputError("missing", f"{name}.{wanted}", wire)
             return parsed
 
         self._structures[name] = parse  # before its members: shapes may be recursive

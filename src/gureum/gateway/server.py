@@ -17,7 +17,7 @@ from typing import Any
 
 import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from gureum.errors import ConfigError
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 SWEEP_SECONDS = 1.0
 BACKLOG = 2048
 STOP_SECONDS_MAX = 5.0
+JOINED_BYTES_MAX = 64 * 1024
+"""Bodies up to here are written together with their heads; copying a larger one would cost more."""
 
 
 class TooLarge(Exception):
@@ -58,6 +60,44 @@ class Sweeper:
             loop.call_later(SWEEP_SECONDS, self._sweep, loop)
 
 
+class Joined:
+    """The transport of one request cycle: the head of an answer waits for the first piece of its body.
+
+    They then are one write, so a client of a server that is killed gets all of a small answer or nothing of
+    it, never a head that could pass for an empty answer.
+    """
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._transport = cycle.transport
+        self._begun = cycle.scope["method"] == "HEAD"
+        """The next write is no head, or one that nothing comes after."""
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if not self._begun and self._cycle.response_started:
+            self._begun = True
+            self._head = data
+        elif self._head and len(data) <= JOINED_BYTES_MAX:
+            head, self._head = self._head, b""
+            self._transport.write(head + data)
+        else:
+            self._flush()
+            self._transport.write(data)
+
+    def _flush(self) -> None:
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """uvicorn's protocol with bounds."""
 
@@ -79,6 +119,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(503, "Too many connections")
             return
         self.sweeper.add(self)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        cycle.transport = Joined(cycle)  # type: ignore[assignment]
+        super()._start_asgi_task(cycle, app)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.sweeper.connections.discard(self)

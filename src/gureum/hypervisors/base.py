@@ -41,6 +41,8 @@ class MachineConfig(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     generation: int
     vcpus: int
+    threads: int = 1
+    """Of the vCPUs, how many are one core."""
     memory_bytes: int
     machine: str = "q35"
     kernel: str = ""
@@ -52,7 +54,9 @@ class MachineConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MachineStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """``disks`` are volume ids the machine has now; ``detaching`` those the guest was asked to give up."""
+    """``disks`` and ``nics`` are ids of the volumes and interfaces that the machine has now; ``detaching``
+    those of both that the guest was asked to give up.
+    """
 
     id: str
     generation: int
@@ -60,6 +64,7 @@ class MachineStatus(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
     reboots: int = 0
     disks: tuple[str, ...] = ()
+    nics: tuple[str, ...] = ()
     detaching: tuple[str, ...] = ()
 
 
@@ -109,12 +114,24 @@ class Hypervisor(Protocol):
     async def detach_disk(self, id: str, volume: str, force: bool = False) -> None:
         """Ask the guest to give the disk up (it leaves ``status.disks`` then); ``force`` takes it away."""
 
+    async def attach_nic(self, id: str, nic: Nic) -> None:
+        """Takes ``nic.fd`` over, also when it fails. A machine that has the interface is left as it is."""
+
+    async def detach_nic(self, id: str, interface: str, force: bool = False) -> None:
+        """Ask the guest to give the interface up (it leaves ``status.nics`` then); ``force`` takes it away.
+
+        The machine has let go of the tap when the interface has left ``status.nics``.
+        """
+
     async def active_layer(self, id: str, volume: str) -> str: ...
 
     async def switch_layer(self, id: str, volume: str, layer: Layer) -> None:
         """See LiveDisk."""
 
     async def resize_disk(self, id: str, volume: str, size_bytes: int) -> None: ...
+
+    async def limit_disk(self, id: str, volume: str, iops: int, throughput: int) -> None:
+        """Bound a disk's operations and MiB a second from now on; 0 is no bound."""
 
     async def console(self, id: str, max_bytes: int) -> bytes:
         """The end of what the guest wrote to its serial console, also of a machine that is off."""

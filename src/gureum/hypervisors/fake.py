@@ -12,11 +12,13 @@ import os
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from gureum.env import Env
 from gureum.errors import HypervisorError
 from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
-from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus
+from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Nic
 from gureum.san.base import Layer
 
 RUNS = frozenset({MachineState.starting, MachineState.running, MachineState.paused})
@@ -48,6 +50,8 @@ class FakeMachine:
         self.message = ""
         self.reboots = 0
         self.disks: dict[str, FakeDisk] = {}
+        self.nics: dict[str, bool] = {}
+        """By interface, whether the guest was asked to give it up."""
         self.console = b""
         self.held = False
         """The guest shut itself down, and its process is held."""
@@ -63,7 +67,8 @@ class FakeMachine:
         return self.state in RUNS
 
     def status(self) -> MachineStatus:
-        detaching = tuple(sorted(volume for volume, disk in self.disks.items() if disk.detaching))
+        disks = (volume for volume, disk in self.disks.items() if disk.detaching)
+        nics = (interface for interface, detaching in self.nics.items() if detaching)
         return MachineStatus(
             id=self.config.id,
             generation=self.config.generation,
@@ -71,7 +76,8 @@ class FakeMachine:
             message=self.message,
             reboots=self.reboots,
             disks=tuple(sorted(self.disks)),
-            detaching=detaching,
+            nics=tuple(sorted(self.nics)),
+            detaching=tuple(sorted((*disks, *nics))),
         )
 
     def print(self, text: str) -> None:
@@ -180,6 +186,7 @@ class FakeMachines:
         machine.state, machine.message = state, message
         machine.held = False
         machine.disks = {}
+        machine.nics = {}
         machine.settled.set()
         self.changed(machine)
 
@@ -272,6 +279,7 @@ class FakeHypervisor:
             await self._work()
             raise HypervisorError(f"{id}: {error}")
         machine.disks = {disk.volume: FakeDisk(disk) for disk in machine.config.disks}
+        machine.nics = dict.fromkeys((nic.interface for nic in machine.config.nics), False)
         self.host.later(machine, START_SECONDS, lambda: self._booted(machine))
         self.env.crashpoint("fake.start.spawned")
         await machine.settled.wait()
@@ -354,6 +362,33 @@ class FakeHypervisor:
             del machine.disks[disk.disk.volume]
             self.host.changed(machine)
 
+    async def attach_nic(self, id: str, nic: Nic) -> None:
+        if nic.fd >= 0:
+            os.close(nic.fd)
+        machine = self._running(id)
+        await self._work()
+        self.env.crashpoint("fake.nic.attach")
+        if machine.runs and nic.interface not in machine.nics:
+            machine.nics[nic.interface] = False
+            self.host.changed(machine)
+
+    async def detach_nic(self, id: str, interface: str, force: bool = False) -> None:
+        machine = self._get(id)
+        await self._work()
+        if interface not in machine.nics:
+            return
+        if force:
+            self._unplugged(machine, interface)
+            return
+        machine.nics[interface] = True
+        if not machine.ignores_detach:
+            self.host.later(machine, GUEST_DETACH_SECONDS, lambda: self._unplugged(machine, interface))
+        self.host.changed(machine)
+
+    def _unplugged(self, machine: FakeMachine, interface: str) -> None:
+        if machine.nics.pop(interface, None) is not None:
+            self.host.changed(machine)
+
     async def active_layer(self, id: str, volume: str) -> str:
         await self._work()
         return self._disk(id, volume).layers[0]
@@ -368,6 +403,10 @@ class FakeHypervisor:
     async def resize_disk(self, id: str, volume: str, size_bytes: int) -> None:
         await self._work()
         self._disk(id, volume).size_bytes = size_bytes
+
+    async def limit_disk(self, id: str, volume: str, iops: int, throughput: int) -> None:
+        disk = self._disk(id, volume)
+        disk.disk = replace(disk.disk, iops=iops, throughput=throughput)
 
     async def console(self, id: str, max_bytes: int) -> bytes:
         return self._get(id).console[-max_bytes:] if max_bytes > 0 else b""

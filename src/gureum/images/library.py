@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+from gureum.files import make_directories, sync
 from gureum.images.errors import ImageError, ManifestError
 from gureum.images.manifest import ImageManifest, load_manifest
 
@@ -45,8 +46,10 @@ async def workspace(library: Path) -> AsyncIterator[Path]:
 
     One maker at a time in a library, across processes; the kernel frees the lock of a killed one.
     """
-    await asyncio.to_thread(library.mkdir, parents=True, exist_ok=True)
+    await asyncio.to_thread(make_directories, library)
     async with _locked(library):
+        # An image that is found may be from a maker that was killed before it flushed the name.
+        await asyncio.to_thread(sync, library)
         for stale in library.glob(f"{_UNFINISHED}*"):
             await asyncio.to_thread(shutil.rmtree, stale, ignore_errors=True)
         work = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=library))
@@ -65,21 +68,13 @@ async def publish(image: Path, final: Path) -> ImageManifest:
 def _publish(image: Path, final: Path) -> None:
     image.chmod(0o755)
     for file in image.iterdir():
-        _sync(file)
-    _sync(image)
+        sync(file)
+    sync(image)
     if final.exists():
         # It is broken, otherwise it would have been used.
         final.rename(image.parent / "broken")
     image.rename(final)
-    _sync(final.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(final.parent)
 
 
 @contextlib.asynccontextmanager

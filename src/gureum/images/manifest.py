@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from gureum.files import write_atomically
 from gureum.images.errors import ManifestError
 
 MANIFEST_NAME = "manifest.json"
@@ -58,10 +59,7 @@ def write_manifest(directory: Path, manifest: ImageManifest) -> None:
         if (path := getattr(manifest, field)) is not None
     }
     document = msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(manifest, **relative)))
-    with open(directory / MANIFEST_NAME, "wb") as file:
-        file.write(document + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    write_atomically(directory / MANIFEST_NAME, document + b"\n", mode=0o644)
 
 
 def load_manifest(directory: Path) -> ImageManifest:

@@ -24,21 +24,28 @@ class Package(msgspec.Struct, frozen=True):
 
 
 async def dependencies(*names: str) -> list[str]:
-    """Names of the packages that the packages `names` depend on directly."""
-    output = await run("apt-cache", "depends", *names, timeout_s=_SETTLE_S)
+    """Names of the packages that the packages `names` depend on directly.
+
+    Raises ImageBuildError if apt does not know one.
+    """
+    output = await _ask("apt-cache", "depends", *names)
     return _DEPENDS.findall(output.decode())
 
 
 async def resolve(names: list[str]) -> list[Package]:
     """The versions that apt would download now. Raises ImageBuildError if it does not know one of them."""
-    try:
-        output = await run("apt-get", "--print-uris", "-qq", "download", *names, timeout_s=_SETTLE_S)
-    except CommandError as error:
-        raise ImageBuildError(f"{error} (is the package list there? try: apt-get update)") from error
+    output = await _ask("apt-get", "--print-uris", "-qq", "download", *names)
     packages = [_package(line) for line in output.decode().splitlines() if line.startswith("'")]
     if missing := set(names) - {package.name for package in packages}:
         raise ImageBuildError(f"apt cannot download {', '.join(sorted(missing))} (try: apt-get update)")
     return sorted(packages, key=lambda package: package.name)
+
+
+async def _ask(*command: str) -> bytes:
+    try:
+        return await run(*command, timeout_s=_SETTLE_S)
+    except CommandError as error:
+        raise ImageBuildError(f"{error} (is the package list there? try: apt-get update)") from error
 
 
 def _package(line: str) -> Package:

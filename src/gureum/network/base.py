@@ -23,6 +23,15 @@ class HostNetwork(Protocol):
     async def open_port(self, interface: str) -> int:
         """A new file descriptor of the tap of a port that was applied. The caller closes it."""
 
+    async def export_flows(self, interface: str) -> bytes:
+        """All flows of a port that was applied, for the host that it moves to.
+
+        To be asked for when the guest sends no more, and before a spec without the port is applied.
+        """
+
+    async def import_flows(self, interface: str, data: bytes) -> None:
+        """Take over the flows of a port that was applied, before its guest sends. Repeats harmlessly."""
+
     def mtu(self, interface: str) -> int: ...
 
     async def close(self) -> None:

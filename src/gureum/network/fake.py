@@ -67,6 +67,17 @@ class FakeNetwork:
         self.mtu(interface)
         return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
 
+    async def export_flows(self, interface: str) -> bytes:
+        await self._step()
+        self.mtu(interface)
+        return interface.encode()
+
+    async def import_flows(self, interface: str, data: bytes) -> None:
+        await self._step()
+        self.mtu(interface)
+        if data != interface.encode():
+            raise NetworkError("there are flows of other ports among these")
+
     def mtu(self, interface: str) -> int:
         if interface not in self._wires.ports.get(self._host, {}):
             raise NetworkError(f"port {interface} was not applied")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,18 +21,20 @@ import msgspec
 from gureum.env import Env
 from gureum.errors import NetworkError
 from gureum.hostspec import Metadata, NetworkSpec
-from gureum.network import dns, filters, links, namespaces
+from gureum.network import dns, flows, links, namespaces, natgateway, peering
 from gureum.network.base import MetadataLookup
 from gureum.network.dhcp import Lease
 from gureum.network.dhcpserver import DhcpServer
+from gureum.network.edge import Edge
 from gureum.network.imds import MetadataServer
 from gureum.network.names import GUEST_MTU, Names, choose_slot, tap_name
-from gureum.network.namespaces import command, ip_batch, nft, visit, write_sysctl
-from gureum.network.plan import PortPlan, VpcPlan, make_plan
-from gureum.network.ruleset import replace_table
+from gureum.network.namespaces import visit
+from gureum.network.plan import NOWHERE, VpcPlan, make_plan
+from gureum.network.portplan import PortPlan
 from gureum.network.taps import open_tap
 from gureum.network.tokens import Tokens, load_key
-from gureum.network.vpc import Sockets, VpcNetwork, remove_vpc
+from gureum.network.vpc import Sockets, VpcNetwork, remove_vpc, served
+from gureum.network.vxlan import Underlay
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +65,20 @@ class KernelNetwork:
     """
 
     def __init__(
-        self, env: Env, cloud: str, index: int, run_dir: Path, metadata: MetadataLookup, public_cidr: str = ""
+        self,
+        env: Env,
+        cloud: str,
+        index: int,
+        run_dir: Path,
+        metadata: MetadataLookup,
+        public_cidr: str = "",
+        host: int = 0,
+        uplink: str = "",
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", cloud):
             raise NetworkError(f"{cloud!r} is no name for a cloud")
         self._env = env
-        self._cloud = cloud
-        self._names = Names(index, public_cidr)
+        self._names = Names(index, public_cidr, host)
         self._run_dir = run_dir
         self._lookup = metadata
         self._lock = asyncio.Lock()
@@ -78,11 +87,14 @@ class KernelNetwork:
         self._vpcs: dict[int, VpcNetwork] = {}
         self._ports: dict[str, int] = {}
         self._served: dict[str, _Served] = {}
-        self._prepared = False
-        self._routes: set[tuple[str, str]] = set()
+        self._edge = Edge(env, self._names, cloud, uplink)
+        self._key_file = run_dir / "wireguard.key"
+        # By number, the pairs of VPCs that are joined; None: not known.
+        self._peerings: set[int] | None = None
         self._applied: NetworkSpec | None = None
         self._tokens: Tokens | None = None
         self._check_at = 0.0
+        self._mtu = GUEST_MTU
 
     async def apply(self, spec: NetworkSpec) -> None:
         async with self._lock:
@@ -92,13 +104,19 @@ class KernelNetwork:
             plans = make_plan(spec, self._names.public)
             if self._tokens is None:
                 self._tokens = Tokens(self._env, load_key(self._run_dir / "imds.key", self._env))
-            present = await self._work(self._prepare_host)
-            failures = await self._remove(present - plans.keys())
-            failures += [error for plan in plans.values() if (error := await self._converge(plan))]
+            underlay = await self._work(lambda: self._edge.underlay(spec, self._key_file))
+            known = self._edge.known
+            await self._work(lambda: self._edge.prepare(spec))
+            present = set(self._vpcs) if known else await self._work(self._present)
+            failures = await self._converge_all(plans, underlay)
+            failures += await self._remove(present - plans.keys())
             await self._work(lambda: self._route_publics(plans.values()))
+            gateways = {tap for plan in plans.values() for tap in natgateway.ports(plan)}
+            await self._work(lambda: natgateway.remove(self._names, gateways))
             self._ports = {port: id for id, plan in plans.items() for port in plan.ports}
+            self._mtu = spec.mtu
             if failures:
-                self._prepared = False
+                self._assume_nothing()
                 raise NetworkError("; ".join(failures))
             self._applied = spec
 
@@ -107,9 +125,23 @@ class KernelNetwork:
             namespace = self._names.namespace(self._network_id(interface))
             return await self._work(lambda: visit(namespace, lambda: open_tap(tap_name(interface))))
 
+    async def export_flows(self, interface: str) -> bytes:
+        async with self._lock:
+            vpc = self._vpcs[self._network_id(interface)]
+            return await self._work(
+                lambda: visit(vpc.namespace, lambda: flows.export(vpc.addresses(interface)))
+            )
+
+    async def import_flows(self, interface: str, data: bytes) -> None:
+        async with self._lock:
+            vpc = self._vpcs[self._network_id(interface)]
+            await self._work(
+                lambda: visit(vpc.namespace, lambda: flows.restore(vpc.addresses(interface), data))
+            )
+
     def mtu(self, interface: str) -> int:
         self._network_id(interface)
-        return GUEST_MTU
+        return self._mtu
 
     async def close(self) -> None:
         async with self._lock:
@@ -117,20 +149,25 @@ class KernelNetwork:
             self._vpcs.clear()
             self._ports.clear()
             self._applied = None
-            self._prepared = False
+            self._assume_nothing()
         self._executor.shutdown(wait=False)
 
     async def teardown(self) -> None:
         async with self._lock:
             self._applied = None
-            await self._work(self._check_owner)
+            await self._work(self._edge.check_owner)
             self._stop_serving(self._served.keys())
             failures = await self._remove(await self._work(self._present))
             self._ports.clear()
-            self._prepared = False
+            self._assume_nothing()
             if failures:
                 raise NetworkError("; ".join(failures))
-            await self._work(self._clear_host)
+            await self._work(lambda: natgateway.remove(self._names, ()))
+            await self._work(self._edge.clear)
+
+    def _assume_nothing(self) -> None:
+        self._edge.known = False
+        self._peerings = None
 
     def _network_id(self, interface: str) -> int:
         if interface not in self._ports:
@@ -163,9 +200,9 @@ class KernelNetwork:
 
     def _look_at_host(self) -> bool:
         repair = False
-        if f"table inet {self._names.table}" not in command(["nft", "list", "tables", "inet"]).splitlines():
+        if self._edge.filter_is_gone():
             log.warning("the host's packet filter table %s is gone: making it again", self._names.table)
-            self._prepared = False
+            self._edge.known = False
             repair = True
         resolving = {vpc.namespace: vpc for vpc in self._vpcs.values() if vpc.resolves}
         for namespace in dns.without_resolver(resolving):
@@ -174,28 +211,59 @@ class KernelNetwork:
             repair = True
         return repair
 
-    def _prepare_host(self) -> set[int]:
-        """Once: the host's own part. Returns the network ids that are present."""
-        if self._prepared:
-            return set(self._vpcs)
-        self._check_owner()
-        write_sysctl("ipv4/ip_forward", "1")
-        nft(replace_table(filters.host_table(self._names, self._cloud, dns.upstream()[1])))
-        ip_batch([f"route replace unreachable {self._names.public}"])
-        self._env.crashpoint("network.host.prepared")
-        self._routes = links.public_routes(self._names)
-        self._prepared = True
-        return self._present()
+    async def _converge_all(self, plans: dict[int, VpcPlan], underlay: Underlay) -> list[str]:
+        """Returns what went wrong: one VPC's trouble is not another's, but where they are peers.
 
-    def _check_owner(self) -> None:
-        """The index must not be in use by another cloud: everything of that one would be removed."""
-        for line in command(["nft", "list", "table", "inet", self._names.table], fails=True).splitlines():
-            if line.strip().startswith("comment ") and line.strip() != f'comment "{self._cloud}"':
-                index = self._names.index
-                raise NetworkError(
-                    f"network index {index} belongs to another cloud ({line.strip()}); "
-                    f"if that one is gone: nft delete table inet {self._names.table}"
-                )
+        First all namespaces are there, then what joins them, then what leads through it; what joined them
+        and is no more goes last.
+        """
+        failures: dict[int, str] = {}
+        for plan in plans.values():
+            await self._try(failures, plan, partial(self._build, plan, underlay))
+        joined = {id: _without_peers(plan, failures) for id, plan in plans.items() if id not in failures}
+        for plan in joined.values():
+            await self._try(failures, plan, partial(self._join, plan))
+        for id, plan in joined.items():
+            if id not in failures:
+                await self._converge(failures, plan)
+        good = [plan for id, plan in joined.items() if id not in failures]
+        wanted = {number for plan in joined.values() for number in plan.peerings}
+        if self._peerings is None or self._peerings - wanted:
+            for plan in good:
+                await self._try(failures, plan, partial(self._part, plan))
+                self._env.crashpoint("network.peering.parted")
+        self._peerings = wanted
+        return [f"VPC {plans[id].id}: {error}" for id, error in failures.items()]
+
+    async def _try(self, failures: dict[int, str], plan: VpcPlan, work: Callable[[], None]) -> None:
+        try:
+            await self._work(work)
+        except NetworkError as error:
+            log.warning("VPC %s: %s", plan.id, error)
+            failures[plan.network_id] = str(error)
+
+    def _build(self, plan: VpcPlan, underlay: Underlay) -> None:
+        vpc = self._vpcs.get(plan.network_id)
+        linked = True
+        if vpc is None or not vpc.known:
+            present = links.uplinks(self._names)
+            linked = plan.network_id in present
+            slots = {id: self._names.slot(address) for id, address in present.items() if address}
+            slot = slots.get(plan.network_id)
+            if slot is None:
+                slot = choose_slot(plan.network_id, {used for used in slots.values() if used is not None})
+            vpc = self._vpcs[plan.network_id] = VpcNetwork(self._env, self._names, plan.network_id, slot)
+        vpc.build(plan, underlay, linked)
+
+    def _join(self, plan: VpcPlan) -> None:
+        for number, each in plan.peerings.items():
+            if self._peerings is None or number not in self._peerings:
+                peering.ensure(self._names, plan, each)
+                self._env.crashpoint("network.peering.joined")
+
+    def _part(self, plan: VpcPlan) -> None:
+        kept = {each.device for each in plan.peerings.values()}
+        peering.remove(self._names.namespace(plan.network_id), kept)
 
     async def _remove(self, network_ids: Iterable[int]) -> list[str]:
         """Returns what went wrong; what is left then is found again next time."""
@@ -210,12 +278,10 @@ class KernelNetwork:
                 failures.append(str(error))
                 continue
             self._env.crashpoint("network.vpc.removed")
-            device = self._names.uplink(network_id)
-            self._routes = {route for route in self._routes if route[1] != device}
+            self._edge.forget(self._names.uplink(network_id))
         return failures
 
-    async def _converge(self, plan: VpcPlan) -> str:
-        """Returns what went wrong, "" for nothing: one VPC's trouble is not another's."""
+    async def _converge(self, failures: dict[int, str], plan: VpcPlan) -> None:
         serving = frozenset(id for id, s in self._served.items() if s.network_id == plan.network_id)
         gone = [
             id
@@ -223,27 +289,15 @@ class KernelNetwork:
             if id not in plan.ports or plan.ports[id].instance != self._served[id].instance
         ]
         self._stop_serving(gone)
+        vpc = self._vpcs[plan.network_id]
         try:
-            sockets = await self._work(lambda: self._build(plan, serving.difference(gone)))
+            sockets = await self._work(lambda: vpc.converge(plan, serving.difference(gone)))
         except NetworkError as error:
             log.warning("VPC %s: %s", plan.id, error)
-            return f"VPC {plan.id}: {error}"
-        for id, port in plan.ports.items():
-            self._serve(plan, port, sockets.get(id))
-        return ""
-
-    def _build(self, plan: VpcPlan, serving: frozenset[str]) -> dict[str, Sockets]:
-        vpc = self._vpcs.get(plan.network_id)
-        linked = True
-        if vpc is None or not vpc.known:
-            present = links.uplinks(self._names)
-            linked = plan.network_id in present
-            slots = {id: self._names.slot(address) for id, address in present.items() if address}
-            slot = slots.get(plan.network_id)
-            if slot is None:
-                slot = choose_slot(plan.network_id, {used for used in slots.values() if used is not None})
-            vpc = self._vpcs[plan.network_id] = VpcNetwork(self._env, self._names, plan.network_id, slot)
-        return vpc.converge(plan, linked, serving)
+            failures[plan.network_id] = str(error)
+            return
+        for id in served(plan):
+            self._serve(plan, plan.ports[id], sockets.get(id))
 
     def _serve(self, plan: VpcPlan, port: PortPlan, sockets: Sockets | None) -> None:
         lease = Lease(
@@ -254,7 +308,7 @@ class KernelNetwork:
             dns=plan.dns if plan.dns_support else "",
             domain=plan.domain,
             hostname=port.hostname,
-            mtu=GUEST_MTU,
+            mtu=plan.mtu,
         )
         if sockets is None:
             self._served[port.id].dhcp.lease = lease
@@ -276,25 +330,29 @@ class KernelNetwork:
             self._served.pop(id).close()
 
     def _route_publics(self, plans: Iterable[VpcPlan]) -> None:
-        was = self._routes
-        routes = links.wanted_routes(self._names, plans)
-        wanted = {route for route in routes if route in was or self._has_link(route[1])}
+        plans = list(plans)
+        known = {id: vpc for id, vpc in self._vpcs.items() if vpc.known}
         gateways = {self._names.uplink(id): self._names.link(vpc.slot)[1] for id, vpc in self._vpcs.items()}
-        commands = links.route_commands(was, wanted, gateways)
-        if commands:
-            self._prepared = False
-            ip_batch(commands)
-            self._prepared = True
-        self._env.crashpoint("network.public.routed")
-        self._routes = wanted
+        there = {self._names.uplink(id) for id in known}
+        there |= {
+            self._names.nat_uplink(tap)
+            for plan in plans
+            if plan.network_id in known
+            for tap in natgateway.ports(plan)
+        }
+        self._edge.route(plans, gateways, there)
 
-    def _has_link(self, device: str) -> bool:
-        network_id = self._names.network_id(device)
-        return network_id in self._vpcs and self._vpcs[network_id].known
 
-    def _clear_host(self) -> None:
-        for argv in (
-            ["ip", "route", "delete", "unreachable", str(self._names.public)],
-            ["nft", "delete", "table", "inet", self._names.table],
-        ):
-            command(argv, fails=True)
+def _without_peers(plan: VpcPlan, failed: Collection[int]) -> VpcPlan:
+    """The plan without peerings to VPCs whose namespaces could not be made: routes there lead nowhere."""
+    lost = {each.device for each in plan.peerings.values() if each.peer in failed}
+    if not lost:
+        return plan
+    return msgspec.structs.replace(
+        plan,
+        peerings={number: each for number, each in plan.peerings.items() if each.device not in lost},
+        tables={
+            number: {cidr: NOWHERE if hop.device in lost else hop for cidr, hop in hops.items()}
+            for number, hops in plan.tables.items()
+        },
+    )

@@ -1,16 +1,19 @@
-"""Devices, addresses and routes of a VPC's namespace and of its link to the host."""
+"""Devices and addresses of a VPC's namespace, its link to the host, and the host's routes to it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from gureum.hostspec import PortKind
 from gureum.network import namespaces
 from gureum.network.filters import METADATA_ADDRESS, RESOLVER_ADDRESS
-from gureum.network.names import GUEST_MTU, ROUTER_MAC, UPLINK, Names
+from gureum.network.names import LINK_MACS, NEIGHBOUR6, ROUTER_MAC, UPLINK, Names, is_port
 from gureum.network.namespaces import command, ip_batch, visit, write_sysctl
-from gureum.network.plan import PortPlan, VpcPlan
+from gureum.network.plan import VpcPlan
+from gureum.network.portplan import PortPlan
 from gureum.network.taps import create_tap
 
 _NAMESPACE_SYSCTLS = {
@@ -24,8 +27,16 @@ _NAMESPACE_SYSCTLS = {
     "ipv4/conf/all/accept_source_route": "0",
     "ipv4/conf/default/accept_source_route": "0",
     "ipv4/ip_forward": "1",
-    "ipv6/conf/all/disable_ipv6": "1",
-    "ipv6/conf/default/disable_ipv6": "1",
+    # Every address and neighbour is programmed: nothing is made up, asked for or believed.
+    "ipv6/conf/all/disable_ipv6": "0",
+    "ipv6/conf/default/disable_ipv6": "0",
+    "ipv6/conf/default/addr_gen_mode": "1",
+    "ipv6/conf/default/accept_dad": "0",
+    "ipv6/conf/all/accept_ra": "0",
+    "ipv6/conf/default/accept_ra": "0",
+    "ipv6/conf/all/accept_redirects": "0",
+    "ipv6/conf/default/accept_redirects": "0",
+    "ipv6/conf/all/forwarding": "1",
 }
 _GONE_GROUP = 99
 """The device group of taps that are about to be deleted."""
@@ -36,6 +47,12 @@ def read_json(*arguments: str) -> list[dict[str, Any]]:
     text = command(["ip", "-j", *arguments]).strip()
     found: list[dict[str, Any]] = json.loads(text) if text else []
     return [entry for entry in found if entry]
+
+
+def devices(prefix: str) -> set[str]:
+    """Those of the calling thread's namespace whose names begin so. From /proc: /sys shows its mounter's."""
+    lines = Path("/proc/thread-self/net/dev").read_text().splitlines()[2:]
+    return {name for line in lines if (name := line.partition(":")[0].strip()).startswith(prefix)}
 
 
 def uplinks(names: Names) -> dict[int, str]:
@@ -61,7 +78,13 @@ def build_vpc(names: Names, vpc: VpcPlan, slot: int, linked: bool) -> None:
         namespaces.add(namespace)
         visit(namespace, _prepare_namespace)
     if not linked:
-        ip_batch([f"link add {uplink} type veth peer name {UPLINK} netns {namespace}"])
+        outer, inner = LINK_MACS
+        ip_batch(
+            [
+                f"link add {uplink} address {outer} type veth "
+                f"peer name {UPLINK} netns {namespace} address {inner}"
+            ]
+        )
     sysctls = {"rp_filter": "1", "forwarding": "1", "accept_redirects": "0", "send_redirects": "0"}
     for name, value in sysctls.items():
         write_sysctl(f"ipv4/conf/{uplink}/{name}", value)
@@ -87,9 +110,7 @@ def _configure_router(vpc: VpcPlan, host_end: str, vpc_end: str) -> None:
         [
             "link set lo up",
             f"address replace {vpc_end}/31 dev {UPLINK}",
-            f"link set dev {UPLINK} up",
-            f"route replace default via {host_end} dev {UPLINK}",
-            f"route replace blackhole {vpc.cidr}",
+            f"link set dev {UPLINK} addrgenmode none up",
             *(f"address replace {address}/32 dev lo" for address in sorted(wanted)),
             *(f"address delete {address}/32 dev lo" for address in sorted(present - wanted)),
         ]
@@ -114,7 +135,7 @@ def taps(attached: bool = False) -> set[str]:
     return {
         link["ifname"]
         for link in read_json("link", "show")
-        if link["ifname"] not in ("lo", UPLINK) and (not attached or "LOWER_UP" in link["flags"])
+        if is_port(link["ifname"]) and (not attached or "LOWER_UP" in link["flags"])
     }
 
 
@@ -129,20 +150,33 @@ def removal_commands(taps: Iterable[str]) -> list[str]:
 def create_taps(ports: Iterable[PortPlan]) -> None:
     """Taps for these ports, each answering ARP for the whole world. In the calling thread's namespace."""
     for port in ports:
+        if port.kind is PortKind.nat:
+            continue
         create_tap(port.tap)
         write_sysctl(f"ipv4/conf/{port.tap}/proxy_arp", "1")
         write_sysctl(f"ipv4/neigh/{port.tap}/proxy_delay", "0")
 
 
-def port_commands(port: PortPlan) -> list[str]:
-    """``ip`` commands that bring a tap up and route its guest's address there.
+def ready_taps(mtu: int) -> set[str]:
+    """Those of the calling thread's namespace that ``port_commands`` has nothing to do for."""
+    return {
+        link["ifname"]
+        for link in read_json("address", "show")
+        if is_port(link["ifname"])
+        and (link["address"], link["mtu"]) == (ROUTER_MAC, mtu)
+        and "UP" in link["flags"]
+        and any(address["local"] == NEIGHBOUR6 for address in link["addr_info"])
+    }
 
-    The guest's MAC is known, so it is never asked for and cannot be claimed by another.
+
+def port_commands(port: PortPlan, mtu: int) -> list[str]:
+    """``ip`` commands that bring a port's device up. It is the router to its guest, by either protocol.
+
+    To set an Ethernet address, though it be the same, makes the kernel forget the device's neighbours.
     """
     return [
-        f"link set dev {port.tap} address {ROUTER_MAC} mtu {GUEST_MTU} up",
-        f"route replace {port.private_ip}/32 dev {port.tap}",
-        f"neighbour replace {port.private_ip} lladdr {port.mac} dev {port.tap} nud permanent",
+        f"link set dev {port.tap} address {ROUTER_MAC} mtu {mtu} up",
+        f"address replace {NEIGHBOUR6}/64 dev {port.tap} nodad",
     ]
 
 
@@ -156,24 +190,28 @@ def public_routes(names: Names) -> set[tuple[str, str]]:
 
 
 def wanted_routes(names: Names, plans: Iterable[VpcPlan]) -> set[tuple[str, str]]:
-    return {
-        (port.public_ip, names.uplink(vpc.network_id))
-        for vpc in plans
-        for port in vpc.ports.values()
-        if port.public_ip
-    }
+    found: set[tuple[str, str]] = set()
+    for vpc in plans:
+        for port in vpc.ports.values():
+            nat = port.kind is PortKind.nat
+            device = names.nat_uplink(port.tap) if nat else names.uplink(vpc.network_id)
+            found |= {(address.public_ip, device) for address in port.addresses if address.public_ip}
+    return found
 
 
 def route_commands(
     was: set[tuple[str, str]], wanted: set[tuple[str, str]], gateways: dict[str, str]
 ) -> list[str]:
-    """``ip`` commands for the host's routes; ``gateways``: device to the VPC's end of the link."""
+    """``ip`` commands for the host's routes; ``gateways``: device to the VPC's end of the link. A NAT gateway
+    has the public address itself.
+    """
     kept = {address for address, _ in wanted}
+    via = {device: f"via {gateway} " for device, gateway in gateways.items()}
     return [
         *(
             f"route delete {address}/32 dev {device}"
             for address, device in sorted(was)
             if address not in kept
         ),
-        *(f"route replace {a}/32 via {gateways[device]} dev {device}" for a, device in sorted(wanted - was)),
+        *(f"route replace {a}/32 {via.get(device, '')}dev {device}" for a, device in sorted(wanted - was)),
     ]

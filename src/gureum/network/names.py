@@ -18,9 +18,19 @@ LINK_SLOTS = 128
 """How many VPCs a host can have: each takes a /31 of its cloud's /24."""
 ROUTER_MAC = "02:67:75:72:75:6d"
 """The router's address on every tap of every host, so that guests which move keep their ARP entries."""
+LINK_MACS = "02:67:75:00:00:01", "02:67:75:00:00:02"
+"""Of the host's end of a link, and of the other."""
 UPLINK = "up"
 """The name of the VPC's end of its link to the host."""
+VXLAN_PORT = 4789
+VXLAN = "vx"
+"""The VPC's device towards the other hosts."""
+PEERINGS = "pr"
+"""What the names of a VPC's devices towards its peers begin with."""
+NEIGHBOUR, NEIGHBOUR6 = "169.254.1.1", "fe80::1"
+"""Who is at the other end of a device that leads to one place only; its Ethernet address is programmed."""
 GUEST_MTU = 1500
+HOST_NUMBER_MAX = 16383
 INDEX_MAX = 63
 """A cloud has a /22 of 198.18.0.0/16 for its public addresses: there are 64."""
 NETWORK_ID_MAX = (1 << 24) - 1
@@ -29,17 +39,20 @@ NETWORK_ID_MAX = (1 << 24) - 1
 class Names:
     """Names and addresses of the cloud with this index (0 to 63) on this host.
 
-    ``public_cidr`` are its public addresses; "" for 198.18.(4 x INDEX).0/22.
+    ``public_cidr`` are its public addresses; "" for 198.18.(4 x INDEX).0/22. ``host``: which of several hosts
+    on one machine, which have the names of network namespaces in common.
     """
 
-    def __init__(self, index: int, public_cidr: str = "") -> None:
+    def __init__(self, index: int, public_cidr: str = "", host: int = 0) -> None:
         if not 0 <= index <= INDEX_MAX:
             raise NetworkError(f"the index of a cloud is 0 to {INDEX_MAX}, not {index}")
         self.index = index
         self.public = IPv4Network(public_cidr or f"198.18.{4 * index}.0/22")
         self.links = IPv4Network(f"198.19.{index}.0/24")
         self.table = f"gureum_{index}"
-        self.namespace_prefix = f"gm{index}-"
+        owner = f"{index}.{host}" if host else f"{index}"
+        self.namespace_prefix = f"gm{owner}-"
+        self.nat_prefix = f"gn{owner}-"
         self.uplink_prefix = f"gu{index}-"
 
     def namespace(self, network_id: int) -> str:
@@ -48,6 +61,14 @@ class Names:
     def uplink(self, network_id: int) -> str:
         """The host's end of a VPC's link."""
         return f"{self.uplink_prefix}{network_id}"
+
+    def nat_namespace(self, tap: str) -> str:
+        """The namespace of the NAT gateway whose port is this device."""
+        return f"{self.nat_prefix}{tap}"
+
+    def nat_uplink(self, tap: str) -> str:
+        """The host's end of a NAT gateway's link; no ``network_id`` has this name."""
+        return f"{self.uplink_prefix}n{hashlib.sha256(tap.encode()).hexdigest()[:8]}"
 
     def network_id(self, name: str) -> int | None:
         """The network id in the name of a namespace or uplink of this cloud, None for anything else."""
@@ -77,6 +98,30 @@ def choose_slot(network_id: int, used: set[int]) -> int:
         if slot not in used:
             return slot
     raise NetworkError(f"a host has room for {LINK_SLOTS} VPCs of one cloud")
+
+
+def next_hop(number: int) -> tuple[str, str]:
+    """The addresses (IPv4, IPv6) on VXLAN devices of the host with this number."""
+    return f"169.254.{64 + number // 256}.{number % 256}", f"fe80::{number:x}"
+
+
+def vxlan_mac(number: int) -> str:
+    """The Ethernet address of that host's VXLAN devices."""
+    return f"02:67:76:00:{number // 256:02x}:{number % 256:02x}"
+
+
+def wireguard_address(number: int) -> str:
+    """That host's address on the network between hosts that WireGuard makes."""
+    return f"fd67:75::{number:x}"
+
+
+def peering_device(number: int) -> str:
+    return f"{PEERINGS}{number}"
+
+
+def is_port(device: str) -> bool:
+    """Whether a device of a VPC's namespace is a port."""
+    return re.fullmatch(r"[tx][0-9a-f]{14}", device) is not None
 
 
 def tap_name(interface: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ DIRECTORY = Path("/run/netns")
 COMMAND_SECONDS_MAX = 20.0
 VISIT_SECONDS_MAX = 60.0
 _CLONE_NEWNET = 0x40000000
+_GONE = re.compile(r"No such (process|device|file)|Cannot find device|does not exist|Command failed")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -34,7 +36,7 @@ def visit(namespace: str, work: Callable[[], T]) -> T:
 
     def run() -> None:
         try:
-            _enter(namespace)
+            enter(namespace)
             results.append(work())
         except BaseException as error:
             errors.append(error)
@@ -49,7 +51,8 @@ def visit(namespace: str, work: Callable[[], T]) -> T:
     return results[0]
 
 
-def _enter(namespace: str) -> None:
+def enter(namespace: str) -> None:
+    """Move the calling thread there; threads and processes that it starts begin there."""
     try:
         fd = os.open(DIRECTORY / namespace, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -112,24 +115,40 @@ def command(argv: Sequence[str], text: str = "", fails: bool = False) -> str:
 
     ``fails``: it may fail because what it asks for is not there; then what it printed is all there is.
     """
-    try:
-        done = subprocess.run(
-            argv, input=text, capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise NetworkError(f"{argv[0]} did not end within {COMMAND_SECONDS_MAX:g} s") from None
-    except OSError as error:
-        raise NetworkError(f"cannot run {argv[0]}: {error.strerror}") from error
+    done = _run(argv, text)
     if done.returncode != 0 and not fails:
         complaint = " ".join(done.stderr.split())[:500] or f"exit status {done.returncode}"
         raise NetworkError(f"{' '.join(argv[:3])}: {complaint}")
     return done.stdout
 
 
+def _run(argv: Sequence[str], text: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            argv, input=text, capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise NetworkError(f"{argv[0]} did not end within {COMMAND_SECONDS_MAX:g} s") from None
+    except OSError as error:
+        raise NetworkError(f"cannot run {argv[0]}: {error.strerror}") from error
+
+
 def ip_batch(lines: Sequence[str]) -> None:
     """Run ``ip`` commands in the calling thread's namespace, up to the first that fails."""
-    if lines:
-        command(["ip", "-batch", "-"], "".join(f"{line}\n" for line in lines))
+    command_batch("ip", lines)
+
+
+def command_batch(program: str, lines: Sequence[str], gone: bool = False) -> None:
+    """The same of another program, given with its options. ``gone``: run them all; what a command is to
+    remove may be gone.
+    """
+    if not lines:
+        return
+    argv = [*program.split(), *(["-force"] if gone else []), "-batch", "-"]
+    done = _run(argv, "".join(f"{line}\n" for line in lines))
+    complaints = [line for line in done.stderr.splitlines() if not (gone and _GONE.search(line))]
+    if done.returncode != 0 and complaints:
+        raise NetworkError(f"{program}: {' '.join(' '.join(complaints).split())[:500]}")
 
 
 def nft(transaction: str) -> None:

@@ -1,173 +1,340 @@
-"""A NetworkSpec, checked and resolved: per VPC what its namespace has to hold.
-
-Everything here ends up in commands, so nothing passes that is not an address, a number or a plain name.
-"""
+"""A NetworkSpec, checked and resolved: per VPC what its namespace has to hold."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from functools import lru_cache
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
+from collections.abc import Iterator
+from ipaddress import IPv4Network
 
 import msgspec
 
 from gureum.errors import NetworkError
-from gureum.hostspec import GroupSpec, NetworkSpec, PortSpec, VpcSpec
-from gureum.network.names import NETWORK_ID_MAX, tap_name
+from gureum.hostspec import (
+    AclSpec,
+    DhcpSpec,
+    FlowLogSpec,
+    GroupSpec,
+    NetworkSpec,
+    PortKind,
+    PortSpec,
+    RemoteSpec,
+    RouteKind,
+    RouteSpec,
+    VpcSpec,
+)
+from gureum.network import checks
+from gureum.network.names import (
+    HOST_NUMBER_MAX,
+    NEIGHBOUR,
+    NEIGHBOUR6,
+    NETWORK_ID_MAX,
+    UPLINK,
+    VXLAN,
+    next_hop,
+    peering_device,
+)
+from gureum.network.portplan import (
+    HostPlan,
+    PortPlan,
+    RemotePlan,
+    SubnetPlan,
+    plan_host,
+    plan_port,
+    plan_remote,
+    plan_subnet,
+)
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
-_DOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*")
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+PEERING_NUMBER_MAX = 10**9
+TABLE_NUMBER_MAX = 65535
+"""It has to fit into the mark that VXLAN carries."""
+MTU_MIN, MTU_MAX = 1280, 9000
+TRAFFIC = ("ALL", "ACCEPT", "REJECT")
 
 
-class PortPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """``prefix`` is the length of the subnet's mask; ``gateway`` its router's address."""
+class Hop(msgspec.Struct, frozen=True):
+    """Where a route leads: ``via`` an address on a device; "" is the link's other end. No device: nowhere."""
 
-    id: str
-    instance: str
-    tap: str
-    mac: str
-    private_ip: str
-    public_ip: str
-    hostname: str
-    gateway: str
-    prefix: int
-    groups: tuple[str, ...]
-    source_check: bool
+    device: str = ""
+    via: str = ""
+
+
+NOWHERE = Hop()
+
+
+class PeeringPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """``peer`` is the network id of the other VPC, ``networks`` are its networks, IPv4 and IPv6."""
+
+    number: int
+    peer: int
+    networks: tuple[str, ...]
+
+    @property
+    def device(self) -> str:
+        return peering_device(self.number)
 
 
 class VpcPlan(msgspec.Struct, frozen=True, kw_only=True):
     """``gateways`` are the router's addresses, one a subnet; ``dns`` is the resolver's (the base address +
-    2).
+    2). ``cidrs`` and ``cidrs6`` are all networks, ``cidr`` is the first of them.
+
+    ``number`` is this host's, 0 for the only one. ``hosts`` are those that have something of this VPC.
+    ``tables``: by number, the routes by destination, without the local ones.
     """
 
     id: str
     network_id: int
+    number: int = 0
+    mtu: int = 1500
+    hosts: tuple[HostPlan, ...] = ()
     cidr: str
+    cidrs: tuple[str, ...]
+    cidrs6: tuple[str, ...] = ()
     gateways: tuple[str, ...]
     dns: str
     internet: bool
     domain: str
     dns_support: bool
+    dns_hostnames: bool = True
+    dhcp: DhcpSpec = DhcpSpec()
+    subnets: dict[str, SubnetPlan]
+    tables: dict[int, dict[str, Hop]]
+    acls: dict[str, AclSpec]
     ports: dict[str, PortPlan]
+    remotes: dict[str, RemotePlan]
+    peerings: dict[int, PeeringPlan]
     groups: dict[str, GroupSpec]
     members: dict[str, tuple[str, ...]]
+    members6: dict[str, tuple[str, ...]]
+    flow_logs: tuple[FlowLogSpec, ...] = ()
+
+    @property
+    def owners(self) -> dict[str, str]:
+        """Which interface has each address inside the VPC, on whatever host."""
+        return {address: each.id for each in interfaces(self) for address in each.private}
+
+
+def interfaces(vpc: VpcPlan) -> Iterator[PortPlan | RemotePlan]:
+    """All of the VPC that are known here."""
+    yield from vpc.ports.values()
+    yield from vpc.remotes.values()
 
 
 def make_plan(spec: NetworkSpec, public: IPv4Network) -> dict[int, VpcPlan]:
     """The plans by network id. Raises NetworkError for a spec that contradicts itself or is no network."""
-    ports: dict[str, list[PortSpec]] = {vpc.id: [] for vpc in spec.vpcs}
-    for port in spec.ports:
-        if port.vpc not in ports:
-            raise NetworkError(f"port {port.id} is in VPC {port.vpc}, which the spec does not have")
-        ports[port.vpc].append(port)
-    groups = {_name(group.id): group for group in spec.groups}
-    plans: dict[int, VpcPlan] = {}
-    publics: set[str] = set()
-    for vpc in spec.vpcs:
-        if vpc.network_id in plans or not 0 <= vpc.network_id <= NETWORK_ID_MAX:
-            raise NetworkError(f"VPC {vpc.id} has no network id of its own: {vpc.network_id}")
-        plan = _plan_vpc(vpc, ports[vpc.id], groups, spec.members)
-        for port_plan in plan.ports.values():
-            _check_public(port_plan, public, publics)
-        plans[vpc.network_id] = plan
-    return plans
+    return _Planner(spec, public).plan()
 
 
-def _plan_vpc(
-    vpc: VpcSpec, ports: list[PortSpec], groups: dict[str, GroupSpec], members: dict[str, tuple[str, ...]]
-) -> VpcPlan:
-    network = _network(vpc.cidr)
-    subnets = {subnet.id: _network(subnet.cidr) for subnet in vpc.subnets}
-    if not _DOMAIN.fullmatch(vpc.domain):
-        raise NetworkError(f"VPC {vpc.id}: {vpc.domain!r} is no domain name")
-    plans: dict[str, PortPlan] = {}
-    addresses: set[str] = set()
-    taps: set[str] = set()
-    for port in ports:
-        if port.subnet not in subnets:
-            raise NetworkError(f"port {port.id} is in subnet {port.subnet}, which VPC {vpc.id} does not have")
-        plan = _plan_port(port, subnets[port.subnet])
-        if plan.private_ip in addresses or plan.id in plans or plan.tap in taps:
-            raise NetworkError(f"port {port.id} or its address {plan.private_ip} is twice in VPC {vpc.id}")
-        addresses.add(plan.private_ip)
-        taps.add(plan.tap)
-        plans[port.id] = plan
-    own = {id for port in ports for id in port.groups}
-    own_groups = {id: groups.get(id, GroupSpec(id=_name(id))) for id in sorted(own)}
-    referenced = {_name(rule.group) for group in own_groups.values() for rule in group.rules if rule.group}
-    return VpcPlan(
-        id=_name(vpc.id),
-        network_id=vpc.network_id,
-        cidr=str(network),
-        gateways=tuple(str(subnet.network_address + 1) for subnet in subnets.values()),
-        dns=str(network.network_address + 2),
-        internet=vpc.internet,
-        domain=vpc.domain,
-        dns_support=vpc.dns_support,
-        ports=plans,
-        groups=own_groups,
-        members={id: _addresses(members.get(id, ())) for id in sorted(referenced)},
+def plan_hosts(spec: NetworkSpec) -> dict[str, HostPlan]:
+    """The other hosts by id."""
+    if not 0 <= spec.number <= HOST_NUMBER_MAX or not MTU_MIN <= spec.mtu <= MTU_MAX:
+        raise NetworkError(f"{spec.number} is no number of a host, or {spec.mtu} no MTU")
+    hosts = {host.id: plan_host(host, spec.encrypted) for host in spec.hosts if host.number != spec.number}
+    if len({host.number for host in hosts.values()}) != len(hosts):
+        raise NetworkError("two hosts have the same number")
+    return hosts
+
+
+class _Planner:
+    """Reads one spec; nothing is left of it but plans."""
+
+    def __init__(self, spec: NetworkSpec, public: IPv4Network) -> None:
+        self._spec = spec
+        self._public = public
+        self._hosts = plan_hosts(spec)
+        self._groups = {checks.name(group.id): group for group in spec.groups}
+        self._vpcs = {checks.name(vpc.id): vpc for vpc in spec.vpcs}
+        self._publics: set[str] = set()
+        self._ports: dict[str, list[PortSpec]] = {}
+        self._remotes: dict[str, list[RemoteSpec]] = {}
+        for port in spec.ports:
+            self._ports.setdefault(port.vpc, []).append(port)
+        for remote in spec.remotes:
+            self._remotes.setdefault(remote.vpc, []).append(remote)
+        for id in (*self._ports, *self._remotes):
+            if id not in self._vpcs:
+                raise NetworkError(f"a port is in VPC {id}, which the spec does not have")
+        for log in spec.flow_logs:
+            checks.name(log.id)
+            if log.traffic not in TRAFFIC or log.interval_seconds <= 0:
+                raise NetworkError(f"flow log {log.id} has no such traffic or interval")
+
+    def plan(self) -> dict[int, VpcPlan]:
+        plans: dict[int, VpcPlan] = {}
+        for vpc in self._spec.vpcs:
+            if vpc.network_id in plans or not 0 <= vpc.network_id <= NETWORK_ID_MAX:
+                raise NetworkError(f"VPC {vpc.id} has no network id of its own: {vpc.network_id}")
+            plans[vpc.network_id] = self._vpc(vpc)
+        return plans
+
+    def _vpc(self, vpc: VpcSpec) -> VpcPlan:
+        network = checks.network(vpc.cidr)
+        cidrs, cidrs6 = _networks(vpc)
+        subnets = {subnet.id: plan_subnet(vpc, subnet) for subnet in vpc.subnets}
+        ports = self._plan_ports(vpc, subnets)
+        remotes = {
+            remote.id: plan_remote(remote, self._hosts.get(remote.host))
+            for remote in self._remotes.get(vpc.id, ())
+        }
+        _check_addresses(vpc, ports, remotes)
+        peerings = self._peerings(vpc)
+        hosts = {remote.host for remote in remotes.values()}
+        groups = {
+            id: self._groups.get(id, GroupSpec(id=id))
+            for id in sorted({id for port in ports.values() for id in port.groups})
+        }
+        referenced = {
+            checks.name(rule.group) for group in groups.values() for rule in group.rules if rule.group
+        }
+        members = {id: checks.addresses(self._spec.members.get(id, ())) for id in sorted(referenced)}
+        return VpcPlan(
+            id=vpc.id,
+            network_id=vpc.network_id,
+            number=self._spec.number,
+            mtu=self._spec.mtu,
+            hosts=tuple(
+                sorted(
+                    (host for host in self._hosts.values() if host.number in hosts), key=lambda h: h.number
+                )
+            ),
+            cidr=str(network),
+            cidrs=cidrs,
+            cidrs6=cidrs6,
+            gateways=tuple(subnet.gateway for subnet in subnets.values()),
+            dns=str(network.network_address + 2),
+            internet=vpc.internet,
+            domain=checks.domain(vpc.domain),
+            dns_support=vpc.dns_support,
+            dns_hostnames=vpc.dns_hostnames,
+            dhcp=_dhcp(vpc.dhcp),
+            subnets=subnets,
+            tables=_tables(vpc, ports, remotes, peerings),
+            acls={acl.id: checks.acl(acl) for acl in vpc.acls},
+            ports=ports,
+            remotes=remotes,
+            peerings={peering.number: peering for peering in peerings.values()},
+            groups=groups,
+            members={id: pair[0] for id, pair in members.items()},
+            members6={id: pair[1] for id, pair in members.items()},
+            flow_logs=tuple(
+                msgspec.structs.replace(log, ports=own)
+                for log in self._spec.flow_logs
+                if (own := tuple(id for id in log.ports if id in ports))
+            ),
+        )
+
+    def _plan_ports(self, vpc: VpcSpec, subnets: dict[str, SubnetPlan]) -> dict[str, PortPlan]:
+        plans: dict[str, PortPlan] = {}
+        taps: set[str] = set()
+        for port in self._ports.get(vpc.id, ()):
+            if port.subnet not in subnets:
+                raise NetworkError(
+                    f"port {port.id} is in subnet {port.subnet}, which VPC {vpc.id} does not have"
+                )
+            plan = plan_port(port, subnets[port.subnet])
+            if plan.id in plans or plan.tap in taps:
+                raise NetworkError(f"port {port.id} is twice in VPC {vpc.id}")
+            for address in plan.addresses:
+                self._check_public(plan.id, address.public_ip)
+            taps.add(plan.tap)
+            plans[port.id] = plan
+        return plans
+
+    def _check_public(self, port: str, address: str) -> None:
+        if not address:
+            return
+        if checks.address(address) not in self._public:
+            raise NetworkError(f"port {port}: {address} is not one of this cloud's addresses, {self._public}")
+        if address in self._publics:
+            raise NetworkError(f"port {port}: {address} is in use by another port")
+        self._publics.add(address)
+
+    def _peerings(self, vpc: VpcSpec) -> dict[str, PeeringPlan]:
+        """By id. Of two with the same VPC there is only one at a time."""
+        found: dict[str, PeeringPlan] = {}
+        for peering in self._spec.peerings:
+            if vpc.id not in peering.vpcs:
+                continue
+            other = peering.vpcs[peering.vpcs[0] == vpc.id]
+            if other not in self._vpcs or other == vpc.id or not 0 <= peering.number <= PEERING_NUMBER_MAX:
+                raise NetworkError(f"peering {peering.id} has no two VPCs of the spec, or no number")
+            peer = self._vpcs[other]
+            found[peering.id] = PeeringPlan(
+                number=peering.number,
+                peer=peer.network_id,
+                networks=tuple(text for texts in _networks(peer) for text in texts),
+            )
+        return found
+
+
+def _networks(vpc: VpcSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """All IPv4 and all IPv6 networks of a VPC, the first IPv4 one first."""
+    four = [vpc.cidr, *(cidr for cidr in vpc.cidrs if ":" not in cidr)]
+    six = [cidr for cidr in vpc.cidrs if ":" in cidr]
+    return (
+        tuple(dict.fromkeys(str(checks.network(cidr)) for cidr in four)),
+        tuple(dict.fromkeys(str(checks.network6(cidr)) for cidr in six)),
     )
 
 
-def _plan_port(port: PortSpec, subnet: IPv4Network) -> PortPlan:
-    address = _address(port.private_ip)
-    if address not in subnet:
-        raise NetworkError(f"port {port.id}: {address} is not in its subnet {subnet}")
-    if not _MAC.fullmatch(port.mac) or int(port.mac[:2], 16) & 1:
-        raise NetworkError(f"port {port.id}: {port.mac!r} is no MAC address")
-    hostname = port.hostname.partition(".")[0]
-    if hostname and not _NAME.fullmatch(hostname):
-        raise NetworkError(f"port {port.id}: {port.hostname!r} is no host name")
-    return PortPlan(
-        id=_name(port.id),
-        instance=port.instance,
-        tap=tap_name(port.id),
-        mac=port.mac,
-        private_ip=str(address),
-        public_ip=str(_address(port.public_ip)) if port.public_ip else "",
-        hostname=hostname or f"ip-{str(address).replace('.', '-')}",
-        gateway=str(subnet.network_address + 1),
-        prefix=subnet.prefixlen,
-        groups=tuple(sorted({_name(id) for id in port.groups})),
-        source_check=port.source_dest_check,
-    )
+def _check_addresses(vpc: VpcSpec, ports: dict[str, PortPlan], remotes: dict[str, RemotePlan]) -> None:
+    """An address is one interface's, and an interface is in one place."""
+    if both := ports.keys() & remotes.keys():
+        raise NetworkError(f"port {min(both)} is here and on another host")
+    pairs = [(each.id, address) for each in ports.values() for address in each.private]
+    pairs += [(each.id, address) for each in remotes.values() for address in each.private]
+    seen: set[str] = set()
+    for id, address in pairs:
+        if address in seen:
+            raise NetworkError(f"port {id}: its address {address} is twice in VPC {vpc.id}")
+        seen.add(address)
 
 
-def _check_public(port: PortPlan, public: IPv4Network, seen: set[str]) -> None:
-    if not port.public_ip:
-        return
-    if IPv4Address(port.public_ip) not in public:
-        raise NetworkError(f"port {port.id}: {port.public_ip} is not one of this cloud's addresses, {public}")
-    if port.public_ip in seen:
-        raise NetworkError(f"port {port.id}: {port.public_ip} is in use by another port")
-    seen.add(port.public_ip)
+def _dhcp(dhcp: DhcpSpec) -> DhcpSpec:
+    if dhcp.domain:
+        checks.domain(dhcp.domain)
+    for text in (*dhcp.servers, *dhcp.ntp, *dhcp.netbios):
+        if text:
+            checks.any_address(text)
+    return dhcp
 
 
-def _name(text: str) -> str:
-    if not _NAME.fullmatch(text):
-        raise NetworkError(f"{text!r} is no id")
-    return text
+def _tables(
+    vpc: VpcSpec,
+    ports: dict[str, PortPlan],
+    remotes: dict[str, RemotePlan],
+    peerings: dict[str, PeeringPlan],
+) -> dict[int, dict[str, Hop]]:
+    tables: dict[int, dict[str, Hop]] = {}
+    for table in vpc.route_tables:
+        if not 0 < table.number <= TABLE_NUMBER_MAX or table.number in tables:
+            raise NetworkError(f"route table {table.id} has no number of its own: {table.number}")
+        hops = tables[table.number] = {}
+        for route in table.routes:
+            destination = str(checks.any_network(route.destination))
+            hops[destination] = _hop(vpc, route, ports, remotes, peerings)
+    return tables
 
 
-@lru_cache(maxsize=8192)
-def _address(text: str) -> IPv4Address:
-    try:
-        return IPv4Address(text)
-    except AddressValueError as error:
-        raise NetworkError(str(error)) from None
-
-
-@lru_cache(maxsize=1024)
-def _network(text: str) -> IPv4Network:
-    try:
-        return IPv4Network(text)
-    except (AddressValueError, NetmaskValueError, ValueError) as error:
-        raise NetworkError(str(error)) from None
-
-
-def _addresses(texts: Iterable[str]) -> tuple[str, ...]:
-    """Sorted IPv4 addresses, each once; others are left out (there is no IPv6 yet)."""
-    return tuple(sorted({str(_address(text)) for text in texts if ":" not in text}))
+def _hop(
+    vpc: VpcSpec,
+    route: RouteSpec,
+    ports: dict[str, PortPlan],
+    remotes: dict[str, RemotePlan],
+    peerings: dict[str, PeeringPlan],
+) -> Hop:
+    """Nowhere for a target that is not there, as EC2's blackhole; so for a port that takes only what is sent
+    to itself.
+    """
+    six = ":" in route.destination
+    if route.kind is RouteKind.internet and vpc.internet:
+        return Hop(UPLINK)
+    if route.kind is RouteKind.peering and route.target in peerings:
+        return Hop(peerings[route.target].device, NEIGHBOUR6 if six else NEIGHBOUR)
+    if route.kind is RouteKind.port and route.target in remotes and remotes[route.target].host:
+        return Hop(VXLAN, next_hop(remotes[route.target].host)[six])
+    if route.kind is RouteKind.port and route.target in ports:
+        port = ports[route.target]
+        addresses = port.ipv6 if six else (port.private_ip,)
+        # A NAT gateway translates IPv4 only.
+        if addresses and not port.source_check and not (six and port.kind is PortKind.nat):
+            return Hop(port.tap, addresses[0])
+    return NOWHERE

@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import logging
 from pathlib import Path
 
 from gureum.env import Env
 from gureum.files import write_atomically
+
+log = logging.getLogger(__name__)
 
 TTL_SECONDS_MAX = 21600
 KEY_BYTES = 32
@@ -47,13 +50,20 @@ class Tokens:
 
 
 def load_key(path: Path, env: Env) -> bytes:
-    """The key in a file that only its owner can read; made where there is none."""
+    """The key in a file that only its owner can read; made where there is none.
+
+    Where it cannot be kept (a full disk) it is this process's only: tokens then end with it.
+    """
     try:
         key = path.read_bytes()
         if len(key) == KEY_BYTES:
             return key
-    except FileNotFoundError:
-        pass
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            log.warning("%s: %s: a new key is made", path, error.strerror)
     key = env.random.randbytes(KEY_BYTES)
-    write_atomically(path, key)
+    try:
+        write_atomically(path, key)
+    except OSError as error:
+        log.warning("%s: %s: metadata tokens will not outlive this agent", path, error.strerror)
     return key

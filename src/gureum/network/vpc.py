@@ -10,12 +10,17 @@ import socket
 import msgspec
 
 from gureum.env import Env
-from gureum.network import dhcpserver, dns, filters, imds, links, namespaces
+from gureum.errors import NetworkError
+from gureum.hostspec import PortKind
+from gureum.network import dhcpserver, dns, filters, imds, links, namespaces, natgateway, routes, vxlan
 from gureum.network.conntrack import forget_flows
 from gureum.network.names import Names
 from gureum.network.namespaces import command, ip_batch, nft, visit
-from gureum.network.plan import PortPlan, VpcPlan
+from gureum.network.plan import VpcPlan
+from gureum.network.portplan import PortPlan
+from gureum.network.routes import Change, Routing
 from gureum.network.ruleset import Table, change_table, replace_table
+from gureum.network.vxlan import Underlay
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +39,9 @@ class Sockets(msgspec.Struct, frozen=True):
 class VpcNetwork:
     """``slot`` is the VPC's link to the host.
 
-    Until the first ``converge``, and after one that failed, nothing is assumed: the next one looks at what is
-    there and replaces the filter whole. Otherwise only differences to what was applied are made.
+    ``build`` comes first, then ``converge``. Until the first ``converge``, and after one that failed, nothing
+    is assumed: the next one looks at what is there and replaces the filter whole. Otherwise only differences
+    to what was applied are made.
     """
 
     def __init__(self, env: Env, names: Names, network_id: int, slot: int) -> None:
@@ -44,6 +50,8 @@ class VpcNetwork:
         self.namespace = names.namespace(network_id)
         self._env = env
         self._names = names
+        self._underlay = Underlay()
+        self._routing: Routing | None = None
         self._plan: VpcPlan | None = None
         self._tables: tuple[Table, Table] | None = None
 
@@ -56,21 +64,38 @@ class VpcNetwork:
         """Whether a resolver was started for it."""
         return self._plan is not None and self._plan.dns_support
 
-    def converge(self, plan: VpcPlan, linked: bool, serving: frozenset[str]) -> dict[str, Sockets]:
-        """Make it so. Returns sockets for the ports that are not in ``serving``, by interface id.
+    def addresses(self, interface: str) -> tuple[str, ...]:
+        """All addresses of a port, private and public."""
+        if self._plan is None or interface not in self._plan.ports:
+            raise NetworkError(f"port {interface} was not applied")
+        port = self._plan.ports[interface]
+        return (*port.private, *(each.public_ip for each in port.addresses if each.public_ip))
+
+    def build(self, plan: VpcPlan, underlay: Underlay, linked: bool) -> None:
+        """Have the namespace, its link to the host, and its device to the other hosts.
 
         ``linked``: the host's end of the link exists.
         """
+        if self._plan is not None and underlay == self._underlay and self._resembles(self._plan, plan):
+            return
+        self.forget()
+        links.build_vpc(self._names, plan, self.slot, linked)
+        vxlan.ensure(self.namespace, plan.network_id, plan.number, underlay)
+        self._underlay = underlay
+        self._env.crashpoint("network.vpc.built")
+
+    def converge(self, plan: VpcPlan, serving: frozenset[str]) -> dict[str, Sockets]:
+        """Make it so. Returns sockets for the ports that are not in ``serving``, by interface id."""
         old, tables = self._plan, self._tables
-        if plan == old and serving >= plan.ports.keys():
+        if plan == old and serving >= served(plan):
             return {}
-        self._plan = self._tables = None
-        if old is None or not self._resembles(old, plan):
-            links.build_vpc(self._names, plan, self.slot, linked)
-            self._env.crashpoint("network.vpc.built")
-            old = tables = None
+        self.forget()
+        if natgateway.ensure(self._names, old, plan):
+            self._env.crashpoint("network.nat.built")
         new_tables = self._compile(plan)
-        work = _Visit(self._env, old, plan, tables, new_tables, serving)
+        link = self._names.link(self.slot)[0]
+        routing = routes.wanted(plan, link)
+        work = _Visit(self._env, old, plan, tables, new_tables, self._routing, routing, serving)
         sockets = visit(self.namespace, work)
         try:
             if (
@@ -84,12 +109,12 @@ class VpcNetwork:
             for pair in sockets.values():
                 pair.close()
             raise
-        self._plan, self._tables = plan, new_tables
+        self._plan, self._tables, self._routing = plan, new_tables, routing
         return sockets
 
     def _resembles(self, old: VpcPlan, plan: VpcPlan) -> bool:
         """Whether the namespace's own parts are the same, apart from subnets."""
-        return (old.cidr, old.id) == (plan.cidr, plan.id)
+        return (old.cidr, old.id, old.number, old.mtu) == (plan.cidr, plan.id, plan.number, plan.mtu)
 
     def _compile(self, plan: VpcPlan) -> tuple[Table, Table]:
         link_address = self._names.link(self.slot)[1]
@@ -100,10 +125,16 @@ class VpcNetwork:
         self._plan = self._tables = None
 
 
+def served(plan: VpcPlan) -> set[str]:
+    """The ports with a guest, which has DHCP and metadata."""
+    return {port.id for port in plan.ports.values() if port.kind is PortKind.machine}
+
+
 class _Visit:
     """What ``converge`` does inside the namespace. The order keeps every moment safe:
 
-    a port's filter is there before its device is up, and goes only after its guest's address is denied.
+    a port's filter is there before its device is up, and goes only after its guest's address is denied. What
+    is routed is there before something leads to it, and goes after.
     """
 
     def __init__(
@@ -113,6 +144,8 @@ class _Visit:
         plan: VpcPlan,
         old_tables: tuple[Table, Table] | None,
         tables: tuple[Table, Table],
+        old_routing: Routing | None,
+        routing: Routing,
         serving: frozenset[str],
     ) -> None:
         self._env = env
@@ -120,45 +153,67 @@ class _Visit:
         self._plan = plan
         self._old_tables = old_tables
         self._tables = tables
+        self._old_routing = old_routing
+        self._routing = routing
         self._serving = serving
 
     def __call__(self) -> dict[str, Sockets]:
         wanted = {port.tap: port for port in self._plan.ports.values()}
         if self._old is None:
-            present = links.taps()
-            changed = list(wanted.values())
+            present, ready = links.taps(), links.ready_taps(self._plan.mtu)
         else:
-            present = {port.tap for port in self._old.ports.values()}
-            changed = [port for port in wanted.values() if self._old.ports.get(port.id) != port]
+            present = ready = {port.tap for port in self._old.ports.values()}
         created = [wanted[tap] for tap in sorted(wanted.keys() - present)]
         links.create_taps(created)
         self._serving = self._serving.difference(port.id for port in created)
         self._env.crashpoint("network.port.created")
-        self._filter()
+        first = self._first_tables()
+        self._filter(self._old_tables, first)
         self._env.crashpoint("network.rules.applied")
-        self._route(changed, sorted(present - wanted.keys()))
+        assume = self._old_routing if self._old is not None else None
+        change = routes.change(assume or routes.present(), self._routing)
+        self._route(change, [wanted[tap] for tap in sorted(wanted.keys() - ready)])
+        self._filter(first, self._tables)
+        routes.remove(change)
         self._env.crashpoint("network.port.routed")
+        ip_batch(links.removal_commands(present - wanted.keys()))
         forget_flows(filters.changed_addresses(self._old, self._plan))
+        here = {address for port in self._plan.ports.values() for address in port.private}
+        forget_flows(filters.moved_addresses(self._old, self._plan), keep=here)
         return self._open_sockets()
 
-    def _filter(self) -> None:
+    def _first_tables(self) -> tuple[Table, Table]:
+        """The new filter, but ports that were there stay with the route table they had, until the one that
+        they get is there.
+        """
+        guard, routed = self._tables
         if self._old_tables is None:
-            nft("".join(replace_table(table) for table in self._tables))
-        else:
-            pairs = zip(self._old_tables, self._tables, strict=True)
-            nft("".join(change_table(old, new) for old, new in pairs))
+            return self._tables
+        had = self._old_tables[1].sets["tables"].elements
+        tables = routed.sets["tables"]
+        elements = {tap: had.get(tap, table) for tap, table in tables.elements.items()}
+        if elements == tables.elements:
+            return self._tables
+        sets = {**routed.sets, "tables": msgspec.structs.replace(tables, elements=elements)}
+        return guard, msgspec.structs.replace(routed, sets=sets)
 
-    def _route(self, changed: list[PortPlan], gone: list[str]) -> None:
-        commands = [line for port in changed for line in links.port_commands(port)]
+    def _filter(self, old: tuple[Table, Table] | None, new: tuple[Table, Table]) -> None:
+        if old is None:
+            nft("".join(replace_table(table) for table in new))
+        elif old is not new:
+            nft("".join(change_table(one, other) for one, other in zip(old, new, strict=True)))
+
+    def _route(self, change: Change, changed: list[PortPlan]) -> None:
+        commands = [line for port in changed for line in links.port_commands(port, self._plan.mtu)]
         if self._old is not None:
-            commands = links.change_router(self._old, self._plan) + commands
-        ip_batch(commands + links.removal_commands(gone))
+            commands += links.change_router(self._old, self._plan)
+        routes.apply(change, commands)
 
     def _open_sockets(self) -> dict[str, Sockets]:
         opened: dict[str, Sockets] = {}
         try:
             for port in self._plan.ports.values():
-                if port.id not in self._serving:
+                if port.kind is PortKind.machine and port.id not in self._serving:
                     dhcp = dhcpserver.listen(port.tap)
                     try:
                         opened[port.id] = Sockets(dhcp, imds.listen(port.tap))

@@ -1,16 +1,33 @@
 """The records of the store, one module per noun."""
 
-from gureum.resources.host import Host, HostState
+from gureum.resources.host import Host, HostCertificate, HostState, HostToken
 from gureum.resources.image import Image, ImageState
 from gureum.resources.instance import BlockDevice, Instance, InstanceState, MetadataOptions, StateReason
 from gureum.resources.keypair import KeyPair
 from gureum.resources.network import (
+    AclEntry,
     Address,
+    CidrAssociation,
+    DhcpOptions,
+    FlowLog,
+    InterfaceAttachment,
+    InternetGateway,
+    NatGateway,
+    NatGatewayState,
+    NetworkAcl,
     NetworkInterface,
+    PeeringConnection,
+    PeeringState,
     Permission,
+    PrefixEntry,
+    PrefixList,
+    Route,
+    RouteTable,
+    SecondaryAddress,
     SecurityGroup,
     Subnet,
     Vpc,
+    VpcEndpoint,
 )
 from gureum.resources.record import KINDS, Record
 from gureum.resources.token import ClientToken
@@ -26,23 +43,41 @@ from gureum.resources.volume import (
 
 __all__ = [
     "KINDS",
+    "AclEntry",
     "Address",
     "Attachment",
     "AttachmentState",
     "BlockDevice",
+    "CidrAssociation",
     "ClientToken",
+    "DhcpOptions",
+    "FlowLog",
     "Host",
+    "HostCertificate",
     "HostState",
+    "HostToken",
     "Image",
     "ImageState",
     "Instance",
     "InstanceState",
+    "InterfaceAttachment",
+    "InternetGateway",
     "KeyPair",
     "MetadataOptions",
     "Modification",
+    "NatGateway",
+    "NatGatewayState",
+    "NetworkAcl",
     "NetworkInterface",
+    "PeeringConnection",
+    "PeeringState",
     "Permission",
+    "PrefixEntry",
+    "PrefixList",
     "Record",
+    "Route",
+    "RouteTable",
+    "SecondaryAddress",
     "SecurityGroup",
     "Snapshot",
     "SnapshotState",
@@ -51,4 +86,5 @@ __all__ = [
     "Volume",
     "VolumeState",
     "Vpc",
+    "VpcEndpoint",
 ]

@@ -27,6 +27,40 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
     pool_free_bytes: int = 0
     accelerator: str = ""
     boot_id: str = ""
+    number: int = 0
+    """Its own in the cloud, 1 to 65534, from its first report on: names it in VXLAN next hops."""
+    address: str = ""
+    uplink_mtu: int = 1500
+    wireguard_key: str = ""
+    draining: bool = False
+    """Takes no more instances."""
 
     kind: ClassVar[str] = "host"
     transitions: ClassVar[Transitions] = table(HostState, up="down", down="up")
+
+
+class HostCertificate(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """A certificate given to another machine that joined. ``id``: its serial number, in hexadecimal digits.
+
+    Only certificates that are here, not revoked and not expired (Unix time) are accepted.
+    """
+
+    host: str
+    zone: str
+    expires: float
+    revoked: bool = False
+
+    kind: ClassVar[str] = "host-certificate"
+    indexes: ClassVar[tuple[str, ...]] = ("host",)
+
+
+class HostToken(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """Lets one machine join until ``expires`` (Unix time). ``id``: the SHA-256 of its secret, in hexadecimal.
+
+    Using it deletes it.
+    """
+
+    zone: str
+    expires: float
+
+    kind: ClassVar[str] = "host-token"

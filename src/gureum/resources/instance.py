@@ -44,7 +44,7 @@ class StateReason(msgspec.Struct, frozen=True):
     message: str
 
 
-class BlockDevice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class BlockDevice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A volume that the instance has, by its device name. The attachment's state is the volume's."""
 
     device: str
@@ -52,7 +52,7 @@ class BlockDevice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     delete_on_termination: bool = False
 
 
-class MetadataOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class MetadataOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """As EC2's instance metadata options."""
 
     tokens_required: bool = True
@@ -101,6 +101,8 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
     monitoring: bool = False
     client_token: str = ""
     instance_profile: str = ""
+    cpu_credits: str = ""
+    """The credit option that was asked for: standard or unlimited, "" for the type's default."""
     impaired: str = ""
     """Why the instance does not make progress now (e.g. its pool is full), for status checks."""
 

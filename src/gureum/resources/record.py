@@ -15,7 +15,7 @@ Transitions = Mapping[Any, frozenset[Any]]
 KINDS: dict[str, type[Record]] = {}
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A resource as it stands in the store.
 
     Frozen: change one with ``msgspec.structs.replace`` and put the copy. Sequences are tuples; dicts are

@@ -28,7 +28,7 @@ class AttachmentState(StrEnum):
     detaching = "detaching"
 
 
-class Attachment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Attachment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     instance: str
     device: str
     state: AttachmentState
@@ -48,6 +48,10 @@ class Modification(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     original_type: str
     original_iops: int = 0
     original_throughput: int = 0
+    target_size_bytes: int = 0
+    target_type: str = ""
+    target_iops: int = 0
+    target_throughput: int = 0
 
 
 class Volume(Record, frozen=True, kw_only=True, omit_defaults=True):

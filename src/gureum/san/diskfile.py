@@ -38,14 +38,6 @@ def write_durably(path: Path, parts: Mapping[int, bytes], length: int) -> None:
         os.close(file)
 
 
-def fsync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
 def read_start(path: Path, length: int, whole: bool = True) -> bytes:
     """The first ``length`` bytes. ``whole``: PoolError if the file has more."""
     with open(path, "rb") as file:

@@ -27,15 +27,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from gureum.errors import PoolError, PoolFull
+from gureum.files import make_directories, sync, write_atomically
 from gureum.san import qcow2, qemu_img
-from gureum.san.diskfile import (
-    copy_sparse,
-    fsync_directory,
-    import_check,
-    is_locked,
-    read_start,
-    write_durably,
-)
+from gureum.san.diskfile import copy_sparse, import_check, is_locked, read_start, write_durably
 from gureum.san.layers import Listing, Space, full, size_text
 from gureum.san.locks import uninterrupted
 from gureum.san.records import is_id, is_layer_name, layer_format
@@ -76,7 +70,7 @@ class FileLayers:
     async def drop_record(self, id: str) -> None:
         def drop() -> None:
             (self._records / f"{id}.json").unlink(missing_ok=True)
-            fsync_directory(self._records)
+            sync(self._records)
 
         await self._thread(drop)
 
@@ -85,7 +79,7 @@ class FileLayers:
             parts, length = qcow2.empty_image(size_bytes, backing, layer_format(backing))
             with self._removed_on_error(layer):
                 write_durably(self._layers / layer, parts, length)
-            fsync_directory(self._layers)
+            sync(self._layers)
 
         await self._thread(create)
 
@@ -96,7 +90,7 @@ class FileLayers:
         def remove() -> None:
             for layer in layers:
                 (self._layers / layer).unlink(missing_ok=True)
-            fsync_directory(self._layers)
+            sync(self._layers)
 
         if layers:
             await self._thread(remove)
@@ -122,7 +116,7 @@ class FileLayers:
         base = ("-F", layer_format(keep[0]), "-b", keep[0]) if keep else ("-b", "")
         timeout_seconds = FLATTEN_SECONDS + size_bytes / FLATTEN_BYTES_PER_SECOND
         await qemu_img.run(("rebase", "-q", "-f", "qcow2", *base, self.path(layer)), timeout_seconds)
-        await self._thread(lambda: self._sync(layer))
+        await self._thread(lambda: sync(self._layers / layer))
         await self._thread(lambda: self._verify((layer, *keep)))
 
     async def in_use(self, layer: str) -> bool:
@@ -178,14 +172,16 @@ class FileLayers:
 
     def _load(self) -> dict[str, bytes]:
         for directory in (self._root, self._layers, self._records):
-            directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+            make_directories(directory, 0o711)
         self._take_lock()
         version = self._root / "version"
         if not version.exists():
-            write_durably(version, {0: f"{VERSION}\n".encode()}, len(VERSION) + 1)
+            write_atomically(version, f"{VERSION}\n".encode())
         elif (found := version.read_text().strip()) != VERSION:
             raise PoolError(f"pool {self._root} has layout version {found[:20]!r}, not {VERSION}")
-        fsync_directory(self._root)
+        # What a killed process had not flushed yet is found here, and believed: a power cut must not take it.
+        for directory in (self._root, self._layers, self._records):
+            sync(directory)
         records = {}
         for entry in os.scandir(self._records):
             id, _, ending = entry.name.partition(".")
@@ -221,7 +217,7 @@ class FileLayers:
             raise
         finally:
             self._temporary.discard(temporary)
-        fsync_directory(self._records)
+        sync(self._records)
 
     def _import_layer(self, layer: str, disk: Path, size_bytes: int, reserve_bytes: int) -> None:
         import_check(disk, layer_format(layer), size_bytes)
@@ -238,8 +234,8 @@ class FileLayers:
                     raise full(f"pool {self._root}", need_bytes, reserve_bytes, space) from error
                 log.info("%s is copied into the pool: it cannot be linked (%s)", disk, error.strerror)
                 copy_sparse(disk, target)
-            self._sync(layer)
-        fsync_directory(self._layers)
+            sync(target)
+        sync(self._layers)
 
     @contextlib.contextmanager
     def _removed_on_error(self, layer: str) -> Iterator[None]:
@@ -248,13 +244,6 @@ class FileLayers:
         except (OSError, PoolError):
             (self._layers / layer).unlink(missing_ok=True)
             raise
-
-    def _sync(self, layer: str) -> None:
-        file = os.open(self._layers / layer, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)
 
     def _header(self, layer: str) -> qcow2.Header:
         try:

@@ -52,7 +52,9 @@ class Dispatcher:
         operation = OPERATIONS[call.service, call.operation]
         try:
             if operation.write:
-                return await self.store.transact(lambda tx: self._write(tx, operation, call))
+                return await self.store.transact(
+                    lambda tx: self._write(tx, operation, call), frees=operation.frees
+                )
             async with self.store.read() as reader:
                 output = await operation.handler(self._context(call, reader), call.input)
             if call.input.get("DryRun"):
@@ -62,7 +64,8 @@ class Dispatcher:
             log.error("%s %s: %s", call.service, call.operation, error)
             raise ApiError(
                 "Unavailable",
-                "The cloud's state disk is full; nothing was changed. Make room and try again.",
+                "The cloud's state disk is full; nothing was changed. Make room and try again: instances can "
+                "still be terminated, volumes and snapshots be deleted.",
                 status=503,
             ) from error
         except Conflict as error:

@@ -29,10 +29,21 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hosts(Protocol):
-    """Direct calls to a host's agent, for what is no state (console output)."""
+    """Direct calls to a host's agent, for what is no state (console output), and where agents connect."""
 
     async def console(self, host: str, instance: str, max_bytes: int) -> bytes:
         """Raises TransportError if the host does not answer in time."""
+
+    @property
+    def joining(self) -> Joining | None:
+        """How other machines join the cloud; None if it takes none."""
+
+
+class Joining(NamedTuple):
+    """``fingerprint``: the SHA-256 of the certificate of the cloud's authority, in hexadecimal digits."""
+
+    url: str
+    fingerprint: str
 
 
 class Cloud(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +55,8 @@ class Cloud(msgspec.Struct, frozen=True, kw_only=True):
     zones: tuple[str, ...]
     public_cidr: str
     dns_domain: str = "ec2.internal"
+    encrypted: bool = False
+    """What goes from host to host goes through WireGuard, or not at all."""
 
 
 class Context(msgspec.Struct, kw_only=True):
@@ -65,6 +78,11 @@ class Operation(NamedTuple):
     name: str
     handler: Handler
     write: bool
+
+    @property
+    def frees(self) -> bool:
+        """Whether it makes room, in the end: it is done also on a full disk."""
+        return self.name.startswith(("Delete", "Release", "Stop", "Terminate"))
 
 
 OPERATIONS: dict[tuple[str, str], Operation] = {}

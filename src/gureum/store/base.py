@@ -75,10 +75,11 @@ class Transaction(Reader, Protocol):
 class Store(Protocol):
     def read(self) -> AbstractAsyncContextManager[Reader]: ...
 
-    async def transact(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+    async def transact(self, work: Callable[[Transaction], Awaitable[T]], *, frees: bool = False) -> T:
         """Run ``work`` in one transaction and commit it durably; run it again on Conflict (bounded).
 
-        An exception from ``work`` rolls back and is passed on. Raises StoreFull when the disk is full.
+        An exception from ``work`` rolls back and is passed on. Raises StoreFull when the disk is full;
+        ``frees``: this makes room, in the end, and may use what is kept of the disk for that.
         """
 
     @property

@@ -39,12 +39,14 @@ class RecordCache:
 
     def put(self, record: Record, size: int) -> None:
         """``size`` is that of the encoded body, in bytes."""
-        self.drop(record.kind, record.id)
-        self._entries[record.kind, record.id] = (record, size)
+        entries, key = self._entries, (record.kind, record.id)
+        before = entries.pop(key, None)
+        if before is not None:
+            self._bytes -= before[1]
+        entries[key] = (record, size)
         self._bytes += size
-        while len(self._entries) > self._records_max or self._bytes > self._bytes_max:
-            _, (_, evicted) = self._entries.popitem(last=False)
-            self._bytes -= evicted
+        while self._bytes > self._bytes_max or len(entries) > self._records_max:
+            self._bytes -= entries.popitem(last=False)[1][1]
 
     def drop(self, kind: str, id: str) -> None:
         entry = self._entries.pop((kind, id), None)

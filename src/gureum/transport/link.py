@@ -22,6 +22,7 @@ from gureum.transport.messages import MESSAGE_BYTES_MAX, Message, decode, encode
 log = logging.getLogger(__name__)
 
 SEND_SECONDS_MAX = 10.0
+CLOSE_SECONDS_MAX = 1.0
 
 
 class Link(Protocol):
@@ -37,9 +38,16 @@ class Link(Protocol):
 class StreamLink:
     """A Link over an asyncio stream."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        message_bytes_max: int = MESSAGE_BYTES_MAX,
+    ) -> None:
         self._reader = reader
         self._writer = writer
+        self.message_bytes_max = message_bytes_max
+        """Of what is received."""
 
     async def send(self, message: Message) -> None:
         try:
@@ -52,7 +60,7 @@ class StreamLink:
     async def receive(self) -> Message:
         try:
             length = int.from_bytes(await self._reader.readexactly(4), "big")
-            if length > MESSAGE_BYTES_MAX:
+            if length > self.message_bytes_max:
                 raise TransportError(f"a message of {length} bytes is over the bound")
             return decode(await self._reader.readexactly(length))
         except (OSError, asyncio.IncompleteReadError) as error:
@@ -60,9 +68,15 @@ class StreamLink:
 
     async def close(self) -> None:
         self._writer.close()
-        with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(1):
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS_MAX):
                 await self._writer.wait_closed()
+        except (OSError, TimeoutError):
+            self.abort()
+
+    def abort(self) -> None:
+        """Break it at once, without a word."""
+        self._writer.transport.abort()
 
 
 async def connect(path: Path) -> StreamLink:

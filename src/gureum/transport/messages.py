@@ -44,7 +44,98 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, tag="reply"):
     error: str = ""
 
 
-Message = Hello | Spec | Report | Call | Reply
+class AskAuthority(msgspec.Struct, frozen=True, tag="ask-authority"):
+    """From a machine that has a token: the certificate of the authority, to be checked by its fingerprint."""
+
+
+class Authority(msgspec.Struct, frozen=True, tag="authority"):
+    """In PEM, as all certificates here."""
+
+    certificate: bytes
+
+
+class Join(msgspec.Struct, frozen=True, kw_only=True, tag="join"):
+    """From a machine that wants to be a host. ``secret``: of its token. ``zone``: "" for the token's."""
+
+    secret: bytes
+    name: str
+    zone: str
+    request: bytes
+    """For a certificate, PKCS #10 in PEM."""
+
+
+class Joined(msgspec.Struct, frozen=True, kw_only=True, tag="joined"):
+    """``public_cidr``: the cloud's public addresses."""
+
+    cloud: str
+    host: str
+    zone: str
+    public_cidr: str
+    certificate: bytes
+    expires: float
+    """Of the certificate, as Unix time."""
+
+
+class Renew(msgspec.Struct, frozen=True, tag="renew"):
+    """From a host whose certificate comes to its end; answered by Renewed."""
+
+    request: bytes
+
+
+class Renewed(msgspec.Struct, frozen=True, kw_only=True, tag="renewed"):
+    """As in Joined."""
+
+    certificate: bytes
+    expires: float
+
+
+class Fetch(msgspec.Struct, frozen=True, tag="fetch"):
+    """From a host: a file of an image, by the path that a spec names it with. Answered by FileStart, the
+    Chunks of what is not a hole, in order, and FileEnd.
+    """
+
+    path: str
+
+
+class FileStart(msgspec.Struct, frozen=True, tag="file-start"):
+    size_bytes: int
+
+
+class Chunk(msgspec.Struct, frozen=True, tag="chunk"):
+    offset: int
+    data: bytes
+
+
+class FileEnd(msgspec.Struct, frozen=True, tag="file-end"):
+    """``digest``: SHA-256 over each chunk's offset (8 bytes, big-endian) and data."""
+
+    digest: bytes
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """The last message on a link: why the other side is not served."""
+
+    reason: str
+
+
+Message = (
+    Hello
+    | Spec
+    | Report
+    | Call
+    | Reply
+    | AskAuthority
+    | Authority
+    | Join
+    | Joined
+    | Renew
+    | Renewed
+    | Fetch
+    | FileStart
+    | Chunk
+    | FileEnd
+    | Refused
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)

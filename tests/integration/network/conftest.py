@@ -30,6 +30,9 @@ from gureum.hostspec import (
     MetadataInterface,
     NetworkSpec,
     PortSpec,
+    RouteKind,
+    RouteSpec,
+    RouteTableSpec,
     RuleSpec,
     SubnetSpec,
     VpcSpec,
@@ -217,9 +220,13 @@ class Rig:
         self.metadata: dict[str, Metadata] = {}
         self.network = self.make_network()
 
-    def make_network(self, index: int = INDEX, env: Env | None = None) -> KernelNetwork:
+    def make_network(self, index: int = INDEX, env: Env | None = None, cloud: str = "") -> KernelNetwork:
         return KernelNetwork(
-            env or Env(), f"cloud-{index}", index, self.run_dir, metadata=lambda id: self.metadata.get(id)
+            env or Env(),
+            cloud or f"cloud-{index}",
+            index,
+            self.run_dir,
+            metadata=lambda id: self.metadata.get(id),
         )
 
     async def call(self, work: Callable[..., T], *args: object) -> T:
@@ -265,11 +272,15 @@ def vpc(number: int = 1, **fields: object) -> VpcSpec:
         id=f"vpc-{number}",
         network_id=number,
         cidr="172.31.0.0/16",
-        subnets=(SubnetSpec(id=f"subnet-{number}", cidr="172.31.0.0/20"),),
-        **fields,  # type: ignore[arg-type]
+        **{  # type: ignore[arg-type]
+            "subnets": (SubnetSpec(id=f"subnet-{number}", cidr="172.31.0.0/20", route_table="rtb-1"),),
+            "route_tables": (RouteTableSpec(id="rtb-1", number=1, routes=(TO_INTERNET,)),),
+            **fields,
+        },
     )
 
 
+TO_INTERNET = RouteSpec(destination="0.0.0.0/0", kind=RouteKind.internet)
 ALL_OUT = RuleSpec(egress=True, cidr="0.0.0.0/0")
 ALL_IN = RuleSpec(cidr="0.0.0.0/0")
 OPEN = GroupSpec(id="sg-1", rules=(ALL_OUT, ALL_IN))
@@ -348,10 +359,13 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         shutil.rmtree(public)
 
 
+OURS = (PREFIX, *(f"g{kind}{index}{mark}" for kind in "mn" for index in (INDEX, INDEX + 1) for mark in "-."))
+
+
 def clean() -> None:
     """Remove what this or an earlier run left."""
     for name in namespaces.names():
-        if name.startswith((PREFIX, f"gm{INDEX}-", f"gm{INDEX + 1}-")):
+        if name.startswith(OURS):
             for pid in run("ip", "netns", "pids", name, check=False).stdout.split():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), 9)

@@ -216,8 +216,7 @@ async def test_clouds_do_not_reach_each_other(rig: Rig) -> None:
 
 async def test_an_index_belongs_to_one_cloud(rig: Rig) -> None:
     await rig.network.apply(spec(port(5)))
-    impostor = rig.make_network()
-    impostor._cloud = "another"
+    impostor = rig.make_network(cloud="another")
     try:
         with pytest.raises(NetworkError, match="belongs to another cloud"):
             await impostor.apply(NetworkSpec())
@@ -344,7 +343,7 @@ def random_network(rng: random.Random) -> NetworkSpec:
     for number in (1, 2):
         extra = SubnetSpec(id="subnet-x", cidr=f"172.31.{16 * rng.randint(1, 3)}.0/20")
         subnets = (
-            SubnetSpec(id=f"subnet-{number}", cidr="172.31.0.0/20"),
+            *vpc(number).subnets,
             *([extra] if rng.random() < 0.5 else ()),
         )
         if rng.random() < 0.7 or any(each.vpc == f"vpc-{number}" for each in ports):

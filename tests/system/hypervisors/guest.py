@@ -63,27 +63,33 @@ def build(directory: Path) -> GuestFiles:
     files = GuestFiles(directory)
     if files.kernel.exists() and files.initrd.exists():
         return files
-    depends = subprocess.run(
-        ["apt-cache", "depends", "linux-image-cloud-amd64"], capture_output=True, text=True, check=True
-    ).stdout
+    depends = _apt(directory, "apt-cache", "depends", "linux-image-cloud-amd64")
     names = re.findall(r"Depends: (linux-image-\S+)", depends)
-    subprocess.run(["apt-get", "download", names[0]], cwd=directory, check=True, capture_output=True)
-    package = next(directory.glob("linux-image-*.deb"))
+    # Not this machine's busybox: mostly that is one that needs a C library.
+    _apt(directory, "apt-get", "download", names[0], "busybox-static")
     root = directory / "root"
-    subprocess.run(["dpkg-deb", "-x", package, root], check=True)
-    package.unlink()
-    files.initrd.write_bytes(_initramfs(next((root / "lib/modules").iterdir()) / "kernel"))
+    for package in directory.glob("*.deb"):
+        subprocess.run(["dpkg-deb", "-x", package, root], check=True)
+        package.unlink()
+    files.initrd.write_bytes(_initramfs(root))
     next((root / "boot").glob("vmlinuz-*")).rename(files.kernel)
     subprocess.run(["rm", "-rf", root], check=True)
     return files
 
 
-def _initramfs(modules: Path) -> bytes:
+def _apt(directory: Path, *command: str) -> str:
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}(without package lists: apt-get update)"
+    return done.stdout
+
+
+def _initramfs(root: Path) -> bytes:
+    modules = next((root / "lib/modules").iterdir()) / "kernel"
     archive = io.BytesIO()
     writer = CpioWriter(archive)
     for name in ("bin", "dev", "proc", "sys", "modules"):
         writer.directory(name)
-    writer.file("bin/busybox", Path("/bin/busybox").read_bytes(), 0o755)
+    writer.file("bin/busybox", (root / "bin/busybox").read_bytes(), 0o755)
     names = [Path(module).name for module in MODULES]
     writer.file("init", INIT.replace("MODULES", " ".join(names)).encode(), 0o755)
     for module in MODULES:

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from gureum.errors import HypervisorError
 from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
 from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
@@ -194,7 +195,17 @@ async def test_throttle(hypervisor: QemuHypervisor, guest_files: GuestFiles, tmp
     limited = disk(0, source)
     limited = msgspec.structs.replace(limited, iops=3000, throughput=125)
     await hypervisor.start(linux(guest_files, ID, limited))
-    blocks = await hypervisor._machines[ID].monitor().execute("query-block")
-    assert isinstance(blocks, list)
-    inserted = next(block["inserted"] for block in blocks if block.get("inserted"))
-    assert (inserted["iops"], inserted["bps"]) == (3000, 125 * MIB)
+
+    async def limits() -> tuple[int, int]:
+        blocks = await hypervisor._machines[ID].monitor().execute("query-block")
+        assert isinstance(blocks, list)
+        inserted = next(block["inserted"] for block in blocks if block.get("inserted"))
+        return inserted["iops"], inserted["bps"]
+
+    assert await limits() == (3000, 125 * MIB)
+    await hypervisor.limit_disk(ID, limited.volume, 4000, 250)
+    assert await limits() == (4000, 250 * MIB)
+    await hypervisor.limit_disk(ID, limited.volume, 0, 0)
+    assert await limits() == (0, 0)
+    with pytest.raises(HypervisorError, match="no volume"):
+        await hypervisor.limit_disk(ID, "vol-00000000000000009", 1000, 0)

@@ -3,7 +3,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from gureum.errors import PoolError, PoolFull
+from gureum.errors import HypervisorError, PoolError, PoolFull
+from gureum.hostspec import MachineState
+from gureum.hypervisors.fake import FakeHypervisor
 
 GIB = 1 << 30
 
@@ -141,5 +143,57 @@ def test_a_merge_that_fails_does_not_keep_a_machine_from_starting(parts: Any) ->
         lab.agent.disks.pool.compact = compact
         await lab.take(parts.machine(), parts.volume())
         assert lab.machines.running()
+
+    parts.on_lab(test)
+
+
+def test_performance_changes_under_a_running_machine(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(), parts.volume(iops=100))
+        running = lab.machines.machines["i-1"]
+        disk = running.disks["vol-1"]
+        assert (disk.disk.iops, disk.disk.throughput) == (100, 0)
+        await lab.take(parts.machine(), parts.volume(iops=500, throughput=200))
+        assert (disk.disk.iops, disk.disk.throughput) == (500, 200)
+        assert lab.seen_volume().revision == lab.revision
+        await lab.take(parts.machine(), parts.volume())
+        assert (disk.disk.iops, disk.disk.throughput) == (0, 0)
+        assert lab.machines.machines["i-1"].run == running.run == 1
+
+    parts.on_lab(test)
+
+
+def test_performance_that_changed_while_the_agent_was_away(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(), parts.volume(iops=500))
+        await lab.stop()
+        lab.start()
+        await asyncio.sleep(1)
+        await lab.take(parts.machine(), parts.volume())
+        assert lab.machines.machines["i-1"].disks["vol-1"].disk.iops == 0
+
+    parts.on_lab(test)
+
+
+def test_a_machine_that_starts_meanwhile_gets_the_new_performance(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        lab.agent.take(lab.spec(parts.machine(), parts.volume(iops=100)))
+        await asyncio.sleep(0.1)
+        assert lab.machines.machines["i-1"].state is MachineState.starting  # with what it was given
+        await lab.take(parts.machine(), parts.volume(iops=500))
+        assert lab.machines.machines["i-1"].disks["vol-1"].disk.iops == 500
+
+    parts.on_lab(test)
+
+
+def test_a_machine_that_does_not_take_it_fails_the_change(parts: Any, monkeypatch: Any) -> None:
+    async def limit(*_: Any) -> None:
+        raise HypervisorError("told to fail")
+
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(), parts.volume())
+        monkeypatch.setattr(FakeHypervisor, "limit_disk", limit)
+        await lab.take(parts.machine(), parts.volume(iops=500), seconds=60)
+        assert "performance is not changed: told to fail" in lab.seen_volume().error
 
     parts.on_lab(test)

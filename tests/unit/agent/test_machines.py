@@ -3,8 +3,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from gureum.hostspec import MachineState, NetworkSpec
+import pytest
+from msgspec.structs import replace
+
+from gureum.errors import NetworkError, PoolError
+from gureum.hostspec import MachineState, NetworkSpec, NicSpec
 from gureum.hypervisors.base import MachineConfig
+from gureum.network.fake import FakeNetwork
+from gureum.san.fake import FakePool
 
 
 def test_a_machine_starts_once_its_disks_and_ports_are_there(parts: Any) -> None:
@@ -125,6 +131,43 @@ def test_disks_come_and_go_while_it_runs(parts: Any) -> None:
     parts.on_lab(test)
 
 
+def test_interfaces_come_and_go_while_it_runs(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        first, second = (
+            NicSpec(interface=f"eni-{n}", mac=f"02:00:00:00:00:0{n}", index=n - 1) for n in (1, 2)
+        )
+        both = parts.port()
+        further = replace(both.ports[0], id="eni-2", mac=second.mac, private_ip="172.31.0.5")
+        both = replace(both, ports=(*both.ports, further))
+        await lab.take(parts.machine(), parts.volume())
+        assert lab.seen().nics == ("eni-1",)
+        # Its port is not there yet.
+        await lab.take(parts.machine(nics=(first, second)), parts.volume())
+        assert (lab.seen().nics, lab.seen().revision < lab.revision) == (("eni-1",), True)
+        await lab.take(parts.machine(nics=(first, second)), parts.volume(), network=both)
+        assert (lab.seen().nics, lab.seen().revision) == (("eni-1", "eni-2"), lab.revision)
+        lab.machines.ignore_detach("i-1")
+        await lab.take(parts.machine(), parts.volume(), seconds=20, network=both)
+        assert (lab.seen().nics, lab.seen().revision < lab.revision) == (("eni-1", "eni-2"), True)
+        gone = parts.machine(force_detach_nics=("eni-2",))
+        await lab.take(gone, parts.volume(), network=both)
+        assert (lab.seen().nics, lab.seen().revision) == (("eni-1",), lab.revision)
+
+    parts.on_lab(test)
+
+
+def test_a_guest_that_did_not_listen_is_asked_again(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(), parts.volume())
+        lab.machines.ignore_detach("i-1")
+        await lab.take(parts.machine(nics=()), parts.volume())
+        lab.machines.ignore_detach("i-1", False)
+        await asyncio.sleep(6)
+        assert (lab.seen().nics, lab.seen().revision) == ((), lab.revision)
+
+    parts.on_lab(test)
+
+
 def test_machines_held_for_space_go_on_when_there_is_some(parts: Any) -> None:
     async def test(lab: Any) -> None:
         await lab.take(parts.machine(), parts.volume())
@@ -168,3 +211,63 @@ def test_it_is_not_started_when_it_is_not_wanted_any_more(parts: Any) -> None:
 
     parts.on_lab(test)
     assert started == []
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "error"),
+    [
+        (FakePool, "open_volume", PoolError("input/output error")),
+        (FakeNetwork, "open_port", NetworkError("no tap just now")),
+    ],
+)
+def test_a_start_waits_for_a_pool_or_network_that_fails_for_a_moment(
+    parts: Any, monkeypatch: Any, where: type, what: str, error: Exception
+) -> None:
+    right = getattr(where, what)
+    failures = 3
+
+    async def failing(*arguments: Any) -> Any:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise error
+        return await right(*arguments)
+
+    async def test(lab: Any) -> None:
+        monkeypatch.setattr(where, what, failing)
+        await lab.take(parts.machine(), parts.volume(), seconds=1)
+        assert lab.seen().state is MachineState.starting
+        await asyncio.sleep(5)
+        assert lab.seen().state is MachineState.running
+
+    parts.on_lab(test)
+
+
+def test_a_start_over_a_broken_pool_fails_in_the_end(parts: Any, monkeypatch: Any) -> None:
+    async def broken(*_: Any) -> Any:
+        raise PoolError("input/output error")
+
+    async def test(lab: Any) -> None:
+        monkeypatch.setattr(FakePool, "open_volume", broken)
+        await lab.take(parts.machine(), parts.volume(), seconds=10)
+        assert lab.seen().state is MachineState.starting
+        await asyncio.sleep(20)
+        assert lab.seen().state is MachineState.crashed
+        assert "input/output error" in lab.seen().message
+        monkeypatch.undo()
+        await lab.take(parts.machine(generation=2), parts.volume())
+        assert lab.machines.running() == {"i-1": 2}
+
+    parts.on_lab(test)
+
+
+def test_a_deaf_guest_that_is_being_stopped_is_terminated_soon(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(), parts.volume())
+        lab.machines.ignore_power_button("i-1")
+        await lab.take(parts.machine(run=False, shutdown_seconds=90.0), parts.volume(), seconds=30)
+        assert lab.machines.running()
+        await lab.take(parts.machine(run=False, shutdown_seconds=20.0), parts.volume(), seconds=1)
+        assert not lab.machines.running()
+
+    parts.on_lab(test)

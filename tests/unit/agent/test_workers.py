@@ -100,3 +100,17 @@ def test_close_ends_everything() -> None:
         assert len(asyncio.all_tasks()) == 1
 
     run(main())
+
+
+async def test_after_the_end_nothing_begins() -> None:
+    done: list[str] = []
+
+    async def work(key: str) -> None:
+        done.append(key)
+
+    workers = Workers[str](work, 1)
+    await workers.close()
+    workers.kick("late")
+    await asyncio.sleep(0)
+    assert done == []
+    assert not workers.busy("late")

@@ -15,8 +15,10 @@ from gureum.cli.cloud import Cloud, package_root
 FAKE_ROLE = """
 import json, os, signal, sys
 name, state = NAME, sys.argv[sys.argv.index("--state-dir") + 1]
+if "--host" in sys.argv:
+    name += "-" + sys.argv[sys.argv.index("--host") + 1]
 if "--evacuate" in sys.argv:
-    open(f"{state}/evacuated", "w").close()
+    open(f"{state}/evacuated" + name.removeprefix("agent"), "w").close()
     sys.exit(3 if os.path.exists(f"{state}/evacuate-fails") else 0)
 print(f"{name} says hello", flush=True)
 if os.path.exists(f"{state}/crash-{name}"):
@@ -35,7 +37,7 @@ sys.path[:0] = [{root!r}]
 from gureum.cli import supervisor
 supervisor.MODULES = {{"manager": "fake_manager", "agent": "fake_agent"}}
 supervisor.BACKOFF_FIRST_S = 0.02
-sys.exit(supervisor.main(["--state-dir", {state!r}]))
+sys.exit(supervisor.main(["--state-dir", {state!r}, *{roles!r}]))
 """
 
 
@@ -47,8 +49,8 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
         (modules / f"fake_{name}.py").write_text(FAKE_ROLE.replace("NAME", repr(name)))
     monkeypatch.setenv("PYTHONPATH", str(modules))
 
-    def fake_process(_module: str, state_dir: Path) -> list[str]:
-        code = FAKE_SUPERVISOR.format(root=package_root(), state=str(state_dir))
+    def fake_process(_module: str, state_dir: Path, *roles: str) -> list[str]:
+        code = FAKE_SUPERVISOR.format(root=package_root(), state=str(state_dir), roles=roles)
         return [sys.executable, "-S", "-c", code]
 
     monkeypatch.setattr(cloud_module, "little_process", fake_process)

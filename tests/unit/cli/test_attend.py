@@ -12,7 +12,8 @@ from gureum.cli.processes import identify, write_pid_file
 
 # attend() in a process of its own. Instead of `down` it becomes a program that shows what it was told.
 ATTEND = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job, as CI may be, ignores it
 sys.path[:0] = [{root!r}]
 from gureum.cli import attend
 os.execv = lambda _program, command: (print(*command[2:]), sys.exit(0))

@@ -1,4 +1,5 @@
 import fcntl
+import io
 import json
 import os
 import subprocess
@@ -145,6 +146,23 @@ def test_damaged_stamp_is_no_stamp(checkout: Path, runs: Runs, text: str) -> Non
     assert not is_ready(checkout / ".venv", checkout, dev=False)
 
 
+@pytest.mark.parametrize("below", [False, True])
+def test_a_place_that_cannot_be_written_is_named(checkout: Path, runs: Runs, below: bool) -> None:
+    """As with a checkout on read-only media: here a file is in the way, which stops root too."""
+    (checkout / "file").touch()
+    venv = checkout / "file" / "venv" if below else checkout / "file"
+    with pytest.raises(SetupError, match=f"{venv} cannot be made: (.|\n)*GUREUM_VENV"):
+        make_venv(venv, checkout, dev=False)
+    assert runs == []
+
+
+def test_failed_venv_is_not_blamed_on_the_index(checkout: Path, runs: Runs) -> None:
+    runs.codes = [1]
+    with pytest.raises(SetupError, match=r"python3 -m venv failed(.|\n)*disk") as caught:
+        make_venv(checkout / ".venv", checkout, dev=False)
+    assert "index" not in str(caught.value)
+
+
 def test_set_up_is_locked(checkout: Path, runs: Runs) -> None:
     venv = checkout / ".venv"
     refused = []
@@ -181,6 +199,13 @@ def test_agreement(yes: bool, environ: dict[str, str], agreed: bool) -> None:
     assert is_agreed(yes, environ) is agreed
 
 
+class Answer(io.StringIO):
+    """A terminal at which somebody types this."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Root on Debian with a terminal and no agreement."""
@@ -188,34 +213,54 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(bootstrap.os, "geteuid", lambda: 0)
     monkeypatch.setattr(bootstrap.os.path, "exists", lambda _path: True)
-    monkeypatch.setattr(bootstrap.sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(bootstrap.sys, "stdin", Answer(""))
     return monkeypatch
 
 
+BY_HAND = "apt-get update && apt-get install -y --no-install-recommends nftables\n"
+
+
 def test_names_packages_and_asks(asked: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    asked.setattr("builtins.input", lambda _prompt: "y")
-    bootstrap.may_install([NFT], "up", False)
-    assert "nftables" in capsys.readouterr().err
+    asked.setattr(bootstrap.sys, "stdin", Answer("y\n"))
+    bootstrap.may_install([NFT], "env", False)
+    said = capsys.readouterr()
+    assert "nftables" in said.err
+    assert said.err.endswith("[y/N] ")
+    assert said.out == "", 'a question on stdout is lost in eval "$(./gureum env)"'
 
 
-@pytest.mark.parametrize("answer", ["", "n", "no", "what"])
+@pytest.mark.parametrize("answer", ["", "\n", "n\n", "no\n", "what\n"])
 def test_anything_but_yes_is_no(asked: pytest.MonkeyPatch, answer: str) -> None:
-    asked.setattr("builtins.input", lambda _prompt: answer)
-    with pytest.raises(SetupError, match="apt-get install -y --no-install-recommends nftables"):
+    asked.setattr(bootstrap.sys, "stdin", Answer(answer))
+    with pytest.raises(SetupError) as caught:
         bootstrap.may_install([NFT], "up", False)
+    # The lists of a fresh machine are empty: without the update, the command would not find the package.
+    assert BY_HAND in str(caught.value)
+    assert "then ./gureum up" in str(caught.value)
 
 
 def test_nobody_to_ask(asked: pytest.MonkeyPatch) -> None:
-    asked.setattr(bootstrap.sys.stdin, "isatty", lambda: False, raising=False)
-    with pytest.raises(SetupError, match=r"Nobody to ask(.|\n)*--yes up"):
+    asked.setattr(bootstrap.sys, "stdin", io.StringIO("y\n"))
+    with pytest.raises(SetupError, match=r"obody to ask(.|\n)*--yes up") as caught:
         bootstrap.may_install([NFT], "up", False)
+    assert BY_HAND in str(caught.value)
     bootstrap.may_install([NFT], "up", True)
 
 
-def test_others_than_root_are_told_the_sudo_command(asked: pytest.MonkeyPatch) -> None:
+def test_a_closed_stdin_is_nobody_to_ask(asked: pytest.MonkeyPatch) -> None:
+    asked.setattr(bootstrap.sys, "stdin", None)
+    with pytest.raises(SetupError, match="obody to ask"):
+        bootstrap.may_install([NFT], "up", False)
+
+
+@pytest.mark.parametrize("has_sudo", [True, False])
+def test_others_than_root_are_told_what_root_has_to_run(asked: pytest.MonkeyPatch, has_sudo: bool) -> None:
     asked.setattr(bootstrap.os, "geteuid", lambda: 1000)
-    with pytest.raises(SetupError, match="sudo apt-get install"):
+    asked.setattr(bootstrap.shutil, "which", lambda _program: "/usr/bin/sudo" if has_sudo else None)
+    with pytest.raises(SetupError, match="only root may install") as caught:
         bootstrap.may_install([NFT], "up", True)
+    wanted = BY_HAND.replace("apt-get", "sudo apt-get") if has_sudo else BY_HAND
+    assert wanted in str(caught.value)
 
 
 def test_install_updates_stale_lists(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,10 +270,19 @@ def test_install_updates_stale_lists(runs: Runs, monkeypatch: pytest.MonkeyPatch
     assert [command[-1] for command in runs] == ["nftables", "update", "nftables"]
 
 
+def test_a_source_that_does_not_answer_is_not_the_end(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`apt-get update` fails for one bad source among good ones; what is wanted comes from the good ones."""
+    monkeypatch.setattr(bootstrap.Path, "glob", lambda _self, _pattern: iter(()))
+    runs.codes = [100, 0]
+    install_packages([NFT])
+    assert [command[-1] for command in runs] == ["update", "nftables"]
+
+
 def test_install_that_fails_says_so(runs: Runs) -> None:
     runs.codes = [100, 100, 100]
-    with pytest.raises(SetupError, match="apt-get failed"):
+    with pytest.raises(SetupError, match=r"apt-get failed(.|\n)*/etc/apt") as caught:
         install_packages([NFT])
+    assert BY_HAND in str(caught.value) + "\n"
 
 
 def test_prepare_installs_before_it_makes_the_environment(

@@ -31,6 +31,37 @@ def test_start_and_stop(cloud: Cloud) -> None:
     assert not list(cloud.run_dir.glob("*.ready"))
 
 
+def test_several_hosts(cloud: Cloud) -> None:
+    said: list[str] = []
+    config = cloud.configure(port=free_port(), hosts=3)
+    assert cloud.start(config, said.append)
+    agents = ["agent-0", "agent-1", "agent-2"]
+    assert [process.name for process in cloud.processes()] == ["supervisor", "manager", *agents]
+    assert all(process.is_ready for process in cloud.processes())
+    for name in agents:
+        assert f"{name} says hello" not in (cloud.log_dir / "agent-0.log").read_text() or name == "agent-0"
+        assert f"{name} says hello" in (cloud.log_dir / f"{name}.log").read_text()
+    assert cloud.stop_processes() == []
+    assert not cloud.is_running()
+    assert not list(cloud.run_dir.glob("*.ready"))
+
+
+def test_agents_of_hosts_that_are_no_more_are_stopped_too(cloud: Cloud) -> None:
+    cloud.start(cloud.configure(port=free_port(), hosts=2), lambda _: None)
+    cloud.configure(hosts=1)
+    assert cloud.is_running()
+    cloud.stop_processes()
+    assert not list(cloud.run_dir.glob("agent*.pid"))
+
+
+def test_each_host_is_evacuated(cloud: Cloud) -> None:
+    cloud.configure(hosts=2)
+    (cloud.state_dir / "evacuate-fails").touch()
+    with pytest.raises(CliError, match="not all guests"):
+        cloud.evacuate()
+    assert {path.name for path in cloud.state_dir.glob("evacuated*")} == {"evacuated-0", "evacuated-1"}
+
+
 def test_settings_outlive_the_processes(cloud: Cloud) -> None:
     first = cloud.configure(port=5000)
     assert cloud.configure() == first

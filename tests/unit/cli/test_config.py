@@ -126,7 +126,7 @@ def test_saving_lasts_through_a_power_cut(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(os, "fsync", watched)
     make(tmp_path)
-    assert flushed == [False, True]
+    assert flushed[-2:] == [False, True]
 
 
 def test_a_cloud_keeps_its_index_when_a_lower_one_becomes_free(tmp_path: Path) -> None:

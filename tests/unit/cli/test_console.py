@@ -37,13 +37,17 @@ def pipes() -> Iterator[tuple[int, int, int, int]]:
 
 def test_path_of_an_instance(tmp_path: Path) -> None:
     instance = "i-0123456789abcdef0"
-    assert console_path(tmp_path, instance) == tmp_path / "run" / "machines" / instance / "console"
+    runs = [tmp_path / "run", tmp_path / "hosts/1/run"]
+    with pytest.raises(CliError, match="on no host of this machine"):
+        console_path(runs, instance)
+    (runs[1] / "machines" / instance).mkdir(parents=True)
+    assert console_path(runs, instance) == runs[1] / "machines" / instance / "console"
 
 
 @pytest.mark.parametrize("wrong", ["", "i-1", "../../etc", "i-0123456789abcdef0/../x", "I-0123456789abcdef0"])
 def test_what_is_no_instance_id(tmp_path: Path, wrong: str) -> None:
     with pytest.raises(CliError) as caught:
-        console_path(tmp_path, wrong)
+        console_path([tmp_path], wrong)
     assert caught.value.exit_code == USAGE
 
 

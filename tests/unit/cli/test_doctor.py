@@ -43,7 +43,7 @@ def test_missing_packages_are_named_with_the_command(tmp_path: Path, monkeypatch
     monkeypatch.setattr(doctor.packages, "missing", lambda _needs: nft)
     finding = doctor.debian_packages(tmp_path)
     assert finding.status == FAIL
-    assert finding.todo == "apt-get install -y --no-install-recommends nftables"
+    assert finding.todo == "apt-get update && apt-get install -y --no-install-recommends nftables"
     monkeypatch.setattr(doctor.packages, "missing", lambda _needs: [])
     assert doctor.debian_packages(tmp_path).status == OK
 

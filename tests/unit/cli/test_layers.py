@@ -115,6 +115,25 @@ def test_footprint_names_what_was_added() -> None:
     assert "/" in Footprint.take().mounts
 
 
+def test_the_first_namespace_of_a_machine_is_not_left_behind() -> None:
+    """`ip netns add` mounts its directory once, after a boot, and nothing ever unmounts it."""
+    mounts = "tmpfs /run tmpfs rw 0 0\ntmpfs /run/netns tmpfs rw 0 0\nnsfs /run/netns/a nsfs rw 0 0\n"
+    assert layers.lasting_mounts(mounts) == {"/run", "/run/netns/a"}
+
+
+def test_summary_says_why_tests_were_skipped(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (checkout / "tests" / "unit" / "test_x.py").write_text(
+        "import pytest\n"
+        "def test_good(): pass\n"
+        "@pytest.mark.skip(reason='needs root')\ndef test_one(): pass\n"
+        "@pytest.mark.skip(reason='needs root')\ndef test_two(): pass\n"
+    )
+    result = run_layer(checkout, "unit", ["-q"])
+    capsys.readouterr()
+    assert summarize([result, result], []) == 0
+    assert "Skipped:\n  4 x needs root\n" in capsys.readouterr().out
+
+
 def test_installed_gureum_has_no_tests(tmp_path: Path) -> None:
     with pytest.raises(CliError, match="not part of an installed gureum"):
         layers.run(tmp_path, [])

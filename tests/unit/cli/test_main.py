@@ -49,6 +49,16 @@ def test_version(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(said.split("\n", 2)[2]) == {"version": gureum.__version__}
 
 
+def test_what_guests_read_is_readable_whatever_the_umask(cli: Cli) -> None:
+    """Hypervisors run as users of their own. What is secret is made so by name."""
+    before = os.umask(0o077)
+    try:
+        assert cli("version") == 0
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
+
+
 @pytest.mark.parametrize("arguments", [("upp",), ("up", "--port", "x"), ("up", "--port", "0"), ("console",)])
 def test_usage_errors(cli: Cli, arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli(*arguments) == USAGE
@@ -83,8 +93,11 @@ def test_up_status_env_logs_down(
     assert json.loads(capsys.readouterr().out)["started"] is False
 
     monkeypatch.setattr(api, "instances_by_state", lambda _cloud: {"running": 2})
+    monkeypatch.setattr(api, "failed", lambda _cloud: {"vol-1": "the pool is full"})
     assert cli("status") == 0
-    assert "instances: 2 running" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "instances: 2 running" in said
+    assert "failed: vol-1: the pool is full" in said
     assert cli("status", "--json") == 0
     status = json.loads(capsys.readouterr().out)
     assert [process["is_ready"] for process in status["processes"]] == [True, True, True]
@@ -118,6 +131,19 @@ def test_down_can_keep_guests(
     assert cli("down", "--keep-guests", "--json") == 0
     assert json.loads(capsys.readouterr().out)["guests_running"] == ["i-0123456789abcdef0"]
     assert not (cloud.state_dir / "evacuated").exists()
+
+
+def test_what_failed_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch, cloud: Cloud) -> None:
+    answers = {
+        "describe_volumes": {"Volumes": [{"VolumeId": "vol-1"}]},
+        "describe_volume_status": {
+            "VolumeStatuses": [{"VolumeId": "vol-1", "Events": [{"Description": "the pool is full"}]}]
+        },
+        "describe_snapshots": {"Snapshots": [{"SnapshotId": "snap-1", "StateMessage": "no volume"}]},
+    }
+    monkeypatch.setattr(api, "client", lambda *_: None)
+    monkeypatch.setattr(api, "_send", lambda _client, operation, *_: answers[operation])
+    assert api.failed(cloud) == {"vol-1": "the pool is full", "snap-1": "no volume"}
 
 
 def test_unreachable_api_is_told_as_such(cloud: Cloud) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from gureum.cli import packages
-from gureum.cli.packages import PACKAGES, Need, apt_command, installed, missing, packages_for
+from gureum.cli.packages import PACKAGES, Need, apt_command, by_hand, installed, missing, packages_for
 
 STATUS = """Package: nftables
 Status: install ok installed
@@ -65,3 +65,10 @@ def test_apt_command_names_them() -> None:
         "--no-install-recommends",
         "python3-venv",
     ]
+
+
+def test_by_hand_reads_the_lists_first() -> None:
+    """A fresh machine has none, and an old machine's name versions that are gone."""
+    (venv, *_) = PACKAGES
+    assert by_hand([venv]) == "apt-get update && apt-get install -y --no-install-recommends python3-venv"
+    assert by_hand([venv], sudo=True).count("sudo apt-get") == 2

@@ -91,7 +91,7 @@ def test_killed_role_is_started_again_and_the_log_says_why(cloud: Cloud) -> None
 
 def test_a_second_supervisor_refuses(cloud: Cloud) -> None:
     cloud.start(cloud.configure(port=free_port()), quiet)
-    command = little_process("gureum.cli.supervisor", cloud.state_dir)
+    command = little_process("gureum.cli.supervisor", cloud.state_dir, *cloud.roles)
     second = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert second.returncode == 1
     assert "another supervisor" in second.stderr

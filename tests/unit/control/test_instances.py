@@ -74,6 +74,18 @@ async def test_a_volume_that_failed_fails_the_launch(bench: Any, make: Any) -> N
     assert "full" in failed.state_reason.message
 
 
+@pytest.mark.parametrize("delete", [True, False])
+async def test_a_failed_launch_deletes_only_what_is_to_go_with_it(
+    bench: Any, make: Any, delete: bool
+) -> None:
+    failed = replace(make.attached("vol-1", delete=delete), state=VolumeState.error, message="full")
+    await bench.put(make.instance(host=None, state=State.shutting_down), failed)
+    assert (await bench.step_instance()).state is State.terminated
+    left = await bench.get(Volume, "vol-1")
+    assert left.state is (VolumeState.deleting if delete else VolumeState.error)
+    assert (left.instance, left.attachment, left.message) == (None, None, "full")
+
+
 @pytest.mark.parametrize(
     ("behavior", "state"), [("stop", State.stopping), ("terminate", State.shutting_down)]
 )
@@ -155,9 +167,9 @@ async def test_termination_lets_go_of_everything(bench: Any, make: Any) -> None:
     assert (after.private_ip, after.interfaces, after.devices) == ("", (), ())
     assert await bench.find(NetworkInterface, "eni-1") is None
     kept = await bench.get(NetworkInterface, "eni-2")
-    assert (kept.instance, kept.address, kept.public_ip) == (None, "", "")
+    assert (kept.instance, kept.host, kept.address) == (None, None, "eipalloc-1")
     address = await bench.get(Address, "eipalloc-1")
-    assert (address.association, address.interface, address.instance) == ("", "", "")
+    assert (address.association, address.interface, address.instance) == ("eipassoc-1", "eni-2", "")
     assert (await bench.get(Volume, "vol-1")).state is VolumeState.deleting
     free = await bench.get(Volume, "vol-2")
     assert (free.state, free.instance, free.attachment) == (VolumeState.available, None, None)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gureum.control import manager as control
+from gureum.control.hosts import LEASE_SECONDS
 from gureum.control.manager import Manager
 from gureum.env import Env
 from gureum.errors import StoreError, TransportError
@@ -168,7 +169,7 @@ def test_a_silent_host_is_down_until_it_is_heard(make: Any) -> None:
         link = await office.connect()
         await office.report(link)
         assert (await office.get(Host, "h")).state is HostState.up
-        await asyncio.sleep(control.LEASE_SECONDS + control.TICK_SECONDS + 1)
+        await asyncio.sleep(LEASE_SECONDS + control.TICK_SECONDS + 1)
         assert (await office.get(Host, "h")).state is HostState.down
         await office.report(link)
         assert (await office.get(Host, "h")).state is HostState.up

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from gureum.control.placement import HOST_MEMORY_BYTES, MACHINE_MEMORY_BYTES, NoCapacity, NoHost, choose_host
+from gureum.control.placement import NoCapacity, NoHost, choose_host
 from gureum.resources import HostState, InstanceState
+from gureum.services.ec2.capacity import HOST_MEMORY_BYTES, MACHINE_MEMORY_BYTES
 
 GIB = 1 << 30
 
@@ -61,4 +62,12 @@ async def test_no_host_is_told_from_no_room(bench: Any, make: Any) -> None:
         await chosen(bench, make.instance(host=None))
     await bench.put(make.host(state=HostState.down))
     with pytest.raises(NoHost, match="is up"):
+        await chosen(bench, make.instance(host=None))
+
+
+async def test_a_host_that_is_drained_takes_nothing(bench: Any, make: Any) -> None:
+    await bench.put(make.host("host-0", draining=True, memory_bytes=99 * GIB), make.host("host-1"))
+    assert await chosen(bench, make.instance(host=None)) == "host-1"
+    await bench.put(make.attached("vol-1", host="host-0"))
+    with pytest.raises(NoCapacity, match="host-0 cannot take it, being drained"):
         await chosen(bench, make.instance(host=None))

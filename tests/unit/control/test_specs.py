@@ -8,6 +8,7 @@ from gureum.resources import (
     AttachmentState,
     Image,
     InstanceState,
+    InternetGateway,
     Permission,
     SecurityGroup,
     SnapshotState,
@@ -109,15 +110,16 @@ async def test_the_network_of_running_instances(bench: Any, make: Any) -> None:
         Permission(id="sgr-3", protocol="-1", cidr6="::/0"),
     )
     await bench.put(
-        Vpc(id="vpc-1", cidr="172.31.0.0/16", network_id=1, internet_gateway="igw-1"),
+        Vpc(id="vpc-1", cidr="172.31.0.0/16", network_id=1),
+        InternetGateway(id="igw-1", vpc="vpc-1"),
         Vpc(id="vpc-2", cidr="10.0.0.0/16", network_id=2),
         Subnet(id="subnet-1", vpc="vpc-1", zone="us-east-1a", cidr="172.31.0.0/20"),
         SecurityGroup(id="sg-1", name="web", description="", vpc="vpc-1", rules=rules),
         SecurityGroup(id="sg-2", name="db", description="", vpc="vpc-1"),
         make.instance("i-1", state=InstanceState.running),
         make.instance("i-2", state=InstanceState.stopped),
-        make.interface("eni-1", groups=("sg-1",), public_ip="198.18.0.4"),
-        make.interface("eni-2", instance="i-2", private_ip="172.31.0.5", groups=("sg-2",)),
+        make.interface("eni-1", host="host-0", groups=("sg-1",), public_ip="198.18.0.4"),
+        make.interface("eni-2", host="host-1", private_ip="172.31.0.5", groups=("sg-2",)),
         make.interface("eni-3", instance=None, private_ip="172.31.0.6", groups=("sg-2",)),
     )
     network = (await spec(bench)).network
@@ -126,7 +128,11 @@ async def test_the_network_of_running_instances(bench: Any, make: Any) -> None:
     ]
     assert [(vpc.id, vpc.internet, len(vpc.subnets)) for vpc in network.vpcs] == [("vpc-1", True, 1)]
     assert [group.id for group in network.groups] == ["sg-1"]
-    assert [(rule.cidr, rule.group) for rule in network.groups[0].rules] == [("0.0.0.0/0", ""), ("", "sg-2")]
+    assert [(rule.cidr, rule.group) for rule in network.groups[0].rules] == [
+        ("0.0.0.0/0", ""),
+        ("", "sg-2"),
+        ("::/0", ""),
+    ]
     assert network.members == {"sg-2": ("172.31.0.5",)}
 
 

@@ -127,9 +127,11 @@ def growing(make: Any) -> Volume:
         state="modifying",
         started=make.volume().created,
         original_size_bytes=GIB,
-        original_type="gp3",
+        original_type="gp2",
     )
-    grown: Volume = make.volume(state=VolumeState.available, size_bytes=3 * GIB, modification=modification)
+    grown: Volume = make.volume(
+        state=VolumeState.available, size_bytes=3 * GIB, type="gp3", iops=4000, modification=modification
+    )
     return grown
 
 
@@ -148,6 +150,7 @@ async def test_a_modification_that_fails_takes_the_size_back(bench: Any, make: A
     after = await bench.step_volume()
     assert (after.modification.state, after.size_bytes) == ("failed", GIB)
     assert after.modification.message == "full"
+    assert (after.type, after.iops, after.throughput) == ("gp2", 0, 0)
 
 
 async def test_a_snapshot_is_taken_where_its_volume_is(bench: Any, make: Any) -> None:
@@ -185,3 +188,23 @@ def test_settled_is_what_needs_no_news(make: Any) -> None:
     assert not volumes.settled(make.attached(state=AttachmentState.detaching))
     assert not volumes.settled(make.volume(state=VolumeState.deleting))
     assert not volumes.settled(growing(make))
+
+
+async def test_a_host_that_is_drained_gets_no_volumes(bench: Any, make: Any) -> None:
+    await bench.put(
+        make.host("host-0", draining=True, pool_free_bytes=99),
+        make.host("host-1", pool_free_bytes=1),
+        make.volume(state=VolumeState.creating, host=None),
+    )
+    assert (await bench.step_volume()).host == "host-1"
+
+
+async def test_a_clone_of_a_snapshot_on_a_host_that_is_drained(bench: Any, make: Any) -> None:
+    await bench.put(
+        make.host("host-0", draining=True),
+        make.snapshot("snap-9", host="host-0", state=SnapshotState.completed),
+        make.volume(state=VolumeState.creating, host=None, source="snap-9"),
+    )
+    after = await bench.step_volume()
+    assert after.state is VolumeState.error
+    assert "host-0, which takes nothing while it is being drained" in after.message

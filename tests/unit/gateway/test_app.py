@@ -355,3 +355,25 @@ def test_fragments(world: World) -> None:
     write: Callable[..., Any] = world.gateway.fragment
     assert write("ec2", "Tag", {"Key": "a", "Value": "<"}).text == "<key>a</key><value>&lt;</value>"
     assert write("s3", "Bucket", {"Name": "b"}).text == "<Name>b</Name>"
+
+
+@pytest.mark.parametrize(
+    ("query", "expected", "said"),
+    [
+        ("Action=CreateTags", "MissingParameter", "The request must contain the parameter resourceIdSet"),
+        (
+            "Action=CreateTags&ResourceId.1=i-1",
+            "MissingParameter",
+            "The request must contain the parameter tagSet",
+        ),
+        *(
+            (f"Action={verb}Instances", "InvalidParameterCombination", "No instances specified")
+            for verb in ("Start", "Stop", "Reboot", "Terminate")
+        ),
+    ],
+)
+async def test_an_empty_list_in_the_words_of_ec2(world: World, query: str, expected: str, said: str) -> None:
+    """It is not on the wire, so it can't be told from one that is missing."""
+    answer = await world.call("ec2", f"{query}&Version=2016-11-15".encode(), FORM, "/")
+    assert (answer[0], code(answer)) == (400, expected)
+    assert said in str(answer)

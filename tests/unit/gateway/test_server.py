@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from gureum.errors import ConfigError
 from gureum.gateway.limits import Limits
-from gureum.gateway.server import Server, is_loopback, listen
+from gureum.gateway.server import JOINED_BYTES_MAX, Joined, Server, is_loopback, listen
 
 TIGHT = Limits(
     header_bytes_max=2000,
@@ -279,3 +282,96 @@ async def test_taken_port() -> None:
 def test_loopback() -> None:
     assert all(map(is_loopback, ["127.0.0.1", "127.9.9.9", "::1", "localhost"]))
     assert not any(map(is_loopback, ["0.0.0.0", "::", "10.0.0.1", "localhost.example.com"]))
+
+
+class Recorder(asyncio.Transport):
+    """A transport that keeps what is written, each write by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        self.writes.append(bytes(data))
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+
+def recorded(method: str = "POST", keep_alive: bool = True) -> tuple[RequestResponseCycle, Recorder]:
+    """A request's cycle as the server starts it, and what it writes to."""
+    transport = Recorder()
+    cycle = RequestResponseCycle(
+        scope={"type": "http", "method": method},  # type: ignore[typeddict-item]
+        transport=transport,
+        flow=FlowControl(transport),
+        logger=logging.getLogger("test"),
+        access_logger=logging.getLogger("test"),
+        access_log=False,
+        default_headers=[],
+        message_event=asyncio.Event(),
+        expect_100_continue=True,
+        keep_alive=keep_alive,
+        on_response=lambda: None,
+    )
+    cycle.transport = Joined(cycle)  # type: ignore[assignment]
+    return cycle, transport
+
+
+async def answer(cycle: RequestResponseCycle, *pieces: bytes, headers: Any = ()) -> None:
+    await cycle.send({"type": "http.response.start", "status": 200, "headers": headers})
+    for left, piece in zip(reversed(range(len(pieces))), pieces, strict=True):
+        await cycle.send({"type": "http.response.body", "body": piece, "more_body": left > 0})
+
+
+@pytest.mark.parametrize("size", [0, 1, JOINED_BYTES_MAX])
+async def test_a_small_answer_is_one_write(size: int) -> None:
+    cycle, transport = recorded()
+    await answer(cycle, b"x" * size, headers=[(b"content-length", str(size).encode())])
+    [written] = transport.writes
+    assert written.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert written.endswith(b"\r\n\r\n" + b"x" * size)
+
+
+async def test_pieces_are_written_as_they_come() -> None:
+    cycle, transport = recorded()
+    await answer(cycle, b"one", b"two")
+    assert [write[-8:] for write in transport.writes] == [b"3\r\none\r\n", b"3\r\ntwo\r\n0\r\n\r\n"[-8:]]
+    assert transport.writes[0].startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_a_large_answer_is_not_copied() -> None:
+    cycle, transport = recorded()
+    size = JOINED_BYTES_MAX + 1
+    await answer(cycle, b"x" * size, headers=[(b"content-length", str(size).encode())])
+    assert len(transport.writes) == 2
+
+
+async def test_the_head_alone_is_all_of_the_answer_to_head() -> None:
+    cycle, transport = recorded("HEAD")
+    await answer(cycle, b"", headers=[(b"content-length", b"9")])
+    assert len(transport.writes) == 1
+
+
+async def test_asking_for_the_body_is_no_head() -> None:
+    cycle, transport = recorded(keep_alive=False)
+    cycle.body, cycle.more_body = bytearray(b"hello"), False
+    cycle.message_event.set()
+    await cycle.receive()
+    assert transport.writes == [b"HTTP/1.1 100 Continue\r\n\r\n"]
+    await answer(cycle, b"5", headers=[(b"content-length", b"1")])
+    assert len(transport.writes) == 2
+    assert transport.closed
+
+
+async def test_a_head_that_nothing_follows_is_written_at_the_end() -> None:
+    cycle, transport = recorded()
+    await answer(cycle, headers=[(b"content-length", b"9")])
+    assert transport.writes == []
+    cycle.transport.close()
+    assert len(transport.writes) == 1
+    assert transport.closed

@@ -11,6 +11,7 @@ from gureum.errors import HypervisorError
 from gureum.hypervisors.base import Disk, MachineConfig, Nic
 from gureum.hypervisors.qemu.command import Files, Host, command_line, hotplug_place, system_uuid
 from gureum.hypervisors.qemu.disks import OpenLayer
+from gureum.hypervisors.qemu.nics import NIC_BUS, device_name, parse_device
 from gureum.san.base import FileDisk, Layer
 
 ID = "i-0123456789abcdef0"
@@ -76,6 +77,22 @@ def test_last_layer_has_no_backing_file() -> None:
     assert top["backing"] is None
 
 
+@pytest.mark.parametrize(
+    ("vcpus", "threads", "topology"),
+    [
+        (4, 2, "4,sockets=1,cores=2,threads=2"),
+        (4, 1, "4,sockets=1,cores=4,threads=1"),
+        (1, 2, "1,sockets=1,cores=1,threads=1"),
+    ],
+)
+def test_cores_and_threads(vcpus: int, threads: int, topology: str) -> None:
+    config = msgspec.structs.replace(CONFIG, vcpus=vcpus, threads=threads)
+    assert values(command(config), "-smp") == [topology]
+    assert values(command(config, accelerator="tcg"), "-smp") == [
+        f"{vcpus},sockets=1,cores={vcpus},threads=1"
+    ]
+
+
 def test_root_disk() -> None:
     device = devices(command(CONFIG))["vol-0123456789abcdef0.10"]
     assert device["serial"] == "vol0123456789abcdef0"
@@ -112,8 +129,23 @@ def test_nic() -> None:
     assert values(arguments, "-netdev") == ["tap,id=eni-1.tap,fd=30,vhost=off"]
     device = devices(arguments)["eni-1"]
     assert (device["mac"], device["host_mtu"], device["romfile"]) == (nic.mac, 1450, "")
+    assert (device["bus"], device["addr"]) == ("pcie.0", "0x2")
+
+
+def test_only_the_first_nic_cannot_be_unplugged() -> None:
+    """Nothing can on the root bus of a q35."""
+    nic = Nic(interface="eni-2", mac="02:00:00:00:00:02", index=3, fd=31)
+    device = devices(command(msgspec.structs.replace(CONFIG, nics=(nic,))))["eni-2"]
+    assert (device["bus"], device["addr"]) == (NIC_BUS, "0x3")
     with pytest.raises(HypervisorError, match="at most"):
-        command(msgspec.structs.replace(CONFIG, nics=(msgspec.structs.replace(nic, index=9),)))
+        command(msgspec.structs.replace(CONFIG, nics=(msgspec.structs.replace(nic, index=32),)))
+
+
+def test_names_of_nics() -> None:
+    for number in (0, 7):
+        assert parse_device(device_name("eni-0123456789abcdef0", number)) == ("eni-0123456789abcdef0", number)
+    assert parse_device("balloon") is None
+    assert parse_device("vol-0123456789abcdef0.10") is None
 
 
 def test_system_uuid_is_the_instances() -> None:

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator
 
 import pytest
+from msgspec.structs import replace
 
 from gureum.env import Env
 from gureum.errors import HypervisorError
 from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
-from gureum.hypervisors.base import Disk, MachineConfig
+from gureum.hypervisors.base import Disk, MachineConfig, Nic
 from gureum.hypervisors.fake import FakeHypervisor, FakeMachines
 from gureum.san.base import FileDisk, Layer
 
@@ -100,6 +102,28 @@ async def test_guest_that_keeps_its_disk(host: FakeMachines, hypervisor: FakeHyp
     assert (status.disks, status.detaching) == (("vol-0",), ("vol-0",))
     await hypervisor.detach_disk(ID, "vol-0", force=True)
     assert hypervisor.machines()[ID].disks == ()
+
+
+async def test_interfaces(host: FakeMachines, hypervisor: FakeHypervisor) -> None:
+    first = Nic(interface="eni-1", mac="02:00:00:00:00:01", index=0, fd=-1)
+    await hypervisor.start(replace(CONFIG, nics=(first,)))
+    assert hypervisor.machines()[ID].nics == ("eni-1",)
+    fd = os.open(os.devnull, os.O_RDONLY)
+    await hypervisor.attach_nic(ID, replace(first, interface="eni-2", index=1, fd=fd))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)  # taken over
+    assert hypervisor.machines()[ID].nics == ("eni-1", "eni-2")
+    host.ignore_detach(ID)
+    await hypervisor.detach_nic(ID, "eni-2")
+    status = hypervisor.machines()[ID]
+    assert (status.nics, status.detaching) == (("eni-1", "eni-2"), ("eni-2",))
+    await hypervisor.detach_nic(ID, "eni-2", force=True)
+    assert hypervisor.machines()[ID].nics == ("eni-1",)
+    await hypervisor.detach_nic(ID, "eni-2")
+    await hypervisor.power_off(ID)
+    assert hypervisor.machines()[ID].nics == ()
+    with pytest.raises(HypervisorError, match="off"):
+        await hypervisor.attach_nic(ID, first)
 
 
 async def test_start_outlives_its_agent(host: FakeMachines, hypervisor: FakeHypervisor) -> None:

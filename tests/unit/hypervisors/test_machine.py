@@ -115,7 +115,7 @@ async def test_while_its_disks_are_asked_for_a_machine_has_those_it_had(tmp_path
     disks.devices = {"vol-1": "vol-1.1", "vol-2": "vol-2.1"}
     monitor = Reconnected()
     machine._monitor = cast(Monitor, monitor)
-    loading = asyncio.create_task(machine.load_disks())
+    loading = asyncio.create_task(machine.load_devices())
     await asyncio.sleep(0)
     assert machine.status().disks == ("vol-1", "vol-2")
     monitor.answers.set()

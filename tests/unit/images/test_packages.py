@@ -55,6 +55,12 @@ async def test_dependencies(monkeypatch: pytest.MonkeyPatch) -> None:
     assert await packages.dependencies("e2fsprogs") == ["libblkid1", "logsave"]
 
 
+async def test_dependencies_without_package_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, CommandError("apt-cache: exit status 100: E: No packages found"))
+    with pytest.raises(ImageBuildError, match=r"No packages found .*apt-get update"):
+        await packages.dependencies("e2fsprogs")
+
+
 async def test_download_checks_every_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     answer(monkeypatch, b"")
     (tmp_path / "a_1_amd64.deb").write_bytes(b"good")

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,3 +57,9 @@ def test_the_key_is_made_once_and_private(tmp_path: Path) -> None:
     assert load_key(path, Env()) == key
     path.write_bytes(b"torn")
     assert len(load_key(path, Env())) == KEY_BYTES
+
+
+def test_a_key_that_cannot_be_kept_is_good_for_now(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    absent = tmp_path / "absent" / "imds.key"
+    assert len(load_key(absent, Env())) == KEY_BYTES
+    assert "will not outlive this agent" in caplog.text

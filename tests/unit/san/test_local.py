@@ -11,6 +11,7 @@ import pytest
 
 from gureum.env import Env
 from gureum.errors import PoolError
+from gureum.files import sync
 from gureum.san import diskfile
 from gureum.san import files as file_layers
 from gureum.san.local import LocalPool
@@ -131,9 +132,9 @@ async def test_cancelled_deletion_leaves_memory_and_disk_in_step(pool, tmp_path,
     def slowed(path: Path) -> None:
         loop.call_soon_threadsafe(task.cancel)
         time.sleep(0.05)
-        diskfile.fsync_directory(path)
+        sync(path)
 
-    monkeypatch.setattr(file_layers, "fsync_directory", slowed)
+    monkeypatch.setattr(file_layers, "sync", slowed)
     task = asyncio.ensure_future(pool.delete_volume("vol-1"))
     with pytest.raises(asyncio.CancelledError):
         await task

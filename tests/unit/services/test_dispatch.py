@@ -178,13 +178,22 @@ async def test_the_stores_errors_in_the_clients_terms(
 
 
 async def test_a_full_disk_at_the_commit(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def transact(work: Any) -> Any:
+    async def transact(work: Any, frees: bool) -> Any:
+        assert not frees
         raise StoreFull("no space")
 
     monkeypatch.setattr(rig.store, "transact", transact)
     error = await rig.fails("Make", ClientToken="t")
     assert error.status == 503
     assert "nothing was changed" in error.message
+
+
+@pytest.mark.parametrize(
+    ("name", "frees"),
+    [("TerminateInstances", True), ("DeleteVolume", True), ("RunInstances", False), ("CreateTags", False)],
+)
+def test_what_makes_room_may_use_the_reserve_of_the_disk(name: str, frees: bool) -> None:
+    assert OPERATIONS["ec2", name].frees is frees
 
 
 async def test_a_conflict_is_run_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,9 @@ def test_entries() -> None:
         ("subnet", "s"),
         ("groups", "x"),
         ("groups", "y"),
-        ("private_ip", ""),
-        ("public_ip", ""),
+        ("addresses", ""),
+        ("crowded", ""),
+        ("attachment", ""),
     }
 
 

@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 from gureum.errors import HypervisorError
 from gureum.hypervisors.base import Disk, MachineConfig, Nic
+from gureum.hypervisors.qemu import nics
 from gureum.hypervisors.qemu.disks import Node, OpenLayer, disk_device, disk_nodes
+from gureum.hypervisors.qemu.nics import NIC_BUS
 
 MIB = 1024 * 1024
 
@@ -24,8 +26,8 @@ One conventional bridge and not a root port per disk: the guest sees hot-plug th
 root ports lengthen a boot under TCG by a third, and the bridge by nothing.
 """
 
-NIC_SLOTS = range(2, 8)
-ROOT_DISK_SLOT, BALLOON_SLOT, RNG_SLOT, PANIC_SLOT, BRIDGE_SLOT = 8, 9, 10, 11, 16
+FIRST_NIC_SLOT, ROOT_DISK_SLOT, BALLOON_SLOT, RNG_SLOT, PANIC_SLOT = 2, 8, 9, 10, 11
+BRIDGE_SLOTS = {HOTPLUG_BUS: 16, NIC_BUS: 17}
 
 TRANSLATION_MIB = 256
 """Bound of TCG's cache of translated code; QEMU's default is up to 1 GiB a machine."""
@@ -64,7 +66,7 @@ def command_line(
         *(host.binary, "-name", f"guest={config.id},debug-threads=on"),
         *("-nodefaults", "-no-user-config", "-display", "none"),
         *("-machine", _machine(machine, micro), "-accel", _accelerator(host.accelerator), "-cpu", host.cpu),
-        *("-smp", f"{config.vcpus},sockets=1,cores={config.vcpus},threads=1"),
+        *("-smp", _processors(config, host.accelerator)),
         *("-m", f"{config.memory_bytes // MIB}M"),
         *("-uuid", system_uuid(config.id), "-rtc", "base=utc,driftfix=slew", "-boot", "strict=on"),
         *("-action", "reboot=reset,shutdown=pause,panic=pause,watchdog=reset"),
@@ -84,6 +86,15 @@ def command_line(
     if not micro:
         arguments += _smbios(config)
     return arguments
+
+
+def _processors(config: MachineConfig, accelerator: str) -> str:
+    """As EC2's CpuOptions have it: cores, and threads of each.
+
+    The CPU that TCG emulates cannot show threads (QEMU says so with a warning): there each is a core.
+    """
+    threads = config.threads if accelerator == "kvm" and config.vcpus % config.threads == 0 else 1
+    return f"{config.vcpus},sockets=1,cores={config.vcpus // threads},threads={threads}"
 
 
 def system_uuid(id: str) -> str:
@@ -144,13 +155,14 @@ def _platform(config: MachineConfig, micro: bool, vmgenid: str) -> Iterable[Node
         return
     yield {"driver": "pvpanic-pci", "id": "panic", **_slot(PANIC_SLOT, micro)}
     yield {"driver": "vmgenid", "id": "generation", "guid": vmgenid}
-    yield {
-        "driver": "pci-bridge",
-        "id": HOTPLUG_BUS,
-        "chassis_nr": 1,
-        "shpc": True,  # else the firmware reserves no address space behind an empty bridge
-        **_slot(BRIDGE_SLOT, micro),
-    }
+    for chassis, (bus, slot) in enumerate(BRIDGE_SLOTS.items(), 1):
+        yield {
+            "driver": "pci-bridge",
+            "id": bus,
+            "chassis_nr": chassis,
+            "shpc": True,  # else the firmware reserves no address space behind an empty bridge
+            **_slot(slot, micro),
+        }
 
 
 def _driver(name: str, micro: bool) -> str:
@@ -162,20 +174,15 @@ def _slot(slot: int, micro: bool) -> Node:
 
 
 def _nic(nic: Nic, micro: bool) -> list[str]:
-    if not micro and nic.index >= len(NIC_SLOTS):
-        raise HypervisorError(f"{nic.interface}: a machine has at most {len(NIC_SLOTS)} interfaces")
-    device: Node = {
-        "driver": _driver("virtio-net", micro),
-        "id": nic.interface,
-        "netdev": f"{nic.interface}.tap",
-        "mac": nic.mac,
-        "host_mtu": nic.mtu,
-        **_slot(NIC_SLOTS[nic.index] if not micro else 0, micro),
-    }
-    if not micro:
-        device["romfile"] = ""
+    if micro:
+        place: Node = {}
+    elif nic.index == 0:
+        place = {**_slot(FIRST_NIC_SLOT, micro), "romfile": ""}
+    else:
+        place = nics.hotplug_place(nic.index)
+    device = nics.nic_device(nic, 0, _driver("virtio-net", micro), place)
     return [
-        *("-netdev", f"tap,id={nic.interface}.tap,fd={nic.fd},vhost=off"),
+        *("-netdev", f"tap,id={nics.backend(nic.interface)},fd={nic.fd},vhost=off"),
         *("-device", _json(device)),
     ]
 

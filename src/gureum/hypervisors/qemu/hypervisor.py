@@ -10,9 +10,10 @@ from pathlib import Path
 
 from gureum.env import Env
 from gureum.errors import HypervisorError
+from gureum.files import make_directories
 from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
-from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus
+from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Nic
 from gureum.hypervisors.qemu.cgroup import Cgroups
 from gureum.hypervisors.qemu.command import Host
 from gureum.hypervisors.qemu.installation import Installation, inspect
@@ -73,7 +74,7 @@ class QemuHypervisor:
         return {id: machine.status() for id, machine in self._machines.items()}
 
     async def recover(self) -> None:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directories(self._directory, 0o700)
         self._run_dir.chmod(0o700)
         if os.geteuid() != 0:
             raise HypervisorError("machines can be run by root only: each gets a user of its own")
@@ -135,7 +136,7 @@ class QemuHypervisor:
         try:
             await machine.connect(seconds=ADOPT_SECONDS)
             if machine.lives:
-                await machine.load_disks()
+                await machine.load_devices()
         except HypervisorError as error:
             if machine.lives:
                 log.warning("%s; it goes on, and connecting is tried again", error)
@@ -227,8 +228,10 @@ class QemuHypervisor:
         self._env.crashpoint("qemu.start.connected")
         live = machine.take_disks()
         live.started_with(disks)
+        machine.take_nics().started_with(nic.interface for nic in saved.config.nics)
         for disk in saved.config.disks:
-            await live.limit(disk)
+            if disk.iops or disk.throughput:
+                await live.limit(disk.volume, disk.iops, disk.throughput)
 
     def _free_uid(self) -> int:
         used = {machine.saved.uid for machine in self._machines.values()}
@@ -274,6 +277,17 @@ class QemuHypervisor:
         if machine.lives:
             await machine.disks().detach(volume, force)
 
+    async def attach_nic(self, id: str, nic: Nic) -> None:
+        try:
+            await self._get(id).attach_nic(nic)
+        finally:
+            os.close(nic.fd)
+
+    async def detach_nic(self, id: str, interface: str, force: bool = False) -> None:
+        machine = self._get(id)
+        if machine.lives:
+            await machine.nics().detach(interface, force)
+
     async def active_layer(self, id: str, volume: str) -> str:
         return await self._get(id).disks().active_layer(volume)
 
@@ -282,6 +296,9 @@ class QemuHypervisor:
 
     async def resize_disk(self, id: str, volume: str, size_bytes: int) -> None:
         await self._get(id).disks().resize(volume, size_bytes)
+
+    async def limit_disk(self, id: str, volume: str, iops: int, throughput: int) -> None:
+        await self._get(id).disks().limit(volume, iops, throughput)
 
     async def console(self, id: str, max_bytes: int) -> bytes:
         path = self._get(id).files.console_log

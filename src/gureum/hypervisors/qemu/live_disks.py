@@ -63,7 +63,7 @@ class LiveDisks:
             self.devices[volume] = node_name(volume, layers[0].number)
             self._next = max(self._next, layers[-1].number + 1)
 
-    async def load(self, limits: Mapping[str, Disk]) -> None:
+    async def load(self) -> None:
         """Learn the disks of a machine that was found running, and finish what was begun with them."""
         devices: dict[str, str] = {}
         for block in _items(await self._monitor.execute("query-block")):
@@ -78,9 +78,6 @@ class LiveDisks:
         self.devices = devices
         self._next = max(self._next, *(number + 1 for number in await self._fdsets()), FIRST_LAYER)
         await self._sweep()
-        for volume in devices:
-            if volume in limits:
-                await self.limit(limits[volume])
 
     async def _sweep(self) -> None:
         """Drop nodes and files that no device has: left by a crash between two steps."""
@@ -90,14 +87,10 @@ class LiveDisks:
             if number >= FIRST_LAYER and number not in used:
                 await self._monitor.execute("remove-fd", {"fdset-id": number})
 
-    async def limit(self, disk: Disk) -> None:
-        """Bound the disk's operations and bytes per second."""
-        device = self.devices.get(disk.volume)
-        if device is not None and (disk.iops or disk.throughput):
-            backend, _ = await self._medium(device)
-            await self._monitor.execute(
-                "block_set_io_throttle", throttle(backend, disk.iops, disk.throughput)
-            )
+    async def limit(self, volume: str, iops: int, throughput: int) -> None:
+        """Bound the disk's operations and MiB per second; 0 is no bound."""
+        backend, _ = await self._medium(self._device(volume))
+        await self._monitor.execute("block_set_io_throttle", throttle(backend, iops, throughput))
 
     async def attach(self, disk: Disk) -> None:
         if disk.volume in self.devices:
@@ -116,7 +109,8 @@ class LiveDisks:
             close_layers(layers)
         self.devices[disk.volume] = device
         self._env.crashpoint("qemu.attach.plugged")
-        await self.limit(disk)
+        if disk.iops or disk.throughput:
+            await self.limit(disk.volume, disk.iops, disk.throughput)
         self._changed()
 
     async def _add_nodes(self, volume: str, layers: Sequence[OpenLayer]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 
 import msgspec
 
@@ -14,9 +14,10 @@ from gureum.env import Env
 from gureum.errors import HypervisorError
 from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
-from gureum.hypervisors.base import Disk, MachineStatus
+from gureum.hypervisors.base import Disk, MachineStatus, Nic
 from gureum.hypervisors.qemu.cgroup import Cgroups
 from gureum.hypervisors.qemu.live_disks import LiveDisks
+from gureum.hypervisors.qemu.live_nics import LiveNics
 from gureum.hypervisors.qemu.monitor import Answer, Monitor
 from gureum.hypervisors.qemu.process import Process
 from gureum.hypervisors.qemu.record import Identity, MachineFiles, Saved
@@ -51,6 +52,7 @@ class Machine:
         self._process: Process | None = None
         self._monitor: Monitor | None = None
         self._disks: LiveDisks | None = None
+        self._nics: LiveNics | None = None
         self._ending = asyncio.Lock()
         self._saving = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -68,16 +70,26 @@ class Machine:
     @property
     def volumes(self) -> tuple[str, ...]:
         """Those it has; until its QEMU has said so, those it had last."""
-        if self._disks is not None:
-            return tuple(sorted(self._disks.devices))
+        given = (disk.volume for disk in self.saved.config.disks)
+        return self._present(self._disks, self.saved.volumes, given)
+
+    @property
+    def interfaces(self) -> tuple[str, ...]:
+        """As ``volumes``."""
+        given = (nic.interface for nic in self.saved.config.nics)
+        return self._present(self._nics, self.saved.nics, given)
+
+    def _present(
+        self, live: LiveDisks | LiveNics | None, last: tuple[str, ...] | None, given: Iterable[str]
+    ) -> tuple[str, ...]:
+        if live is not None:
+            return tuple(sorted(live.devices))
         if not self.lives or self._process is None:
             return ()
-        if self.saved.volumes is not None:
-            return self.saved.volumes
-        return tuple(sorted(disk.volume for disk in self.saved.config.disks))
+        return last if last is not None else tuple(sorted(given))
 
     def status(self) -> MachineStatus:
-        disks = self._disks
+        detaching = [id for live in (self._disks, self._nics) if live is not None for id in live.detaching]
         return MachineStatus(
             id=self.id,
             generation=self.saved.generation,
@@ -85,7 +97,8 @@ class Machine:
             message=self.message,
             reboots=self.saved.reboots,
             disks=self.volumes,
-            detaching=tuple(sorted(disks.detaching)) if disks else (),
+            nics=self.interfaces,
+            detaching=tuple(sorted(detaching)),
         )
 
     def show(self, state: MachineState, message: str = "") -> None:
@@ -109,6 +122,12 @@ class Machine:
             raise HypervisorError(f"{self.id}: its disks are not known yet")
         return self._disks
 
+    def nics(self) -> LiveNics:
+        self.monitor()
+        if self._nics is None:
+            raise HypervisorError(f"{self.id}: its network interfaces are not known yet")
+        return self._nics
+
     def watch(self, identity: Identity) -> None:
         """From now on this process is the machine's. Raises HypervisorError if it has ended already."""
         self._process = Process.open(identity, self._process_ended)
@@ -116,23 +135,29 @@ class Machine:
             raise HypervisorError(f"{self.id}: its process has ended")
 
     async def connect(self, seconds: float = 10.0) -> None:
-        """Connect to the process and learn its state, but not yet its disks."""
+        """Connect to the process and learn its state, but not yet its disks and interfaces."""
         monitor = self._monitor = Monitor(self.id, self.files.qmp, self._event, self._monitor_lost)
         await self._while_alive(monitor.connect(seconds))
         await self._while_alive(self._refresh())
 
-    async def load_disks(self) -> None:
-        if self._disks is not None:
-            self._remember_volumes()
-        self._let_go_of_disks()
-        disks = LiveDisks(self._env, self.monitor(), self._disks_changed)
-        await disks.load({disk.volume: disk for disk in self.saved.config.disks})
-        self._disks = disks
-        self._disks_changed()
+    async def load_devices(self) -> None:
+        if self._disks is not None or self._nics is not None:
+            self._remember_devices()
+        self._let_go_of_devices()
+        disks = LiveDisks(self._env, self.monitor(), self._devices_changed)
+        await disks.load()
+        nics = LiveNics(self._env, self.monitor(), self._devices_changed)
+        await nics.load(self.interfaces)
+        self._disks, self._nics = disks, nics
+        self._devices_changed()
 
     def take_disks(self) -> LiveDisks:
-        self._disks = LiveDisks(self._env, self.monitor(), self._disks_changed)
+        self._disks = LiveDisks(self._env, self.monitor(), self._devices_changed)
         return self._disks
+
+    def take_nics(self) -> LiveNics:
+        self._nics = LiveNics(self._env, self.monitor(), self._devices_changed)
+        return self._nics
 
     async def attach_disk(self, disk: Disk) -> None:
         disks = self.disks()
@@ -146,15 +171,37 @@ class Machine:
         try:
             await disks.attach(disk)
         finally:
-            self._remember_volumes()
+            self._remember_devices()
 
-    def _disks_changed(self) -> None:
-        self._remember_volumes()
+    async def attach_nic(self, nic: Nic) -> None:
+        if self.saved.machine_type.startswith("microvm"):
+            raise HypervisorError(f"{self.id}: a microvm gets network interfaces only when it is started")
+        nics = self.nics()
+        if nic.interface in nics.devices:
+            return
+        try:
+            # An agent that finds the machine cleans up after what was begun and neither done nor undone.
+            await self.save(nics=tuple(sorted({*self.interfaces, nic.interface})))
+        except OSError as error:
+            raise HypervisorError(f"{self.id}: {nic.interface} is not attached: {error}") from error
+        try:
+            await nics.attach(nic)
+        except HypervisorError:
+            self._remember_devices()
+            raise
+
+    def _devices_changed(self) -> None:
+        self._remember_devices()
         self._changed()
 
-    def _remember_volumes(self) -> None:
+    def _remember_devices(self) -> None:
+        changes: dict[str, object] = {}
         if self._disks is not None and self.saved.volumes != self.volumes:
-            self._remember(volumes=self.volumes)
+            changes["volumes"] = self.volumes
+        if self._nics is not None and self.saved.nics != self.interfaces:
+            changes["nics"] = self.interfaces
+        if changes:
+            self._remember(**changes)
 
     async def _while_alive(self, work: Coroutine[None, None, None]) -> None:
         """Await ``work``, but not longer than the process lives."""
@@ -220,8 +267,10 @@ class Machine:
                 self._conclude(MachineState.crashed, messages.GUEST_PANICKED)
             case "STOP" | "RESUME":
                 self._background(self._refresh())
-            case "DEVICE_DELETED" if self._disks is not None and "device" in data:
-                self._disks.device_deleted(str(data["device"]))
+            case "DEVICE_DELETED" if "device" in data:
+                for live in (self._disks, self._nics):
+                    if live is not None:
+                        live.device_deleted(str(data["device"]))
             case _:
                 log.debug("%s: %s %s", self.id, name, data)
 
@@ -321,7 +370,7 @@ class Machine:
     def _process_ended(self, status: int | None) -> None:
         """Called as soon as the process is gone, for whatever reason."""
         self._process = None
-        self._let_go_of_disks()
+        self._let_go_of_devices()
         self._cgroups.remove(self.id)
         self._let_go_of_monitor()
         if self.saved.ended is not None:
@@ -340,10 +389,11 @@ class Machine:
             return messages.start_failed(output)
         return f"{messages.PROCESS_ENDED}: {output}" if output else messages.PROCESS_ENDED
 
-    def _let_go_of_disks(self) -> None:
-        disks, self._disks = self._disks, None
-        if disks is not None:
-            disks.close()
+    def _let_go_of_devices(self) -> None:
+        for live in (self._disks, self._nics):
+            if live is not None:
+                live.close()
+        self._disks = self._nics = None
 
     def _let_go_of_monitor(self) -> None:
         monitor, self._monitor = self._monitor, None
@@ -363,7 +413,7 @@ class Machine:
                 return
             try:
                 await self.connect()
-                await self.load_disks()
+                await self.load_devices()
             except HypervisorError as error:
                 log.warning("%s", error)
                 self._let_go_of_monitor()
@@ -389,7 +439,7 @@ class Machine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._writes, return_exceptions=True)
-        self._let_go_of_disks()
+        self._let_go_of_devices()
         self._let_go_of_monitor()
         if self._process is not None:
             self._process.close()

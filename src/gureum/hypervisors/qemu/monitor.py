@@ -151,6 +151,15 @@ class Monitor:
 
     async def send_file(self, number: int, fd: int, label: str) -> None:
         """Put an open file into QEMU's fdset ``number``. ``fd`` stays open here."""
+        self._pass(fd)
+        await self.execute("add-fd", {"fdset-id": number, "opaque": label})
+
+    async def send_named_file(self, name: str, fd: int) -> None:
+        """Give QEMU an open file, for a later command that takes it by its name. ``fd`` stays open here."""
+        self._pass(fd)
+        await self.execute("getfd", {"fdname": name})
+
+    def _pass(self, fd: int) -> None:
         if self._socket is None:
             raise HypervisorError(f"{self.id}: no connection to its QEMU")
         files = array.array("i", [fd])
@@ -159,7 +168,6 @@ class Monitor:
             self._socket.sendmsg([b" "], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
         except OSError as error:
             raise HypervisorError(f"{self.id}: cannot pass a file: {error.strerror}") from error
-        await self.execute("add-fd", {"fdset-id": number, "opaque": label})
 
     def close(self) -> None:
         """Let go; QEMU goes on."""

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import msgspec
 
 from gureum.errors import HypervisorError
-from gureum.files import write_atomically
+from gureum.files import sync, write_atomically
 from gureum.hostspec import MachineState
 from gureum.hypervisors.base import MachineConfig
 
@@ -45,8 +45,8 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     """``machine_type`` is resolved ("pc-q35-7.2"). ``ended`` is None from start to end of a run.
 
     A run whose end is decided on (power-off, guest shut down) has ``ended`` set before its process is ended.
-    ``volumes`` are those it had last, None while those of ``config``: one more is written before it is
-    attached, one less after it is released.
+    ``volumes`` and ``nics`` (interfaces) are those it had last, None while those of ``config``: one more is
+    written before it is attached, one less after it is released.
     """
 
     generation: int
@@ -57,6 +57,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     vmgenid: str
     reboots: int = 0
     volumes: tuple[str, ...] | None = None
+    nics: tuple[str, ...] | None = None
     ended: MachineState | None = None
     message: str = ""
 
@@ -123,6 +124,9 @@ class MachineFiles:
     def save(self, saved: Saved, durable: bool = False) -> None:
         """``durable``: also after a power cut. A start needs that not: after a power cut nothing runs."""
         write_atomically(self.record, msgspec.json.encode(saved), durable=durable)
+        if durable:
+            # The directory's own name. Not when it is made, as a start would wait for it.
+            sync(self.directory.parent)
 
     def take_lock(self) -> int | None:
         """An open descriptor that holds the machine's lock, or None: a process of the machine holds it.

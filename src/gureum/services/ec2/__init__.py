@@ -5,6 +5,7 @@ on, by record (fields that are not named stay as they are):
 
 Instance
     RunInstances    new: ``pending``, host None, generation 1, reboots 0, private_ip, interfaces, devices
+                    Refused while the hosts of the zone have no room (``capacity``), as StartInstances is.
     StartInstances  ``stopped`` -> ``pending``: generation + 1, reboots 0, force False, launched now,
                     reasons cleared. Needs a device at root_device. The host stays as it was.
     StopInstances   ``running`` -> ``stopping``: Client.UserInitiatedShutdown; force True if forced, also
@@ -14,20 +15,38 @@ Instance
     ModifyInstanceAttribute, ModifyInstanceMetadataOptions
                     type, user_data and ebs_optimized while ``stopped`` only; protections, shutdown_behavior,
                     source_dest_check, metadata and devices' delete_on_termination in any state that lives
-    AttachVolume    devices grows by one. It shrinks only by the reconcilers, when a detachment is done.
+    AttachVolume, AttachNetworkInterface
+                    devices, interfaces (by device index, the primary one first) grow by one. They shrink only
+                    by the reconcilers, when a detachment is done.
     tags            in any state
 
 NetworkInterface
-    RunInstances    new, with its instance. public_ip is set at once if it is to have one.
+    CreateNetworkInterface
+                    new, without an instance. DeleteNetworkInterface deletes one that has none.
+    AttachNetworkInterface
+                    instance, device_index, attachment ``attaching``, host if the instance wants ports now;
+                    instance ``running`` or ``stopped``
+    DetachNetworkInterface
+                    attachment ``detaching``, force_detach as asked. It keeps instance and host, and so its
+                    port, until the reconcilers let it go.
+    AssignPrivateIpAddresses, AssignIpv6Addresses and their opposites
+                    secondary, ipv6, in any state
+    RunInstances    new, with its instance, or one that there is; attachment ``attached`` from the start.
+                    public_ip is set at once if it is to have one.
                     ``auto_public`` is the wish for an automatic address: it stays True while the instance is
                     stopped (public_ip "") and while an elastic address takes its place (``address`` set).
     StartInstances  a new public_ip if auto_public and there is none
     AssociateAddress, DisassociateAddress
-                    public_ip and address; after the latter a new automatic public_ip if the instance runs.
+                    public_ip and address, or those of a secondary address; after the latter a new automatic
+                    public_ip if the instance runs.
                     What lets go of an automatic address (``public_ip and not address``) is the reconcilers,
-                    when the instance is stopped; they disassociate elastic ones when it is terminated.
+                    when the instance is stopped or the interface detached. An elastic one stays with its
+                    interface until that is deleted.
     ModifyInstanceAttribute
-                    groups, source_dest_check
+                    groups, source_dest_check of an instance's only interface
+    ModifyNetworkInterfaceAttribute
+                    groups, source_dest_check (the primary one's is the instance's too), description,
+                    delete_on_termination, auto_public
 
 Volume
     RunInstances    new: ``creating`` with an attachment that is ``attaching``; host None. To be made by the
@@ -51,7 +70,19 @@ Address             AllocateAddress new, ReleaseAddress deletes; association, in
                     private_ip are set and cleared together, with the interface's public_ip and address
 SecurityGroup       new, deleted when no interface has it and no other group's rule names it; rules, tags
 KeyPair             new, deleted. Instances keep their own copy of the public key.
-Vpc, Subnet         by ``defaults.ensure_defaults`` only; tags
+Vpc                 CreateVpc, CreateDefaultVpc new, with what every VPC has (``defaults.furnish``): the main
+                    RouteTable (number 1), the default NetworkAcl and SecurityGroup. DeleteVpc deletes it with
+                    these and its flow logs, when nothing else is in it. associations, dns_support,
+                    dns_hostnames, dhcp_options ("default" for none) in place
+Subnet              CreateSubnet, CreateDefaultSubnet new, always with acl and acl_association. DeleteSubnet
+                    when no interface is in it, with its flow logs. route_table and route_association are set
+                    and cleared together; ipv6, map_public_ip, assign_ipv6 and the dns_ flags in place
+InternetGateway     new, deleted when detached; vpc, "" when detached (not while the VPC has public addresses)
+RouteTable          new with the VPC's lowest free number, deleted when not main, not a subnet's and not an
+                    endpoint's; routes; main and main_association move from one table of the VPC to another.
+                    A target may disappear at any time: ``routing.resolve`` tells what a route is then
+DhcpOptions         new, deleted when no VPC has it; never changed, but for tags
+VpcEndpoint         new, deleted; route_tables, policy. Shown as routes, nothing is behind them
 
 RunInstances, StartInstances and the rest change all the instances of a request or none.
 """
@@ -62,20 +93,37 @@ from gureum.services.ec2 import (
     attachments,
     attributes,
     console,
+    credits,
+    dhcp_options,
+    endpoints,
+    flow_logs,
     images,
     instances,
+    interface_addresses,
+    interface_attachments,
+    interface_changes,
     interfaces,
+    internet_gateways,
     key_pairs,
     launch,
     lifecycle,
-    network,
+    nat_gateways,
+    network_acls,
+    peering,
+    prefix_lists,
     regions,
+    route_tables,
+    routes,
     security_group_rules,
     security_groups,
     snapshots,
+    subnets,
     tags,
     type_queries,
     volumes,
+    vpc_cidrs,
+    vpcs,
+    vpn_gateways,
 )
 
 __all__ = [
@@ -84,18 +132,35 @@ __all__ = [
     "attachments",
     "attributes",
     "console",
+    "credits",
+    "dhcp_options",
+    "endpoints",
+    "flow_logs",
     "images",
     "instances",
+    "interface_addresses",
+    "interface_attachments",
+    "interface_changes",
     "interfaces",
+    "internet_gateways",
     "key_pairs",
     "launch",
     "lifecycle",
-    "network",
+    "nat_gateways",
+    "network_acls",
+    "peering",
+    "prefix_lists",
     "regions",
+    "route_tables",
+    "routes",
     "security_group_rules",
     "security_groups",
     "snapshots",
+    "subnets",
     "tags",
     "type_queries",
     "volumes",
+    "vpc_cidrs",
+    "vpcs",
+    "vpn_gateways",
 ]

@@ -9,17 +9,20 @@ from typing import Any
 from msgspec.structs import replace
 
 from gureum.errors import ApiError
-from gureum.resources import Address, Instance, InstanceState, NetworkInterface
+from gureum.resources import Address, Instance, InstanceState, InternetGateway, NetworkInterface
 from gureum.services.ec2 import limits, lookup, pagination
 from gureum.services.ec2.allocation import is_public_free, public_addresses
+from gureum.services.ec2.describe import ipv4_addresses
 from gureum.services.ec2.faults import (
     invalid_combination,
     invalid_parameter_value,
     invalid_value,
     missing,
+    several_interfaces,
     unsupported,
 )
 from gureum.services.ec2.filters import Filters
+from gureum.services.ec2.interface_options import check_unmanaged
 from gureum.services.ec2.tagging import specified_tags, tag_list
 from gureum.services.operation import Context, Input, Output, operation
 
@@ -76,8 +79,8 @@ async def allocate_address(ctx: Context, input: Input) -> Output:
     }
 
 
-async def _requested(ctx: Context, input: Input) -> Address:
-    """The address that a request names by allocation id or by its number."""
+async def _requested(ctx: Context, input: Input, by_number: ApiError) -> Address:
+    """The address that a request names. All are of VPCs: their number alone gets the error ``by_number``."""
     id, public_ip = input.get("AllocationId"), input.get("PublicIp")
     if id and public_ip:
         raise invalid_combination("You may specify public IP or allocation id, but not both in the same call")
@@ -85,10 +88,10 @@ async def _requested(ctx: Context, input: Input) -> Address:
         return await lookup.one(ctx, lookup.ADDRESS, id)
     if not public_ip:
         raise missing("AllocationId")
-    found = await ctx.tx.find(Address, account=ctx.caller.account, public_ip=public_ip)
-    if not found:
+    _check_ips([public_ip])
+    if not await ctx.tx.find(Address, account=ctx.caller.account, public_ip=public_ip):
         raise _not_found([public_ip])
-    return found[0]
+    raise by_number
 
 
 def _check_ips(texts: Sequence[str]) -> None:
@@ -105,7 +108,9 @@ def _not_found(public_ips: Sequence[str]) -> ApiError:
 
 @operation("ec2", "ReleaseAddress", write=True)
 async def release_address(ctx: Context, input: Input) -> Output:
-    address = await _requested(ctx, input)
+    address = await _requested(
+        ctx, input, invalid_value("You must specify an allocation id when releasing a VPC elastic IP address")
+    )
     if address.association:
         raise ApiError("InvalidIPAddress.InUse", f"Address {address.public_ip} is in use.")
     await ctx.tx.delete(address)
@@ -114,15 +119,19 @@ async def release_address(ctx: Context, input: Input) -> Output:
 
 @operation("ec2", "AssociateAddress", write=True)
 async def associate_address(ctx: Context, input: Input) -> Output:
-    address = await _requested(ctx, input)
+    address = await _requested(
+        ctx,
+        input,
+        invalid_combination("You must specify an allocation id when mapping an address to a VPC instance"),
+    )
     interface = await _target(ctx, input)
-    wanted = input.get("PrivateIpAddress")
-    if wanted and wanted != interface.private_ip:
-        raise ApiError(
-            "InvalidParameterValue", f"The interface '{interface.id}' does not have the address {wanted}"
-        )
-    if address.interface == interface.id:
+    private_ip = input.get("PrivateIpAddress") or interface.private_ip
+    if private_ip not in (each.private_ip for each in ipv4_addresses(interface)):
+        raise invalid_value(f"The interface '{interface.id}' does not have the address {private_ip}")
+    check_unmanaged(interface)
+    if (address.interface, address.private_ip) == (interface.id, private_ip):
         return {"AssociationId": address.association}
+    await check_gateway(ctx, interface.vpc)
     # In a VPC an address moves unless that is refused explicitly.
     if address.association and input.get("AllowReassociation") is False:
         raise ApiError(
@@ -131,19 +140,45 @@ async def associate_address(ctx: Context, input: Input) -> Output:
         )
     if address.association:
         address = await _release(ctx, address)
+    return {"AssociationId": (await associate(ctx, address, interface.id, private_ip)).association}
+
+
+async def check_gateway(ctx: Context, vpc: str) -> None:
+    """Raises Gateway.NotAttached for a VPC without an Internet gateway."""
+    if not await ctx.tx.count(InternetGateway, vpc=vpc):
+        raise ApiError("Gateway.NotAttached", f"Network {vpc} is not attached to any internet gateway")
+
+
+async def associate(ctx: Context, address: Address, interface_id: str, private_ip: str) -> Address:
+    """Let a private address of an interface have an elastic one that nothing has, in place of any other."""
+    interface = await ctx.tx.get(NetworkInterface, interface_id)
+    assert interface is not None, "checked before"
     for other in await ctx.tx.find(Address, interface=interface.id):
-        await ctx.tx.put(replace(other, association="", interface="", instance="", private_ip=""))
-    await ctx.tx.put(replace(interface, public_ip=address.public_ip, address=address.id))
-    address = await ctx.tx.put(
+        if other.private_ip == private_ip:
+            await ctx.tx.put(replace(other, association="", interface="", instance="", private_ip=""))
+    await ctx.tx.put(with_public(interface, private_ip, address.public_ip, address.id))
+    return await ctx.tx.put(
         replace(
             address,
             association=ctx.env.new_id("eipassoc"),
             interface=interface.id,
             instance=interface.instance or "",
-            private_ip=interface.private_ip,
+            private_ip=private_ip,
         )
     )
-    return {"AssociationId": address.association}
+
+
+def with_public(
+    interface: NetworkInterface, private_ip: str, public_ip: str, address: str
+) -> NetworkInterface:
+    """The interface with this public address for one of its private ones; ``address``: its allocation id."""
+    if private_ip == interface.private_ip:
+        return replace(interface, public_ip=public_ip, address=address)
+    secondary = (
+        replace(each, public_ip=public_ip, address=address) if each.private_ip == private_ip else each
+        for each in interface.secondary
+    )
+    return replace(interface, secondary=tuple(secondary))
 
 
 async def _target(ctx: Context, input: Input) -> NetworkInterface:
@@ -161,6 +196,8 @@ async def _target(ctx: Context, input: Input) -> NetworkInterface:
             "InvalidInstanceID",
             f"The {instance.state} instance '{instance.id}' is not in a valid state for this operation.",
         )
+    if len(instance.interfaces) > 1:
+        raise several_interfaces(instance)
     interface = await ctx.tx.get(NetworkInterface, instance.interfaces[0])
     assert interface is not None
     return interface
@@ -174,20 +211,28 @@ async def disassociate_address(ctx: Context, input: Input) -> Output:
     if not association and not public_ip:
         raise missing("AssociationId")
     own = await ctx.tx.find(Address, account=ctx.caller.account)
-    found = [a for a in own if (a.association == association if association else a.public_ip == public_ip)]
-    if not found and association:
-        raise ApiError("InvalidAssociationID.NotFound", f"The association ID '{association}' does not exist")
+    if public_ip:
+        _check_ips([public_ip])
+        if all(address.public_ip != public_ip for address in own):
+            raise _not_found([public_ip])
+        raise invalid_value(
+            "You must specify an association id when unmapping an address from a VPC instance"
+        )
+    found = [address for address in own if address.association == association]
     if not found:
-        raise _not_found([public_ip or ""])
-    if found[0].association:
-        await _release(ctx, found[0])
+        raise ApiError("InvalidAssociationID.NotFound", f"The association ID '{association}' does not exist")
+    await _release(ctx, found[0])
     return {}
 
 
 async def _release(ctx: Context, address: Address) -> Address:
     """Take an address off its interface, which gets an automatic one again if it had one and runs."""
     interface = await ctx.tx.get(NetworkInterface, address.interface)
-    if interface is not None and interface.address == address.id:
+    if interface is not None:
+        check_unmanaged(interface)
+    if interface is not None and interface.address != address.id:
+        await ctx.tx.put(with_public(interface, address.private_ip, "", ""))
+    elif interface is not None:
         instance = await ctx.tx.get(Instance, interface.instance or "")
         runs = instance is not None and instance.state in (InstanceState.pending, InstanceState.running)
         automatic = ""

@@ -7,7 +7,7 @@ commit on a store that still lacked the other's record.
 from __future__ import annotations
 
 from collections.abc import Collection
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from gureum.env import Env
 from gureum.errors import ApiError
@@ -31,11 +31,14 @@ def dotted(number: int) -> str:
     return f"{number >> 24}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
 
 
-async def private_addresses(tx: Reader, subnet: Subnet, low: int, high: int) -> list[str]:
+async def private_addresses(
+    tx: Reader, subnet: Subnet, low: int, high: int, besides: Collection[str] = ()
+) -> list[str]:
     """Free addresses of a subnet: ``high`` of them, or as many as there are if at least ``low``.
 
-    The lowest ones, or close to that: the search begins in the chunk that would have the first free address
-    if addresses had been taken from the lowest on without gaps. Raises InsufficientFreeAddressesInSubnet.
+    ``besides`` are not among them. The lowest ones, or close to that: the search begins in the chunk that
+    would have the first free address if addresses had been taken from the lowest on without gaps. Raises
+    InsufficientFreeAddressesInSubnet.
     """
     network = IPv4Network(subnet.cidr)
     start = int(network.network_address) + RESERVED_LOW
@@ -44,7 +47,8 @@ async def private_addresses(tx: Reader, subnet: Subnet, low: int, high: int) -> 
     begin = await tx.count(NetworkInterface, subnet=subnet.id) // CHUNK
     found: list[str] = []
     for chunk in chunks[begin:] + chunks[:begin]:
-        found += await _free_in(tx, subnet, [dotted(number) for number in chunk])
+        free = await _free_in(tx, subnet, [dotted(number) for number in chunk])
+        found += [address for address in free if address not in besides]
         if len(found) >= high:
             return found[:high]
     if len(found) < low:
@@ -56,15 +60,66 @@ async def private_addresses(tx: Reader, subnet: Subnet, low: int, high: int) -> 
     return found
 
 
+async def ipv6_addresses(
+    tx: Reader, env: Env, subnet: Subnet, count: int, besides: Collection[str] = ()
+) -> list[str]:
+    """Free IPv6 addresses of a subnet's network, at random, as EC2 gives them."""
+    if not count:
+        return []
+    network = ipv6_network(subnet)
+    found: list[str] = []
+    while len(found) < count:
+        number = env.random.randrange(RESERVED_LOW, network.num_addresses - 1)
+        address = str(network[number])
+        taken = await tx.count(NetworkInterface, subnet=subnet.id, addresses=address)
+        if not taken and address not in found and address not in besides:
+            found.append(address)
+    return found
+
+
+def ipv6_network(subnet: Subnet) -> IPv6Network:
+    """Raises InvalidParameterValue for a subnet without one."""
+    if subnet.ipv6 is None:
+        raise invalid_value(
+            f"Subnet {subnet.id} does not contain any IPv6 CIDR block ranges. Associate one with it first."
+        )
+    return IPv6Network(subnet.ipv6.cidr)
+
+
+async def check_ipv6_address(tx: Reader, subnet: Subnet, address: str) -> str:
+    """The address as it is stored. Raises as ``check_private_address`` does."""
+    network = ipv6_network(subnet)
+    wanted = parse_ipv6(address)
+    if wanted not in network:
+        raise invalid_value(f"Address {address} does not fall within the subnet's address range")
+    offset = int(wanted) - int(network.network_address)
+    if offset < RESERVED_LOW or wanted == network.broadcast_address:
+        raise invalid_value(f"Address {address} is in subnet's reserved address range")
+    if await tx.count(NetworkInterface, subnet=subnet.id, addresses=str(wanted)):
+        raise in_use(address)
+    return str(wanted)
+
+
+def parse_ipv6(address: str) -> IPv6Address:
+    try:
+        return IPv6Address(address)
+    except ValueError:
+        raise invalid_value(f"Value ({address}) for parameter ipv6Address is invalid.") from None
+
+
+def in_use(address: str) -> ApiError:
+    return ApiError("InvalidIPAddress.InUse", f"Address {address} is in use.")
+
+
 async def _free_in(tx: Reader, subnet: Subnet, addresses: list[str]) -> list[str]:
     # Counting is an index lookup; the interfaces of a full chunk are not read.
-    taken = await tx.count(NetworkInterface, subnet=subnet.id, private_ip=addresses)
+    taken = await tx.count(NetworkInterface, subnet=subnet.id, addresses=addresses)
     if taken == len(addresses):
         return []
     if not taken:
         return addresses
-    interfaces = await tx.find(NetworkInterface, subnet=subnet.id, private_ip=addresses)
-    used = {interface.private_ip for interface in interfaces}
+    interfaces = await tx.find(NetworkInterface, subnet=subnet.id, addresses=addresses)
+    used = {address for interface in interfaces for address in interface.addresses}
     return [address for address in addresses if address not in used]
 
 
@@ -80,8 +135,8 @@ async def check_private_address(tx: Reader, subnet: Subnet, address: str) -> Non
     offset = int(wanted) - int(network.network_address)
     if offset < RESERVED_LOW or wanted == network.broadcast_address:
         raise invalid_value(f"Address {address} is in subnet's reserved address range")
-    if await tx.count(NetworkInterface, subnet=subnet.id, private_ip=address):
-        raise ApiError("InvalidIPAddress.InUse", f"Address {address} is in use.")
+    if await tx.count(NetworkInterface, subnet=subnet.id, addresses=address):
+        raise in_use(address)
 
 
 async def public_addresses(tx: Reader, env: Env, cloud: Cloud, count: int) -> list[str]:
@@ -123,9 +178,11 @@ async def is_public_free(tx: Reader, cloud: Cloud, address: str) -> bool:
 
 
 async def _unused(tx: Reader, candidates: Collection[str]) -> list[str]:
-    interfaces = await tx.find(NetworkInterface, public_ip=candidates)
+    interfaces = await tx.find(NetworkInterface, publics=candidates)
     addresses = await tx.find(Address, public_ip=candidates)
-    used = {interface.public_ip for interface in interfaces} | {address.public_ip for address in addresses}
+    used = {ip for interface in interfaces for ip in interface.publics} | {
+        address.public_ip for address in addresses
+    }
     return [candidate for candidate in candidates if candidate not in used]
 
 

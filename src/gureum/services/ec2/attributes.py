@@ -17,6 +17,7 @@ from gureum.services.ec2.faults import (
     invalid_combination,
     invalid_value,
     missing,
+    several_interfaces,
     unsupported,
 )
 from gureum.services.ec2.placement import checked_groups
@@ -107,16 +108,25 @@ async def _set_ebs_optimized(ctx: Context, instance: Instance, value: object) ->
 
 async def _set_source_dest_check(ctx: Context, instance: Instance, value: object) -> Instance:
     check = _flag(value)
-    for interface in await ctx.tx.get_many(NetworkInterface, instance.interfaces):
+    for interface in await _only_interface(ctx, instance):
         await ctx.tx.put(replace(interface, source_dest_check=check))
     return replace(instance, source_dest_check=check)
 
 
 async def _set_groups(ctx: Context, instance: Instance, value: list[str]) -> Instance:
     groups = await checked_groups(ctx, value, instance.vpc)
-    for interface in await ctx.tx.get_many(NetworkInterface, instance.interfaces):
+    if not groups:
+        raise invalid_value("An instance needs at least one security group.")
+    for interface in await _only_interface(ctx, instance):
         await ctx.tx.put(replace(interface, groups=tuple(group.id for group in groups)))
     return instance
+
+
+async def _only_interface(ctx: Context, instance: Instance) -> list[NetworkInterface]:
+    """As EC2: an attribute of interfaces is the instance's only as long as it has just one."""
+    if len(instance.interfaces) > 1:
+        raise several_interfaces(instance)
+    return await ctx.tx.get_many(NetworkInterface, instance.interfaces)
 
 
 async def _set_block_devices(ctx: Context, instance: Instance, value: list[Mapping[str, Any]]) -> Instance:

@@ -39,8 +39,10 @@ KINDS = {
     "sc1": VolumeKind(125, 16384),
     "standard": VolumeKind(1, 1024),
 }
-DEFAULT_KIND = "gp3"
-"""EC2 says gp2 for historical reasons; its console and its images say gp3."""
+DEFAULT_KIND = "gp2"
+"""What the API makes where no type is named."""
+IMAGE_KIND = "gp3"
+"""What images say of their root disks, as EC2's newer ones do."""
 
 
 class Disk(NamedTuple):
@@ -216,9 +218,8 @@ def _root(image: Image, ebs: Mapping[str, Any]) -> DiskMapping:
             f"Volume of size {size}GB is smaller than snapshot '{image.snapshot}', expect size>= {least}GB"
         )
     disk = Disk(size or least, source=image.id, snapshot=image.snapshot)
-    return DiskMapping(
-        image.root_device, check_disk(_tuned(disk, ebs)), ebs.get("DeleteOnTermination") is not False
-    )
+    disk = check_disk(_tuned(disk, ebs, IMAGE_KIND))
+    return DiskMapping(image.root_device, disk, ebs.get("DeleteOnTermination") is not False)
 
 
 async def _extra(ctx: Context, device: str, ebs: Mapping[str, Any] | None) -> DiskMapping:
@@ -242,9 +243,9 @@ async def _extra(ctx: Context, device: str, ebs: Mapping[str, Any] | None) -> Di
     return DiskMapping(device, check_disk(_tuned(disk, ebs)), ebs.get("DeleteOnTermination") is not False)
 
 
-def _tuned(disk: Disk, ebs: Mapping[str, Any]) -> Disk:
+def _tuned(disk: Disk, ebs: Mapping[str, Any], default: str = DEFAULT_KIND) -> Disk:
     return disk._replace(
-        type=ebs.get("VolumeType") or DEFAULT_KIND,
+        type=ebs.get("VolumeType") or default,
         iops=ebs.get("Iops") or 0,
         throughput=ebs.get("Throughput") or 0,
     )

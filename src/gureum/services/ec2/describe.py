@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from gureum.dns import private_name, public_name
 from gureum.gateway.call import Fragment
@@ -20,12 +20,13 @@ from gureum.resources import (
     InstanceState,
     MetadataOptions,
     NetworkInterface,
-    Record,
-    SecurityGroup,
+    SecondaryAddress,
     Volume,
     Vpc,
 )
+from gureum.services.ec2.instance_forms import Forms
 from gureum.services.ec2.instance_types import TYPES
+from gureum.services.ec2.parts import Parts, gather
 from gureum.services.ec2.tagging import tag_list
 from gureum.services.ec2.zones import zone_ids
 from gureum.services.operation import Cloud, Context
@@ -36,62 +37,6 @@ COMMON_MAX = 512
 Item = dict[str, Any]
 Render = Callable[[str, str, Mapping[str, Any]], Fragment]
 """(service, shape, value) -> the value, serialised: ``Gateway.fragment``."""
-
-
-class Parts(NamedTuple):
-    """The records that an item is made of. What is gone already is left out."""
-
-    instance: Instance
-    interfaces: tuple[NetworkInterface, ...]
-    volumes: tuple[Volume, ...]
-    groups: tuple[SecurityGroup, ...]
-    vpc: Vpc | None
-
-    def same(self, other: Parts) -> bool:
-        return (
-            self.instance is other.instance
-            and self.vpc is other.vpc
-            and _same(self.interfaces, other.interfaces)
-            and _same(self.volumes, other.volumes)
-            and _same(self.groups, other.groups)
-        )
-
-
-def _same(some: Sequence[Record], others: Sequence[Record]) -> bool:
-    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
-
-
-async def gather(ctx: Context, instances: Sequence[Instance]) -> list[Parts]:
-    """Each instance's parts, with one query per kind of record."""
-    tx = ctx.tx
-    interfaces = _by_id(
-        await tx.get_many(NetworkInterface, {id for instance in instances for id in instance.interfaces})
-    )
-    volumes = _by_id(
-        await tx.get_many(Volume, {d.volume for instance in instances for d in instance.devices})
-    )
-    groups = _by_id(
-        await tx.get_many(SecurityGroup, {id for interface in interfaces.values() for id in interface.groups})
-    )
-    vpcs = _by_id(await tx.get_many(Vpc, {instance.vpc for instance in instances}))
-    parts = []
-    for instance in instances:
-        own = tuple(interfaces[id] for id in instance.interfaces if id in interfaces)
-        ids = dict.fromkeys(id for interface in own for id in interface.groups)
-        parts.append(
-            Parts(
-                instance,
-                own,
-                tuple(volumes[d.volume] for d in instance.devices if d.volume in volumes),
-                tuple(groups[id] for id in ids if id in groups),
-                vpcs.get(instance.vpc),
-            )
-        )
-    return parts
-
-
-def _by_id(records: Iterable[Any]) -> dict[str, Any]:
-    return {record.id: record for record in records}
 
 
 class Views:
@@ -105,6 +50,7 @@ class Views:
         self._items_max = items_max
         self._known: OrderedDict[str, tuple[Parts, Cloud, Render | None, Any]] = OrderedDict()
         self._common: dict[int, tuple[Item, Render, str]] = {}
+        self._forms = Forms()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -124,15 +70,22 @@ class Views:
         return made
 
     def _rendered(self, parts: Parts, cloud: Cloud, render: Render) -> Fragment:
-        """What many instances have in common is serialised once; the order of members does not matter."""
+        """From the form of instances like it, or, if there are few, with what many have in common kept."""
         shared = _common_of(parts.instance, cloud)
+
+        def written(some: Parts) -> str:
+            return self._shared(shared, render) + render("ec2", "Instance", _own(some, cloud)).text
+
+        return Fragment(self._forms.text(parts, (cloud, shared, render), written))
+
+    def _shared(self, shared: Item, render: Render) -> str:
         known = self._common.get(id(shared))
         if known is None or known[1] is not render:
             if len(self._common) >= COMMON_MAX:
                 self._common.clear()
             # Holding the dict keeps its id from being given to another one.
             known = self._common[id(shared)] = (shared, render, render("ec2", "Instance", shared).text)
-        return Fragment(known[2] + render("ec2", "Instance", _own(parts, cloud)).text)
+        return known[2]
 
 
 VIEWS = Views()
@@ -232,6 +185,7 @@ def _own(parts: Parts, cloud: Cloud) -> Item:
         "SubnetId": None if gone else instance.subnet,
         "VpcId": None if gone else instance.vpc,
         "PrivateIpAddress": instance.private_ip or None,
+        "Ipv6Address": primary.ipv6[0] if primary is not None and primary.ipv6 else None,
         "PublicIpAddress": public_ip or None,
         "BlockDeviceMappings": block_devices(instance.devices, parts.volumes),
         "ClientToken": instance.client_token,
@@ -291,43 +245,57 @@ def block_devices(devices: Sequence[BlockDevice], volumes: Iterable[Volume]) -> 
 def _interface(
     interface: NetworkInterface, groups: Mapping[str, Item], vpc: Vpc | None, cloud: Cloud
 ) -> Item:
-    dns = private_name(interface.private_ip, cloud.dns_domain)
-    association = None
-    if interface.public_ip:
-        association = {
-            "IpOwnerId": interface.account if interface.address else "amazon",
-            "PublicDnsName": public_dns(interface.public_ip, vpc, cloud),
-            "PublicIp": interface.public_ip,
+    private = [
+        {
+            "Association": _association(interface, each, vpc, cloud),
+            "Primary": number == 0,
+            "PrivateDnsName": private_name(each.private_ip, cloud.dns_domain),
+            "PrivateIpAddress": each.private_ip,
         }
+        for number, each in enumerate(ipv4_addresses(interface))
+    ]
     return {
-        "Association": association,
+        "Association": private[0]["Association"],
         "Attachment": {
             "AttachTime": interface.attached,
             "AttachmentId": interface.attachment,
             "DeleteOnTermination": interface.delete_on_termination,
             "DeviceIndex": interface.device_index,
-            "Status": "attached",
+            "Status": str(interface.attachment_state),
             "NetworkCardIndex": 0,
         },
         "Description": interface.description,
         "Groups": [groups[id] for id in interface.groups if id in groups],
-        "Ipv6Addresses": [],
+        "Ipv6Addresses": [{"Ipv6Address": each, "IsPrimaryIpv6": False} for each in interface.ipv6],
         "MacAddress": interface.mac,
         "NetworkInterfaceId": interface.id,
         "OwnerId": interface.account,
-        "PrivateDnsName": dns,
+        "PrivateDnsName": private[0]["PrivateDnsName"],
         "PrivateIpAddress": interface.private_ip,
-        "PrivateIpAddresses": [
-            {
-                "Association": association,
-                "Primary": True,
-                "PrivateDnsName": dns,
-                "PrivateIpAddress": interface.private_ip,
-            }
-        ],
+        "PrivateIpAddresses": private,
         "SourceDestCheck": interface.source_dest_check,
         "Status": "in-use",
         "SubnetId": interface.subnet,
         "VpcId": interface.vpc,
         "InterfaceType": "interface",
+    }
+
+
+def ipv4_addresses(interface: NetworkInterface) -> tuple[SecondaryAddress, ...]:
+    """All its private IPv4 addresses with what is translated to them, the primary one first."""
+    primary = SecondaryAddress(
+        private_ip=interface.private_ip, public_ip=interface.public_ip, address=interface.address
+    )
+    return primary, *interface.secondary
+
+
+def _association(
+    interface: NetworkInterface, private: SecondaryAddress, vpc: Vpc | None, cloud: Cloud
+) -> Item | None:
+    if not private.public_ip:
+        return None
+    return {
+        "IpOwnerId": interface.account if private.address else "amazon",
+        "PublicDnsName": public_dns(private.public_ip, vpc, cloud),
+        "PublicIp": private.public_ip,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gureum.errors import ApiError
+from gureum.resources import Instance
 
 
 def invalid_value(message: str) -> ApiError:
@@ -38,3 +39,12 @@ def incorrect_instance_state(message: str) -> ApiError:
 
 def dependency_violation(message: str) -> ApiError:
     return ApiError("DependencyViolation", message)
+
+
+def several_interfaces(instance: Instance) -> ApiError:
+    """For an operation on an instance that means its only network interface."""
+    return ApiError(
+        "InvalidInstanceID",
+        f"There are multiple interfaces attached to instance '{instance.id}'. Please specify an interface ID "
+        "for the operation instead.",
+    )

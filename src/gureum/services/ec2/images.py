@@ -8,7 +8,7 @@ from typing import Any
 from gureum.errors import ApiError
 from gureum.resources import Image
 from gureum.services.ec2 import lookup
-from gureum.services.ec2.block_devices import DEFAULT_KIND, gib
+from gureum.services.ec2.block_devices import IMAGE_KIND, gib
 from gureum.services.ec2.filters import Filters, iso
 from gureum.services.ec2.listing import Listing
 from gureum.services.ec2.tagging import tag_list
@@ -43,7 +43,7 @@ def _item(image: Image) -> dict[str, Any]:
                     "DeleteOnTermination": True,
                     "SnapshotId": image.snapshot or None,
                     "VolumeSize": gib(image.disk_bytes),
-                    "VolumeType": DEFAULT_KIND,
+                    "VolumeType": IMAGE_KIND,
                     "Encrypted": False,
                 },
             }

@@ -244,8 +244,8 @@ def _network(type: InstanceType) -> dict[str, Any]:
             }
         ],
         "Ipv4AddressesPerInterface": type.addresses_per_interface,
-        "Ipv6AddressesPerInterface": 0,
-        "Ipv6Supported": False,
+        "Ipv6AddressesPerInterface": type.addresses_per_interface,
+        "Ipv6Supported": True,
         "EnaSupport": "unsupported",
         "EfaSupported": False,
         "EncryptionInTransitSupported": False,

@@ -8,7 +8,6 @@ from typing import Any
 from gureum.resources import Instance, InstanceState, NetworkInterface, Volume
 from gureum.services.ec2 import describe, lookup
 from gureum.services.ec2.filters import Filters, Query
-from gureum.services.ec2.instance_types import TYPES
 from gureum.services.ec2.listing import Listing
 from gureum.services.ec2.zones import zone_ids
 from gureum.services.operation import Context, Input, Output, operation
@@ -143,12 +142,12 @@ INSTANCE_FILTERS = Filters(
 _ON_INTERFACE = {
     "group-id": "groups",
     "instance.group-id": "groups",
-    "ip-address": "public_ip",
-    "network-interface.addresses.association.public-ip": "public_ip",
-    "network-interface.addresses.private-ip-address": "private_ip",
-    "network-interface.association.public-ip": "public_ip",
+    "ip-address": "publics",
+    "network-interface.addresses.association.public-ip": "publics",
+    "network-interface.addresses.private-ip-address": "addresses",
+    "network-interface.association.public-ip": "publics",
     "network-interface.group-id": "groups",
-    "network-interface.private-ip-address": "private_ip",
+    "network-interface.private-ip-address": "addresses",
     "network-interface.subnet-id": "subnet",
 }
 
@@ -262,24 +261,3 @@ async def describe_instance_status(ctx: Context, input: Input) -> Output:
     """Running instances only, unless all are asked for."""
     scope = None if input.get("IncludeAllInstances") else {"state": str(InstanceState.running)}
     return await STATUSES.answer(ctx, input, scope=scope)
-
-
-async def _credits(ctx: Context, instances: Sequence[Instance]) -> list[dict[str, Any]]:
-    return [{"InstanceId": instance.id, "CpuCredits": "unlimited"} for instance in instances]
-
-
-CREDITS = Listing(
-    operation="DescribeInstanceCreditSpecifications",
-    noun=lookup.INSTANCE,
-    ids="InstanceIds",
-    items="InstanceCreditSpecifications",
-    filters=Filters({"instance-id": "id"}, tags=False),
-    describe=_credits,
-    admits=lambda instance: instance.type in TYPES and TYPES[instance.type].burstable,
-)
-
-
-@operation("ec2", "DescribeInstanceCreditSpecifications")
-async def describe_instance_credit_specifications(ctx: Context, input: Input) -> Output:
-    """Burstable instances are never throttled here, which is what EC2 calls unlimited."""
-    return await CREDITS.answer(ctx, input)

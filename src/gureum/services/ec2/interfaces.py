@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gureum.dns import private_name
-from gureum.resources import Address, NetworkInterface, SecurityGroup, Vpc
+from gureum.resources import Address, NetworkInterface, SecondaryAddress, SecurityGroup, Vpc
 from gureum.services.ec2 import lookup
-from gureum.services.ec2.describe import public_dns
+from gureum.services.ec2.describe import ipv4_addresses, public_dns
 from gureum.services.ec2.faults import invalid_value
 from gureum.services.ec2.filters import Filters
 from gureum.services.ec2.listing import Listing
@@ -17,13 +17,20 @@ from gureum.services.ec2.zones import zone_ids
 from gureum.services.operation import Context, Input, Output, operation
 
 
-async def _items(ctx: Context, interfaces: Sequence[NetworkInterface]) -> list[dict[str, Any]]:
+async def items(ctx: Context, interfaces: Sequence[NetworkInterface]) -> list[dict[str, Any]]:
+    """Each interface as DescribeNetworkInterfaces shows it."""
     tx = ctx.tx
     groups = {g.id: g for g in await tx.get_many(SecurityGroup, {id for i in interfaces for id in i.groups})}
     vpcs = {vpc.id: vpc for vpc in await tx.get_many(Vpc, {i.vpc for i in interfaces})}
-    ids = {interface.address for interface in interfaces if interface.address}
+    ids = {id for interface in interfaces for id in _allocations(interface)}
     addresses = {address.id: address for address in await tx.get_many(Address, ids)}
-    return [_item(ctx, each, groups, vpcs.get(each.vpc), addresses.get(each.address)) for each in interfaces]
+    return [_item(ctx, each, groups, vpcs.get(each.vpc), addresses) for each in interfaces]
+
+
+def _allocations(interface: NetworkInterface) -> list[str]:
+    """The elastic addresses that it has, of whichever of its private ones."""
+    ids = (interface.address, *(each.address for each in interface.secondary))
+    return [id for id in ids if id]
 
 
 def _item(
@@ -31,36 +38,38 @@ def _item(
     interface: NetworkInterface,
     groups: Mapping[str, SecurityGroup],
     vpc: Vpc | None,
-    address: Address | None,
+    addresses: Mapping[str, Address],
 ) -> dict[str, Any]:
-    dns = private_name(interface.private_ip, ctx.cloud.dns_domain)
-    association = _association(ctx, interface, vpc, address)
-    private = {
-        "Association": association,
-        "Primary": True,
-        "PrivateDnsName": dns,
-        "PrivateIpAddress": interface.private_ip,
-    }
+    private = [
+        {
+            "Association": _association(ctx, interface, each, vpc, addresses.get(each.address)),
+            "Primary": number == 0,
+            "PrivateDnsName": private_name(each.private_ip, ctx.cloud.dns_domain),
+            "PrivateIpAddress": each.private_ip,
+        }
+        for number, each in enumerate(ipv4_addresses(interface))
+    ]
     return {
         "NetworkInterfaceId": interface.id,
-        "Association": association,
+        "Association": private[0]["Association"],
         "Attachment": _attachment(interface),
         "AvailabilityZone": interface.zone,
         "AvailabilityZoneId": zone_ids(ctx.cloud).get(interface.zone),
         "Description": interface.description,
         "Groups": [{"GroupId": id, "GroupName": groups[id].name} for id in interface.groups if id in groups],
-        "InterfaceType": "interface",
-        "Ipv6Addresses": [],
+        "InterfaceType": "natGateway" if interface.type == "nat_gateway" else interface.type,
+        "Ipv6Address": interface.ipv6[0] if interface.ipv6 else None,
+        "Ipv6Addresses": [{"Ipv6Address": each, "IsPrimaryIpv6": False} for each in interface.ipv6],
         "MacAddress": interface.mac,
         "OwnerId": interface.account,
-        "PrivateDnsName": dns,
+        "PrivateDnsName": private[0]["PrivateDnsName"],
         "PublicDnsName": public_dns(interface.public_ip, vpc, ctx.cloud) or None,
         "PrivateIpAddress": interface.private_ip,
-        "PrivateIpAddresses": [private],
-        "RequesterId": interface.account if interface.instance else None,
-        "RequesterManaged": False,
+        "PrivateIpAddresses": private,
+        "RequesterId": interface.requester or (interface.account if interface.instance else None),
+        "RequesterManaged": bool(interface.requester),
         "SourceDestCheck": interface.source_dest_check,
-        "Status": "in-use" if interface.instance else "available",
+        "Status": "in-use" if interface.instance or interface.requester else "available",
         "SubnetId": interface.subnet,
         "TagSet": tag_list(interface.tags) or [],
         "VpcId": interface.vpc,
@@ -68,20 +77,32 @@ def _item(
 
 
 def _association(
-    ctx: Context, interface: NetworkInterface, vpc: Vpc | None, address: Address | None
+    ctx: Context,
+    interface: NetworkInterface,
+    private: SecondaryAddress,
+    vpc: Vpc | None,
+    address: Address | None,
 ) -> dict[str, Any] | None:
-    if not interface.public_ip:
+    if not private.public_ip:
         return None
     return {
-        "AllocationId": interface.address or None,
+        "AllocationId": private.address or None,
         "AssociationId": address.association if address is not None else None,
-        "IpOwnerId": interface.account if interface.address else "amazon",
-        "PublicDnsName": public_dns(interface.public_ip, vpc, ctx.cloud),
-        "PublicIp": interface.public_ip,
+        "IpOwnerId": interface.account if private.address else "amazon",
+        "PublicDnsName": public_dns(private.public_ip, vpc, ctx.cloud),
+        "PublicIp": private.public_ip,
     }
 
 
 def _attachment(interface: NetworkInterface) -> dict[str, Any] | None:
+    if interface.requester:
+        return {
+            "AttachmentId": interface.id.replace("eni-", "ela-attach-", 1),
+            "DeleteOnTermination": False,
+            "DeviceIndex": 1,
+            "InstanceOwnerId": "amazon-aws",
+            "Status": "attached",
+        }
     if not interface.instance:
         return None
     return {
@@ -92,7 +113,7 @@ def _attachment(interface: NetworkInterface) -> dict[str, Any] | None:
         "NetworkCardIndex": 0,
         "InstanceId": interface.instance,
         "InstanceOwnerId": interface.account,
-        "Status": "attached",
+        "Status": str(interface.attachment_state),
     }
 
 
@@ -104,14 +125,14 @@ INTERFACES = Listing(
     filters=Filters(
         {
             "addresses.association.owner-id": "PrivateIpAddresses[].Association.IpOwnerId",
-            "addresses.association.public-ip": "public_ip",
+            "addresses.association.public-ip": "publics",
             "addresses.primary": "PrivateIpAddresses[].Primary",
-            "addresses.private-ip-address": "private_ip",
-            "association.allocation-id": "address",
-            "association.association-id": "Association.AssociationId",
-            "association.ip-owner-id": "Association.IpOwnerId",
-            "association.public-dns-name": "Association.PublicDnsName",
-            "association.public-ip": "public_ip",
+            "addresses.private-ip-address": "PrivateIpAddresses[].PrivateIpAddress",
+            "association.allocation-id": _allocations,
+            "association.association-id": "PrivateIpAddresses[].Association.AssociationId",
+            "association.ip-owner-id": "PrivateIpAddresses[].Association.IpOwnerId",
+            "association.public-dns-name": "PrivateIpAddresses[].Association.PublicDnsName",
+            "association.public-ip": "publics",
             "attachment.attach-time": "attached",
             "attachment.attachment-id": "attachment",
             "attachment.delete-on-termination": "Attachment.DeleteOnTermination",
@@ -138,12 +159,12 @@ INTERFACES = Listing(
         index={
             "attachment.instance-id": "instance",
             "group-id": "groups",
-            "private-ip-address": "private_ip",
+            "private-ip-address": "addresses",
             "subnet-id": "subnet",
             "vpc-id": "vpc",
         },
     ),
-    describe=_items,
+    describe=items,
 )
 
 
@@ -155,7 +176,7 @@ async def describe_network_interfaces(ctx: Context, input: Input) -> Output:
 @operation("ec2", "DescribeNetworkInterfaceAttribute")
 async def describe_network_interface_attribute(ctx: Context, input: Input) -> Output:
     interface = await lookup.one(ctx, lookup.INTERFACE, input["NetworkInterfaceId"])
-    [item] = await _items(ctx, [interface])
+    [item] = await items(ctx, [interface])
     values: dict[str, dict[str, Any]] = {
         "description": {"Description": {"Value": item["Description"]}},
         "groupSet": {"Groups": item["Groups"]},

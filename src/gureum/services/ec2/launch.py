@@ -15,12 +15,11 @@ from gureum.resources import (
     ImageState,
     Instance,
     InstanceState,
-    NetworkInterface,
     Volume,
 )
-from gureum.services.ec2 import describe, limits, lookup, placement
+from gureum.services.ec2 import capacity, describe, launch_interfaces, limits, lookup, placement
 from gureum.services.ec2 import launch_options as options
-from gureum.services.ec2.allocation import new_mac, private_addresses, public_addresses
+from gureum.services.ec2.allocation import public_addresses
 from gureum.services.ec2.block_devices import DiskMapping, parse_mappings
 from gureum.services.ec2.faults import incorrect_state, missing
 from gureum.services.ec2.tagging import specified_tags
@@ -33,7 +32,7 @@ class Plan(NamedTuple):
     """What all instances of a reservation have in common. ``instance`` has no id and no addresses yet."""
 
     instance: Instance
-    place: placement.Place
+    places: tuple[placement.Place, ...]
     disks: list[DiskMapping]
     tags: dict[str, dict[str, str]]
 
@@ -44,14 +43,13 @@ async def run_instances(ctx: Context, input: Input) -> Output:
     low, high = options.instance_count(input)
     plan = await _plan(ctx, input)
     high = min(high, await _allowed(ctx, plan, low))
-    if plan.place.private_ip:
-        addresses = [plan.place.private_ip]
-    else:
-        addresses = await private_addresses(ctx.tx, plan.place.subnet, low, high)
-    public = await public_addresses(ctx.tx, ctx.env, ctx.cloud, len(addresses) if plan.place.public else 0)
+    high = await _room(ctx, plan, low, high)
+    rows = await launch_interfaces.addresses(ctx, plan.places, low, high)
+    count = len(rows) if plan.places[0].public else 0
+    public = await public_addresses(ctx.tx, ctx.env, ctx.cloud, count)
     instances = [
-        await _create(ctx, plan, index, address, public[index] if public else "")
-        for index, address in enumerate(addresses)
+        await _create(ctx, plan, index, row, public[index] if public else "")
+        for index, row in enumerate(rows)
     ]
     return {
         "ReservationId": plan.instance.reservation,
@@ -68,7 +66,8 @@ async def _plan(ctx: Context, input: Input) -> Plan:
     options.check_cpu_options(input.get("CpuOptions"), type)
     disks = await parse_mappings(ctx, image, input.get("BlockDeviceMappings"))
     key = await options.public_key(ctx, input.get("KeyName"))
-    place = await placement.choose(ctx, input)
+    places = await placement.choose(ctx, input, type.name)
+    subnet, primary = places[0].subnet, places[0].interface
     instance = Instance(
         id="",
         account=ctx.caller.account,
@@ -76,13 +75,14 @@ async def _plan(ctx: Context, input: Input) -> Plan:
         reservation=ctx.env.new_id("r"),
         type=type.name,
         image=image.id,
-        zone=place.subnet.zone,
+        zone=subnet.zone,
         key_name=input.get("KeyName") or "",
         public_key=key,
         user_data=options.user_data(input.get("UserData")),
         launched=ctx.env.utcnow(),
-        vpc=place.subnet.vpc,
-        subnet=place.subnet.id,
+        vpc=subnet.vpc,
+        subnet=subnet.id,
+        source_dest_check=primary is None or primary.source_dest_check,
         root_device=image.root_device,
         metadata=options.metadata_options(input.get("MetadataOptions")),
         disable_api_termination=bool(input.get("DisableApiTermination")),
@@ -91,8 +91,9 @@ async def _plan(ctx: Context, input: Input) -> Plan:
         ebs_optimized=bool(input.get("EbsOptimized")),
         monitoring=bool((input.get("Monitoring") or {}).get("Enabled")),
         client_token=input.get("ClientToken") or "",
+        cpu_credits=options.cpu_credits(input.get("CreditSpecification"), type),
     )
-    return Plan(instance, place, disks, tags)
+    return Plan(instance, places, disks, tags)
 
 
 async def _image(ctx: Context, id: str | None) -> Image:
@@ -125,45 +126,34 @@ async def _allowed(ctx: Context, plan: Plan, low: int) -> int:
     return min(room, by_vcpus, by_volumes)
 
 
-async def _create(ctx: Context, plan: Plan, index: int, private_ip: str, public_ip: str) -> Instance:
-    id = ctx.env.new_id("i")
-    interface = await ctx.tx.put(_interface(ctx, plan, id, private_ip, public_ip))
-    volumes = [await ctx.tx.put(_volume(ctx, plan, id, disk)) for disk in plan.disks]
+async def _room(ctx: Context, plan: Plan, low: int, high: int) -> int:
+    """How many instances the zone's hosts have room for; raises if that is fewer than ``low``."""
+    type, zone = plan.instance.type, plan.instance.zone
+    sources = [each.disk.source for each in plan.disks if each.disk.source.startswith("snap-")]
+    room = await capacity.launchable(ctx.tx, zone, type, high, sources)
+    if room < low:
+        raise capacity.no_room(type, zone)
+    return room
+
+
+async def _create(
+    ctx: Context, plan: Plan, index: int, row: launch_interfaces.Row, public_ip: str
+) -> Instance:
+    instance = replace(plan.instance, id=ctx.env.new_id("i"), launch_index=index)
+    tags = plan.tags["network-interface"]
+    interfaces = await launch_interfaces.create(ctx, instance, plan.places, tags, row, public_ip)
+    volumes = [await ctx.tx.put(_volume(ctx, plan, instance.id, disk)) for disk in plan.disks]
     devices = tuple(
         BlockDevice(device=disk.device, volume=volume.id, delete_on_termination=disk.delete_on_termination)
         for disk, volume in zip(plan.disks, volumes, strict=True)
     )
     return await ctx.tx.put(
         replace(
-            plan.instance,
-            id=id,
-            launch_index=index,
-            private_ip=private_ip,
-            interfaces=(interface.id,),
+            instance,
+            private_ip=row[0].primary,
+            interfaces=tuple(interface.id for interface in interfaces),
             devices=devices,
         )
-    )
-
-
-def _interface(ctx: Context, plan: Plan, instance: str, private_ip: str, public_ip: str) -> NetworkInterface:
-    place = plan.place
-    return NetworkInterface(
-        id=ctx.env.new_id("eni"),
-        account=ctx.caller.account,
-        tags=plan.tags["network-interface"],
-        vpc=place.subnet.vpc,
-        subnet=place.subnet.id,
-        zone=place.subnet.zone,
-        mac=new_mac(ctx.env),
-        private_ip=private_ip,
-        groups=tuple(group.id for group in place.groups),
-        description=place.description,
-        instance=instance,
-        attachment=ctx.env.new_id("eni-attach"),
-        attached=plan.instance.launched,
-        delete_on_termination=place.delete_on_termination,
-        public_ip=public_ip,
-        auto_public=place.public,
     )
 
 

@@ -15,6 +15,7 @@ from gureum.services.ec2.instance_types import DEFAULT_TYPE, TYPES, InstanceType
 from gureum.services.operation import Context, Input
 
 HOP_LIMIT_MAX = 64
+CREDIT_OPTIONS = ("standard", "unlimited")
 
 
 def _only(**allowed: tuple[Any, ...]) -> Callable[[Mapping[str, Any]], bool]:
@@ -28,7 +29,6 @@ def _only(**allowed: tuple[Any, ...]) -> Callable[[Mapping[str, Any]], bool]:
 _UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
     "AdditionalInfo": lambda value: not value,
     "CapacityReservationSpecification": _only(CapacityReservationPreference=("open", "none")),
-    "CreditSpecification": _only(CpuCredits=("unlimited",)),
     "ElasticGpuSpecification": lambda value: not value,
     "ElasticInferenceAccelerators": lambda value: not value,
     "EnablePrimaryIpv6": lambda value: not value,
@@ -36,8 +36,6 @@ _UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
     "HibernationOptions": _only(Configured=(False,)),
     "IamInstanceProfile": _only(Arn=("",), Name=("",)),
     "InstanceMarketOptions": lambda value: False,
-    "Ipv6AddressCount": lambda value: not value,
-    "Ipv6Addresses": lambda value: not value,
     "KernelId": lambda value: not value,
     "LaunchTemplate": lambda value: False,
     "LicenseSpecifications": lambda value: not value,
@@ -109,6 +107,26 @@ def check_cpu_options(options: Mapping[str, Any] | None, type: InstanceType) -> 
             f"CPU options other than {type.cores} cores with {type.threads} threads each are not supported "
             f"by gureum for {type.name}."
         )
+
+
+def cpu_credits(given: Mapping[str, Any] | None, type: InstanceType) -> str:
+    """The credit option asked for, "" for none. No instance is slowed down here: it is kept and shown."""
+    value = str((given or {}).get("CpuCredits") or "")
+    if value not in ("", *CREDIT_OPTIONS):
+        raise invalid_value(
+            f"Value ({value}) for parameter CpuCredits is invalid. Expected: {', '.join(CREDIT_OPTIONS)}."
+        )
+    if value and not type.burstable:
+        raise no_credits(type.name)
+    return value
+
+
+def no_credits(type: str) -> ApiError:
+    return ApiError(
+        "InstanceCreditSpecification.NotSupported",
+        f"The {type} instance type does not support CPU credits. Use a burstable type, or leave the credit "
+        "specification out.",
+    )
 
 
 def user_data(text: str | None) -> bytes:

@@ -9,12 +9,20 @@ from typing import Generic, NamedTuple, TypeVar
 from gureum.errors import ApiError
 from gureum.resources import (
     Address,
+    DhcpOptions,
+    FlowLog,
     Image,
     ImageState,
     Instance,
+    InternetGateway,
     KeyPair,
+    NatGateway,
+    NetworkAcl,
     NetworkInterface,
+    PeeringConnection,
+    PrefixList,
     Record,
+    RouteTable,
     SecurityGroup,
     Snapshot,
     SnapshotState,
@@ -22,6 +30,7 @@ from gureum.resources import (
     Volume,
     VolumeState,
     Vpc,
+    VpcEndpoint,
 )
 from gureum.services.operation import Context
 
@@ -111,6 +120,44 @@ ADDRESS = Noun(
 KEY_PAIR = Noun(
     KeyPair, "key", "InvalidKeyPair.NotFound", "The key pair ID '{ids}' does not exist",
     "The key pair IDs '{ids}' do not exist", "",
+)  # fmt: skip
+
+INTERNET_GATEWAY = Noun(
+    InternetGateway, "igw", "InvalidInternetGatewayID.NotFound",
+    "The internetGateway ID '{ids}' does not exist", "The internetGateway IDs '{ids}' do not exist", "",
+)  # fmt: skip
+ROUTE_TABLE = Noun(
+    RouteTable, "rtb", "InvalidRouteTableID.NotFound", "The routeTable ID '{ids}' does not exist",
+    "The routeTable IDs '{ids}' do not exist", "InvalidRouteTableId.Malformed",
+)  # fmt: skip
+NETWORK_ACL = Noun(
+    NetworkAcl, "acl", "InvalidNetworkAclID.NotFound", "The networkAcl ID '{ids}' does not exist",
+    "The networkAcl IDs '{ids}' do not exist", "",
+)  # fmt: skip
+DHCP_OPTIONS = Noun(
+    DhcpOptions, "dopt", "InvalidDhcpOptionID.NotFound", "The dhcpOption ID '{ids}' does not exist",
+    "The dhcpOption IDs '{ids}' do not exist", "",
+)  # fmt: skip
+PEERING = Noun(
+    PeeringConnection, "pcx", "InvalidVpcPeeringConnectionID.NotFound",
+    "The vpcPeeringConnection ID '{ids}' does not exist",
+    "The vpcPeeringConnection IDs '{ids}' do not exist", "InvalidVpcPeeringConnectionId.Malformed",
+)  # fmt: skip
+NAT_GATEWAY = Noun(
+    NatGateway, "nat", "NatGatewayNotFound", "NAT gateway {ids} was not found",
+    "NAT gateways {ids} were not found", "NatGatewayMalformed",
+)  # fmt: skip
+PREFIX_LIST = Noun(
+    PrefixList, "pl", "InvalidPrefixListID.NotFound", "The prefix list ID '{ids}' does not exist",
+    "The prefix list IDs '{ids}' do not exist", "InvalidPrefixListId.Malformed", shared=True,
+)  # fmt: skip
+FLOW_LOG = Noun(
+    FlowLog, "fl", "InvalidFlowLogId.NotFound", "The flow log ID '{ids}' does not exist",
+    "The flow log IDs '{ids}' do not exist", "",
+)  # fmt: skip
+VPC_ENDPOINT = Noun(
+    VpcEndpoint, "vpce", "InvalidVpcEndpointId.NotFound", "The Vpc Endpoint Id '{ids}' does not exist",
+    "The Vpc Endpoint Ids '{ids}' do not exist", "",
 )  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 """Security group rules: from requests to records and back.
 
-IPv6 peers are kept and shown, since clients send ``::/0`` as a matter of course; there is no IPv6 traffic for
-them to apply to. Prefix lists do not exist here, so none can be named.
+A peer is a network of either family, a prefix list, or a group: of the same VPC or of one peered with it.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from typing import Any
 from msgspec.structs import replace
 
 from gureum.env import Env
-from gureum.errors import ApiError
 from gureum.resources import Permission, SecurityGroup
 from gureum.services.ec2.faults import invalid_value, missing
 
@@ -51,26 +49,22 @@ def _parse_one(entry: Mapping[str, Any], *, egress: bool) -> Iterator[Permission
             {"cidr6": cidr6(each.get("CidrIpv6"))} | _described(each)
             for each in entry.get("Ipv6Ranges") or ()
         ),
+        *(_list_peer(each) | _described(each) for each in entry.get("PrefixListIds") or ()),
         *(_group_peer(each) | _described(each) for each in entry.get("UserIdGroupPairs") or ()),
     ]
-    for each in entry.get("PrefixListIds") or ():
-        raise no_prefix_list(each.get("PrefixListId"))
     if not peers:
         raise missing("ipRanges or userIdGroupPairs in ipPermissions")
     for peer in peers:
         yield replace(base, **peer)
 
 
-def no_prefix_list(id: str | None) -> ApiError:
-    return ApiError("InvalidPrefixListID.NotFound", f"The prefix list ID '{id}' does not exist")
+def _list_peer(entry: Mapping[str, Any]) -> dict[str, str]:
+    if not entry.get("PrefixListId"):
+        raise missing("PrefixListId")
+    return {"prefix_list": entry["PrefixListId"]}
 
 
 def _group_peer(pair: Mapping[str, Any]) -> dict[str, str]:
-    if pair.get("VpcPeeringConnectionId"):
-        raise ApiError(
-            "InvalidVpcPeeringConnectionID.NotFound",
-            f"The vpcPeeringConnection ID '{pair['VpcPeeringConnectionId']}' does not exist",
-        )
     group = pair.get("GroupId") or pair.get("GroupName")
     if not group:
         raise missing("GroupId")
@@ -149,7 +143,7 @@ def numbered(env: Env, rules: Iterable[Permission], tags: Mapping[str, str]) -> 
 
 def text(rule: Permission) -> str:
     """A rule as EC2's messages put it."""
-    peer = rule.cidr or rule.cidr6 or rule.group
+    peer = rule.cidr or rule.cidr6 or rule.prefix_list or rule.group
     protocol = "ALL" if rule.protocol == ANY else rule.protocol.upper()
     ports = f", from port: {rule.from_port}, to port: {rule.to_port}" if rule.protocol in _PORTS else ""
     return f"peer: {peer}, {protocol}{ports}, ALLOW"
@@ -181,6 +175,7 @@ def _rule_base(group: SecurityGroup, rule: Permission) -> dict[str, Any]:
         "ToPort": rule.to_port,
         "CidrIpv4": rule.cidr or None,
         "CidrIpv6": rule.cidr6 or None,
+        "PrefixListId": rule.prefix_list or None,
         "Description": rule.description or None,
     }
 
@@ -208,6 +203,8 @@ def permission_items(rules: Iterable[Permission], *, egress: bool) -> list[dict[
             entry["IpRanges"].append({"CidrIp": rule.cidr, **about})
         elif rule.cidr6:
             entry["Ipv6Ranges"].append({"CidrIpv6": rule.cidr6, **about})
+        elif rule.prefix_list:
+            entry["PrefixListIds"].append({"PrefixListId": rule.prefix_list, **about})
         else:
             pair = {"GroupId": rule.group, "UserId": rule.group_account, **about}
             entry["UserIdGroupPairs"].append(pair)

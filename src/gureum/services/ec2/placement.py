@@ -7,103 +7,188 @@ from typing import Any, NamedTuple
 
 from gureum.errors import ApiError
 from gureum.resources import Host, HostState, NetworkInterface, SecurityGroup, Subnet
-from gureum.services.ec2 import limits, lookup
-from gureum.services.ec2.allocation import check_private_address
+from gureum.services.ec2 import capacity, limits, lookup
+from gureum.services.ec2 import interface_options as options
 from gureum.services.ec2.defaults import GROUP_NAME, default_vpc
 from gureum.services.ec2.faults import invalid_combination, invalid_value, unsupported
+from gureum.services.ec2.interface_options import Wanted
 from gureum.services.ec2.zones import chosen_zone
 from gureum.services.operation import Context, Input
 
-# What a network interface specification may say; everything else is refused if it is set.
-_KNOWN = {
-    "AssociatePublicIpAddress", "DeleteOnTermination", "Description", "DeviceIndex", "Groups",
-    "PrivateIpAddress", "PrivateIpAddresses", "SubnetId",
-}  # fmt: skip
-_HARMLESS: dict[str, tuple[Any, ...]] = {"InterfaceType": ("", "interface")}
+# What the request says of the instance's only interface, where it does not list interfaces.
+_OF_INSTANCE = ("Ipv6AddressCount", "Ipv6Addresses", "PrivateIpAddress", "SubnetId")
+
+# What an interface that there is already has by itself.
+_OF_INTERFACE = (
+    "AssociatePublicIpAddress",
+    "DeleteOnTermination",
+    "Description",
+    "Groups",
+    "Ipv6AddressCount",
+    "Ipv6Addresses",
+    "PrivateIpAddress",
+    "PrivateIpAddresses",
+    "SecondaryPrivateIpAddressCount",
+    "SubnetId",
+)
 
 
 class Place(NamedTuple):
-    """``private_ip`` is "" for any address. ``public``: give it a public address."""
+    """One interface of a new instance. ``public``: give it a public address.
+
+    ``interface``: one that there is already, which keeps its groups and addresses.
+    """
 
     subnet: Subnet
     groups: tuple[SecurityGroup, ...]
-    private_ip: str
+    wanted: Wanted
     public: bool
     description: str
     delete_on_termination: bool
+    device_index: int = 0
+    interface: NetworkInterface | None = None
 
 
-async def choose(ctx: Context, input: Input) -> Place:
-    spec = _interface_spec(input)
-    subnet = await _subnet(ctx, input, spec.get("SubnetId") or input.get("SubnetId"))
-    groups = await _groups(ctx, input, spec, subnet)
-    private_ip = _private_ip(input, spec)
-    if private_ip:
-        if input["MaxCount"] > 1:
-            raise invalid_combination("A private IP address can be specified for one instance only.")
-        await check_private_address(ctx.tx, subnet, private_ip)
-    public = spec.get("AssociatePublicIpAddress")
-    delete = spec.get("DeleteOnTermination")
-    return Place(
-        subnet,
-        groups,
-        private_ip,
-        subnet.map_public_ip if public is None else public,
-        spec.get("Description") or "",
-        delete is not False,
-    )
+async def choose(ctx: Context, input: Input, type: str) -> tuple[Place, ...]:
+    """The interfaces by device index, the primary one first.
+
+    ``type`` is the instance type: a zone that was not asked for is one with room.
+    """
+    specs = _specs(input)
+    options.check_interface_count(len(specs), type)
+    primary = await _place(ctx, input, specs[0], type, alone=len(specs) == 1)
+    others = [await _further(ctx, input, spec, primary.subnet) for spec in specs[1:]]
+    places = (primary, *others)
+    _check_several(places)
+    if input["MaxCount"] > 1 and any(place.interface is not None for place in places):
+        raise invalid_combination("A network interface can be specified for one instance only.")
+    if input["MaxCount"] > 1 and any(place.wanted.by_number for place in places):
+        raise invalid_combination("A private IP address can be specified for one instance only.")
+    for place in places:
+        options.check_limits(*_counts(place), type)
+    return places
 
 
-def _interface_spec(input: Input) -> Mapping[str, Any]:
-    specs = input.get("NetworkInterfaces") or ()
+def _specs(input: Input) -> list[Mapping[str, Any]]:
+    """The request's interface specifications by device index; one of the instance's own if it has none."""
+    specs: list[Mapping[str, Any]] = list(input.get("NetworkInterfaces") or ())
     if not specs:
-        return {}
-    if len(specs) > 1:
-        raise unsupported("Instances with more than one network interface are not supported by gureum yet.")
-    spec: Mapping[str, Any] = specs[0]
-    if spec.get("NetworkInterfaceId"):
-        raise unsupported("Launching with an existing network interface is not supported by gureum yet.")
-    for member, value in spec.items():
-        if value and member not in _KNOWN and value not in _HARMLESS.get(member, ()):
-            raise unsupported(f"{member} of a network interface is not supported by gureum yet.")
-    if spec.get("DeviceIndex") is None:
-        raise invalid_value("Each network interface requires a device index.")
-    if spec["DeviceIndex"] != 0:
-        raise invalid_value("The primary network interface must have the device index 0.")
+        return [{"DeviceIndex": 0, **{name: input[name] for name in _OF_INSTANCE if name in input}}]
     for member, what in (
         ("SubnetId", "an instance-level subnet ID"),
         ("SecurityGroupIds", "instance-level security groups"),
         ("SecurityGroups", "instance-level security groups"),
         ("PrivateIpAddress", "an instance-level private IP address"),
+        ("Ipv6Addresses", "instance-level IPv6 addresses"),
+        ("Ipv6AddressCount", "an instance-level IPv6 address count"),
     ):
         if input.get(member):
             raise invalid_combination(
                 f"Network interfaces and {what} may not be specified on the same request"
             )
-    return spec
+    for spec in specs:
+        options.refuse_unsupported(spec)
+        for member in ("AssociateCarrierIpAddress", "NetworkCardIndex"):
+            if spec.get(member):
+                raise unsupported(f"{member} of a network interface is not supported by gureum.")
+        index = spec.get("DeviceIndex")
+        if index is None:
+            raise invalid_value("Each network interface requires a device index.")
+        if not 0 <= index <= limits.DEVICE_INDEX_MAX:
+            raise invalid_value(
+                f"Value ({index}) for parameter deviceIndex is invalid. Expected: 0 to "
+                f"{limits.DEVICE_INDEX_MAX}."
+            )
+    specs.sort(key=lambda spec: int(spec["DeviceIndex"]))
+    if specs[0]["DeviceIndex"] != 0:
+        raise invalid_value("The primary network interface must have the device index 0.")
+    if len({spec["DeviceIndex"] for spec in specs}) < len(specs):
+        raise invalid_value("Each network interface requires a unique device index.")
+    return specs
 
 
-def _private_ip(input: Input, spec: Mapping[str, Any]) -> str:
-    listed = spec.get("PrivateIpAddresses") or ()
-    if len(listed) > 1:
-        raise unsupported("Secondary private IP addresses are not supported by gureum yet.")
-    if listed and listed[0].get("Primary") is False:
-        raise invalid_value("The primary private IP address must be specified.")
-    found = {
-        address
-        for address in (
-            input.get("PrivateIpAddress"),
-            spec.get("PrivateIpAddress"),
-            *(entry.get("PrivateIpAddress") for entry in listed),
+async def _place(ctx: Context, input: Input, spec: Mapping[str, Any], type: str, alone: bool) -> Place:
+    if spec.get("NetworkInterfaceId"):
+        return await _existing(ctx, input, spec)
+    subnet = await _subnet(ctx, input, spec.get("SubnetId"), type)
+    groups = await _groups(ctx, input, spec, subnet)
+    public = spec.get("AssociatePublicIpAddress")
+    if public and not alone:
+        raise invalid_combination(
+            "The associatePublicIPAddress parameter cannot be specified when launching with multiple "
+            "network interfaces."
         )
-        if address
-    }
-    if len(found) > 1:
-        raise invalid_combination("Only one primary private IP address can be specified.")
-    return found.pop() if found else ""
+    automatic = alone and (subnet.map_public_ip if public is None else bool(public))
+    return await _new(ctx, spec, subnet, groups, automatic)
 
 
-async def _subnet(ctx: Context, input: Input, id: str | None) -> Subnet:
+async def _further(ctx: Context, input: Input, spec: Mapping[str, Any], primary: Subnet) -> Place:
+    """An interface besides the primary one: in the same zone and VPC, if nothing else is said its subnet."""
+    if spec.get("AssociatePublicIpAddress"):
+        raise invalid_combination(
+            "The associatePublicIPAddress parameter can only be specified for the network interface with "
+            "DeviceIndex 0."
+        )
+    if spec.get("NetworkInterfaceId"):
+        return await _existing(ctx, input, spec)
+    subnet = primary
+    if spec.get("SubnetId"):
+        subnet = await lookup.one(ctx, lookup.SUBNET, spec["SubnetId"])
+    groups = await groups_or_default(ctx, spec.get("Groups") or (), subnet.vpc)
+    return await _new(ctx, spec, subnet, tuple(groups), public=False)
+
+
+async def _new(
+    ctx: Context, spec: Mapping[str, Any], subnet: Subnet, groups: tuple[SecurityGroup, ...], public: bool
+) -> Place:
+    wanted = options.with_subnets_ipv6(spec, options.parse(spec), subnet)
+    return Place(
+        subnet,
+        groups,
+        await options.check_free(ctx, subnet, wanted),
+        public,
+        options.checked_description(spec.get("Description") or ""),
+        spec.get("DeleteOnTermination") is not False,
+        spec["DeviceIndex"],
+    )
+
+
+async def _existing(ctx: Context, input: Input, spec: Mapping[str, Any]) -> Place:
+    for member in _OF_INTERFACE:
+        if spec.get(member):
+            raise invalid_combination(
+                f"A network interface may not specify both a network interface ID and {member}"
+            )
+    interface = await lookup.one(ctx, lookup.INTERFACE, spec["NetworkInterfaceId"])
+    options.check_unused(interface)
+    placement = input.get("Placement") or {}
+    zone = chosen_zone(ctx.cloud, placement.get("AvailabilityZone"), placement.get("AvailabilityZoneId"))
+    if zone and interface.zone != zone:
+        raise invalid_value(f"The interface '{interface.id}' is in zone {interface.zone}, not in {zone}")
+    subnet = await ctx.tx.get(Subnet, interface.subnet)
+    assert subnet is not None, "a subnet with interfaces is not deleted"
+    return Place(subnet, (), Wanted(), False, "", False, spec["DeviceIndex"], interface)
+
+
+def _check_several(places: tuple[Place, ...]) -> None:
+    primary, given = places[0].subnet, [ip for place in places for ip in place.wanted.given]
+    if any(place.subnet.zone != primary.zone or place.subnet.vpc != primary.vpc for place in places):
+        raise invalid_combination(
+            "All network interfaces of an instance must be in one VPC and one availability zone at launch."
+        )
+    existing = [place.interface.id for place in places if place.interface is not None]
+    if len(set(given)) < len(given) or len(set(existing)) < len(existing):
+        raise invalid_value("Each network interface and each private IP address can be specified once only.")
+
+
+def _counts(place: Place) -> tuple[int, int]:
+    """IPv4 and IPv6 addresses of an interface."""
+    if place.interface is not None:
+        return 1 + len(place.interface.secondary), len(place.interface.ipv6)
+    return place.wanted.total, place.wanted.total6
+
+
+async def _subnet(ctx: Context, input: Input, id: str | None, type: str) -> Subnet:
     placement = input.get("Placement") or {}
     zone = chosen_zone(ctx.cloud, placement.get("AvailabilityZone"), placement.get("AvailabilityZoneId"))
     if id:
@@ -115,24 +200,23 @@ async def _subnet(ctx: Context, input: Input, id: str | None) -> Subnet:
     if vpc is None:
         raise ApiError("VPCIdNotSpecified", "No default VPC for this user.")
     subnets = [subnet for subnet in await ctx.tx.find(Subnet, vpc=vpc.id) if subnet.default_for_az]
-    wanted = {zone} if zone else await _zones_with_hosts(ctx)
+    wanted = {zone} if zone else await zones_with_hosts(ctx)
     chosen = [subnet for subnet in subnets if subnet.zone in wanted]
     if not chosen:
         raise ApiError("MissingInput", f"No default subnet for availability zone: '{zone or 'null'}'.")
-    filled = [
-        (
-            await ctx.tx.count(NetworkInterface, subnet=subnet.id) if len(chosen) > 1 else 0,
-            subnet.zone,
-            subnet,
-        )
-        for subnet in chosen
-    ]
-    return min(filled, key=lambda entry: entry[:2])[2]
+    if len(chosen) == 1:
+        return chosen[0]
+    filled = {subnet.id: await ctx.tx.count(NetworkInterface, subnet=subnet.id) for subnet in chosen}
+    ordered = sorted(chosen, key=lambda subnet: (filled[subnet.id], subnet.zone))
+    for subnet in ordered:
+        if await capacity.launchable(ctx.tx, subnet.zone, type, input["MinCount"], ()) >= input["MinCount"]:
+            return subnet
+    return ordered[0]
 
 
-async def _zones_with_hosts(ctx: Context) -> set[str]:
+async def zones_with_hosts(ctx: Context) -> set[str]:
     """Where an instance could run now; before any host is up, the first zone."""
-    up = {host.zone for host in await ctx.tx.find(Host) if host.state is HostState.up}
+    up = {host.zone for host in await ctx.tx.find(Host) if host.state is HostState.up and not host.draining}
     return up & set(ctx.cloud.zones) or set(ctx.cloud.zones[:1])
 
 
@@ -147,6 +231,14 @@ async def _groups(
     if not groups:
         groups = await ctx.tx.find(SecurityGroup, account=ctx.caller.account, vpc=subnet.vpc, name=GROUP_NAME)
     return tuple({group.id: group for group in groups}.values())
+
+
+async def groups_or_default(ctx: Context, ids: Sequence[str], vpc: str) -> list[SecurityGroup]:
+    """The groups of these ids, or the VPC's own if there are none."""
+    groups = await checked_groups(ctx, list(dict.fromkeys(ids)), vpc)
+    if not groups:
+        groups = await ctx.tx.find(SecurityGroup, account=ctx.caller.account, vpc=vpc, name=GROUP_NAME)
+    return groups
 
 
 async def checked_groups(ctx: Context, ids: Sequence[str], vpc: str) -> list[SecurityGroup]:

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from gureum.errors import ApiError
-from gureum.resources import Permission, SecurityGroup
+from gureum.resources import PeeringConnection, PeeringState, Permission, PrefixList, SecurityGroup
 from gureum.services.ec2 import limits, lookup, pagination, permissions
 from gureum.services.ec2.faults import invalid_combination, invalid_value, missing
 from gureum.services.ec2.filters import Filters
@@ -32,8 +32,11 @@ async def _requested_rules(
         given = [_flat_permission(input)]
     if not given:
         raise missing("ipPermissions")
+    for pair in (pair for entry in given for pair in entry.get("UserIdGroupPairs") or ()):
+        if pair.get("VpcPeeringConnectionId"):
+            await lookup.one(ctx, lookup.PEERING, pair["VpcPeeringConnectionId"])
     rules = permissions.parse(given, egress=egress)
-    return [await _with_group(ctx, group, rule) for rule in rules]
+    return [await _with_peer(ctx, group, rule) for rule in rules]
 
 
 def _flat_permission(input: Input) -> Mapping[str, Any]:
@@ -57,15 +60,18 @@ def _flat_permission(input: Input) -> Mapping[str, Any]:
     }
 
 
-async def _with_group(ctx: Context, group: SecurityGroup, rule: Permission) -> Permission:
-    """The rule with its peer group checked; a name becomes an id."""
+async def _with_peer(ctx: Context, group: SecurityGroup, rule: Permission) -> Permission:
+    """The rule with its prefix list or peer group checked; a name becomes an id."""
+    if rule.prefix_list:
+        await lookup.one(ctx, lookup.PREFIX_LIST, rule.prefix_list)
     if not rule.group:
         return rule
     if rule.group.startswith("sg-"):
         peer = await lookup.one(ctx, lookup.GROUP, rule.group)
     else:
         peer = (await named_groups(ctx, [rule.group], group.vpc))[0]
-    if peer.vpc != group.vpc or rule.group_account not in ("", peer.account):
+    near = peer.vpc == group.vpc or await _are_peered(ctx, peer.vpc, group.vpc)
+    if not near or rule.group_account not in ("", peer.account):
         raise ApiError(
             "InvalidGroup.NotFound",
             f"You have specified two resources that belong to different networks: {group.id}, {peer.id}",
@@ -73,12 +79,24 @@ async def _with_group(ctx: Context, group: SecurityGroup, rule: Permission) -> P
     return replace(rule, group=peer.id, group_account=peer.account)
 
 
+async def _are_peered(ctx: Context, one: str, other: str) -> bool:
+    active = await ctx.tx.find(PeeringConnection, vpcs=one, state=str(PeeringState.active))
+    return any(other in peering.vpcs for peering in active)
+
+
+async def _weight(ctx: Context, rules: Sequence[Permission]) -> int:
+    """How much of the quota they take: a prefix list as much as it can have entries, as in EC2."""
+    ids = {rule.prefix_list for rule in rules if rule.prefix_list}
+    sizes = {each.id: each.max_entries for each in await ctx.tx.get_many(PrefixList, ids)}
+    return sum(sizes.get(rule.prefix_list, 1) for rule in rules)
+
+
 def _authorize(egress: bool) -> Handler:
     async def authorize(ctx: Context, input: Input) -> Output:
         group = await requested_group(ctx, input)
         rules = await _requested_rules(ctx, group, input, egress=egress)
         tags = specified_tags(input, "security-group-rule")["security-group-rule"]
-        added = permissions.numbered(ctx.env, _checked_new(group, rules), tags)
+        added = permissions.numbered(ctx.env, await _checked_new(ctx, group, rules), tags)
         await ctx.tx.put(replace(group, rules=(*group.rules, *added)))
         region = ctx.cloud.region
         shown = [permissions.rule_item(group, rule, region) for rule in added]
@@ -87,7 +105,9 @@ def _authorize(egress: bool) -> Handler:
     return authorize
 
 
-def _checked_new(group: SecurityGroup, rules: Sequence[Permission]) -> Sequence[Permission]:
+async def _checked_new(
+    ctx: Context, group: SecurityGroup, rules: Sequence[Permission]
+) -> Sequence[Permission]:
     known = {permissions.key(rule) for rule in group.rules}
     new = [permissions.key(rule) for rule in rules]
     if len(set(new)) < len(new):
@@ -99,8 +119,8 @@ def _checked_new(group: SecurityGroup, rules: Sequence[Permission]) -> Sequence[
                 f'the specified rule "{permissions.text(rule)}" already exists',
             )
     egress = rules[0].egress
-    present = sum(rule.egress is egress for rule in group.rules)
-    if present + len(rules) > limits.RULES_PER_GROUP_MAX:
+    together = [*(rule for rule in group.rules if rule.egress is egress), *rules]
+    if await _weight(ctx, together) > limits.RULES_PER_GROUP_MAX:
         raise ApiError(
             "RulesPerSecurityGroupLimitExceeded",
             "The maximum number of rules per security group has been reached.",
@@ -216,16 +236,17 @@ async def modify_security_group_rules(ctx: Context, input: Input) -> Output:
 async def _modified(
     ctx: Context, group: SecurityGroup, rule: Permission, request: Mapping[str, Any]
 ) -> Permission:
-    if request.get("PrefixListId"):
-        raise permissions.no_prefix_list(request["PrefixListId"])
     readers: dict[str, tuple[str, Callable[[str], str]]] = {
         "CidrIpv4": ("cidr", permissions.cidr),
         "CidrIpv6": ("cidr6", permissions.cidr6),
+        "PrefixListId": ("prefix_list", str),
         "ReferencedGroupId": ("group", str),
     }
     peers = {field: read(request[name]) for name, (field, read) in readers.items() if request.get(name)}
     if len(peers) != 1:
-        raise invalid_combination("A security group rule has exactly one of a CIDR block or a group.")
+        raise invalid_combination(
+            "A security group rule has exactly one of a CIDR block, a prefix list or a group."
+        )
     protocol, from_port, to_port = permissions.traffic(
         request.get("IpProtocol"), request.get("FromPort"), request.get("ToPort")
     )
@@ -239,7 +260,7 @@ async def _modified(
         tags=rule.tags,
         **peers,
     )
-    return await _with_group(ctx, group, modified)
+    return await _with_peer(ctx, group, modified)
 
 
 def _describe_rules(egress: bool) -> Handler:

@@ -9,7 +9,7 @@ from typing import Any
 from gureum.errors import ApiError
 from gureum.resources import NetworkInterface, Permission, SecurityGroup
 from gureum.services.ec2 import limits, lookup
-from gureum.services.ec2.defaults import GROUP_NAME, default_vpc
+from gureum.services.ec2.defaults import GROUP_NAME, default_vpc, everything_out
 from gureum.services.ec2.faults import dependency_violation, invalid_value, missing
 from gureum.services.ec2.filters import Filters
 from gureum.services.ec2.listing import Listing
@@ -102,12 +102,13 @@ async def create_security_group(ctx: Context, input: Input) -> Output:
     if name == GROUP_NAME:
         raise invalid_value(f"Cannot use reserved security group name: {name}")
     if input.get("VpcId"):
-        vpc = (await lookup.one(ctx, lookup.VPC, input["VpcId"])).id
+        network = await lookup.one(ctx, lookup.VPC, input["VpcId"])
     else:
         default = await default_vpc(ctx.tx, ctx.caller.account)
         if default is None:
             raise ApiError("VPCIdNotSpecified", "No default VPC for this user.")
-        vpc = default.id
+        network = default
+    vpc = network.id
     if await ctx.tx.count(SecurityGroup, account=ctx.caller.account, vpc=vpc, name=name):
         raise ApiError(
             "InvalidGroup.Duplicate", f"The security group '{name}' already exists for VPC '{vpc}'"
@@ -117,7 +118,8 @@ async def create_security_group(ctx: Context, input: Input) -> Output:
             "SecurityGroupLimitExceeded",
             f"The maximum number of security groups for VPC '{vpc}' has been reached.",
         )
-    everything_out = Permission(id=ctx.env.new_id("sgr"), egress=True, protocol="-1", cidr="0.0.0.0/0")
+    everywhere = ("0.0.0.0/0", "::/0") if network.cidrs6 else ("0.0.0.0/0",)
+    rules = tuple([everything_out(ctx.env, cidr) for cidr in everywhere])
     group = await ctx.tx.put(
         SecurityGroup(
             id=ctx.env.new_id("sg"),
@@ -126,7 +128,7 @@ async def create_security_group(ctx: Context, input: Input) -> Output:
             name=name,
             description=description,
             vpc=vpc,
-            rules=(everything_out,),
+            rules=rules,
         )
     )
     return {

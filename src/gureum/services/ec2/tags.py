@@ -22,16 +22,25 @@ RULE_TYPE = "security-group-rule"
 SCAN = 1000
 
 NOUNS: dict[str, Noun[Any]] = {
+    "dhcp-options": lookup.DHCP_OPTIONS,
     "elastic-ip": lookup.ADDRESS,
     "image": lookup.IMAGE,
     "instance": lookup.INSTANCE,
+    "internet-gateway": lookup.INTERNET_GATEWAY,
     "key-pair": lookup.KEY_PAIR,
+    "natgateway": lookup.NAT_GATEWAY,
+    "network-acl": lookup.NETWORK_ACL,
     "network-interface": lookup.INTERFACE,
+    "prefix-list": lookup.PREFIX_LIST,
+    "route-table": lookup.ROUTE_TABLE,
     "security-group": lookup.GROUP,
     "snapshot": lookup.SNAPSHOT,
     "subnet": lookup.SUBNET,
     "volume": lookup.VOLUME,
     "vpc": lookup.VPC,
+    "vpc-endpoint": lookup.VPC_ENDPOINT,
+    "vpc-flow-log": lookup.FLOW_LOG,
+    "vpc-peering-connection": lookup.PEERING,
 }
 TYPES = sorted([*NOUNS, RULE_TYPE])
 _BY_PREFIX = {noun.prefix: noun for noun in NOUNS.values()}

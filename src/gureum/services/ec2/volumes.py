@@ -212,6 +212,10 @@ async def modify_volume(ctx: Context, input: Input) -> Output:
                 original_type=volume.type,
                 original_iops=volume.iops,
                 original_throughput=volume.throughput,
+                target_size_bytes=max(disk.size_bytes, volume.size_bytes),
+                target_type=disk.type,
+                target_iops=disk.iops,
+                target_throughput=disk.throughput,
             ),
         )
     )
@@ -248,15 +252,17 @@ def _modification_item(volume: Volume) -> dict[str, Any]:
     modification = volume.modification
     assert modification is not None
     before = gib(modification.original_size_bytes)
-    after = gib(volume.size_bytes)
+    # The first version did not keep targets apart from what the volume became.
+    after = gib(modification.target_size_bytes or volume.size_bytes)
+    type = modification.target_type or volume.type
     return {
         "VolumeId": volume.id,
         "ModificationState": modification.state,
         "StatusMessage": modification.message or None,
         "TargetSize": after,
-        "TargetIops": shown_iops(volume.type, after, volume.iops),
-        "TargetVolumeType": volume.type,
-        "TargetThroughput": shown_throughput(volume.type, volume.throughput),
+        "TargetIops": shown_iops(type, after, modification.target_iops),
+        "TargetVolumeType": type,
+        "TargetThroughput": shown_throughput(type, modification.target_throughput),
         "TargetMultiAttachEnabled": False,
         "OriginalSize": before,
         "OriginalIops": shown_iops(modification.original_type, before, modification.original_iops),
@@ -327,9 +333,20 @@ def _status_item(ctx: Context, volume: Volume) -> dict[str, Any]:
         "AvailabilityZone": volume.zone,
         "AvailabilityZoneId": zone_ids(ctx.cloud).get(volume.zone),
         "Actions": [],
-        "Events": [],
+        "Events": [_failure_event(volume)] if volume.message else [],
         "VolumeStatus": {"Status": status, "Details": [{"Name": "io-enabled", "Status": detail}]},
         "AttachmentStatuses": [attached] if attached else [],
+    }
+
+
+def _failure_event(volume: Volume) -> dict[str, Any]:
+    """Why the volume failed. EC2 has no other place for words about a volume."""
+    return {
+        "EventId": f"evol-{volume.id.partition('-')[2]}",
+        "EventType": "io-enabled:failed",
+        "Description": volume.message,
+        "NotBefore": volume.created,
+        "InstanceId": volume.instance,
     }
 
 

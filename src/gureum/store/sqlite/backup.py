@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from gureum.errors import StoreError, StoreFull
+from gureum.files import sync
 from gureum.store.sqlite import queries
 from gureum.store.sqlite.connection import connect, explained
 
@@ -43,11 +44,3 @@ def back_up_file(source: str, target: Path) -> None:
         back_up(connection, source, target)
     finally:
         connection.close()
-
-
-def sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

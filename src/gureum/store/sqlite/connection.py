@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from gureum.errors import StoreError, StoreFull
+from gureum.files import sync
 from gureum.resources import KINDS
 from gureum.store import codec, migrations
 from gureum.store.sqlite import queries
@@ -117,6 +118,7 @@ def open_writer(path: str) -> sqlite3.Connection:
             pass
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}; check the state directory") from error
+        flush_found(path)
     with explained(path, writing=True):
         connection = connect(path, "rwc", ())
         try:
@@ -129,6 +131,16 @@ def open_writer(path: str) -> sqlite3.Connection:
             connection.close()
             raise
     return connection
+
+
+def flush_found(path: str) -> None:
+    """What a killed process had committed and not flushed is found, and believed: make it durable first."""
+    try:
+        for found in (Path(path + "-wal"), Path(path).absolute().parent):
+            if found.exists():
+                sync(found)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}; look for disk errors in the kernel's log") from error
 
 
 def check_schema(connection: sqlite3.Connection, path: str) -> int:

@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from gureum.errors import Conflict, StoreError
+from gureum.errors import Conflict, StoreError, StoreFull
 from gureum.resources import KINDS
 from gureum.store import migrations
 from gureum.store.base import Change, Reader, Transaction
@@ -36,6 +36,7 @@ from gureum.store.sqlite.connection import (
     number,
 )
 from gureum.store.sqlite.readers import FileReaders, MemoryReaders, Readers
+from gureum.store.sqlite.reserve import Reserve
 from gureum.store.sqlite.view import Horizon, View, WriteView
 from gureum.store.sqlite.writer import TOMBSTONES_KEPT, Writer, Writes
 
@@ -62,8 +63,10 @@ class SqliteStore:
         cache: RecordCache,
         horizon: Horizon,
         executor: ThreadPoolExecutor | None,
+        reserve: Reserve | None = None,
     ) -> None:
         self._path = path
+        self._reserve = reserve
         self._lock = lock
         self._writer = writer
         self._readers = readers
@@ -86,12 +89,14 @@ class SqliteStore:
         threaded: bool = True,
         readonly: bool = False,
         tombstones_kept: int = TOMBSTONES_KEPT,
+        reserve_bytes: int = 0,
     ) -> SqliteStore:
         """Open the store at ``path`` (":memory:": a new one in memory), bringing its schema up to date.
 
         One process at a time may have it open for writing; ``readonly`` is for tools that look at it beside
         that process. ``threaded`` commits in a thread of its own, so that the event loop does not wait for
-        the disk; without it nothing here depends on threads or time. Raises StoreError, saying what to do.
+        the disk; without it nothing here depends on threads or time. ``reserve_bytes`` of the disk are kept
+        for transactions that free space. Raises StoreError, saying what to do.
         """
         path = os.fspath(path)
         cache = RecordCache()
@@ -108,13 +113,14 @@ class SqliteStore:
         lock = FileLock(path)
         try:
             writer = Writer(path, tombstones_kept=tombstones_kept)
+            reserve = Reserve(path + ".reserve", reserve_bytes) if reserve_bytes else None
         except BaseException:
             lock.release()
             raise
         horizon = Horizon(writer.revision)
         executor = ThreadPoolExecutor(1, "gureum-store") if threaded else None
         files = FileReaders(path, cache, horizon, breathe=threaded)
-        return cls(path, lock, writer, files, cache, horizon, executor)
+        return cls(path, lock, writer, files, cache, horizon, executor, reserve)
 
     @property
     def revision(self) -> int:
@@ -130,7 +136,7 @@ class SqliteStore:
             finally:
                 self._readers.release(view)
 
-    async def transact(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+    async def transact(self, work: Callable[[Transaction], Awaitable[T]], *, frees: bool = False) -> T:
         if self._turn_of is not None and self._turn_of is asyncio.current_task():
             raise StoreError("a transaction inside a transaction would wait for itself")
         if self._writers >= WRITERS_MAX:
@@ -139,12 +145,15 @@ class SqliteStore:
         try:
             for attempt in range(1, ATTEMPTS_MAX + 1):
                 try:
-                    return await self._attempt(work)
+                    return await self._attempt(work, frees)
                 except Superseded as error:
                     if attempt == ATTEMPTS_MAX:
                         raise error.cause from error
                 except Conflict:
                     if attempt == ATTEMPTS_MAX:
+                        raise
+                except StoreFull:
+                    if attempt == ATTEMPTS_MAX or not frees or not self._release():
                         raise
             raise AssertionError("unreachable")
         finally:
@@ -205,10 +214,23 @@ class SqliteStore:
             self._executor.shutdown()
         if self._writer is not None:
             self._writer.close()
+        if self._reserve is not None:
+            self._reserve.close()
         if self._lock is not None:
             self._lock.release()
 
-    async def _attempt(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+    def _release(self) -> bool:
+        return self._reserve is not None and self._reserve.release()
+
+    def _check_room(self) -> None:
+        """While the reserve is in use, others wait until the disk has room for it again."""
+        if self._reserve is not None and not self._reserve.whole and not self._reserve.fill():
+            raise StoreFull(
+                f"{self._path}: nothing was committed: its disk is full, and only what makes room there is"
+                " done; free some space on its disk"
+            )
+
+    async def _attempt(self, work: Callable[[Transaction], Awaitable[T]], frees: bool) -> T:
         self._check_open()
         committer = self._committer
         if committer is None:
@@ -219,6 +241,8 @@ class SqliteStore:
                 committer.begin(view)
                 result = await self._bounded(work(view))
                 self._check_open()
+                if view.writes and not frees:
+                    self._check_room()
                 commit = committer.submit(view)
             finally:
                 self._readers.release(view)

@@ -165,15 +165,11 @@ async def test_associate_needs_the_private_address(rig: Rig) -> None:
     )
 
 
-@pytest.mark.parametrize("by", ["association", "public_ip"])
-async def test_disassociate(rig: Rig, by: str) -> None:
+async def test_disassociate(rig: Rig) -> None:
     instance, id = await rig.running(), await allocated(rig)
     association = (await rig.call("AssociateAddress", AllocationId=id, InstanceId=instance))["AssociationId"]
     address = await rig.get(Address, id)
-    if by == "association":
-        await rig.call("DisassociateAddress", AssociationId=association)
-    else:
-        await rig.call("DisassociateAddress", PublicIp=address.public_ip)
+    await rig.call("DisassociateAddress", AssociationId=association)
     interface = await interface_of(rig, instance)
     assert interface.address == ""
     assert interface.public_ip not in ("", address.public_ip)
@@ -183,8 +179,8 @@ async def test_disassociate(rig: Rig, by: str) -> None:
 
 async def test_disassociate_from_a_stopped_instance(rig: Rig) -> None:
     instance, id = await rig.stopped(), await allocated(rig)
-    await rig.call("AssociateAddress", AllocationId=id, InstanceId=instance)
-    await rig.call("DisassociateAddress", PublicIp=(await rig.get(Address, id)).public_ip)
+    answer = await rig.call("AssociateAddress", AllocationId=id, InstanceId=instance)
+    await rig.call("DisassociateAddress", AssociationId=answer["AssociationId"])
     assert (await interface_of(rig, instance)).public_ip == ""
 
 
@@ -204,9 +200,25 @@ async def test_release(rig: Rig) -> None:
     message = await rig.fails("InvalidIPAddress.InUse", "ReleaseAddress", AllocationId=id)
     assert message == f"Address {address.public_ip} is in use."
     await rig.call("DisassociateAddress", AssociationId=address.association)
-    assert await rig.call("ReleaseAddress", PublicIp=address.public_ip) == {}
+    assert await rig.call("ReleaseAddress", AllocationId=id) == {}
     await rig.fails("InvalidAllocationID.NotFound", "ReleaseAddress", AllocationId=id)
     await rig.fails("MissingParameter", "ReleaseAddress")
+
+
+async def test_the_number_of_a_vpc_address_is_not_enough(rig: Rig) -> None:
+    instance, id = await rig.running(), await allocated(rig)
+    number = {"PublicIp": (await rig.get(Address, id)).public_ip}
+    message = await rig.fails("InvalidParameterValue", "ReleaseAddress", **number)
+    assert message == "You must specify an allocation id when releasing a VPC elastic IP address"
+    message = await rig.fails("InvalidParameterValue", "DisassociateAddress", **number)
+    assert message == "You must specify an association id when unmapping an address from a VPC instance"
+    message = await rig.fails(
+        "InvalidParameterCombination", "AssociateAddress", InstanceId=instance, **number
+    )
+    assert message == "You must specify an allocation id when mapping an address to a VPC instance"
+    for operation in ("ReleaseAddress", "DisassociateAddress"):
+        await rig.fails("InvalidAddress.NotFound", operation, PublicIp="198.18.0.250")
+        await rig.fails("InvalidParameterValue", operation, PublicIp="198.18.0")
 
 
 async def test_describe(rig: Rig) -> None:

@@ -337,12 +337,3 @@ async def test_status_filters_by_state(rig: Rig) -> None:
     found = await status(rig, IncludeAllInstances=True, Filters=filters)
     assert [each["InstanceId"] for each in found] == [stopped]
     assert await status(rig, Filters=filters) == []
-
-
-async def test_credits_of_burstable_instances(rig: Rig) -> None:
-    burstable, fixed = await rig.running(), await rig.running(InstanceType="m5.large")
-    answer = await rig.call("DescribeInstanceCreditSpecifications")
-    shown = [{"InstanceId": burstable, "CpuCredits": "unlimited"}]
-    assert answer["InstanceCreditSpecifications"] == shown
-    answer = await rig.call("DescribeInstanceCreditSpecifications", InstanceIds=[burstable, fixed])
-    assert answer["InstanceCreditSpecifications"] == shown

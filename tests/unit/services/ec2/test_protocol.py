@@ -56,6 +56,7 @@ PROMISED = {
     "GetConsoleOutput",
     "ImportKeyPair",
     "ModifyInstanceAttribute",
+    "ModifyInstanceCreditSpecification",
     "ModifyInstanceMetadataOptions",
     "ModifySecurityGroupRules",
     "ModifyVolume",

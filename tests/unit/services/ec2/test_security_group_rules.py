@@ -102,12 +102,18 @@ TCP = {"IpProtocol": "tcp", "FromPort": 1, "ToPort": 2}
         ("InvalidParameterValue", {**TCP, "IpRanges": [{"CidrIp": "10.0.0.0/33"}]}),
         ("InvalidParameterValue", {**TCP, "Ipv6Ranges": [{"CidrIpv6": "10.0.0.0/8"}]}),
         ("InvalidParameterValue", {**TCP, "IpRanges": [{"CidrIp": "10.0.0.0/8", "Description": "<b>"}]}),
-        ("InvalidPrefixListID.NotFound", {**TCP, "PrefixListIds": [{"PrefixListId": "pl-1"}]}),
+        (
+            "InvalidPrefixListID.NotFound",
+            {**TCP, "PrefixListIds": [{"PrefixListId": "pl-0123456789abcdef0"}]},
+        ),
         ("InvalidGroup.NotFound", {**TCP, "UserIdGroupPairs": [{"GroupId": "sg-00000001"}]}),
         ("InvalidGroup.NotFound", {**TCP, "UserIdGroupPairs": [{"GroupName": "db"}]}),
         (
             "InvalidVpcPeeringConnectionID.NotFound",
-            {**TCP, "UserIdGroupPairs": [{"GroupId": "sg-1", "VpcPeeringConnectionId": "pcx-1"}]},
+            {
+                **TCP,
+                "UserIdGroupPairs": [{"GroupId": "sg-1", "VpcPeeringConnectionId": "pcx-0123456789abcdef0"}],
+            },
         ),
         ("MissingParameter", {**TCP}),
         ("MissingParameter", {**TCP, "UserIdGroupPairs": [{}]}),
@@ -289,7 +295,11 @@ async def test_modify(rig: Rig, group: str) -> None:
     assert after["ReferencedGroupInfo"]["GroupId"] == group
     both = update(CidrIpv4="10.0.0.0/8", CidrIpv6="::/0")
     await rig.fails("InvalidParameterCombination", "ModifySecurityGroupRules", **both)
-    await rig.fails("InvalidPrefixListID.NotFound", "ModifySecurityGroupRules", **update(PrefixListId="pl-1"))
+    await rig.fails(
+        "InvalidPrefixListID.NotFound",
+        "ModifySecurityGroupRules",
+        **update(PrefixListId="pl-0123456789abcdef0"),
+    )
     await rig.call("AuthorizeSecurityGroupIngress", GroupId=group, IpPermissions=[SSH])
     same = update(CidrIpv4="0.0.0.0/0", FromPort=22, ToPort=22)
     await rig.fails("InvalidPermission.Duplicate", "ModifySecurityGroupRules", **same)

@@ -59,6 +59,15 @@ async def test_names_are_unique_in_a_vpc(rig: Rig) -> None:
     await rig.call("CreateSecurityGroup", **WEB, VpcId="vpc-00000000000000009")
 
 
+async def test_a_group_of_a_vpc_with_ipv6_lets_that_out_too(rig: Rig) -> None:
+    answer = await rig.call("CreateVpc", CidrBlock="10.0.0.0/16", AmazonProvidedIpv6CidrBlock=True)
+    made = await rig.call(
+        "CreateSecurityGroup", GroupName="six", Description="x", VpcId=answer["Vpc"]["VpcId"]
+    )
+    group = await rig.get(SecurityGroup, made["GroupId"])
+    assert [(rule.cidr, rule.cidr6) for rule in group.rules] == [("0.0.0.0/0", ""), ("", "::/0")]
+
+
 async def test_create_without_a_default_vpc(empty: Rig) -> None:
     await empty.fails("VPCIdNotSpecified", "CreateSecurityGroup", **WEB)
 

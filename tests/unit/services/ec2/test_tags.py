@@ -3,8 +3,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.loaders import Loader
 
-from gureum.resources import Instance, SecurityGroup, Subnet, Vpc
+from gureum.resources import (
+    DhcpOptions,
+    Instance,
+    NetworkAcl,
+    PrefixList,
+    RouteTable,
+    SecurityGroup,
+    Subnet,
+    Vpc,
+)
+from gureum.services.ec2 import lookup, tags
 
 if TYPE_CHECKING:
     from ..conftest import Rig
@@ -144,3 +155,30 @@ async def test_pages(rig: Rig) -> None:
         token = {"NextToken": answer.get("NextToken", "")}
     assert seen == everything
     assert token == {"NextToken": ""}
+
+
+def test_every_kind_can_have_tags() -> None:
+    nouns = [value for value in vars(lookup).values() if isinstance(value, lookup.Noun)]
+    assert {noun.prefix for noun in nouns} == {noun.prefix for noun in tags.NOUNS.values()}
+    model = Loader().load_service_model("ec2", "service-2")
+    assert set(tags.TYPES) <= set(model["shapes"]["ResourceType"]["enum"])
+
+
+async def test_tags_of_what_is_in_a_vpc(rig: Rig) -> None:
+    vpc = (await rig.call("CreateVpc", CidrBlock="10.0.0.0/16"))["Vpc"]["VpcId"]
+    [table] = await rig.find(RouteTable, vpc=vpc)
+    [acl] = await rig.find(NetworkAcl, vpc=vpc)
+    [options] = await rig.find(DhcpOptions)
+    gateway = (await rig.call("CreateInternetGateway"))["InternetGateway"]["InternetGatewayId"]
+    kinds = {
+        vpc: "vpc",
+        table.id: "route-table",
+        acl.id: "network-acl",
+        options.id: "dhcp-options",
+        gateway: "internet-gateway",
+    }
+    await rig.call("CreateTags", Resources=list(kinds), Tags=pairs(Name="x"))
+    shown = (await rig.call("DescribeTags"))["Tags"]
+    assert {tag["ResourceId"]: tag["ResourceType"] for tag in shown} == kinds
+    [system] = await rig.find(PrefixList, name="com.amazonaws.us-east-1.s3")
+    await rig.fails("UnauthorizedOperation", "CreateTags", Resources=[system.id], Tags=pairs(Name="x"))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 NOBODY = "vol-0123456789abcdef0"
 GIB = 1 << 30
 BASE = {"AvailabilityZone": "us-east-1a"}
+GP3 = {**BASE, "VolumeType": "gp3"}
 
 
 async def test_create(rig: Rig) -> None:
@@ -20,20 +21,22 @@ async def test_create(rig: Rig) -> None:
     shown = await rig.call("CreateVolume", **BASE, Size=2, TagSpecifications=tags)
     volume = await rig.get(Volume, shown["VolumeId"])
     assert volume.state is VolumeState.creating
-    assert (volume.size_bytes, volume.type, volume.zone) == (2 * GIB, "gp3", "us-east-1a")
+    assert (volume.size_bytes, volume.type, volume.zone) == (2 * GIB, "gp2", "us-east-1a")
     assert (volume.iops, volume.throughput, volume.host, volume.source) == (0, 0, None, "")
     assert shown["State"] == "creating"
-    assert (shown["Iops"], shown["Throughput"]) == (3000, 125)
+    assert shown["Iops"] == 100
+    assert "Throughput" not in shown
     assert shown["Tags"] == [{"Key": "a", "Value": "b"}]
 
 
 async def test_bounds_are_inclusive(rig: Rig) -> None:
     for input in (
         {"Size": 10, "VolumeType": "io1", "Iops": 500},
-        {"Size": 200, "Iops": 80000, "Throughput": 2000},
-        {"Size": 1, "Iops": 3000, "Throughput": 750},
+        {"Size": 200, "VolumeType": "gp3", "Iops": 80000, "Throughput": 2000},
+        {"Size": 1, "VolumeType": "gp3", "Iops": 3000, "Throughput": 750},
         {"Size": 125, "VolumeType": "st1"},
-        {"Size": 65536},
+        {"Size": 16384},
+        {"Size": 65536, "VolumeType": "gp3"},
     ):
         await rig.call("CreateVolume", **BASE, **input)
 
@@ -75,16 +78,17 @@ async def test_create_from_a_pending_snapshot(rig: Rig) -> None:
         ("InvalidParameterValue", {"AvailabilityZoneId": "mars", "Size": 1}),
         ("InvalidParameterValue", {**BASE, "AvailabilityZoneId": "use1-az1", "Size": 1}),
         ("InvalidParameterValue", {**BASE, "Size": 0}),
-        ("InvalidParameterValue", {**BASE, "Size": 65537}),
+        ("InvalidParameterValue", {**BASE, "Size": 16385}),
+        ("InvalidParameterValue", {**GP3, "Size": 65537}),
         ("InvalidParameterValue", {**BASE, "Size": 1, "VolumeType": "gp9"}),
         ("InvalidParameterValue", {**BASE, "Size": 124, "VolumeType": "st1"}),
-        ("InvalidParameterValue", {**BASE, "Size": 100, "Iops": 2999}),
-        ("InvalidParameterValue", {**BASE, "Size": 10, "Iops": 6000}),
-        ("InvalidParameterValue", {**BASE, "Size": 500, "Iops": 80001}),
+        ("InvalidParameterValue", {**GP3, "Size": 100, "Iops": 2999}),
+        ("InvalidParameterValue", {**GP3, "Size": 10, "Iops": 6000}),
+        ("InvalidParameterValue", {**GP3, "Size": 500, "Iops": 80001}),
         ("InvalidParameterValue", {**BASE, "Size": 10, "VolumeType": "io1", "Iops": 501}),
-        ("InvalidParameterValue", {**BASE, "Size": 10, "Throughput": 124}),
-        ("InvalidParameterValue", {**BASE, "Size": 10, "Throughput": 2001}),
-        ("InvalidParameterValue", {**BASE, "Size": 10, "Throughput": 1000}),
+        ("InvalidParameterValue", {**GP3, "Size": 10, "Throughput": 124}),
+        ("InvalidParameterValue", {**GP3, "Size": 10, "Throughput": 2001}),
+        ("InvalidParameterValue", {**GP3, "Size": 10, "Throughput": 1000}),
         ("InvalidParameterCombination", {**BASE, "Size": 10, "VolumeType": "gp2", "Iops": 100}),
         ("InvalidParameterCombination", {**BASE, "Size": 10, "VolumeType": "gp2", "Throughput": 125}),
         ("UnsupportedOperation", {**BASE, "Size": 1, "Encrypted": True}),
@@ -241,8 +245,11 @@ async def test_modifications_are_listed(rig: Rig) -> None:
 async def test_status(rig: Rig) -> None:
     good = await rig.volume()
     bad = await rig.volume()
-    await rig.change(Volume, bad, state=VolumeState.error)
+    await rig.change(Volume, bad, state=VolumeState.error, message="the pool is full")
     answer = await rig.call("DescribeVolumeStatus", VolumeIds=[good, bad])
+    none, [event] = [each["Events"] for each in answer["VolumeStatuses"]]
+    assert none == []
+    assert (event["Description"], event["EventType"]) == ("the pool is full", "io-enabled:failed")
     assert [each["VolumeStatus"]["Status"] for each in answer["VolumeStatuses"]] == ["ok", "impaired"]
     filters = [{"Name": "volume-status.status", "Values": ["impaired"]}]
     answer = await rig.call("DescribeVolumeStatus", Filters=filters)

@@ -96,7 +96,10 @@ async def test_a_changed_index_is_rebuilt(tmp_path: Path, monkeypatch: pytest.Mo
         assert await reader.count(Vpc, account="a") == 50
     await store.close()
     with sqlite3.connect(tmp_path / "store.db") as shell:
-        assert shell.execute("SELECT DISTINCT field FROM entries").fetchall() == [("account",)]
+        assert shell.execute("SELECT DISTINCT field FROM entries").fetchall() == [
+            ("account",),
+            ("dhcp_options",),
+        ]
     shell.close()
 
 

@@ -1,0 +1,174 @@
+"""`gureum host ...`: the hosts of a cloud, by its Fleet API; and joining the cloud of another machine."""
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gureum.cli.commands import COMMANDS
+from gureum.cli.options import MARKUP, AsJson, StateDir, attend, cloud_at
+from gureum.cli.output import USAGE, CliError, human_bytes, note, show_json, table
+
+app = typer.Typer(help=COMMANDS["host"].help, no_args_is_help=True, rich_markup_mode=MARKUP)
+
+Host = Annotated[str, typer.Argument(metavar="HOST", help="A host's name, as `gureum host list` shows it.")]
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def seconds(text: str) -> int:
+    """30m, 1h, 7d, or a number of seconds. Raises CliError."""
+    found = re.fullmatch(r"(\d+)([smhd]?)", text)
+    if not found:
+        raise CliError(f"{text!r} is no time", "for example: --ttl 30m, --ttl 1h, --ttl 7d", exit_code=USAGE)
+    return int(found[1]) * UNITS[found[2] or "s"]
+
+
+def call(state_dir: Path | None, operation: str, **parameters: Any) -> dict[str, Any]:
+    from gureum.cli import api
+
+    answer = api.call(cloud_at(state_dir), "fleet", operation, **parameters)
+    answer.pop("ResponseMetadata", None)
+    return answer
+
+
+def show(value: dict[str, Any]) -> None:
+    """As JSON, with times as AWS's command line writes them."""
+    import json
+
+    show_json(json.loads(json.dumps(value, default=lambda time: time.isoformat())))
+
+
+@app.command("list", help="List the hosts of a running cloud.")
+def list_hosts(state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    hosts: list[dict[str, Any]] = []
+    parameters: dict[str, Any] = {}
+    while True:
+        page = call(state_dir, "describe_hosts", **parameters)
+        hosts += page["Hosts"]
+        if "NextToken" not in page:
+            break
+        parameters["NextToken"] = page["NextToken"]
+    if as_json:
+        show({"Hosts": hosts})
+        return
+    header = ("host", "state", "zone", "address", "cpus", "memory", "disk free", "instances", "volumes", "")
+    print(table(header, [row(host) for host in hosts]))
+
+
+def row(host: dict[str, Any]) -> tuple[object, ...]:
+    state = "revoked" if host.get("Certificate", {}).get("Revoked") else host["State"]
+    remarks = ["draining"] if host["Draining"] else []
+    certificate = host.get("Certificate")
+    if certificate and not certificate["Revoked"]:
+        days = (certificate["Expires"] - datetime.now(UTC)).days
+        remarks.append(f"certificate for {days} days")
+    return (
+        host["HostId"],
+        state,
+        host.get("Zone", "all"),
+        host.get("Address", "-"),
+        host["Cpus"],
+        human_bytes(host["MemoryBytes"]),
+        human_bytes(host["PoolFreeBytes"]),
+        len(host["InstanceIds"]),
+        len(host["VolumeIds"]),
+        ", ".join(remarks),
+    )
+
+
+@app.command("token", help="Make a token with which one other machine can join, once.")
+def token(
+    zone: Annotated[
+        str | None, typer.Option(help="Its zone. Default: the one with the fewest hosts.", show_default=False)
+    ] = None,
+    ttl: Annotated[str, typer.Option(help="For how long it can be used: 30m, 1h, 7d.")] = "1h",
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    wanted: dict[str, Any] = {"TtlSeconds": seconds(ttl)}
+    if zone:
+        wanted["Zone"] = zone
+    made = call(state_dir, "create_host_token", **wanted)
+    if as_json:
+        show(made)
+        return
+    print(made["Token"])
+    note(
+        f"good for one machine in {made['Zone']}, until {made['Expires']:%Y-%m-%d %H:%M} UTC; there, as root:"
+    )
+    note(f"  gureum host join {made['Url']} --token TOKEN")
+
+
+@app.command("drain", help="Let a host take no more instances.")
+def drain(host: Host, state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    changed = call(state_dir, "drain_host", HostId=host)["Host"]
+    if as_json:
+        show(changed)
+        return
+    left = [*changed["InstanceIds"], *changed["VolumeIds"], *changed["SnapshotIds"]]
+    print(f"{host} takes no more instances")
+    if left:
+        print(f"still there: {', '.join(left)}")
+
+
+@app.command("activate", help="Let a drained host take instances again.")
+def activate(host: Host, state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    changed = call(state_dir, "activate_host", HostId=host)["Host"]
+    if as_json:
+        show(changed)
+    else:
+        print(f"{host} takes instances")
+
+
+@app.command("remove", help="Remove a drained, empty host from the cloud.")
+def remove(host: Host, state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    call(state_dir, "remove_host", HostId=host)
+    if as_json:
+        show({"HostId": host})
+    else:
+        print(f"{host} is removed")
+
+
+@app.command("revoke", help="Refuse a machine that joined from now on, and end its connection.")
+def revoke(host: Host, state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    changed = call(state_dir, "revoke_host", HostId=host)["Host"]
+    if as_json:
+        show(changed)
+    else:
+        print(f"{host} is refused from now on; what is on it stays known until it is removed")
+
+
+@app.command("join", help="Make this machine a host of the cloud at URL.")
+def join(
+    url: Annotated[str, typer.Argument(metavar="URL", help="ADDRESS:PORT, as `gureum host token` says.")],
+    secret: Annotated[str, typer.Option("--token", help="From `gureum host token`.", envvar="GUREUM_TOKEN")],
+    name: Annotated[
+        str | None, typer.Option(help="Its name in the cloud. Default: this machine's.", show_default=False)
+    ] = None,
+    uplink: Annotated[
+        str | None,
+        typer.Option(
+            help="The device towards the other hosts. Default: the one that leads to URL.", show_default=False
+        ),
+    ] = None,
+    zone: Annotated[
+        str | None, typer.Option(help="Only if the token is for this zone.", show_default=False)
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return once the agent runs.")] = False,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    from gureum.cli.cloud import require_root
+    from gureum.cli.join import join as join_cloud
+
+    require_root()
+    cloud = cloud_at(state_dir)
+    joined = join_cloud(cloud, url, secret, name=name, uplink=uplink, zone=zone, progress=note)
+    if as_json:
+        show_json(joined)
+    else:
+        print(f"{joined['host']} in {joined['zone']} of cloud {joined['cloud']}, by {joined['uplink']}")
+    if not detach:
+        attend(cloud.state_dir)

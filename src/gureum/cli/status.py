@@ -1,0 +1,101 @@
+"""`gureum status`: the processes of a cloud, or of a host of another machine's cloud, and what it runs."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from gureum.cli import api
+from gureum.cli.cloud import Cloud, Process
+from gureum.cli.config import JoinedConfig
+from gureum.cli.output import NOT_RUNNING, CliError, show_json, table
+
+
+def run(cloud: Cloud, *, as_json: bool) -> int:
+    """Prints it. Returns the exit code."""
+    joined = cloud.joined()
+    return show_cloud(cloud, as_json=as_json) if joined is None else show_host(cloud, joined, as_json=as_json)
+
+
+def show_cloud(cloud: Cloud, *, as_json: bool) -> int:
+    config = cloud.config()
+    processes = cloud.processes()
+    answers = any(process.name == "manager" and process.is_ready for process in processes)
+    trouble = ""
+    counts: dict[str, int] | None = None
+    failed: dict[str, str] = {}
+    if answers:
+        try:
+            counts = api.instances_by_state(cloud)
+            failed = api.failed(cloud)
+        except CliError as error:
+            trouble = error.message
+    guests = cloud.guests()
+    if as_json:
+        show_json(
+            {
+                "name": config.name,
+                "state_dir": str(cloud.state_dir),
+                "endpoint": config.endpoint,
+                "region": config.region,
+                "account_id": config.account_id,
+                "hosts": config.hosts,
+                "agents_url": config.agents_url,
+                "processes": msgspec.to_builtins(processes),
+                "instances": counts,
+                "failed": failed,
+                "guests_running": guests,
+                "trouble": trouble,
+            }
+        )
+    else:
+        print(f"cloud {config.name}  {config.endpoint}  {config.region}  account {config.account_id}")
+        print(f"state in {cloud.state_dir}\n")
+        print(process_table(processes))
+        said = ", ".join(f"{count} {state}" for state, count in (counts or {}).items()) or "none"
+        print(f"\ninstances: {said if counts is not None else trouble or 'unknown, the cloud does not run'}")
+        print(f"guest processes on this machine: {len(guests)}")
+        for id, reason in failed.items():
+            print(f"failed: {id}: {reason or 'no reason is known'}")
+    return 0 if answers and not trouble else NOT_RUNNING
+
+
+def show_host(cloud: Cloud, joined: JoinedConfig, *, as_json: bool) -> int:
+    processes = cloud.processes()
+    guests = cloud.guests()
+    runs = all(process.is_ready for process in processes)
+    expires = datetime.fromtimestamp(joined.expires, UTC)
+    if as_json:
+        show_json(
+            {
+                "cloud": joined.cloud,
+                "host": joined.host,
+                "zone": joined.zone,
+                "manager": joined.manager,
+                "uplink": joined.uplink,
+                "state_dir": str(cloud.state_dir),
+                "certificate_expires": expires.isoformat(),
+                "processes": msgspec.to_builtins(processes),
+                "guests_running": guests,
+            }
+        )
+    else:
+        print(f"host {joined.host} of cloud {joined.cloud}  {joined.zone}  manager {joined.manager}")
+        print(f"state in {cloud.state_dir}  certificate until {expires:%Y-%m-%d %H:%M} UTC\n")
+        print(process_table(processes))
+        print(f"\nguest processes on this machine: {len(guests)}")
+    return 0 if runs else NOT_RUNNING
+
+
+def process_table(processes: Sequence[Process]) -> str:
+    rows = [
+        (
+            process.name,
+            process.pid or "-",
+            f"{process.rss_kib / 1024:.1f} MiB" if process.rss_kib else "-",
+            "ready" if process.is_ready else "starting" if process.pid else "not running",
+            f"{process.restarts} restarts, last: {process.last_end}" if process.restarts else "",
+        )
+        for process in processes
+    ]
+    return table(("process", "pid", "rss", "state", ""), rows)

@@ -1,0 +1,252 @@
+"""Hosts of other machines: who may join, who may speak, and the images that they fetch.
+
+What a certificate says was verified by TLS. Here it is looked up: only certificates that the store has, and
+has not as revoked, are accepted; a link ends when its certificate is not accepted any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from gureum.env import Env
+from gureum.errors import TransportError
+from gureum.resources import Host, HostCertificate, HostToken, Image
+from gureum.services.operation import Cloud, Joining
+from gureum.store.base import Change, Store, Transaction
+from gureum.transport.files import send_file
+from gureum.transport.link import Link, StreamLink
+from gureum.transport.messages import (
+    AskAuthority,
+    Authority,
+    Fetch,
+    Hello,
+    Join,
+    Joined,
+    Message,
+    Refused,
+    Renew,
+    Renewed,
+)
+from gureum.transport.tls import AUTHORITY, Peer, fingerprint
+from gureum.transport.token import identify
+
+if TYPE_CHECKING:
+    from gureum.transport.authority import Issued
+
+log = logging.getLogger(__name__)
+
+FIRST_SECONDS_MAX = 5.0
+CERTIFICATES_MAX = 2
+"""Of one host that are accepted: the one that it has, and the one that it is being given."""
+LINKS_MAX = 16
+"""Of one host at the same time: its agent's, and images that are being fetched."""
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+OWN_NAME = re.compile(r"host-\d+")
+"""The hosts of the manager's own machine."""
+
+Speak = Callable[[Link, Hello], Awaitable[None]]
+
+
+class Refusal(TransportError):
+    """Why the other side is not served; it is told."""
+
+
+class Access:
+    """``directory``: the authority's. ``speak``: serves an agent from its Hello on. ``url``: for people."""
+
+    def __init__(self, env: Env, cloud: Cloud, store: Store, directory: Path, url: str, speak: Speak) -> None:
+        self._env = env
+        self._cloud = cloud
+        self._store = store
+        self._directory = directory
+        self._speak = speak
+        self._links: dict[str, set[StreamLink]] = {}
+        """By the serial number of the certificate."""
+        self._authority = (directory / AUTHORITY).read_bytes()
+        self.joining = Joining(url, fingerprint(self._authority))
+
+    def changed(self, change: Change) -> None:
+        """End the links of a certificate that is not accepted any more."""
+        record = change.record
+        if record is None or (isinstance(record, HostCertificate) and record.revoked):
+            for link in self._links.get(change.id, ()):
+                link.abort()
+
+    async def serve(self, link: StreamLink, peer: Peer | None) -> None:
+        """Serve one connection to its end. Raises TransportError."""
+        try:
+            async with asyncio.timeout(FIRST_SECONDS_MAX):
+                message = await link.receive()
+        except TimeoutError as error:
+            raise TransportError(f"it said nothing for {FIRST_SECONDS_MAX:g} s") from error
+        try:
+            if peer is None:
+                await self._serve_stranger(link, message)
+            else:
+                await self._serve_host(link, peer, message)
+        except Refusal as refusal:
+            await link.send(Refused(str(refusal)))
+            raise
+
+    async def _serve_stranger(self, link: StreamLink, message: Message) -> None:
+        if isinstance(message, AskAuthority):
+            await link.send(Authority(self._authority))
+        elif isinstance(message, Join):
+            await link.send(await self._join(message))
+        else:
+            raise Refusal("a certificate is needed: join with a token first")
+
+    async def _serve_host(self, link: StreamLink, peer: Peer, message: Message) -> None:
+        links = self._links.setdefault(peer.serial, set())
+        if len(links) >= LINKS_MAX:
+            raise Refusal(f"this host has {LINKS_MAX} links already")
+        # First among those that a revocation ends, then looked up: so none slips through between the two.
+        links.add(link)
+        try:
+            await self._check(peer)
+            if isinstance(message, Hello):
+                if message.host != peer.host:
+                    raise Refusal(f"this certificate is of host {peer.host}, not of {message.host}")
+                await self._in_use(peer)
+                await self._speak(link, message)
+            elif isinstance(message, Renew):
+                await link.send(await self._renew(peer, message))
+            elif isinstance(message, Fetch):
+                await send_file(link, await self._image_file(message.path))
+            else:
+                raise Refusal(f"{type(message).__name__} is nothing to begin with")
+        finally:
+            links.discard(link)
+            if not links:
+                self._links.pop(peer.serial, None)
+
+    async def _check(self, peer: Peer) -> None:
+        async with self._store.read() as reader:
+            known = await reader.get(HostCertificate, peer.serial)
+        if known is None or known.host != peer.host:
+            raise Refusal(f"the certificate of host {peer.host} is not known: it was removed, or renewed")
+        if known.revoked:
+            raise Refusal(f"the certificate of host {peer.host} is revoked")
+        if known.expires <= self._env.now():
+            raise Refusal(f"the certificate of host {peer.host} has expired")
+
+    async def _in_use(self, peer: Peer) -> None:
+        """With a new certificate in use the older ones have served their time."""
+
+        async def work(tx: Transaction) -> None:
+            certificates = await tx.find(HostCertificate, host=peer.host)
+            expires = next((each.expires for each in certificates if each.id == peer.serial), 0.0)
+            for each in certificates:
+                if each.expires < expires:
+                    await tx.delete(each)
+
+        await self._store.transact(work)
+
+    async def _join(self, join: Join) -> Joined:
+        """A certificate for who has a token, which is used up by that. Raises Refusal."""
+        if not NAME.fullmatch(join.name) or OWN_NAME.fullmatch(join.name):
+            raise Refusal(
+                f"{join.name[:80]!r} is no name for a host: lower-case letters, digits and hyphens, and not "
+                "host- with a number, as the manager's own are called; choose another with --name"
+            )
+        await self._usable(join)
+        issued = await self._issue(join.name, join.request)
+
+        async def work(tx: Transaction) -> str:
+            token = await self._token(tx, join)
+            await tx.delete(token)
+            await self._free_name(tx, join.name)
+            await tx.put(
+                HostCertificate(
+                    id=issued.serial,
+                    account=self._cloud.account,
+                    host=join.name,
+                    zone=token.zone,
+                    expires=issued.expires,
+                )
+            )
+            host = await tx.get(Host, join.name)
+            if host is not None:
+                await tx.put(replace(host, draining=False))
+            return token.zone
+
+        zone = await self._store.transact(work)
+        log.info("host %s joined, in %s", join.name, zone)
+        return Joined(
+            cloud=self._cloud.name,
+            host=join.name,
+            zone=zone,
+            public_cidr=self._cloud.public_cidr,
+            certificate=issued.certificate,
+            expires=issued.expires,
+        )
+
+    async def _usable(self, join: Join) -> None:
+        """Look before the work of making a certificate. Raises Refusal."""
+
+        async def work(tx: Transaction) -> None:
+            await self._token(tx, join)
+            await self._free_name(tx, join.name)
+
+        await self._store.transact(work)
+
+    async def _token(self, tx: Transaction, join: Join) -> HostToken:
+        token = await tx.get(HostToken, identify(join.secret))
+        if token is None or token.expires <= self._env.now():
+            raise Refusal("the token was used before, has expired, or never was one; make a new one")
+        if join.zone and join.zone != token.zone:
+            raise Refusal(f"the token is for zone {token.zone}, not for {join.zone}")
+        return token
+
+    async def _free_name(self, tx: Transaction, name: str) -> None:
+        """A name may be taken over from a machine that was revoked, or whose certificate ended."""
+        for certificate in await tx.find(HostCertificate, host=name):
+            if not certificate.revoked and certificate.expires > self._env.now():
+                raise Refusal(
+                    f"there is a host {name} already: choose another name with --name, or let it be revoked "
+                    f"first (gureum host revoke {name})"
+                )
+            await tx.delete(certificate)
+
+    async def _renew(self, peer: Peer, renew: Renew) -> Renewed:
+        issued = await self._issue(peer.host, renew.request)
+
+        async def work(tx: Transaction) -> None:
+            present = await tx.get(HostCertificate, peer.serial)
+            if present is None or present.revoked:
+                raise Refusal(f"the certificate of host {peer.host} is not accepted any more")
+            certificates = await tx.find(HostCertificate, host=peer.host)
+            others = [each for each in certificates if each.id != peer.serial]
+            for each in sorted(others, key=lambda each: -each.expires)[CERTIFICATES_MAX - 2 :]:
+                await tx.delete(each)
+            await tx.put(
+                replace(present, id=issued.serial, version=0, expires=issued.expires),
+            )
+
+        await self._store.transact(work)
+        log.info("host %s has a new certificate", peer.host)
+        return Renewed(certificate=issued.certificate, expires=issued.expires)
+
+    async def _issue(self, host: str, request: bytes) -> Issued:
+        # Needs what the manager else does not, and reads keys: not in its start, and not on its loop.
+        def issue() -> Issued:
+            from gureum.transport import authority
+
+            return authority.issue(self._directory, host, request, self._env.now())
+
+        return await asyncio.to_thread(issue)
+
+    async def _image_file(self, path: str) -> Path:
+        """The file, if it is part of an image that hosts may have. Raises Refusal."""
+        async with self._store.read() as reader:
+            images = await reader.find(Image)
+        if not any(path and path in (image.disk, image.kernel, image.initrd) for image in images):
+            raise Refusal("no image has such a file")
+        return Path(path)

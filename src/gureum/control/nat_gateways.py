@@ -1,0 +1,99 @@
+"""The life of a NAT gateway: the next step for one, from its record and what its host's network says.
+
+pending     its interface gets a host of the subnet's zone; ``available`` when that host's network has it
+deleting    its interface leaves the host; ``deleted``, and the interface and its address free, when it has
+deleted     its record goes when its time has come
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from msgspec.structs import replace
+
+from gureum.control.observed import Observed
+from gureum.env import Env
+from gureum.resources import (
+    Address,
+    Host,
+    HostState,
+    NatGateway,
+    NatGatewayState,
+    NetworkInterface,
+)
+from gureum.services.ec2.capacity import serves
+from gureum.store.base import Transaction
+
+PURGE_SECONDS = 3600.0
+"""A deleted gateway is still described for about an hour, as in EC2."""
+UNSETTLED = (NatGatewayState.pending, NatGatewayState.deleting)
+
+
+def settled(nat: NatGateway) -> bool:
+    """As ``instances.settled``."""
+    return nat.state not in UNSETTLED
+
+
+async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> None:
+    """Take the next step for the gateway, if there is one."""
+    nat = await tx.get(NatGateway, id)
+    if nat is None:
+        return
+    interface = await tx.get(NetworkInterface, nat.interface)
+    match nat.state:
+        case NatGatewayState.pending:
+            await _pending(tx, observed, nat, interface)
+        case NatGatewayState.deleting:
+            await _deleting(tx, env, observed, nat, interface)
+        case NatGatewayState.deleted | NatGatewayState.failed:
+            if nat.purge_at and env.now() >= nat.purge_at:
+                await tx.delete(nat)
+
+
+async def _pending(
+    tx: Transaction, observed: Observed, nat: NatGateway, interface: NetworkInterface | None
+) -> None:
+    if interface is None:
+        return
+    if nat.host is None:
+        host = await _choose_host(tx, nat.zone)
+        if host is not None:
+            await tx.put(replace(nat, host=host.id))
+            await tx.put(replace(interface, host=host.id))
+    elif observed.network_revision(nat.host) >= interface.version:
+        await tx.put(replace(nat, state=NatGatewayState.available))
+
+
+async def _choose_host(tx: Transaction, zone: str) -> Host | None:
+    """The host of the zone that has the fewest gateways; None if none is up."""
+    hosts = [
+        host
+        for host in await tx.find(Host)
+        if host.state is HostState.up and not host.draining and serves(host, zone)
+    ]
+    working = (str(NatGatewayState.pending), str(NatGatewayState.available))
+    used = Counter(nat.host for nat in await tx.find(NatGateway, state=working))
+    return min(hosts, key=lambda host: (used[host.id], host.id), default=None)
+
+
+async def _deleting(
+    tx: Transaction, env: Env, observed: Observed, nat: NatGateway, interface: NetworkInterface | None
+) -> None:
+    if interface is not None and interface.host is not None:
+        await tx.put(replace(interface, host=None))
+        return
+    if interface is not None:
+        placed = nat.host is not None and await tx.get(Host, nat.host) is not None
+        if placed and observed.network_revision(nat.host) < interface.version:
+            return
+        for address in await tx.find(Address, interface=interface.id):
+            await tx.put(replace(address, association="", interface="", instance="", private_ip=""))
+        await tx.delete(interface)
+    await tx.put(
+        replace(
+            nat,
+            state=NatGatewayState.deleted,
+            deleted=env.utcnow(),
+            purge_at=env.now() + PURGE_SECONDS,
+        )
+    )

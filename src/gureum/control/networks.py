@@ -1,0 +1,330 @@
+"""What should be on a host's network: its NetworkSpec, read out of the store in one snapshot."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from typing import TypeVar
+
+import msgspec
+
+from gureum.dns import private_name
+from gureum.hostspec import (
+    AclEntrySpec,
+    AclSpec,
+    AddressSpec,
+    DhcpSpec,
+    FlowLogSpec,
+    GroupSpec,
+    NetworkSpec,
+    PeerHostSpec,
+    PeeringSpec,
+    PortKind,
+    PortSpec,
+    RemoteSpec,
+    RouteKind,
+    RouteSpec,
+    RouteTableSpec,
+    RuleSpec,
+    SubnetSpec,
+    VpcSpec,
+)
+from gureum.resources import (
+    DhcpOptions,
+    FlowLog,
+    Host,
+    InternetGateway,
+    NatGateway,
+    NetworkAcl,
+    NetworkInterface,
+    PeeringConnection,
+    PeeringState,
+    PrefixList,
+    Record,
+    RouteTable,
+    SecurityGroup,
+    Subnet,
+    Vpc,
+)
+from gureum.services.ec2.routing import Targets, resolve
+from gureum.services.operation import Cloud
+from gureum.store.base import Reader
+
+R = TypeVar("R", bound=Record)
+
+GUEST_MTU = 1500
+VXLAN_BYTES = 50
+WIREGUARD_BYTES = 80
+"""What the outer headers take of a packet between hosts; with IPv6 outside for WireGuard."""
+RESOLVER = "AmazonProvidedDNS"
+NAT_INTERFACE = "nat_gateway"
+EVERYWHERE = ""
+"""In place of a host: all of them."""
+
+
+class Networks(msgspec.Struct, frozen=True, kw_only=True):
+    """The records that the network of one host is made of, each read once.
+
+    ``interfaces``: of all hosts, in the VPCs that have a port here or are peers of one that has.
+    """
+
+    cloud: Cloud
+    host: str
+    hosts: dict[str, Host]
+    vpcs: dict[str, Vpc]
+    subnets: dict[str, Subnet]
+    gateways: list[InternetGateway]
+    tables: list[RouteTable]
+    acls: list[NetworkAcl]
+    options: dict[str, DhcpOptions]
+    peerings: list[PeeringConnection]
+    nats: list[NatGateway]
+    interfaces: list[NetworkInterface]
+    groups: dict[str, SecurityGroup]
+    prefixes: dict[str, PrefixList]
+    flow_logs: list[FlowLog]
+
+    @classmethod
+    async def load(cls, reader: Reader, cloud: Cloud, host: str) -> Networks:
+        """What ``host`` has to know."""
+        here = await reader.find(NetworkInterface, host=host)
+        return await cls._around(reader, cloud, host, {each.vpc for each in here})
+
+    @classmethod
+    async def whole(cls, reader: Reader, cloud: Cloud, vpcs: Collection[str]) -> Networks:
+        """VPCs and their peers as if all hosts were one."""
+        return await cls._around(reader, cloud, EVERYWHERE, set(vpcs))
+
+    @classmethod
+    async def _around(cls, reader: Reader, cloud: Cloud, host: str, own: set[str]) -> Networks:
+        peerings = await reader.find(PeeringConnection, vpcs=own, state=str(PeeringState.active))
+        ids = own.union(*(peering.vpcs for peering in peerings))
+        vpcs = await reader.get_many(Vpc, ids)
+        tables = await reader.find(RouteTable, vpc=ids)
+        interfaces = [each for each in await reader.find(NetworkInterface, vpc=ids) if each.host is not None]
+        here = [each for each in interfaces if host in (each.host, EVERYWHERE)]
+        groups = await reader.get_many(SecurityGroup, {group for each in here for group in each.groups})
+        lists = {id for group in groups for id in group.prefix_lists}
+        destinations = {route.destination for table in tables for route in table.routes}
+        lists |= {each for each in destinations if each.startswith("pl-")}
+        logged = {id for each in here for id in (each.id, each.subnet, each.vpc)}
+        return cls(
+            cloud=cloud,
+            host=host,
+            hosts=by_id(await reader.find(Host)),
+            vpcs=by_id(vpcs),
+            subnets=by_id(await reader.find(Subnet, vpc=ids)),
+            gateways=await reader.find(InternetGateway, vpc=ids),
+            tables=tables,
+            acls=await reader.find(NetworkAcl, vpc=ids),
+            options=by_id(await reader.get_many(DhcpOptions, {vpc.dhcp_options for vpc in vpcs})),
+            peerings=peerings,
+            nats=await reader.find(NatGateway, vpc=ids),
+            interfaces=interfaces,
+            groups=by_id(groups),
+            prefixes=by_id(await reader.get_many(PrefixList, lists)),
+            flow_logs=await reader.find(FlowLog, resource=logged),
+        )
+
+    @property
+    def here(self) -> list[NetworkInterface]:
+        return [each for each in self.interfaces if self.host in (each.host, EVERYWHERE)]
+
+    def spec(self) -> NetworkSpec:
+        me = self.hosts.get(self.host)
+        spans = me is not None and bool(me.address)
+        return NetworkSpec(
+            number=me.number if me is not None and spans else 0,
+            hosts=tuple(self._peer_hosts()) if spans else (),
+            mtu=self._mtu() if spans else GUEST_MTU,
+            encrypted=self.cloud.encrypted,
+            vpcs=tuple(self._vpc(vpc) for vpc in self.vpcs.values()),
+            ports=tuple(self._port(each) for each in self.here),
+            remotes=tuple(
+                _remote(each) for each in self.interfaces if self.host not in (each.host, EVERYWHERE)
+            ),
+            peerings=tuple(
+                PeeringSpec(id=each.id, number=each.number, vpcs=each.vpcs) for each in self.peerings
+            ),
+            groups=tuple(
+                GroupSpec(id=group.id, rules=tuple(self._rules(group))) for group in self.groups.values()
+            ),
+            members=self._members(),
+            flow_logs=tuple(self._flow_logs()),
+        )
+
+    def _peer_hosts(self) -> Iterator[PeerHostSpec]:
+        for host in self.hosts.values():
+            if host.id != self.host and host.address:
+                yield PeerHostSpec(
+                    id=host.id, number=host.number, address=host.address, key=host.wireguard_key
+                )
+
+    def _mtu(self) -> int:
+        """The largest that crosses between any two hosts, so that a guest that moves keeps it."""
+        smallest = min(host.uplink_mtu for host in self.hosts.values() if host.address)
+        around = VXLAN_BYTES + (WIREGUARD_BYTES if self.cloud.encrypted else 0)
+        return min(GUEST_MTU, smallest - around)
+
+    def _vpc(self, vpc: Vpc) -> VpcSpec:
+        targets = Targets(
+            vpc=vpc,
+            gateways=self.gateways,
+            nats=self.nats,
+            interfaces=self.interfaces,
+            peerings=self.peerings,
+        )
+        tables = [table for table in self.tables if table.vpc == vpc.id]
+        main = next((table.id for table in tables if table.main), "")
+        return VpcSpec(
+            id=vpc.id,
+            network_id=vpc.network_id,
+            cidr=vpc.cidr,
+            cidrs=tuple(each.cidr for each in vpc.associations),
+            subnets=tuple(
+                SubnetSpec(
+                    id=subnet.id,
+                    cidr=subnet.cidr,
+                    cidr6=subnet.ipv6.cidr if subnet.ipv6 else "",
+                    route_table=subnet.route_table or main,
+                    acl=subnet.acl,
+                )
+                for subnet in self.subnets.values()
+                if subnet.vpc == vpc.id
+            ),
+            route_tables=tuple(
+                RouteTableSpec(id=table.id, number=table.number, routes=tuple(self._routes(table, targets)))
+                for table in tables
+            ),
+            acls=tuple(_acl(acl) for acl in self.acls if acl.vpc == vpc.id),
+            internet=any(gateway.vpc == vpc.id for gateway in self.gateways),
+            domain=self.cloud.dns_domain,
+            dns_support=vpc.dns_support,
+            dns_hostnames=vpc.dns_hostnames,
+            dhcp=self._dhcp(vpc),
+        )
+
+    def _routes(self, table: RouteTable, targets: Targets) -> Iterator[RouteSpec]:
+        for route in table.routes:
+            target = resolve(route, targets)
+            kind = RouteKind(target.kind) if target is not None else RouteKind.blackhole
+            for destination in self._networks(route.destination):
+                yield RouteSpec(
+                    destination=destination,
+                    kind=kind,
+                    target=target.id if target is not None and kind is not RouteKind.internet else "",
+                )
+
+    def _networks(self, destination: str) -> tuple[str, ...]:
+        """The networks that a CIDR or a prefix list's id stands for."""
+        if not destination.startswith("pl-"):
+            return (destination,)
+        found = self.prefixes.get(destination)
+        return tuple(entry.cidr for entry in found.entries) if found is not None else ()
+
+    def _dhcp(self, vpc: Vpc) -> DhcpSpec:
+        found = self.options.get(vpc.dhcp_options)
+        if found is None:
+            # "default": associated with no set at all, as EC2 has it: then the guests are told nothing.
+            return DhcpSpec(servers=())
+        options = found.options
+        [domain, *_] = options.get("domain-name") or ("",)
+        return DhcpSpec(
+            domain=domain,
+            servers=tuple(
+                "" if each == RESOLVER else each for each in options.get("domain-name-servers", ())
+            ),
+            ntp=options.get("ntp-servers", ()),
+            netbios=options.get("netbios-name-servers", ()),
+            netbios_type=int(next(iter(options.get("netbios-node-type", ())), 0)),
+        )
+
+    def _port(self, interface: NetworkInterface) -> PortSpec:
+        return PortSpec(
+            id=interface.id,
+            kind=PortKind.nat if interface.type == NAT_INTERFACE else PortKind.machine,
+            instance=interface.instance or "",
+            vpc=interface.vpc,
+            subnet=interface.subnet,
+            mac=interface.mac,
+            private_ip=interface.private_ip,
+            public_ip=interface.public_ip,
+            secondary=_secondary(interface),
+            ipv6=interface.ipv6,
+            hostname=private_name(interface.private_ip, self.cloud.dns_domain).partition(".")[0],
+            groups=interface.groups,
+            source_dest_check=interface.source_dest_check,
+        )
+
+    def _rules(self, group: SecurityGroup) -> Iterator[RuleSpec]:
+        for rule in group.rules:
+            for network in self._networks(rule.prefix_list or rule.cidr or rule.cidr6):
+                yield RuleSpec(
+                    egress=rule.egress,
+                    protocol=rule.protocol,
+                    from_port=rule.from_port,
+                    to_port=rule.to_port,
+                    cidr=network,
+                    group=rule.group,
+                )
+
+    def _members(self) -> dict[str, tuple[str, ...]]:
+        members: dict[str, list[str]] = {id: [] for group in self.groups.values() for id in group.referenced}
+        for interface in self.interfaces:
+            for group in members.keys() & set(interface.groups):
+                members[group] += interface.addresses
+        return {group: tuple(sorted(addresses)) for group, addresses in members.items()}
+
+    def _flow_logs(self) -> Iterator[FlowLogSpec]:
+        ports: dict[str, list[str]] = defaultdict(list)
+        for interface in self.here:
+            for resource in (interface.id, interface.subnet, interface.vpc):
+                ports[resource].append(interface.id)
+        for log in self.flow_logs:
+            yield FlowLogSpec(
+                id=log.id,
+                account=log.account,
+                ports=tuple(ports[log.resource]),
+                traffic=log.traffic,
+                interval_seconds=log.interval_seconds,
+                format=log.format,
+            )
+
+
+def by_id(records: Iterable[R]) -> dict[str, R]:
+    return {record.id: record for record in records}
+
+
+def _secondary(interface: NetworkInterface) -> tuple[AddressSpec, ...]:
+    return tuple(
+        AddressSpec(private_ip=each.private_ip, public_ip=each.public_ip) for each in interface.secondary
+    )
+
+
+def _remote(interface: NetworkInterface) -> RemoteSpec:
+    first = AddressSpec(private_ip=interface.private_ip, public_ip=interface.public_ip)
+    return RemoteSpec(
+        id=interface.id,
+        vpc=interface.vpc,
+        host=str(interface.host),
+        addresses=(first, *_secondary(interface)),
+        ipv6=interface.ipv6,
+    )
+
+
+def _acl(acl: NetworkAcl) -> AclSpec:
+    return AclSpec(
+        id=acl.id,
+        entries=tuple(
+            AclEntrySpec(
+                number=entry.number,
+                egress=entry.egress,
+                protocol=entry.protocol,
+                allow=entry.allow,
+                cidr=entry.cidr,
+                from_port=entry.from_port,
+                to_port=entry.to_port,
+            )
+            for entry in sorted(acl.entries, key=lambda entry: entry.number)
+        ),
+    )

@@ -1,0 +1,149 @@
+"""The network interfaces of a running machine: attached and detached through its monitor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Coroutine, Iterable
+
+from gureum.env import Env
+from gureum.errors import HypervisorError
+from gureum.hypervisors.base import Nic
+from gureum.hypervisors.qemu.monitor import CommandError, Monitor
+from gureum.hypervisors.qemu.nics import NIC_SLOTS, backend, hotplug_place, nic_device, parse_device
+
+log = logging.getLogger(__name__)
+
+
+class LiveNics:
+    """``devices`` maps interfaces to QEMU's device ids, ``detaching`` are those the guest was asked to give
+    up.
+    """
+
+    def __init__(self, env: Env, monitor: Monitor, changed: Callable[[], None]) -> None:
+        self._env = env
+        self._monitor = monitor
+        self._changed = changed
+        self.devices: dict[str, str] = {}
+        self.detaching: set[str] = set()
+        self._next = 1
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def started_with(self, interfaces: Iterable[str]) -> None:
+        """The machine was just started with these."""
+        self.devices = {interface: interface for interface in interfaces}
+
+    async def load(self, known: Collection[str]) -> None:
+        """Learn the interfaces of a machine that was found running, and finish what was begun with them.
+
+        ``known``: those that it had, or was about to get. A device of another one was taken away by force.
+        """
+        newest: dict[str, tuple[int, str]] = {}
+        for name in await self._peripherals():
+            parsed = parse_device(name)
+            if parsed is not None:
+                interface, number = parsed
+                self._next = max(self._next, number + 1)
+                if interface in known:
+                    newest[interface] = max(newest.get(interface, (number, name)), (number, name))
+        self.devices = {interface: name for interface, (_, name) in newest.items()}
+        for interface in set(known) - self.devices.keys():
+            await self._drop_backend(interface)
+
+    async def _peripherals(self) -> list[str]:
+        answer = await self._monitor.execute("qom-list", {"path": "/machine/peripheral"})
+        return [str(each.get("name")) for each in answer] if isinstance(answer, list) else []
+
+    async def attach(self, nic: Nic) -> None:
+        """``nic.fd`` stays open here."""
+        if nic.interface in self.devices:
+            return
+        await self._drop_backend(nic.interface)
+        number, self._next = self._next, self._next + 1
+        try:
+            await self._monitor.send_named_file(nic.interface, nic.fd)
+            tap = {"type": "tap", "id": backend(nic.interface), "fd": nic.interface, "vhost": False}
+            await self._monitor.execute("netdev_add", tap)
+            self._env.crashpoint("qemu.nic.opened")
+            device = await self._plug(nic, number)
+        except HypervisorError:
+            await self._drop_backend(nic.interface)
+            raise
+        self.devices[nic.interface] = device
+        self._env.crashpoint("qemu.nic.plugged")
+        self._changed()
+
+    async def _plug(self, nic: Nic, number: int) -> str:
+        """Plug the interface into the slot of its index, or the first free one."""
+        slots = [slot for slot in NIC_SLOTS if slot != nic.index]
+        if nic.index in NIC_SLOTS:
+            slots.insert(0, nic.index)
+        for slot in slots:
+            device = nic_device(nic, number, "virtio-net-pci", hotplug_place(slot))
+            try:
+                await self._monitor.execute("device_add", device)
+            except CommandError as error:
+                if "not available" not in str(error):
+                    raise
+            else:
+                return str(device["id"])
+        raise HypervisorError(f"{self._monitor.id}: no free slot for {nic.interface}")
+
+    async def detach(self, interface: str, force: bool) -> None:
+        device = self.devices.get(interface)
+        if device is None:
+            return
+        try:
+            await self._monitor.execute("device_del", {"id": device})
+        except CommandError as error:
+            if error.kind == "DeviceNotFound":
+                await self._release(interface)
+                return
+            if "already in the process" not in str(error) and not force:
+                raise
+        if force:
+            # Without its backend the device is a cable that nothing is plugged into.
+            await self._release(interface)
+        elif interface in self.devices and interface not in self.detaching:
+            self.detaching.add(interface)
+            self._changed()
+
+    def device_deleted(self, device: str) -> None:
+        """The guest gave a device up."""
+        for interface, present in self.devices.items():
+            if present == device:
+                self._spawn(self._release(interface))
+
+    async def _release(self, interface: str) -> None:
+        """Close the tap of an interface that no device uses any more, then show it gone."""
+        self._env.crashpoint("qemu.nic.unplugged")
+        await self._drop_backend(interface)
+        self.devices.pop(interface, None)
+        self.detaching.discard(interface)
+        self._changed()
+
+    async def _drop_backend(self, interface: str) -> None:
+        """Delete the backend, or the file that was sent for it, if there is one."""
+        for command, arguments in (
+            ("netdev_del", {"id": backend(interface)}),
+            ("closefd", {"fdname": interface}),
+        ):
+            with contextlib.suppress(CommandError):
+                await self._monitor.execute(command, arguments)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        async def logged() -> None:
+            try:
+                await work
+            except HypervisorError as error:
+                log.warning("%s: while detaching: %s", self._monitor.id, error)
+
+        task = asyncio.create_task(logged())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # it may have been cancelled before it began
+
+    def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()

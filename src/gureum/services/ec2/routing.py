@@ -1,0 +1,85 @@
+"""Where a route leads: decided in one place, for what the API shows and for what is programmed on hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from gureum.hostspec import RouteKind
+from gureum.resources import (
+    InternetGateway,
+    NatGateway,
+    NatGatewayState,
+    NetworkInterface,
+    PeeringConnection,
+    PeeringState,
+    Route,
+    RouteTable,
+    Vpc,
+)
+from gureum.store.base import Reader
+
+
+class Target(NamedTuple):
+    """``id`` is that of the gateway, the interface or the peering connection."""
+
+    kind: RouteKind
+    id: str
+
+
+class Targets:
+    """The records that routes of one VPC may lead to. Others may be among them, and do no harm."""
+
+    def __init__(
+        self,
+        *,
+        vpc: Vpc,
+        gateways: Iterable[InternetGateway] = (),
+        nats: Iterable[NatGateway] = (),
+        interfaces: Iterable[NetworkInterface] = (),
+        peerings: Iterable[PeeringConnection] = (),
+    ) -> None:
+        self.vpc = vpc
+        self.gateways = {each.id: each for each in gateways}
+        self.nats = {each.id: each for each in nats}
+        self.interfaces = {each.id: each for each in interfaces}
+        self.peerings = {each.id: each for each in peerings}
+
+
+def resolve(route: Route, targets: Targets) -> Target | None:
+    """Where the route leads now; None for a blackhole.
+
+    As EC2: a target that is gone, not attached to the VPC, not active yet or without a running machine
+    behind it takes no traffic. A gateway endpoint (vpce-) takes none either: this cloud has no service
+    behind one.
+    """
+    vpc, id = targets.vpc.id, route.target
+    if gateway := targets.gateways.get(id):
+        return Target(RouteKind.internet, id) if gateway.vpc == vpc else None
+    if nat := targets.nats.get(id):
+        works = nat.vpc == vpc and nat.state is NatGatewayState.available
+        return Target(RouteKind.port, nat.interface) if works else None
+    if interface := targets.interfaces.get(id):
+        works = interface.vpc == vpc and interface.host is not None
+        return Target(RouteKind.port, id) if works else None
+    if peering := targets.peerings.get(id):
+        works = vpc in peering.vpcs and peering.state is PeeringState.active
+        return Target(RouteKind.peering, id) if works else None
+    return None
+
+
+async def load_targets(tx: Reader, vpcs: Iterable[Vpc], tables: Iterable[RouteTable]) -> dict[str, Targets]:
+    """What the routes of these tables lead to, by VPC. One query for each kind of target."""
+    wanted = {id for table in tables for id in table.targets}
+    gateways = await tx.get_many(InternetGateway, _of_kind(wanted, "igw"))
+    nats = await tx.get_many(NatGateway, _of_kind(wanted, "nat"))
+    interfaces = await tx.get_many(NetworkInterface, _of_kind(wanted, "eni"))
+    peerings = await tx.get_many(PeeringConnection, _of_kind(wanted, "pcx"))
+    return {
+        vpc.id: Targets(vpc=vpc, gateways=gateways, nats=nats, interfaces=interfaces, peerings=peerings)
+        for vpc in vpcs
+    }
+
+
+def _of_kind(ids: Iterable[str], prefix: str) -> list[str]:
+    return [id for id in ids if id.startswith(f"{prefix}-")]

@@ -1,0 +1,180 @@
+"""Hosts: what there is, draining, and the end of one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from gureum.resources import (
+    Host,
+    HostCertificate,
+    HostState,
+    Instance,
+    InstanceState,
+    NatGateway,
+    NatGatewayState,
+    Snapshot,
+    Volume,
+)
+from gureum.services.ec2 import pagination
+from gureum.services.fleet.faults import invalid, not_found, shown, wrong_state
+from gureum.services.operation import Context, Input, Output, operation
+from gureum.store.base import Reader
+
+PAGE_DEFAULT = 100
+
+
+class Holdings(msgspec.Struct, frozen=True):
+    """Ids of what is on a host."""
+
+    instances: list[str]
+    volumes: list[str]
+    snapshots: list[str]
+    gateways: list[str]
+
+    @classmethod
+    async def of(cls, reader: Reader, host: str) -> Holdings:
+        return cls(
+            [
+                instance.id
+                for instance in await reader.find(Instance, host=host)
+                if instance.state is not InstanceState.terminated
+            ],
+            [volume.id for volume in await reader.find(Volume, host=host)],
+            [snapshot.id for snapshot in await reader.find(Snapshot, host=host)],
+            [
+                gateway.id
+                for gateway in await reader.find(NatGateway)
+                if gateway.host == host and gateway.state is not NatGatewayState.deleted
+            ],
+        )
+
+    @property
+    def all(self) -> list[str]:
+        return [*self.instances, *self.volumes, *self.snapshots, *self.gateways]
+
+
+async def found(ctx: Context, input: Input) -> Host:
+    host = await ctx.tx.get(Host, input["HostId"])
+    if host is None:
+        raise not_found(input["HostId"])
+    return host
+
+
+async def described(ctx: Context, host: Host) -> dict[str, Any]:
+    on = await Holdings.of(ctx.tx, host.id)
+    certificates = await ctx.tx.find(HostCertificate, host=host.id)
+    newest = max(certificates, key=lambda certificate: certificate.expires, default=None)
+    return {
+        "HostId": host.id,
+        "State": str(host.state),
+        "Draining": host.draining,
+        "Zone": host.zone or None,
+        "Number": host.number,
+        "Address": host.address or None,
+        "Mtu": host.uplink_mtu,
+        "Remote": newest is not None,
+        "Cpus": host.cpus,
+        "MemoryBytes": host.memory_bytes,
+        "PoolBytes": host.pool_bytes,
+        "PoolFreeBytes": host.pool_free_bytes,
+        "Accelerator": host.accelerator or None,
+        "InstanceIds": on.instances,
+        "VolumeIds": on.volumes,
+        "SnapshotIds": on.snapshots,
+        "Certificate": None
+        if newest is None
+        else {
+            "Serial": newest.id,
+            "Expires": datetime.fromtimestamp(newest.expires, UTC),
+            "Revoked": newest.revoked,
+        },
+    }
+
+
+@operation("fleet", "DescribeHosts")
+async def describe_hosts(ctx: Context, input: Input) -> Output:
+    ids, size = input.get("HostIds"), input.get("MaxResults") or PAGE_DEFAULT
+    if ids:
+        if input.get("MaxResults") or input.get("NextToken"):
+            raise invalid("HostIds cannot be used together with MaxResults or NextToken.")
+        hosts = await ctx.tx.get_many(Host, set(ids))
+        if absent := sorted(set(ids) - {host.id for host in hosts}):
+            raise not_found(absent[0])
+        return {"Hosts": [await described(ctx, host) for host in hosts]}
+    token = input.get("NextToken")
+    after = pagination.decode(token, "DescribeHosts") if token else None
+    hosts = await ctx.tx.find(Host, after=after, limit=size + 1)
+    output: dict[str, Any] = {"Hosts": [await described(ctx, host) for host in hosts[:size]]}
+    if len(hosts) > size:
+        output["NextToken"] = pagination.encode(hosts[size - 1].id, "DescribeHosts")
+    return output
+
+
+@operation("fleet", "DrainHost", write=True)
+async def drain_host(ctx: Context, input: Input) -> Output:
+    host = await ctx.tx.put(replace(await found(ctx, input), draining=True))
+    return {"Host": await described(ctx, host)}
+
+
+@operation("fleet", "ActivateHost", write=True)
+async def activate_host(ctx: Context, input: Input) -> Output:
+    host = await found(ctx, input)
+    certificates = await ctx.tx.find(HostCertificate, host=host.id)
+    if certificates and all(certificate.revoked for certificate in certificates):
+        raise wrong_state(
+            f"Host {host.id} is revoked. Let its machine join again with a new token (CreateHostToken)."
+        )
+    host = await ctx.tx.put(replace(host, draining=False))
+    return {"Host": await described(ctx, host)}
+
+
+@operation("fleet", "RemoveHost", write=True)
+async def remove_host(ctx: Context, input: Input) -> Output:
+    """Local volumes cannot be moved, so what is still there has to be deleted by its owner."""
+    host = await found(ctx, input)
+    certificates = await ctx.tx.find(HostCertificate, host=host.id)
+    if not host.draining:
+        raise wrong_state(f"Host {host.id} still takes instances. Drain it first (DrainHost).")
+    on = await Holdings.of(ctx.tx, host.id)
+    if on.all:
+        steps = [
+            ("terminate", "instances", on.instances),
+            ("delete", "volumes", on.volumes),
+            ("delete", "snapshots", on.snapshots),
+            ("delete", "NAT gateways", on.gateways),
+        ]
+        todo = "; ".join(f"{verb} the {what} {shown(ids)}" for verb, what, ids in steps if ids)
+        raise wrong_state(
+            f"Host {host.id} is not empty, and what is on its own disk cannot move to another host: {todo}. "
+            "Then remove it.",
+            on.all,
+        )
+    if not certificates and host.state is HostState.up:
+        raise wrong_state(
+            f"Host {host.id} is part of the cloud's own machine, and its agent runs. It goes with fewer "
+            "hosts there: gureum down, then gureum up --hosts N."
+        )
+    for certificate in certificates:
+        await ctx.tx.delete(certificate)
+    await ctx.tx.delete(host)
+    return {}
+
+
+@operation("fleet", "RevokeHost", write=True)
+async def revoke_host(ctx: Context, input: Input) -> Output:
+    """Its address is forgotten, so that no other host takes packets from it any more."""
+    host = await found(ctx, input)
+    certificates = await ctx.tx.find(HostCertificate, host=host.id)
+    if not certificates:
+        raise wrong_state(
+            f"Host {host.id} is part of the cloud's own machine: it has no certificate to revoke."
+        )
+    for certificate in certificates:
+        if not certificate.revoked:
+            await ctx.tx.put(replace(certificate, revoked=True))
+    host = await ctx.tx.put(replace(host, state=HostState.down, draining=True, address="", wireguard_key=""))
+    return {"Host": await described(ctx, host)}

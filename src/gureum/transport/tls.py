@@ -1,0 +1,193 @@
+"""Host links between machines: TLS 1.3 where both sides prove who they are, by certificates of one authority.
+
+The authority is the cloud's own (``authority``), and the only one that either side trusts. Its certificates
+are for one purpose each, so that no host can pass for the manager. A machine that is not a host yet has no
+certificate: it can connect, and the other side sees that it has none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from gureum.errors import ConfigError, TransportError
+from gureum.transport.link import StreamLink
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PORT = 4567
+MANAGER_NAME = "manager.gureum.internal"
+"""What the manager's certificate says, wherever it is reached."""
+HANDSHAKE_SECONDS_MAX = 5.0
+CONNECT_SECONDS_MAX = 5.0
+SILENCE_SECONDS_MAX = 10
+STRANGER_BYTES_MAX = 64 * 1024
+"""The longest message of a machine that is no host yet."""
+CONNECTIONS_MAX = 4096
+STRANGERS_MAX = 32
+
+AUTHORITY = "ca.pem"
+MANAGER_CERTIFICATE = "manager.pem"
+MANAGER_KEY = "manager.key"
+
+
+class Peer(NamedTuple):
+    """What a verified certificate says: the host's name, and its own number in hexadecimal digits."""
+
+    host: str
+    serial: str
+
+
+class Address(NamedTuple):
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Of ``ADDRESS:PORT`` or ``https://ADDRESS:PORT``. Raises ConfigError."""
+        try:
+            parts = urlsplit(text if "://" in text else f"https://{text}")
+            host, port = parts.hostname, parts.port or DEFAULT_PORT
+        except ValueError as error:
+            raise ConfigError(f"{text!r} is no address: {error}") from error
+        if not host or parts.scheme != "https" or parts.path not in ("", "/"):
+            raise ConfigError(f"{text!r} is no address: it has the form ADDRESS:PORT, as 192.0.2.7:4567")
+        return cls(host, port)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def fingerprint(certificate: bytes) -> str:
+    """The SHA-256 of a certificate in PEM, in hexadecimal digits. Raises ConfigError."""
+    try:
+        der = ssl.PEM_cert_to_DER_cert(certificate.decode("ascii").strip())
+    except ValueError as error:
+        raise ConfigError(f"not a certificate: {error}") from error
+    return hashlib.sha256(der).hexdigest()
+
+
+def manager_context(directory: Path) -> ssl.SSLContext:
+    """For the manager's side. Raises ConfigError."""
+    context = _context(ssl.PROTOCOL_TLS_SERVER, directory / AUTHORITY)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    _load(context, directory / MANAGER_CERTIFICATE, directory / MANAGER_KEY)
+    return context
+
+
+def host_context(authority: Path, certificate: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
+    """For the host's side; without a certificate for a machine that is not one yet. Raises ConfigError."""
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, authority)
+    if certificate is not None:
+        _load(context, certificate, key)
+    return context
+
+
+def unverified_context() -> ssl.SSLContext:
+    """Only to ask for the authority's certificate, which is then checked by its fingerprint."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _context(protocol: ssl._SSLMethod, authority: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # A session that is resumed would skip the look at the certificate.
+    context.options |= ssl.OP_NO_TICKET
+    if protocol is ssl.PROTOCOL_TLS_SERVER:
+        context.num_tickets = 0
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    try:
+        context.load_verify_locations(authority)
+    except OSError as error:
+        raise ConfigError(f"the authority's certificate {authority} cannot be used: {error}") from error
+    return context
+
+
+def _load(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
+    try:
+        context.load_cert_chain(certificate, key)
+    except OSError as error:
+        raise ConfigError(f"the certificate {certificate} cannot be used: {error}") from error
+
+
+async def connect(address: Address, context: ssl.SSLContext) -> StreamLink:
+    """Raises TransportError, also if the other side is not the manager of this authority."""
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS_MAX):
+            reader, writer = await asyncio.open_connection(
+                address.host, address.port, ssl=context, server_hostname=MANAGER_NAME
+            )
+    except ssl.SSLCertVerificationError as error:
+        raise TransportError(f"{address} is not the manager of this cloud: {error.verify_message}") from error
+    except (OSError, TimeoutError) as error:
+        raise TransportError(f"no manager at {address}: {error or 'no answer'}") from error
+    _notice_silence(writer)
+    return StreamLink(reader, writer)
+
+
+def _notice_silence(writer: asyncio.StreamWriter) -> None:
+    """A machine that lost its power says nothing any more: the link is to break then, and soon."""
+    connection = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_SECONDS_MAX // 2)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE_SECONDS_MAX // 5)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_SECONDS_MAX * 1000)
+
+
+async def listen(
+    address: Address, context: ssl.SSLContext, serve: Callable[[StreamLink, Peer | None], Awaitable[None]]
+) -> asyncio.Server:
+    """Accept hosts, and machines that want to become hosts (``Peer`` None). Raises ConfigError."""
+    strangers = connections = 0
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal strangers, connections
+        _notice_silence(writer)
+        peer = peer_of(writer)
+        link = StreamLink(reader, writer)
+        if peer is None:
+            link.message_bytes_max = STRANGER_BYTES_MAX
+        if connections >= CONNECTIONS_MAX or (peer is None and strangers >= STRANGERS_MAX):
+            link.abort()
+            return
+        connections += 1
+        strangers += peer is None
+        try:
+            await serve(link, peer)
+        except TransportError as error:
+            log.info("a link to %s ended: %s", peer.host if peer else "a machine", error)
+        except Exception:
+            log.exception("a link to %s ended by a fault", peer.host if peer else "a machine")
+        finally:
+            connections -= 1
+            strangers -= peer is None
+            await link.close()
+
+    try:
+        return await asyncio.start_server(
+            accept, address.host, address.port, ssl=context, ssl_handshake_timeout=HANDSHAKE_SECONDS_MAX
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"agents of other machines cannot be listened for at {address}: {error.strerror or error}"
+        ) from error
+
+
+def peer_of(writer: asyncio.StreamWriter) -> Peer | None:
+    """Whose certificate was verified in the handshake; None for who has none."""
+    certificate = writer.get_extra_info("peercert")
+    if not certificate:
+        return None
+    subject = {name: value for part in certificate["subject"] for name, value in part}
+    return Peer(subject.get("commonName", ""), f"{int(certificate['serialNumber'], 16):x}")

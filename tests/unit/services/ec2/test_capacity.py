@@ -1,0 +1,123 @@
+"""What does not fit is refused when it is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gureum.errors import ApiError
+from gureum.resources import Host, HostState, Instance, InstanceState, Snapshot, SnapshotState
+from gureum.services.ec2.capacity import HOST_MEMORY_BYTES, MACHINE_MEMORY_BYTES
+from gureum.services.ec2.instance_types import TYPES
+
+if TYPE_CHECKING:
+    from ..conftest import Rig
+
+IMAGE = "ami-00000000000000001"
+ONE = {"ImageId": IMAGE, "InstanceType": "t3.micro", "MinCount": 1, "MaxCount": 1}
+FULL = "InsufficientInstanceCapacity"
+
+
+async def room_for(rig: Rig, count: int, host: str = "host-a", zone: str = "us-east-1a") -> None:
+    """A host with room for so many t3.micro."""
+    each = TYPES["t3.micro"].memory_bytes + MACHINE_MEMORY_BYTES
+    known = await rig.find(Host)
+    version = next((each.version for each in known if each.id == host), 0)
+    memory = HOST_MEMORY_BYTES + count * each
+    await rig.put(Host(id=host, version=version, state=HostState.up, zone=zone, cpus=64, memory_bytes=memory))
+
+
+async def test_a_launch_that_does_not_fit_is_refused(rig: Rig) -> None:
+    await room_for(rig, 2)
+    message = await rig.fails(FULL, "RunInstances", **{**ONE, "MinCount": 3, "MaxCount": 3})
+    assert "sufficient t3.micro capacity" in message
+    assert "us-east-1a" in message
+    with pytest.raises(ApiError) as caught:
+        await rig.call("RunInstances", **{**ONE, "InstanceType": "t3.large"})
+    assert caught.value.status == 500
+
+
+async def test_as_many_as_fit_are_launched(rig: Rig) -> None:
+    await room_for(rig, 3)
+    answer = await rig.call("RunInstances", **{**ONE, "MaxCount": 5})
+    assert len(answer["Instances"]) == 3
+    await rig.fails(FULL, "RunInstances", **ONE)
+
+
+async def test_launches_at_once_do_not_share_room(rig: Rig) -> None:
+    await room_for(rig, 3)
+
+    launches = [rig.call("RunInstances", **ONE) for _ in range(6)]
+    answers = await asyncio.gather(*launches, return_exceptions=True)
+    refused = [answer.code for answer in answers if isinstance(answer, ApiError)]
+    assert refused == [FULL] * 3
+
+
+async def test_room_comes_back_when_an_instance_has_ended(rig: Rig) -> None:
+    await room_for(rig, 1)
+    id = await rig.running(InstanceType="t3.micro")
+    await rig.call("TerminateInstances", InstanceIds=[id])
+    await rig.fails(FULL, "RunInstances", **ONE)
+    await rig.change(Instance, id, state=InstanceState.terminated)
+    await rig.call("RunInstances", **ONE)
+
+
+async def test_vcpus_count_too(rig: Rig) -> None:
+    await rig.change(Host, "host-a", cpus=1)
+    answer = await rig.call("RunInstances", **{**ONE, "MaxCount": 20})
+    assert len(answer["Instances"]) == 8
+
+
+async def test_one_instance_needs_one_host(rig: Rig) -> None:
+    await room_for(rig, 1)
+    await room_for(rig, 1, host="host-b")
+    await rig.fails(FULL, "RunInstances", **{**ONE, "InstanceType": "t3.small"})
+    answer = await rig.call("RunInstances", **{**ONE, "MaxCount": 5})
+    assert len(answer["Instances"]) == 2
+
+
+async def test_only_hosts_of_the_zone_count(rig: Rig) -> None:
+    await room_for(rig, 0)
+    await room_for(rig, 1, host="host-c", zone="us-east-1c")
+    place = {"Placement": {"AvailabilityZone": "us-east-1a"}}
+    await rig.fails(FULL, "RunInstances", **ONE, **place)
+    shown = await rig.launch(InstanceType="t3.micro")
+    assert shown["Placement"]["AvailabilityZone"] == "us-east-1c"
+
+
+async def test_a_host_of_every_zone_is_shared(rig: Rig) -> None:
+    await room_for(rig, 2, zone="")
+    for zone in ("us-east-1a", "us-east-1b"):
+        await rig.call("RunInstances", **ONE, Placement={"AvailabilityZone": zone})
+    await rig.fails(FULL, "RunInstances", **ONE, Placement={"AvailabilityZone": "us-east-1c"})
+
+
+async def test_before_a_host_is_up_a_launch_waits_for_one(rig: Rig) -> None:
+    await room_for(rig, 0)
+    await rig.change(Host, "host-a", state=HostState.down)
+    await rig.call("RunInstances", **ONE)
+
+
+async def test_a_snapshot_of_a_local_pool_binds(rig: Rig) -> None:
+    await room_for(rig, 0)
+    await room_for(rig, 1, host="host-b")
+    snapshot = await rig.snapshot(await rig.volume())
+    await rig.change(Snapshot, snapshot, state=SnapshotState.completed, host="host-a")
+    mapping = {"DeviceName": "/dev/sdf", "Ebs": {"SnapshotId": snapshot}}
+    await rig.fails(FULL, "RunInstances", **ONE, BlockDeviceMappings=[mapping])
+    await rig.change(Snapshot, snapshot, host="host-b")
+    await rig.call("RunInstances", **ONE, BlockDeviceMappings=[mapping])
+
+
+async def test_a_start_that_does_not_fit_is_refused(rig: Rig) -> None:
+    first, second = [await rig.stopped(InstanceType="t3.micro") for _ in range(2)]
+    await room_for(rig, 1)
+    await room_for(rig, 5, host="host-b")  # their volumes are not there
+    message = await rig.fails(FULL, "StartInstances", InstanceIds=[first, second])
+    assert message.startswith("Insufficient capacity")
+    await rig.call("StartInstances", InstanceIds=[first])
+    await rig.fails(FULL, "StartInstances", InstanceIds=[second])
+    await rig.change(Host, "host-a", state=HostState.down)
+    await rig.call("StartInstances", InstanceIds=[second])  # and waits for its host

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gureum.resources import NetworkInterface
+
+OUTSIDE = "203.0.113.9"
+
+
+async def trace(rig: Any, source: str, destination: str, **values: Any) -> dict[str, Any]:
+    given = {"Protocol": "tcp", "Port": 22, **values}
+    return await rig.call(  # type: ignore[no-any-return]
+        "TraceNetworkPath", service="fleet", Source=source, Destination=destination, **given
+    )
+
+
+async def interface_of(rig: Any, instance: str) -> NetworkInterface:
+    return (await rig.find(NetworkInterface, instance=instance))[0]  # type: ignore[no-any-return]
+
+
+async def test_members_of_a_group_reach_each_other(rig: Any) -> None:
+    one, other = await rig.running(), await rig.running()
+    answer = await trace(rig, one, other)
+    assert answer["Reachable"]
+    assert answer["Source"] == (await interface_of(rig, one)).id
+    assert answer["Destination"] == (await interface_of(rig, other)).private_ip
+    assert [hop["Step"] for hop in answer["Hops"]] == [
+        "security groups, egress",
+        "route",
+        "security groups, ingress",
+    ]
+
+
+async def test_the_rule_that_is_missing_is_told(rig: Any) -> None:
+    one = await rig.running()
+    group = (await rig.call("CreateSecurityGroup", GroupName="g", Description="d"))["GroupId"]
+    other = await rig.running(SecurityGroupIds=[group])
+    answer = await trace(rig, one, other)
+    assert not answer["Reachable"]
+    assert group in answer["Explanation"]
+    permission = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}
+    await rig.call("AuthorizeSecurityGroupIngress", GroupId=group, IpPermissions=[permission])
+    assert (await trace(rig, one, other))["Reachable"]
+    public = (await interface_of(rig, other)).public_ip
+    assert (await trace(rig, OUTSIDE, public))["Reachable"]
+    assert (await trace(rig, OUTSIDE, other))["Destination"] == public
+    assert not (await trace(rig, OUTSIDE, public, Port=23))["Reachable"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"Port": None},
+        {"Protocol": "tcpp"},
+        {"Protocol": "icmp", "Port": 1},
+        {"Destination": "somewhere"},
+        {"Source": "192.0.2.1", "Destination": "192.0.2.2"},
+        {"Destination": "fd00::1"},
+    ],
+)
+async def test_wrong_questions(rig: Any, values: dict[str, Any]) -> None:
+    given = {"Source": await rig.running(), "Destination": OUTSIDE, "Protocol": "tcp", "Port": 1, **values}
+    given = {name: value for name, value in given.items() if value is not None}
+    await rig.fails("InvalidParameterValueException", "TraceNetworkPath", service="fleet", **given)
+
+
+async def test_what_does_not_run_is_not_reached(rig: Any) -> None:
+    one = await rig.running()
+    other = (await rig.launch())["InstanceId"]
+    await rig.fails(
+        "InvalidStateException",
+        "TraceNetworkPath",
+        service="fleet",
+        Source=one,
+        Destination=other,
+        Port=22,
+    )
