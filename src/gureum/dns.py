@@ -17,5 +17,10 @@ def public_name(address: str, region: str) -> str:
     """``ec2-198-18-0-7.compute-1.amazonaws.com`` in us-east-1, with ``.REGION.compute.`` elsewhere."""
     if not address:
         return ""
-    zone = "compute-1" if region == "us-east-1" else f"{region}.compute"
-    return f"ec2-{address.replace('.', '-')}.{zone}.amazonaws.com"
+    return f"ec2-{address.replace('.', '-')}.{public_domain(private_domain(region))}"
+
+
+def public_domain(private: str) -> str:
+    """Where the public names live of a region whose private names live in ``private``."""
+    zone = "compute-1" if private == "ec2.internal" else private.removesuffix(".internal")
+    return f"{zone}.amazonaws.com"

@@ -54,7 +54,7 @@ def test_the_agent_ignores_generations(monkeypatch: pytest.MonkeyPatch) -> None:
         return await right(self, spec, status)
 
     monkeypatch.setattr(Machines, "_on", on)
-    found(range(20), "is pending")
+    found(range(40, 60), "is pending")
 
 
 def test_the_manager_believes_stale_reports_of_machines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +197,7 @@ def test_news_of_what_is_under_way_are_not_heard(monkeypatch: pytest.MonkeyPatch
         return (news for news in right(self, before) if not news.renewed)
 
     monkeypatch.setattr(HostView, "differing", differing)
-    found(range(4), "is detaching|is deleting|is shutting-down", crash_at="none")
+    found(range(20, 30), "is detaching|is deleting|is shutting-down", crash_at="none")
 
 
 def test_a_failed_volume_is_never_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,11 +20,13 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from gureum.cli.api import client
 from gureum.cli.cloud import Cloud, last_lines
 from gureum.cli.config import CloudConfig, default_base
 from gureum.cli.processes import read_pid_file
 from gureum.control.images import image_id
 from gureum.env import CRASH_MARK_VARIABLE, CRASH_VARIABLE, Env
+from gureum.errors import NetworkError
 from gureum.images.manifest import ImageManifest
 from gureum.network.names import tap_name
 from gureum.san.local import LocalPool
@@ -59,11 +61,11 @@ class GuestError(Exception):
 class RealCloud:
     """One cloud in a directory of its own. ``close`` ends it and says what it left behind."""
 
-    def __init__(self, image: ImageManifest) -> None:
+    def __init__(self, image: ImageManifest, hosts: int = 1) -> None:
         # Not the test's own temporary directory: sockets need a short path, guests' users a passable one.
         self.directory = Path(tempfile.mkdtemp(prefix="gureum-test-", dir="/var/tmp"))
         self.cloud = Cloud(self.directory / "cloud")
-        self.config: CloudConfig = self.cloud.configure(port=free_port())
+        self.config: CloudConfig = self.cloud.configure(port=free_port(), hosts=hosts)
         self.image = image_id(image)
         self.key_file = self.directory / "key"
         images = self.cloud.state_dir / "images"
@@ -85,6 +87,11 @@ class RealCloud:
                 connect_timeout=5, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 10}
             ),
         )
+
+    def fleet(self, operation: str, **parameters: Any) -> Item:
+        """A call of the Fleet API."""
+        found: Item = getattr(client(self.cloud, "fleet"), operation)(**parameters)
+        return found
 
     def mount_pool(self, size_bytes: int) -> None:
         """Give the pool a file system of its own. Before the first start."""
@@ -136,11 +143,19 @@ class RealCloud:
         index = self.config.index
         left = [f"guest {id}" for id in self.cloud.guests()]
         left += [f"process {pid}" for pid in self.processes()]
-        left += [f"namespace {path.name}" for path in Path("/run/netns").glob(f"gm{index}-*")]
-        left += [f"link {path.name}" for path in Path("/sys/class/net").glob(f"gu{index}-*")]
-        left += [f"table {line}" for line in nft_tables() if line.split()[-1] == f"gureum_{index}"]
+        left += [f"namespace {path.name}" for path in self.namespaces("gm", "gn", "gh")]
+        for pattern in (f"gu{index}-*", f"gv{index}-*", f"gb{index}"):
+            left += [f"link {path.name}" for path in Path("/sys/class/net").glob(pattern)]
+        tables = (f"gureum_{index}", f"gureum_fabric_{index}")
+        left += [f"table {line}" for line in nft_tables() if line.split()[-1] in tables]
         left += [f"route {line}" for line in routes() if is_within(line, self.config.public_cidr)]
         return left
+
+    def namespaces(self, *kinds: str) -> list[Path]:
+        """The network namespaces of this cloud's VPCs, or of other kinds, on all its hosts."""
+        index = self.config.index
+        patterns = [f"{kind}{index}{separator}*" for kind in kinds or ("gm",) for separator in "-."]
+        return [path for pattern in patterns for path in Path("/run/netns").glob(pattern)]
 
     def processes(self) -> list[int]:
         """Everything on the machine that was started with this cloud's directory on its command line."""
@@ -151,8 +166,10 @@ class RealCloud:
         for pid in {*self.processes(), *self.qemu_pids().values()}:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        for path in Path("/run/netns").glob(f"gm{self.config.index}-*"):
+        for path in self.namespaces("gm", "gn", "gh"):
             subprocess.run(["ip", "netns", "delete", path.name], check=False)
+        with contextlib.suppress(NetworkError):
+            self.cloud.fabric(self.config).remove()
         if self.pool_mount is not None:
             subprocess.run(["umount", str(self.pool_mount)], check=False)
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -163,12 +180,12 @@ class RealCloud:
     def qemu_pids(self) -> dict[str, int]:
         """The hypervisor process of each machine."""
         found = {}
-        machines = self.cloud.run_dir / "machines"
+        runs = self.cloud.host_run_dirs()
         for pid, command in command_lines():
             guest = re.search(rb"\bguest=(i-[0-9a-f]{17})\b", command)
             if b"qemu-system" in command.partition(b"\0")[0] and guest is not None:
                 id = guest[1].decode()
-                if (machines / id).is_dir():
+                if any((run / "machines" / id).is_dir() for run in runs):
                     assert id not in found, f"{id} runs twice"
                     found[id] = pid
         return found
@@ -325,8 +342,9 @@ class RealCloud:
             for item in self.ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]
             if item["VolumeId"] != IMAGE_VOLUME
         }
-        records = {path.stem for path in (self.cloud.state_dir / "pool/records").glob("*.json")}
-        machines = {path.name for path in (self.cloud.run_dir / "machines").glob("i-*")}
+        runs = self.cloud.host_run_dirs()
+        records = {path.stem for run in runs for path in (run.parent / "pool/records").glob("*.json")}
+        machines = {path.name for run in runs for path in (run / "machines").glob("i-*")}
         return [
             *difference("QEMU process", running, self.qemu_pids().keys()),
             *difference("volume in the pool", volumes, {id for id in records if id.startswith("vol-")}),
@@ -338,7 +356,7 @@ class RealCloud:
     def taps(self) -> set[str]:
         """Names of all taps in this cloud's namespaces."""
         names: set[str] = set()
-        for path in Path("/run/netns").glob(f"gm{self.config.index}-*"):
+        for path in self.namespaces():
             listed = subprocess.run(
                 ["ip", "-n", path.name, "-o", "link", "show", "type", "tun"],
                 capture_output=True,
@@ -364,7 +382,7 @@ class RealCloud:
     def logs(self, lines: int = 60) -> Mapping[str, str]:
         return {
             name: "\n".join(last_lines(self.cloud.log_dir / f"{name}.log", lines))
-            for name in ("supervisor", "manager", "agent")
+            for name in ("supervisor", *self.cloud.roles)
         }
 
 
@@ -373,11 +391,11 @@ CLOUDS: list[RealCloud] = []
 
 
 @contextlib.contextmanager
-def opened(image: ImageManifest) -> Iterator[RealCloud]:
+def opened(image: ImageManifest, hosts: int = 1) -> Iterator[RealCloud]:
     """A cloud that is not yet started; nothing may be left of it at the end."""
     if os.geteuid() != 0 or shutil.which("qemu-system-x86_64") is None:
         pytest.skip("needs root and qemu-system-x86_64")
-    made = RealCloud(image)
+    made = RealCloud(image, hosts)
     CLOUDS.append(made)
     try:
         yield made

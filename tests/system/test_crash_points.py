@@ -40,6 +40,8 @@ STAGES: dict[str, tuple[str, ...]] = {
     "merge": ("pool.compact.layer", "pool.compact.flattened", "pool.compact.recorded"),
     "detach": ("network.public.routed", "agent.network.applied", "agent.disk.detached",
                "qemu.detach.unplugged"),
+    "interfaces": ("agent.nic.attach", "qemu.nic.opened", "qemu.nic.plugged", "agent.nic.attached",
+                   "agent.nic.detached", "qemu.nic.unplugged"),
     "reboot": ("agent.spec.taken", "qemu.reset.recorded", "qemu.reset.done"),
     "stop": ("qemu.end.recorded", "qemu.end.ended", "agent.machine.off"),
     "delete snapshots": ("pool.snapshot.dropped", "agent.snapshot.deleted"),
@@ -263,6 +265,25 @@ def test_detach(story: Story, cloud: RealCloud) -> None:
     story.tell("detach", work)
 
 
+def test_interfaces(story: Story, cloud: RealCloud) -> None:
+    def work() -> None:
+        subnet = cloud.instance(story.a)["SubnetId"]
+        made = cloud.ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]
+        id = made["NetworkInterfaceId"]
+        for _ in range(2):
+            attached = cloud.ec2.attach_network_interface(
+                NetworkInterfaceId=id, InstanceId=story.a, DeviceIndex=1
+            )
+            cloud.wait("the guest to get it", lambda: made["MacAddress"] in cards(cloud, story.a))
+            cloud.wait("that to be known", lambda: attachment(cloud, id) == "attached")
+            cloud.ec2.detach_network_interface(AttachmentId=attached["AttachmentId"])
+            cloud.waiter("network_interface_available", NetworkInterfaceIds=[id])
+            assert made["MacAddress"] not in cards(cloud, story.a)
+        cloud.ec2.delete_network_interface(NetworkInterfaceId=id)
+
+    story.tell("interfaces", work)
+
+
 def test_reboot(story: Story, cloud: RealCloud) -> None:
     def work() -> None:
         boot = cloud.boot_id(story.a)
@@ -335,6 +356,15 @@ def test_last_guest(story: Story, cloud: RealCloud) -> None:
 def modification(cloud: RealCloud, volume: str) -> str:
     found = cloud.ec2.describe_volumes_modifications(VolumeIds=[volume])["VolumesModifications"]
     return str(found[0]["ModificationState"])
+
+
+def cards(cloud: RealCloud, instance: str) -> list[str]:
+    return cloud.ssh(instance, "cat /sys/class/net/eth*/address").split()
+
+
+def attachment(cloud: RealCloud, interface: str) -> str:
+    [found] = cloud.ec2.describe_network_interfaces(NetworkInterfaceIds=[interface])["NetworkInterfaces"]
+    return str(found["Attachment"]["Status"])
 
 
 def own_snapshots(cloud: RealCloud) -> list[str]:

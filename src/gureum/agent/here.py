@@ -15,7 +15,7 @@ from gureum.agent.agent import Identity
 from gureum.cli.config import CloudConfig, JoinedConfig, host_dir
 from gureum.errors import ConfigError, NetworkError
 from gureum.files import make_directories
-from gureum.network import fabric, namespaces
+from gureum.network import fabric, namespaces, wireguard
 from gureum.network.links import read_json
 
 
@@ -63,7 +63,7 @@ def on_machine(state_dir: Path, number: int | None) -> Here:
             name="agent",
             cloud_dir=state_dir,
             directory=state_dir,
-            identity=with_uplink(identity, config.uplink) if config.uplink else identity,
+            identity=with_uplink(identity, config.uplink, state_dir / "run") if config.uplink else identity,
             index=config.index,
             public_cidr=config.public_cidr,
             uplink=config.uplink,
@@ -76,7 +76,7 @@ def on_machine(state_dir: Path, number: int | None) -> Here:
         name=f"agent-{number}",
         cloud_dir=state_dir,
         directory=directory,
-        identity=with_uplink(identity, fabric.UPLINK),
+        identity=with_uplink(identity, fabric.UPLINK, directory / "run"),
         index=config.index,
         public_cidr=config.public_cidr,
         number=number,
@@ -99,7 +99,7 @@ def on_joined(state_dir: Path) -> Here:
         name="agent",
         cloud_dir=state_dir,
         directory=state_dir,
-        identity=with_uplink(identity, config.uplink),
+        identity=with_uplink(identity, config.uplink, state_dir / "run"),
         index=config.index,
         public_cidr=config.public_cidr,
         uplink=config.uplink,
@@ -114,8 +114,10 @@ def make_host_dir(directory: Path) -> None:
         path.chmod(0o711)
 
 
-def with_uplink(identity: Identity, uplink: str) -> Identity:
-    """With the device's first IPv4 address, at which other hosts reach this one. Raises NetworkError."""
+def with_uplink(identity: Identity, uplink: str, run: Path) -> Identity:
+    """With the device's first IPv4 address, at which other hosts reach this one, and the key in ``run`` for
+    WireGuard. Raises NetworkError.
+    """
     found = read_json("address", "show", "dev", uplink)
     addresses = [
         address["local"]
@@ -127,7 +129,12 @@ def with_uplink(identity: Identity, uplink: str) -> Identity:
         raise NetworkError(
             f"the uplink {uplink} has no IPv4 address, so other hosts could not reach this one"
         )
-    return msgspec.structs.replace(identity, address=addresses[0], uplink_mtu=found[0]["mtu"])
+    return msgspec.structs.replace(
+        identity,
+        address=addresses[0],
+        uplink_mtu=found[0]["mtu"],
+        wireguard_key=wireguard.public_key(run / wireguard.KEY_FILE),
+    )
 
 
 def boot_id() -> str:

@@ -29,6 +29,7 @@ from gureum.transport.link import Link
 log = logging.getLogger(__name__)
 
 UNFINISHED = ".part"
+ONCE = "-once"
 KEPT_MAX = 64
 """Files that stay; beyond, those that were used longest ago go."""
 
@@ -44,12 +45,13 @@ class Fetched:
     def open(self) -> None:
         """Remove what a killed agent had not finished."""
         make_directories(self._directory, 0o700)
-        for file in self._directory.glob(f"*{UNFINISHED}"):
-            file.unlink()
+        for file in self._directory.iterdir():
+            if file.name.endswith((UNFINISHED, ONCE)):
+                file.unlink()
 
     async def kept(self, path: str) -> Path:
         """The file here, whole; it stays. Raises PoolError."""
-        file = self._directory / hashlib.sha256(path.encode()).hexdigest()[:32]
+        file = self._file(path)
         async with self._locks.hold(path):
             if not file.exists():
                 await self._fetch(path, file)
@@ -62,13 +64,16 @@ class Fetched:
     @contextlib.asynccontextmanager
     async def borrowed(self, path: str) -> AsyncIterator[Path]:
         """The file here, whole, for as long as the block lasts. Raises PoolError."""
-        file = self._directory / f"{hashlib.sha256(path.encode()).hexdigest()[:32]}-once"
+        file = self._file(path, ONCE)
         async with self._locks.hold(path):
             try:
                 await self._fetch(path, file)
                 yield file
             finally:
                 file.unlink(missing_ok=True)
+
+    def _file(self, path: str, ending: str = "") -> Path:
+        return self._directory / f"{hashlib.sha256(path.encode()).hexdigest()[:32]}{ending}"
 
     async def _fetch(self, path: str, file: Path) -> None:
         part = file.with_name(f"{file.name}{UNFINISHED}")
@@ -88,10 +93,13 @@ class Fetched:
             raise PoolError(f"an image's file could not be fetched: {error}") from error
 
     def _make_room(self, but: Path) -> None:
-        files = [file for file in self._directory.iterdir() if file != but and "-" not in file.name]
-        whole = [file for file in files if not file.name.endswith(UNFINISHED)]
-        whole.sort(key=lambda file: file.stat().st_mtime)
-        for file in whole[: max(0, len(whole) + 1 - KEPT_MAX)]:
+        others = [
+            file
+            for file in self._directory.iterdir()
+            if file != but and not file.name.endswith((UNFINISHED, ONCE))
+        ]
+        others.sort(key=lambda file: file.stat().st_mtime)
+        for file in others[: max(0, len(others) + 1 - KEPT_MAX)]:
             file.unlink()
 
 

@@ -44,7 +44,7 @@ class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     tls_cert, tls_key: paths of PEM files, both or neither. hosts: how many compute hosts run on this machine;
     one uses the machine's own network, several have a network namespace each. agents: ADDRESS:PORT for the
     agents of other machines, "" for none; agents_url: where they reach it; uplink: the device on which this
-    machine's host reaches theirs.
+    machine's host reaches theirs. encrypted: what goes between hosts goes through WireGuard.
     """
 
     name: str
@@ -60,6 +60,7 @@ class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     hosts: int = 1
     agents: str = ""
     agents_url: str = ""
+    encrypted: bool = False
     uplink: str = ""
 
     @classmethod

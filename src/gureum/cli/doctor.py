@@ -42,7 +42,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 def examine(state_dir: Path, host: str, port: int) -> Iterator[Finding]:
     """Findings one by one, as they are made: the KVM probe takes up to 3 s."""
-    for check in (root, debian_packages, kvm, namespaces, nftables, tun, cgroups, huge_pages, memory):
+    for check in (root, debian_packages, kvm, namespaces, nftables, tun, hosts, cgroups, huge_pages, memory):
         yield _guarded(check.__name__, lambda check=check: check(state_dir))  # type: ignore[misc]
     yield _guarded("disk", lambda: disk(state_dir))
     yield _guarded("port", lambda: free_port(state_dir, host, port))
@@ -276,6 +276,33 @@ def disk(state_dir: Path) -> Finding:
     if free < DISK_WARN_BYTES:
         return Finding("disk", WARN, why, "enough for small instances; --state-dir chooses another place")
     return Finding("disk", OK, why)
+
+
+def hosts(_state_dir: Path) -> Finding:
+    """What several hosts need of the kernel."""
+    if finding := _not_tried("hosts", "ip"):
+        return finding
+    trials = {
+        "bridges": ("type", "bridge"),
+        "veth pairs": ("type", "veth"),
+        "VXLAN": ("type", "vxlan", "id", "1", "dstport", "4789", "gbp"),
+        "WireGuard": ("type", "wireguard"),
+    }
+    with scratch_namespace() as (name, made):
+        if made.returncode:
+            return Finding("hosts", WARN, "no network namespace to try it in", "see namespaces")
+        lacking = [
+            what
+            for what, kind in trials.items()
+            if _run("ip", "-n", name, "link", "add", "trial", *kind).returncode
+            or _run("ip", "-n", name, "link", "delete", "trial").returncode
+        ]
+    if lacking == ["WireGuard"]:
+        return Finding("hosts", OK, "several work; traffic between them cannot be encrypted: no WireGuard")
+    if lacking:
+        why = f"one only: this kernel has no {', '.join(lacking)}"
+        return Finding("hosts", WARN, why, "modprobe bridge veth vxlan")
+    return Finding("hosts", OK, "several work, also encrypted")
 
 
 def free_port(state_dir: Path, host: str, port: int) -> Finding:

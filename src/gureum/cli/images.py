@@ -6,14 +6,18 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+from gureum.cli.cloud import Cloud
 from gureum.cli.config import default_base
 from gureum.cli.output import USAGE, CliError, note
 from gureum.files import make_directories, sync
 
 NAMES = ("tiny",)
 CACHE = "image-cache"
+SHOWN_TIMEOUT_S = 15.0
+SHOWN_POLL_S = 0.2
 
 
 def build(directory: Path, name: str, *, refresh: bool) -> dict[str, str]:
@@ -60,6 +64,18 @@ def _link_or_copy(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
+
+
+def wait_until_shown(cloud: Cloud, image: str) -> None:
+    """Until the running cloud describes the image, so that the next command may use it. Raises CliError."""
+    from gureum.cli import api
+
+    wanted = {"Filters": [{"Name": "image-id", "Values": [image]}]}
+    deadline = time.monotonic() + SHOWN_TIMEOUT_S
+    while not api.call(cloud, "ec2", "describe_images", **wanted).get("Images"):
+        if time.monotonic() > deadline:
+            raise CliError(f"the cloud does not show {image} yet", "gureum logs manager")
+        time.sleep(SHOWN_POLL_S)
 
 
 class Progress:

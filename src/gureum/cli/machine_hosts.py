@@ -4,9 +4,10 @@ import asyncio
 from pathlib import Path
 
 from gureum.cli.cloud import Cloud
-from gureum.cli.config import HOST_PATH_MAX, HOSTS_MAX, CloudConfig, host_dir
-from gureum.cli.output import USAGE, CliError, note
+from gureum.cli.config import HOST_PATH_MAX, HOSTS_MAX, CloudConfig, host_dir, make_state_dir
+from gureum.cli.output import MISSING, USAGE, CliError, note
 from gureum.errors import StoreError
+from gureum.network import wireguard
 from gureum.resources import Host, Instance, InstanceState, Snapshot, Volume
 from gureum.store.base import Reader, Transaction
 from gureum.store.sqlite import SqliteStore
@@ -32,14 +33,14 @@ def change(cloud: Cloud, hosts: int) -> None:
         return
     if guests := cloud.guests():
         raise CliError(
-            f"{len(guests)} guests run on the {config.hosts} hosts that there are",
+            f"{len(guests)} guests run on the hosts that there are",
             "gureum down, then up again",
         )
     try:
         asyncio.run(_shrink(store, config, hosts))
     except StoreError as error:
         raise CliError(str(error)) from error
-    note(f"taking the network of {config.hosts} hosts away ...")
+    note("taking the network between the hosts away ...")
     cloud.evacuate()
 
 
@@ -53,6 +54,17 @@ def check_number(state_dir: Path, hosts: int) -> None:
             f"the path of a host's directory is longer than {HOST_PATH_MAX} bytes: {longest}",
             "choose a shorter one with --state-dir",
             exit_code=USAGE,
+        )
+
+
+def check_encryption(cloud: Cloud) -> None:
+    """Raises CliError where this machine's hosts could not encrypt what they send to others."""
+    make_state_dir(cloud.state_dir)
+    if not wireguard.public_key(cloud.run_dir / wireguard.KEY_FILE):
+        raise CliError(
+            "traffic between hosts cannot be encrypted: this kernel has no WireGuard, or wg is missing",
+            "apt-get install wireguard-tools; modprobe wireguard; or --no-encrypt",
+            exit_code=MISSING,
         )
 
 

@@ -101,6 +101,14 @@ def up(
             show_default=False,
         ),
     ] = None,
+    encrypt: Annotated[
+        bool | None,
+        typer.Option(
+            "--encrypt/--no-encrypt",
+            help="Encrypt what goes from host to host (WireGuard). Default: no.",
+            show_default=False,
+        ),
+    ] = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -110,7 +118,7 @@ def up(
     require_root()
     cloud = cloud_at(state_dir)
     if (joined := cloud.joined()) is not None:
-        if any((port, host, tls_cert, tls_key, hosts, agents_address)):
+        if any((port, host, tls_cert, tls_key, hosts, agents_address, encrypt)):
             raise CliError(
                 f"this machine is host {joined.host} of cloud {joined.cloud}, which has these settings",
                 "gureum up without them starts its agent",
@@ -127,8 +135,11 @@ def up(
     if hosts is not None:
         machine_hosts.change(cloud, hosts)
     before = cloud.config() if cloud.exists else None
+    if encrypt:
+        machine_hosts.check_encryption(cloud)
     config = cloud.configure(
         **join.agents_settings(agents_address),
+        encrypted=encrypt,
         hosts=hosts,
         port=port,
         host=host,
@@ -260,6 +271,8 @@ def image_build(
     cloud = cloud_at(state_dir)
     cloud.configure()
     built = images.build(cloud.state_dir / "images", name, refresh=refresh)
+    if cloud.supervisor() is not None:
+        images.wait_until_shown(cloud, built["ImageId"])
     if as_json:
         show_json(built)
     else:

@@ -48,6 +48,7 @@ def cloud_settings(config: CloudConfig) -> Cloud:
         zones=config.zones,
         public_cidr=config.public_cidr,
         dns_domain=private_domain(config.region),
+        encrypted=config.encrypted,
     )
 
 

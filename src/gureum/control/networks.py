@@ -46,7 +46,7 @@ from gureum.resources import (
     Subnet,
     Vpc,
 )
-from gureum.services.ec2.routing import Targets, resolve
+from gureum.services.ec2.routing import Targets, expand, resolve
 from gureum.services.operation import Cloud
 from gureum.store.base import Reader
 
@@ -205,15 +205,14 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def _routes(self, table: RouteTable, targets: Targets) -> Iterator[RouteSpec]:
-        for route in table.routes:
+        for destination, route in expand(table, targets.vpc, self.prefixes):
             target = resolve(route, targets)
-            kind = RouteKind(target.kind) if target is not None else RouteKind.blackhole
-            for destination in self._networks(route.destination):
-                yield RouteSpec(
-                    destination=destination,
-                    kind=kind,
-                    target=target.id if target is not None and kind is not RouteKind.internet else "",
-                )
+            kind = target.kind if target is not None else RouteKind.blackhole
+            yield RouteSpec(
+                destination=destination,
+                kind=kind,
+                target=target.id if target is not None and kind is not RouteKind.internet else "",
+            )
 
     def _networks(self, destination: str) -> tuple[str, ...]:
         """The networks that a CIDR or a prefix list's id stands for."""

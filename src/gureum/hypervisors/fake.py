@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -19,85 +19,13 @@ from gureum.errors import HypervisorError
 from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
 from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Nic
+from gureum.hypervisors.fake_machine import FakeDisk, FakeMachine, Statuses
 from gureum.san.base import Layer
-
-RUNS = frozenset({MachineState.starting, MachineState.running, MachineState.paused})
-"""The states in which a guest exists. The process of one that shut itself down is held, with its disks."""
 
 START_SECONDS = (0.05, 0.3)
 COMMAND_SECONDS = (0.001, 0.02)
 GUEST_SHUTDOWN_SECONDS = (0.5, 3.0)
 GUEST_DETACH_SECONDS = (0.05, 0.5)
-CONSOLE_BYTES_MAX = 64 * 1024
-
-
-class FakeDisk:
-    """A disk in a machine. ``size_bytes`` is 0 until it was resized."""
-
-    def __init__(self, disk: Disk) -> None:
-        self.disk = disk
-        self.layers = [layer.path for layer in disk.source.layers]
-        self.size_bytes = 0
-        self.detaching = False
-
-
-class FakeMachine:
-    """A machine of the fake host, and how its guest behaves."""
-
-    def __init__(self, config: MachineConfig) -> None:
-        self.config = config
-        self.state = MachineState.off
-        self.message = ""
-        self.reboots = 0
-        self.disks: dict[str, FakeDisk] = {}
-        self.nics: dict[str, bool] = {}
-        """By interface, whether the guest was asked to give it up."""
-        self.console = b""
-        self.held = False
-        """The guest shut itself down, and its process is held."""
-        self.run = 0
-        """Counts starts: what a guest of an earlier run does later has no effect."""
-        self.settled = asyncio.Event()
-        """Set when it is not ``starting``."""
-        self.ignores_power_button = False
-        self.ignores_detach = False
-
-    @property
-    def runs(self) -> bool:
-        return self.state in RUNS
-
-    def status(self) -> MachineStatus:
-        disks = (volume for volume, disk in self.disks.items() if disk.detaching)
-        nics = (interface for interface, detaching in self.nics.items() if detaching)
-        return MachineStatus(
-            id=self.config.id,
-            generation=self.config.generation,
-            state=self.state,
-            message=self.message,
-            reboots=self.reboots,
-            disks=tuple(sorted(self.disks)),
-            nics=tuple(sorted(self.nics)),
-            detaching=tuple(sorted((*disks, *nics))),
-        )
-
-    def print(self, text: str) -> None:
-        self.console = (self.console + text.encode())[-CONSOLE_BYTES_MAX:]
-
-
-class Statuses(Mapping[str, MachineStatus]):
-    """The statuses of machines, each made when it is asked for."""
-
-    def __init__(self, machines: Mapping[str, FakeMachine]) -> None:
-        self._machines = machines
-
-    def __getitem__(self, id: str) -> MachineStatus:
-        return self._machines[id].status()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(tuple(self._machines))
-
-    def __len__(self) -> int:
-        return len(self._machines)
 
 
 class FakeMachines:

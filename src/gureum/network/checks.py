@@ -7,6 +7,7 @@ Each function returns its argument in its usual form, and raises NetworkError.
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import (
@@ -89,6 +90,26 @@ def any_network(text: str) -> IPv4Network | IPv6Network:
         return ip_network(text)
     except ValueError as error:
         raise NetworkError(str(error)) from None
+
+
+@lru_cache(maxsize=65536)
+def loose_network(text: str) -> str:
+    """As the rules of groups have them: what follows the prefix is cut off. "" stays."""
+    if not text:
+        return text
+    family = socket.AF_INET6 if ":" in text else socket.AF_INET
+    address, slash, length = text.partition("/")
+    bits = 128 if ":" in text else 32
+    try:
+        number = int.from_bytes(socket.inet_pton(family, address))
+        ones = int(length) if slash else bits
+    except (OSError, ValueError):
+        raise NetworkError(f"{text!r} is no network") from None
+    if not 0 <= ones <= bits:
+        raise NetworkError(f"{text!r} is no network")
+    rest = bits - ones
+    packed = (number >> rest << rest).to_bytes(bits // 8)
+    return f"{socket.inet_ntop(family, packed)}/{ones}"
 
 
 def network6(text: str) -> IPv6Network:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from enum import IntEnum
 from ipaddress import IPv4Address
 
@@ -39,6 +40,9 @@ class Option(IntEnum):
     domain = 15
     mtu = 26
     broadcast = 28
+    ntp = 42
+    netbios = 44
+    netbios_type = 46
     requested = 50
     lease_seconds = 51
     type = 53
@@ -51,16 +55,23 @@ class Option(IntEnum):
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
-    """What the client of a port is told. ``prefix`` is the length of the subnet's mask."""
+    """What the client of a port is told. ``prefix`` is the length of the subnet's mask.
+
+    Of the rest, what is empty or 0 is not mentioned. A client learns what changed when it renews its lease,
+    after half of ``seconds``; an hour is what EC2's leases last.
+    """
 
     mac: str
     address: str
     prefix: int
     router: str
-    dns: str
-    domain: str
     hostname: str
     mtu: int
+    domain: str = ""
+    servers: tuple[str, ...] = ()
+    ntp: tuple[str, ...] = ()
+    netbios: tuple[str, ...] = ()
+    netbios_type: int = 0
     seconds: int = 3600
 
 
@@ -174,6 +185,10 @@ def _reply(message: Message, lease: Lease, kind: Type) -> Reply:
     return Reply((fixed + encoded).ljust(REPLY_BYTES_MIN, b"\0"), to)
 
 
+def _packed(addresses: Iterable[str]) -> bytes:
+    return b"".join(IPv4Address(address).packed for address in addresses)
+
+
 def _configuration(lease: Lease, parameters: bytes, leased: bool) -> list[tuple[Option, bytes]]:
     mask = (0xFFFFFFFF << (32 - lease.prefix)) & 0xFFFFFFFF
     broadcast = int(IPv4Address(lease.address)) | (~mask & 0xFFFFFFFF)
@@ -182,12 +197,17 @@ def _configuration(lease: Lease, parameters: bytes, leased: bool) -> list[tuple[
         (Option.mask, mask.to_bytes(4, "big")),
         (Option.router, router),
         (Option.hostname, lease.hostname.encode()),
-        (Option.domain, lease.domain.encode()),
         (Option.mtu, lease.mtu.to_bytes(2, "big")),
         (Option.broadcast, broadcast.to_bytes(4, "big")),
     ]
-    if lease.dns:
-        options.append((Option.dns, IPv4Address(lease.dns).packed))
+    told = (
+        (Option.domain, lease.domain.encode()),
+        (Option.dns, _packed(lease.servers)),
+        (Option.ntp, _packed(lease.ntp)),
+        (Option.netbios, _packed(lease.netbios)),
+        (Option.netbios_type, bytes([lease.netbios_type]) if lease.netbios_type else b""),
+    )
+    options += [(key, value) for key, value in told if value]
     if leased:
         options += [
             (Option.lease_seconds, lease.seconds.to_bytes(4, "big")),

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 import struct
 from ipaddress import IPv4Address
 
 from gureum.errors import NetworkError
-from gureum.network.dhcp import CLIENT_PORT, MESSAGE_BYTES_MAX, SERVER_PORT, Lease, answer, parse
+from gureum.network.datagrams import RECEIVE_BUFFER_BYTES, Datagrams, Message
+from gureum.network.dhcp import CLIENT_PORT, SERVER_PORT, Lease, answer, parse
 
 log = logging.getLogger(__name__)
 
-MESSAGES_AT_ONCE_MAX = 8
-"""How many messages are answered before others get their turn."""
-_RECEIVE_BUFFER_BYTES = 16 * 1024
 _IP_PKTINFO = 8
 _SO_NO_CHECK = 11
 
@@ -29,7 +26,7 @@ def listen(tap: str) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # None is better than one left to hardware: some clients read the raw packet and find it wrong.
         sock.setsockopt(socket.SOL_SOCKET, _SO_NO_CHECK, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         sock.bind(("0.0.0.0", SERVER_PORT))
     except OSError as error:
         sock.close()
@@ -37,38 +34,21 @@ def listen(tap: str) -> socket.socket:
     return sock
 
 
-class DhcpServer:
+class DhcpServer(Datagrams):
     """Answers from ``lease``, which may be replaced at any time."""
 
     def __init__(self, sock: socket.socket, lease: Lease) -> None:
+        super().__init__(sock, f"DHCP for {lease.address}")
         self.lease = lease
-        self._socket = sock
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(sock, self._readable)
 
-    def close(self) -> None:
-        self._loop.remove_reader(self._socket)
-        self._socket.close()
-
-    def _readable(self) -> None:
-        for _ in range(MESSAGES_AT_ONCE_MAX):
-            try:
-                data = self._socket.recv(MESSAGE_BYTES_MAX + 1)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                log.warning("DHCP for %s: %s", self.lease.address, error)
-                return
-            self._serve(data)
-
-    def _serve(self, data: bytes) -> None:
-        message = parse(data)
-        reply = answer(message, self.lease) if message else None
+    def serve(self, message: Message) -> None:
+        asked = parse(message.data)
+        reply = answer(asked, self.lease) if asked else None
         if reply is None:
             return
         source = struct.pack("=I4s4s", 0, IPv4Address(self.lease.router).packed, bytes(4))
         try:
-            self._socket.sendmsg(
+            self.socket.sendmsg(
                 [reply.data], [(socket.IPPROTO_IP, _IP_PKTINFO, source)], 0, (reply.to, CLIENT_PORT)
             )
         except OSError as error:

@@ -1,8 +1,9 @@
 """A VPC's resolver: dnsmasq in its namespace, unprivileged.
 
-Names like ip-10-0-0-5.ec2.internal and their reverses are computed from addresses, so the resolver has no
-state: it is started with its whole configuration as arguments, and an agent that comes back recognises it
-by them.
+Names like ip-10-0-0-5.ec2.internal and their reverses are computed from addresses, so the resolver is started
+with its whole configuration as arguments, and an agent that comes back recognises it by them. Only what
+changes while guests ask is in a file: the public names that mean private addresses inside. It is read again
+at a signal, so the resolver is there all the time.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ import os
 import select
 import signal
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Network, ip_address
+from ipaddress import ip_address
 from pathlib import Path
 
+from gureum.dns import private_name, public_domain
 from gureum.errors import NetworkError
 from gureum.network import namespaces
-from gureum.network.filters import RESOLVER_ADDRESS
+from gureum.network.filters import RESOLVER_ADDRESS, RESOLVER_ADDRESS6
 from gureum.network.namespaces import command, visit
-from gureum.network.plan import VpcPlan
+from gureum.network.plan import VpcPlan, interfaces
 
 log = logging.getLogger(__name__)
 
 STOP_MILLISECONDS_MAX = 2000
+DIRECTORY = Path("/run/gureum/resolvers")
+"""A file for each resolver, by its namespace. It lives as long as namespaces do, and anybody may read it."""
 _RESOLV_FILES = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
 
 
@@ -53,8 +57,40 @@ def _reachable(server: str) -> bool:
     return address.version == 4 and not address.is_loopback and not address.is_unspecified
 
 
-def arguments(vpc: VpcPlan, resolv_file: str) -> list[str]:
-    network = IPv4Network(vpc.cidr)
+def addresses(vpc: VpcPlan) -> tuple[str, ...]:
+    """Where the resolver is asked."""
+    return (vpc.dns, RESOLVER_ADDRESS, *((RESOLVER_ADDRESS6,) if vpc.cidrs6 else ()))
+
+
+def servers(vpc: VpcPlan) -> tuple[str, ...]:
+    """The name servers that guests are told of: its DHCP options, with the resolver where it is meant."""
+    own = vpc.dns if vpc.dns_support else ""
+    return tuple(found for server in vpc.dhcp.servers if (found := server or own))
+
+
+def hosts(vpc: VpcPlan) -> str:
+    """The VPC's own public names, which mean private addresses inside; as a hosts file.
+
+    The first name of a line is the one that the address itself has.
+    """
+    if not vpc.dns_hostnames:
+        return ""
+    zone = public_domain(vpc.domain)
+    pairs = sorted(
+        (address.private_ip, address.public_ip)
+        for interface in interfaces(vpc)
+        for address in interface.addresses
+        if address.public_ip
+    )
+    return "".join(
+        f"{private} {private_name(private, vpc.domain)} ec2-{public.replace('.', '-')}.{zone}\n"
+        for private, public in pairs
+    )
+
+
+def arguments(vpc: VpcPlan, resolv_file: str, hosts_file: str = "") -> list[str]:
+    """Of the two domains this cloud is the authority: what it does not know of them there is not."""
+    public = public_domain(vpc.domain)
     return [
         "dnsmasq",
         "--conf-file=/dev/null",
@@ -62,9 +98,9 @@ def arguments(vpc: VpcPlan, resolv_file: str) -> list[str]:
         "--group=nogroup",
         "--pid-file=",
         "--bind-interfaces",
-        f"--listen-address={vpc.dns}",
-        f"--listen-address={RESOLVER_ADDRESS}",
+        *(f"--listen-address={address}" for address in addresses(vpc)),
         "--no-hosts",
+        f"--addn-hosts={hosts_file}",
         "--no-dhcp-interface=*",
         "--domain-needed",
         "--bogus-priv",
@@ -72,22 +108,43 @@ def arguments(vpc: VpcPlan, resolv_file: str) -> list[str]:
         "--dns-forward-max=150",
         f"--domain={vpc.domain}",
         f"--local=/{vpc.domain}/",
-        f"--synth-domain={vpc.domain},{network},ip-",
+        f"--local=/{public}/",
+        *(f"--synth-domain={vpc.domain},{network},ip-" for network in vpc.cidrs),
+        f"--synth-domain={public},{vpc.public},ec2-",
         f"--resolv-file={resolv_file}" if resolv_file else "--no-resolv",
     ]
 
 
 def converge(namespace: str, vpc: VpcPlan | None) -> None:
     """Have exactly the right resolver in the namespace; ``vpc`` None: none at all."""
-    wanted = arguments(vpc, upstream()[0]) if vpc and vpc.dns_support else None
+    file = DIRECTORY / namespace
+    wanted = arguments(vpc, upstream()[0], str(file)) if vpc and vpc.dns_support else None
+    if vpc and wanted:
+        _write(file, hosts(vpc))
     own = namespaces.inode(namespace)
     running = [(pid, argv) for pid, inode, argv in _processes() if inode == own]
     keep = next((pid for pid, argv in running if argv == wanted), None)
     for pid, _ in running:
         if pid != keep:
             _stop(pid)
-    if wanted and keep is None:
+    if wanted is None:
+        file.unlink(missing_ok=True)
+    elif keep is None:
         visit(namespace, lambda: command(wanted))
+    else:
+        # Also if the file is as it was: who wrote it may have died before saying so.
+        _signal(keep, signal.SIGHUP)
+
+
+def _write(file: Path, text: str) -> None:
+    new = file.with_name(f"{file.name}.new")
+    try:
+        DIRECTORY.mkdir(parents=True, exist_ok=True)
+        new.write_text(text)
+        new.chmod(0o644)
+        new.replace(file)
+    except OSError as error:
+        raise NetworkError(f"cannot write {file}: {error.strerror}") from error
 
 
 def without_resolver(found: Iterable[str]) -> set[str]:
@@ -113,12 +170,19 @@ def _processes() -> Iterator[tuple[int, int, list[str]]]:
 
 def _stop(pid: int) -> None:
     """End it and wait until its sockets are free."""
+    _signal(pid, signal.SIGKILL, wait=True)
+
+
+def _signal(pid: int, number: signal.Signals, wait: bool = False) -> None:
+    """``wait``: until the process has ended. It may have ended before."""
     try:
         fd = os.pidfd_open(pid)
     except OSError:
         return
     try:
-        signal.pidfd_send_signal(fd, signal.SIGKILL)
+        signal.pidfd_send_signal(fd, number)
+        if not wait:
+            return
         poll = select.poll()
         poll.register(fd, select.POLLIN)
         if not poll.poll(STOP_MILLISECONDS_MAX):

@@ -16,7 +16,8 @@ from pathlib import Path
 from gureum.env import Env
 from gureum.errors import NetworkError
 from gureum.hostspec import NetworkSpec
-from gureum.network import dns, filters, links, wireguard
+from gureum.network import dns, hostfilter, links, wireguard
+from gureum.network.conntrack import forget_flows
 from gureum.network.names import Names
 from gureum.network.namespaces import command, command_batch, ip_batch, nft, write_sysctl
 from gureum.network.plan import VpcPlan, plan_hosts
@@ -70,7 +71,7 @@ class Edge:
         peers = [host.outer for host in plan_hosts(spec).values()]
         # Over WireGuard, VXLAN packets come from its device only.
         carrier = wireguard.device(self._names.index) if spec.encrypted else ""
-        table = filters.host_table(
+        table = hostfilter.host_table(
             self._names, self._cloud, dns.upstream()[1], self._uplink, peers, carrier=carrier
         )
         if self.known and self._table is not None:
@@ -138,6 +139,7 @@ class Edge:
             ip_batch(commands)
             self.known = True
         self._env.crashpoint("network.public.routed")
+        forget_flows({address for address, _ in was} - addresses)
         self._routes = wanted
         announce(self._uplink, sorted(come))
 

@@ -9,7 +9,6 @@ from ipaddress import IPv4Network
 from gureum.env import Env
 from gureum.errors import NetworkError
 from gureum.hostspec import NetworkSpec, PortSpec
-from gureum.network.names import GUEST_MTU
 from gureum.network.plan import make_plan
 from gureum.network.reach import allows
 
@@ -81,7 +80,7 @@ class FakeNetwork:
     def mtu(self, interface: str) -> int:
         if interface not in self._wires.ports.get(self._host, {}):
             raise NetworkError(f"port {interface} was not applied")
-        return GUEST_MTU
+        return self._wires.rules[self._host].mtu
 
     async def close(self) -> None:
         """Nothing is served, so nothing stops."""

@@ -1,9 +1,8 @@
-"""The packet filter of a VPC's namespace, and of the host around it.
+"""The packet filter of a VPC's namespace, for what is routed.
 
-A VPC has two tables. ``netdev gureum`` stands at each tap, before anything else sees a packet: what does
-not come from the port's own addresses ends there, so all that follows may trust source addresses. ``inet
-gureum`` filters what is routed: egress rules of the sender's groups, then ingress rules of the receiver's,
-statefully.
+A new flow has to pass the egress rules of the sender's groups, then the ingress rules of the receiver's.
+Every packet that crosses a subnet's border has to pass its network ACL before. Source addresses can be
+trusted: see ``guard``.
 
 Ports are elements of sets and maps; ports with the same groups share a chain. A packet of an established flow
 costs the same with ten ports and with ten thousand.
@@ -12,17 +11,18 @@ costs the same with ten ports and with ten thousand.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from functools import lru_cache
 
-from gureum.hostspec import PortKind
-from gureum.network.groups import compile_group, member_set
-from gureum.network.names import BENCHMARK_RANGE, PEERINGS, UPLINK, VXLAN, VXLAN_PORT, Names
+from gureum.hostspec import GroupSpec, PortKind
+from gureum.network import flowsets
+from gureum.network.acls import IN, OUT, acl_chains, acl_maps, refusal
+from gureum.network.groups import SIX, compile_group, member_set
+from gureum.network.names import PEERINGS, UPLINK, VXLAN, Names
 from gureum.network.plan import VpcPlan, interfaces
 from gureum.network.ruleset import Chain, Set, Table
 
 METADATA_ADDRESS = "169.254.169.254"
-RESOLVER_ADDRESS = "169.254.169.253"
-BROADCAST = "255.255.255.255"
+RESOLVER_ADDRESS, RESOLVER_ADDRESS6 = "169.254.169.253", "fd00:ec2::253"
 ASKING_PACKETS_MAX = 1024
 """How many packets a second a port may send to DNS, DHCP and metadata, as on EC2: those who answer serve all
 guests.
@@ -40,95 +40,54 @@ PORTS_MAX = 1024
 """For how many ports at once a VPC, and a host, keep all these bounds; beyond, the last ones have none."""
 CARRIERS = f'{{ "{VXLAN}", "{PEERINGS}*" }}'
 """Devices to other hosts and to peers."""
-NEVER_SOURCES = f"{{ 0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, {BENCHMARK_RANGE}, 224.0.0.0/3 }}"
-"""What a port that may forward for others (no source check) must not send from either."""
+IPV6_SERVICES = "{ nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert }"
+LINK_COUNTERS = ("denied_in", "denied_out", "denied_acl")
 
 
-def guard_table(vpc: VpcPlan) -> Table:
-    """Anti-spoofing at the taps: Ethernet, ARP and IP source addresses."""
-    sources: dict[str, str] = {}
-    stations: dict[str, str] = {}
-    routers: dict[str, str] = {}
-    chains = {"guest": Chain(_GUARD_RULES)}
-    for port in vpc.ports.values():
-        hook = f'type filter hook ingress device "{port.tap}" priority 0; policy drop;'
-        if port.kind is PortKind.nat:
-            # Our own namespace is behind it, which filters what it sends on.
-            chains[f"in_{port.tap}"] = Chain(("ether type ip accept",), hook)
-            continue
-        for address in port.addresses:
-            sources[f'"{port.tap}" . {port.mac} . {address.private_ip}'] = ""
-        stations[f'"{port.tap}" . {port.mac}'] = ""
-        if not port.source_check:
-            routers[f'"{port.tap}" . {port.mac}'] = ""
-        chains[f"in_{port.tap}"] = Chain(("goto guest",), hook)
-    return Table(
-        name="netdev gureum",
-        counters=("ipv6", "spoofed"),
-        sets={
-            "sources": Set("ifname . ether_addr . ipv4_addr", sources),
-            "stations": Set("ifname . ether_addr", stations),
-            "routers": Set("ifname . ether_addr", routers),
-        },
-        chains=chains,
-    )
-
-
-_GUARD_RULES = (
-    "ether type ip iifname . ether saddr . ip saddr @sources accept",
-    # The sender in an ARP packet is in its body once more; an address probe has no sender address yet.
-    "ether type arp iifname . ether saddr @stations iifname . arp saddr ether . arp saddr ip @sources accept",
-    "ether type arp iifname . ether saddr @stations arp saddr ip 0.0.0.0 "
-    "iifname . arp saddr ether @stations accept",
-    f"ip saddr 0.0.0.0 ip daddr {BROADCAST} udp sport 68 udp dport 67 iifname . ether saddr @stations accept",
-    f"ether type ip iifname . ether saddr @routers ip saddr != {NEVER_SOURCES} accept",
-    "ether type ip6 counter name ipv6 drop",
-    "counter name spoofed drop",
-)
-
-
-def filter_table(vpc: VpcPlan, names: Names, link_address: str) -> Table:
-    """Routing filter and address translation. ``link_address`` is the VPC's end of its link to the host."""
+def filter_table(vpc: VpcPlan, names: Names, link_address: str, generation: int = 0) -> Table:
+    """Routing filter and address translation. ``link_address`` is the VPC's end of its link to the host;
+    ``generation``: which of two collections of flows the flow logs add to.
+    """
     ingress: dict[str, str] = {}
     egress: dict[str, str] = {}
     chains: dict[str, Chain] = {}
+    public: dict[str, str] = {}
     for port in vpc.ports.values():
+        tap = f'"{port.tap}"'
         if port.kind is PortKind.nat:
-            ingress[f'"{port.tap}"'] = egress[f'"{port.tap}"'] = "accept"
+            ingress[tap] = egress[tap] = "accept"
             continue
         bundle = _bundle(port.groups)
-        ingress[f'"{port.tap}"'] = f"goto in_{bundle}"
-        egress[f'"{port.tap}"'] = f"goto out_{bundle}"
+        ingress[tap] = f"goto in_{bundle}"
+        egress[tap] = f"goto out_{bundle}"
         if f"in_{bundle}" not in chains:
-            chains[f"in_{bundle}"] = _bundle_chain("in", port.groups)
-            chains[f"out_{bundle}"] = _bundle_chain("out", port.groups)
+            chains[f"in_{bundle}"] = _bundle_chain(IN, port.groups)
+            chains[f"out_{bundle}"] = _bundle_chain(OUT, port.groups)
+        public |= {each.public_ip: each.private_ip for each in port.addresses if each.public_ip}
     for group in vpc.groups.values():
-        chains[f"in_{group.id}"] = Chain(compile_group(group, egress=False))
-        chains[f"out_{group.id}"] = Chain(compile_group(group, egress=True))
-    public = {
-        address.public_ip: address.private_ip
-        for port in vpc.ports.values()
-        for address in port.addresses
-        if address.public_ip and port.kind is PortKind.machine
-    }
+        chains[f"in_{group.id}"], chains[f"out_{group.id}"] = _group_chains(group)
+    acl_out, acl_in = acl_maps(vpc)
     sets = {
         "tables": Set("ifname : mark", {f'"{p.tap}"': str(p.table) for p in vpc.ports.values() if p.table}),
         "peered": Set("ifname . ipv4_addr", _peered(vpc, ":"), flags="interval"),
         "peered6": Set("ifname . ipv6_addr", _peered(vpc, "."), flags="interval"),
         "ingress": Set("ifname : verdict", ingress),
         "egress": Set("ifname : verdict", egress),
+        "acl_in": Set("ifname : verdict", acl_in),
+        "acl_out": Set("ifname : verdict", acl_out),
         "public": Set("ipv4_addr : ipv4_addr", public),
         "private": Set("ipv4_addr : ipv4_addr", {private: outer for outer, private in public.items()}),
         "asking": Set("ifname", flags="dynamic,timeout", timeout="60s", size=PORTS_MAX),
         **flow_sets("ifname"),
+        **flowsets.sets(vpc),
     }
     for id, addresses in vpc.members.items():
         sets[member_set(id)] = Set("ipv4_addr", dict.fromkeys(addresses, ""))
+        sets[member_set(id, SIX)] = Set("ipv6_addr", dict.fromkeys(vpc.members6[id], ""))
     return Table(
         name="inet gureum",
         counters=(
-            "denied_in",
-            "denied_out",
+            *LINK_COUNTERS,
             "untranslated",
             "denied_local",
             "asked_too_much",
@@ -136,8 +95,24 @@ def filter_table(vpc: VpcPlan, names: Names, link_address: str) -> Table:
             "denied_peering",
         ),
         sets=sets,
-        chains={**_base_chains(vpc, names, link_address), **chains},
+        chains={
+            **_base_chains(vpc, names, link_address),
+            **_refusals(vpc),
+            **flowsets.chains(vpc, generation),
+            **acl_chains(vpc),
+            **chains,
+        },
     )
+
+
+def _refusals(vpc: VpcPlan) -> dict[str, Chain]:
+    return {
+        refusal(direction, by): Chain(
+            (*flowsets.note_refused(vpc, direction), f"counter name {counter} drop")
+        )
+        for direction in (IN, OUT)
+        for by, counter in (("group", f"denied_{direction}"), ("acl", "denied_acl"))
+    }
 
 
 def _peered(vpc: VpcPlan, other: str) -> dict[str, str]:
@@ -178,26 +153,38 @@ def _carrier_chains(vpc: VpcPlan) -> dict[str, Chain]:
     }
 
 
-def _bundle(groups: Iterable[str]) -> str:
+@lru_cache(maxsize=16384)
+def _bundle(groups: tuple[str, ...]) -> str:
     """A name for a combination of groups."""
     return f"bundle_{hashlib.sha256(' '.join(groups).encode()).hexdigest()[:16]}"
 
 
+@lru_cache(maxsize=16384)
 def _bundle_chain(direction: str, groups: tuple[str, ...]) -> Chain:
     jumps = (f"jump {direction}_{group}" for group in groups)
-    return Chain((*jumps, f"counter name denied_{direction} drop"))
+    return Chain((*jumps, f"goto {refusal(direction)}"))
+
+
+@lru_cache(maxsize=2048)
+def _group_chains(group: GroupSpec) -> tuple[Chain, Chain]:
+    """For ingress and for egress."""
+    return Chain(compile_group(group, egress=False)), Chain(compile_group(group, egress=True))
 
 
 def _base_chains(vpc: VpcPlan, names: Names, link_address: str) -> dict[str, Chain]:
+    own6 = f", {', '.join(vpc.cidrs6)}" if vpc.cidrs6 else ""
     established = "ct state vmap { established : accept, related : accept, invalid : drop }"
     leave = f'oifname "{UPLINK}" accept' if vpc.internet else f'oifname "{UPLINK}" drop'
     resolvers = f"{{ {vpc.dns}, {RESOLVER_ADDRESS} }}"
     often = f"iifname limit rate over {ASKING_PACKETS_MAX}/second burst {ASKING_PACKETS_MAX} packets"
-    bounded = bound_flows(f'iifname != "{UPLINK}"', "iifname")
+    bounded = bound_flows(f'iifname != "{UPLINK}"', "iifname", ("ip", "ip6"))
+    inside6 = f"{{ {', '.join(vpc.cidrs6)} }}"
     services = (
         f"ip daddr {METADATA_ADDRESS} tcp dport 80 accept",
         f"ip daddr {resolvers} meta l4proto {{ tcp, udp }} th dport 53 accept",
         "udp dport 67 accept",
+        "ip6 saddr fe80::/64 udp dport 547 accept",
+        f"ip6 daddr {RESOLVER_ADDRESS6} meta l4proto {{ tcp, udp }} th dport 53 accept",
     )
     return {
         # "accept" ends one chain only: what egress accepts goes on to ingress.
@@ -206,21 +193,31 @@ def _base_chains(vpc: VpcPlan, names: Names, link_address: str) -> dict[str, Cha
             (
                 # Before established flows, which are not bound to a device: no neighbour is out there.
                 f'iifname "{UPLINK}" ip saddr {{ {", ".join(vpc.cidrs)} }} drop',
+                *((f'iifname "{UPLINK}" ip6 saddr {inside6} drop',) if vpc.cidrs6 else ()),
                 # Out into the Internet is the sender's own host's.
                 f'iifname {CARRIERS} oifname "{UPLINK}" drop',
                 f"iifname {CARRIERS} oifname {CARRIERS} accept",
+                "iifname vmap @acl_out",
                 established,
                 "ip daddr 169.254.0.0/16 drop",
                 f"iifname {CARRIERS} accept",
                 *bounded,
                 f'iifname "{UPLINK}" ct status dnat accept',
+                # IPv6 addresses are public ones: groups decide.
+                *((f'iifname "{UPLINK}" ip6 daddr {inside6} accept',) if vpc.internet and vpc.cidrs6 else ()),
                 "iifname vmap @egress",
                 "drop",
             ),
-            "type filter hook forward priority -1; policy drop;",
+            "type filter hook forward priority -10; policy drop;",
         ),
         "forward_ingress": Chain(
-            (f"oifname {CARRIERS} accept", established, leave, "oifname vmap @ingress"),
+            (
+                f"oifname {CARRIERS} accept",
+                "oifname vmap @acl_in",
+                established,
+                leave,
+                "oifname vmap @ingress",
+            ),
             "type filter hook forward priority 0; policy drop;",
         ),
         "local": Chain(
@@ -228,6 +225,9 @@ def _base_chains(vpc: VpcPlan, names: Names, link_address: str) -> dict[str, Cha
                 'iifname "lo" accept',
                 f"iifname {CARRIERS} drop",
                 f'iifname != "{UPLINK}" update @asking {{ {often} }} counter name asked_too_much drop',
+                # Neighbours are nothing that connection tracking knows.
+                f'iifname != "{UPLINK}" ip6 saddr {{ ::/128, fe80::/64{own6} }} '
+                f"icmpv6 type {IPV6_SERVICES} accept",
                 established,
                 f'iifname "{UPLINK}" drop',
                 *bounded,
@@ -263,104 +263,24 @@ def flow_sets(key: str) -> dict[str, Set]:
     }
 
 
-def bound_flows(which: str, key: str) -> tuple[str, ...]:
+def bound_flows(which: str, key: str, families: tuple[str, ...] = ("ip",)) -> tuple[str, ...]:
     """Rules that drop new flows of a sender (``key``) that begins or keeps too many. For packets of no flow.
+    ``families``: ip, ip6.
 
     A bucket's number has the type of a mark, as there is no key of type integer.
     """
     often = f"{key} limit rate over {NEW_FLOWS_MAX}/second burst {NEW_FLOWS_MAX} packets"
     bucket = f"mod {FLOW_BUCKETS} ct count over {FLOWS_IN_BUCKET_MAX}"
     drop = "counter name too_many_flows drop"
-    ends = "ip saddr . ip daddr"
-    return (
-        f"{which} update @rushing {{ {often} }} {drop}",
-        f"{which} meta l4proto {{ tcp, udp }} "
-        f"add @flows {{ {key} . jhash {ends} . th sport . th dport {bucket} }} {drop}",
-        f"{which} meta l4proto != {{ tcp, udp }} add @flows {{ {key} . jhash {ends} {bucket} }} {drop}",
-    )
-
-
-def host_table(
-    names: Names,
-    cloud: str,
-    resolvers: Iterable[str],
-    uplink: str = "",
-    peers: Iterable[str] = (),
-    carrier: str = "",
-) -> Table:
-    """The host's side: guests reach the Internet and other guests' public addresses, not the host itself.
-
-    ``resolvers`` are the host's name servers: a VPC's own resolver may ask those that run on the host.
-    ``uplink``: the device on which other hosts are, ``peers`` their addresses: VXLAN comes from them only, or
-    from the device ``carrier`` only. Public addresses are real there, so the host does not hide them.
-    """
-    stranger = f'iifname != "{carrier}"' if carrier else "ip saddr != @peers"
-    guests = f'"{names.uplink_prefix}*"'
-    servers = ", ".join(sorted(resolvers))
-    ask = f"iifname {guests} ip saddr {names.links} ip daddr {{ {servers} }} meta l4proto {{ tcp, udp }}"
-    established = "ct state { established, related } accept"
-    return Table(
-        name=f"inet {names.table}",
-        comment=cloud,
-        counters=("denied_host", "denied_range", "too_many_flows"),
-        sets={
-            **flow_sets("ipv4_addr"),
-            "peers": Set("ipv4_addr", dict.fromkeys(sorted(peers), "")),
-        },
-        chains={
-            "carrier_in": Chain(
-                (f"udp dport {VXLAN_PORT} notrack",),
-                "type filter hook prerouting priority -300; policy accept;",
-            ),
-            "carrier_out": Chain(
-                (f"udp dport {VXLAN_PORT} notrack",), "type filter hook output priority -300; policy accept;"
-            ),
-            "from_guests": Chain(
-                (f"iifname {guests} ip saddr != {{ {names.public}, {names.links} }} drop",),
-                "type filter hook prerouting priority -150; policy accept;",
-            ),
-            "host": Chain(
-                (
-                    *(
-                        (f"udp dport {VXLAN_PORT} {stranger} counter name denied_host drop",)
-                        if uplink
-                        else ()
-                    ),
-                    f"iifname != {guests} accept",
-                    established,
-                    *((f"{ask} th dport 53 accept",) if servers else ()),
-                    "counter name denied_host drop",
-                ),
-                "type filter hook input priority -10; policy accept;",
-            ),
-            "from_host": Chain(
-                (f"oifname {guests} icmp type redirect drop",),
-                "type filter hook output priority 0; policy accept;",
-            ),
-            "forward": Chain(
-                (
-                    established,
-                    f"iifname {guests} ip daddr {BENCHMARK_RANGE} ip daddr != {names.public} "
-                    "counter name denied_range drop",
-                    f"iifname {guests} ip daddr @peers counter name denied_host drop",
-                    f'oifname {guests} iifname "gu*" iifname != {guests} counter name denied_range drop',
-                    *bound_flows(f"iifname {guests} ct state new", "ip saddr"),
-                ),
-                "type filter hook forward priority -10; policy accept;",
-            ),
-            "clamp": Chain(
-                (f"iifname {guests} tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu",),
-                "type filter hook forward priority -150; policy accept;",
-            ),
-            "hide": Chain(
-                (
-                    f"ip saddr {names.links if uplink else f'{{ {names.public}, {names.links} }}'} "
-                    f'oifname != {guests} oifname != "lo" masquerade',
-                ),
-                "type nat hook postrouting priority srcnat; policy accept;",
-            ),
-        },
-    )
+    rules = [f"{which} update @rushing {{ {often} }} {drop}"]
+    for family in families:
+        ends = f"{family} saddr . {family} daddr"
+        rules += (
+            f"{which} meta l4proto {{ tcp, udp }} "
+            f"add @flows {{ {key} . jhash {ends} . th sport . th dport {bucket} }} {drop}",
+            f"{which} meta l4proto != {{ tcp, udp }} add @flows {{ {key} . jhash {ends} {bucket} }} {drop}",
+        )
+    return tuple(rules)
 
 
 def changed_addresses(old: VpcPlan | None, new: VpcPlan | None) -> set[str]:

@@ -23,18 +23,17 @@ from gureum.errors import NetworkError
 from gureum.hostspec import Metadata, NetworkSpec
 from gureum.network import dns, flows, links, namespaces, natgateway, peering
 from gureum.network.base import MetadataLookup
-from gureum.network.dhcp import Lease
-from gureum.network.dhcpserver import DhcpServer
 from gureum.network.edge import Edge
-from gureum.network.imds import MetadataServer
 from gureum.network.names import GUEST_MTU, Names, choose_slot, tap_name
 from gureum.network.namespaces import visit
 from gureum.network.plan import NOWHERE, VpcPlan, make_plan
 from gureum.network.portplan import PortPlan
+from gureum.network.services import PortServices, Sockets
 from gureum.network.taps import open_tap
 from gureum.network.tokens import Tokens, load_key
-from gureum.network.vpc import Sockets, VpcNetwork, remove_vpc, served
+from gureum.network.vpc import VpcNetwork, remove_vpc, served
 from gureum.network.vxlan import Underlay
+from gureum.network.wireguard import KEY_FILE
 
 log = logging.getLogger(__name__)
 
@@ -42,19 +41,6 @@ T = TypeVar("T")
 
 WORK_SECONDS_MAX = 120.0
 HOST_CHECK_SECONDS = 10.0
-
-
-class _Served(msgspec.Struct):
-    """A port with its servers. ``instance`` decides whose metadata it sees."""
-
-    network_id: int
-    instance: str
-    dhcp: DhcpServer
-    metadata: MetadataServer
-
-    def close(self) -> None:
-        self.dhcp.close()
-        self.metadata.close()
 
 
 class KernelNetwork:
@@ -86,9 +72,9 @@ class KernelNetwork:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="network")
         self._vpcs: dict[int, VpcNetwork] = {}
         self._ports: dict[str, int] = {}
-        self._served: dict[str, _Served] = {}
+        self._served: dict[str, PortServices] = {}
         self._edge = Edge(env, self._names, cloud, uplink)
-        self._key_file = run_dir / "wireguard.key"
+        self._key_file = run_dir / KEY_FILE
         # By number, the pairs of VPCs that are joined; None: not known.
         self._peerings: set[int] | None = None
         self._applied: NetworkSpec | None = None
@@ -283,11 +269,7 @@ class KernelNetwork:
 
     async def _converge(self, failures: dict[int, str], plan: VpcPlan) -> None:
         serving = frozenset(id for id, s in self._served.items() if s.network_id == plan.network_id)
-        gone = [
-            id
-            for id in serving
-            if id not in plan.ports or plan.ports[id].instance != self._served[id].instance
-        ]
+        gone = [id for id in serving if not self._served[id].suits(plan)]
         self._stop_serving(gone)
         vpc = self._vpcs[plan.network_id]
         try:
@@ -300,27 +282,13 @@ class KernelNetwork:
             self._serve(plan, plan.ports[id], sockets.get(id))
 
     def _serve(self, plan: VpcPlan, port: PortPlan, sockets: Sockets | None) -> None:
-        lease = Lease(
-            mac=port.mac,
-            address=port.private_ip,
-            prefix=port.prefix,
-            router=port.gateway,
-            dns=plan.dns if plan.dns_support else "",
-            domain=plan.domain,
-            hostname=port.hostname,
-            mtu=plan.mtu,
-        )
         if sockets is None:
-            self._served[port.id].dhcp.lease = lease
+            self._served[port.id].update(plan, port)
             return
         self._stop_serving({port.id} & self._served.keys())
         assert self._tokens is not None
-        self._served[port.id] = _Served(
-            network_id=plan.network_id,
-            instance=port.instance,
-            dhcp=DhcpServer(sockets.dhcp, lease),
-            metadata=MetadataServer(sockets.metadata, self._metadata_of(port.instance), self._tokens),
-        )
+        lookup = self._metadata_of(port.instance)
+        self._served[port.id] = PortServices(sockets, plan, port, lookup, self._tokens)
 
     def _metadata_of(self, instance: str) -> Callable[[], Metadata | None]:
         return lambda: self._lookup(instance)

@@ -9,9 +9,9 @@ from typing import Any
 
 from gureum.hostspec import PortKind
 from gureum.network import namespaces
-from gureum.network.filters import METADATA_ADDRESS, RESOLVER_ADDRESS
+from gureum.network.filters import METADATA_ADDRESS, RESOLVER_ADDRESS, RESOLVER_ADDRESS6
 from gureum.network.names import LINK_MACS, NEIGHBOUR6, ROUTER_MAC, UPLINK, Names, is_port
-from gureum.network.namespaces import command, ip_batch, visit, write_sysctl
+from gureum.network.namespaces import command, has_ipv6, ip_batch, visit, write_sysctl
 from gureum.network.plan import VpcPlan
 from gureum.network.portplan import PortPlan
 from gureum.network.taps import create_tap
@@ -77,6 +77,9 @@ def build_vpc(names: Names, vpc: VpcPlan, slot: int, linked: bool) -> None:
     if not namespaces.exists(namespace):
         namespaces.add(namespace)
         visit(namespace, _prepare_namespace)
+        # What is left of one that was removed behind our back leads nowhere, and goes at some time.
+        command(["ip", "link", "delete", uplink], fails=True)
+        linked = False
     if not linked:
         outer, inner = LINK_MACS
         ip_batch(
@@ -104,29 +107,31 @@ def _configure_router(vpc: VpcPlan, host_end: str, vpc_end: str) -> None:
     present = {
         address["local"]
         for address in read_json("address", "show", "dev", "lo")[0]["addr_info"]
-        if address["family"] == "inet" and address["local"] != "127.0.0.1"
+        if address["local"] not in ("127.0.0.1", "::1")
     }
     ip_batch(
         [
             "link set lo up",
             f"address replace {vpc_end}/31 dev {UPLINK}",
             f"link set dev {UPLINK} addrgenmode none up",
-            *(f"address replace {address}/32 dev lo" for address in sorted(wanted)),
-            *(f"address delete {address}/32 dev lo" for address in sorted(present - wanted)),
+            *(f"address replace {address} dev lo" for address in sorted(wanted)),
+            *(f"address delete {address} dev lo" for address in sorted(present - wanted)),
         ]
     )
 
 
 def router_addresses(vpc: VpcPlan) -> set[str]:
-    return {*vpc.gateways, vpc.dns, METADATA_ADDRESS, RESOLVER_ADDRESS}
+    """Each is a network of one address."""
+    six = {RESOLVER_ADDRESS6} if vpc.cidrs6 else set()
+    return {*vpc.gateways, vpc.dns, METADATA_ADDRESS, RESOLVER_ADDRESS, *six}
 
 
 def change_router(old: VpcPlan, new: VpcPlan) -> list[str]:
     """``ip`` commands for subnets that came or went."""
     was, wanted = router_addresses(old), router_addresses(new)
     return [
-        *(f"address replace {address}/32 dev lo" for address in sorted(wanted - was)),
-        *(f"address delete {address}/32 dev lo" for address in sorted(was - wanted)),
+        *(f"address replace {address} dev lo" for address in sorted(wanted - was)),
+        *(f"address delete {address} dev lo" for address in sorted(was - wanted)),
     ]
 
 
@@ -165,7 +170,7 @@ def ready_taps(mtu: int) -> set[str]:
         if is_port(link["ifname"])
         and (link["address"], link["mtu"]) == (ROUTER_MAC, mtu)
         and "UP" in link["flags"]
-        and any(address["local"] == NEIGHBOUR6 for address in link["addr_info"])
+        and (not has_ipv6() or any(address["local"] == NEIGHBOUR6 for address in link["addr_info"]))
     }
 
 
@@ -174,10 +179,10 @@ def port_commands(port: PortPlan, mtu: int) -> list[str]:
 
     To set an Ethernet address, though it be the same, makes the kernel forget the device's neighbours.
     """
-    return [
-        f"link set dev {port.tap} address {ROUTER_MAC} mtu {mtu} up",
-        f"address replace {NEIGHBOUR6}/64 dev {port.tap} nodad",
-    ]
+    commands = [f"link set dev {port.tap} address {ROUTER_MAC} mtu {mtu} up"]
+    if has_ipv6():
+        commands.append(f"address replace {NEIGHBOUR6}/64 dev {port.tap} nodad")
+    return commands
 
 
 def public_routes(names: Names) -> set[tuple[str, str]]:

@@ -123,7 +123,13 @@ def _meta_data(metadata: Metadata) -> Tree:
             }
         ),
         "profile": b"default-hvm",
-        **_leaves({"public-hostname": first.public_dns, "public-ipv4": first.public_ip}),
+        **_leaves(
+            {
+                "ipv6": "".join(first.ipv6[:1]),
+                "public-hostname": first.public_dns,
+                "public-ipv4": first.public_ip,
+            }
+        ),
         "reservation-id": metadata.reservation.encode(),
         "security-groups": "\n".join(first.group_names).encode(),
         "services": {"domain": b"amazonaws.com", "partition": b"aws"},
@@ -144,29 +150,35 @@ def _primary(metadata: Metadata) -> MetadataInterface:
 
 
 def _interface(nic: MetadataInterface) -> Tree:
+    """Lists of addresses begin with the first one's; networks that the VPC was given later come after."""
+    addresses = ((nic.private_ip, nic.public_ip), *nic.secondary)
+    networks = dict.fromkeys((nic.vpc_cidr, *nic.vpc_cidrs))
     tree: Tree = {
         "device-number": str(nic.device_index).encode(),
         **_leaves(
             {
                 "interface-id": nic.id,
+                "ipv6s": "\n".join(nic.ipv6),
                 "local-hostname": nic.private_dns,
-                "local-ipv4s": nic.private_ip,
+                "local-ipv4s": "\n".join(private for private, _ in addresses),
                 "mac": nic.mac,
                 "owner-id": nic.owner,
                 "public-hostname": nic.public_dns,
-                "public-ipv4s": nic.public_ip,
+                "public-ipv4s": "\n".join(public for _, public in addresses if public),
                 "security-group-ids": "\n".join(nic.group_ids),
                 "security-groups": "\n".join(nic.group_names),
                 "subnet-id": nic.subnet,
                 "subnet-ipv4-cidr-block": nic.subnet_cidr,
+                "subnet-ipv6-cidr-blocks": nic.subnet_cidr6,
                 "vpc-id": nic.vpc,
                 "vpc-ipv4-cidr-block": nic.vpc_cidr,
-                "vpc-ipv4-cidr-blocks": nic.vpc_cidr,
+                "vpc-ipv4-cidr-blocks": "\n".join(each for each in networks if "." in each),
+                "vpc-ipv6-cidr-blocks": "\n".join(each for each in networks if ":" in each),
             }
         ),
     }
-    if nic.public_ip:
-        tree["ipv4-associations"] = {nic.public_ip: nic.private_ip.encode()}
+    if associations := {public: private.encode() for private, public in addresses if public}:
+        tree["ipv4-associations"] = dict(associations)
     return dict(sorted(tree.items()))
 
 

@@ -98,6 +98,11 @@ def inode(namespace: str) -> int:
     return (DIRECTORY / namespace).stat().st_ino
 
 
+def has_ipv6() -> bool:
+    """Whether the kernel has IPv6; it can be started without."""
+    return Path("/proc/sys/net/ipv6").exists()
+
+
 def write_sysctl(name: str, value: str) -> None:
     """``name`` is a path below /proc/sys/net; it means the namespace of the calling thread."""
     path = Path("/proc/sys/net") / name

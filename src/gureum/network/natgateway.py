@@ -14,7 +14,7 @@ from gureum.network import namespaces
 from gureum.network.filters import bound_flows, flow_sets
 from gureum.network.links import devices
 from gureum.network.names import LINK_MACS, NEIGHBOUR, ROUTER_MAC, UPLINK, Names
-from gureum.network.namespaces import ip_batch, nft, visit, write_sysctl
+from gureum.network.namespaces import command, ip_batch, nft, visit, write_sysctl
 from gureum.network.plan import VpcPlan
 from gureum.network.portplan import PortPlan
 from gureum.network.ruleset import Chain, Table, replace_table
@@ -53,6 +53,10 @@ def _build(names: Names, vpc: VpcPlan, port: PortPlan) -> None:
     namespace, uplink = names.nat_namespace(port.tap), names.nat_uplink(port.tap)
     if not namespaces.exists(namespace):
         namespaces.add(namespace)
+        # What is left of one that was removed behind our back.
+        command(["ip", "link", "delete", uplink], fails=True)
+        delete = ["ip", "link", "delete", port.tap]
+        visit(names.namespace(vpc.network_id), lambda: command(delete, fails=True))
     present = visit(namespace, lambda: devices(""))
     # Two ends live and die together.
     if INSIDE not in present:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from gureum.network.links import devices
 from gureum.network.names import PEERINGS, ROUTER_MAC, Names
-from gureum.network.namespaces import ip_batch, visit
+from gureum.network.namespaces import command_batch, ip_batch, visit
 from gureum.network.plan import PeeringPlan, VpcPlan
 
 
@@ -36,7 +36,8 @@ def remove(namespace: str, kept: Iterable[str]) -> None:
     """Remove those of a namespace that are not ``kept``, with their other ends."""
 
     def work() -> None:
-        ip_batch([f"link delete {device}" for device in sorted(_devices() - set(kept))])
+        lines = [f"link delete {device}" for device in sorted(_devices() - set(kept))]
+        command_batch("ip", lines, gone=True)
 
     visit(namespace, work)
 

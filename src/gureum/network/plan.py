@@ -76,8 +76,9 @@ class VpcPlan(msgspec.Struct, frozen=True, kw_only=True):
     """``gateways`` are the router's addresses, one a subnet; ``dns`` is the resolver's (the base address +
     2). ``cidrs`` and ``cidrs6`` are all networks, ``cidr`` is the first of them.
 
-    ``number`` is this host's, 0 for the only one. ``hosts`` are those that have something of this VPC.
-    ``tables``: by number, the routes by destination, without the local ones.
+    ``public`` are the cloud's public addresses. ``number`` is this host's, 0 for the only one. ``hosts`` are
+    those that have something of this VPC. ``tables``: by number, the routes by destination, without the local
+    ones.
     """
 
     id: str
@@ -90,6 +91,7 @@ class VpcPlan(msgspec.Struct, frozen=True, kw_only=True):
     cidrs6: tuple[str, ...] = ()
     gateways: tuple[str, ...]
     dns: str
+    public: str
     internet: bool
     domain: str
     dns_support: bool
@@ -105,6 +107,10 @@ class VpcPlan(msgspec.Struct, frozen=True, kw_only=True):
     members: dict[str, tuple[str, ...]]
     members6: dict[str, tuple[str, ...]]
     flow_logs: tuple[FlowLogSpec, ...] = ()
+
+    def has_ipv6(self, port: PortPlan) -> bool:
+        """Whether its guest is told of IPv6: its subnet has it."""
+        return bool(self.subnets[port.subnet].cidr6)
 
     @property
     def owners(self) -> dict[str, str]:
@@ -200,6 +206,7 @@ class _Planner:
             cidrs6=cidrs6,
             gateways=tuple(subnet.gateway for subnet in subnets.values()),
             dns=str(network.network_address + 2),
+            public=str(self._public),
             internet=vpc.internet,
             domain=checks.domain(vpc.domain),
             dns_support=vpc.dns_support,
@@ -289,12 +296,12 @@ def _check_addresses(vpc: VpcSpec, ports: dict[str, PortPlan], remotes: dict[str
 
 
 def _dhcp(dhcp: DhcpSpec) -> DhcpSpec:
-    if dhcp.domain:
-        checks.domain(dhcp.domain)
+    """With the domain as DHCP has it: without the final dot that it may have in the API."""
     for text in (*dhcp.servers, *dhcp.ntp, *dhcp.netbios):
         if text:
-            checks.any_address(text)
-    return dhcp
+            checks.address(text)
+    domain = dhcp.domain.removesuffix(".").lower()
+    return msgspec.structs.replace(dhcp, domain=checks.domain(domain) if domain else "")
 
 
 def _tables(

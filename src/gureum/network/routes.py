@@ -11,27 +11,29 @@ A route that changes is replaced, in one step; there is no moment without it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import msgspec
 
 from gureum.network.links import read_json
 from gureum.network.names import (
-    LINK_MACS,
     NEIGHBOUR,
     NEIGHBOUR6,
     ROUTER_MAC,
     UPLINK,
     VXLAN,
     next_hop,
+    tap_name,
     vxlan_mac,
 )
-from gureum.network.namespaces import command, command_batch, ip_batch
+from gureum.network.namespaces import command, command_batch, has_ipv6, ip_batch
 from gureum.network.plan import NOWHERE, Hop, VpcPlan
 
 MAIN = 254
 OWN_TABLE = 900
 """For what the namespace itself sends (its resolver): out by the link."""
 FIRST_TABLE = 1000
+NO_WAYS = ("blackhole", "throw", "unreachable")
 TABLE_PRIORITY, OWN_PRIORITY = 100, 40000
 
 
@@ -77,8 +79,7 @@ def wanted(vpc: VpcPlan, link: str) -> Routing:
         for address in port.private:
             routes[MAIN, single(address)] = f"dev {port.tap}"
             neighbours[port.tap, address] = port.mac
-    for six in (False, True) if vpc.cidrs6 else (False,):
-        routes[OWN_TABLE, "::/0" if six else "0.0.0.0/0"] = _text(Hop(UPLINK), link, six)
+    routes[OWN_TABLE, "0.0.0.0/0"] = _text(Hop(UPLINK), link)
     for number, hops in vpc.tables.items():
         for network in networks:
             routes[FIRST_TABLE + number, network] = "throw"
@@ -90,14 +91,12 @@ def wanted(vpc: VpcPlan, link: str) -> Routing:
     for peering in vpc.peerings.values():
         for neighbour in (NEIGHBOUR, NEIGHBOUR6)[: 1 + bool(vpc.cidrs6)]:
             neighbours[peering.device, neighbour] = ROUTER_MAC
-    if vpc.cidrs6:
-        neighbours[UPLINK, NEIGHBOUR6] = LINK_MACS[0]
     families = (False, True) if vpc.cidrs6 else (False,)
     return Routing(
         routes,
         neighbours,
         {vxlan_mac(host.number): host.address for host in vpc.hosts},
-        frozenset(Rule(six, mark) for six in families for mark in (0, *vpc.tables)),
+        frozenset([Rule(False, 0), *(Rule(six, mark) for six in families for mark in vpc.tables)]),
     )
 
 
@@ -109,15 +108,17 @@ def single(address: str) -> str:
 def _text(hop: Hop, link: str, six: bool = False) -> str:
     if hop == NOWHERE:
         return "blackhole"
-    via = hop.via or (NEIGHBOUR6 if six else link)
-    return f"via {via} dev {hop.device} onlink"
+    if hop.device == UPLINK and six:
+        # Links to the host have no IPv6: told so, programs try IPv4 at once.
+        return "unreachable"
+    return f"via {hop.via or link} dev {hop.device} onlink"
 
 
 def present() -> Routing:
-    """What is in the calling thread's namespace: the keys, with nothing known about their values."""
+    """What is in the calling thread's namespace. Of next hops only that they are there, not what they are."""
     routes: dict[tuple[int, str], str] = {}
     rules: set[Rule] = set()
-    for six in (False, True):
+    for six in (False, True) if has_ipv6() else (False,):
         family = "-6" if six else "-4"
         for route in read_json(family, "route", "show", "table", "all"):
             # What the kernel made has a protocol; what we make has the usual one, which is not shown.
@@ -125,7 +126,8 @@ def present() -> Routing:
                 everywhere = "::/0" if six else "0.0.0.0/0"
                 destination = everywhere if route["dst"] == "default" else route["dst"]
                 table = MAIN if route.get("table", "main") == "main" else int(route["table"])
-                routes[table, destination if "/" in destination else single(destination)] = ""
+                destination = destination if "/" in destination else single(destination)
+                routes[table, destination] = _found(route)
         for rule in read_json(family, "rule", "show"):
             if rule["priority"] == TABLE_PRIORITY:
                 rules.add(Rule(six, int(rule["fwmark"], 16)))
@@ -135,6 +137,30 @@ def present() -> Routing:
         (entry["dev"], entry["dst"]): "" for entry in read_json("neighbour", "show", "nud", "permanent")
     }
     return Routing(routes, neighbours, _stations(), frozenset(rules))
+
+
+def _found(route: dict[str, Any]) -> str:
+    """A route as ``wanted`` writes it; "" for one that it would not."""
+    if route.get("type") in NO_WAYS:
+        return str(route["type"])
+    if "gateway" in route:
+        return f"via {route['gateway']} dev {route['dev']} onlink" if "onlink" in route["flags"] else ""
+    return f"dev {route['dev']}" if route.get("type", "unicast") == "unicast" and "via" not in route else ""
+
+
+def orphans(found: Routing, vpc: VpcPlan) -> set[str]:
+    """Addresses that led to a port, and belong to another interface now, or to none."""
+    owners = vpc.owners
+    led = {
+        destination.partition("/")[0]: text.removeprefix("dev ")
+        for (table, destination), text in found.routes.items()
+        if table == MAIN and text.startswith("dev ")
+    }
+    return {
+        address
+        for address, device in led.items()
+        if address not in owners or tap_name(owners[address]) != device
+    }
 
 
 def _stations() -> dict[str, str]:
@@ -211,6 +237,6 @@ def _rules(verb: str, rules: Iterable[Rule], six: bool) -> Iterator[str]:
 
 
 def _replace(table: int, destination: str, rest: str) -> str:
-    if rest in ("blackhole", "throw"):
+    if rest in NO_WAYS:
         return f"route replace {rest} {destination} table {table}"
     return f"route replace {destination} {rest} table {table}"

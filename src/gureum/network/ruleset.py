@@ -22,7 +22,8 @@ class Set(msgspec.Struct, frozen=True):
     """A named set, or a map if its type has a colon. ``elements``: keys, for a map with their values.
 
     ``timeout`` (as "60s") is when an element that a rule added and no longer touches goes away; ``size``
-    is how many elements rules may add, for which the kernel makes room at once.
+    is how many elements rules may add, for which the kernel makes room at once. ``of`` "typeof": the type
+    is given by expressions.
     """
 
     type: str
@@ -30,6 +31,7 @@ class Set(msgspec.Struct, frozen=True):
     flags: str = ""
     timeout: str = ""
     size: int = 0
+    of: str = "type"
 
     @property
     def kind(self) -> str:
@@ -97,7 +99,9 @@ def _declare(table: Table, sets: Mapping[str, Set], chains: Mapping[str, Chain])
         flags = f" flags {value.flags};" if value.flags else ""
         timeout = f" timeout {value.timeout};" if value.timeout else ""
         size = f" size {value.size};" if value.size else ""
-        lines.append(f"add {value.kind} {table.name} {key} {{ type {value.type};{flags}{timeout}{size} }}")
+        lines.append(
+            f"add {value.kind} {table.name} {key} {{ {value.of} {value.type};{flags}{timeout}{size} }}"
+        )
     for key, chain in chains.items():
         lines.append(f"add chain {table.name} {key}" + (f" {{ {chain.hook} }}" if chain.hook else ""))
     return lines

@@ -5,14 +5,13 @@ time.
 from __future__ import annotations
 
 import logging
-import socket
 
 import msgspec
 
 from gureum.env import Env
 from gureum.errors import NetworkError
 from gureum.hostspec import PortKind
-from gureum.network import dhcpserver, dns, filters, imds, links, namespaces, natgateway, routes, vxlan
+from gureum.network import dns, filters, guard, links, namespaces, natgateway, routes, vxlan
 from gureum.network.conntrack import forget_flows
 from gureum.network.names import Names
 from gureum.network.namespaces import command, ip_batch, nft, visit
@@ -20,20 +19,10 @@ from gureum.network.plan import VpcPlan
 from gureum.network.portplan import PortPlan
 from gureum.network.routes import Change, Routing
 from gureum.network.ruleset import Table, change_table, replace_table
+from gureum.network.services import Sockets, listen
 from gureum.network.vxlan import Underlay
 
 log = logging.getLogger(__name__)
-
-
-class Sockets(msgspec.Struct, frozen=True):
-    """What serves a port: bound to its tap."""
-
-    dhcp: socket.socket
-    metadata: socket.socket
-
-    def close(self) -> None:
-        self.dhcp.close()
-        self.metadata.close()
 
 
 class VpcNetwork:
@@ -62,7 +51,7 @@ class VpcNetwork:
     @property
     def resolves(self) -> bool:
         """Whether a resolver was started for it."""
-        return self._plan is not None and self._plan.dns_support
+        return self._plan is not None and resolves(self._plan)
 
     def addresses(self, interface: str) -> tuple[str, ...]:
         """All addresses of a port, private and public."""
@@ -95,15 +84,17 @@ class VpcNetwork:
         new_tables = self._compile(plan)
         link = self._names.link(self.slot)[0]
         routing = routes.wanted(plan, link)
-        work = _Visit(self._env, old, plan, tables, new_tables, self._routing, routing, serving)
+        known = self._routing if old is not None else None
+        work = _Visit(self._env, old, plan, tables, new_tables, known, routing, serving)
         sockets = visit(self.namespace, work)
         try:
             if (
                 old is None
                 or dns.arguments(old, "") != dns.arguments(plan, "")
-                or old.dns_support != plan.dns_support
+                or dns.hosts(old) != dns.hosts(plan)
+                or resolves(old) != resolves(plan)
             ):
-                dns.converge(self.namespace, plan)
+                dns.converge(self.namespace, plan if resolves(plan) else None)
                 self._env.crashpoint("network.resolver.started")
         except BaseException:
             for pair in sockets.values():
@@ -118,7 +109,7 @@ class VpcNetwork:
 
     def _compile(self, plan: VpcPlan) -> tuple[Table, Table]:
         link_address = self._names.link(self.slot)[1]
-        return filters.guard_table(plan), filters.filter_table(plan, self._names, link_address)
+        return guard.guard_table(plan), filters.filter_table(plan, self._names, link_address)
 
     def forget(self) -> None:
         """Assume nothing any more."""
@@ -128,6 +119,11 @@ class VpcNetwork:
 def served(plan: VpcPlan) -> set[str]:
     """The ports with a guest, which has DHCP and metadata."""
     return {port.id for port in plan.ports.values() if port.kind is PortKind.machine}
+
+
+def resolves(plan: VpcPlan) -> bool:
+    """Whether there is somebody to ask a resolver, and it is wanted."""
+    return plan.dns_support and bool(served(plan))
 
 
 class _Visit:
@@ -170,14 +166,15 @@ class _Visit:
         first = self._first_tables()
         self._filter(self._old_tables, first)
         self._env.crashpoint("network.rules.applied")
-        assume = self._old_routing if self._old is not None else None
-        change = routes.change(assume or routes.present(), self._routing)
+        routing = self._old_routing or routes.present()
+        change = routes.change(routing, self._routing)
         self._route(change, [wanted[tap] for tap in sorted(wanted.keys() - ready)])
         self._filter(first, self._tables)
         routes.remove(change)
         self._env.crashpoint("network.port.routed")
         ip_batch(links.removal_commands(present - wanted.keys()))
-        forget_flows(filters.changed_addresses(self._old, self._plan))
+        gone = filters.changed_addresses(self._old, self._plan)
+        forget_flows(gone if self._old else routes.orphans(routing, self._plan))
         here = {address for port in self._plan.ports.values() for address in port.private}
         forget_flows(filters.moved_addresses(self._old, self._plan), keep=here)
         return self._open_sockets()
@@ -214,12 +211,7 @@ class _Visit:
         try:
             for port in self._plan.ports.values():
                 if port.kind is PortKind.machine and port.id not in self._serving:
-                    dhcp = dhcpserver.listen(port.tap)
-                    try:
-                        opened[port.id] = Sockets(dhcp, imds.listen(port.tap))
-                    except BaseException:
-                        dhcp.close()
-                        raise
+                    opened[port.id] = listen(self._plan, port)
         except BaseException:
             for pair in opened.values():
                 pair.close()

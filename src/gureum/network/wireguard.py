@@ -21,6 +21,8 @@ from gureum.network.portplan import HostPlan
 from gureum.network.vxlan import Underlay
 
 PORT = 51820
+KEY_FILE = "wireguard.key"
+"""In a host's run directory."""
 OVERHEAD_BYTES = 80
 """Outer IPv6 or IPv4, UDP and WireGuard's own headers."""
 KEY_BYTES = 32

@@ -43,11 +43,16 @@ class Vpc(Record, frozen=True, kw_only=True, omit_defaults=True):
         return tuple(each.cidr for each in self.associations if ":" in each.cidr)
 
     @property
+    def default_of(self) -> str | None:
+        """The account whose default VPC it is."""
+        return self.account if self.default else None
+
+    @property
     def association_ids(self) -> tuple[str, ...]:
         return tuple(each.id for each in self.associations)
 
     kind: ClassVar[str] = "vpc"
-    indexes: ClassVar[tuple[str, ...]] = ("account", "dhcp_options", "association_ids")
+    indexes: ClassVar[tuple[str, ...]] = ("account", "default_of", "dhcp_options", "association_ids")
 
 
 class Subnet(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -71,8 +76,8 @@ class Subnet(Record, frozen=True, kw_only=True, omit_defaults=True):
     dns_aaaa_record: bool = False
 
     @property
-    def ipv6_association(self) -> str:
-        return self.ipv6.id if self.ipv6 is not None else ""
+    def ipv6_association(self) -> str | None:
+        return self.ipv6.id if self.ipv6 is not None else None
 
     kind: ClassVar[str] = "subnet"
     indexes: ClassVar[tuple[str, ...]] = (
@@ -213,7 +218,7 @@ class NatGatewayState(StrEnum):
 
 
 class NatGateway(Record, frozen=True, kw_only=True, omit_defaults=True):
-    """Works on ``host``, as a port with a small namespace instead of a machine behind it; None before placement.
+    """Works on ``host`` (None before placement), as a port with a small namespace in a machine's place.
 
     ``public``: translates to the elastic address of its interface; otherwise to its private one, inside the
     VPC and its peers only.
@@ -401,9 +406,9 @@ class NetworkInterface(Record, frozen=True, kw_only=True, omit_defaults=True):
         return tuple(ip for ip in (self.public_ip, *(each.public_ip for each in self.secondary)) if ip)
 
     @property
-    def crowded(self) -> str:
+    def crowded(self) -> str | None:
         """Its subnet, if it has secondary addresses there, which counting interfaces misses."""
-        return self.subnet if self.secondary else ""
+        return self.subnet if self.secondary else None
 
     kind: ClassVar[str] = "network-interface"
     indexes: ClassVar[tuple[str, ...]] = (

@@ -47,6 +47,9 @@ FAULTS = {
 }
 """Faults and how often each comes. The last five are of one machine."""
 
+SKEW_SECONDS_MAX = 1500.0
+"""A jump from one end to the other must not purge what was terminated in this run: that takes an hour."""
+
 
 class Faults:
     """From ``begin`` to ``end``."""
@@ -99,7 +102,7 @@ class Faults:
             case "power":
                 world.lose_power(host)
             case "clock":
-                world.skew_seconds = rng.uniform(-3000.0, 3000.0)
+                world.skew_seconds = rng.uniform(-SKEW_SECONDS_MAX, SKEW_SECONDS_MAX)
             case "network":
                 world.wires.failing.add(host.name)
                 asyncio.get_running_loop().call_later(

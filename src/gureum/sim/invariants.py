@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 
 from gureum.resources import (
-    Address,
     AttachmentState,
     Instance,
     InstanceState,
@@ -16,14 +14,12 @@ from gureum.resources import (
     Volume,
     VolumeState,
 )
+from gureum.sim import network_invariants
+from gureum.sim.violation import Violation
 from gureum.sim.world import FOREIGN, SimHost, World
 
 RESTING_INSTANCES = (InstanceState.running, InstanceState.stopped, InstanceState.terminated)
 RESTING_VOLUMES = (VolumeState.available, VolumeState.in_use, VolumeState.error)
-
-
-class Violation(AssertionError):
-    """An invariant does not hold; the text says which, and of what."""
 
 
 async def always(world: World) -> None:
@@ -33,20 +29,9 @@ async def always(world: World) -> None:
     async with world.store.read() as reader:
         instances = {each.id: each for each in await reader.find(Instance)}
         volumes = {each.id: each for each in await reader.find(Volume)}
-        interfaces = await reader.find(NetworkInterface)
-        addresses = await reader.find(Address)
+        await network_invariants.always(world, reader)
     for host in world.hosts:
         _true(host, instances, volumes)
-    _unique("private address", [f"{each.vpc} {each.private_ip}" for each in interfaces])
-    associated = {address.public_ip for address in addresses}
-    automatic = [each.public_ip for each in interfaces if each.public_ip and not each.address]
-    _unique("public address", [*automatic, *associated])
-
-
-def _unique(what: str, values: list[str]) -> None:
-    double = [value for value, count in Counter(values).items() if count > 1]
-    if double:
-        raise Violation(f"{what} given twice: {double}")
 
 
 def _no_double_run(world: World) -> None:
@@ -95,7 +80,6 @@ async def _unrest(world: World) -> AsyncIterator[str]:
         volumes = await reader.find(Volume)
         snapshots = await reader.find(Snapshot)
         interfaces = await reader.find(NetworkInterface)
-        addresses = await reader.find(Address)
     for instance in instances:
         if instance.state not in RESTING_INSTANCES:
             yield f"{instance.id} is {instance.state}"
@@ -106,18 +90,23 @@ async def _unrest(world: World) -> AsyncIterator[str]:
             yield f"{volume.id} is {volume.attachment.state}"
         elif volume.modification is not None and volume.modification.state == "modifying":
             yield f"{volume.id} is being modified"
+    for interface in interfaces:
+        if interface.changing:
+            yield f"{interface.id} is {interface.attachment_state}"
     for snapshot in snapshots:
         if snapshot.state not in (SnapshotState.completed, SnapshotState.error):
             yield f"{snapshot.id} is {snapshot.state}"
     running = {each.id: each for each in instances if each.state is InstanceState.running}
-    for problem in _machines(world, running, volumes):
+    for problem in _machines(world, running, volumes, interfaces):
         yield problem
     for problem in _pools(world, volumes, snapshots):
         yield problem
-    for problem in _ports(world, running, interfaces):
+    for problem in _nics(world, running, interfaces):
+        yield problem
+    async for problem in network_invariants.at_rest(world):
         yield problem
     alive = {each.id: each for each in instances if each.state is not InstanceState.terminated}
-    for problem in _loose_ends(alive, volumes, interfaces, addresses):
+    for problem in _loose_ends(alive, volumes, interfaces):
         yield problem
 
 
@@ -125,25 +114,17 @@ def _loose_ends(
     alive: dict[str, Instance],
     volumes: list[Volume],
     interfaces: list[NetworkInterface],
-    addresses: list[Address],
 ) -> Iterator[str]:
     """Records that say different things of each other, or hold what nobody uses any more."""
     owned: list[Volume | NetworkInterface] = [*volumes, *interfaces]
     for each in owned:
         if each.instance is not None and each.instance not in alive:
             yield f"{each.id} belongs to {each.instance}, which is gone"
-    by_id = {interface.id: interface for interface in interfaces}
     for interface in interfaces:
-        if interface.instance is None:
-            yield f"{interface.id} belongs to no instance"
-        elif interface.public_ip and not interface.address:
+        if interface.instance is not None and interface.public_ip and not interface.address:
             state = alive[interface.instance].state if interface.instance in alive else "gone"
             if state != InstanceState.running:
                 yield f"{interface.id} of an instance that is {state} keeps {interface.public_ip}"
-    for address in addresses:
-        holder = by_id.get(address.interface)
-        if address.interface and (holder is None or holder.address != address.id):
-            yield f"{address.id} is associated with {address.interface}, which does not have it"
     for instance in alive.values():
         had = {device.volume for device in instance.devices}
         has = {volume.id for volume in volumes if volume.instance == instance.id}
@@ -151,7 +132,9 @@ def _loose_ends(
             yield f"{instance.id} shows {sorted(had)} and has {sorted(has)}"
 
 
-def _machines(world: World, running: dict[str, Instance], volumes: list[Volume]) -> Iterator[str]:
+def _machines(
+    world: World, running: dict[str, Instance], volumes: list[Volume], interfaces: list[NetworkInterface]
+) -> Iterator[str]:
     real = {id: generation for host in world.hosts for id, generation in host.machines.running().items()}
     wanted = {id: instance.generation for id, instance in running.items()}
     if real != wanted:
@@ -165,6 +148,15 @@ def _machines(world: World, running: dict[str, Instance], volumes: list[Volume])
     attached = {(str(each.instance), each.id) for each in volumes if each.instance in running}
     if disks != attached:
         yield f"disks {sorted(disks ^ attached)} are on one side only"
+    nics = {
+        (id, interface)
+        for host in world.hosts
+        for id, machine in host.machines.machines.items()
+        for interface in machine.nics
+    }
+    attached = {(str(each.instance), each.id) for each in interfaces if each.instance in running}
+    if nics != attached:
+        yield f"interfaces {sorted(nics ^ attached)} are on one side only"
 
 
 def _pools(world: World, volumes: list[Volume], snapshots: list[Snapshot]) -> Iterator[str]:
@@ -184,8 +176,14 @@ def _pools(world: World, volumes: list[Volume], snapshots: list[Snapshot]) -> It
             yield f"{host.name}: {leak}"
 
 
-def _ports(world: World, running: dict[str, Instance], interfaces: list[NetworkInterface]) -> Iterator[str]:
-    ports = {port for ports in world.wires.ports.values() for port in ports}
-    wanted = {each.id for each in interfaces if each.instance in running}
-    if ports != wanted:
-        yield f"ports {sorted(ports ^ wanted)} are on one side only"
+def _nics(world: World, running: dict[str, Instance], interfaces: list[NetworkInterface]) -> Iterator[str]:
+    nics = {
+        (id, nic)
+        for host in world.hosts
+        for id, machine in host.machines.machines.items()
+        if machine.runs
+        for nic in machine.nics
+    }
+    wanted = {(str(each.instance), each.id) for each in interfaces if each.instance in running}
+    if nics != wanted:
+        yield f"interfaces {sorted(nics ^ wanted)} are on one side only"

@@ -5,10 +5,62 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gureum.resources import Address, Instance, InstanceState, Snapshot, Volume
+from gureum.resources import (
+    Address,
+    Instance,
+    InstanceState,
+    InternetGateway,
+    NatGateway,
+    NatGatewayState,
+    NetworkAcl,
+    NetworkInterface,
+    PrefixList,
+    RouteTable,
+    SecurityGroup,
+    Snapshot,
+    Subnet,
+    Volume,
+    Vpc,
+)
+from gureum.resources.record import Record
 from gureum.store.base import Reader
 
 Input = Mapping[str, Any]
+
+KINDS: tuple[type[Record], ...] = (
+    *(Volume, Snapshot, Address, Vpc, Subnet, InternetGateway, RouteTable, NetworkAcl, SecurityGroup),
+    *(NetworkInterface, NatGateway, PrefixList),
+)
+"""What is made and deleted by calls."""
+MAKERS: dict[str, tuple[type[Record], tuple[str, ...]]] = {
+    "CreateVolume": (Volume, ("VolumeId",)),
+    "CreateSnapshot": (Snapshot, ("SnapshotId",)),
+    "AllocateAddress": (Address, ("AllocationId",)),
+    "CreateVpc": (Vpc, ("Vpc", "VpcId")),
+    "CreateSubnet": (Subnet, ("Subnet", "SubnetId")),
+    "CreateInternetGateway": (InternetGateway, ("InternetGateway", "InternetGatewayId")),
+    "CreateRouteTable": (RouteTable, ("RouteTable", "RouteTableId")),
+    "CreateNetworkAcl": (NetworkAcl, ("NetworkAcl", "NetworkAclId")),
+    "CreateSecurityGroup": (SecurityGroup, ("GroupId",)),
+    "CreateNetworkInterface": (NetworkInterface, ("NetworkInterface", "NetworkInterfaceId")),
+    "CreateNatGateway": (NatGateway, ("NatGateway", "NatGatewayId")),
+    "CreateManagedPrefixList": (PrefixList, ("PrefixList", "PrefixListId")),
+}
+"""By operation, what it makes, and where its answer has the id."""
+DELETERS: dict[str, tuple[type[Record], str]] = {
+    "DeleteVolume": (Volume, "VolumeId"),
+    "DeleteSnapshot": (Snapshot, "SnapshotId"),
+    "ReleaseAddress": (Address, "AllocationId"),
+    "DeleteVpc": (Vpc, "VpcId"),
+    "DeleteSubnet": (Subnet, "SubnetId"),
+    "DeleteInternetGateway": (InternetGateway, "InternetGatewayId"),
+    "DeleteRouteTable": (RouteTable, "RouteTableId"),
+    "DeleteNetworkAcl": (NetworkAcl, "NetworkAclId"),
+    "DeleteSecurityGroup": (SecurityGroup, "GroupId"),
+    "DeleteNetworkInterface": (NetworkInterface, "NetworkInterfaceId"),
+    "DeleteNatGateway": (NatGateway, "NatGatewayId"),
+    "DeleteManagedPrefixList": (PrefixList, "PrefixListId"),
+}
 
 
 class Ledger:
@@ -22,9 +74,9 @@ class Ledger:
         self.stopped: set[str] = set()
         """Asked to stop, and certainly not to start since."""
         self.may_be_stopped: set[str] = set()
-        self.made: dict[str, set[str]] = {"volume": set(), "snapshot": set(), "address": set()}
-        self.deleted: dict[str, set[str]] = {"volume": set(), "snapshot": set(), "address": set()}
-        self.may_be_deleted: dict[str, set[str]] = {"volume": set(), "snapshot": set(), "address": set()}
+        self.made: dict[type[Record], set[str]] = {kind: set() for kind in KINDS}
+        self.deleted: dict[type[Record], set[str]] = {kind: set() for kind in KINDS}
+        self.may_be_deleted: dict[type[Record], set[str]] = {kind: set() for kind in KINDS}
         self.sizes: dict[str, int] = {}
         """The last size in GiB that a volume was granted."""
         self.tokens: dict[str, frozenset[str]] = {}
@@ -37,20 +89,17 @@ class Ledger:
                 self._launched(input, output)
             case "TerminateInstances" | "StopInstances" | "StartInstances":
                 self._changed(name, input["InstanceIds"][0], output is not None)
-            case "CreateVolume" if output is not None:
-                self.made["volume"].add(output["VolumeId"])
-            case "CreateSnapshot" if output is not None:
-                self.made["snapshot"].add(output["SnapshotId"])
-            case "AllocateAddress" if output is not None:
-                self.made["address"].add(output["AllocationId"])
-            case "DeleteVolume":
-                self._deleted("volume", input["VolumeId"], output)
-            case "DeleteSnapshot":
-                self._deleted("snapshot", input["SnapshotId"], output)
-            case "ReleaseAddress":
-                self._deleted("address", input["AllocationId"], output)
             case "ModifyVolume" if output is not None:
                 self.sizes[input["VolumeId"]] = input["Size"]
+            case name if name in MAKERS and output is not None:
+                kind, path = MAKERS[name]
+                found: Any = output
+                for member in path:
+                    found = found[member]
+                self.made[kind].add(found)
+            case name if name in DELETERS:
+                kind, member = DELETERS[name]
+                (self.deleted if output is not None else self.may_be_deleted)[kind].add(input[member])
 
     def _launched(self, input: Input, output: Input | None) -> None:
         if output is None:
@@ -72,18 +121,11 @@ class Ledger:
             if answered:
                 self.stopped.add(id)
 
-    def _deleted(self, kind: str, id: str, output: Input | None) -> None:
-        (self.deleted if output is not None else self.may_be_deleted)[kind].add(id)
-
     async def at_rest(self, reader: Reader) -> list[str]:
         """Promises that did not come true; empty if all did. Only once nothing happens any more."""
         instances = {each.id: each for each in await reader.find(Instance)}
         volumes = {each.id: each for each in await reader.find(Volume)}
-        present = {
-            "volume": volumes.keys(),
-            "snapshot": {each.id for each in await reader.find(Snapshot)},
-            "address": {each.id for each in await reader.find(Address)},
-        }
+        present = {kind: {each.id for each in await reader.find(kind) if not _gone(each)} for kind in KINDS}
         return [
             *self.broken,
             *self._instances(instances),
@@ -118,7 +160,7 @@ class Ledger:
             if len(found) > 1:
                 yield f"client token {token} launched {len(found)} times"
 
-    def _data(self, present: Mapping[str, Any]) -> Iterator[str]:
+    def _data(self, present: Mapping[type[Record], set[str]]) -> Iterator[str]:
         for kind, there in present.items():
             for id in sorted(self.made[kind]):
                 if id in self.deleted[kind] and id in there:
@@ -133,3 +175,8 @@ class Ledger:
                 continue
             if volume.modification.state != "failed":
                 yield f"{id} has {volume.size_bytes} bytes, and was granted {gib} GiB"
+
+
+def _gone(record: Record) -> bool:
+    """A NAT gateway is described for a while after it was deleted."""
+    return isinstance(record, NatGateway) and record.state is NatGatewayState.deleted

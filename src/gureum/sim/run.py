@@ -11,9 +11,9 @@ import msgspec
 from gureum.sim import invariants
 from gureum.sim.faults import Faults
 from gureum.sim.guests import Guests
-from gureum.sim.invariants import Violation
 from gureum.sim.ledger import Ledger
 from gureum.sim.loop import run as run_virtual
+from gureum.sim.violation import Violation
 from gureum.sim.workload import Workload
 from gureum.sim.world import World
 
@@ -53,13 +53,13 @@ class ErrorLog(logging.Handler):
 class Run:
     """A cloud, who uses it, and what goes wrong in it."""
 
-    def __init__(self, seed: int, hosts: int, crash_at: str, crash_at_count: int) -> None:
+    def __init__(self, seed: int, hosts: int, networks: bool, crash_at: str, crash_at_count: int) -> None:
         self.seed = seed
         self.world = World(seed, hosts)
         self.world.points.at, self.world.points.count = crash_at, crash_at_count
         self.guests = Guests(self.world)
         self.ledger = Ledger()
-        self.workload = Workload(self.world, self.guests, self.ledger)
+        self.workload = Workload(self.world, self.guests, self.ledger, networks)
         self.faults = Faults(self.world)
         self.random_faults = not crash_at
 
@@ -121,24 +121,29 @@ class Run:
         return loop.time() - began
 
 
-async def _simulate(seed: int, steps: int, hosts: int, crash_at: str, crash_at_count: int) -> Outcome:
-    return await Run(seed, hosts, crash_at, crash_at_count)(steps)
-
-
 def simulate(
-    seed: int, steps: int = 60, hosts: int = 1, crash_at: str = "", crash_at_count: int = 1
+    seed: int,
+    steps: int = 60,
+    hosts: int = 1,
+    crash_at: str = "",
+    crash_at_count: int = 1,
+    networks: bool = False,
 ) -> Outcome:
     """Run a cloud for ``steps`` calls. Raises Violation, or whatever else went wrong.
 
     ``crash_at``: the only fault is that the process which reaches this crash point for the
-    ``crash_at_count``-th time dies there.
+    ``crash_at_count``-th time dies there. ``networks``: most calls are about VPCs and what is in them.
     """
     errors = ErrorLog()
     root = logging.getLogger("gureum")
     root.addHandler(errors)
     propagate, root.propagate = root.propagate, root.getEffectiveLevel() < logging.ERROR
+
+    async def work() -> Outcome:
+        return await Run(seed, hosts, networks, crash_at, crash_at_count)(steps)
+
     try:
-        outcome = run_virtual(_simulate(seed, steps, hosts, crash_at, crash_at_count))
+        outcome = run_virtual(work())
     finally:
         root.removeHandler(errors)
         root.propagate = propagate

@@ -18,6 +18,7 @@ from gureum.resources import (
 from gureum.resources.record import Record
 from gureum.sim.guests import Guests
 from gureum.sim.ledger import Ledger
+from gureum.sim.networks import NetworkCalls
 from gureum.sim.world import CLOUD, World
 
 INSTANCES_MAX = 12
@@ -52,15 +53,36 @@ EXPECTED = frozenset(
     }
 )
 """Errors that a client gets who asks at the wrong moment. Any other is a finding."""
+EXPECTED_OF_NETWORKS = frozenset(
+    {
+        "AttachmentLimitExceeded",
+        "DependencyViolation",
+        "Gateway.NotAttached",
+        "InvalidNatGatewayID.NotFound",
+        "InvalidNetworkAclEntry.NotFound",
+        "InvalidPermission.Duplicate",
+        "InvalidStateTransition",
+        "InvalidSubnet.Conflict",
+        "InvalidVpcPeeringConnectionID.NotFound",
+        "NetworkAclEntryAlreadyExists",
+        "PrivateIpAddressLimitExceeded",
+        "RouteAlreadyExists",
+        "VpcPeeringConnectionAlreadyExists",
+    }
+)
+NETWORK_SHARE = 0.6
+"""Of the calls, in runs with networks."""
 
 
 class Workload:
     """Random calls over what the store has now."""
 
-    def __init__(self, world: World, guests: Guests, ledger: Ledger) -> None:
+    def __init__(self, world: World, guests: Guests, ledger: Ledger, networks: bool = False) -> None:
         self.world = world
         self.guests = guests
         self.ledger = ledger
+        self.networks = NetworkCalls(world) if networks else None
+        self._expected = EXPECTED | EXPECTED_OF_NETWORKS if networks else EXPECTED
         self.answers: Counter[str] = Counter()
 
     async def step(self) -> None:
@@ -73,7 +95,7 @@ class Workload:
             output = await self.world.call(name, input)
         except ApiError as error:
             self.answers[error.code] += 1
-            if error.code not in EXPECTED:
+            if error.code not in self._expected:
                 raise
             return
         if name == "CreateSnapshot" and output is not None:
@@ -83,6 +105,8 @@ class Workload:
 
     async def _choose(self) -> tuple[str, Mapping[str, Any]]:
         rng = self.world.random
+        if self.networks is not None and rng.random() < NETWORK_SHARE:
+            return await self.networks.choose()
         makers = (
             (self._run_instances, 10),
             (self._change_instance, 25),

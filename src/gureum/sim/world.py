@@ -85,10 +85,11 @@ class SimHypervisor(FakeHypervisor):
 class SimHost:
     """A host: its machines, disk and wires outlive its agent."""
 
-    def __init__(self, world: World, name: str, zone: str) -> None:
+    def __init__(self, world: World, name: str, zone: str, address: str = "") -> None:
         self.world = world
         self.name = name
         self.zone = zone
+        self.address = address
         env = Env(world.now, random.Random(world.random.getrandbits(64)), lambda _: None)
         self.machines = FakeMachines(env)
         self.disk = FakePoolDisk(POOL_BYTES)
@@ -105,6 +106,7 @@ class SimHost:
             boot_id=str(self.boot),
             cpus=16,
             memory_bytes=64 * GIB,
+            address=self.address,
         )
         await Agent(
             env,
@@ -130,8 +132,12 @@ class World:
         self.skew_seconds = 0.0
         """How far the wall clock is from where it should be."""
         self.store = SqliteStore.open(":memory:", threaded=False)
-        zones = [""] if hosts == 1 else [CLOUD.zones[n % len(CLOUD.zones)] for n in range(hosts)]
-        self.hosts = [SimHost(self, f"host-{n}", zone) for n, zone in enumerate(zones)]
+        self.hosts = [SimHost(self, "host-0", "")]
+        if hosts > 1:
+            zones = [CLOUD.zones[n % len(CLOUD.zones)] for n in range(hosts)]
+            self.hosts = [
+                SimHost(self, f"host-{n}", zone, f"192.0.2.{n + 1}") for n, zone in enumerate(zones)
+            ]
         self.manager: Manager | None = None
         self.manager_process: Process | None = None
         self._calls: dict[asyncio.Task[Any], None] = {}

@@ -106,7 +106,8 @@ def tracked(host: Host, port: PortSpec) -> int:
     """How many flows a host still tracks of a port."""
     if not namespaces.exists(host.vpc_namespace(1)):
         return 0
-    data = visit(host.vpc_namespace(1), lambda: flows.export((port.private_ip,)))
+    addresses = (port.private_ip, *port.ipv6)
+    data = visit(host.vpc_namespace(1), lambda: flows.export(addresses))
     return len(msgspec.msgpack.decode(data)["flows"])
 
 
@@ -408,3 +409,62 @@ async def test_secondary_addresses_have_their_own_public_ones(site: Site) -> Non
 
         with visit(a.namespace, from_second), world.accept()[0] as accepted:
             assert accepted.getpeername()[0] == second.public_ip
+
+
+def six_vpc(*routes: RouteSpec) -> VpcSpec:
+    found = vpc(1)
+    subnet = msgspec.structs.replace(found.subnets[0], cidr6="fd00:1::/64")
+    table = msgspec.structs.replace(found.route_tables[0], routes=(TO_INTERNET, *routes))
+    return msgspec.structs.replace(found, cidrs=("fd00:1::/56",), subnets=(subnet,), route_tables=(table,))
+
+
+def configure6(guest: Guest) -> None:
+    def enable() -> None:
+        Path("/proc/sys/net/ipv6/conf/eth0/disable_ipv6").write_text("0")
+        Path("/proc/sys/net/ipv6/conf/eth0/accept_dad").write_text("0")
+        run("ip", "link", "set", "eth0", "down")
+        run("ip", "link", "set", "eth0", "up")
+
+    visit(guest.namespace, enable)
+    for address in guest.port.ipv6:
+        guest.run("ip", "address", "add", f"{address}/128", "dev", "eth0")
+    guest.run("ip", "route", "replace", "::/0", "via", "fe80::1", "dev", "eth0")
+
+
+async def test_ipv6_between_hosts_by_routes_and_moving(site: Site) -> None:
+    open6 = GroupSpec(id="sg-1", rules=(RuleSpec(egress=True, cidr="::/0"), RuleSpec(cidr="::/0")))
+    out6 = GroupSpec(id="sg-2", rules=(RuleSpec(egress=True, cidr="::/0"),))
+    site.groups = (open6, out6)
+    one = msgspec.structs.replace(port(5, groups=("sg-2",)), ipv6=("fd00:1::5",))
+    two = msgspec.structs.replace(port(6), ipv6=("fd00:1::6",), source_dest_check=False)
+    to_two = RouteSpec(destination="fd00:9::/64", kind=RouteKind.port, target=two.id)
+    nowhere = RouteSpec(destination="::/0", kind=RouteKind.internet)
+    site.vpcs = (six_vpc(to_two, nowhere),)
+    site.place(one, 1)
+    site.place(two, 2)
+    await site.apply()
+    a, b = await site.guest(one), await site.guest(two)
+    for guest in (a, b):
+        await asyncio.to_thread(configure6, guest)
+    assert a.run("ping", "-c1", "-W2", "fd00:1::6", check=False).returncode == 0
+    assert b.run("ping", "-c1", "-W1", "fd00:1::5", check=False).returncode != 0
+    b.run("ip", "address", "add", "fd00:9::1/128", "dev", "lo")
+    assert a.run("ping", "-c1", "-W2", "fd00:9::1", check=False).returncode == 0
+    assert "unreachable" in a.run("ping", "-c1", "-W2", "2001:db8::1", check=False).stdout.lower()
+
+    def listen() -> socket.socket:
+        sock = socket.create_server(("::", 80), family=socket.AF_INET6)
+        sock.settimeout(3)
+        return sock
+
+    with visit(b.namespace, listen) as listener:
+        back = visit(a.namespace, lambda: socket.create_connection(("fd00:1::6", 80), 3))
+        forth, _ = listener.accept()
+    stream = Stream(forth, back)
+    try:
+        assert await stream.goes_on()
+        await site.move(a, 3)
+        assert await stream.goes_on()
+        assert tracked(site.hosts[0], one) == 0
+    finally:
+        stream.close()

@@ -54,9 +54,11 @@ import msgspec
 from gureum.env import Env
 from gureum.hostspec import NetworkSpec
 from gureum.network.kernel import KernelNetwork
+from gureum.network.namespaces import enter
 
 async def main():
-    index, host, run_dir, *specs = sys.argv[1:]
+    namespace, index, host, run_dir, *specs = sys.argv[1:]
+    enter(namespace)
     network = KernelNetwork(
         Env(), f"cloud-{index}", int(index), Path(run_dir), lambda id: None, host=int(host), uplink="uplink"
     )
@@ -176,15 +178,17 @@ async def test_killed_anywhere(site: Site, tmp_path: Path, crashpoint: str) -> N
     one.start()
     await one.network.apply(specs[1])
     assert differences(full, state(one)) == []
+    await one.network.close()
     await asyncio.to_thread(_agent, one, tmp_path, paths[2:], crashpoint)
+    one.start()
     await one.network.apply(specs[0])
     assert differences(less, state(one)) == []
 
 
 def _agent(host: Host, run_dir: Path, specs: list[Path], crashpoint: str) -> int:
-    arguments = (str(INDEX), str(host.number), str(run_dir), *map(str, specs))
+    arguments = (host.namespace, str(INDEX), str(host.number), str(run_dir), *map(str, specs))
     return subprocess.run(
-        ["ip", "netns", "exec", host.namespace, sys.executable, "-c", AGENT, *arguments],
+        [sys.executable, "-c", AGENT, *arguments],
         env={**os.environ, CRASH_VARIABLE: crashpoint},
         timeout=60,
         check=False,
@@ -207,7 +211,13 @@ async def test_what_is_not_in_the_spec_goes_at_start(site: Site) -> None:
         "link add pr77 type veth peer name pr78",
     ):
         run("ip", "-n", inside, *command.split())
-    run("ip", "netns", "exec", inside, *"bridge fdb add 02:67:76:00:00:4d dev vx dst 192.0.2.77 self".split())
+    run(
+        "ip",
+        "netns",
+        "exec",
+        inside,
+        *["bridge", "fdb", "add", "02:67:76:00:00:4d", "dev", "vx", "dst", "192.0.2.77", "self"],
+    )
     run("ip", "netns", "add", f"gm{INDEX}.1-77")
     run("ip", "netns", "add", f"gn{INDEX}.1-x0123456789abcd")
     run("ip", "netns", "add", f"gn{INDEX}.2-x0123456789abcd")

@@ -3,15 +3,18 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Iterator
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from gureum.env import Env
+from gureum.hypervisors.base import Nic
 from gureum.hypervisors.qemu.cgroup import Cgroups
 from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
 from gureum.hypervisors.qemu.process import marked_processes
+from gureum.network.taps import create_tap, open_tap
 
 from . import guest
 
@@ -35,6 +38,18 @@ def run_dir(tmp_path: Path) -> Iterator[Path]:
     if machines.exists():
         for entry in machines.iterdir():
             Cgroups().remove(entry.name)
+
+
+@pytest.fixture
+def nic(run_dir: Path) -> Iterator[Callable[[int], Nic]]:
+    """An interface by its number, 0 or 1, with its tap newly opened."""
+    numbers = range(2)
+    for number in numbers:
+        create_tap(guest.tap(number))
+        subprocess.run(["ip", "link", "set", guest.tap(number), "up"], check=True)
+    yield lambda n: Nic(interface=guest.interface(n), mac=guest.mac(n), index=n, fd=open_tap(guest.tap(n)))
+    for number in numbers:
+        subprocess.run(["ip", "link", "del", guest.tap(number)], check=True)
 
 
 def with_child_reaped(pid: int) -> None:

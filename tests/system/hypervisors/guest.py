@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import re
 import subprocess
 from collections.abc import AsyncIterator, Callable
@@ -116,6 +117,19 @@ def volume(number: int) -> str:
 
 def disk(index: int, source: FileDisk) -> Disk:
     return Disk(volume=volume(index), index=index, source=source)
+
+
+def interface(number: int) -> str:
+    return f"eni-{number:017x}"
+
+
+def mac(number: int) -> str:
+    return f"0a:00:00:00:00:{number:02x}"
+
+
+def tap(number: int) -> str:
+    """The name of the test's tap for an interface."""
+    return f"enitest{os.getpid() % 100000}.{number}"
 
 
 def linux(

@@ -14,7 +14,7 @@ from gureum.env import Env
 from gureum.errors import HypervisorError
 from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
-from gureum.hypervisors.base import Hypervisor, MachineConfig
+from gureum.hypervisors.base import Hypervisor, MachineConfig, Nic
 from gureum.hypervisors.fake import FakeHypervisor, FakeMachines
 from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
 from gureum.san.base import FileDisk
@@ -170,6 +170,35 @@ async def test_disks(house: House, tmp_path: Path) -> None:
     await house.hypervisor.detach_disk(ID, volume(1), force=True)
     assert house.hypervisor.machines()[ID].disks == (volume(0),)
     await house.restart()
+
+
+async def test_interfaces(house: House, nic: Callable[[int], Nic]) -> None:
+    first, second = (guest.interface(n) for n in range(2))
+    await house.hypervisor.start(msgspec.structs.replace(house.boot(ID), nics=(nic(0),)))
+    await house.booted()
+    assert house.hypervisor.machines()[ID].nics == (first,)
+    await house.hypervisor.attach_nic(ID, nic(1))
+    assert house.hypervisor.machines()[ID].nics == (first, second)
+    await house.restart()
+    assert house.hypervisor.machines()[ID].nics == (first, second)
+    gone = asyncio.Event()
+    house.hypervisor.subscribe(
+        lambda id: gone.set() if house.hypervisor.machines()[id].nics == (first,) else None
+    )
+    await house.hypervisor.detach_nic(ID, second)
+    async with asyncio.timeout(30):
+        await gone.wait()
+    await house.hypervisor.detach_nic(ID, second)
+    await house.hypervisor.attach_nic(ID, nic(1))
+    await house.hypervisor.detach_nic(ID, second, force=True)
+    assert house.hypervisor.machines()[ID].nics == (first,)
+    await house.restart()
+    assert house.hypervisor.machines()[ID].nics == (first,)
+    card = nic(1)
+    await house.hypervisor.power_off(ID)
+    assert house.hypervisor.machines()[ID].nics == ()
+    with pytest.raises(HypervisorError, match="off"):
+        await house.hypervisor.attach_nic(ID, card)
 
 
 async def test_console_is_kept(house: House) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -15,54 +14,39 @@ from gureum.env import Env
 from gureum.errors import HypervisorError, NetworkError
 from gureum.hypervisors.base import Nic
 from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
-from gureum.network.taps import create_tap, open_tap
+from gureum.network.taps import open_tap
 
-from .guest import MIB, GuestFiles, Shell, booted, disk, linux, raw_disk, shell, until
+from . import guest
+from .guest import MIB, GuestFiles, Shell, booted, disk, linux, raw_disk, shell, tap, until
 
 pytestmark = [pytest.mark.qemu, pytest.mark.root]
 
 ID = "i-0123456789abcdef0"
-MACS = ("0a:00:00:00:00:01", "0a:00:00:00:00:02")
-IDS = ("eni-00000000000000001", "eni-00000000000000002")
-Open = Callable[[int], Nic]
+IDS = tuple(map(guest.interface, range(2)))
+MACS = tuple(map(guest.mac, range(2)))
 
 
-def tap(number: int) -> str:
-    return f"enitest{os.getpid() % 100000}.{number}"
+async def macs(inside: Shell) -> list[str]:
+    return (await inside.run("cat /sys/class/net/eth*/address")).split()
 
 
-@pytest.fixture
-def nic(run_dir: Path) -> Iterator[Open]:
-    """An interface by its number, with its tap newly opened."""
-    for number in range(2):
-        create_tap(tap(number))
-        subprocess.run(["ip", "link", "set", tap(number), "up"], check=True)
-    yield lambda n: Nic(interface=IDS[n], mac=MACS[n], index=n, fd=open_tap(tap(n)))
-    for number in range(2):
-        subprocess.run(["ip", "link", "del", tap(number)], check=True)
+async def appears(inside: Shell) -> None:
+    await inside.run("for i in 1 2 3 4 5 6 7 8 9; do [ -e /sys/class/net/eth1 ] && break; sleep 1; done")
+    assert await macs(inside) == list(MACS)
 
 
-async def macs(guest: Shell) -> list[str]:
-    return (await guest.run("cat /sys/class/net/eth*/address")).split()
-
-
-async def appears(guest: Shell) -> None:
-    await guest.run("for i in 1 2 3 4 5 6 7 8 9; do [ -e /sys/class/net/eth1 ] && break; sleep 1; done")
-    assert await macs(guest) == list(MACS)
-
-
-async def sends(guest: Shell, number: int) -> None:
+async def sends(inside: Shell, number: int) -> None:
     """What the guest says on its interface comes out of the tap."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as wire:
         wire.bind((tap(number), 0x0806))
         wire.settimeout(10)
-        await guest.run(f"ip link set eth{number} up; ip address replace 192.0.2.2/24 dev eth{number}")
-        await guest.run("ping -c 1 -W 1 192.0.2.1 || true")
+        await inside.run(f"ip link set eth{number} up; ip address replace 192.0.2.2/24 dev eth{number}")
+        await inside.run("ping -c 1 -W 1 192.0.2.1 || true")
         assert wire.recv(2048)[6:12].hex(":") == MACS[number]
 
 
 async def test_attach_and_detach(
-    hypervisor: QemuHypervisor, guest_files: GuestFiles, tmp_path: Path, nic: Open
+    hypervisor: QemuHypervisor, guest_files: GuestFiles, tmp_path: Path, nic: Callable[[int], Nic]
 ) -> None:
     config = linux(guest_files, ID, disk(0, raw_disk(tmp_path / "root.raw", MIB)))
     await hypervisor.start(msgspec.structs.replace(config, nics=(nic(0),)))
@@ -71,9 +55,9 @@ async def test_attach_and_detach(
     for force in (False, True, False):
         await hypervisor.attach_nic(ID, nic(1))
         assert hypervisor.machines()[ID].nics == IDS
-        async with shell(hypervisor, ID) as guest:
-            await appears(guest)
-            await sends(guest, 1)
+        async with shell(hypervisor, ID) as inside:
+            await appears(inside)
+            await sends(inside, 1)
         with pytest.raises(NetworkError, match="a guest is attached"):
             open_tap(tap(1))
         await hypervisor.close()
@@ -85,17 +69,17 @@ async def test_attach_and_detach(
         assert hypervisor.machines()[ID].nics == IDS[:1]
         assert hypervisor.machines()[ID].detaching == ()
         os.close(open_tap(tap(1)))
-        async with shell(hypervisor, ID) as guest:
-            await guest.run(
+        async with shell(hypervisor, ID) as inside:
+            await inside.run(
                 "for i in 1 2 3 4 5 6 7 8 9; do [ -e /sys/class/net/eth1 ] || break; sleep 1; done"
             )
-            assert await macs(guest) == list(MACS[:1])
+            assert await macs(inside) == list(MACS[:1])
     with pytest.raises(HypervisorError, match="hotplug"):
         await hypervisor.detach_nic(ID, IDS[0])
 
 
 async def test_a_deaf_guest_keeps_a_dead_device(
-    hypervisor: QemuHypervisor, tmp_path: Path, guest_files: GuestFiles, nic: Open
+    hypervisor: QemuHypervisor, tmp_path: Path, guest_files: GuestFiles, nic: Callable[[int], Nic]
 ) -> None:
     """Taken away by force while nobody listens, and given anew; also after another agent took over."""
     config = linux(guest_files, ID, disk(0, raw_disk(tmp_path / "root.raw", MIB)))
@@ -113,13 +97,13 @@ async def test_a_deaf_guest_keeps_a_dead_device(
 
 
 async def test_one_that_was_there_from_the_start_can_leave(
-    hypervisor: QemuHypervisor, guest_files: GuestFiles, tmp_path: Path, nic: Open
+    hypervisor: QemuHypervisor, guest_files: GuestFiles, tmp_path: Path, nic: Callable[[int], Nic]
 ) -> None:
     config = linux(guest_files, ID, disk(0, raw_disk(tmp_path / "root.raw", MIB)))
     await hypervisor.start(msgspec.structs.replace(config, nics=(nic(0), nic(1))))
     await booted(hypervisor, ID)
-    async with shell(hypervisor, ID) as guest:
-        assert await macs(guest) == list(MACS)
+    async with shell(hypervisor, ID) as inside:
+        assert await macs(inside) == list(MACS)
     await hypervisor.detach_nic(ID, IDS[1])
     await until(lambda: hypervisor.machines()[ID].nics == IDS[:1])
     os.close(open_tap(tap(1)))
@@ -131,7 +115,7 @@ class Crashed(Exception):
 
 @pytest.mark.parametrize("point", ["qemu.nic.opened", "qemu.nic.plugged", "qemu.nic.unplugged"])
 async def test_killed_in_between(
-    run_dir: Path, guest_files: GuestFiles, tmp_path: Path, nic: Open, point: str
+    run_dir: Path, guest_files: GuestFiles, tmp_path: Path, nic: Callable[[int], Nic], point: str
 ) -> None:
     """The next agent finds the interface whole or not at all, and its tap free if not."""
 
@@ -163,3 +147,14 @@ async def test_killed_in_between(
     finally:
         await again.remove(ID)
         await again.close()
+
+
+@pytest.mark.parametrize("machine", ["q35", "microvm"])
+async def test_the_first_one_is_the_guests_first(
+    hypervisor: QemuHypervisor, guest_files: GuestFiles, tmp_path: Path, nic: Callable[[int], Nic], machine: str
+) -> None:
+    config = linux(guest_files, ID, disk(0, raw_disk(tmp_path / "root.raw", MIB)), machine=machine)
+    await hypervisor.start(msgspec.structs.replace(config, nics=(nic(0), nic(1))))
+    await booted(hypervisor, ID)
+    async with shell(hypervisor, ID) as inside:
+        assert await macs(inside) == list(MACS)

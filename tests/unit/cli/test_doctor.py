@@ -13,16 +13,16 @@ from gureum.cli.packages import PACKAGES
 
 def test_every_finding_says_why_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "kvm", lambda _state_dir: Finding("kvm", OK, "not tried here"))
-    for check in ("namespaces", "nftables", "tun"):
+    for check in ("namespaces", "nftables", "tun", "hosts"):
         monkeypatch.setattr(doctor, check, lambda _state_dir: Finding("network", OK, "not tried here"))
     findings = list(examine(tmp_path, "127.0.0.1", 1))
-    assert len(findings) == 11
+    assert len(findings) == 12
     assert all(finding.status in (OK, WARN, FAIL) and finding.why for finding in findings)
     assert all(finding.todo for finding in findings if finding.status == FAIL)
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("check", [doctor.namespaces, doctor.nftables, doctor.tun])
+@pytest.mark.parametrize("check", [doctor.namespaces, doctor.nftables, doctor.tun, doctor.hosts])
 def test_network_trials_leave_nothing(tmp_path: Path, check: object) -> None:
     assert callable(check)
     finding = check(tmp_path)
@@ -32,7 +32,7 @@ def test_network_trials_leave_nothing(tmp_path: Path, check: object) -> None:
 
 def test_network_trials_without_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.os, "geteuid", lambda: 1000)
-    for check in (doctor.root, doctor.namespaces, doctor.nftables, doctor.tun):
+    for check in (doctor.root, doctor.namespaces, doctor.nftables, doctor.tun, doctor.hosts):
         finding = check(tmp_path)
         assert finding.status == FAIL
         assert "sudo" in finding.todo

@@ -3,6 +3,7 @@ from __future__ import annotations
 import struct
 from ipaddress import IPv4Address
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,10 +26,10 @@ LEASE = Lease(
     address="172.31.16.5",
     prefix=20,
     router="172.31.16.1",
-    dns="172.31.0.2",
+    servers=("172.31.0.2",),
     domain="ec2.internal",
     hostname="ip-172-31-16-5",
-    mtu=1500,
+    mtu=1450,
 )
 COOKIE = b"\x63\x82\x53\x63"
 
@@ -64,9 +65,9 @@ def packet(
     return head + COOKIE + body + end
 
 
-def ask(data: bytes) -> tuple[Reply, dict[int, bytes]] | None:
+def ask(data: bytes, lease: Lease = LEASE) -> tuple[Reply, dict[int, bytes]] | None:
     message = parse(data)
-    reply = answer(message, LEASE) if message else None
+    reply = answer(message, lease) if message else None
     if reply is None:
         return None
     options = _options(reply.data[240:])
@@ -89,7 +90,7 @@ def test_discover_is_offered_the_lease() -> None:
         Option.router: bytes([172, 31, 16, 1]),
         Option.hostname: b"ip-172-31-16-5",
         Option.domain: b"ec2.internal",
-        Option.mtu: (1500).to_bytes(2, "big"),
+        Option.mtu: (1450).to_bytes(2, "big"),
         Option.broadcast: bytes([172, 31, 31, 255]),
         Option.dns: bytes([172, 31, 0, 2]),
         Option.lease_seconds: (3600).to_bytes(4, "big"),
@@ -129,6 +130,35 @@ def test_inform_gets_no_lease() -> None:
     reply, options = found
     assert Option.lease_seconds not in options
     assert reply.data[16:20] == bytes(4)
+
+
+def test_all_that_a_set_of_options_can_say() -> None:
+    lease = msgspec.structs.replace(
+        LEASE,
+        servers=("10.0.0.2", "10.0.0.3"),
+        ntp=("10.0.0.4",),
+        netbios=("10.0.0.5", "10.0.0.6"),
+        netbios_type=2,
+    )
+    found = ask(packet(Type.request, client=LEASE.address), lease)
+    assert found
+    assert found[1][Option.dns] == bytes([10, 0, 0, 2, 10, 0, 0, 3])
+    assert found[1][Option.ntp] == bytes([10, 0, 0, 4])
+    assert found[1][Option.netbios] == bytes([10, 0, 0, 5, 10, 0, 0, 6])
+    assert found[1][Option.netbios_type] == b"\x02"
+
+
+def test_what_is_not_set_is_not_mentioned() -> None:
+    found = ask(packet(Type.discover), msgspec.structs.replace(LEASE, servers=(), domain=""))
+    assert found
+    assert not found[1].keys() & {
+        Option.dns,
+        Option.domain,
+        Option.ntp,
+        Option.netbios,
+        Option.netbios_type,
+    }
+    assert found[1][Option.mtu] == (1450).to_bytes(2, "big")
 
 
 def test_static_routes_for_those_who_ask() -> None:

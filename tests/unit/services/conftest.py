@@ -35,7 +35,7 @@ from gureum.resources import (
     VolumeState,
 )
 from gureum.services.ec2.defaults import ensure_defaults
-from gureum.services.operation import OPERATIONS, Caller, Cloud, Context
+from gureum.services.operation import OPERATIONS, Caller, Cloud, Context, Joining
 from gureum.store.base import Reader, Transaction
 from gureum.store.sqlite import SqliteStore
 
@@ -93,6 +93,7 @@ class FakeHosts:
     def __init__(self) -> None:
         self.output: dict[str, bytes] = {}
         self.down = False
+        self.joining: Joining | None = None
 
     async def console(self, host: str, instance: str, max_bytes: int) -> bytes:
         if self.down:

@@ -20,7 +20,6 @@ def test_entries() -> None:
         ("groups", "x"),
         ("groups", "y"),
         ("addresses", ""),
-        ("crowded", ""),
         ("attachment", ""),
     }
 

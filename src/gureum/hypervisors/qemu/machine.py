@@ -33,8 +33,6 @@ LIVE = frozenset({MachineState.starting, MachineState.running, MachineState.paus
 it.
 """
 
-GRACE_SECONDS = 1.0
-
 
 class Machine:
     """A machine that is known here, running or not. ``changed()`` is called when its status may differ."""
@@ -205,24 +203,10 @@ class Machine:
 
     async def _while_alive(self, work: Coroutine[None, None, None]) -> None:
         """Await ``work``, but not longer than the process lives."""
-        process = self._process
-        if process is None or process.finished.is_set():
-            work.close()
-            raise HypervisorError(f"{self.id}: {self.message or 'its process has ended'}")
-        task = asyncio.ensure_future(work)
-        end = asyncio.ensure_future(process.finished.wait())
-        try:
-            await asyncio.wait({task, end}, return_when=asyncio.FIRST_COMPLETED)
-            if end.done() or task.exception() is not None:
-                # When a process ends, its connection does so too, in either order: let both be seen.
-                await asyncio.wait({task, end}, timeout=GRACE_SECONDS)
-            if process.finished.is_set():
-                raise HypervisorError(f"{self.id}: {self.message or 'its process has ended'}")
-            await task
-        finally:
-            for each in (task, end):
-                each.cancel()
-            await asyncio.gather(task, end, return_exceptions=True)
+        if self._process is not None and await self._process.outlives(work):
+            return
+        work.close()
+        raise HypervisorError(f"{self.id}: {self.message or 'its process has ended'}")
 
     async def _refresh(self) -> None:
         answer = await self.monitor_execute("query-status")

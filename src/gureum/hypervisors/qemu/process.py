@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 
 from gureum.errors import HypervisorError
@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 KILL_SECONDS = 10.0
 IDENTITY_SECONDS = 5.0
+GRACE_SECONDS = 1.0
 OPEN_FILES_MAX = 4096
 OOM_SCORE_ADJUST = 200
 """Machines go before the processes that manage all machines."""
@@ -138,6 +139,26 @@ class Process:
             raise HypervisorError(
                 f"process {self.pid} did not end in {KILL_SECONDS:g} s of SIGKILL"
             ) from None
+
+    async def outlives(self, work: Coroutine[None, None, None]) -> bool:
+        """Await ``work``, but not longer than the process lives; whether it still does."""
+        if self.finished.is_set():
+            return False
+        task = asyncio.ensure_future(work)
+        end = asyncio.ensure_future(self.finished.wait())
+        try:
+            await asyncio.wait({task, end}, return_when=asyncio.FIRST_COMPLETED)
+            if end.done() or task.exception() is not None:
+                # When a process ends, its connections do so too, in either order: let both be seen.
+                await asyncio.wait({task, end}, timeout=GRACE_SECONDS)
+            if self.finished.is_set():
+                return False
+            await task
+            return True
+        finally:
+            for each in (task, end):
+                each.cancel()
+            await asyncio.gather(task, end, return_exceptions=True)
 
     def close(self) -> None:
         """Stop watching; the process goes on."""

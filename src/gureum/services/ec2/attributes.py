@@ -20,6 +20,7 @@ from gureum.services.ec2.faults import (
     several_interfaces,
     unsupported,
 )
+from gureum.services.ec2.interface_options import check_interface_count, check_limits
 from gureum.services.ec2.placement import checked_groups
 from gureum.services.operation import Context, Input, Output, operation
 
@@ -81,7 +82,11 @@ def _need_stopped(instance: Instance) -> None:
 
 async def _set_type(ctx: Context, instance: Instance, value: str) -> Instance:
     _need_stopped(instance)
-    return replace(instance, type=options.instance_type(value or None).name)
+    type = options.instance_type(value or None).name
+    check_interface_count(len(instance.interfaces), type)
+    for interface in await ctx.tx.get_many(NetworkInterface, instance.interfaces):
+        check_limits(1 + len(interface.secondary), len(interface.ipv6), type)
+    return replace(instance, type=type)
 
 
 async def _set_user_data(ctx: Context, instance: Instance, value: bytes) -> Instance:

@@ -169,8 +169,8 @@ class StartCheck:
         if not rooms.take(machine_size(instance.type), only=only):
             if only and rooms.drained(only):
                 raise insufficient(
-                    f"Insufficient capacity: the host of instance '{instance.id}', {', '.join(sorted(only))}, "
-                    "takes no instances now, since it is being drained. Activate the host, and try again."
+                    f"Insufficient capacity: the host of instance '{instance.id}' "
+                    f"({', '.join(sorted(only))}) is being drained. Activate the host, and try again."
                 )
             raise insufficient(
                 f"Insufficient capacity: the host of instance '{instance.id}' has no room for another "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from gureum.errors import ApiError
@@ -35,7 +36,13 @@ def parse6(text: str, parameter: str) -> IPv6Network:
 
 
 def networks(cidrs: Iterable[str]) -> list[Network]:
-    return [ip_network(cidr) for cidr in cidrs]
+    return [_network(cidr) for cidr in cidrs]
+
+
+@lru_cache(maxsize=4096)
+def _network(cidr: str) -> Network:
+    """Of a record, in canonical form. Remembered, since hosts' route tables are made of them often."""
+    return ip_network(cidr)
 
 
 def contains(outer: Network, inner: Network) -> bool:

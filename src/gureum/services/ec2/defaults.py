@@ -67,7 +67,7 @@ def endpoint_service(cloud: Cloud, service: str) -> str:
 
 
 async def default_vpc(tx: Reader, account: str) -> Vpc | None:
-    return next((vpc for vpc in await tx.find(Vpc, account=account) if vpc.default), None)
+    return next(iter(await tx.find(Vpc, default_of=account)), None)
 
 
 async def make_default_vpc(tx: Transaction, env: Env, cloud: Cloud) -> Vpc:

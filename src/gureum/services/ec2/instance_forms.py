@@ -129,6 +129,8 @@ def _key(parts: Parts, common: tuple[object, ...]) -> Hashable:
     if len(interfaces) != 1 or len(volumes) != len(instance.devices):
         return None
     interface = interfaces[0]
+    if interface.secondary or interface.ipv6:  # addresses of its own, of which there are no marks
+        return None
     devices = []
     for device, volume in zip(instance.devices, volumes, strict=True):
         if volume.attachment is None:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from gureum.errors import ApiError
 from gureum.resources import InternetGateway, NetworkInterface
 from gureum.services.ec2 import limits, lookup
-from gureum.services.ec2.faults import dependency_violation
+from gureum.services.ec2.faults import dependency_violation, invalid_value
 from gureum.services.ec2.filters import Filters
 from gureum.services.ec2.listing import Listing
 from gureum.services.ec2.tagging import specified_tags, tag_list
@@ -38,15 +38,14 @@ async def attach_internet_gateway(ctx: Context, input: Input) -> Output:
     gateway = await lookup.one(ctx, lookup.INTERNET_GATEWAY, input["InternetGatewayId"])
     vpc = await lookup.one(ctx, lookup.VPC, input["VpcId"])
     if gateway.vpc:
-        raise _already_associated(gateway.id, f"network {gateway.vpc}")
-    if there := await ctx.tx.find(InternetGateway, vpc=vpc.id):
-        raise _already_associated(vpc.id, f"internet gateway {there[0].id}")
+        raise ApiError(
+            "Resource.AlreadyAssociated",
+            f"resource {gateway.id} is already attached to network {gateway.vpc}",
+        )
+    if await ctx.tx.count(InternetGateway, vpc=vpc.id):
+        raise invalid_value(f"Network {vpc.id} already has an internet gateway attached")
     await ctx.tx.put(replace(gateway, vpc=vpc.id))
     return {}
-
-
-def _already_associated(id: str, other: str) -> ApiError:
-    return ApiError("Resource.AlreadyAssociated", f"resource {id} is already attached to {other}")
 
 
 @operation("ec2", "DetachInternetGateway", write=True)

@@ -101,10 +101,10 @@ async def delete_network_acl_entry(ctx: Context, input: Input) -> Output:
 async def replace_network_acl_association(ctx: Context, input: Input) -> Output:
     acl = await lookup.one(ctx, lookup.NETWORK_ACL, input["NetworkAclId"])
     association = input["AssociationId"]
-    own = await ctx.tx.find(Subnet, account=ctx.caller.account)
-    subnet = next((each for each in own if each.acl_association == association), None)
-    if subnet is None:
+    found = await ctx.tx.find(Subnet, account=ctx.caller.account, acl_association=association)
+    if not association or not found:
         raise ApiError("InvalidAssociationID.NotFound", f"The association ID '{association}' does not exist")
+    [subnet] = found
     if subnet.vpc != acl.vpc:
         raise ApiError(
             "InvalidParameterValue",

@@ -92,10 +92,10 @@ async def disassociate_route_table(ctx: Context, input: Input) -> Output:
 async def _association(ctx: Context, id: str) -> Subnet | RouteTable:
     """Who has this association: a subnet with a table of its own, or a VPC's main table."""
     account = ctx.caller.account
-    found: Sequence[Subnet | RouteTable] = [
-        *await ctx.tx.find(Subnet, account=account, route_association=id),
-        *await ctx.tx.find(RouteTable, account=account, main_association=id),
-    ]
+    found: list[Subnet | RouteTable] = []
+    if id:  # "" is what those without an association have
+        found += await ctx.tx.find(Subnet, account=account, route_association=id)
+        found += await ctx.tx.find(RouteTable, account=account, main_association=id)
     if not found:
         raise ApiError("InvalidAssociationID.NotFound", f"The association ID '{id}' does not exist")
     return found[0]

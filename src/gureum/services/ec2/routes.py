@@ -66,7 +66,7 @@ async def create_route(ctx: Context, input: Input) -> Output:
     to = _destination(input)
     target = await _target(ctx, input, table)
     await _check_route(ctx, table, to, target)
-    if await _is_local(ctx, table, to) or any(route.destination == to.text for route in table.routes):
+    if await _is_there(ctx, table, to):
         raise ApiError("RouteAlreadyExists", f"The route identified by {to.text} already exists.")
     table = replace(table, routes=(*table.routes, Route(destination=to.text, target=target)))
     await _check_count(ctx, table)
@@ -101,8 +101,11 @@ async def delete_route(ctx: Context, input: Input) -> Output:
     to = _destination(input)
     if await _is_local(ctx, table, to):
         raise invalid_value(f"cannot remove local route {to.text} in route table {table.id}")
-    if await ctx.tx.count(VpcEndpoint, route_tables=table.id) and to.network is None:
-        await _refuse_endpoint(ctx, table, to)
+    if (endpoint := await _endpoint(ctx, table, to)) is not None:
+        raise invalid_value(
+            f"cannot remove VPC endpoint route {to.text} in route table {table.id}: "
+            f"remove the table from {endpoint.id} with ModifyVpcEndpoint."
+        )
     left = tuple(route for route in table.routes if route.destination != to.text)
     if len(left) == len(table.routes):
         raise ApiError(
@@ -111,15 +114,6 @@ async def delete_route(ctx: Context, input: Input) -> Output:
         )
     await ctx.tx.put(replace(table, routes=left))
     return {}
-
-
-async def _refuse_endpoint(ctx: Context, table: RouteTable, to: Destination) -> None:
-    for endpoint in await ctx.tx.find(VpcEndpoint, route_tables=table.id):
-        if endpoint.prefix_list == to.text:
-            raise invalid_value(
-                f"cannot remove VPC endpoint route {to.text} in route table {table.id}: "
-                f"remove the table from {endpoint.id} with ModifyVpcEndpoint."
-            )
 
 
 def _destination(input: Input) -> Destination:
@@ -250,6 +244,19 @@ async def _vpc(ctx: Context, table: RouteTable) -> Vpc:
 async def _is_local(ctx: Context, table: RouteTable, to: Destination) -> bool:
     vpc = await _vpc(ctx, table)
     return to.text in (*vpc.cidrs, *vpc.cidrs6)
+
+
+async def _is_there(ctx: Context, table: RouteTable, to: Destination) -> bool:
+    """Whether the table has a route to this destination: added, local, or a gateway endpoint's."""
+    added = any(route.destination == to.text for route in table.routes)
+    return added or await _is_local(ctx, table, to) or await _endpoint(ctx, table, to) is not None
+
+
+async def _endpoint(ctx: Context, table: RouteTable, to: Destination) -> VpcEndpoint | None:
+    if to.network is not None:
+        return None
+    endpoints = await ctx.tx.find(VpcEndpoint, route_tables=table.id)
+    return next((each for each in endpoints if each.prefix_list == to.text), None)
 
 
 async def _check_route(ctx: Context, table: RouteTable, to: Destination, target: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from gureum.hostspec import RouteKind
@@ -13,10 +13,12 @@ from gureum.resources import (
     NetworkInterface,
     PeeringConnection,
     PeeringState,
+    PrefixList,
     Route,
     RouteTable,
     Vpc,
 )
+from gureum.services.ec2.cidrs import networks, within
 from gureum.store.base import Reader
 
 
@@ -66,6 +68,24 @@ def resolve(route: Route, targets: Targets) -> Target | None:
         works = vpc in peering.vpcs and peering.state is PeeringState.active
         return Target(RouteKind.peering, id) if works else None
     return None
+
+
+def expand(table: RouteTable, vpc: Vpc, prefix_lists: Mapping[str, PrefixList]) -> list[tuple[str, Route]]:
+    """The table's routes by network, each network once: a prefix list stands for all of its own.
+
+    As EC2: for the same network a route of its own goes before one by a prefix list, and the first list goes
+    before further ones. Inside the VPC a list leads to interfaces and NAT gateways at most, as any route.
+    """
+    local = networks((*vpc.cidrs, *vpc.cidrs6))
+    found = {route.destination: route for route in table.routes if "/" in route.destination}
+    for route in table.routes:
+        prefix_list = prefix_lists.get(route.destination)
+        for entry in prefix_list.entries if prefix_list is not None else ():
+            [network] = networks([entry.cidr])
+            inside = within(network, local)
+            if network not in local and (not inside or route.target.startswith(("eni-", "nat-"))):
+                found.setdefault(entry.cidr, route)
+    return list(found.items())
 
 
 async def load_targets(tx: Reader, vpcs: Iterable[Vpc], tables: Iterable[RouteTable]) -> dict[str, Targets]:

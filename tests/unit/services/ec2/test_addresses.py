@@ -247,3 +247,86 @@ async def test_describe_attribute(rig: Rig) -> None:
     id = await allocated(rig)
     answer = await rig.call("DescribeAddressesAttribute", AllocationIds=[id], Attribute="domain-name")
     assert answer == {"Addresses": []}
+
+
+async def with_secondary(rig: Rig) -> NetworkInterface:
+    instance = await rig.running(
+        NetworkInterfaces=[{"DeviceIndex": 0, "SecondaryPrivateIpAddressCount": 1}], InstanceType="t3.small"
+    )
+    return await interface_of(rig, instance)
+
+
+async def test_each_private_address_can_have_an_elastic_one(rig: Rig) -> None:
+    interface, one, two = await with_secondary(rig), await allocated(rig), await allocated(rig)
+    automatic = interface.public_ip
+    [second] = interface.secondary
+    target = {"NetworkInterfaceId": interface.id, "PrivateIpAddress": second.private_ip}
+    await rig.call("AssociateAddress", AllocationId=two, **target)
+    after = await rig.get(NetworkInterface, interface.id)
+    address = await rig.get(Address, two)
+    assert (after.public_ip, after.address) == (automatic, "")
+    assert (after.secondary[0].public_ip, after.secondary[0].address) == (address.public_ip, two)
+    assert address.private_ip == second.private_ip
+    await rig.call("AssociateAddress", AllocationId=one, NetworkInterfaceId=interface.id)
+    after = await rig.get(NetworkInterface, interface.id)
+    assert (after.address, after.secondary[0].address) == (one, two)
+    [shown] = (await rig.call("DescribeNetworkInterfaces"))["NetworkInterfaces"]
+    allocations = [each["Association"]["AllocationId"] for each in shown["PrivateIpAddresses"]]
+    assert allocations == [one, two]
+    for allocation in (one, two):
+        found = await rig.call(
+            "DescribeNetworkInterfaces",
+            Filters=[{"Name": "association.allocation-id", "Values": [allocation]}],
+        )
+        assert len(found["NetworkInterfaces"]) == 1
+    await rig.call("DisassociateAddress", AssociationId=address.association)
+    after = await rig.get(NetworkInterface, interface.id)
+    assert (after.address, after.secondary[0].address, after.secondary[0].public_ip) == (one, "", "")
+
+
+async def test_an_address_moves_within_an_interface(rig: Rig) -> None:
+    interface, id = await with_secondary(rig), await allocated(rig)
+    [second] = interface.secondary
+    first = await rig.call("AssociateAddress", AllocationId=id, NetworkInterfaceId=interface.id)
+    target = {"NetworkInterfaceId": interface.id, "PrivateIpAddress": second.private_ip}
+    moved = await rig.call("AssociateAddress", AllocationId=id, **target)
+    assert moved["AssociationId"] != first["AssociationId"]
+    after = await rig.get(NetworkInterface, interface.id)
+    assert (after.address, after.secondary[0].address) == ("", id)
+    assert after.public_ip not in ("", after.secondary[0].public_ip)  # an automatic one again
+    assert await rig.call("AssociateAddress", AllocationId=id, **target) == moved
+
+
+async def test_an_address_takes_the_place_of_a_secondary_one(rig: Rig) -> None:
+    interface, old, new = await with_secondary(rig), await allocated(rig), await allocated(rig)
+    target = {
+        "NetworkInterfaceId": interface.id,
+        "PrivateIpAddress": interface.secondary[0].private_ip,
+    }
+    await rig.call("AssociateAddress", AllocationId=old, **target)
+    await rig.call("AssociateAddress", AllocationId=new, **target)
+    assert (await rig.get(Address, old)).association == ""
+    assert (await rig.get(NetworkInterface, interface.id)).secondary[0].address == new
+
+
+async def test_what_a_gateway_has_is_not_taken_from_it(rig: Rig) -> None:
+    """The interface of a NAT gateway, and its address, are changed with the gateway only."""
+    subnet = (await interface_of(rig, await rig.running())).subnet
+    made = await rig.call("CreateNetworkInterface", SubnetId=subnet)
+    id, managed = await allocated(rig), made["NetworkInterface"]["NetworkInterfaceId"]
+    answer = await rig.call("AssociateAddress", AllocationId=id, NetworkInterfaceId=managed)
+    await rig.change(NetworkInterface, managed, requester="nat-1", type="nat_gateway")
+    other = (await interface_of(rig, await rig.running())).id
+    refused = ("OperationNotPermitted", "AssociateAddress")
+    await rig.fails(*refused, AllocationId=await allocated(rig), NetworkInterfaceId=managed)
+    await rig.fails(*refused, AllocationId=id, NetworkInterfaceId=other)
+    await rig.fails("OperationNotPermitted", "DisassociateAddress", AssociationId=answer["AssociationId"])
+    [shown] = (await rig.call("DescribeNetworkInterfaces", NetworkInterfaceIds=[managed]))[
+        "NetworkInterfaces"
+    ]
+    assert (shown["InterfaceType"], shown["RequesterManaged"], shown["Status"]) == (
+        "natGateway",
+        True,
+        "in-use",
+    )
+    assert shown["Attachment"]["AttachmentId"].startswith("ela-attach-")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gureum.resources import PrefixList, RouteTable, Vpc
+from gureum.resources import InternetGateway, PrefixList, RouteTable, Vpc
 from gureum.services.ec2 import limits
 
 if TYPE_CHECKING:
@@ -79,6 +79,13 @@ async def test_create(rig: Rig, vpc: str, table: str) -> None:
             "State": "blackhole",
         }
     ]
+    await rig.fails(
+        "RouteAlreadyExists",
+        "CreateRoute",
+        RouteTableId=table,
+        DestinationPrefixListId=prefix_list.id,
+        GatewayId=(await rig.find(InternetGateway))[0].id,
+    )
     message = await rig.fails(
         "InvalidParameterValue",
         "DeleteRoute",

@@ -166,3 +166,20 @@ async def test_what_means_the_only_interface_of_an_instance(rig: Rig) -> None:
     ):
         message = await rig.fails("InvalidInstanceID", operation, InstanceId=instance, **input)
         assert message.startswith("There are multiple interfaces attached to instance")
+
+
+async def test_a_smaller_type_must_have_room_for_them(rig: Rig) -> None:
+    instance = await rig.stopped(InstanceType="t3.small")
+    [primary] = (await rig.get(Instance, instance)).interfaces
+    await rig.call("AssignPrivateIpAddresses", NetworkInterfaceId=primary, SecondaryPrivateIpAddressCount=2)
+    change = {"InstanceId": instance, "InstanceType": {"Value": "t3.micro"}}
+    await rig.fails("PrivateIpAddressLimitExceeded", "ModifyInstanceAttribute", **change)
+    [second] = (await rig.get(NetworkInterface, primary)).secondary[1:]
+    await rig.call(
+        "UnassignPrivateIpAddresses", NetworkInterfaceId=primary, PrivateIpAddresses=[second.private_ip]
+    )
+    for index in (1, 2):
+        await attached(rig, await created(rig), instance, index)
+    await rig.fails("AttachmentLimitExceeded", "ModifyInstanceAttribute", **change)
+    change["InstanceType"] = {"Value": "t3.medium"}
+    await rig.call("ModifyInstanceAttribute", **change)

@@ -51,10 +51,14 @@ async def test_one_gateway_and_one_vpc(rig: Rig, vpc: str) -> None:
     first, second = await new(rig), await new(rig)
     [other] = [each.id for each in await rig.find(Vpc) if each.default]
     await rig.call("AttachInternetGateway", InternetGatewayId=first, VpcId=vpc)
-    for gateway, where in ((first, vpc), (first, other), (second, vpc)):
+    for where in (vpc, other):
         await rig.fails(
-            "Resource.AlreadyAssociated", "AttachInternetGateway", InternetGatewayId=gateway, VpcId=where
+            "Resource.AlreadyAssociated", "AttachInternetGateway", InternetGatewayId=first, VpcId=where
         )
+    message = await rig.fails(
+        "InvalidParameterValue", "AttachInternetGateway", InternetGatewayId=second, VpcId=vpc
+    )
+    assert message == f"Network {vpc} already has an internet gateway attached"
     for gateway, where in ((first, other), (second, vpc), (first, "vpc-00000001")):
         message = await rig.fails(
             "Gateway.NotAttached", "DetachInternetGateway", InternetGatewayId=gateway, VpcId=where

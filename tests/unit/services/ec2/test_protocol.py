@@ -71,7 +71,7 @@ PROMISED = {
     "UpdateSecurityGroupRuleDescriptionsEgress",
     "UpdateSecurityGroupRuleDescriptionsIngress",
 }
-READING = ("Describe", "Get")
+READING = ("Describe", "Get", "Trace")
 
 
 def test_registered() -> None:

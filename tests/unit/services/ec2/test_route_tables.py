@@ -145,6 +145,15 @@ async def test_tables_and_subnets_of_different_vpcs(rig: Rig, vpc: str, subnet: 
         )
 
 
+async def test_no_association_is_none(rig: Rig, vpc: str, subnet: str) -> None:
+    table = await new(rig, vpc)
+    nothing = {"AssociationId": ""}
+    await rig.fails("InvalidAssociationID.NotFound", "DisassociateRouteTable", **nothing)
+    await rig.fails(
+        "InvalidAssociationID.NotFound", "ReplaceRouteTableAssociation", RouteTableId=table, **nothing
+    )
+
+
 async def test_replace_an_association(rig: Rig, vpc: str, subnet: str) -> None:
     first, second = await new(rig, vpc), await new(rig, vpc)
     id = (await rig.call("AssociateRouteTable", RouteTableId=first, SubnetId=subnet))["AssociationId"]

@@ -14,10 +14,13 @@ from gureum.resources import (
     NetworkInterface,
     PeeringConnection,
     PeeringState,
+    PrefixEntry,
+    PrefixList,
     Route,
+    RouteTable,
     Vpc,
 )
-from gureum.services.ec2.routing import Target, Targets, resolve
+from gureum.services.ec2.routing import Target, Targets, expand, resolve
 
 VPC = Vpc(id="vpc-1", cidr="10.0.0.0/16", network_id=1)
 GATEWAY = InternetGateway(id="igw-1", vpc="vpc-1")
@@ -90,3 +93,40 @@ def test_where_routes_lead() -> None:
 )
 def test_blackholes(id: str, records: dict[str, Any]) -> None:
     assert target(id, **records) is None
+
+
+def expanded(lists: dict[str, list[str]], *routes: tuple[str, str]) -> list[tuple[str, str]]:
+    """Networks and targets of a table with these routes, given the entries of prefix lists."""
+    records = {
+        id: PrefixList(id=id, name=id, max_entries=9, entries=tuple(PrefixEntry(cidr=cidr) for cidr in cidrs))
+        for id, cidrs in lists.items()
+    }
+    given = tuple(Route(destination=destination, target=target) for destination, target in routes)
+    table = RouteTable(id="rtb-1", vpc="vpc-1", number=1, routes=given)
+    return [(cidr, route.target) for cidr, route in expand(table, VPC, records)]
+
+
+def test_a_prefix_list_stands_for_its_networks() -> None:
+    lists = {"pl-1": ["8.0.0.0/8", "9.9.9.9/32"]}
+    assert expanded(lists, ("0.0.0.0/0", "igw-1"), ("pl-1", "nat-1")) == [
+        ("0.0.0.0/0", "igw-1"),
+        ("8.0.0.0/8", "nat-1"),
+        ("9.9.9.9/32", "nat-1"),
+    ]
+    assert expanded({}, ("pl-1", "nat-1")) == []
+
+
+def test_each_network_has_one_route() -> None:
+    lists = {"pl-1": ["8.0.0.0/8"], "pl-2": ["8.0.0.0/8", "9.0.0.0/8"]}
+    both = (("pl-1", "nat-1"), ("pl-2", "eni-1"))
+    assert expanded(lists, *both) == [("8.0.0.0/8", "nat-1"), ("9.0.0.0/8", "eni-1")]
+    assert expanded(lists, *both, ("8.0.0.0/8", "igw-1")) == [
+        ("8.0.0.0/8", "igw-1"),
+        ("9.0.0.0/8", "eni-1"),
+    ]
+
+
+def test_a_prefix_list_does_not_take_traffic_out_of_the_vpc() -> None:
+    lists = {"pl-1": ["10.0.0.0/16", "10.0.1.0/24", "10.0.0.0/8", "fd00::/56"]}
+    assert expanded(lists, ("pl-1", "igw-1")) == [("10.0.0.0/8", "igw-1"), ("fd00::/56", "igw-1")]
+    assert expanded(lists, ("pl-1", "eni-1"))[0] == ("10.0.1.0/24", "eni-1")

@@ -184,6 +184,13 @@ async def test_associate_and_disassociate_ipv6(rig: Rig, vpc: str) -> None:
     await rig.call("DisassociateVpcCidrBlock", AssociationId=vpc_association)
 
 
+async def test_no_association_is_none(rig: Rig, vpc: str) -> None:
+    await new(rig, vpc)
+    await rig.fails(
+        "InvalidSubnetCidrBlockAssociationID.NotFound", "DisassociateSubnetCidrBlock", AssociationId=""
+    )
+
+
 async def test_delete(rig: Rig, vpc: str) -> None:
     shown = await new(rig, vpc)
     id = shown["SubnetId"]

@@ -1,0 +1,90 @@
+"""One end of a TCP flow, as a process: how fast it goes, or how long an answer takes.
+
+    python -m gureum.bench.flow serve ADDRESS PORT
+    python -m gureum.bench.flow send ADDRESS PORT SECONDS      prints bytes a second
+    python -m gureum.bench.flow ask ADDRESS PORT SECONDS       prints seconds to an answer, the median
+
+The server takes one connection after another; the first byte of each says what it is for: "s" to be sent to,
+"a" to be asked. Standard library only, so that it starts at once.
+"""
+
+from __future__ import annotations
+
+import socket
+import statistics
+import sys
+import time
+
+CHUNK_BYTES = 1 << 18
+CONNECT_SECONDS_MAX = 10.0
+
+
+def serve(address: str, port: int) -> None:
+    listener = socket.create_server((address, port))
+    print("ready", flush=True)
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            kind = connection.recv(1)
+            if kind == b"s":
+                received = _sink(connection)
+                connection.sendall(received.to_bytes(8, "big"))
+            elif kind == b"a":
+                while data := connection.recv(64):
+                    connection.sendall(data)
+
+
+def _sink(connection: socket.socket) -> int:
+    buffer = bytearray(CHUNK_BYTES)
+    received = 0
+    while count := connection.recv_into(buffer):
+        received += count
+    return received
+
+
+def _connect(address: str, port: int) -> socket.socket:
+    connection = socket.create_connection((address, port), CONNECT_SECONDS_MAX)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def send(address: str, port: int, seconds: float) -> float:
+    """Bytes a second that arrived."""
+    data = bytes(CHUNK_BYTES)
+    with _connect(address, port) as connection:
+        connection.sendall(b"s")
+        began = time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        received = int.from_bytes(connection.recv(8, socket.MSG_WAITALL), "big")
+        return received / (time.perf_counter() - began)
+
+
+def ask(address: str, port: int, seconds: float) -> float:
+    """The median time of a byte there and back."""
+    with _connect(address, port) as connection:
+        connection.sendall(b"a")
+        times: list[float] = []
+        end = time.perf_counter() + seconds
+        before = time.perf_counter()
+        while before < end:
+            connection.sendall(b"x")
+            connection.recv(1)
+            after = time.perf_counter()
+            times.append(after - before)
+            before = after
+    return statistics.median(times)
+
+
+def main(arguments: list[str]) -> None:
+    what, address, port = arguments[0], arguments[1], int(arguments[2])
+    if what == "serve":
+        serve(address, port)
+    else:
+        print({"send": send, "ask": ask}[what](address, port, float(arguments[3])))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,92 @@
+"""The packet filter of the host around its VPCs' namespaces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gureum.network.filters import bound_flows, flow_sets
+from gureum.network.names import BENCHMARK_RANGE, VXLAN_PORT, Names
+from gureum.network.ruleset import Chain, Set, Table
+
+
+def host_table(
+    names: Names,
+    cloud: str,
+    resolvers: Iterable[str],
+    uplink: str = "",
+    peers: Iterable[str] = (),
+    carrier: str = "",
+) -> Table:
+    """The host's side: guests reach the Internet and other guests' public addresses, not the host itself.
+
+    ``resolvers`` are the host's name servers: a VPC's own resolver may ask those that run on the host.
+    ``uplink``: the device on which other hosts are, ``peers`` their addresses: VXLAN comes from them only, or
+    from the device ``carrier`` only. Public addresses are real there, so the host does not hide them.
+    """
+    stranger = f'iifname != "{carrier}"' if carrier else "ip saddr != @peers"
+    guests = f'"{names.uplink_prefix}*"'
+    servers = ", ".join(sorted(resolvers))
+    ask = f"iifname {guests} ip saddr {names.links} ip daddr {{ {servers} }} meta l4proto {{ tcp, udp }}"
+    established = "ct state { established, related } accept"
+    return Table(
+        name=f"inet {names.table}",
+        comment=cloud,
+        counters=("denied_host", "denied_range", "too_many_flows"),
+        sets={
+            **flow_sets("ipv4_addr"),
+            "peers": Set("ipv4_addr", dict.fromkeys(sorted(peers), "")),
+        },
+        chains={
+            "carrier_in": Chain(
+                (f"udp dport {VXLAN_PORT} notrack",),
+                "type filter hook prerouting priority -300; policy accept;",
+            ),
+            "carrier_out": Chain(
+                (f"udp dport {VXLAN_PORT} notrack",), "type filter hook output priority -300; policy accept;"
+            ),
+            "from_guests": Chain(
+                (f"iifname {guests} ip saddr != {{ {names.public}, {names.links} }} drop",),
+                "type filter hook prerouting priority -150; policy accept;",
+            ),
+            "host": Chain(
+                (
+                    *(
+                        (f"udp dport {VXLAN_PORT} {stranger} counter name denied_host drop",)
+                        if uplink
+                        else ()
+                    ),
+                    f"iifname != {guests} accept",
+                    established,
+                    *((f"{ask} th dport 53 accept",) if servers else ()),
+                    "counter name denied_host drop",
+                ),
+                "type filter hook input priority -10; policy accept;",
+            ),
+            "from_host": Chain(
+                (f"oifname {guests} icmp type redirect drop",),
+                "type filter hook output priority 0; policy accept;",
+            ),
+            "forward": Chain(
+                (
+                    established,
+                    f"iifname {guests} ip daddr {BENCHMARK_RANGE} ip daddr != {names.public} "
+                    "counter name denied_range drop",
+                    f"iifname {guests} ip daddr @peers counter name denied_host drop",
+                    f'oifname {guests} iifname "gu*" iifname != {guests} counter name denied_range drop',
+                    *bound_flows(f"iifname {guests} ct state new", "ip saddr"),
+                ),
+                "type filter hook forward priority -10; policy accept;",
+            ),
+            "clamp": Chain(
+                (f"iifname {guests} tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu",),
+                "type filter hook forward priority -150; policy accept;",
+            ),
+            "hide": Chain(
+                (
+                    f"ip saddr {names.links if uplink else f'{{ {names.public}, {names.links} }}'} "
+                    f'oifname != {guests} oifname != "lo" masquerade',
+                ),
+                "type nat hook postrouting priority srcnat; policy accept;",
+            ),
+        },
+    )

@@ -1,0 +1,126 @@
+"""Renewal, over a real TLS socket."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from gureum.agent import certificate
+from gureum.cli.config import JoinedConfig
+from gureum.env import Env
+from gureum.errors import TransportError
+from gureum.transport import authority, tls
+from gureum.transport.link import StreamLink
+from gureum.transport.messages import Refused, Renew, Renewed
+
+DAY = 86400.0
+
+
+class Manager:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.peers: list[tls.Peer | None] = []
+        self.refuses = ""
+        authority.ensure(directory, "c", time.time())
+
+    async def serve(self, link: StreamLink, peer: tls.Peer | None) -> None:
+        self.peers.append(peer)
+        message = await link.receive()
+        assert isinstance(message, Renew)
+        assert peer is not None
+        if self.refuses:
+            await link.send(Refused(self.refuses))
+            return
+        issued = authority.issue(self.directory, peer.host, message.request, time.time())
+        await link.send(Renewed(certificate=issued.certificate, expires=issued.expires))
+
+
+def joined(tmp_path: Path, test: Callable[[Manager, Path], Awaitable[None]]) -> None:
+    """Run a test with a host that has joined a day ago, for two days."""
+
+    async def main() -> None:
+        manager = Manager(tmp_path / "authority")
+        context = tls.manager_context(manager.directory)
+        server = await tls.listen(tls.Address("127.0.0.1", 0), context, manager.serve)
+        state = tmp_path / "state"
+        (state / certificate.DIRECTORY).mkdir(parents=True)
+        key, request = authority.new_request()
+        issued = authority.issue(manager.directory, "second", request, time.time(), days=1)
+        (state / certificate.DIRECTORY / certificate.CERTIFICATE).write_bytes(key + issued.certificate)
+        trusted = (manager.directory / tls.AUTHORITY).read_bytes()
+        (state / certificate.DIRECTORY / tls.AUTHORITY).write_bytes(trusted)
+        JoinedConfig(
+            cloud="c",
+            host="second",
+            zone="ra",
+            public_cidr="198.18.0.0/22",
+            index=0,
+            manager=f"127.0.0.1:{server.sockets[0].getsockname()[1]}",
+            uplink="eth0",
+            expires=issued.expires,
+            renew_at=time.time() - 1,
+        ).save(state)
+        await test(manager, state)
+        server.close()
+
+    asyncio.run(main())
+
+
+def test_a_certificate_is_renewed_with_a_new_key(tmp_path: Path) -> None:
+    async def test(manager: Manager, state: Path) -> None:
+        file = state / certificate.DIRECTORY / certificate.CERTIFICATE
+        before = file.read_bytes()
+        await certificate.renew(Env(), state)
+        after = file.read_bytes()
+        assert after.split(b"-----END PRIVATE KEY-----")[0] != before.split(b"-----END PRIVATE KEY-----")[0]
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        config = JoinedConfig.load(state)
+        assert config.expires == pytest.approx(time.time() + authority.HOST_DAYS * DAY, abs=60)
+        assert config.renew_at == pytest.approx(time.time() + authority.HOST_DAYS * DAY * 2 / 3, abs=60)
+        await certificate.renew(Env(), state)
+        first, second = manager.peers
+        assert first is not None
+        assert second is not None
+        assert first.host == second.host == "second"
+        assert first.serial != second.serial
+
+    joined(tmp_path, test)
+
+
+def test_it_is_renewed_when_its_time_has_come_and_not_before(tmp_path: Path) -> None:
+    async def test(manager: Manager, state: Path) -> None:
+        for _ in range(2):
+            work = asyncio.create_task(certificate.renew_forever(Env(), state))
+            while JoinedConfig.load(state).renew_at < time.time():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+        assert len(manager.peers) == 1
+
+    joined(tmp_path, test)
+
+
+def test_a_refusal_changes_nothing(tmp_path: Path) -> None:
+    async def test(manager: Manager, state: Path) -> None:
+        manager.refuses = "revoked"
+        file = state / certificate.DIRECTORY / certificate.CERTIFICATE
+        before, config = file.read_bytes(), JoinedConfig.load(state)
+        with pytest.raises(TransportError, match="revoked"):
+            await certificate.renew(Env(), state)
+        assert (file.read_bytes(), JoinedConfig.load(state)) == (before, config)
+
+    joined(tmp_path, test)
+
+
+def test_without_its_files_a_host_does_not_connect(tmp_path: Path) -> None:
+    async def test(_manager: Manager, state: Path) -> None:
+        (state / certificate.DIRECTORY / certificate.CERTIFICATE).unlink()
+        with pytest.raises(TransportError, match="cannot be used"):
+            await certificate.connect(state)
+
+    joined(tmp_path, test)

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+
+from gureum.errors import NetworkError
+from gureum.hostspec import PeerHostSpec
+from gureum.network import wireguard
+from gureum.network.hostfilter import host_table
+from gureum.network.names import Names
+from gureum.network.portplan import plan_host
+
+KEY = base64.b64encode(bytes(range(32))).decode()
+
+
+def test_the_key_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "wireguard.key"
+    one = wireguard.configure([], path)
+    assert wireguard.configure([], path) == one
+    assert path.stat().st_mode & 0o777 == 0o600
+    secret = base64.b64decode(path.read_text())
+    # RFC 7748, 5: the bits that every X25519 key has.
+    assert (len(secret), secret[0] & 7, secret[31] & 192) == (32, 0, 64)
+
+
+def test_each_host_may_send_from_its_own_address_only(tmp_path: Path) -> None:
+    hosts = [
+        plan_host(PeerHostSpec(id=f"host-{n}", number=n, address=f"192.0.2.{n}", key=KEY), encrypted=True)
+        for n in (30, 2)
+    ]
+    text = wireguard.configure(hosts, tmp_path / "key")
+    assert text.split("[Peer]")[1:] == [
+        f"\nPublicKey = {KEY}\nEndpoint = 192.0.2.2:51820\nAllowedIPs = fd67:75::2/128\n\n",
+        f"\nPublicKey = {KEY}\nEndpoint = 192.0.2.30:51820\nAllowedIPs = fd67:75::1e/128\n",
+    ]
+    assert [host.address for host in hosts] == ["fd67:75::1e", "fd67:75::2"]
+
+
+@pytest.mark.parametrize("key", ["", "short", KEY + "\n[Peer]", KEY[:-4] + "===="])
+def test_a_host_without_a_key_is_not_sent_to(tmp_path: Path, key: str) -> None:
+    host = plan_host(PeerHostSpec(id="host-2", number=2, address="192.0.2.2", key=key), encrypted=True)
+    with pytest.raises(NetworkError, match="host-2 has no WireGuard key"):
+        wireguard.configure([host], tmp_path / "key")
+
+
+def test_nothing_is_taken_that_did_not_come_through_it() -> None:
+    names = Names(3)
+    plain = host_table(names, "cloud", (), "eth0", ["192.0.2.2"]).chains["host"].rules[0]
+    closed = host_table(names, "cloud", (), "eth0", ["192.0.2.2"], carrier="wg3").chains["host"].rules[0]
+    assert plain.startswith("udp dport 4789 ip saddr != @peers")
+    assert closed.startswith('udp dport 4789 iifname != "wg3"')
+    assert "4789" not in "".join(host_table(names, "cloud", ()).chains["host"].rules)

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from gureum.resources import Host, HostCertificate, HostState, HostToken
+from gureum.services.operation import Joining
+from gureum.transport import token
+
+FINGERPRINT = "ab" * 32
+
+
+def host(id: str = "host-1", **values: Any) -> Host:
+    return Host(**{"id": id, "zone": "us-east-1b", "state": HostState.up, "number": 2, **values})
+
+
+def certificate(host: str, serial: str = "a1", **values: Any) -> HostCertificate:
+    return HostCertificate(**{"id": serial, "host": host, "zone": "us-east-1b", "expires": 1.9e9, **values})
+
+
+async def test_hosts_are_described(fleet: Any) -> None:
+    await fleet.put(
+        host("host-0", zone="", address=""),
+        host("host-1", address="198.19.64.11", uplink_mtu=9000, cpus=2, memory_bytes=5, draining=True),
+        certificate("host-1"),
+    )
+    first, second = (await fleet.call("DescribeHosts"))["Hosts"]
+    assert first["HostId"] == "host-0"
+    assert "Zone" not in first
+    assert "Address" not in first
+    assert not first["Remote"]
+    assert second["Zone"] == "us-east-1b"
+    assert (second["Address"], second["Mtu"], second["Number"]) == ("198.19.64.11", 9000, 2)
+    assert second["Draining"]
+    assert second["Remote"]
+    assert second["Certificate"] == {
+        "Serial": "a1",
+        "Expires": datetime.fromtimestamp(1.9e9, UTC),
+        "Revoked": False,
+    }
+
+
+async def test_pages(fleet: Any) -> None:
+    await fleet.put(*(host(f"h{number}") for number in range(5)))
+    seen: list[str] = []
+    more: dict[str, Any] = {}
+    while True:
+        page = await fleet.call("DescribeHosts", MaxResults=2, **more)
+        seen += [each["HostId"] for each in page["Hosts"]]
+        if "NextToken" not in page:
+            break
+        more = {"NextToken": page["NextToken"]}
+    assert seen == ["h0", "h1", "h2", "h3", "h4"]
+    (one,) = (await fleet.call("DescribeHosts", HostIds=["h3"]))["Hosts"]
+    assert one["HostId"] == "h3"
+    await fleet.refused("ResourceNotFoundException", "DescribeHosts", HostIds=["h3", "nosuch"])
+    await fleet.refused("InvalidParameterValueException", "DescribeHosts", HostIds=["h3"], MaxResults=2)
+
+
+async def test_draining_and_back(fleet: Any) -> None:
+    await fleet.put(host())
+    assert (await fleet.call("DrainHost", HostId="host-1"))["Host"]["Draining"]
+    assert (await fleet.get(Host, "host-1")).draining
+    assert not (await fleet.call("ActivateHost", HostId="host-1"))["Host"]["Draining"]
+    for operation in ("DrainHost", "ActivateHost", "RemoveHost", "RevokeHost"):
+        await fleet.refused("ResourceNotFoundException", operation, HostId="nosuch")
+
+
+async def test_only_a_drained_host_can_be_removed(fleet: Any) -> None:
+    await fleet.put(host("second"), certificate("second"))
+    error = await fleet.refused("InvalidHostStateException", "RemoveHost", HostId="second")
+    assert "Drain it first" in error.message
+
+
+async def test_a_host_is_removed_with_its_certificates(fleet: Any) -> None:
+    await fleet.put(host("second", draining=True), certificate("second"), certificate("second", "b2"))
+    assert await fleet.call("RemoveHost", HostId="second") == {}
+    assert await fleet.find(Host) == []
+    assert await fleet.find(HostCertificate) == []
+
+
+async def test_what_is_still_on_a_host_is_said(fleet: Any) -> None:
+    await fleet.put(host("second", draining=True), certificate("second"))
+    instance, volume = await fleet.occupy("second")
+    error = await fleet.refused("InvalidHostStateException", "RemoveHost", HostId="second")
+    assert f"terminate the instances {instance}; delete the volumes {volume}" in error.message
+    assert error.fields == {"ResourceIds": [instance, volume]}
+    (shown,) = (await fleet.call("DescribeHosts", HostIds=["second"]))["Hosts"]
+    assert (shown["InstanceIds"], shown["VolumeIds"]) == ([instance], [volume])
+
+
+async def test_the_clouds_own_hosts_go_otherwise(fleet: Any) -> None:
+    await fleet.put(host("host-1", draining=True))
+    error = await fleet.refused("InvalidHostStateException", "RemoveHost", HostId="host-1")
+    assert "gureum up --hosts N" in error.message
+    error = await fleet.refused("InvalidHostStateException", "RevokeHost", HostId="host-1")
+    assert "no certificate" in error.message
+
+
+async def test_one_of_the_own_hosts_that_is_down_can_be_forgotten(fleet: Any) -> None:
+    await fleet.put(host("host-1", draining=True, state=HostState.down))
+    await fleet.call("RemoveHost", HostId="host-1")
+    assert await fleet.find(Host) == []
+
+
+async def test_a_revoked_host_is_out_of_the_network(fleet: Any) -> None:
+    await fleet.put(host("second", address="10.0.0.2", wireguard_key="k"), certificate("second"))
+    shown = (await fleet.call("RevokeHost", HostId="second"))["Host"]
+    assert shown["Certificate"]["Revoked"]
+    assert (shown["State"], shown["Draining"]) == ("down", True)
+    record = await fleet.get(Host, "second")
+    assert (record.address, record.wireguard_key) == ("", "")
+    assert (await fleet.get(HostCertificate, "a1")).revoked
+    error = await fleet.refused("InvalidHostStateException", "ActivateHost", HostId="second")
+    assert "join again" in error.message
+
+
+# Tokens
+
+
+async def test_a_token(fleet: Any) -> None:
+    fleet.rig.hosts.joining = Joining("https://192.0.2.1:4567", FINGERPRINT)
+    await fleet.put(host("host-0", zone="us-east-1a"))
+    made = await fleet.call("CreateHostToken", TtlSeconds=120)
+    assert (made["Zone"], made["Url"]) == ("us-east-1b", "https://192.0.2.1:4567")
+    fingerprint, secret = token.read(made["Token"])
+    assert fingerprint == FINGERPRINT
+    (kept,) = await fleet.find(HostToken)
+    assert kept.id == token.identify(secret)
+    assert kept.expires == fleet.rig.time + 120
+    assert made["Expires"].timestamp() == kept.expires
+    assert secret.hex() not in repr(kept)
+
+
+async def test_tokens_that_have_expired_are_forgotten(fleet: Any) -> None:
+    fleet.rig.hosts.joining = Joining("https://192.0.2.1:4567", FINGERPRINT)
+    await fleet.call("CreateHostToken", TtlSeconds=60, Zone="us-east-1c")
+    fleet.rig.time += 61
+    await fleet.call("CreateHostToken")
+    assert len(await fleet.find(HostToken)) == 1
+
+
+async def test_what_a_token_cannot_be(fleet: Any) -> None:
+    error = await fleet.refused("NotListeningException", "CreateHostToken")
+    assert "--agents-address" in error.message
+    fleet.rig.hosts.joining = Joining("https://192.0.2.1:4567", FINGERPRINT)
+    await fleet.refused("InvalidParameterValueException", "CreateHostToken", Zone="us-east-1z")
+    for ttl in (59, 604801):
+        with pytest.raises(Exception, match="TtlSeconds"):
+            await fleet.call("CreateHostToken", TtlSeconds=ttl)
