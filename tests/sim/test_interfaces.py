@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from gureum.resources import Image, NetworkInterface, Subnet
+from gureum.control import interfaces
+from gureum.control.manager import STEPS
+from gureum.control.observed import Observed
+from gureum.errors import ApiError
+from gureum.hostspec import MachineReport
+from gureum.resources import Image, Instance, InstanceState, NetworkInterface, Subnet
+from gureum.sim import invariants
+from gureum.sim.faults import Faults
 from gureum.sim.loop import run
 from gureum.sim.world import World
 
 SECONDS_MAX = 60
+TERMINATED = InstanceState.terminated
 
 
 class Clouds:
@@ -211,3 +221,131 @@ def test_several_from_the_start() -> None:
         assert cloud.nics < cloud.ports
 
     in_cloud(test)
+
+
+class Fuzz:
+    """Interfaces and instances of which anything may be asked at any time, under faults."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.world = World(seed)
+        self.faults = Faults(self.world)
+        self.random = self.world.random
+        self.image = self.subnet = ""
+
+    async def __call__(self, steps: int) -> None:
+        # Those who stop the processes cancel what they do.
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
+        await self.world.start()
+        await asyncio.sleep(2)
+        async with self.world.store.read() as reader:
+            [image] = await reader.find(Image)
+            self.image, self.subnet = image.id, (await reader.find(Subnet))[0].id
+        self.faults.begin()
+        for _ in range(steps):
+            await self.call(*await self.chosen())
+            await self.faults.step()
+            await self.always()
+            await asyncio.sleep(self.random.expovariate(1.0))
+        self.faults.end()
+        for _ in range(240):
+            problems = [each for each in await invariants.at_rest(self.world) if "no instance" not in each]
+            if not problems:
+                break
+            await self.always()
+            await asyncio.sleep(1)
+        assert not problems, f"seed {self.seed}: {problems}"
+        await self.world.stop()
+
+    async def call(self, operation: str, input: Mapping[str, Any]) -> None:
+        with contextlib.suppress(ApiError):
+            await self.world.call(operation, input)
+
+    async def chosen(self) -> tuple[str, dict[str, Any]]:
+        async with self.world.store.read() as reader:
+            instances = [each.id for each in await reader.find(Instance) if each.state is not TERMINATED]
+            interfaces = await reader.find(NetworkInterface)
+        rng = self.random
+        if len(instances) < 2:
+            specs = [{"DeviceIndex": n, "SubnetId": self.subnet} for n in range(rng.choice([1, 2]))]
+            one = {"ImageId": self.image, "MinCount": 1, "MaxCount": 1, "InstanceType": "t3.medium"}
+            return "RunInstances", {**one, "NetworkInterfaces": specs}
+        if len(interfaces) < 4:
+            return "CreateNetworkInterface", {"SubnetId": self.subnet}
+        instance, interface = rng.choice(instances), rng.choice(interfaces)
+        attached = {"AttachmentId": interface.attachment or "eni-attach-0"}
+        at = {"NetworkInterfaceId": interface.id, "InstanceId": instance, "DeviceIndex": rng.randint(1, 3)}
+        choices: list[tuple[int, str, dict[str, Any]]] = [
+            (8, "AttachNetworkInterface", at),
+            (5, "DetachNetworkInterface", attached),
+            (2, "DetachNetworkInterface", {**attached, "Force": True}),
+            (1, "DeleteNetworkInterface", {"NetworkInterfaceId": interface.id}),
+            (2, "StopInstances", {"InstanceIds": [instance], "Force": rng.random() < 0.5}),
+            (3, "StartInstances", {"InstanceIds": [instance]}),
+            (1, "RebootInstances", {"InstanceIds": [instance]}),
+            (1, "TerminateInstances", {"InstanceIds": [instance]}),
+        ]
+        [(_, operation, input)] = rng.choices(choices, [weight for weight, *_ in choices])
+        return operation, input
+
+    async def always(self) -> None:
+        """A machine has only what the store gives it: what is shown as free was given up."""
+        await invariants.always(self.world)
+        assert self.world.failure is None, f"seed {self.seed}: {self.world.failure!r}"
+        async with self.world.store.read() as reader:
+            owners = {each.id: each.instance for each in await reader.find(NetworkInterface)}
+        for id, machine in self.world.hosts[0].machines.machines.items():
+            for interface in machine.nics:
+                assert owners.get(interface) == id, f"seed {self.seed}: {id} has {interface}"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_anything_at_any_time(seed: int) -> None:
+    async def main() -> None:
+        await Fuzz(seed)(80)
+
+    run(main())
+
+
+def violated(seeds: int) -> bool:
+    """Whether the first so many runs find that a machine has what is not its own."""
+    for seed in range(seeds):
+        try:
+            test_anything_at_any_time(seed)
+        except AssertionError as error:
+            if " has eni-" not in str(error):
+                raise
+            return True
+    return False
+
+
+def test_a_planted_fault_is_found_if_nobody_waits_for_the_guest(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = interfaces.reconcile
+
+    async def reconcile(tx: Any, env: Any, observed: Any, id: str) -> None:
+        interface = await tx.get(NetworkInterface, id)
+        if interface is not None and interface.changing == ("detaching",):
+            await interfaces.free(tx, interface)
+        else:
+            await right(tx, env, observed, id)
+
+    monkeypatch.setitem(STEPS, "network-interface", reconcile)
+    assert violated(10)
+
+
+def test_a_planted_fault_is_found_if_stale_reports_are_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = interfaces.reconcile
+
+    class Credulous(Observed):
+        def __init__(self, observed: Observed) -> None:
+            self.hosts = observed.hosts
+
+        def machine(self, host: str | None, id: str, generation: int) -> MachineReport | None:
+            seen = super().machine(host, id, generation)
+            return None if seen is None else replace(seen, revision=1 << 60)
+
+    async def reconcile(tx: Any, env: Any, observed: Any, id: str) -> None:
+        await right(tx, env, Credulous(observed), id)
+
+    monkeypatch.setitem(STEPS, "network-interface", reconcile)
+    assert violated(40)

@@ -24,6 +24,8 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="QEMU is not installed"),
 ]
 
+MAC = "52:54:00:12:34:56"
+"""What QEMU gives to the first card."""
 USER_DATA = "#!/bin/sh\necho user data speaks as $(id -un) on $(hostname)\n"
 
 # Answers one HTTP request on its standard input: QEMU starts it for every connection to 169.254.169.254:80.
@@ -232,6 +234,8 @@ def test_life_of_an_instance(image: ImageManifest, tmp_path: Path, guests: list[
         "/latest/meta-data/local-hostname": "ip-10-0-0-5.ec2.internal",
         "/latest/meta-data/public-keys/": "0=my-key",
         "/latest/meta-data/public-keys/0/openssh-key": login.key.with_suffix(".pub").read_text().strip(),
+        f"/latest/meta-data/network/interfaces/macs/{MAC}/local-ipv4s": "169.254.0.15\n169.254.0.77",
+        f"/latest/meta-data/network/interfaces/macs/{MAC}/ipv6s": "fd00:7::5",
         "/latest/user-data": USER_DATA,
     }
     (tmp_path / "items").write_text(json.dumps(items))
@@ -245,6 +249,8 @@ def test_life_of_an_instance(image: ImageManifest, tmp_path: Path, guests: list[
     guests.append(guest)
 
     check_first_boot(guest, login)
+    guest.wait_for(r"eth0 169\.254\.0\.77/32")
+    guest.wait_for("eth0 fd00:7::5/128")
     requests = [json.loads(line) for line in (tmp_path / "requests").read_text().splitlines()]
     assert requests[0][:2] == ["PUT", "/latest/api/token"]
     assert {path for _, path, token in requests if token == "secret-token"} == set(items)

@@ -55,6 +55,7 @@ class Parts:
             here.public_cidr,
             host=here.number,
             uplink=here.uplink,
+            flow_logs=here.directory / "log" / "flow-logs",
         )
 
     def _metadata(self, instance: str) -> Metadata | None:

@@ -17,7 +17,8 @@ from gureum.bench.figures import Say
 from gureum.bench.requests import Endpoint, client
 from gureum.bench.servers import BenchError, first_answer, free_port
 from gureum.cli import images
-from gureum.cli.cloud import Cloud, child_environment
+from gureum.cli.children import child_environment
+from gureum.cli.cloud import Cloud
 from gureum.cli.config import default_base
 from gureum.cli.output import CliError
 from gureum.control.images import image_id

@@ -21,7 +21,7 @@ CONNECT_SECONDS_MAX = 10.0
 
 def serve(address: str, port: int) -> None:
     listener = socket.create_server((address, port))
-    print("ready", flush=True)
+    _say("ready")
     while True:
         connection, _ = listener.accept()
         with connection:
@@ -33,6 +33,11 @@ def serve(address: str, port: int) -> None:
             elif kind == b"a":
                 while data := connection.recv(64):
                     connection.sendall(data)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def _sink(connection: socket.socket) -> int:
@@ -83,7 +88,7 @@ def main(arguments: list[str]) -> None:
     if what == "serve":
         serve(address, port)
     else:
-        print({"send": send, "ask": ask}[what](address, port, float(arguments[3])))
+        _say(str({"send": send, "ask": ask}[what](address, port, float(arguments[3]))))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import msgspec
 from gureum.bench.client import Connection
 from gureum.bench.requests import Endpoint, client, identity
 from gureum.bench.seed import seed_instances
-from gureum.cli.cloud import child_environment
+from gureum.cli.children import child_environment
 from gureum.cli.config import CloudConfig, make_state_dir
 from gureum.cli.processes import rss_kib
 from gureum.env import Env

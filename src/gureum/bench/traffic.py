@@ -2,7 +2,8 @@
 
 Guests are network namespaces: a veth stands in place of the tap that a virtual machine would have open. The
 peers are the same kernel's devices with nothing between: two namespaces with a veth pair, and two with a
-VXLAN device over the same bridge.
+VXLAN device over the same bridge. Beside them, so that one sees what of the difference is the filter: two
+veth pairs with a namespace between that only routes.
 """
 
 from __future__ import annotations
@@ -67,37 +68,54 @@ class Pair:
 def measure(directory: Path, say: Say, *, quick: bool) -> list[Figure]:
     rounds, seconds = (2, 0.5) if quick else (ROUNDS, SECONDS)
     with _namespaces():
-        pairs = {
-            "same host": (_ports(directory, same=True), _veth_pair()),
-            "two hosts": (_ports(directory, same=False), _vxlan_pair()),
-        }
-        figures: list[Figure] = []
-        for where, (ours, bare) in pairs.items():
-            peer = "bare veth" if where == "same host" else "bare VXLAN"
-            figures += _compare(where, ours, bare, peer, rounds, seconds, say)
-        return figures
+        same = {"bare veth": _veth_pair(), "routed veth": _routed_pair()}
+        return [
+            *_compare("same host", _ports(directory, same=True), same, rounds, seconds, say),
+            *_compare(
+                "two hosts",
+                _ports(directory, same=False),
+                {"bare VXLAN": _vxlan_pair()},
+                rounds,
+                seconds,
+                say,
+            ),
+        ]
 
 
 def _compare(
-    where: str, ours: Pair, bare: Pair, peer: str, rounds: int, seconds: float, say: Say
+    where: str, ours: Pair, peers: dict[str, Pair], rounds: int, seconds: float, say: Say
 ) -> list[Figure]:
-    with _serving(ours), _serving(bare):
-        speeds: tuple[list[float], list[float]] = ([], [])
-        times: tuple[list[float], list[float]] = ([], [])
+    """Of the peers only the first one has a promise."""
+    pairs = {"gureum": ours, **peers}
+    speeds: dict[str, list[float]] = {name: [] for name in pairs}
+    times: dict[str, list[float]] = {name: [] for name in pairs}
+    with contextlib.ExitStack() as servers:
+        for pair in pairs.values():
+            servers.enter_context(_serving(pair))
         for number in range(rounds):
-            for index, pair in enumerate((ours, bare)):
-                speeds[index].append(_flow(pair, "send", seconds) * 8 / 1e9)
-                times[index].append(_flow(pair, "ask", seconds) * 1e6)
-            say(
-                f"{where}, round {number + 1}: {speeds[0][-1]:.1f} and {speeds[1][-1]:.1f} Gbit/s, "
-                f"{times[0][-1]:.1f} and {times[1][-1]:.1f} us"
+            for name, pair in pairs.items():
+                speeds[name].append(_flow(pair, "send", seconds) * 8 / 1e9)
+                times[name].append(_flow(pair, "ask", seconds) * 1e6)
+            last = (f"{name} {speeds[name][-1]:.1f} Gbit/s {times[name][-1]:.1f} us" for name in pairs)
+            say(f"{where}, round {number + 1}: {', '.join(last)}")
+    figures: list[Figure] = []
+    for name in peers:
+        first = name == next(iter(peers))
+        for what, unit, samples, promise in (
+            ("TCP", "Gbit/s", speeds, Promise(limit=LEAST, of="ratio", at="least")),
+            ("question and answer", "us", times, Promise(limit=1 / LEAST, of="ratio", at="most")),
+        ):
+            figures.append(
+                compare(
+                    f"{what}, {where}",
+                    unit,
+                    samples["gureum"],
+                    samples[name],
+                    peer_name=name,
+                    promise=promise if first else None,
+                )
             )
-    at_least = Promise(limit=LEAST, of="ratio", at="least")
-    at_most = Promise(limit=1 / LEAST, of="ratio", at="most")
-    return [
-        compare(f"TCP, {where}", "Gbit/s", *speeds, peer_name=peer, promise=at_least),
-        compare(f"question and answer, {where}", "us", *times, peer_name=peer, promise=at_most),
-    ]
+    return figures
 
 
 # What is measured
@@ -239,6 +257,23 @@ def _veth_pair() -> Pair:
         command(f"ip -n {name} address add 10.9.0.{number}/24 dev eth0".split())
         command(f"ip -n {name} link set eth0 up".split())
     return Pair(one, other, "10.9.0.2")
+
+
+def _routed_pair() -> Pair:
+    """As far as two ports of a host are: two veth pairs, and a namespace that routes between them."""
+    router = f"{PREFIX}-r"
+    ends = {1: f"{PREFIX}-r1", 2: f"{PREFIX}-r2"}
+    for name in (router, *ends.values()):
+        command(["ip", "netns", "add", name])
+    visit(router, lambda: write_sysctl("ipv4/ip_forward", "1"))
+    for number, name in ends.items():
+        command(f"ip -n {name} link add eth0 type veth peer name e{number} netns {router}".split())
+        command(f"ip -n {router} address add 10.8.{number}.1/24 dev e{number}".split())
+        command(f"ip -n {router} link set e{number} up".split())
+        command(f"ip -n {name} address add 10.8.{number}.2/24 dev eth0".split())
+        command(f"ip -n {name} link set eth0 up".split())
+        command(f"ip -n {name} route add default via 10.8.{number}.1".split())
+    return Pair(ends[1], ends[2], "10.8.2.2")
 
 
 def _vxlan_pair() -> Pair:

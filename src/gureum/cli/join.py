@@ -130,6 +130,7 @@ async def _join(
 
 async def _ask(address: tls.Address, context: Any, message: Message) -> Message:
     link = await tls.connect(address, context)
+    link.message_bytes_max = tls.STRANGER_BYTES_MAX
     try:
         async with asyncio.timeout(ANSWER_SECONDS_MAX):
             await link.send(message)

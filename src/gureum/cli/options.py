@@ -38,7 +38,7 @@ def cloud_at(state_dir: Path | None) -> Any:
 
 def attend(state_dir: Path) -> None:
     """Becomes a small process that waits for the cloud's end, and stops it on Ctrl-C."""
-    from gureum.cli.cloud import little_process
+    from gureum.cli.children import little_process
 
     sys.stdout.flush()
     os.execv(sys.executable, little_process("gureum.cli.attend", state_dir))

@@ -51,7 +51,7 @@ NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 OWN_NAME = re.compile(r"host-\d+")
 """The hosts of the manager's own machine."""
 
-Speak = Callable[[Link, Hello], Awaitable[None]]
+Speak = Callable[[Link, Hello, HostCertificate], Awaitable[None]]
 
 
 class Refusal(TransportError):
@@ -110,12 +110,12 @@ class Access:
         # First among those that a revocation ends, then looked up: so none slips through between the two.
         links.add(link)
         try:
-            await self._check(peer)
+            certificate = await self._check(peer)
             if isinstance(message, Hello):
                 if message.host != peer.host:
                     raise Refusal(f"this certificate is of host {peer.host}, not of {message.host}")
                 await self._in_use(peer)
-                await self._speak(link, message)
+                await self._speak(link, message, certificate)
             elif isinstance(message, Renew):
                 await link.send(await self._renew(peer, message))
             elif isinstance(message, Fetch):
@@ -127,7 +127,7 @@ class Access:
             if not links:
                 self._links.pop(peer.serial, None)
 
-    async def _check(self, peer: Peer) -> None:
+    async def _check(self, peer: Peer) -> HostCertificate:
         async with self._store.read() as reader:
             known = await reader.get(HostCertificate, peer.serial)
         if known is None or known.host != peer.host:
@@ -136,6 +136,7 @@ class Access:
             raise Refusal(f"the certificate of host {peer.host} is revoked")
         if known.expires <= self._env.now():
             raise Refusal(f"the certificate of host {peer.host} has expired")
+        return known
 
     async def _in_use(self, peer: Peer) -> None:
         """With a new certificate in use the older ones have served their time."""

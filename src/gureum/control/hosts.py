@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from gureum.errors import StoreError
+from gureum.errors import StoreError, TransportError
 from gureum.hostspec import HostReport
-from gureum.resources import Host, HostState
+from gureum.resources import Host, HostCertificate, HostState
 from gureum.store.base import Change, Reader, Store, Transaction
 
 LEASE_SECONDS = 6.0
@@ -55,10 +55,21 @@ class Hosts:
             self._places[id] = place
         return True
 
-    async def note(self, report: HostReport) -> bool:
-        """Keep the host's record true. Says whether it changed. Raises StoreError."""
+    async def note(self, report: HostReport, certificate: HostCertificate | None = None) -> bool:
+        """Keep the host's record true. Says whether it changed. Raises StoreError, TransportError.
+
+        A host of another machine has a ``certificate``. It is in the zone that it was let in for, and while its
+        report was on the way it may have been revoked or removed, which the report must not undo.
+        """
+        if certificate is not None:
+            report = replace(report, zone=certificate.zone)
 
         async def work(tx: Transaction) -> None:
+            if certificate is not None:
+                present = await tx.get(HostCertificate, certificate.id)
+                if present is None or present.revoked:
+                    raise TransportError(f"host {report.host} was revoked or removed")
+            await _only_one(tx, report)
             host = noted(await tx.get(Host, report.host), report, self._account)
             if not host.number:
                 used = {other.number for other in await tx.find(Host)}
@@ -95,6 +106,15 @@ class Hosts:
 
         await self._store.transact(work, frees=True)
         self._heard.pop(id, None)
+
+
+async def _only_one(tx: Transaction, report: HostReport) -> None:
+    """Raises TransportError for an address that another host has: its traffic would come here."""
+    if not report.address:
+        return
+    for other in await tx.find(Host):
+        if other.address == report.address and other.id != report.host:
+            raise TransportError(f"its address {report.address} is that of host {other.id}")
 
 
 def noted(host: Host | None, report: HostReport, account: str) -> Host:

@@ -294,12 +294,14 @@ class Manager:
             raise TransportError("not an agent")
         await self.speak(link, hello)
 
-    async def speak(self, link: Link, hello: Hello) -> None:
-        """Speak with the agent that has said this. Raises TransportError."""
+    async def speak(self, link: Link, hello: Hello, certificate: HostCertificate | None = None) -> None:
+        """Speak with the agent that has said this; ``certificate``: of one of another machine. Raises
+        TransportError.
+        """
         if hello.cloud != self.cloud.name:
             raise TransportError("an agent of another cloud")
         old = self.sessions.get(hello.host)
-        session = self.sessions[hello.host] = Session(hello.host, link)
+        session = self.sessions[hello.host] = Session(hello.host, link, certificate)
         if old is not None:
             await old.link.close()
         log.info("host %s is connected", hello.host)
@@ -367,7 +369,7 @@ class Manager:
             self.kick(kind, id)
         try:
             await self._kick_attached([id for kind, id in changed if kind == "instance"])
-            if await self.hosts.note(report):
+            if await self.hosts.note(report, session.certificate):
                 await self._kick_unsettled()
         except StoreError as error:
             log.error("could not note host %s: %s", report.host, error)

@@ -6,7 +6,15 @@ import asyncio
 
 from gureum.errors import TransportError
 from gureum.hostspec import HostSpec
-from gureum.resources import DhcpOptions, FlowLog, Instance, InternetGateway, PeeringConnection, PrefixList
+from gureum.resources import (
+    DhcpOptions,
+    FlowLog,
+    HostCertificate,
+    Instance,
+    InternetGateway,
+    PeeringConnection,
+    PrefixList,
+)
 from gureum.store.base import Change
 from gureum.transport.link import Link
 from gureum.transport.messages import Call, Reply
@@ -23,9 +31,11 @@ class Session:
     ones come a second time; those of another session say nothing about the order here.
     """
 
-    def __init__(self, host: str, link: Link) -> None:
+    def __init__(self, host: str, link: Link, certificate: HostCertificate | None = None) -> None:
         self.host = host
         self.link = link
+        self.certificate = certificate
+        """Of a host of another machine: on whose word it is this host."""
         self.sequence = 0
         self.dirty = asyncio.Event()
         self.dirty.set()

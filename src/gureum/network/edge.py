@@ -46,11 +46,19 @@ class Edge:
         self._table: Table | None = None
         self._routes: set[tuple[str, str]] = set()
         self._proxies: set[str] = set()
+        self._underlay = Underlay()
+        self._asked: object = None
 
     def underlay(self, spec: NetworkSpec, key_file: Path) -> Underlay:
         """What VXLAN packets of the hosts of this spec go through; made as far as it is made by us."""
         if not spec.number:
             return Underlay()
+        asked = (spec.number, spec.encrypted, spec.hosts if spec.encrypted else ())
+        if not self.known or self._asked != asked:
+            self._underlay, self._asked = self._find_underlay(spec, key_file), asked
+        return self._underlay
+
+    def _find_underlay(self, spec: NetworkSpec, key_file: Path) -> Underlay:
         if not self._uplink:
             raise NetworkError("this host is one of several, but has no uplink: start its agent with one")
         found = links.read_json("address", "show", "dev", self._uplink)

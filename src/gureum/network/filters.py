@@ -202,7 +202,7 @@ def _base_chains(vpc: VpcPlan, names: Names, link_address: str) -> dict[str, Cha
                 "ip daddr 169.254.0.0/16 drop",
                 f"iifname {CARRIERS} accept",
                 *bounded,
-                f'iifname "{UPLINK}" ct status dnat accept',
+                *((f'iifname "{UPLINK}" ct status dnat accept',) if vpc.internet else ()),
                 # IPv6 addresses are public ones: groups decide.
                 *((f'iifname "{UPLINK}" ip6 daddr {inside6} accept',) if vpc.internet and vpc.cidrs6 else ()),
                 "iifname vmap @egress",

@@ -17,9 +17,18 @@ ACCEPT, REJECT = "accept", "reject"
 FLOWS_MAX = 16384
 """How many flows of a kind one reading of a VPC may have; of more it is known that there were some."""
 TCP_FLAGS = "tcp-flags"
+FLAGS = {
+    "fin": (1, "tcp flags & fin == fin"),
+    "syn": (2, "tcp flags & (syn | ack) == syn"),
+    "rst": (4, "tcp flags & rst == rst"),
+    "synack": (18, "tcp flags & (syn | ack) == (syn | ack)"),
+}
+"""TCP's flags as flow logs add them up, and what has them; in sets of their own, as nft has no room for more
+than five parts in a key.
+"""
 _DEVICE = {IN: "oifname", OUT: "iifname"}
 _ADDRESS = {"ip": "ipv4_addr", "ip6": "ipv6_addr"}
-_WITH_PORTS = "{ tcp, udp, sctp }"
+_COUNTED = {"tcp": "meta l4proto tcp", "udp": "meta l4proto udp", "plain": "meta l4proto != { tcp, udp }"}
 
 
 def logged(vpc: VpcPlan) -> dict[str, str]:
@@ -30,7 +39,7 @@ def logged(vpc: VpcPlan) -> dict[str, str]:
 
 
 def name(generation: int, verdict: str, direction: str, family: str, kind: str) -> str:
-    """``kind``: ports (of flows that have some), plain (others) or flags (TCP's)."""
+    """``kind``: tcp, udp, plain (of other protocols), or one of FLAGS."""
     return f"log{generation}_{verdict}_{direction}_{family}_{kind}"
 
 
@@ -38,15 +47,13 @@ def skipped(generation: int) -> str:
     return f"log{generation}_skipped"
 
 
-def names(vpc: VpcPlan, generation: int) -> Iterator[str]:
-    for verdict, direction, family, kind in product((ACCEPT, REJECT), (IN, OUT), _ADDRESS, _kinds(vpc)):
-        yield name(generation, verdict, direction, family, kind)
-    yield skipped(generation)
+def keys(flags: bool) -> Iterator[tuple[str, str, str, str]]:
+    """(verdict, direction, family, kind) of all sets of flows; ``flags``: also those of TCP's flags."""
+    return product((ACCEPT, REJECT), (IN, OUT), _ADDRESS, (*_COUNTED, *(FLAGS if flags else ())))
 
 
-def _kinds(vpc: VpcPlan) -> tuple[str, ...]:
-    flags = any(TCP_FLAGS in log.format for log in vpc.flow_logs)
-    return ("ports", "plain", "flags") if flags else ("ports", "plain")
+def with_flags(vpc: VpcPlan) -> bool:
+    return any(TCP_FLAGS in log.format for log in vpc.flow_logs)
 
 
 def sets(vpc: VpcPlan) -> dict[str, Set]:
@@ -54,17 +61,11 @@ def sets(vpc: VpcPlan) -> dict[str, Set]:
         return {}
     found = {"logged": Set("ifname", {f'"{tap}"': "" for tap in logged(vpc)})}
     for generation in (0, 1):
-        for verdict, direction, (family, address), kind in product(
-            (ACCEPT, REJECT), (IN, OUT), _ADDRESS.items(), _kinds(vpc)
-        ):
-            ends = f"ifname . {address} . {address}"
-            type = {
-                "ports": f"{ends} . inet_proto . inet_service . inet_service",
-                "plain": f"{ends} . inet_proto",
-                "flags": f"{ends} . inet_service . inet_service . tcp_flag",
-            }[kind]
-            key = name(generation, verdict, direction, family, kind)
-            found[key] = Set(type, flags="dynamic", size=FLOWS_MAX)
+        for key in keys(with_flags(vpc)):
+            address = _ADDRESS[key[2]]
+            last = "inet_proto" if key[3] == "plain" else "inet_service . inet_service"
+            type = f"ifname . {address} . {address} . {last}"
+            found[name(generation, *key)] = Set(type, flags="dynamic", size=FLOWS_MAX)
         found[skipped(generation)] = Set("ifname", flags="dynamic", size=FLOWS_MAX)
     return found
 
@@ -94,20 +95,12 @@ def _note(vpc: VpcPlan, generation: int, verdict: str, direction: str) -> Iterat
     device = _DEVICE[direction]
     for family in _ADDRESS:
         ends = f"{device} . {family} saddr . {family} daddr"
-        ports = "th sport . th dport"
-        where = {kind: f"@{name(generation, verdict, direction, family, kind)}" for kind in _kinds(vpc)}
-        if "flags" in where:
-            yield (
-                "tcp flags & (fin | syn | rst) != 0 "
-                f"update {where['flags']} {{ {ends} . {ports} . tcp flags }}"
-            )
+        for kind, (_, match) in FLAGS.items() if with_flags(vpc) else ():
+            where = name(generation, verdict, direction, family, kind)
+            yield f"{match} update @{where} {{ {ends} . th sport . th dport }}"
         # A full set ends the rule: then the packet comes to the last one.
-        yield (
-            f"meta l4proto {_WITH_PORTS} update {where['ports']} "
-            f"{{ {ends} . meta l4proto . {ports} counter }} return"
-        )
-        yield (
-            f"meta l4proto != {_WITH_PORTS} update {where['plain']} "
-            f"{{ {ends} . meta l4proto counter }} return"
-        )
+        for kind, match in _COUNTED.items():
+            where = name(generation, verdict, direction, family, kind)
+            last = "meta l4proto" if kind == "plain" else "th sport . th dport"
+            yield f"{match} update @{where} {{ {ends} . {last} counter }} return"
     yield f"update @{skipped(generation)} {{ {device} counter }}"

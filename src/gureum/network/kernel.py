@@ -24,6 +24,7 @@ from gureum.hostspec import Metadata, NetworkSpec
 from gureum.network import dns, flows, links, namespaces, natgateway, peering
 from gureum.network.base import MetadataLookup
 from gureum.network.edge import Edge
+from gureum.network.flowlogs import FlowLogs, Reading
 from gureum.network.names import GUEST_MTU, Names, choose_slot, tap_name
 from gureum.network.namespaces import visit
 from gureum.network.plan import NOWHERE, VpcPlan, make_plan
@@ -48,6 +49,7 @@ class KernelNetwork:
 
     ``public_cidr`` are the cloud's public addresses; "" for 198.18.(4 x INDEX).0/22. ``run_dir`` exists; it
     holds the key of the metadata tokens, and nothing else: the kernel remembers what was built. Needs root.
+    ``flow_logs``: the directory for flow logs, which is made with the first; None writes none.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class KernelNetwork:
         public_cidr: str = "",
         host: int = 0,
         uplink: str = "",
+        flow_logs: Path | None = None,
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", cloud):
             raise NetworkError(f"{cloud!r} is no name for a cloud")
@@ -81,6 +84,7 @@ class KernelNetwork:
         self._tokens: Tokens | None = None
         self._check_at = 0.0
         self._mtu = GUEST_MTU
+        self._flow_logs = FlowLogs(env, flow_logs, self._take_flows) if flow_logs else None
 
     async def apply(self, spec: NetworkSpec) -> None:
         async with self._lock:
@@ -101,6 +105,8 @@ class KernelNetwork:
             await self._work(lambda: natgateway.remove(self._names, gateways))
             self._ports = {port: id for id, plan in plans.items() for port in plan.ports}
             self._mtu = spec.mtu
+            if self._flow_logs is not None:
+                self._flow_logs.cover(plans.values())
             if failures:
                 self._assume_nothing()
                 raise NetworkError("; ".join(failures))
@@ -125,11 +131,22 @@ class KernelNetwork:
                 lambda: visit(vpc.namespace, lambda: flows.restore(vpc.addresses(interface), data))
             )
 
+    async def _take_flows(self, network_id: int) -> Reading:
+        async with self._lock:
+            try:
+                return await self._work(self._vpcs[network_id].take_flows)
+            except BaseException:
+                # Its filter is not known any more.
+                self._applied = None
+                raise
+
     def mtu(self, interface: str) -> int:
         self._network_id(interface)
         return self._mtu
 
     async def close(self) -> None:
+        if self._flow_logs is not None:
+            await self._flow_logs.close()
         async with self._lock:
             self._stop_serving(self._served.keys())
             self._vpcs.clear()
@@ -139,6 +156,8 @@ class KernelNetwork:
         self._executor.shutdown(wait=False)
 
     async def teardown(self) -> None:
+        if self._flow_logs is not None:
+            await self._flow_logs.close()
         async with self._lock:
             self._applied = None
             await self._work(self._edge.check_owner)

@@ -66,17 +66,17 @@ def uplinks(names: Names) -> dict[int, str]:
     return found
 
 
-def build_vpc(names: Names, vpc: VpcPlan, slot: int, linked: bool) -> None:
-    """The namespace with its router, and the link to the host. Repeats harmlessly; runs in the host's
-    namespace.
+def build_vpc(names: Names, vpc: VpcPlan, slot: int, linked: bool) -> bool:
+    """The namespace with its router, and the link to the host; whether the namespace is new. Repeats
+    harmlessly; runs in the host's namespace.
 
     ``linked``: the host's end of the link exists. The two ends live and die together.
     """
     namespace, uplink = names.namespace(vpc.network_id), names.uplink(vpc.network_id)
     host_end, vpc_end = names.link(slot)
-    if not namespaces.exists(namespace):
+    new = not namespaces.exists(namespace)
+    if new:
         namespaces.add(namespace)
-        visit(namespace, _prepare_namespace)
         # What is left of one that was removed behind our back leads nowhere, and goes at some time.
         command(["ip", "link", "delete", uplink], fails=True)
         linked = False
@@ -94,6 +94,7 @@ def build_vpc(names: Names, vpc: VpcPlan, slot: int, linked: bool) -> None:
     write_sysctl(f"ipv6/conf/{uplink}/disable_ipv6", "1")
     ip_batch([f"address replace {host_end}/31 dev {uplink}", f"link set dev {uplink} up"])
     visit(namespace, lambda: _configure_router(vpc, host_end, vpc_end))
+    return new
 
 
 def _prepare_namespace() -> None:

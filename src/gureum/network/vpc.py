@@ -4,20 +4,34 @@ time.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from functools import partial
 
 import msgspec
 
 from gureum.env import Env
 from gureum.errors import NetworkError
 from gureum.hostspec import PortKind
-from gureum.network import dns, filters, guard, links, namespaces, natgateway, routes, vxlan
+from gureum.network import (
+    dns,
+    filters,
+    flowlogs,
+    flowsets,
+    guard,
+    links,
+    namespaces,
+    natgateway,
+    routes,
+    vxlan,
+)
 from gureum.network.conntrack import forget_flows
+from gureum.network.flowlogs import Reading
 from gureum.network.names import Names
 from gureum.network.namespaces import command, ip_batch, nft, visit
 from gureum.network.plan import VpcPlan
 from gureum.network.portplan import PortPlan
-from gureum.network.routes import Change, Routing
+from gureum.network.routes import NOTHING, Change, Routing
 from gureum.network.ruleset import Table, change_table, replace_table
 from gureum.network.services import Sockets, listen
 from gureum.network.vxlan import Underlay
@@ -43,6 +57,9 @@ class VpcNetwork:
         self._routing: Routing | None = None
         self._plan: VpcPlan | None = None
         self._tables: tuple[Table, Table] | None = None
+        # For flow logs: which sets are counted in, and what was read but not taken yet.
+        self._generation = 0
+        self._flows = Reading()
 
     @property
     def known(self) -> bool:
@@ -68,23 +85,26 @@ class VpcNetwork:
         if self._plan is not None and underlay == self._underlay and self._resembles(self._plan, plan):
             return
         self.forget()
-        links.build_vpc(self._names, plan, self.slot, linked)
-        vxlan.ensure(self.namespace, plan.network_id, plan.number, underlay)
+        new = links.build_vpc(self._names, plan, self.slot, linked)
+        vxlan.ensure(self.namespace, plan.network_id, plan.number, underlay, new)
+        # Nothing to look for, where nothing can be.
+        self._routing = NOTHING if new else None
         self._underlay = underlay
         self._env.crashpoint("network.vpc.built")
 
     def converge(self, plan: VpcPlan, serving: frozenset[str]) -> dict[str, Sockets]:
         """Make it so. Returns sockets for the ports that are not in ``serving``, by interface id."""
-        old, tables = self._plan, self._tables
+        old, tables, known = self._plan, self._tables, self._routing
         if plan == old and serving >= served(plan):
             return {}
         self.forget()
         if natgateway.ensure(self._names, old, plan):
             self._env.crashpoint("network.nat.built")
+        if old is None and plan.flow_logs:
+            self._rescue_flows(plan)
         new_tables = self._compile(plan)
         link = self._names.link(self.slot)[0]
         routing = routes.wanted(plan, link)
-        known = self._routing if old is not None else None
         work = _Visit(self._env, old, plan, tables, new_tables, known, routing, serving)
         sockets = visit(self.namespace, work)
         try:
@@ -109,11 +129,36 @@ class VpcNetwork:
 
     def _compile(self, plan: VpcPlan) -> tuple[Table, Table]:
         link_address = self._names.link(self.slot)[1]
-        return guard.guard_table(plan), filters.filter_table(plan, self._names, link_address)
+        routed = filters.filter_table(plan, self._names, link_address, self._generation)
+        return guard.guard_table(plan), routed
+
+    def take_flows(self) -> Reading:
+        """What flow logs counted since the last time."""
+        plan, tables = self._plan, self._tables
+        if plan is not None and tables is not None and plan.flow_logs:
+            full, flags = self._generation, flowsets.with_flags(plan)
+            self._generation = 1 - full
+            turned = msgspec.structs.replace(
+                tables[1], chains={**tables[1].chains, **flowsets.chains(plan, self._generation)}
+            )
+            transaction = change_table(tables[1], turned)
+            routing = self._routing
+            self.forget()
+            self._flows.add(visit(self.namespace, lambda: flowlogs.turn(transaction, full, flags)))
+            self._plan, self._tables, self._routing = plan, (tables[0], turned), routing
+        taken, self._flows = self._flows, Reading()
+        return taken
+
+    def _rescue_flows(self, plan: VpcPlan) -> None:
+        """The tables are about to be replaced: read what was counted for an earlier agent, if any."""
+        for generation in (0, 1):
+            with contextlib.suppress(NetworkError):
+                flags = flowsets.with_flags(plan)
+                self._flows.add(visit(self.namespace, partial(flowlogs.read, generation, flags)))
 
     def forget(self) -> None:
         """Assume nothing any more."""
-        self._plan = self._tables = None
+        self._plan = self._tables = self._routing = None
 
 
 def served(plan: VpcPlan) -> set[str]:
@@ -156,7 +201,9 @@ class _Visit:
     def __call__(self) -> dict[str, Sockets]:
         wanted = {port.tap: port for port in self._plan.ports.values()}
         if self._old is None:
-            present, ready = links.taps(), links.ready_taps(self._plan.mtu)
+            empty = self._old_routing is not None
+            present = set() if empty else links.taps()
+            ready = set() if empty else links.ready_taps(self._plan.mtu)
         else:
             present = ready = {port.tap for port in self._old.ports.values()}
         created = [wanted[tap] for tap in sorted(wanted.keys() - present)]
@@ -166,7 +213,7 @@ class _Visit:
         first = self._first_tables()
         self._filter(self._old_tables, first)
         self._env.crashpoint("network.rules.applied")
-        routing = self._old_routing or routes.present()
+        routing = routes.present() if self._old_routing is None else self._old_routing
         change = routes.change(routing, self._routing)
         self._route(change, [wanted[tap] for tap in sorted(wanted.keys() - ready)])
         self._filter(first, self._tables)

@@ -23,10 +23,13 @@ class Underlay(msgspec.Struct, frozen=True):
     mtu: int = 1500
 
 
-def ensure(namespace: str, network_id: int, number: int, underlay: Underlay) -> None:
-    """Have the device as it should be, or none. In the host's namespace. Repeats harmlessly."""
+def ensure(namespace: str, network_id: int, number: int, underlay: Underlay, new: bool) -> None:
+    """Have the device as it should be, or none. In the host's namespace. Repeats harmlessly.
+
+    ``new``: the VPC's namespace has none.
+    """
     wanted = underlay.address if number else ""
-    found = visit(namespace, _find)
+    found = None if new else visit(namespace, _find)
     mtu = underlay.mtu - OVERHEAD_BYTES - (20 if ":" in wanted else 0)
     if found and found != (network_id, wanted, vxlan_mac(number)):
         visit(namespace, lambda: ip_batch([f"link delete {VXLAN}"]))

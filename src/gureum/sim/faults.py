@@ -46,7 +46,8 @@ FAULTS = {
     "clingy": 2,
 }
 """Faults and how often each comes. The last five are of one machine."""
-
+NETWORK_FAULTS = {"network": 12, "input/output": 1, "pool full": 0, "guests full": 0}
+"""What is different where networks are what matters."""
 SKEW_SECONDS_MAX = 1500.0
 """A jump from one end to the other must not purge what was terminated in this run: that takes an hour."""
 
@@ -54,8 +55,9 @@ SKEW_SECONDS_MAX = 1500.0
 class Faults:
     """From ``begin`` to ``end``."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, networks: bool = False) -> None:
         self.world = world
+        self.weights = FAULTS | NETWORK_FAULTS if networks else FAULTS
         self.seen: Counter[str] = Counter()
 
     def begin(self) -> None:
@@ -86,7 +88,7 @@ class Faults:
         if rng.random() > 0.12:
             return
         host = rng.choice(self.world.hosts)
-        [fault] = rng.choices(list(FAULTS), list(FAULTS.values()))
+        [fault] = rng.choices(list(self.weights), list(self.weights.values()))
         machines = sorted(host.machines.running())
         log.info("fault: %s", fault)
         if self._happens(fault, host) or (machines and self._befalls(fault, host, rng.choice(machines))):

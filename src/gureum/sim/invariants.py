@@ -97,7 +97,7 @@ async def _unrest(world: World) -> AsyncIterator[str]:
         if snapshot.state not in (SnapshotState.completed, SnapshotState.error):
             yield f"{snapshot.id} is {snapshot.state}"
     running = {each.id: each for each in instances if each.state is InstanceState.running}
-    for problem in _machines(world, running, volumes, interfaces):
+    for problem in _machines(world, running, volumes):
         yield problem
     for problem in _pools(world, volumes, snapshots):
         yield problem
@@ -132,9 +132,7 @@ def _loose_ends(
             yield f"{instance.id} shows {sorted(had)} and has {sorted(has)}"
 
 
-def _machines(
-    world: World, running: dict[str, Instance], volumes: list[Volume], interfaces: list[NetworkInterface]
-) -> Iterator[str]:
+def _machines(world: World, running: dict[str, Instance], volumes: list[Volume]) -> Iterator[str]:
     real = {id: generation for host in world.hosts for id, generation in host.machines.running().items()}
     wanted = {id: instance.generation for id, instance in running.items()}
     if real != wanted:
@@ -148,15 +146,6 @@ def _machines(
     attached = {(str(each.instance), each.id) for each in volumes if each.instance in running}
     if disks != attached:
         yield f"disks {sorted(disks ^ attached)} are on one side only"
-    nics = {
-        (id, interface)
-        for host in world.hosts
-        for id, machine in host.machines.machines.items()
-        for interface in machine.nics
-    }
-    attached = {(str(each.instance), each.id) for each in interfaces if each.instance in running}
-    if nics != attached:
-        yield f"interfaces {sorted(nics ^ attached)} are on one side only"
 
 
 def _pools(world: World, volumes: list[Volume], snapshots: list[Snapshot]) -> Iterator[str]:

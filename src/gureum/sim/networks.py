@@ -55,7 +55,7 @@ class NetworkCalls:
             (self._gateway, 8),
             (self._table, 8),
             (self._route, 10),
-            (self._run, 12),
+            (self._run, 10),
             (self._interface, 12),
             (self._attachment, 12),
             (self._interface_change, 10),
@@ -98,7 +98,7 @@ class NetworkCalls:
         vpc = await self._any(Vpc)
         if vpc is None:
             return NOTHING
-        if subnets and (len(subnets) >= SUBNETS_MAX or self._often(0.2)):
+        if subnets and (len(subnets) >= SUBNETS_MAX or self._often(0.4)):
             return "DeleteSubnet", {"SubnetId": self.random.choice(subnets).id}
         first = vpc.cidr.rpartition(".")[0].rpartition(".")[0]
         return "CreateSubnet", {
@@ -227,9 +227,11 @@ class NetworkCalls:
         }
 
     async def _interface_change(self) -> Asked:
-        interface = await self._any(NetworkInterface)
-        if interface is None:
+        interfaces = await self._all(NetworkInterface)
+        if not interfaces:
             return NOTHING
+        several = [each for each in interfaces if each.secondary]
+        interface = self.random.choice(several if several and self._often(0.3) else interfaces)
         named: dict[str, Any] = {"NetworkInterfaceId": interface.id}
         match self.random.choice(("assign", "unassign", "groups", "check")):
             case "assign":

@@ -60,7 +60,7 @@ class Run:
         self.guests = Guests(self.world)
         self.ledger = Ledger()
         self.workload = Workload(self.world, self.guests, self.ledger, networks)
-        self.faults = Faults(self.world)
+        self.faults = Faults(self.world, networks)
         self.random_faults = not crash_at
 
     async def __call__(self, steps: int) -> Outcome:

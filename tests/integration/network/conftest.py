@@ -43,7 +43,8 @@ from gureum.network.namespaces import visit
 
 T = TypeVar("T")
 
-INDEX = 62
+INDEX = int(os.environ.get("GUREUM_TEST_INDEX", "62"))
+"""Several runs on one machine need one each."""
 PREFIX = f"gmtest{INDEX}"
 HOST, INTERNET = f"{PREFIX}-host", f"{PREFIX}-inet"
 SERVER = "203.0.113.9"

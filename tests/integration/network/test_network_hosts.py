@@ -205,6 +205,10 @@ async def test_public_addresses_move_along(site: Site) -> None:
             with connection, world.accept()[0] as accepted:
                 assert accepted.getpeername()[0] == one.public_ip
                 await site.move(a, 3)
+                # Told at once, not when its entry grows old.
+                assert uplink_mac(site.hosts[2]) in site.lan(
+                    lambda: run("ip", "neigh", "show", one.public_ip).stdout
+                )
                 connection.sendall(b"from there")
                 assert accepted.recv(100) == b"from there"
                 await site.move(a, 1)
@@ -213,6 +217,10 @@ async def test_public_addresses_move_along(site: Site) -> None:
             await site.move(a, 3)
     proxies = [host.here(lambda: run("ip", "neigh", "show", "proxy").stdout.split()) for host in site.hosts]
     assert [each[:1] for each in proxies] == [[], [two.public_ip], [one.public_ip]]
+
+
+def uplink_mac(host: Host) -> str:
+    return host.here(lambda: run("ip", "-br", "link", "show", "uplink").stdout).split()[2]
 
 
 def nat_port(public: bool = True) -> PortSpec:
@@ -301,6 +309,28 @@ async def test_longest_prefix_decides_and_changes_are_atomic(site: Site) -> None
         await site.apply()
         assert not await seen(a, wire, "10.9.8.9")
     assert a.pings(b.ip)
+
+
+async def test_no_packet_is_lost_while_routes_change(site: Site) -> None:
+    """Tables get other routes, a subnet gets another table, all with the same way for what flows."""
+    site.place(port(5, public=True), 1)
+    await site.apply()
+    a = await site.guest(port(5, public=True))
+    assert a.pings(SERVER)
+    more = RouteSpec(destination="10.9.0.0/16", kind=RouteKind.blackhole)
+    half = RouteSpec(destination="203.0.0.0/8", kind=RouteKind.internet)
+    flood = asyncio.create_task(
+        asyncio.to_thread(a.run, "ping", "-q", "-i", "0.002", "-c", "1000", SERVER, check=False)
+    )
+    for number in range(2, 1000):
+        if flood.done():
+            break
+        routes = (TO_INTERNET, more) if number % 2 else (half,)
+        tables = (RouteTableSpec(id="rtb-1", number=1 + number // 2 % 2, routes=routes),)
+        site.vpcs = (vpc(1, route_tables=tables),)
+        await site.apply(1)
+    assert number > 20
+    assert " 0% packet loss" in (await flood).stdout
 
 
 async def seen(guest: Guest, wire: socket.socket, target: str) -> bool:

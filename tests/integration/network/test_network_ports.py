@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from gureum.errors import NetworkError
+from gureum.hostspec import DhcpSpec
 
-from .conftest import HOST_ADDRESS, SERVER, Rig, _listen, metadata, port, spec
+from .conftest import HOST_ADDRESS, SERVER, Rig, _listen, metadata, port, spec, vpc
 
 pytestmark = pytest.mark.root
 
@@ -31,7 +32,7 @@ async def test_two_guests_talk(rig: Rig) -> None:
 
 
 async def test_dhcp(rig: Rig, tmp_path: Path) -> None:
-    await rig.network.apply(spec(port(5)))
+    await rig.network.apply(spec(port(5), vpcs=(vpc(dhcp=DhcpSpec(domain="ec2.internal")),)))
     guest = await rig.guest(port(5), configure=False)
     script = tmp_path / "script"
     script.write_text(UDHCPC.replace("$OUT", str(tmp_path / "lease")))

@@ -151,7 +151,11 @@ async def test_killed_in_between(
 
 @pytest.mark.parametrize("machine", ["q35", "microvm"])
 async def test_the_first_one_is_the_guests_first(
-    hypervisor: QemuHypervisor, guest_files: GuestFiles, tmp_path: Path, nic: Callable[[int], Nic], machine: str
+    hypervisor: QemuHypervisor,
+    guest_files: GuestFiles,
+    tmp_path: Path,
+    nic: Callable[[int], Nic],
+    machine: str,
 ) -> None:
     config = linux(guest_files, ID, disk(0, raw_disk(tmp_path / "root.raw", MIB)), machine=machine)
     await hypervisor.start(msgspec.structs.replace(config, nics=(nic(0), nic(1))))

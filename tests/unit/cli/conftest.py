@@ -9,7 +9,8 @@ import pytest
 
 from gureum.cli import cloud as cloud_module
 from gureum.cli import config as config_module
-from gureum.cli.cloud import Cloud, package_root
+from gureum.cli.children import package_root
+from gureum.cli.cloud import Cloud
 
 # Says that it answers, and does so until SIGTERM. A file STATE/crash-NAME makes it end at once instead.
 FAKE_ROLE = """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gureum.cli.cloud import package_root
+from gureum.cli.children import package_root
 from gureum.cli.processes import identify, write_pid_file
 
 # attend() in a process of its own. Instead of `down` it becomes a program that shows what it was told.

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from gureum.cli import supervisor
-from gureum.cli.cloud import Cloud, little_process
+from gureum.cli.children import little_process
+from gureum.cli.cloud import Cloud
 from gureum.cli.processes import Identity, read_pid_file, send, wait_gone
 from gureum.cli.supervisor import Child, Supervisor, backoff_s, describe_end, rotate
 

@@ -4,9 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+from msgspec.structs import replace
+
 from gureum.control.hosts import LEASE_SECONDS, Hosts
+from gureum.errors import TransportError
 from gureum.hostspec import HostReport
-from gureum.resources import Host, HostState
+from gureum.resources import Host, HostCertificate, HostState
 from gureum.sim.loop import run
 from gureum.store.base import Change
 from gureum.store.sqlite import SqliteStore
@@ -98,5 +102,37 @@ def test_silence_and_the_managers_own() -> None:
         # Nobody looked for longer than a lease: this process stood still.
         await asyncio.sleep(2 * LEASE_SECONDS)
         assert list(hosts.silent()) == []
+
+    with_hosts(test)
+
+
+def test_another_hosts_address_is_not_to_be_had() -> None:
+    async def test(hosts: Hosts, store: SqliteStore) -> None:
+        await hosts.note(report("a", address="10.0.0.1"))
+        with pytest.raises(TransportError, match=r"10.0.0.1 is that of host a"):
+            await hosts.note(report("b", address="10.0.0.1"))
+        await hosts.note(report("c"))
+        await hosts.note(report("d"))
+        await hosts.note(report("a", address="10.0.0.1", uplink_mtu=9000))
+
+    with_hosts(test)
+
+
+def test_a_late_report_does_not_bring_a_host_back() -> None:
+    async def test(hosts: Hosts, store: SqliteStore) -> None:
+        put = HostCertificate(id="a1", host="a", zone="za", expires=2e9)
+        certificate = await store.transact(lambda tx: tx.put(put))
+        await hosts.note(report("a", zone="zb"), certificate)
+        assert (await get(store, "a")).zone == "za"
+        revoked = await store.transact(lambda tx: tx.put(replace(certificate, revoked=True)))
+        host = replace(await get(store, "a"), state=HostState.down)
+        host = await store.transact(lambda tx: tx.put(host))
+        with pytest.raises(TransportError, match="revoked or removed"):
+            await hosts.note(report("a"), certificate)
+        assert (await get(store, "a")).state is HostState.down
+        await store.transact(lambda tx: tx.delete(revoked))
+        await store.transact(lambda tx: tx.delete(host))
+        with pytest.raises(TransportError, match="revoked or removed"):
+            await hosts.note(report("a"), certificate)
 
     with_hosts(test)

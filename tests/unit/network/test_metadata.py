@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
 from gureum.hostspec import Metadata, MetadataInterface
@@ -23,6 +24,25 @@ INTERFACE = MetadataInterface(
     group_names=("default", "web"),
     owner="123456789012",
 )
+SECOND_MAC = "06:00:00:00:00:06"
+SECOND = MetadataInterface(
+    id="eni-2",
+    mac=SECOND_MAC,
+    device_index=1,
+    private_ip="10.0.16.5",
+    private_dns="ip-10-0-16-5.ec2.internal",
+    secondary=(("10.0.16.6", "198.18.0.6"), ("10.0.16.7", ""), ("10.0.16.8", "198.18.0.8")),
+    ipv6=("fd00:1:0:1::5", "fd00:1:0:1::6"),
+    subnet="subnet-2",
+    subnet_cidr="10.0.16.0/20",
+    subnet_cidr6="fd00:1:0:1::/64",
+    vpc="vpc-1",
+    vpc_cidr="172.31.0.0/16",
+    vpc_cidrs=("172.31.0.0/16", "10.0.0.0/16", "fd00:1::/56"),
+    group_ids=("sg-3",),
+    group_names=("back",),
+    owner="123456789012",
+)
 METADATA = Metadata(
     instance="i-1",
     image="ami-1",
@@ -40,6 +60,7 @@ METADATA = Metadata(
     block_devices={"ami": "/dev/xvda", "root": "/dev/xvda"},
     tags={"Name": "web 1"},
 )
+TWO = msgspec.structs.replace(METADATA, interfaces=(SECOND, INTERFACE))
 BARE = Metadata(
     instance="i-2",
     image="ami-1",
@@ -97,6 +118,45 @@ def text(path: str, metadata: Metadata = METADATA) -> str | None:
 def test_categories(path: str, wanted: str) -> None:
     assert text(f"/latest/meta-data/{path}") == wanted
     assert text(f"/2021-03-23/meta-data/{path}") == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("device-number", "1"),
+        ("interface-id", "eni-2"),
+        ("ipv4-associations/", "198.18.0.6\n198.18.0.8"),
+        ("ipv4-associations/198.18.0.8", "10.0.16.8"),
+        ("ipv6s", "fd00:1:0:1::5\nfd00:1:0:1::6"),
+        ("local-hostname", "ip-10-0-16-5.ec2.internal"),
+        ("local-ipv4s", "10.0.16.5\n10.0.16.6\n10.0.16.7\n10.0.16.8"),
+        ("mac", SECOND_MAC),
+        ("owner-id", "123456789012"),
+        ("public-ipv4s", "198.18.0.6\n198.18.0.8"),
+        ("security-group-ids", "sg-3"),
+        ("security-groups", "back"),
+        ("subnet-id", "subnet-2"),
+        ("subnet-ipv4-cidr-block", "10.0.16.0/20"),
+        ("subnet-ipv6-cidr-blocks", "fd00:1:0:1::/64"),
+        ("vpc-id", "vpc-1"),
+        ("vpc-ipv4-cidr-block", "172.31.0.0/16"),
+        ("vpc-ipv4-cidr-blocks", "172.31.0.0/16\n10.0.0.0/16"),
+        ("vpc-ipv6-cidr-blocks", "fd00:1::/56"),
+    ],
+)
+def test_second_interface(name: str, wanted: str) -> None:
+    assert text(f"/latest/meta-data/network/interfaces/macs/{SECOND_MAC}/{name}", TWO) == wanted
+
+
+def test_the_first_interface_is_the_instances() -> None:
+    assert text("/latest/meta-data/mac", TWO) == MAC
+    assert text("/latest/meta-data/ipv6", TWO) is None
+    macs = "/latest/meta-data/network/interfaces/macs/"
+    assert set((text(macs, TWO) or "").splitlines()) == {f"{MAC}/", f"{SECOND_MAC}/"}
+    for absent in ("ipv6s", "subnet-ipv6-cidr-blocks", "vpc-ipv6-cidr-blocks"):
+        assert text(f"{macs}{MAC}/{absent}", TWO) is None
+    first = msgspec.structs.replace(INTERFACE, ipv6=("fd00:1::5", "fd00:1::6"))
+    assert text("/latest/meta-data/ipv6", msgspec.structs.replace(TWO, interfaces=(first,))) == "fd00:1::5"
 
 
 @pytest.mark.parametrize(
