@@ -88,13 +88,9 @@ def backwards(table: Table) -> Table:
 
 
 def swapped(table: Table) -> Table:
-    """Rules of groups for the wrong direction."""
-
-    def other(key: str, _: Chain) -> Chain:
-        rules = table.chains["out_sg-" + key.removeprefix("in_sg-")].rules
-        return Chain(tuple(rule.replace("daddr", "saddr") for rule in rules))
-
-    return rewrite(table, "in_sg-", other)
+    """What ports get is asked the rules for what they send."""
+    sets = {**table.sets, "ingress": table.sets["egress"]}
+    return msgspec.structs.replace(table, sets=sets)
 
 
 def other_members(table: Table) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 from functools import partial
@@ -31,6 +32,8 @@ from gureum.transport.link import connect
 log = logging.getLogger(__name__)
 
 EVACUATING = "agent.evacuating"
+OPEN_FILES_MAX = 65536
+"""A port has up to four sockets: 1024, what a process may usually have open, are 250 guests."""
 
 
 class Parts:
@@ -77,15 +80,14 @@ async def serve(here: Here, env: Env) -> None:
         log.warning("the last shutdown of the guests was interrupted; completing it first")
         await end(here, env)
     parts = Parts(here, env, await accelerator(here.cloud_dir))
+    afar = certificate.Connector(here.directory)
     agent = parts.agent = Agent(
         env,
         here.identity,
         parts.hypervisor,
         parts.pool,
         parts.network,
-        partial(certificate.connect, here.directory)
-        if here.joined
-        else partial(connect, here.cloud_dir / "run" / "agents.sock"),
+        afar if here.joined else partial(connect, here.cloud_dir / "run" / "agents.sock"),
         here.directory / "agent.spec",
     )
     stop = asyncio.Event()
@@ -96,7 +98,7 @@ async def serve(here: Here, env: Env) -> None:
     work = asyncio.create_task(agent.run())
     others: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
     if here.joined:
-        others.append(asyncio.create_task(certificate.renew_forever(env, here.directory)))
+        others.append(asyncio.create_task(certificate.renew_forever(env, here.directory, afar.drop)))
     await asyncio.wait([work, *others], return_when=asyncio.FIRST_COMPLETED)
     for task in (work, *others):
         task.cancel()
@@ -118,9 +120,18 @@ async def end(here: Here, env: Env) -> None:
         await parts.hypervisor.close()
 
 
+def allow_files() -> None:
+    """As many as this process may allow itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_MAX)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def main() -> int:
     options = arguments("gureum.agent", "The agent of a host; `gureum up` starts it.")
     log_to_stderr()
+    allow_files()
     env = Env()
     try:
         # Before any thread is started: each has the network namespace that its starter was in.

@@ -35,6 +35,8 @@ HEARTBEAT_SECONDS = 2.0
 INVENTORY_SECONDS = 10.0
 RECONNECT_SECONDS_MIN = 0.05
 RECONNECT_SECONDS_MAX = 2.0
+FLOWS_BYTES_MAX = 16 * 1024 * 1024
+"""Of one port, in one message."""
 
 NETWORK = "network"
 
@@ -226,14 +228,27 @@ class Agent:
 
     async def _answer(self, link: Link, call: Call) -> None:
         try:
-            if call.method != "console":
-                raise HostError(f"unknown method {call.method}")
-            data = b""
-            if call.machine in self.hypervisor.machines():
-                data = await self.hypervisor.console(call.machine, call.max_bytes)
-            await link.send(Reply(id=call.id, data=data))
+            reply = Reply(id=call.id, data=await self._called(call))
         except (HostError, OSError) as error:
-            await link.send(Reply(id=call.id, error=str(error)))
+            reply = Reply(id=call.id, error=str(error))
+        await link.send(reply)
+
+    async def _called(self, call: Call) -> bytes:
+        match call.method:
+            case "console":
+                if call.machine not in self.hypervisor.machines():
+                    return b""
+                return await self.hypervisor.console(call.machine, call.max_bytes)
+            case "export-flows":
+                data = await self.network.export_flows(call.interface)
+                if len(data) > FLOWS_BYTES_MAX:
+                    raise HostError(f"{call.interface} has {len(data)} bytes of flows, over the bound")
+                return data
+            case "import-flows":
+                await self.network.import_flows(call.interface, call.data)
+                return b""
+            case _:
+                raise HostError(f"unknown method {call.method}")
 
     async def _send_reports(self, link: Link) -> None:
         while True:

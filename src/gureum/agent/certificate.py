@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -31,6 +32,22 @@ def renewal(now: float, expires: float) -> float:
     return now + (expires - now) * RENEW_AT
 
 
+class Connector:
+    """Connects the agent, anew after each renewal: until then the link stands on the old certificate."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+        self._link: StreamLink | None = None
+
+    async def __call__(self) -> StreamLink:
+        self._link = await connect(self._state_dir)
+        return self._link
+
+    def drop(self) -> None:
+        if self._link is not None:
+            self._link.abort()
+
+
 async def connect(state_dir: Path) -> StreamLink:
     """With the certificate that there is now. Raises TransportError."""
     directory = state_dir / DIRECTORY
@@ -42,12 +59,14 @@ async def connect(state_dir: Path) -> StreamLink:
     return await tls.connect(address, context)
 
 
-async def renew_forever(env: Env, state_dir: Path) -> None:
+async def renew_forever(env: Env, state_dir: Path, renewed: Callable[[], None]) -> None:
+    """``renewed`` is called after each renewal."""
     while True:
         config = JoinedConfig.load(state_dir)
         if env.now() >= config.renew_at:
             try:
                 await renew(env, state_dir)
+                renewed()
             except (TransportError, OSError) as error:
                 log.warning("the certificate, good until %.0f, is not renewed: %s", config.expires, error)
         await asyncio.sleep(LOOK_SECONDS)

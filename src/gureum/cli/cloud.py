@@ -29,6 +29,7 @@ from gureum.cli.output import MISSING, NOT_RUNNING, USAGE, CliError
 from gureum.cli.processes import Identity, read_pid_file, rss_kib, stop
 from gureum.errors import ConfigError, NetworkError
 from gureum.network.fabric import Fabric
+from gureum.transport.tls import Address
 
 AGENT_MODULE = "gureum.agent"
 READY_TIMEOUT_S = 20.0
@@ -302,17 +303,23 @@ def check_config(config: CloudConfig) -> None:
 
 
 def check_port(config: CloudConfig) -> None:
-    """Raises CliError where the address cannot be listened on."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    """Raises CliError where an address cannot be listened on."""
+    _check_address(config.host, config.port, "--port")
+    if config.agents:
+        _check_address(*Address.parse(config.agents), "--agents-address")
+
+
+def _check_address(host: str, port: int, option: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((config.host, config.port))
+            probe.bind((host, port))
             probe.listen()
         except OSError as error:
             raise CliError(
-                f"{config.host} port {config.port} cannot be used: {error.strerror}",
-                f"see who has it: ss -ltnp 'sport = :{config.port}'; or choose another with --port",
+                f"{host} port {port} cannot be used: {error.strerror}",
+                f"see who has it: ss -ltnp 'sport = :{port}'; or choose another with {option}",
             ) from error
 
 

@@ -7,6 +7,7 @@ has not as revoked, are accepted; a link ends when its certificate is not accept
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import Awaitable, Callable
@@ -23,6 +24,7 @@ from gureum.store.base import Change, Store, Transaction
 from gureum.transport.files import send_file
 from gureum.transport.link import Link, StreamLink
 from gureum.transport.messages import (
+    MESSAGE_BYTES_MAX,
     AskAuthority,
     Authority,
     Fetch,
@@ -54,10 +56,6 @@ OWN_NAME = re.compile(r"host-\d+")
 Speak = Callable[[Link, Hello, HostCertificate], Awaitable[None]]
 
 
-class Refusal(TransportError):
-    """Why the other side is not served; it is told."""
-
-
 class Access:
     """``directory``: the authority's. ``speak``: serves an agent from its Hello on. ``url``: for people."""
 
@@ -82,17 +80,13 @@ class Access:
     async def serve(self, link: StreamLink, peer: Peer | None) -> None:
         """Serve one connection to its end. Raises TransportError."""
         try:
-            async with asyncio.timeout(FIRST_SECONDS_MAX):
-                message = await link.receive()
-        except TimeoutError as error:
-            raise TransportError(f"it said nothing for {FIRST_SECONDS_MAX:g} s") from error
-        try:
             if peer is None:
-                await self._serve_stranger(link, message)
+                await self._serve_stranger(link, await _first(link))
             else:
-                await self._serve_host(link, peer, message)
-        except Refusal as refusal:
-            await link.send(Refused(str(refusal)))
+                await self._serve_host(link, peer)
+        except TransportError as error:
+            with contextlib.suppress(TransportError):
+                await link.send(Refused(str(error)))
             raise
 
     async def _serve_stranger(self, link: StreamLink, message: Message) -> None:
@@ -101,27 +95,33 @@ class Access:
         elif isinstance(message, Join):
             await link.send(await self._join(message))
         else:
-            raise Refusal("a certificate is needed: join with a token first")
+            raise TransportError("a certificate is needed: join with a token first")
 
-    async def _serve_host(self, link: StreamLink, peer: Peer, message: Message) -> None:
+    async def _serve_host(self, link: StreamLink, peer: Peer) -> None:
         links = self._links.setdefault(peer.serial, set())
         if len(links) >= LINKS_MAX:
-            raise Refusal(f"this host has {LINKS_MAX} links already")
+            raise TransportError(f"this host has {LINKS_MAX} links already")
         # First among those that a revocation ends, then looked up: so none slips through between the two.
         links.add(link)
         try:
+            message = await _first(link)
             certificate = await self._check(peer)
+            link.message_bytes_max = MESSAGE_BYTES_MAX
             if isinstance(message, Hello):
                 if message.host != peer.host:
-                    raise Refusal(f"this certificate is of host {peer.host}, not of {message.host}")
+                    raise TransportError(f"this certificate is of host {peer.host}, not of {message.host}")
                 await self._in_use(peer)
-                await self._speak(link, message, certificate)
+                try:
+                    async with asyncio.timeout(certificate.expires - self._env.now()):
+                        await self._speak(link, message, certificate)
+                except TimeoutError as error:
+                    raise TransportError(f"the certificate of host {peer.host} has expired") from error
             elif isinstance(message, Renew):
                 await link.send(await self._renew(peer, message))
             elif isinstance(message, Fetch):
                 await send_file(link, await self._image_file(message.path))
             else:
-                raise Refusal(f"{type(message).__name__} is nothing to begin with")
+                raise TransportError(f"{type(message).__name__} is nothing to begin with")
         finally:
             links.discard(link)
             if not links:
@@ -131,11 +131,13 @@ class Access:
         async with self._store.read() as reader:
             known = await reader.get(HostCertificate, peer.serial)
         if known is None or known.host != peer.host:
-            raise Refusal(f"the certificate of host {peer.host} is not known: it was removed, or renewed")
+            raise TransportError(
+                f"the certificate of host {peer.host} is not known: it was removed, or renewed"
+            )
         if known.revoked:
-            raise Refusal(f"the certificate of host {peer.host} is revoked")
+            raise TransportError(f"the certificate of host {peer.host} is revoked")
         if known.expires <= self._env.now():
-            raise Refusal(f"the certificate of host {peer.host} has expired")
+            raise TransportError(f"the certificate of host {peer.host} has expired")
         return known
 
     async def _in_use(self, peer: Peer) -> None:
@@ -151,9 +153,9 @@ class Access:
         await self._store.transact(work)
 
     async def _join(self, join: Join) -> Joined:
-        """A certificate for who has a token, which is used up by that. Raises Refusal."""
+        """A certificate for who has a token, which is used up by that. Raises TransportError."""
         if not NAME.fullmatch(join.name) or OWN_NAME.fullmatch(join.name):
-            raise Refusal(
+            raise TransportError(
                 f"{join.name[:80]!r} is no name for a host: lower-case letters, digits and hyphens, and not "
                 "host- with a number, as the manager's own are called; choose another with --name"
             )
@@ -173,9 +175,10 @@ class Access:
                     expires=issued.expires,
                 )
             )
+            # From now on it is there, so that it can be seen, and revoked, also if it never reports.
             host = await tx.get(Host, join.name)
-            if host is not None:
-                await tx.put(replace(host, draining=False))
+            host = host or Host(id=join.name, account=self._cloud.account, zone=token.zone)
+            await tx.put(replace(host, zone=token.zone, draining=False))
             return token.zone
 
         zone = await self._store.transact(work)
@@ -190,7 +193,7 @@ class Access:
         )
 
     async def _usable(self, join: Join) -> None:
-        """Look before the work of making a certificate. Raises Refusal."""
+        """Look before the work of making a certificate. Raises TransportError."""
 
         async def work(tx: Transaction) -> None:
             await self._token(tx, join)
@@ -201,16 +204,16 @@ class Access:
     async def _token(self, tx: Transaction, join: Join) -> HostToken:
         token = await tx.get(HostToken, identify(join.secret))
         if token is None or token.expires <= self._env.now():
-            raise Refusal("the token was used before, has expired, or never was one; make a new one")
+            raise TransportError("the token was used before, has expired, or never was one; make a new one")
         if join.zone and join.zone != token.zone:
-            raise Refusal(f"the token is for zone {token.zone}, not for {join.zone}")
+            raise TransportError(f"the token is for zone {token.zone}, not for {join.zone}")
         return token
 
     async def _free_name(self, tx: Transaction, name: str) -> None:
         """A name may be taken over from a machine that was revoked, or whose certificate ended."""
         for certificate in await tx.find(HostCertificate, host=name):
             if not certificate.revoked and certificate.expires > self._env.now():
-                raise Refusal(
+                raise TransportError(
                     f"there is a host {name} already: choose another name with --name, or let it be revoked "
                     f"first (gureum host revoke {name})"
                 )
@@ -222,7 +225,7 @@ class Access:
         async def work(tx: Transaction) -> None:
             present = await tx.get(HostCertificate, peer.serial)
             if present is None or present.revoked:
-                raise Refusal(f"the certificate of host {peer.host} is not accepted any more")
+                raise TransportError(f"the certificate of host {peer.host} is not accepted any more")
             certificates = await tx.find(HostCertificate, host=peer.host)
             others = [each for each in certificates if each.id != peer.serial]
             for each in sorted(others, key=lambda each: -each.expires)[CERTIFICATES_MAX - 2 :]:
@@ -245,9 +248,17 @@ class Access:
         return await asyncio.to_thread(issue)
 
     async def _image_file(self, path: str) -> Path:
-        """The file, if it is part of an image that hosts may have. Raises Refusal."""
+        """The file, if it is part of an image that hosts may have. Raises TransportError."""
         async with self._store.read() as reader:
             images = await reader.find(Image)
         if not any(path and path in (image.disk, image.kernel, image.initrd) for image in images):
-            raise Refusal("no image has such a file")
+            raise TransportError("no image has such a file")
         return Path(path)
+
+
+async def _first(link: StreamLink) -> Message:
+    try:
+        async with asyncio.timeout(FIRST_SECONDS_MAX):
+            return await link.receive()
+    except TimeoutError as error:
+        raise TransportError(f"it said nothing for {FIRST_SECONDS_MAX:g} s") from error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 
 from msgspec.structs import replace
 
@@ -14,6 +16,9 @@ from gureum.store.base import Change, Reader, Store, Transaction
 
 LEASE_SECONDS = 6.0
 NUMBER_MAX = 65534
+UPLINK_MTU_MIN = 1330
+"""Guests need 1280 bytes, for IPv6, and VXLAN's headers take 50."""
+WIREGUARD_KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
 
 Place = tuple[int, str, int, str]
 """What other hosts must know of one: number, address, MTU and WireGuard key."""
@@ -58,7 +63,7 @@ class Hosts:
     async def note(self, report: HostReport, certificate: HostCertificate | None = None) -> bool:
         """Keep the host's record true. Says whether it changed. Raises StoreError, TransportError.
 
-        A host of another machine has a ``certificate``. It is in the zone that it was let in for, and while its
+        A host of another machine has a ``certificate``. It is in the zone that it was let in for. While its
         report was on the way it may have been revoked or removed, which the report must not undo.
         """
         if certificate is not None:
@@ -69,7 +74,7 @@ class Hosts:
                 present = await tx.get(HostCertificate, certificate.id)
                 if present is None or present.revoked:
                     raise TransportError(f"host {report.host} was revoked or removed")
-            await _only_one(tx, report)
+            await _check_place(tx, report)
             host = noted(await tx.get(Host, report.host), report, self._account)
             if not host.number:
                 used = {other.number for other in await tx.find(Host)}
@@ -108,13 +113,34 @@ class Hosts:
         self._heard.pop(id, None)
 
 
-async def _only_one(tx: Transaction, report: HostReport) -> None:
-    """Raises TransportError for an address that another host has: its traffic would come here."""
+async def _check_place(tx: Transaction, report: HostReport) -> None:
+    """Raises TransportError for what the other hosts cannot be told, or not without harm.
+
+    They put it before their kernels as it is; the MTU of all guests is by the smallest uplink; and with the
+    address or the key of another host its traffic would be lost.
+    """
+    key = report.wireguard_key
+    if key and not WIREGUARD_KEY.fullmatch(key):
+        raise TransportError(f"{key[:80]!r} is no WireGuard key")
     if not report.address:
         return
+    try:
+        address = IPv4Address(report.address)
+    except ValueError as error:
+        raise TransportError(f"{report.address[:80]!r} is no IPv4 address of an uplink") from error
+    if address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local:
+        raise TransportError(f"an uplink cannot have the address {address}")
+    if report.uplink_mtu < UPLINK_MTU_MIN:
+        raise TransportError(
+            f"its uplink's MTU is {report.uplink_mtu}; it has to be at least {UPLINK_MTU_MIN}"
+        )
     for other in await tx.find(Host):
-        if other.address == report.address and other.id != report.host:
+        if other.id == report.host:
+            continue
+        if other.address == report.address:
             raise TransportError(f"its address {report.address} is that of host {other.id}")
+        if key and other.wireguard_key == key:
+            raise TransportError(f"its WireGuard key is that of host {other.id}")
 
 
 def noted(host: Host | None, report: HostReport, account: str) -> Host:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from gureum.control import instances, interfaces, nat_gateways, peerings, volumes
 from gureum.control.access import Access
 from gureum.control.hosts import LEASE_SECONDS, Hosts
+from gureum.control.neighbours import Following
 from gureum.control.observed import NETWORK, Observed
 from gureum.control.session import CALL_SECONDS_MAX, Session
 from gureum.control.specs import host_spec
@@ -55,6 +57,7 @@ SWEEP_SECONDS = 30.0
 HELLO_SECONDS_MAX = 5.0
 TICK_SECONDS = 2.0
 RETRY_SECONDS = 2.0
+EFFECT_SECONDS_MAX = 10.0
 RESEND_SECONDS = 3.0
 """When a spec that no report acknowledges is sent anew."""
 BATCH_MAX = 64
@@ -108,6 +111,7 @@ class Manager:
         self.observed = Observed()
         self.hosts = Hosts(store, cloud.account)
         self.sessions: dict[str, Session] = {}
+        self._neighbours = Following(store)
         self.access: Access | None = None
         """Where hosts of other machines come in, if they may."""
         self._pending: dict[Key, None] = {}
@@ -118,6 +122,8 @@ class Manager:
         self._wake = asyncio.Event()
         self._connected = asyncio.Event()
         """Wakes those who wait for a host, whenever one connects."""
+        self._heard = asyncio.Event()
+        """Wakes those who wait for what a report says, whenever one comes."""
         self._tokens_swept: str | None = None
 
     async def run(self) -> None:
@@ -328,8 +334,8 @@ class Manager:
             await session.dirty.wait()
             session.begin()
             try:
-                async with self.store.read() as reader:
-                    spec = await host_spec(reader, self.cloud, session.host)
+                async with self._neighbours.read() as (reader, neighbours):
+                    spec = await host_spec(reader, self.cloud, session.host, neighbours)
             except Exception as error:
                 # A host that gets no specs still reports; it goes on with the last that it got.
                 expected = isinstance(error, StoreError)
@@ -360,6 +366,8 @@ class Manager:
             return
         session.sequence = report.sequence
         news = self.observed.take(report)
+        self._heard.set()
+        self._heard.clear()
         renewed = {(each.kind, each.id) for each in news}
         for key, other in self._unsettled.items():
             if key in renewed or other in renewed:
@@ -377,12 +385,25 @@ class Manager:
         if lost and asyncio.get_running_loop().time() > session.sent + RESEND_SECONDS:
             session.dirty.set()
 
+    async def in_effect(self, host: str, revision: int) -> None:
+        """Wait until what the host's network is to be at this revision is so. Raises TransportError."""
+        try:
+            async with asyncio.timeout(EFFECT_SECONDS_MAX):
+                while self.observed.network_revision(host) < revision:
+                    await self._heard.wait()
+        except TimeoutError as error:
+            raise TransportError(f"host {host} did not say that its network is as it should be") from error
+
     async def console(self, host: str, instance: str, max_bytes: int) -> bytes:
         """The end of a machine's console. Raises TransportError."""
+        return await self.call(host, "console", machine=instance, max_bytes=max_bytes)
+
+    async def call(self, host: str, method: str, **values: Any) -> bytes:
+        """Ask the host's agent, when it is connected; ``values`` as in Call. Raises TransportError."""
         try:
             async with asyncio.timeout(CALL_SECONDS_MAX):
                 while host not in self.sessions:
                     await self._connected.wait()
         except TimeoutError as error:
             raise TransportError(f"host {host} is not connected") from error
-        return await self.sessions[host].call("console", instance, max_bytes)
+        return await self.sessions[host].call(method, **values)

@@ -8,11 +8,11 @@ from typing import TypeVar
 
 import msgspec
 
+from gureum.control.neighbours import Neighbours, secondary
 from gureum.dns import private_name
 from gureum.hostspec import (
     AclEntrySpec,
     AclSpec,
-    AddressSpec,
     DhcpSpec,
     FlowLogSpec,
     GroupSpec,
@@ -21,7 +21,6 @@ from gureum.hostspec import (
     PeeringSpec,
     PortKind,
     PortSpec,
-    RemoteSpec,
     RouteKind,
     RouteSpec,
     RouteTableSpec,
@@ -65,7 +64,8 @@ EVERYWHERE = ""
 class Networks(msgspec.Struct, frozen=True, kw_only=True):
     """The records that the network of one host is made of, each read once.
 
-    ``interfaces``: of all hosts, in the VPCs that have a port here or are peers of one that has.
+    ``here``: the interfaces of the host. ``targets``: those that routes lead to. ``neighbours``: those of all
+    hosts, at least in the VPCs that have a port here or are peers of one that has.
     """
 
     cloud: Cloud
@@ -79,30 +79,45 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, DhcpOptions]
     peerings: list[PeeringConnection]
     nats: list[NatGateway]
-    interfaces: list[NetworkInterface]
+    here: list[NetworkInterface]
+    targets: list[NetworkInterface]
+    neighbours: Neighbours
     groups: dict[str, SecurityGroup]
     prefixes: dict[str, PrefixList]
     flow_logs: list[FlowLog]
 
     @classmethod
-    async def load(cls, reader: Reader, cloud: Cloud, host: str) -> Networks:
-        """What ``host`` has to know."""
+    async def load(
+        cls, reader: Reader, cloud: Cloud, host: str, neighbours: Neighbours | None = None
+    ) -> Networks:
+        """What ``host`` has to know; ``neighbours``: those of all VPCs, if they are known."""
         here = await reader.find(NetworkInterface, host=host)
-        return await cls._around(reader, cloud, host, {each.vpc for each in here})
+        return await cls._around(reader, cloud, host, {each.vpc for each in here}, here, neighbours)
 
     @classmethod
     async def whole(cls, reader: Reader, cloud: Cloud, vpcs: Collection[str]) -> Networks:
         """VPCs and their peers as if all hosts were one."""
-        return await cls._around(reader, cloud, EVERYWHERE, set(vpcs))
+        return await cls._around(reader, cloud, EVERYWHERE, set(vpcs), None, None)
 
     @classmethod
-    async def _around(cls, reader: Reader, cloud: Cloud, host: str, own: set[str]) -> Networks:
+    async def _around(
+        cls,
+        reader: Reader,
+        cloud: Cloud,
+        host: str,
+        own: set[str],
+        here: list[NetworkInterface] | None,
+        neighbours: Neighbours | None,
+    ) -> Networks:
         peerings = await reader.find(PeeringConnection, vpcs=own, state=str(PeeringState.active))
         ids = own.union(*(peering.vpcs for peering in peerings))
         vpcs = await reader.get_many(Vpc, ids)
         tables = await reader.find(RouteTable, vpc=ids)
-        interfaces = [each for each in await reader.find(NetworkInterface, vpc=ids) if each.host is not None]
-        here = [each for each in interfaces if host in (each.host, EVERYWHERE)]
+        if here is None or neighbours is None:
+            interfaces = [each for each in await reader.find(NetworkInterface, vpc=ids) if each.host]
+            neighbours = Neighbours(interfaces)
+            here = interfaces if here is None else here
+        targets = {route.target for table in tables for route in table.routes}
         groups = await reader.get_many(SecurityGroup, {group for each in here for group in each.groups})
         lists = {id for group in groups for id in group.prefix_lists}
         destinations = {route.destination for table in tables for route in table.routes}
@@ -120,15 +135,13 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
             options=by_id(await reader.get_many(DhcpOptions, {vpc.dhcp_options for vpc in vpcs})),
             peerings=peerings,
             nats=await reader.find(NatGateway, vpc=ids),
-            interfaces=interfaces,
+            here=here,
+            targets=await reader.get_many(NetworkInterface, {id for id in targets if id.startswith("eni-")}),
+            neighbours=neighbours,
             groups=by_id(groups),
             prefixes=by_id(await reader.get_many(PrefixList, lists)),
             flow_logs=await reader.find(FlowLog, resource=logged),
         )
-
-    @property
-    def here(self) -> list[NetworkInterface]:
-        return [each for each in self.interfaces if self.host in (each.host, EVERYWHERE)]
 
     def spec(self) -> NetworkSpec:
         me = self.hosts.get(self.host)
@@ -140,9 +153,7 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
             encrypted=self.cloud.encrypted,
             vpcs=tuple(self._vpc(vpc) for vpc in self.vpcs.values()),
             ports=tuple(self._port(each) for each in self.here),
-            remotes=tuple(
-                _remote(each) for each in self.interfaces if self.host not in (each.host, EVERYWHERE)
-            ),
+            remotes=self.neighbours.remotes(self.vpcs, self.host) if self.host != EVERYWHERE else (),
             peerings=tuple(
                 PeeringSpec(id=each.id, number=each.number, vpcs=each.vpcs) for each in self.peerings
             ),
@@ -171,7 +182,7 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
             vpc=vpc,
             gateways=self.gateways,
             nats=self.nats,
-            interfaces=self.interfaces,
+            interfaces=self.targets,
             peerings=self.peerings,
         )
         tables = [table for table in self.tables if table.vpc == vpc.id]
@@ -248,7 +259,7 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
             mac=interface.mac,
             private_ip=interface.private_ip,
             public_ip=interface.public_ip,
-            secondary=_secondary(interface),
+            secondary=secondary(interface),
             ipv6=interface.ipv6,
             hostname=private_name(interface.private_ip, self.cloud.dns_domain).partition(".")[0],
             groups=interface.groups,
@@ -268,11 +279,8 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
                 )
 
     def _members(self) -> dict[str, tuple[str, ...]]:
-        members: dict[str, list[str]] = {id: [] for group in self.groups.values() for id in group.referenced}
-        for interface in self.interfaces:
-            for group in members.keys() & set(interface.groups):
-                members[group] += interface.addresses
-        return {group: tuple(sorted(addresses)) for group, addresses in members.items()}
+        named = sorted({id for group in self.groups.values() for id in group.referenced})
+        return {id: self.neighbours.members(id, self.vpcs) for id in named}
 
     def _flow_logs(self) -> Iterator[FlowLogSpec]:
         ports: dict[str, list[str]] = defaultdict(list)
@@ -292,23 +300,6 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
 
 def by_id(records: Iterable[R]) -> dict[str, R]:
     return {record.id: record for record in records}
-
-
-def _secondary(interface: NetworkInterface) -> tuple[AddressSpec, ...]:
-    return tuple(
-        AddressSpec(private_ip=each.private_ip, public_ip=each.public_ip) for each in interface.secondary
-    )
-
-
-def _remote(interface: NetworkInterface) -> RemoteSpec:
-    first = AddressSpec(private_ip=interface.private_ip, public_ip=interface.public_ip)
-    return RemoteSpec(
-        id=interface.id,
-        vpc=interface.vpc,
-        host=str(interface.host),
-        addresses=(first, *_secondary(interface)),
-        ipv6=interface.ipv6,
-    )
 
 
 def _acl(acl: NetworkAcl) -> AclSpec:

@@ -99,14 +99,25 @@ class Session:
         self._meanwhile = None
         self.dirty.set()
 
-    async def call(self, method: str, machine: str, max_bytes: int) -> bytes:
-        """Ask the agent. Raises TransportError."""
+    async def call(
+        self, method: str, *, machine: str = "", max_bytes: int = 0, interface: str = "", data: bytes = b""
+    ) -> bytes:
+        """Ask the agent, as in ``Call``. Raises TransportError."""
         self._next_call += 1
         id = self._next_call
         future = self._calls[id] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(CALL_SECONDS_MAX):
-                await self.link.send(Call(id=id, method=method, machine=machine, max_bytes=max_bytes))
+                await self.link.send(
+                    Call(
+                        id=id,
+                        method=method,
+                        machine=machine,
+                        max_bytes=max_bytes,
+                        interface=interface,
+                        data=data,
+                    )
+                )
                 reply: Reply = await future
         except TimeoutError as error:
             raise TransportError(f"host {self.host} did not answer in {CALL_SECONDS_MAX:g} s") from error

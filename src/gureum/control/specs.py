@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from gureum.control.neighbours import Neighbours
 from gureum.control.networks import Networks, by_id
 from gureum.dns import private_name, public_name
 from gureum.hostspec import (
@@ -53,15 +54,20 @@ ON_HOST = (
 )
 
 
-async def host_spec(reader: Reader, cloud: Cloud, host: str) -> HostSpec:
-    """Everything that should be on ``host`` at the reader's revision. Costs what the host holds."""
+async def host_spec(
+    reader: Reader, cloud: Cloud, host: str, neighbours: Neighbours | None = None
+) -> HostSpec:
+    """Everything that should be on ``host`` at the reader's revision.
+
+    ``neighbours`` at that revision, if they are known: then it costs what the host holds.
+    """
     instances = await reader.find(Instance, host=host, state=[str(state) for state in ON_HOST])
     volumes = await reader.find(Volume, host=host)
     snapshots = await reader.find(Snapshot, host=host)
     interfaces = await reader.find(NetworkInterface, instance=[instance.id for instance in instances])
     sources = {volume.source for volume in volumes if volume.source.startswith("ami-")}
     images = await reader.get_many(Image, sources | {instance.image for instance in instances})
-    networks = await Networks.load(reader, cloud, host)
+    networks = await Networks.load(reader, cloud, host, neighbours)
     views = await _Views.load(reader, interfaces)
     volumes_of: dict[str, list[Volume]] = defaultdict(list)
     for volume in volumes:

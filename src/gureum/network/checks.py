@@ -92,24 +92,23 @@ def any_network(text: str) -> IPv4Network | IPv6Network:
         raise NetworkError(str(error)) from None
 
 
-@lru_cache(maxsize=65536)
 def loose_network(text: str) -> str:
     """As the rules of groups have them: what follows the prefix is cut off. "" stays."""
     if not text:
         return text
-    family = socket.AF_INET6 if ":" in text else socket.AF_INET
+    family, bits = (socket.AF_INET6, 128) if ":" in text else (socket.AF_INET, 32)
     address, slash, length = text.partition("/")
-    bits = 128 if ":" in text else 32
     try:
         number = int.from_bytes(socket.inet_pton(family, address))
         ones = int(length) if slash else bits
     except (OSError, ValueError):
         raise NetworkError(f"{text!r} is no network") from None
-    if not 0 <= ones <= bits:
+    if not 0 <= ones <= bits or (slash and not length.isdecimal()):
         raise NetworkError(f"{text!r} is no network")
     rest = bits - ones
-    packed = (number >> rest << rest).to_bytes(bits // 8)
-    return f"{socket.inet_ntop(family, packed)}/{ones}"
+    if family == socket.AF_INET and slash and number & (1 << rest) - 1 == 0:
+        return text
+    return f"{socket.inet_ntop(family, (number >> rest << rest).to_bytes(bits // 8))}/{ones}"
 
 
 def network6(text: str) -> IPv6Network:

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 STOP_MILLISECONDS_MAX = 2000
 DIRECTORY = Path("/run/gureum/resolvers")
 """A file for each resolver, by its namespace. It lives as long as namespaces do, and anybody may read it."""
+_PID, _NEW = ".pid", ".new"
 _RESOLV_FILES = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
 
 
@@ -96,7 +97,7 @@ def arguments(vpc: VpcPlan, resolv_file: str, hosts_file: str = "") -> list[str]
         "--conf-file=/dev/null",
         "--user=nobody",
         "--group=nogroup",
-        "--pid-file=",
+        f"--pid-file={hosts_file}{_PID}",
         "--bind-interfaces",
         *(f"--listen-address={address}" for address in addresses(vpc)),
         "--no-hosts",
@@ -122,13 +123,14 @@ def converge(namespace: str, vpc: VpcPlan | None) -> None:
     if vpc and wanted:
         _write(file, hosts(vpc))
     own = namespaces.inode(namespace)
-    running = [(pid, argv) for pid, inode, argv in _processes() if inode == own]
-    keep = next((pid for pid, argv in running if argv == wanted), None)
-    for pid, _ in running:
-        if pid != keep:
+    keep = None
+    for pid, inode, argv in _processes():
+        if (inode, argv) == (own, wanted) and keep is None:
+            keep = pid
+        elif inode == own or _reads(argv, file):
             _stop(pid)
     if wanted is None:
-        file.unlink(missing_ok=True)
+        _forget(file)
     elif keep is None:
         visit(namespace, lambda: command(wanted))
     else:
@@ -136,10 +138,58 @@ def converge(namespace: str, vpc: VpcPlan | None) -> None:
         _signal(keep, signal.SIGHUP)
 
 
-def _write(file: Path, text: str) -> None:
-    new = file.with_name(f"{file.name}.new")
+def refresh(namespace: str, vpc: VpcPlan) -> None:
+    """Tell the resolver that there is of other names only. Costs no look at all processes."""
+    file = DIRECTORY / namespace
     try:
-        DIRECTORY.mkdir(parents=True, exist_ok=True)
+        pid = int(_pid_file(file).read_text())
+        right = Path(f"/proc/{pid}/ns/net").stat().st_ino == namespaces.inode(namespace)
+    except (OSError, ValueError):
+        right = False
+    if not right:
+        converge(namespace, vpc)
+        return
+    _write(file, hosts(vpc))
+    _signal(pid, signal.SIGHUP)
+
+
+def remove_orphans(prefix: str) -> None:
+    """End the resolvers of namespaces with such names that are no more: processes outlive a name."""
+    orphans = [
+        file
+        for file in DIRECTORY.glob(f"{prefix}*")
+        if not file.name.endswith((_PID, _NEW)) and not namespaces.exists(file.name)
+    ]
+    if not orphans:
+        return
+    for pid, _, argv in _processes():
+        if any(_reads(argv, file) for file in orphans):
+            _stop(pid)
+    for file in orphans:
+        _forget(file)
+
+
+def _reads(argv: list[str], file: Path) -> bool:
+    return f"--addn-hosts={file}" in argv
+
+
+def _pid_file(file: Path) -> Path:
+    return file.with_name(f"{file.name}{_PID}")
+
+
+def _forget(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    _pid_file(file).unlink(missing_ok=True)
+
+
+def _write(file: Path, text: str) -> None:
+    new = file.with_name(f"{file.name}{_NEW}")
+    try:
+        for directory in (DIRECTORY.parent, DIRECTORY):
+            if not directory.exists():
+                # Whatever the umask is: the resolver, which reads it again, is nobody.
+                directory.mkdir()
+                directory.chmod(0o755)
         new.write_text(text)
         new.chmod(0o644)
         new.replace(file)

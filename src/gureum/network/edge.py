@@ -54,7 +54,7 @@ class Edge:
         if not spec.number:
             return Underlay()
         asked = (spec.number, spec.encrypted, spec.hosts if spec.encrypted else ())
-        if not self.known or self._asked != asked:
+        if self._asked != asked:
             self._underlay, self._asked = self._find_underlay(spec, key_file), asked
         return self._underlay
 
@@ -78,7 +78,7 @@ class Edge:
         """The filter, and what is done once."""
         peers = [host.outer for host in plan_hosts(spec).values()]
         # Over WireGuard, VXLAN packets come from its device only.
-        carrier = wireguard.device(self._names.index) if spec.encrypted else ""
+        carrier = wireguard.device(self._names.index) if spec.encrypted and self._uplink else ""
         table = hostfilter.host_table(
             self._names, self._cloud, dns.upstream()[1], self._uplink, peers, carrier=carrier
         )
@@ -87,6 +87,7 @@ class Edge:
             self._table = table
             return
         self.check_owner()
+        self._asked = None
         write_sysctl("ipv4/ip_forward", "1")
         nft(replace_table(table))
         if self._uplink:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 
+import msgspec
+
 from gureum.hostspec import GroupSpec, PortKind
 from gureum.network import flowsets
 from gureum.network.acls import IN, OUT, acl_chains, acl_maps, refusal
@@ -57,15 +59,10 @@ def filter_table(vpc: VpcPlan, names: Names, link_address: str, generation: int 
         if port.kind is PortKind.nat:
             ingress[tap] = egress[tap] = "accept"
             continue
-        bundle = _bundle(port.groups)
-        ingress[tap] = f"goto in_{bundle}"
-        egress[tap] = f"goto out_{bundle}"
-        if f"in_{bundle}" not in chains:
-            chains[f"in_{bundle}"] = _bundle_chain(IN, port.groups)
-            chains[f"out_{bundle}"] = _bundle_chain(OUT, port.groups)
+        for direction, verdicts in ((IN, ingress), (OUT, egress)):
+            verdicts[tap], needed = _bundle(vpc, direction, port.groups)
+            chains |= needed
         public |= {each.public_ip: each.private_ip for each in port.addresses if each.public_ip}
-    for group in vpc.groups.values():
-        chains[f"in_{group.id}"], chains[f"out_{group.id}"] = _group_chains(group)
     acl_out, acl_in = acl_maps(vpc)
     sets = {
         "tables": Set("ifname : mark", {f'"{p.tap}"': str(p.table) for p in vpc.ports.values() if p.table}),
@@ -101,6 +98,17 @@ def filter_table(vpc: VpcPlan, names: Names, link_address: str, generation: int 
             **flowsets.chains(vpc, generation),
             **acl_chains(vpc),
             **chains,
+        },
+    )
+
+
+def closed(table: Table) -> Table:
+    """The same without what its ports and groups have: nothing of a port passes."""
+    return msgspec.structs.replace(
+        table,
+        sets={key: msgspec.structs.replace(value, elements={}) for key, value in table.sets.items()},
+        chains={
+            key: chain for key, chain in table.chains.items() if not key.startswith((f"{IN}_", f"{OUT}_"))
         },
     )
 
@@ -153,22 +161,45 @@ def _carrier_chains(vpc: VpcPlan) -> dict[str, Chain]:
     }
 
 
-@lru_cache(maxsize=16384)
-def _bundle(groups: tuple[str, ...]) -> str:
-    """A name for a combination of groups."""
-    return f"bundle_{hashlib.sha256(' '.join(groups).encode()).hexdigest()[:16]}"
+def _bundle(vpc: VpcPlan, direction: str, groups: tuple[str, ...]) -> tuple[str, dict[str, Chain]]:
+    """Where the packets of ports with these groups go, and the chains for that.
+
+    Most ports have one group, and most groups let everything out: then there is one chain less, or none.
+    """
+    refused = f"goto {refusal(direction)}"
+    own = [(id, _group_rules(vpc.groups[id])[direction == OUT]) for id in groups]
+    own = [(id, chain) for id, chain in own if chain.rules]
+    if any(chain is EVERYTHING for _, chain in own):
+        return "accept", {}
+    if not own:
+        return refused, {}
+    if len(own) == 1:
+        id, chain = own[0]
+        return f"goto {direction}_only_{id}", {f"{direction}_only_{id}": _ended(chain, refused)}
+    name = f"{direction}_bundle_{_digest(tuple(id for id, _ in own))}"
+    chains = {f"{direction}_{id}": chain for id, chain in own}
+    return f"goto {name}", {name: Chain((*(f"jump {key}" for key in chains), refused)), **chains}
+
+
+EVERYTHING = Chain(("accept",))
 
 
 @lru_cache(maxsize=16384)
-def _bundle_chain(direction: str, groups: tuple[str, ...]) -> Chain:
-    jumps = (f"jump {direction}_{group}" for group in groups)
-    return Chain((*jumps, f"goto {refusal(direction)}"))
+def _digest(groups: tuple[str, ...]) -> str:
+    return hashlib.sha256(" ".join(groups).encode()).hexdigest()[:16]
 
 
-@lru_cache(maxsize=2048)
-def _group_chains(group: GroupSpec) -> tuple[Chain, Chain]:
+@lru_cache(maxsize=4096)
+def _ended(chain: Chain, end: str) -> Chain:
+    return Chain((*chain.rules, end))
+
+
+@lru_cache(maxsize=4096)
+def _group_rules(group: GroupSpec) -> tuple[Chain, Chain]:
     """For ingress and for egress."""
-    return Chain(compile_group(group, egress=False)), Chain(compile_group(group, egress=True))
+    found = (Chain(compile_group(group, egress)) for egress in (False, True))
+    ingress, egress = (EVERYTHING if chain == EVERYTHING else chain for chain in found)
+    return ingress, egress
 
 
 def _base_chains(vpc: VpcPlan, names: Names, link_address: str) -> dict[str, Chain]:

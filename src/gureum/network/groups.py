@@ -131,9 +131,9 @@ def keys(protocol: str, from_port: int, to_port: int) -> Keys:
 
 def cut(spans: Iterable[Span]) -> list[Piece]:
     """The same keys and networks in disjoint pieces: no key twice, and per key no network inside another."""
-    spans = sorted((first, last, checks.loose_network(network)) for first, last, network in spans)
+    spans = sorted([(first, last, checks.loose_network(network)) for first, last, network in spans])
     if all(one[1] < other[0] for one, other in pairwise(spans)):
-        return _joined((first, last, (network,)) for first, last, network in spans)
+        return _joined([(first, last, (network,)) for first, last, network in spans])
     return _joined(_sweep(spans))
 
 

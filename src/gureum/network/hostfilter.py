@@ -9,6 +9,22 @@ from gureum.network.names import BENCHMARK_RANGE, VXLAN_PORT, Names
 from gureum.network.ruleset import Chain, Set, Table
 
 
+def _carrier_chains(carrier: str) -> dict[str, Chain]:
+    """Flows between hosts are not tracked: what is inside them is."""
+    source = f'iifname "{carrier}"' if carrier else "ip saddr @peers"
+    target = f'oifname "{carrier}"' if carrier else "ip daddr @peers"
+    return {
+        "carrier_in": Chain(
+            (f"udp dport {VXLAN_PORT} {source} notrack",),
+            "type filter hook prerouting priority -300; policy accept;",
+        ),
+        "carrier_out": Chain(
+            (f"udp dport {VXLAN_PORT} {target} notrack",),
+            "type filter hook output priority -300; policy accept;",
+        ),
+    }
+
+
 def host_table(
     names: Names,
     cloud: str,
@@ -20,8 +36,9 @@ def host_table(
     """The host's side: guests reach the Internet and other guests' public addresses, not the host itself.
 
     ``resolvers`` are the host's name servers: a VPC's own resolver may ask those that run on the host.
-    ``uplink``: the device on which other hosts are, ``peers`` their addresses: VXLAN comes from them only, or
-    from the device ``carrier`` only. Public addresses are real there, so the host does not hide them.
+    ``uplink``: the device on which other hosts are, ``peers`` their addresses: VXLAN comes from them only.
+    Public addresses are real there, so the host does not hide them. ``carrier``: VXLAN comes from that device
+    only, and goes there only.
     """
     stranger = f'iifname != "{carrier}"' if carrier else "ip saddr != @peers"
     guests = f'"{names.uplink_prefix}*"'
@@ -37,13 +54,7 @@ def host_table(
             "peers": Set("ipv4_addr", dict.fromkeys(sorted(peers), "")),
         },
         chains={
-            "carrier_in": Chain(
-                (f"udp dport {VXLAN_PORT} notrack",),
-                "type filter hook prerouting priority -300; policy accept;",
-            ),
-            "carrier_out": Chain(
-                (f"udp dport {VXLAN_PORT} notrack",), "type filter hook output priority -300; policy accept;"
-            ),
+            **(_carrier_chains(carrier) if uplink else {}),
             "from_guests": Chain(
                 (f"iifname {guests} ip saddr != {{ {names.public}, {names.links} }} drop",),
                 "type filter hook prerouting priority -150; policy accept;",
@@ -63,7 +74,10 @@ def host_table(
                 "type filter hook input priority -10; policy accept;",
             ),
             "from_host": Chain(
-                (f"oifname {guests} icmp type redirect drop",),
+                (
+                    *((f'udp dport {VXLAN_PORT} oifname != "{carrier}" drop',) if carrier else ()),
+                    f"oifname {guests} icmp type redirect drop",
+                ),
                 "type filter hook output priority 0; policy accept;",
             ),
             "forward": Chain(

@@ -94,23 +94,31 @@ class KernelNetwork:
             plans = make_plan(spec, self._names.public)
             if self._tokens is None:
                 self._tokens = Tokens(self._env, load_key(self._run_dir / "imds.key", self._env))
-            underlay = await self._work(lambda: self._edge.underlay(spec, self._key_file))
-            known = self._edge.known
-            await self._work(lambda: self._edge.prepare(spec))
-            present = set(self._vpcs) if known else await self._work(self._present)
-            failures = await self._converge_all(plans, underlay)
-            failures += await self._remove(present - plans.keys())
-            await self._work(lambda: self._route_publics(plans.values()))
-            gateways = {tap for plan in plans.values() for tap in natgateway.ports(plan)}
-            await self._work(lambda: natgateway.remove(self._names, gateways))
-            self._ports = {port: id for id, plan in plans.items() for port in plan.ports}
-            self._mtu = spec.mtu
-            if self._flow_logs is not None:
-                self._flow_logs.cover(plans.values())
-            if failures:
+            try:
+                await self._make(spec, plans)
+            except BaseException:
                 self._assume_nothing()
-                raise NetworkError("; ".join(failures))
+                raise
             self._applied = spec
+
+    async def _make(self, spec: NetworkSpec, plans: dict[int, VpcPlan]) -> None:
+        known = self._edge.known
+        await self._work(lambda: self._edge.prepare(spec))
+        underlay = await self._work(lambda: self._edge.underlay(spec, self._key_file))
+        if not known:
+            await self._work(lambda: dns.remove_orphans(self._names.namespace_prefix))
+        present = set(self._vpcs) if known else await self._work(self._present)
+        failures = await self._converge_all(plans, underlay)
+        failures += await self._remove(present - plans.keys())
+        await self._work(lambda: self._route_publics(plans.values()))
+        gateways = {tap for plan in plans.values() for tap in natgateway.ports(plan)}
+        await self._work(lambda: natgateway.remove(self._names, gateways))
+        self._ports = {port: id for id, plan in plans.items() for port in plan.ports}
+        self._mtu = spec.mtu
+        if self._flow_logs is not None:
+            self._flow_logs.cover(plans.values())
+        if failures:
+            raise NetworkError("; ".join(failures))
 
     async def open_port(self, interface: str) -> int:
         async with self._lock:
@@ -163,6 +171,7 @@ class KernelNetwork:
             await self._work(self._edge.check_owner)
             self._stop_serving(self._served.keys())
             failures = await self._remove(await self._work(self._present))
+            await self._work(lambda: dns.remove_orphans(self._names.namespace_prefix))
             self._ports.clear()
             self._assume_nothing()
             if failures:
@@ -262,7 +271,7 @@ class KernelNetwork:
 
     def _join(self, plan: VpcPlan) -> None:
         for number, each in plan.peerings.items():
-            if self._peerings is None or number not in self._peerings:
+            if self._peerings is None or number not in self._peerings or plan.mtu != self._mtu:
                 peering.ensure(self._names, plan, each)
                 self._env.crashpoint("network.peering.joined")
 

@@ -77,8 +77,9 @@ def build_vpc(names: Names, vpc: VpcPlan, slot: int, linked: bool) -> bool:
     new = not namespaces.exists(namespace)
     if new:
         namespaces.add(namespace)
-        # What is left of one that was removed behind our back leads nowhere, and goes at some time.
-        command(["ip", "link", "delete", uplink], fails=True)
+        if linked and command(["ip", "link", "show", "dev", uplink, "type", "veth"], fails=True):
+            # Left of a namespace that was removed behind our back: it leads nowhere, and goes at some time.
+            command(["ip", "link", "delete", uplink], fails=True)
         linked = False
     if not linked:
         outer, inner = LINK_MACS

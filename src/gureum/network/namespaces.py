@@ -105,9 +105,10 @@ def has_ipv6() -> bool:
 
 def write_sysctl(name: str, value: str) -> None:
     """``name`` is a path below /proc/sys/net; it means the namespace of the calling thread."""
-    path = Path("/proc/sys/net") / name
+    path = f"/proc/sys/net/{name}"
     try:
-        path.write_text(value)
+        with open(path, "w") as file:
+            file.write(value)
     except FileNotFoundError:
         if not name.startswith("ipv6/"):  # a kernel without IPv6 has nothing to be switched off
             raise NetworkError(f"there is no {path}") from None

@@ -46,6 +46,8 @@ from gureum.network.portplan import (
 PEERING_NUMBER_MAX = 10**9
 TABLE_NUMBER_MAX = 65535
 """It has to fit into the mark that VXLAN carries."""
+SERVERS_MAX = 16
+"""Of one kind, in a set of DHCP options: an option has 255 bytes."""
 MTU_MIN, MTU_MAX = 1280, 9000
 TRAFFIC = ("ALL", "ACCEPT", "REJECT")
 
@@ -297,6 +299,10 @@ def _check_addresses(vpc: VpcSpec, ports: dict[str, PortPlan], remotes: dict[str
 
 def _dhcp(dhcp: DhcpSpec) -> DhcpSpec:
     """With the domain as DHCP has it: without the final dot that it may have in the API."""
+    if max(len(dhcp.servers), len(dhcp.ntp), len(dhcp.netbios)) > SERVERS_MAX:
+        raise NetworkError(f"a set of DHCP options names more than {SERVERS_MAX} servers")
+    if not 0 <= dhcp.netbios_type <= 8:
+        raise NetworkError(f"{dhcp.netbios_type} is no type of a NetBIOS node")
     for text in (*dhcp.servers, *dhcp.ntp, *dhcp.netbios):
         if text:
             checks.address(text)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import msgspec
@@ -37,6 +38,9 @@ from gureum.network.services import Sockets, listen
 from gureum.network.vxlan import Underlay
 
 log = logging.getLogger(__name__)
+
+APART_PORTS = 64
+"""From so many ports of a new VPC on, their rules are loaded while their routes are made."""
 
 
 class VpcNetwork:
@@ -111,11 +115,12 @@ class VpcNetwork:
             if (
                 old is None
                 or dns.arguments(old, "") != dns.arguments(plan, "")
-                or dns.hosts(old) != dns.hosts(plan)
                 or resolves(old) != resolves(plan)
             ):
                 dns.converge(self.namespace, plan if resolves(plan) else None)
                 self._env.crashpoint("network.resolver.started")
+            elif resolves(plan) and dns.hosts(old) != dns.hosts(plan):
+                dns.refresh(self.namespace, plan)
         except BaseException:
             for pair in sockets.values():
                 pair.close()
@@ -210,13 +215,22 @@ class _Visit:
         links.create_taps(created)
         self._serving = self._serving.difference(port.id for port in created)
         self._env.crashpoint("network.port.created")
-        first = self._first_tables()
+        # In a new namespace nothing passes yet: then routes need not wait until all ports' rules are there.
+        apart = self._old is None and self._old_routing is not None and len(created) >= APART_PORTS
+        first = (self._tables[0], filters.closed(self._tables[1])) if apart else self._first_tables()
         self._filter(self._old_tables, first)
         self._env.crashpoint("network.rules.applied")
         routing = routes.present() if self._old_routing is None else self._old_routing
         change = routes.change(routing, self._routing)
-        self._route(change, [wanted[tap] for tap in sorted(wanted.keys() - ready)])
-        self._filter(first, self._tables)
+        changed = [wanted[tap] for tap in sorted(wanted.keys() - ready)]
+        if apart:
+            with ThreadPoolExecutor(1, thread_name_prefix="rules") as other:
+                filled = other.submit(self._filter, first, self._tables)
+                self._route(change, changed)
+            filled.result()
+        else:
+            self._route(change, changed)
+            self._filter(first, self._tables)
         routes.remove(change)
         self._env.crashpoint("network.port.routed")
         ip_batch(links.removal_commands(present - wanted.keys()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from gureum.errors import NetworkError
 from gureum.network.links import read_json
 from gureum.network.names import VXLAN, VXLAN_PORT, vxlan_mac
 from gureum.network.namespaces import ip_batch, visit
@@ -44,7 +45,12 @@ def ensure(namespace: str, network_id: int, number: int, underlay: Underlay, new
                 f"dstport {VXLAN_PORT} local {wanted} nolearning gbp ttl 64"
             ]
         )
-    visit(namespace, lambda: ip_batch([f"link set dev {VXLAN} mtu {mtu} addrgenmode none up"]))
+    try:
+        visit(namespace, lambda: ip_batch([f"link set dev {VXLAN} mtu {mtu} addrgenmode none up"]))
+    except NetworkError as error:
+        if "in use" in str(error):
+            raise NetworkError(f"another program on this host uses UDP port {VXLAN_PORT} (VXLAN)") from None
+        raise
 
 
 def _find() -> tuple[int, str, str] | None:

@@ -255,8 +255,12 @@ class PrefixEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class PrefixList(Record, frozen=True, kw_only=True, omit_defaults=True):
-    """A managed prefix list. Without an account: the system's. ``revision`` is what AWS calls its version."""
+    """A managed prefix list. Without an account: the system's. ``revision`` is what AWS calls its version.
 
+    ``state`` names what was done to it last, in AWS's words: that is what clients wait for.
+    """
+
+    state: str = "create-complete"
     name: str
     family: str = "IPv4"
     max_entries: int

@@ -28,12 +28,18 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
-    """A question from the manager, answered by the Reply of the same ``id``."""
+    """A question from the manager, answered by the Reply of the same ``id``.
+
+    ``console``: the end of ``machine``'s console, at most ``max_bytes``. ``export-flows``: the flows of the
+    port of ``interface``. ``import-flows``: ``data`` are such flows, for its port here.
+    """
 
     id: int
     method: str
     machine: str = ""
     max_bytes: int = 0
+    interface: str = ""
+    data: bytes = b""
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, tag="reply"):

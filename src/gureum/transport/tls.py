@@ -29,7 +29,7 @@ HANDSHAKE_SECONDS_MAX = 5.0
 CONNECT_SECONDS_MAX = 5.0
 SILENCE_SECONDS_MAX = 10
 STRANGER_BYTES_MAX = 64 * 1024
-"""The longest message of a machine that is no host yet."""
+"""The longest message of who was not let in yet, with a certificate or without."""
 CONNECTIONS_MAX = 4096
 STRANGERS_MAX = 32
 
@@ -155,9 +155,7 @@ async def listen(
         nonlocal strangers, connections
         _notice_silence(writer)
         peer = peer_of(writer)
-        link = StreamLink(reader, writer)
-        if peer is None:
-            link.message_bytes_max = STRANGER_BYTES_MAX
+        link = StreamLink(reader, writer, STRANGER_BYTES_MAX)
         if connections >= CONNECTIONS_MAX or (peer is None and strangers >= STRANGERS_MAX):
             link.abort()
             return

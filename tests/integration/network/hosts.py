@@ -93,6 +93,7 @@ class Site:
     """All hosts of a cloud, and what the manager would tell them."""
 
     def __init__(self, run_dir: Path, count: int) -> None:
+        self.run_dir = run_dir
         run("ip", "netns", "add", LAN)
         for command in (
             "link set lo up",

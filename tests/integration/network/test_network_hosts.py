@@ -27,7 +27,7 @@ from gureum.hostspec import (
     SubnetSpec,
     VpcSpec,
 )
-from gureum.network import flows, namespaces
+from gureum.network import flows, namespaces, wireguard
 from gureum.network.namespaces import visit
 
 from .conftest import ALL_OUT, INDEX, SERVER, TO_INTERNET, Guest, _connect, _listen, port, run, vpc
@@ -498,3 +498,84 @@ async def test_ipv6_between_hosts_by_routes_and_moving(site: Site) -> None:
         assert tracked(site.hosts[0], one) == 0
     finally:
         stream.close()
+
+
+async def test_ipv6_between_peers_on_two_hosts(site: Site) -> None:
+    vpcs = []
+    for number, other in ((1, 2), (2, 1)):
+        four = peer_vpc(number, {other: "pcx-1"})
+        to_peer = RouteSpec(destination=f"fd00:{other}::/56", kind=RouteKind.peering, target="pcx-1")
+        table = msgspec.structs.replace(four.route_tables[0], routes=(*four.route_tables[0].routes, to_peer))
+        subnet = msgspec.structs.replace(four.subnets[0], cidr6=f"fd00:{number}::/64")
+        vpcs.append(
+            msgspec.structs.replace(
+                four, cidrs=(f"fd00:{number}::/56",), subnets=(subnet,), route_tables=(table,)
+            )
+        )
+    site.vpcs = tuple(vpcs)
+    site.peerings = (PeeringSpec(id="pcx-1", number=1, vpcs=("vpc-1", "vpc-2")),)
+    rules = (RuleSpec(egress=True, cidr="::/0"), RuleSpec(cidr="::/0"))
+    site.groups = (GroupSpec(id="sg-1", rules=rules),)
+    ports = [msgspec.structs.replace(peer_port(n, 5), ipv6=(f"fd00:{n}::5",)) for n in (1, 2)]
+    for number, each in enumerate(ports, start=1):
+        site.place(each, number)
+    await site.apply()
+    guests = [await site.guest(each, f"10.{n}.0.1", 24) for n, each in enumerate(ports, start=1)]
+    for guest in guests:
+        await asyncio.to_thread(configure6, guest)
+    a, b = guests
+    assert a.run("ping", "-c1", "-W2", "fd00:2::5", check=False).returncode == 0
+    assert b.run("ping", "-c1", "-W2", "fd00:1::5", check=False).returncode == 0
+    site.peerings = ()
+    await site.apply()
+    assert a.run("ping", "-c1", "-W1", "fd00:2::5", check=False).returncode != 0
+
+
+async def test_a_vpc_has_several_nat_gateways(site: Site) -> None:
+    """One more while the first is used, on another host, for another subnet."""
+    first, second = nat_port(), msgspec.structs.replace(nat_port(), id="eni-other", private_ip="172.31.0.41")
+    second = msgspec.structs.replace(second, mac="06:00:00:00:01:41", public_ip=f"198.18.{4 * INDEX}.41")
+    one, two = private_port(5), msgspec.structs.replace(private_port(6), subnet="subnet-q")
+    two = msgspec.structs.replace(two, private_ip="172.31.32.6")
+    spec = private_subnet(RouteSpec(destination="0.0.0.0/0", kind=RouteKind.port, target=first.id))
+    site.vpcs = (spec,)
+    site.place(first, 1)
+    site.place(one, 2)
+    await site.apply()
+    a = await site.guest(one, "172.31.16.1")
+    with site.lan(lambda: _listen(81, socket.SOCK_STREAM)) as world:
+        connection = a.connect(SERVER, 81, 2)
+        assert connection is not None
+        with connection, world.accept()[0] as accepted:
+            route = RouteSpec(destination="0.0.0.0/0", kind=RouteKind.port, target=second.id)
+            more = SubnetSpec(id="subnet-q", cidr="172.31.32.0/20", route_table="rtb-q")
+            tables = (*spec.route_tables, RouteTableSpec(id="rtb-q", number=8, routes=(route,)))
+            site.vpcs = (msgspec.structs.replace(spec, subnets=(*spec.subnets, more), route_tables=tables),)
+            site.place(second, 2)
+            site.place(two, 2)
+            await site.apply()
+            b = await site.guest(two, "172.31.32.1")
+            other = b.connect(SERVER, 81, 2)
+            assert other is not None
+            with other, world.accept()[0] as theirs:
+                found = [each.getpeername()[0] for each in (accepted, theirs)]
+                assert found == [first.public_ip, second.public_ip]
+            connection.sendall(b"still")
+            assert accepted.recv(100) == b"still"
+
+
+async def test_where_encryption_cannot_be_nothing_is_sent_in_the_clear(site: Site) -> None:
+    if wireguard.public_key(site.run_dir / "key"):
+        pytest.skip("this kernel has WireGuard")
+    one, two = site.place(port(5), 1), site.place(port(6), 2)
+    await site.apply()
+    a, b = await site.guest(one), await site.guest(two)
+    with b.listen(80):
+        assert a.reaches(b.ip, 80)
+        encrypted = msgspec.structs.replace(site.spec(1), encrypted=True)
+        for _ in range(2):
+            with pytest.raises(NetworkError, match="kernel has no WireGuard"):
+                await site.hosts[0].network.apply(encrypted)
+            assert not a.reaches(b.ip, 80)
+        await site.apply()
+        assert a.reaches(b.ip, 80)

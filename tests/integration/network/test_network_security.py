@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from gureum.hostspec import GroupSpec, RuleSpec
-from gureum.network import filters
+from gureum.network import filters, hostfilter
 from gureum.network.names import Names
 from gureum.network.namespaces import command, nft, visit
 from gureum.network.ruleset import replace_table
@@ -411,7 +411,7 @@ async def test_the_host_bounds_the_flows_of_a_guest_itself(rig: Rig, monkeypatch
     await rig.network.apply(spec(*ports))
     a, b = await rig.guest(ports[0]), await rig.guest(ports[1])
     monkeypatch.setattr(filters, "FLOWS_IN_BUCKET_MAX", 2)
-    nft(replace_table(filters.host_table(Names(INDEX), f"cloud-{INDEX}", ())))
+    nft(replace_table(hostfilter.host_table(Names(INDEX), f"cloud-{INDEX}", ())))
     await rig.call(lambda: visit(a.namespace, lambda: _begin(SERVER, 600)))
     for _ in range(100):
         if _too_many(f"gureum_{INDEX}"):

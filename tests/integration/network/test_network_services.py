@@ -24,6 +24,7 @@ from gureum.hostspec import (
     RuleSpec,
     SubnetSpec,
 )
+from gureum.network import dns
 from gureum.network.namespaces import visit
 
 from .conftest import ALL_IN, ALL_OUT, CLOSED, INDEX, Guest, Rig, port, run, spec, vpc
@@ -220,6 +221,21 @@ async def test_restarted_agent_keeps_the_resolver_and_its_names(rig: Rig) -> Non
     assert resolvers() == pids
 
 
+async def test_resolver_of_a_lost_namespace_is_ended(rig: Rig) -> None:
+    """Somebody deleted the namespace: its processes live on in it, without a name."""
+    await rig.network.apply(spec(port(5)))
+    file = dns.DIRECTORY / NAMESPACE
+    orphans = [Path(f"/proc/{pid}/cmdline") for pid in resolvers()]
+    assert orphans
+    await rig.network.close()
+    run("ip", "netns", "delete", NAMESPACE)
+    rig.network = rig.make_network()
+    await rig.network.apply(NetworkSpec())
+    # One that has ended may wait for its parent: it has no arguments any more.
+    assert not [each for each in orphans if each.exists() and each.read_bytes()]
+    assert not list(file.parent.glob(f"{NAMESPACE}*"))
+
+
 def enable_ipv6(guest: Guest) -> None:
     def enable() -> None:
         for name in ("accept_dad", "disable_ipv6"):
@@ -304,6 +320,48 @@ async def test_ipv6_by_advertisement_and_dhcp(rig: Rig) -> None:
         for at in range(0, len(inside), 28)
     }
     assert given == {"fd00:7::6": 3600, address: 0}
+
+
+NETWORKD = Path("/lib/systemd/systemd-networkd")
+RUN_NETWORKD = f"""
+mount --make-rprivate / && mount -t sysfs -o ro sysfs /sys && mount -t tmpfs tmpfs /run || exit
+mkdir -p /run/systemd/network /run/systemd/netif/links /run/systemd/netif/leases
+chown -R systemd-network /run/systemd/netif
+printf '[Match]\\nName=eth0\\n[Network]\\nDHCP=yes\\n[DHCPv4]\\nUseMTU=yes\\n' >/run/systemd/network/10.network
+exec {NETWORKD}
+"""
+"""In a world of its own, without udev."""
+
+
+@pytest.mark.skipif(not NETWORKD.exists(), reason="systemd-networkd is not installed")
+async def test_somebody_elses_client(rig: Rig) -> None:
+    """What most guests use, for both protocols at once."""
+    wanted = {"172.31.0.5", "fd00:7::5", "fd00:7::6"}
+    one = msgspec.structs.replace(port(5), ipv6=("fd00:7::5", "fd00:7::6"))
+    await rig.network.apply(spec(one, vpcs=(SIX,), groups=GROUPS, mtu=1400))
+    guest = await rig.guest(one, configure=False)
+    enable_ipv6(guest)
+    client = visit(
+        guest.namespace,
+        lambda: subprocess.Popen(
+            ["unshare", "-m", "sh", "-c", RUN_NETWORKD], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ),
+    )
+
+    def link() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(guest.run("ip", "-j", "address", "show", "dev", "eth0").stdout)[0]
+        return found
+
+    def has_all() -> bool:
+        return wanted <= {each["local"] for each in link()["addr_info"]}
+
+    try:
+        assert await rig.call(until, has_all, 20), link()
+        assert link()["mtu"] == 1400
+        assert [router["gateway"] for router in routers(guest)] == ["fe80::1"]
+    finally:
+        client.terminate()
+        client.wait(5)
 
 
 async def test_subnet_that_is_given_ipv6_later(rig: Rig) -> None:

@@ -94,13 +94,29 @@ def test_a_certificate_is_renewed_with_a_new_key(tmp_path: Path) -> None:
 
 def test_it_is_renewed_when_its_time_has_come_and_not_before(tmp_path: Path) -> None:
     async def test(manager: Manager, state: Path) -> None:
-        for _ in range(2):
-            work = asyncio.create_task(certificate.renew_forever(Env(), state))
+        for again in range(2):
+            renewals: list[None] = []
+            watch = certificate.renew_forever(Env(), state, lambda seen=renewals: seen.append(None))
+            work = asyncio.create_task(watch)
             while JoinedConfig.load(state).renew_at < time.time():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)
+            assert len(renewals) == 1 - again
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
         assert len(manager.peers) == 1
+
+    joined(tmp_path, test)
+
+
+def test_the_link_is_made_anew_after_a_renewal(tmp_path: Path) -> None:
+    async def test(_manager: Manager, state: Path) -> None:
+        connector = certificate.Connector(state)
+        connector.drop()
+        link = await connector()
+        connector.drop()
+        with pytest.raises(TransportError):
+            await link.receive()
 
     joined(tmp_path, test)
 

@@ -20,7 +20,7 @@ from gureum.control.manager import Manager
 from gureum.env import Env
 from gureum.errors import TransportError
 from gureum.hostspec import HostReport
-from gureum.resources import Host, HostCertificate, HostToken, Image
+from gureum.resources import Host, HostCertificate, HostState, HostToken, Image
 from gureum.services.operation import Cloud
 from gureum.store.sqlite import SqliteStore
 from gureum.transport import authority, tls, token
@@ -180,13 +180,29 @@ async def test_a_machine_joins_and_gets_its_spec(gate: Gate) -> None:
     link = await gate.connect(gate.keep(key + answer.certificate))
     await link.send(hello())
     assert isinstance(await link.receive(), Spec)
+    (host,) = await gate.find(Host)
+    assert (host.id, host.zone, host.state) == ("second", "rb", HostState.down)
     await link.send(Report(HostReport(cloud="c", host="second", boot_id="b", revision=0, sequence=1)))
-    await eventually(lambda: any_host(gate))
+    await eventually(lambda: up(gate))
+    (host,) = await gate.find(Host)
+    assert (host.zone, host.number) == ("rb", 1)
     await link.close()
 
 
-async def any_host(gate: Gate) -> bool:
-    return bool(await gate.find(Host))
+async def up(gate: Gate) -> bool:
+    return any(host.state is HostState.up for host in await gate.find(Host))
+
+
+async def test_a_machine_that_is_a_host_already_is_told(gate: Gate) -> None:
+    await gate.put(Host(id="host-0", zone="ra", address="10.0.0.1"))
+    link = await gate.connect(await gate.join("second"))
+    await link.send(hello())
+    report = HostReport(cloud="c", host="second", boot_id="b", revision=0, sequence=1, address="10.0.0.1")
+    await link.send(Report(report))
+    while isinstance(answer := await link.receive(), Spec):
+        pass
+    assert isinstance(answer, Refused)
+    assert "10.0.0.1 is that of host host-0" in answer.reason
 
 
 async def test_a_token_is_for_one_machine(gate: Gate) -> None:
@@ -296,6 +312,15 @@ async def test_a_certificate_that_the_store_holds_for_ended(gate: Gate) -> None:
     assert "has expired" in await gate.refused(hello(), identity)
 
 
+async def test_a_link_does_not_outlive_its_certificate(gate: Gate) -> None:
+    identity, issued = gate.forge("second")
+    await gate.put(HostCertificate(id=issued.serial, host="second", zone="ra", expires=time.time() + 1))
+    link = await gate.connect(identity)
+    await link.send(hello())
+    assert isinstance(await link.receive(), Spec)
+    assert await link.receive() == Refused("the certificate of host second has expired")
+
+
 async def test_a_certificate_that_the_store_does_not_know(gate: Gate) -> None:
     identity, _ = gate.forge("second")
     assert "is not known" in await gate.refused(hello(), identity)
@@ -319,7 +344,8 @@ async def test_reports_for_another_host_end_the_link(gate: Gate) -> None:
     await link.send(hello())
     await link.send(Report(HostReport(cloud="c", host="host-0", boot_id="b", revision=0, sequence=1)))
     await broken(link)
-    assert await gate.find(Host) == []
+    (host,) = await gate.find(Host)
+    assert (host.id, host.state) == ("second", HostState.down)
 
 
 async def test_a_host_of_another_cloud(gate: Gate) -> None:
@@ -448,6 +474,41 @@ async def test_a_stranger_sends_little(gate: Gate, caplog: pytest.LogCaptureFixt
     await broken(link)
     await link.close()
     assert "a link to a machine ended: a message of" in caplog.text
+
+
+async def test_so_does_a_host_before_it_is_let_in(gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    identity = await gate.join("second")
+    (certificate,) = await gate.find(HostCertificate)
+    await gate.put(replace(certificate, revoked=True))
+    link = await gate.connect(identity)
+    await link.send(Renew(b"x" * (tls.STRANGER_BYTES_MAX + 1)))
+    await broken(link)
+    await link.close()
+    assert "a link to second ended: a message of" in caplog.text
+
+
+async def test_a_host_that_was_let_in_may_say_much(gate: Gate) -> None:
+    link = await gate.connect(await gate.join("second"))
+    await link.send(hello())
+    problems = ("x" * (tls.STRANGER_BYTES_MAX + 1),)
+    said = HostReport(cloud="c", host="second", boot_id="b", revision=0, sequence=1, problems=problems)
+    await link.send(Report(said))
+    await eventually(lambda: up(gate))
+    await link.close()
+
+
+async def test_few_links_of_a_host_that_say_nothing(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "LINKS_MAX", 1)
+    identity, _ = gate.forge("second")
+    quiet = await gate.connect(identity)
+    await eventually(lambda: one_link(gate))
+    assert "1 links already" in await gate.refused(hello(), identity)
+    await quiet.close()
+
+
+async def one_link(gate: Gate) -> bool:
+    return len(gate.access._links) == 1
 
 
 async def test_strangers_that_say_nothing(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:

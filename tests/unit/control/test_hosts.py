@@ -15,6 +15,8 @@ from gureum.sim.loop import run
 from gureum.store.base import Change
 from gureum.store.sqlite import SqliteStore
 
+KEY = "A" * 43 + "="
+
 
 def report(host: str, **said: Any) -> HostReport:
     return HostReport(cloud="c", host=host, boot_id="b", revision=0, **said)
@@ -62,9 +64,9 @@ def test_a_host_of_an_older_store_gets_its_number() -> None:
 
 def test_the_uplink_is_noted() -> None:
     async def test(hosts: Hosts, store: SqliteStore) -> None:
-        await hosts.note(report("a", address="198.19.64.10", uplink_mtu=9000, wireguard_key="k"))
+        await hosts.note(report("a", address="198.19.64.10", uplink_mtu=9000, wireguard_key=KEY))
         host = await get(store, "a")
-        assert (host.address, host.uplink_mtu, host.wireguard_key) == ("198.19.64.10", 9000, "k")
+        assert (host.address, host.uplink_mtu, host.wireguard_key) == ("198.19.64.10", 9000, KEY)
 
     with_hosts(test)
 
@@ -102,6 +104,40 @@ def test_silence_and_the_managers_own() -> None:
         # Nobody looked for longer than a lease: this process stood still.
         await asyncio.sleep(2 * LEASE_SECONDS)
         assert list(hosts.silent()) == []
+
+    with_hosts(test)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"address": "10.0.0.1; flush ruleset"},
+        {"address": "nonsense"},
+        {"address": "127.0.0.1"},
+        {"address": "224.0.0.1"},
+        {"address": "0.0.0.0"},
+        {"address": "fd00::1"},
+        {"address": "10.0.0.1", "uplink_mtu": 0},
+        {"address": "10.0.0.1", "uplink_mtu": 1329},
+        {"wireguard_key": "k"},
+        {"wireguard_key": f"{KEY}\n"},
+    ],
+)
+def test_what_other_hosts_cannot_be_told(said: dict[str, Any]) -> None:
+    async def test(hosts: Hosts, store: SqliteStore) -> None:
+        with pytest.raises(TransportError):
+            await hosts.note(report("a", **said))
+        async with store.read() as reader:
+            assert await reader.find(Host) == []
+
+    with_hosts(test)
+
+
+def test_another_hosts_key_is_not_to_be_had() -> None:
+    async def test(hosts: Hosts, store: SqliteStore) -> None:
+        await hosts.note(report("a", address="10.0.0.1", wireguard_key=KEY))
+        with pytest.raises(TransportError, match="is that of host a"):
+            await hosts.note(report("b", address="10.0.0.2", wireguard_key=KEY))
 
     with_hosts(test)
 

@@ -87,6 +87,19 @@ async def test_it_goes_when_its_host_has_let_it_go(bench: Any, nat: Any) -> None
     assert await nat() is None
 
 
+async def test_what_else_changes_meanwhile_needs_no_other_word_of_the_host(bench: Any, nat: Any) -> None:
+    """That host is sent no more of the interface: it is not there, and a newer spec may never come."""
+    await nat()
+    await bench.put(replace(await bench.get(NatGateway, NAT), state=NatGatewayState.deleting))
+    await nat()
+    interface = await bench.get(NetworkInterface, "eni-1")
+    await bench.put(replace(interface, tags={"a": "b"}))
+    report(bench, interface.version - 1, "host-1")
+    assert (await nat()).state is NatGatewayState.deleting
+    report(bench, interface.version, "host-1")
+    assert (await nat()).state is NatGatewayState.deleted
+
+
 async def test_a_host_that_was_removed_holds_nothing_back(bench: Any, nat: Any) -> None:
     await nat()
     await bench.put(replace(await bench.get(NatGateway, NAT), state=NatGatewayState.deleting))

@@ -6,10 +6,12 @@ from gureum.control.specs import STOP_SECONDS, TERMINATE_SECONDS, host_spec
 from gureum.hostspec import HostSpec
 from gureum.resources import (
     AttachmentState,
+    CidrAssociation,
     Image,
     InstanceState,
     InternetGateway,
     Permission,
+    SecondaryAddress,
     SecurityGroup,
     SnapshotState,
     Subnet,
@@ -150,3 +152,50 @@ async def test_metadata_names_interface_and_devices(bench: Any, make: Any) -> No
     assert metadata.block_devices == {"ami": "xvda", "root": "/dev/xvda"}
     assert (metadata.user_data, metadata.tags) == (b"#!", {})
     assert [nic.interface for nic in machine.nics] == ["eni-1"]
+
+
+async def test_metadata_has_all_interfaces_with_all_their_addresses(bench: Any, make: Any) -> None:
+    await bench.put(
+        Vpc(
+            id="vpc-1",
+            cidr="172.31.0.0/16",
+            network_id=1,
+            dns_hostnames=False,
+            associations=(
+                CidrAssociation(id="vpc-cidr-assoc-1", cidr="10.0.0.0/16"),
+                CidrAssociation(id="vpc-cidr-assoc-2", cidr="fd00:1::/56"),
+            ),
+        ),
+        Subnet(id="subnet-1", vpc="vpc-1", zone="us-east-1a", cidr="172.31.0.0/20"),
+        Subnet(
+            id="subnet-2",
+            vpc="vpc-1",
+            zone="us-east-1a",
+            cidr="10.0.0.0/24",
+            ipv6=CidrAssociation(id="subnet-cidr-assoc-1", cidr="fd00:1::/64"),
+        ),
+        SecurityGroup(id="sg-1", name="web", description="", vpc="vpc-1"),
+        make.instance(state=InstanceState.running),
+        make.interface(
+            "eni-2",
+            device_index=1,
+            subnet="subnet-2",
+            mac="02:00:00:00:00:02",
+            private_ip="10.0.0.4",
+            secondary=(SecondaryAddress(private_ip="10.0.0.5", public_ip="198.18.0.5"),),
+            ipv6=("fd00:1::4",),
+            groups=("sg-1",),
+        ),
+        make.interface("eni-1", public_ip="198.18.0.4"),
+    )
+    [machine] = (await spec(bench)).machines
+    first, second = machine.metadata.interfaces
+    assert (first.id, first.device_index, first.public_ip, first.public_dns) == ("eni-1", 0, "198.18.0.4", "")
+    assert (second.id, second.device_index, second.mac) == ("eni-2", 1, "02:00:00:00:00:02")
+    assert second.secondary == (("10.0.0.5", "198.18.0.5"),)
+    assert second.ipv6 == ("fd00:1::4",)
+    assert (second.subnet_cidr, second.subnet_cidr6) == ("10.0.0.0/24", "fd00:1::/64")
+    assert second.vpc_cidr == "172.31.0.0/16"
+    assert second.vpc_cidrs == ("172.31.0.0/16", "10.0.0.0/16", "fd00:1::/56")
+    assert (second.group_ids, second.group_names) == (("sg-1",), ("web",))
+    assert second.owner == first.owner != ""

@@ -3,6 +3,9 @@ from __future__ import annotations
 from ipaddress import IPv4Network
 from typing import Any
 
+import pytest
+
+from gureum.errors import NetworkError
 from gureum.hostspec import (
     AddressSpec,
     DhcpSpec,
@@ -98,6 +101,20 @@ def test_servers_by_ipv6() -> None:
     assert told() == ("fd00:ec2::253",)
     assert told(dns_support=False) == ()
     assert told(dhcp=DhcpSpec(servers=("10.0.0.99",))) == ()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        DhcpSpec(servers=("10.0.0.1",) * 17),
+        DhcpSpec(ntp=("fd00::1",)),
+        DhcpSpec(netbios_type=256),
+        DhcpSpec(domain="a b"),
+    ],
+)
+def test_what_no_option_can_hold_is_refused(options: DhcpSpec) -> None:
+    with pytest.raises(NetworkError):
+        plan(dhcp=options)
 
 
 def test_domain_is_told_as_dhcp_has_it() -> None:

@@ -6,7 +6,9 @@ import msgspec
 import pytest
 
 from gureum.hostspec import GroupSpec, NetworkSpec, PortSpec, RuleSpec, SubnetSpec, VpcSpec
-from gureum.network.filters import changed_addresses, filter_table, guard_table, host_table
+from gureum.network.filters import changed_addresses, closed, filter_table
+from gureum.network.guard import guard_table
+from gureum.network.hostfilter import host_table
 from gureum.network.names import Names
 from gureum.network.plan import VpcPlan, make_plan
 from gureum.network.ruleset import Table, change_table
@@ -59,13 +61,30 @@ def test_a_member_more_is_one_element() -> None:
 
 def test_ports_with_the_same_groups_share_a_chain() -> None:
     table = filter_table(plan(port(4), port(5), port(6, groups=("sg-2", "sg-1"))), NAMES, "198.19.0.3")
-    assert len(set(table.sets["ingress"].elements.values())) == 2
+    # The second group has no rules.
+    assert set(table.sets["ingress"].elements.values()) == {"goto in_only_sg-1"}
+    assert table.chains["in_only_sg-1"].rules[-1] == "goto refuse_in_group"
 
 
 def test_a_port_without_groups_is_closed() -> None:
     table = filter_table(plan(port(4, groups=())), NAMES, "198.19.0.3")
     (target,) = table.sets["ingress"].elements.values()
     assert table.chains[target.removeprefix("goto ")].rules == ("counter name denied_in drop",)
+
+
+def test_what_lets_everything_pass_needs_no_chain() -> None:
+    every = tuple(RuleSpec(egress=True, cidr=cidr) for cidr in ("0.0.0.0/0", "::/0"))
+    spec = NetworkSpec(vpcs=(VPC,), ports=(port(4),), groups=(GroupSpec(id="sg-1", rules=every),))
+    table = filter_table(make_plan(spec, IPv4Network("198.18.0.0/24"))[1], NAMES, "198.19.0.3")
+    assert set(table.sets["egress"].elements.values()) == {"accept"}
+    assert set(table.sets["ingress"].elements.values()) == {"goto refuse_in_group"}
+
+
+def test_a_closed_filter_knows_no_port() -> None:
+    table = closed(filter_table(plan(port(4), members=("172.31.0.9",)), NAMES, "198.19.0.3"))
+    assert not any(value.elements for value in table.sets.values())
+    assert not any(key.startswith(("in_", "out_")) for key in table.chains)
+    assert table.chains["forward_egress"].rules[-1] == "drop"
 
 
 def test_addresses_whose_flows_are_forgotten() -> None:

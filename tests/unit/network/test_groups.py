@@ -46,18 +46,15 @@ def group(*rules: RuleSpec) -> GroupSpec:
 
 
 def test_everything_from_anywhere() -> None:
-    assert compile_group(
-        group(
-            RuleSpec(cidr="0.0.0.0/0"), RuleSpec(protocol="tcp", from_port=1, to_port=2, cidr="10.0.0.0/8")
-        ),
-        False,
-    ) == ("accept",)
+    every = RuleSpec(cidr="0.0.0.0/0")
+    some = RuleSpec(protocol="tcp", from_port=1, to_port=2, cidr="10.0.0.0/8")
+    assert compile_group(group(every, some), False) == ("meta nfproto ipv4 accept",)
+    assert compile_group(group(every, some, RuleSpec(cidr="::/0")), False) == ("accept",)
 
 
 def test_everything_from_both_halves_is_everything() -> None:
-    assert compile_group(group(RuleSpec(cidr="0.0.0.0/1"), RuleSpec(cidr="128.0.0.0/1")), False) == (
-        "accept",
-    )
+    halves = [RuleSpec(cidr=cidr) for cidr in ("0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1")]
+    assert compile_group(group(*halves), False) == ("accept",)
 
 
 def test_overlapping_ports_are_cut() -> None:
@@ -102,14 +99,32 @@ def test_group_peers_are_sets_of_members() -> None:
         "ip saddr @m_sg-2 meta l4proto . th dport { 6 . 20-30 } accept",
         "ip saddr @m_sg-3 accept",
         "ip saddr @m_sg-4 meta l4proto { 50 } accept",
+        "ip6 saddr @m6_sg-2 meta l4proto . th dport { 6 . 20-30 } accept",
+        "ip6 saddr @m6_sg-3 accept",
+        "ip6 saddr @m6_sg-4 meta l4proto { 50 } accept",
     )
 
 
-def test_ipv6_is_left_out() -> None:
-    assert (
-        compile_group(group(RuleSpec(cidr="::/0"), RuleSpec(protocol="icmpv6", cidr="0.0.0.0/0")), False)
-        == ()
+def test_families_are_apart() -> None:
+    rules = (
+        RuleSpec(protocol="tcp", from_port=80, to_port=80, cidr="2001:DB8::1/32"),
+        RuleSpec(protocol="icmpv6", from_port=128, to_port=-1, cidr="::/0"),
+        RuleSpec(protocol="tcp", from_port=22, to_port=22, cidr="10.1.2.3/8"),
     )
+    assert compile_group(group(*rules), False) == (
+        "ip saddr . meta l4proto . th dport { 10.0.0.0/8 . 6 . 22 } accept",
+        "ip6 saddr . meta l4proto . th dport { 2001:db8::/32 . 6 . 80 } accept",
+        "ip6 saddr . meta l4proto . th sport { ::/0 . 58 . 32768-33023 } accept",
+    )
+
+
+def test_a_prefix_list_is_one_set() -> None:
+    """It comes as a rule for each of its networks."""
+    networks = [f"10.{number}.0.0/24" for number in range(200)] + [f"fd00:{n:x}::/48" for n in range(200)]
+    rules = [RuleSpec(protocol="tcp", from_port=443, to_port=443, cidr=cidr) for cidr in networks]
+    lines = compile_group(group(*rules), False)
+    assert len(lines) == 2
+    assert all(line.count("{") == 1 and line.count(" . 6 . 443") == 200 for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +136,10 @@ def test_ipv6_is_left_out() -> None:
         RuleSpec(protocol="256", cidr="0.0.0.0/0"),
         RuleSpec(cidr="10.0.0.0/33"),
         RuleSpec(cidr="all"),
+        RuleSpec(cidr="10.0.0.0/ 8"),
+        RuleSpec(cidr="10.0.0.0/-1"),
+        RuleSpec(cidr="::/129"),
+        RuleSpec(cidr="fe80::1%eth0/64"),
     ],
 )
 def test_nonsense_is_refused(rule: RuleSpec) -> None:

@@ -245,21 +245,25 @@ async def _release(ctx: Context, address: Address) -> Address:
 @operation("ec2", "DescribeAddresses")
 async def describe_addresses(ctx: Context, input: Input) -> Output:
     query = _FILTERS.parse(input.get("Filters"))
-    if input.get("AllocationIds"):
-        addresses = await lookup.many(ctx, lookup.ADDRESS, input["AllocationIds"])
-    else:
-        addresses = await ctx.tx.find(Address, account=ctx.caller.account)
-    if public_ips := input.get("PublicIps"):
-        _check_ips(public_ips)
-        absent = [ip for ip in public_ips if ip not in {address.public_ip for address in addresses}]
-        if absent:
-            raise _not_found(absent)
-        addresses = [address for address in addresses if address.public_ip in public_ips]
-    addresses = [address for address in addresses if query.admits(address)]
+    addresses = [address for address in await _named(ctx, input) if query.admits(address)]
     found = await ctx.tx.get_many(NetworkInterface, {a.interface for a in addresses if a.interface})
     subnets = {interface.id: interface.subnet for interface in found}
     shown = [_item(ctx, address, subnets.get(address.interface)) for address in addresses]
     return {"Addresses": [item for item in shown if query.matches(item)]}
+
+
+async def _named(ctx: Context, input: Input) -> Sequence[Address]:
+    """The addresses of the ids together with those of the public addresses; all if neither is given."""
+    ids, public_ips = input.get("AllocationIds") or (), input.get("PublicIps") or ()
+    own = await ctx.tx.find(Address, account=ctx.caller.account)
+    if not ids and not public_ips:
+        return own
+    _check_ips(public_ips)
+    absent = [ip for ip in public_ips if ip not in {address.public_ip for address in own}]
+    if absent:
+        raise _not_found(absent)
+    by_id = {address.id for address in await lookup.many(ctx, lookup.ADDRESS, ids)} if ids else set()
+    return [address for address in own if address.id in by_id or address.public_ip in public_ips]
 
 
 def _item(ctx: Context, address: Address, subnet: str | None) -> dict[str, Any]:

@@ -102,9 +102,11 @@ async def check_ipv6_address(tx: Reader, subnet: Subnet, address: str) -> str:
 
 def parse_ipv6(address: str) -> IPv6Address:
     try:
-        return IPv6Address(address)
+        if "%" not in address:  # a zone, which may be any text
+            return IPv6Address(address)
     except ValueError:
-        raise invalid_value(f"Value ({address}) for parameter ipv6Address is invalid.") from None
+        pass
+    raise invalid_value(f"Value ({address}) for parameter ipv6Address is invalid.")
 
 
 def in_use(address: str) -> ApiError:

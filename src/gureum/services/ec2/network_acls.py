@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_network
 from typing import Any
 
 from msgspec.structs import replace
@@ -11,6 +10,7 @@ from msgspec.structs import replace
 from gureum.errors import ApiError
 from gureum.resources import AclEntry, NetworkAcl, Subnet
 from gureum.services.ec2 import limits, lookup
+from gureum.services.ec2.cidrs import parse4, parse6
 from gureum.services.ec2.faults import (
     dependency_violation,
     invalid_combination,
@@ -160,17 +160,11 @@ def _cidr(input: Input) -> str:
     cidr, cidr6 = input.get("CidrBlock"), input.get("Ipv6CidrBlock")
     if cidr and cidr6:
         raise invalid_combination("Specify CidrBlock or Ipv6CidrBlock, not both.")
-    text = cidr or cidr6
-    if not text:
-        raise missing("CidrBlock or Ipv6CidrBlock")
-    name, version = ("cidrBlock", 4) if cidr else ("ipv6CidrBlock", 6)
-    try:
-        network = ip_network(text, strict=False)
-    except ValueError:
-        raise invalid_parameter_value(text, name, "This is not a valid CIDR block.") from None
-    if network.version != version or "/" not in text:
-        raise invalid_parameter_value(text, name, "This is not a valid CIDR block.")
-    return str(network)
+    if cidr:
+        return str(parse4(cidr, "cidrBlock"))
+    if cidr6:
+        return str(parse6(cidr6, "ipv6CidrBlock"))
+    raise missing("CidrBlock or Ipv6CidrBlock")
 
 
 def _protocol(given: str, ipv6: bool) -> str:
@@ -179,7 +173,7 @@ def _protocol(given: str, ipv6: bool) -> str:
         raise invalid_parameter_value(given, "protocol", "Expected -1, or a number from 0 to 255.")
     if protocol == ICMP and ipv6:
         raise invalid_parameter_value(given, "protocol", "For IPv6 it is 58 (icmpv6).")
-    return protocol
+    return protocol if protocol == ALL else str(int(protocol))
 
 
 def _ports(input: Input, protocol: str) -> tuple[int, int]:

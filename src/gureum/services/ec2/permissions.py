@@ -87,7 +87,9 @@ def description(text: str | None) -> str:
 def traffic(protocol: str | None, from_port: int | None, to_port: int | None) -> tuple[str, int, int]:
     """Protocol and ports in the form that rules are kept in."""
     if not protocol:
-        raise missing("ipProtocol")
+        raise invalid_value(
+            "Invalid value 'null' for protocol. VPC security group rules must specify protocols explicitly."
+        )
     protocol = _NAMES.get(protocol.lower(), protocol.lower())
     if protocol in ("all", ANY):
         return ANY, -1, -1
@@ -130,7 +132,7 @@ def cidr(text: str | None) -> str:
 
 def cidr6(text: str | None) -> str:
     try:
-        if text and "/" in text:
+        if text and "/" in text and "%" not in text:  # a zone, which may be any text
             return str(IPv6Network(text, strict=False))
     except ValueError:
         pass

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from gureum.errors import ApiError
 from gureum.resources import PrefixEntry, PrefixList, RouteTable, SecurityGroup
 from gureum.services.ec2 import limits, lookup, pagination
+from gureum.services.ec2.cidrs import parse4, parse6
 from gureum.services.ec2.faults import (
     dependency_violation,
     invalid_parameter_value,
@@ -22,7 +23,7 @@ from gureum.services.ec2.listing import Listing
 from gureum.services.ec2.tagging import specified_tags, tag_list
 from gureum.services.operation import Context, Input, Output, operation
 
-FAMILIES = {"IPv4": 4, "IPv6": 6}
+FAMILIES = ("IPv4", "IPv6")
 NAME_LENGTH_MAX = 255
 RESERVED_NAME = "com.amazonaws"
 DESCRIPTION_LENGTH_MAX = 255
@@ -48,7 +49,7 @@ async def create_managed_prefix_list(ctx: Context, input: Input) -> Output:
             entries=entries,
         )
     )
-    return {"PrefixList": _item(ctx, made, "create-complete")}
+    return {"PrefixList": _item(ctx, made)}
 
 
 @operation("ec2", "ModifyManagedPrefixList", write=True)
@@ -75,8 +76,8 @@ async def modify_managed_prefix_list(ctx: Context, input: Input) -> Output:
         _check_version(old, input["CurrentVersion"])
         entries = _added(_without(old.entries, remove), add, old.family, changed.max_entries)
         changed = _revised(changed, entries)
-    changed = await ctx.tx.put(changed)
-    return {"PrefixList": _item(ctx, changed, "modify-complete")}
+    changed = await ctx.tx.put(replace(changed, state="modify-complete"))
+    return {"PrefixList": _item(ctx, changed)}
 
 
 @operation("ec2", "RestoreManagedPrefixListVersion", write=True)
@@ -88,8 +89,8 @@ async def restore_managed_prefix_list_version(ctx: Context, input: Input) -> Out
         raise invalid_parameter_value(
             input["PreviousVersion"], "previousVersion", f"It has more than {old.max_entries} entries."
         )
-    restored = await ctx.tx.put(_revised(old, entries))
-    return {"PrefixList": _item(ctx, restored, "restore-complete")}
+    restored = await ctx.tx.put(replace(_revised(old, entries), state="restore-complete"))
+    return {"PrefixList": _item(ctx, restored)}
 
 
 @operation("ec2", "DeleteManagedPrefixList", write=True)
@@ -98,7 +99,7 @@ async def delete_managed_prefix_list(ctx: Context, input: Input) -> Output:
     if users := await _users(ctx, old):
         raise dependency_violation(f"The prefix list '{old.id}' is used by {', '.join(users[:10])}.")
     await ctx.tx.delete(old)
-    return {"PrefixList": _item(ctx, old, "delete-complete")}
+    return {"PrefixList": _item(ctx, replace(old, state="delete-complete"))}
 
 
 async def _own(ctx: Context, id: str) -> PrefixList:
@@ -189,19 +190,13 @@ def _order(cidr: str) -> tuple[int, int]:
 
 
 def _checked_cidr(text: str, family: str) -> str:
-    try:
-        network = ip_network(text, strict=False)
-    except ValueError:
-        raise invalid_parameter_value(text, "cidr", "This is not a valid CIDR block.") from None
-    if network.version != FAMILIES[family] or "/" not in text:
-        raise invalid_parameter_value(text, "cidr", f"This is not a valid {family} CIDR block.")
-    return str(network)
+    return str(parse4(text, "cidr") if family == "IPv4" else parse6(text, "cidr"))
 
 
 # Describing
 
 
-def _item(ctx: Context, list: PrefixList, state: str) -> dict[str, Any]:
+def _item(ctx: Context, list: PrefixList) -> dict[str, Any]:
     owner = list.account or "AWS"
     scope = list.account or "aws"
     return {
@@ -209,7 +204,7 @@ def _item(ctx: Context, list: PrefixList, state: str) -> dict[str, Any]:
         "PrefixListName": list.name,
         "PrefixListArn": f"arn:aws:ec2:{ctx.cloud.region}:{scope}:prefix-list/{list.id}",
         "AddressFamily": list.family,
-        "State": state,
+        "State": list.state,
         "MaxEntries": list.max_entries if list.account else None,
         "Version": list.revision if list.account else None,
         "OwnerId": owner,
@@ -218,9 +213,7 @@ def _item(ctx: Context, list: PrefixList, state: str) -> dict[str, Any]:
 
 
 async def _items(ctx: Context, lists: Sequence[PrefixList]) -> list[dict[str, Any]]:
-    return [
-        _item(ctx, each, "create-complete" if each.revision == 1 else "modify-complete") for each in lists
-    ]
+    return [_item(ctx, each) for each in lists]
 
 
 PREFIX_LISTS = Listing(

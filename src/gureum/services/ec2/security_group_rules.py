@@ -209,7 +209,10 @@ async def describe_security_group_rules(ctx: Context, input: Input) -> Output:
 
 
 async def _filtered_groups(ctx: Context, filters: Sequence[Mapping[str, Any]]) -> list[SecurityGroup]:
-    """The groups that the group-id filters leave, all if there are none."""
+    """The groups that the group-id filters leave, all if there are none. Raises for what is no id."""
+    for id in (id for each in filters if each.get("Name") == "group-id" for id in each.get("Values") or ()):
+        if not id.startswith("sg-") and not set(id) & {"*", "?"}:
+            raise ApiError("InvalidGroupId.Malformed", f"The security group ID '{id}' is malformed")
     wanted = [Filters({"group-id": "id"}).parse([f]) for f in filters if f.get("Name") == "group-id"]
     groups = await ctx.tx.find(SecurityGroup, account=ctx.caller.account)
     return [group for group in groups if all(query.admits(group) for query in wanted)]
@@ -243,9 +246,14 @@ async def _modified(
         "ReferencedGroupId": ("group", str),
     }
     peers = {field: read(request[name]) for name, (field, read) in readers.items() if request.get(name)}
-    if len(peers) != 1:
+    if not peers:
+        raise ApiError(
+            "MissingParameter",
+            "The request must contain exactly one of: cidrIp, cidrIpv6, prefixListId, or referencedGroupId",
+        )
+    if len(peers) > 1:
         raise invalid_combination(
-            "A security group rule has exactly one of a CIDR block, a prefix list or a group."
+            "Only one of cidrIp, cidrIpv6, prefixListId, or referencedGroupId can be specified"
         )
     protocol, from_port, to_port = permissions.traffic(
         request.get("IpProtocol"), request.get("FromPort"), request.get("ToPort")

@@ -33,7 +33,6 @@ class Holdings(msgspec.Struct, frozen=True):
     instances: list[str]
     volumes: list[str]
     snapshots: list[str]
-    gateways: list[str]
 
     @classmethod
     async def of(cls, reader: Reader, host: str) -> Holdings:
@@ -45,16 +44,7 @@ class Holdings(msgspec.Struct, frozen=True):
             ],
             [volume.id for volume in await reader.find(Volume, host=host)],
             [snapshot.id for snapshot in await reader.find(Snapshot, host=host)],
-            [
-                gateway.id
-                for gateway in await reader.find(NatGateway)
-                if gateway.host == host and gateway.state is not NatGatewayState.deleted
-            ],
         )
-
-    @property
-    def all(self) -> list[str]:
-        return [*self.instances, *self.volumes, *self.snapshots, *self.gateways]
 
 
 async def found(ctx: Context, input: Input) -> Host:
@@ -140,18 +130,23 @@ async def remove_host(ctx: Context, input: Input) -> Output:
     if not host.draining:
         raise wrong_state(f"Host {host.id} still takes instances. Drain it first (DrainHost).")
     on = await Holdings.of(ctx.tx, host.id)
-    if on.all:
-        steps = [
-            ("terminate", "instances", on.instances),
-            ("delete", "volumes", on.volumes),
-            ("delete", "snapshots", on.snapshots),
-            ("delete", "NAT gateways", on.gateways),
-        ]
+    gateways = [
+        gateway.id
+        for gateway in await ctx.tx.find(NatGateway)
+        if gateway.host == host.id and gateway.state is not NatGatewayState.deleted
+    ]
+    steps = [
+        ("terminate", "instances", on.instances),
+        ("delete", "volumes", on.volumes),
+        ("delete", "snapshots", on.snapshots),
+        ("delete", "NAT gateways", gateways),
+    ]
+    if left := [id for _, _, ids in steps for id in ids]:
         todo = "; ".join(f"{verb} the {what} {shown(ids)}" for verb, what, ids in steps if ids)
         raise wrong_state(
             f"Host {host.id} is not empty, and what is on its own disk cannot move to another host: {todo}. "
             "Then remove it.",
-            on.all,
+            left,
         )
     if not certificates and host.state is HostState.up:
         raise wrong_state(

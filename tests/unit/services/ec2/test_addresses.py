@@ -238,6 +238,8 @@ async def test_describe(rig: Rig) -> None:
         {"Filters": [{"Name": "public-ip", "Values": [shown[used]["PublicIp"]]}]},
     ):
         assert (await rig.call("DescribeAddresses", **input))["Addresses"] == [shown[used]]
+    both = await rig.call("DescribeAddresses", AllocationIds=[free], PublicIps=[shown[used]["PublicIp"]])
+    assert {each["AllocationId"] for each in both["Addresses"]} == {used, free}
     await rig.fails("InvalidAllocationID.NotFound", "DescribeAddresses", AllocationIds=[NOBODY])
     await rig.fails("InvalidAddress.NotFound", "DescribeAddresses", PublicIps=["1.2.3.4"])
     await rig.fails("InvalidParameterValue", "DescribeAddresses", PublicIps=["here"])

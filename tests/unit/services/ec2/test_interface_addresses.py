@@ -153,6 +153,10 @@ async def test_ipv6(rig: Rig) -> None:
     answer = await rig.call("UnassignIpv6Addresses", NetworkInterfaceId=id, Ipv6Addresses=["fd00:0::aa"])
     assert answer["UnassignedIpv6Addresses"] == ["fd00::aa"]
     assert len((await rig.get(NetworkInterface, id)).ipv6) == 2
+    for zoned in ("fd00::ab%eth0", "fd00::ab%x; flush ruleset"):
+        await rig.fails(
+            "InvalidParameterValue", "AssignIpv6Addresses", NetworkInterfaceId=id, Ipv6Addresses=[zoned]
+        )
     for addresses in (["fd00::aa"], ["x"]):
         await rig.fails(
             "InvalidParameterValue", "UnassignIpv6Addresses", NetworkInterfaceId=id, Ipv6Addresses=addresses

@@ -88,3 +88,6 @@ async def test_attributes(rig: Rig) -> None:
         NetworkInterfaceId=record.id,
         Attribute="colour",
     )
+    await rig.fails(
+        "InvalidParameterCombination", "DescribeNetworkInterfaceAttribute", NetworkInterfaceId=record.id
+    )

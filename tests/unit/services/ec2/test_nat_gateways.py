@@ -49,6 +49,27 @@ async def test_a_private_gateway_has_further_addresses(rig: Any) -> None:
     assert "PublicIp" not in shown[0]
 
 
+async def test_each_private_address_once(rig: Any) -> None:
+    one, two = ((await subnet_of(rig)).cidr.replace("0.0/20", end) for end in ("0.9", "0.10"))
+    for primary, others in ((one, [one]), (one, [two, two])):
+        values = {"PrivateIpAddress": primary, "SecondaryPrivateIpAddresses": others}
+        subnet = (await subnet_of(rig)).id
+        await rig.fails(
+            "InvalidParameterValue", "CreateNatGateway", SubnetId=subnet, ConnectivityType="private", **values
+        )
+    made = await make(rig, ConnectivityType="private", SecondaryPrivateIpAddresses=[one, two])
+    assert [each["PrivateIp"] for each in made["NatGatewayAddresses"]][1:] == [one, two]
+
+
+async def test_its_attachment_is_shown_by_the_id_that_it_is_found_with(rig: Any) -> None:
+    made = await make(rig, ConnectivityType="private")
+    id = made["NatGatewayAddresses"][0]["NetworkInterfaceId"]
+    [shown] = (await rig.call("DescribeNetworkInterfaces", NetworkInterfaceIds=[id]))["NetworkInterfaces"]
+    filters = [{"Name": "attachment.attachment-id", "Values": [shown["Attachment"]["AttachmentId"]]}]
+    [same] = (await rig.call("DescribeNetworkInterfaces", Filters=filters))["NetworkInterfaces"]
+    assert same["NetworkInterfaceId"] == id
+
+
 @pytest.mark.parametrize(
     ("values", "code"),
     [

@@ -149,3 +149,13 @@ async def test_acls_are_deleted_unless_they_are_the_default(rig: Any) -> None:
     vpc = (await rig.find(Vpc))[0]
     await rig.put(NetworkAcl(id=default, account=rig.caller.account, vpc=vpc.id, default=True))
     await rig.fails("InvalidParameterValue", "DeleteNetworkAcl", NetworkAclId=default)
+
+
+@pytest.mark.parametrize(
+    "cidr", ["fd00::%eth0/64", "fd00::%x; flush ruleset/64", "fd00::%x\nflush ruleset/64"]
+)
+async def test_a_network_with_a_zone_is_none(rig: Any, cidr: str) -> None:
+    """What follows the percent sign may be anything, and would come before the hosts' nft."""
+    entry = {**ENTRY, "NetworkAclId": await make(rig), "Ipv6CidrBlock": cidr}
+    del entry["CidrBlock"]
+    await rig.fails("InvalidParameterValue", "CreateNetworkAclEntry", **entry)

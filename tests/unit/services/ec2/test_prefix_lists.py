@@ -76,6 +76,24 @@ async def test_what_cannot_be_made(rig: Any, values: dict[str, Any], code: str) 
     await rig.fails(code, "CreateManagedPrefixList", **given)
 
 
+async def test_the_state_names_the_last_change(rig: Any) -> None:
+    id = await make(rig, Entries=entries("10.2.0.0/16"))
+
+    async def state() -> Any:
+        [found] = (await rig.call("DescribeManagedPrefixLists", PrefixListIds=[id]))["PrefixLists"]
+        return found["State"], found["Version"]
+
+    assert await state() == ("create-complete", 1)
+    await rig.call("ModifyManagedPrefixList", PrefixListId=id, MaxEntries=9)
+    assert await state() == ("modify-complete", 1)
+    await rig.call(
+        "ModifyManagedPrefixList", PrefixListId=id, CurrentVersion=1, AddEntries=entries("10.3.0.0/16")
+    )
+    assert await state() == ("modify-complete", 2)
+    await rig.call("RestoreManagedPrefixListVersion", PrefixListId=id, PreviousVersion=1, CurrentVersion=2)
+    assert await state() == ("restore-complete", 3)
+
+
 async def test_wrong_changes(rig: Any) -> None:
     id = await make(rig, Entries=entries("10.2.0.0/16"))
     change = "ModifyManagedPrefixList"
@@ -139,3 +157,9 @@ async def test_lists_of_the_cloud_are_seen_and_not_changed(rig: Any) -> None:
     )
     assert [each["OwnerId"] for each in found["PrefixLists"]] == ["AWS"]
     await rig.fails("OperationNotPermitted", "DeleteManagedPrefixList", PrefixListId=id)
+
+
+async def test_an_entry_with_a_zone_is_none(rig: Any) -> None:
+    given = {"PrefixListName": "mine", "MaxEntries": 3, "AddressFamily": "IPv6"}
+    bad = entries("fd00::%x; flush ruleset/64")
+    await rig.fails("InvalidParameterValue", "CreateManagedPrefixList", **given, Entries=bad)

@@ -101,6 +101,7 @@ TCP = {"IpProtocol": "tcp", "FromPort": 1, "ToPort": 2}
         ("InvalidParameterValue", {**TCP, "IpRanges": [{"CidrIp": "10.0.0.1"}]}),
         ("InvalidParameterValue", {**TCP, "IpRanges": [{"CidrIp": "10.0.0.0/33"}]}),
         ("InvalidParameterValue", {**TCP, "Ipv6Ranges": [{"CidrIpv6": "10.0.0.0/8"}]}),
+        ("InvalidParameterValue", {**TCP, "Ipv6Ranges": [{"CidrIpv6": "fd00::%x; flush ruleset/64"}]}),
         ("InvalidParameterValue", {**TCP, "IpRanges": [{"CidrIp": "10.0.0.0/8", "Description": "<b>"}]}),
         (
             "InvalidPrefixListID.NotFound",
@@ -117,7 +118,7 @@ TCP = {"IpProtocol": "tcp", "FromPort": 1, "ToPort": 2}
         ),
         ("MissingParameter", {**TCP}),
         ("MissingParameter", {**TCP, "UserIdGroupPairs": [{}]}),
-        ("MissingParameter", {"IpRanges": [{"CidrIp": "10.0.0.0/8"}]}),
+        ("InvalidParameterValue", {"IpRanges": [{"CidrIp": "10.0.0.0/8"}]}),
     ],
 )
 async def test_authorize_refuses(rig: Rig, group: str, code: str, permission: dict[str, Any]) -> None:
@@ -259,6 +260,12 @@ async def test_describe(rig: Rig, group: str) -> None:
     await rig.fails(
         "InvalidParameterValue", "DescribeSecurityGroupRules", Filters=[{"Name": "x", "Values": ["y"]}]
     )
+    of_no_group = [{"Name": "group-id", "Values": ["foobar"]}]
+    await rig.fails("InvalidGroupId.Malformed", "DescribeSecurityGroupRules", Filters=of_no_group)
+    for values, count in ((["sg-0123456789abcdef0"], 0), (["*"], 4)):
+        some = [{"Name": "group-id", "Values": values}]
+        found = await rig.call("DescribeSecurityGroupRules", Filters=some)
+        assert len(found["SecurityGroupRules"]) == count
 
 
 async def test_describe_by_pages(rig: Rig, group: str) -> None:
@@ -295,6 +302,11 @@ async def test_modify(rig: Rig, group: str) -> None:
     assert after["ReferencedGroupInfo"]["GroupId"] == group
     both = update(CidrIpv4="10.0.0.0/8", CidrIpv6="::/0")
     await rig.fails("InvalidParameterCombination", "ModifySecurityGroupRules", **both)
+    await rig.fails("MissingParameter", "ModifySecurityGroupRules", **update())
+    no_protocol = update(CidrIpv4="10.0.0.0/8")
+    del no_protocol["SecurityGroupRules"][0]["SecurityGroupRule"]["IpProtocol"]
+    message = await rig.fails("InvalidParameterValue", "ModifySecurityGroupRules", **no_protocol)
+    assert message.startswith("Invalid value 'null' for protocol.")
     await rig.fails(
         "InvalidPrefixListID.NotFound",
         "ModifySecurityGroupRules",

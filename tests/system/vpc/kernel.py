@@ -1,0 +1,28 @@
+"""What a cloud has in the kernel."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+from ..realcloud import RealCloud
+
+
+def kernel(cloud: RealCloud) -> list[str]:
+    """Everything of the cloud's hosts that VPCs could have left there."""
+    index = cloud.config.index
+    found = [f"namespace {path.name}" for path in cloud.namespaces("gm", "gn")]
+    for host in range(cloud.config.hosts):
+        inside = f"gh{index}-{host}"
+        links = json.loads(_printed("ip", "-n", inside, "-j", "link"))
+        found += [f"{inside}: link {link['ifname']}" for link in links]
+        for words in ("route show table all", "-6 route show table all", "rule", "neighbour show proxy"):
+            lines = _printed("ip", "-n", inside, *words.split()).splitlines()
+            found += [f"{inside}: {words}: {' '.join(line.split())}" for line in lines]
+        tables = _printed("ip", "netns", "exec", inside, "nft", "list", "tables").splitlines()
+        found += [f"{inside}: {line}" for line in tables]
+    return sorted(found)
+
+
+def _printed(*argv: str) -> str:
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout

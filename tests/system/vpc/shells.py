@@ -1,0 +1,126 @@
+"""Commands in guests, and what they reach."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import IO
+
+from ..realcloud import OPTIONS, GuestError, RealCloud
+from .guests import PORT, Guest
+
+TRY_SECONDS = 2
+GOING = "/tmp/going"
+"""In a guest: the file that says that a command is to go on."""
+
+
+class Shells:
+    """Logins to guests, each over one connection that stays open: key exchanges cost emulated guests much."""
+
+    def __init__(self, cloud: RealCloud) -> None:
+        self._cloud = cloud
+        self._paths: dict[str, str] = {}
+
+    def _argv(self, guest: Guest, *options: str) -> list[str]:
+        path = self._paths.setdefault(guest.id, str(self._cloud.directory / f"s{len(self._paths)}"))
+        control = {"ControlMaster": "auto", "ControlPath": path, "ControlPersist": "120"}
+        flags = [word for pair in {**OPTIONS, **control}.items() for word in ("-o", "=".join(pair))]
+        if guest.jump is not None:
+            proxy = " ".join(self._argv(guest.jump, "-W", "%h:%p"))
+            flags += ["-o", f"ProxyCommand={proxy}"]
+        address = guest.private if guest.jump else guest.public
+        return ["ssh", "-F", "none", *flags, "-i", str(self._cloud.key_file), *options, f"root@{address}"]
+
+    def run(self, guest: Guest, command: str, seconds: float = 60) -> str:
+        """What the command prints. Raises GuestError."""
+        try:
+            done = subprocess.run(
+                [*self._argv(guest), command],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=seconds,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise GuestError(f"{guest.name}: {command!r} did not end") from None
+        if done.returncode:
+            raise GuestError(f"{guest.name}: {command!r}: {done.returncode}: {done.stdout}{done.stderr}")
+        return done.stdout.strip()
+
+    @contextlib.contextmanager
+    def running(self, guest: Guest, command: str) -> Iterator[subprocess.Popen[str]]:
+        """The command while the block runs; it has to end once the file GOING is not there."""
+        argv = [*self._argv(guest), f"touch {GOING}; {command}"]
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        try:
+            yield process
+        finally:
+            self.run(guest, f"rm {GOING}")
+            process.wait(timeout=30)
+
+    def reached(self, guest: Guest, targets: Iterable[str]) -> dict[str, tuple[str, str]]:
+        """Of these addresses those that a page comes from: who served it, and whom it saw. All at once."""
+        tries = " ".join(targets)
+        answers = self.run(
+            guest,
+            f"for to in {tries}; do (timeout {TRY_SECONDS} wget -q -O - http://$to:{PORT}/cgi-bin/who "
+            '| sed "s/^/$to /") 2>/dev/null & done; wait',
+        )
+        found = {}
+        for line in answers.splitlines():
+            target, name, saw = line.split()
+            found[target] = name, saw
+        return found
+
+    def sees(self, guest: Guest, target: str) -> tuple[str, str] | None:
+        return self.reached(guest, [target]).get(target)
+
+    def pings(self, guest: Guest, target: str, options: str = "") -> bool:
+        """Whether one of two echo requests is answered."""
+        shown = self.run(guest, f"ping -c 2 -i 0.3 -W {TRY_SECONDS} {options} {target} 2>&1 || true")
+        return " packets received" in shown and " 0 packets received" not in shown
+
+    def close(self) -> None:
+        for path in self._paths.values():
+            argv = ["ssh", "-o", f"ControlPath={path}", "-O", "exit", "nowhere"]
+            subprocess.run(argv, capture_output=True, timeout=10, check=False)
+
+
+@contextlib.contextmanager
+def shells(cloud: RealCloud) -> Iterator[Shells]:
+    opened = Shells(cloud)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+class Ticks:
+    """The moments at which a running command printed a line."""
+
+    def __init__(self, output: IO[str] | None) -> None:
+        assert output is not None
+        self.times: list[float] = []
+        self._output = output
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(ValueError):
+            for _ in self._output:
+                self.times.append(time.monotonic())
+
+    def after(self, moment: float) -> list[float]:
+        return [tick - moment for tick in self.times if tick > moment]
+
+
+def new_pings(target: str) -> str:
+    """A command that begins a new flow ten times a second, and prints a line for each that is answered."""
+    once = f"ping -c 1 -W 1 {target} 2>/dev/null | grep -q ' 1 packets received' && echo answered"
+    return f"while [ -e {GOING} ]; do ({once}) & usleep 100000; done"

@@ -1,0 +1,153 @@
+"""Network ACLs and security groups between guests on two hosts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from ..realcloud import Item
+from .guests import PORT, Guest, allow
+from .shells import GOING, TRY_SECONDS, Shells, Ticks, new_pings
+from .world import SAME_CIDR, World
+
+pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.timeout(300)]
+
+ANYWHERE = "0.0.0.0/0"
+
+
+# ---- network ACLs
+
+
+@pytest.fixture
+def acl(world: World) -> Iterator[str]:
+    """An ACL for red's private subnet that lets everything through, as rule 100."""
+    ec2 = world.cloud.ec2
+    of_subnet = [{"Name": "association.subnet-id", "Values": [world.private_subnet]}]
+    [default] = ec2.describe_network_acls(Filters=of_subnet)["NetworkAcls"]
+    [association] = [each for each in default["Associations"] if each["SubnetId"] == world.private_subnet]
+    id = ec2.create_network_acl(VpcId=world.vpcs["red"].id)["NetworkAcl"]["NetworkAclId"]
+    for egress in (False, True):
+        entry(world, id, 100, "allow", "-1", egress=egress)
+    association = ec2.replace_network_acl_association(
+        AssociationId=association["NetworkAclAssociationId"], NetworkAclId=id
+    )
+    yield id
+    ec2.replace_network_acl_association(
+        AssociationId=association["NewAssociationId"], NetworkAclId=default["NetworkAclId"]
+    )
+    ec2.delete_network_acl(NetworkAclId=id)
+
+
+def entry(
+    world: World,
+    acl: str,
+    number: int,
+    action: str,
+    protocol: str,
+    ports: tuple[int, int] | None = None,
+    egress: bool = False,
+) -> None:
+    more: Item = {"PortRange": {"From": ports[0], "To": ports[1]}} if ports else {}
+    if protocol == "1":
+        more["IcmpTypeCode"] = {"Type": -1, "Code": -1}
+    world.cloud.ec2.create_network_acl_entry(
+        NetworkAclId=acl,
+        RuleNumber=number,
+        Protocol=protocol,
+        RuleAction=action,
+        Egress=egress,
+        CidrBlock=ANYWHERE,
+        **more,
+    )
+
+
+def test_network_acl(world: World, acl: str) -> None:
+    ec2, sh, wait = world.cloud.ec2, world.shells, world.cloud.wait
+    near, far = world.guests["red-1"], world.guests["red-2"]
+    assert sh.sees(near, far.private) == ("red-2", near.private)
+    entry(world, acl, 50, "deny", "6", (PORT, PORT))
+    wait("the port to be denied", lambda: not sh.sees(near, far.private))
+    assert sh.pings(near, far.private)
+    entry(world, acl, 40, "allow", "6", (PORT, PORT))
+    wait("the lower number to win", lambda: sh.sees(near, far.private))
+    ec2.delete_network_acl_entry(NetworkAclId=acl, RuleNumber=40, Egress=False)
+    wait("the deny to hold again", lambda: not sh.sees(near, far.private))
+    # Only what comes in is denied the port.
+    assert sh.sees(far, near.private) == ("red-1", far.private)
+    ec2.delete_network_acl_entry(NetworkAclId=acl, RuleNumber=50, Egress=False)
+    wait("the port to be open again", lambda: sh.sees(near, far.private))
+    # An answer is no exception: the rules know no flows.
+    entry(world, acl, 50, "deny", "1", egress=True)
+    wait("no answers", lambda: not sh.pings(near, far.private))
+    assert sh.sees(near, far.private) == ("red-2", near.private)
+    entry(world, acl, 60, "deny", "6", (32768, 65535), egress=True)
+    wait("no answers of TCP either", lambda: not sh.sees(near, far.private))
+    for number in (50, 60):
+        ec2.delete_network_acl_entry(NetworkAclId=acl, RuleNumber=number, Egress=True)
+    wait("answers", lambda: sh.sees(near, far.private))
+    assert sh.pings(near, far.private)
+
+
+# ---- security groups
+
+
+def test_groups_follow_membership_across_hosts(world: World, request: pytest.FixtureRequest) -> None:
+    ec2, red, near, far = (world.cloud.ec2, world.vpcs["red"], world.guests["red-1"], world.guests["red-2"])
+    members = red.new_group("members")
+    servers = red.new_group("servers", allow("tcp", (22, 22), cidr=ANYWHERE), allow("icmp", group=members))
+    ec2.modify_instance_attribute(InstanceId=far.id, Groups=[servers])
+    wait = world.cloud.wait
+    wait("strangers to be shut out", lambda: not world.shells.pings(near, far.private))
+    joined, left = [], []
+    with world.shells.running(near, new_pings(far.private)) as pinging:
+        ticks = Ticks(pinging.stdout)
+        for _ in range(3):
+            time.sleep(1.5)
+            begin = time.monotonic()
+            ec2.modify_instance_attribute(InstanceId=near.id, Groups=[red.group, members])
+            joined.append(wait("the member to be let in", lambda begin=begin: ticks.after(begin))[0])
+            begin = time.monotonic()
+            ec2.modify_instance_attribute(InstanceId=near.id, Groups=[red.group])
+            wait("it to be shut out", lambda: time.monotonic() > max(ticks.times) + TRY_SECONDS)
+            left.append(max([0.0, *ticks.after(begin)]))
+    # Told, not asserted: the machine may be busy.
+    request.node.user_properties += [("joined_seconds", max(joined)), ("left_seconds", max(left))]
+    ec2.modify_instance_attribute(InstanceId=far.id, Groups=[red.group])
+    wait("all to be let in", lambda: world.shells.pings(near, far.private))
+    for group in (servers, members):
+        ec2.delete_security_group(GroupId=group)
+
+
+def test_rule_is_revoked_while_traffic_flows(world: World) -> None:
+    ec2, red, near, far = (world.cloud.ec2, world.vpcs["red"], world.guests["red-1"], world.guests["red-2"])
+    rule = allow("tcp", (9000, 9001), cidr=SAME_CIDR)
+    group = red.new_group("revoked", allow("tcp", (22, 22), cidr=ANYWHERE), rule)
+    ec2.modify_instance_attribute(InstanceId=far.id, Groups=[group])
+    wait, sh = world.cloud.wait, world.shells
+    wait("others to be shut out", lambda: not sh.sees(near, far.private))
+    serve = (
+        "(nc -l -p 9000 >/tmp/stream &) >/dev/null 2>&1; nc -ll -p 9001 -e /bin/hostname >/dev/null 2>&1 &"
+    )
+    sh.run(far, serve)
+    again = f"nc -w {TRY_SECONDS} {far.private} 9001 </dev/null 2>/dev/null || true"
+    wait("a new flow", lambda: sh.run(near, again) == "ip-10-0-2-10")
+    count = f"i=0; while [ -e {GOING} ]; do i=$((i+1)); echo $i; usleep 50000; done"
+    with sh.running(near, f"({count}) | nc {far.private} 9000"):
+        wait("the stream to flow", lambda: numbers(sh, far))
+        ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=[rule])
+        wait("new flows to be refused", lambda: sh.run(near, again) == "")
+        after = numbers(sh, far)
+        wait("the old one to go on", lambda: numbers(sh, far)[-1] > after[-1] + 20)
+    found = numbers(sh, far)
+    assert found == list(range(1, len(found) + 1))
+    sh.run(far, "killall nc; true")
+    ec2.modify_instance_attribute(InstanceId=far.id, Groups=[red.group])
+    wait("all to be let in", lambda: sh.sees(near, far.private))
+    ec2.delete_security_group(GroupId=group)
+
+
+def numbers(sh: Shells, guest: Guest) -> list[int]:
+    """Whole lines of the stream that have come."""
+    return [int(line) for line in sh.run(guest, "cat /tmp/stream; echo").splitlines()[:-1]]

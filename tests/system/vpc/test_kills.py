@@ -1,0 +1,71 @@
+"""Agents and the manager die while traffic flows between guests on two hosts."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from gureum.cli.processes import read_pid_file
+
+from .guests import allow
+from .shells import GOING
+from .world import World
+
+pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.timeout(300)]
+
+LOST_MAX = 2
+
+
+def killed(world: World, role: str) -> None:
+    """Until another one is ready."""
+    pid = world.cloud.pid(role)
+    world.cloud.kill(role)
+
+    def renewed() -> bool:
+        identity = read_pid_file(world.cloud.cloud.run_dir / f"{role}.pid")
+        return identity is not None and identity.pid != pid and world.cloud.cloud.is_ready(role, identity)
+
+    world.cloud.wait(f"another {role}", renewed)
+
+
+def test_traffic_flows_while_agents_and_the_manager_die(world: World, request: pytest.FixtureRequest) -> None:
+    sh, wait, near, far = world.shells, world.cloud.wait, world.guests["red-1"], world.guests["red-2"]
+    sh.run(far, "nc -l -p 9000 >/tmp/stream 2>/dev/null </dev/null &")
+    command = (
+        f"ping -i 0.1 {far.private} >/tmp/pings & pings=$!; i=0; "
+        f"while [ -e {GOING} ]; do i=$((i+1)); echo $i; usleep 50000; done | nc {far.private} 9000; "
+        "kill -INT $pings; wait; tail -n 3 /tmp/pings"
+    )
+
+    def received() -> int:
+        return int(sh.run(far, "wc -l </tmp/stream"))
+
+    with sh.running(near, command) as traffic:
+        for role in ("agent-0", "agent-1", "manager"):
+            before = wait("the stream to flow", received)
+            killed(world, role)
+            wait("the stream to go on", lambda before=before: received() > before + 20)
+    told = traffic.stdout.read() if traffic.stdout else ""
+    counts = re.search(r"(\d+) packets transmitted, (\d+) packets received", told)
+    assert counts, told
+    sent, answered = int(counts[1]), int(counts[2])
+    request.node.user_properties += [("pings_sent", sent), ("pings_lost", sent - answered)]
+    assert sent - answered <= LOST_MAX
+    lines = sh.run(far, "cat /tmp/stream").split()
+    assert lines == [str(number + 1) for number in range(len(lines))]
+
+
+def test_new_rules_apply_after_the_agents_died(world: World) -> None:
+    ec2, sh, wait = world.cloud.ec2, world.shells, world.cloud.wait
+    red, near, far = world.vpcs["red"], world.guests["red-1"], world.guests["red-2"]
+    group = red.new_group("narrow", allow("tcp", (22, 22), cidr="0.0.0.0/0"))
+    for role in ("agent-0", "agent-1"):
+        killed(world, role)
+    assert sh.sees(near, far.private) == ("red-2", near.private)
+    ec2.modify_instance_attribute(InstanceId=far.id, Groups=[group])
+    wait("all to be shut out", lambda: not sh.sees(near, far.private))
+    world.cloud.kill("agent-1")
+    ec2.modify_instance_attribute(InstanceId=far.id, Groups=[red.group])
+    wait("all to be let in", lambda: sh.sees(near, far.private))
+    ec2.delete_security_group(GroupId=group)

@@ -1,0 +1,43 @@
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from gureum.cli.host import row, seconds
+from gureum.cli.output import USAGE, CliError
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("90", 90), ("90s", 90), ("30m", 1800), ("1h", 3600), ("7d", 604800)]
+)
+def test_times(text: str, value: int) -> None:
+    assert seconds(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "h", "1.5h", "-1h", "1w", "1h30m"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(CliError) as caught:
+        seconds(text)
+    assert caught.value.exit_code == USAGE
+
+
+def host(**values: Any) -> dict[str, Any]:
+    return {
+        "HostId": "host-0",
+        "State": "up",
+        "Draining": False,
+        "Cpus": 2,
+        "MemoryBytes": 1 << 30,
+        "PoolFreeBytes": 1 << 30,
+        "InstanceIds": ["i-1"],
+        "VolumeIds": [],
+        **values,
+    }
+
+
+def test_rows() -> None:
+    assert row(host()) == ("host-0", "up", "all", "-", 2, "1.0 GiB", "1.0 GiB", 1, 0, "")
+    expires = datetime.now(UTC) + timedelta(days=5, hours=1)
+    certificate = {"Serial": "a", "Expires": expires, "Revoked": False}
+    assert row(host(Draining=True, Certificate=certificate))[-1] == "draining, certificate for 5 days"
+    assert row(host(Certificate={**certificate, "Revoked": True}))[1] == "revoked"
