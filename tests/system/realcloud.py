@@ -173,9 +173,9 @@ class RealCloud:
         if self.pool_mount is not None:
             subprocess.run(["umount", str(self.pool_mount)], check=False)
         shutil.rmtree(self.directory, ignore_errors=True)
-        claim = default_base() / "indexes" / str(self.config.index)
-        if claim.is_symlink() and claim.readlink() == self.cloud.state_dir:
-            claim.unlink()
+        for claim in (default_base() / "indexes").iterdir():
+            if claim.is_symlink() and claim.readlink().is_relative_to(self.directory):
+                claim.unlink()
 
     def qemu_pids(self) -> dict[str, int]:
         """The hypervisor process of each machine."""

@@ -103,9 +103,9 @@ async def serve(here: Here, env: Env) -> None:
     for task in (work, *others):
         task.cancel()
     try:
-        await work
-    except asyncio.CancelledError:
-        pass
+        for result in await asyncio.gather(work, *others, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
     finally:
         await parts.network.close()
         await parts.hypervisor.close()

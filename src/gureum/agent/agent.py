@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from gureum.agent.disks import Disks
 from gureum.agent.machines import Machines
@@ -27,7 +28,8 @@ from gureum.hypervisors.base import Hypervisor
 from gureum.network.base import HostNetwork
 from gureum.san.base import Pool
 from gureum.transport.link import Link
-from gureum.transport.messages import Call, Hello, Message, Refused, Reply, Report, Spec
+from gureum.transport.messages import Call, Hello, Message, Refused, Reply, Report, Spec, SpecChange
+from gureum.transport.specs import Receiver
 
 log = logging.getLogger(__name__)
 
@@ -128,10 +130,14 @@ class Agent:
         if self._fresh and self._spec is not None and spec.revision < self._spec.revision:
             return
         before = self._spec if self._fresh else None
+        unchanged = before is not None and before.network == spec.network
+        if before is not None and unchanged:
+            # A large network is quickly seen to be the same as itself, and not as its copy.
+            spec = replace(spec, network=before.network)
         self._fresh = True
         self._spec = spec
         self._metadata = {machine.id: machine.metadata for machine in spec.machines}
-        if before is None or before.network != spec.network:
+        if not unchanged:
             self.machines.network_changes()
             self._networks.kick(NETWORK)
         self._keep(spec)
@@ -151,6 +157,9 @@ class Agent:
     async def _apply_network(self, _key: str) -> None:
         spec = self._spec
         assert spec is not None
+        if self._network_applied != spec.network:
+            # What is there from now on is neither the last one nor this one, until this one is whole.
+            self._network_applied = None
         try:
             await self.network.apply(spec.network)
         except HostError as error:
@@ -158,9 +167,9 @@ class Agent:
             self._report_due.set()
             raise
         self._network_error = ""
-        if self._network_applied != spec.network:
-            self._network_applied = spec.network
+        if self._network_applied is None:
             self._report_due.set()
+        self._network_applied = spec.network
         self.env.crashpoint("agent.network.applied")
         if self._spec is not None and spec.network == self._spec.network:
             self.machines.network_applied({port.id for port in spec.network.ports})
@@ -212,17 +221,20 @@ class Agent:
                 instance=self.env.token(16),
             )
         )
+        specs = Receiver()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._send_reports(link))
             while True:
-                await self._heard(link, await link.receive(), group)
+                await self._heard(link, await link.receive(), group, specs)
 
-    async def _heard(self, link: Link, message: Message, group: asyncio.TaskGroup) -> None:
+    async def _heard(self, link: Link, message: Message, group: asyncio.TaskGroup, specs: Receiver) -> None:
         if isinstance(message, Refused):
             raise TransportError(f"the manager refuses this host: {message.reason}")
         self._heard_count += 1
-        if isinstance(message, Spec):
-            self.take(message.spec)
+        if isinstance(message, Spec | SpecChange):
+            spec = specs.take(message)
+            if spec is not None:
+                self.take(spec)
         elif isinstance(message, Call):
             group.create_task(self._answer(link, message))
 

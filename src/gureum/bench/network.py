@@ -8,17 +8,17 @@ and rules, until they are in force.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import statistics
-import tempfile
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from gureum.bench.figures import Figure, Promise, Say
+from gureum.bench.figures import Figure, Promise, Say, compare
 from gureum.env import Env
+from gureum.errors import GureumError
 from gureum.hostspec import GroupSpec, NetworkSpec, PortSpec, RuleSpec, SubnetSpec, VpcSpec
 from gureum.network import namespaces
 from gureum.network.kernel import KernelNetwork
@@ -31,6 +31,7 @@ HOST = "gbench-rules"
 PORTS, RULES = 1000, 50
 ROUNDS = 3
 ALL_SECONDS_MAX = 1.0
+NEW = "on a new host"
 
 
 def group(number: int, rules: int = RULES) -> GroupSpec:
@@ -82,33 +83,36 @@ def changes(spec: NetworkSpec) -> dict[str, NetworkSpec]:
     return {name: decode(msgspec.json.encode(each)) for name, each in found.items()}
 
 
-def measure(say: Say) -> list[Figure]:
-    """Needs root. Blocks for about ten seconds."""
+def measure(directory: Path, say: Say, *, quick: bool = False) -> list[Figure]:
+    """Needs root. Blocks for about twenty seconds, ``quick`` for five."""
+    if os.geteuid() != 0:
+        raise GureumError("network namespaces need root")
     samples: dict[str, list[float]] = {}
-    for _ in range(ROUNDS):
-        for name, milliseconds in _round().items():
-            say(f"{name}: {milliseconds:.0f} ms")
+    for number in range(1 if quick else ROUNDS):
+        run_dir = directory / str(number)
+        run_dir.mkdir()
+        for name, milliseconds in _round(run_dir).items():
+            say(f"{PORTS} ports, {name}: {milliseconds:.0f} ms")
             samples.setdefault(name, []).append(milliseconds)
+    promise = Promise(limit=1000 * ALL_SECONDS_MAX)
     return [
-        Figure(
-            name=f"{PORTS} ports with {RULES} rules each: {name}",
-            value=statistics.median(found),
-            unit="ms",
-            promise=Promise(limit=1000 * ALL_SECONDS_MAX) if name == "from nothing" else None,
-            samples=tuple(found),
+        compare(
+            f"{PORTS} ports with {RULES} rules each, {name}",
+            "ms",
+            found,
+            promise=promise if name == NEW else None,
         )
         for name, found in samples.items()
     ]
 
 
-def _round() -> dict[str, float]:
+def _round(run_dir: Path) -> dict[str, float]:
     command(["ip", "netns", "add", HOST])
     try:
-        with tempfile.TemporaryDirectory(prefix="gureum-bench-") as directory:
-            return visit(HOST, lambda: asyncio.run(_applied(Path(directory))))
+        return visit(HOST, lambda: asyncio.run(_applied(run_dir)))
     finally:
-        for name in (HOST, *(Names(INDEX).namespace(number) for number in (1,))):
-            with contextlib.suppress(Exception):
+        for name in (HOST, Names(INDEX).namespace(1)):
+            if namespaces.exists(name):
                 namespaces.remove(name)
 
 
@@ -118,13 +122,13 @@ async def _applied(directory: Path) -> dict[str, float]:
     found: dict[str, float] = {}
     try:
         spec = cloud(PORTS)
-        found["from nothing"] = await _timed(lambda: network.apply(spec))
+        found[NEW] = await _timed(partial(network.apply, spec))
         for name, changed in changes(spec).items():
-            found[name] = await _timed(lambda changed=changed: network.apply(changed))  # type: ignore[misc]
+            found[name] = await _timed(partial(network.apply, changed))
             await network.apply(spec)
         await network.close()
         network = _network(directory)
-        found["an agent that begins anew"] = await _timed(lambda: network.apply(spec))
+        found["an agent that begins anew"] = await _timed(partial(network.apply, spec))
     finally:
         await network.teardown()
         await network.close()
@@ -135,7 +139,7 @@ def _network(directory: Path) -> KernelNetwork:
     return KernelNetwork(Env(), "gbench-rules", INDEX, directory, lambda id: None)
 
 
-async def _timed(work: Callable[[], object]) -> float:
+async def _timed(work: Callable[[], Awaitable[None]]) -> float:
     began = time.perf_counter()
-    await work()  # type: ignore[misc]
+    await work()
     return 1000 * (time.perf_counter() - began)

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -28,7 +28,6 @@ MEMORY_WARN_BYTES = 2 << 30
 DISK_FAIL_BYTES = 1 << 30
 DISK_WARN_BYTES = 10 << 30
 KVM_DEVICE = Path("/dev/kvm")
-BRIDGE_FILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 HUGEPAGES = Path("/sys/kernel/mm/hugepages")
 
 
@@ -298,11 +297,6 @@ def hosts(_state_dir: Path) -> Finding:
             if _run("ip", "-n", name, "link", "add", "trial", *kind).returncode
             or _run("ip", "-n", name, "link", "delete", "trial").returncode
         ]
-    if not lacking or lacking == ["WireGuard"]:
-        with suppress(FileNotFoundError):
-            if BRIDGE_FILTER.read_text().strip() == "1":
-                why = "other firewalls (Docker's?) see what hosts of this machine send each other, and may drop it"
-                return Finding("hosts", WARN, why, "sysctl net.bridge.bridge-nf-call-iptables=0")
     if lacking == ["WireGuard"]:
         return Finding("hosts", OK, "several work; traffic between them cannot be encrypted: no WireGuard")
     if lacking:

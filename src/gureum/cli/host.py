@@ -123,8 +123,15 @@ def activate(host: Host, state_dir: StateDir = None, as_json: AsJson = False) ->
 
 
 @app.command("remove", help="Remove a drained, empty host from the cloud.")
-def remove(host: Host, state_dir: StateDir = None, as_json: AsJson = False) -> None:
-    call(state_dir, "remove_host", HostId=host)
+def remove(
+    host: Host,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also what is on it. Only if it is down, and for good.")
+    ] = False,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    call(state_dir, "remove_host", HostId=host, Force=force)
     if as_json:
         show({"HostId": host})
     else:

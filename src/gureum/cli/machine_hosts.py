@@ -1,6 +1,7 @@
 """How many hosts a machine has: what may change that, and what must be gone first."""
 
 import asyncio
+import shutil
 from pathlib import Path
 
 from gureum.cli.cloud import Cloud
@@ -42,6 +43,17 @@ def change(cloud: Cloud, hosts: int) -> None:
         raise CliError(str(error)) from error
     note("taking the network between the hosts away ...")
     cloud.evacuate()
+    for number in range(hosts, config.hosts):
+        remove_directory(host_dir(cloud.state_dir, number))
+
+
+def remove_directory(directory: Path) -> None:
+    """Of a host that is no more; kept if its pool has volumes or snapshots that the store does not know."""
+    records = directory / "pool/records"
+    if [*records.glob("vol-*"), *records.glob("snap-*")]:
+        note(f"{directory} is kept: there are volumes in its pool that this cloud does not know")
+    else:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def check_number(state_dir: Path, hosts: int) -> None:
@@ -82,7 +94,7 @@ async def _forget(tx: Transaction, config: CloudConfig, hosts: int) -> None:
     left = await things_on(tx, leaving)
     if left:
         raise CliError(
-            f"{', '.join(leaving)} cannot go: {shown(left)} there",
+            f"{' to '.join(dict.fromkeys((leaving[0], leaving[-1])))} cannot go: {shown(left)} there",
             "terminate and delete them (or start with the hosts that you had), then try again",
         )
     if config.hosts == 1:

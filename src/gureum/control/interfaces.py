@@ -13,6 +13,7 @@ from gureum.control.observed import Observed
 from gureum.env import Env
 from gureum.hostspec import MachineState
 from gureum.resources import Address, Instance, InstanceState, InterfaceAttachment, NetworkInterface
+from gureum.services.ec2.allocation import remove_interface
 from gureum.store.base import Transaction
 
 UNSETTLED = (InterfaceAttachment.attaching, InterfaceAttachment.detaching)
@@ -73,6 +74,4 @@ async def let_go(tx: Transaction, interface: NetworkInterface) -> None:
     if not interface.delete_on_termination:
         await free(tx, interface)
         return
-    for address in await tx.find(Address, interface=interface.id):
-        await tx.put(replace(address, association="", interface="", instance="", private_ip=""))
-    await tx.delete(interface)
+    await remove_interface(tx, interface)

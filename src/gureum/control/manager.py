@@ -49,7 +49,7 @@ from gureum.resources.record import Record
 from gureum.services.operation import Cloud, Joining
 from gureum.store.base import Change, Store, Transaction
 from gureum.transport.link import Link
-from gureum.transport.messages import Hello, Reply, Report, Spec
+from gureum.transport.messages import Hello, Reply, Report
 
 log = logging.getLogger(__name__)
 
@@ -347,7 +347,7 @@ class Manager:
                 continue
             self.env.crashpoint("manager.spec")
             session.made(spec, loop.time())
-            await session.link.send(Spec(spec))
+            await session.link.send(session.specs.message(spec))
 
     async def _hear(self, session: Session) -> None:
         while True:
@@ -383,6 +383,7 @@ class Manager:
             log.error("could not note host %s: %s", report.host, error)
         lost = report.revision < session.sent_revision
         if lost and asyncio.get_running_loop().time() > session.sent + RESEND_SECONDS:
+            session.specs.forget()
             session.dirty.set()
 
     async def in_effect(self, host: str, revision: int) -> None:

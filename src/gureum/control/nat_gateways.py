@@ -14,13 +14,13 @@ from msgspec.structs import replace
 from gureum.control.observed import Observed
 from gureum.env import Env
 from gureum.resources import (
-    Address,
     Host,
     HostState,
     NatGateway,
     NatGatewayState,
     NetworkInterface,
 )
+from gureum.services.ec2.allocation import remove_interface
 from gureum.services.ec2.capacity import serves
 from gureum.store.base import Transaction
 
@@ -81,14 +81,14 @@ async def _deleting(
 ) -> None:
     if interface is not None and interface.host is not None:
         await tx.put(replace(interface, host=None))
+        # As of this revision. The interface's own version may grow without another word to that host.
+        await tx.put(nat)
         return
     if interface is not None:
         placed = nat.host is not None and await tx.get(Host, nat.host) is not None
-        if placed and observed.network_revision(nat.host) < interface.version:
+        if placed and observed.network_revision(nat.host) < nat.version:
             return
-        for address in await tx.find(Address, interface=interface.id):
-            await tx.put(replace(address, association="", interface="", instance="", private_ip=""))
-        await tx.delete(interface)
+        await remove_interface(tx, interface)
     await tx.put(
         replace(
             nat,

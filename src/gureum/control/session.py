@@ -18,6 +18,7 @@ from gureum.resources import (
 from gureum.store.base import Change
 from gureum.transport.link import Link
 from gureum.transport.messages import Call, Reply
+from gureum.transport.specs import Sender
 
 CALL_SECONDS_MAX = 5.0
 MEANWHILE_MAX = 1000
@@ -36,6 +37,7 @@ class Session:
         self.link = link
         self.certificate = certificate
         """Of a host of another machine: on whose word it is this host."""
+        self.specs = Sender()
         self.sequence = 0
         self.dirty = asyncio.Event()
         self.dirty.set()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from gureum.control.neighbours import Neighbours
@@ -189,11 +188,11 @@ def _disks(instance: Instance, volumes: Iterable[Volume]) -> tuple[DiskSpec, ...
 
 def _block_devices(instance: Instance) -> dict[str, str]:
     """block-device-mapping/ of the metadata service: as EC2 names them, without /dev/."""
-    root = PurePosixPath(instance.root_device).name
+    root = instance.root_device.rpartition("/")[2]
     others = [device.device for device in instance.devices if device.device != instance.root_device]
     mapping = {"ami": root, "root": instance.root_device}
     for number, device in enumerate(sorted(others), 1):
-        mapping[f"ebs{number}"] = PurePosixPath(device).name
+        mapping[f"ebs{number}"] = device.rpartition("/")[2]
     return mapping
 
 

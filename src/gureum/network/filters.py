@@ -54,13 +54,14 @@ def filter_table(vpc: VpcPlan, names: Names, link_address: str, generation: int 
     egress: dict[str, str] = {}
     chains: dict[str, Chain] = {}
     public: dict[str, str] = {}
+    groups = {id: _group_rules(group) for id, group in vpc.groups.items()}
     for port in vpc.ports.values():
         tap = f'"{port.tap}"'
         if port.kind is PortKind.nat:
             ingress[tap] = egress[tap] = "accept"
             continue
         for direction, verdicts in ((IN, ingress), (OUT, egress)):
-            verdicts[tap], needed = _bundle(vpc, direction, port.groups)
+            verdicts[tap], needed = _bundle(groups, direction, port.groups)
             chains |= needed
         public |= {each.public_ip: each.private_ip for each in port.addresses if each.public_ip}
     acl_out, acl_in = acl_maps(vpc)
@@ -161,14 +162,16 @@ def _carrier_chains(vpc: VpcPlan) -> dict[str, Chain]:
     }
 
 
-def _bundle(vpc: VpcPlan, direction: str, groups: tuple[str, ...]) -> tuple[str, dict[str, Chain]]:
+def _bundle(
+    compiled: dict[str, tuple[Chain, Chain]], direction: str, groups: tuple[str, ...]
+) -> tuple[str, dict[str, Chain]]:
     """Where the packets of ports with these groups go, and the chains for that.
 
     Most ports have one group, and most groups let everything out: then there is one chain less, or none.
     """
     refused = f"goto {refusal(direction)}"
-    own = [(id, _group_rules(vpc.groups[id])[direction == OUT]) for id in groups]
-    own = [(id, chain) for id, chain in own if chain.rules]
+    both = ((id, compiled[id][direction == OUT]) for id in groups)
+    own = [(id, chain) for id, chain in both if chain.rules]
     if any(chain is EVERYTHING for _, chain in own):
         return "accept", {}
     if not own:

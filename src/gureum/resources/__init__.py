@@ -1,35 +1,32 @@
 """The records of the store, one module per noun."""
 
-from gureum.resources.host import Host, HostCertificate, HostState, HostToken
-from gureum.resources.image import Image, ImageState
-from gureum.resources.instance import BlockDevice, Instance, InstanceState, MetadataOptions, StateReason
-from gureum.resources.keypair import KeyPair
-from gureum.resources.network import (
+from gureum.resources.filtering import (
     AclEntry,
-    Address,
-    CidrAssociation,
-    DhcpOptions,
-    FlowLog,
-    InterfaceAttachment,
-    InternetGateway,
-    NatGateway,
-    NatGatewayState,
     NetworkAcl,
-    NetworkInterface,
-    PeeringConnection,
-    PeeringState,
     Permission,
     PrefixEntry,
     PrefixList,
+    SecurityGroup,
+)
+from gureum.resources.host import Host, HostCertificate, HostState, HostToken
+from gureum.resources.image import Image, ImageState
+from gureum.resources.instance import BlockDevice, Instance, InstanceState, MetadataOptions, StateReason
+from gureum.resources.interface import (
+    Address,
+    InterfaceAttachment,
+    NetworkInterface,
+    SecondaryAddress,
+)
+from gureum.resources.keypair import KeyPair
+from gureum.resources.record import KINDS, Record
+from gureum.resources.routing import (
+    InternetGateway,
+    NatGateway,
+    NatGatewayState,
     Route,
     RouteTable,
-    SecondaryAddress,
-    SecurityGroup,
-    Subnet,
-    Vpc,
     VpcEndpoint,
 )
-from gureum.resources.record import KINDS, Record
 from gureum.resources.token import ClientToken
 from gureum.resources.volume import (
     Attachment,
@@ -39,6 +36,15 @@ from gureum.resources.volume import (
     SnapshotState,
     Volume,
     VolumeState,
+)
+from gureum.resources.vpc import (
+    CidrAssociation,
+    DhcpOptions,
+    FlowLog,
+    PeeringConnection,
+    PeeringState,
+    Subnet,
+    Vpc,
 )
 
 __all__ = [

@@ -73,6 +73,10 @@ class Context(msgspec.Struct, kw_only=True):
 Handler = Callable[[Context, Input], Awaitable[Output]]
 
 
+FREEING = ("Delete", "Detach", "Disassociate", "Drain", "Release", "Remove", "Revoke", "Stop", "Terminate")
+"""How the names of operations begin that end something, or have to come before the end of something."""
+
+
 class Operation(NamedTuple):
     service: str
     name: str
@@ -82,7 +86,7 @@ class Operation(NamedTuple):
     @property
     def frees(self) -> bool:
         """Whether it makes room, in the end: it is done also on a full disk."""
-        return self.name.startswith(("Delete", "Release", "Stop", "Terminate"))
+        return self.name.startswith(FREEING)
 
 
 OPERATIONS: dict[tuple[str, str], Operation] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from gureum.errors import TransportError
-from gureum.hostspec import HostReport, HostSpec
+from gureum.hostspec import HostReport, HostSpec, RemoteSpec
 
 MESSAGE_BYTES_MAX = 32 * 1024 * 1024
 
@@ -21,6 +21,20 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
 
 class Spec(msgspec.Struct, frozen=True, tag="spec"):
     spec: HostSpec
+
+
+class SpecChange(msgspec.Struct, frozen=True, kw_only=True, tag="spec-change"):
+    """A spec, as what differs from the one of the revision ``base``, the last on this link.
+
+    ``parts``: fields of HostSpec, and of its NetworkSpec ("network.ports"), that are different, whole, in
+    MessagePack. ``remotes``: those of ``network.remotes`` that are new or different; ``gone``: ids of others.
+    """
+
+    base: int
+    revision: int
+    parts: dict[str, msgspec.Raw] = {}
+    remotes: tuple[RemoteSpec, ...] = ()
+    gone: tuple[str, ...] = ()
 
 
 class Report(msgspec.Struct, frozen=True, tag="report"):
@@ -127,6 +141,7 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 Message = (
     Hello
     | Spec
+    | SpecChange
     | Report
     | Call
     | Reply

@@ -19,7 +19,7 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
@@ -40,6 +40,9 @@ from gureum.hostspec import (
 from gureum.network import dns, namespaces
 from gureum.network.kernel import KernelNetwork
 from gureum.network.namespaces import visit
+
+if TYPE_CHECKING:
+    from .hosts import Site
 
 T = TypeVar("T")
 
@@ -376,6 +379,18 @@ def clean() -> None:
 @pytest.fixture
 async def rig(host: None, tmp_path: Path) -> AsyncIterator[Rig]:
     found = Rig(tmp_path)
+    try:
+        yield found
+    finally:
+        await found.close()
+
+
+@pytest.fixture
+async def site(host: None, tmp_path: Path) -> AsyncIterator[Site]:
+    """Three hosts of one cloud."""
+    from .hosts import Site
+
+    found = Site(tmp_path, 3)
     try:
         yield found
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -187,3 +188,24 @@ def remote(port: PortSpec, host: int) -> RemoteSpec:
     return RemoteSpec(
         id=port.id, vpc=port.vpc, host=f"host-{host}", addresses=(first, *port.secondary), ipv6=port.ipv6
     )
+
+
+def connect(client: Guest, server: Guest, number: int) -> tuple[socket.socket, socket.socket]:
+    with server.listen(number) as listener:
+        connection = client.connect(server.ip, number, 3)
+        assert connection is not None
+        accepted, _ = listener.accept()
+    return connection, accepted
+
+
+def configure6(guest: Guest) -> None:
+    def enable() -> None:
+        Path("/proc/sys/net/ipv6/conf/eth0/disable_ipv6").write_text("0")
+        Path("/proc/sys/net/ipv6/conf/eth0/accept_dad").write_text("0")
+        run("ip", "link", "set", "eth0", "down")
+        run("ip", "link", "set", "eth0", "up")
+
+    visit(guest.namespace, enable)
+    for address in guest.port.ipv6:
+        guest.run("ip", "address", "add", f"{address}/128", "dev", "eth0")
+    guest.run("ip", "route", "replace", "::/0", "via", "fe80::1", "dev", "eth0")

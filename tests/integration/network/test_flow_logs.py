@@ -22,8 +22,6 @@ pytestmark = pytest.mark.root
 CUSTOM = (
     "${interface-id} ${srcaddr} ${srcport} ${dstport} ${tcp-flags} ${action} ${flow-direction} ${version}"
 )
-    "${interface-id} ${srcaddr} ${srcport} ${dstport} ${tcp-flags} ${action} ${flow-direction} ${version}"
-)
 
 
 def network(rig: Rig, directory: Path) -> KernelNetwork:

@@ -1,55 +1,105 @@
-"""Random groups: what the kernel lets through is what the reference model says."""
+"""Random groups and ACLs in two subnets, IPv4 and IPv6: what the kernel lets through is what the reference
+model says.
+"""
 
 from __future__ import annotations
 
 import itertools
 import random
 import socket
+from ipaddress import IPv6Address
 
 import pytest
 
-from gureum.hostspec import GroupSpec, NetworkSpec, RuleSpec
+from gureum.hostspec import (
+    AclEntrySpec,
+    AclSpec,
+    GroupSpec,
+    NetworkSpec,
+    PortSpec,
+    RuleSpec,
+    SubnetSpec,
+)
 from gureum.network.namespaces import visit
-from gureum.network.reach import allows
+from gureum.network.reach import trace
+from support import topologies
 
-from .conftest import Guest, Rig, port, spec
+from .conftest import Guest, Rig, spec, vpc
+from .test_network_ipv6 import guest as guest_with_ipv6
+from .test_network_ipv6 import six
 
 pytestmark = pytest.mark.root
 
-ROUNDS = 15
+ROUNDS = 12
+NUMBERS = (4, 5, 104, 105)
 PORTS = (1, 79, 80, 81, 443, 65535)
-NETWORKS = ("0.0.0.0/0", "172.31.0.0/16", "172.31.0.4/30", "172.31.0.5/32", "172.31.0.6/31", "10.0.0.0/8")
-GROUPS = ("sg-1", "sg-2", "sg-3")
+NETWORKS = (
+    "0.0.0.0/0", "0.0.0.0/0", "172.31.0.0/16", "172.31.0.0/20", "172.31.0.4/30", "172.31.0.5/32",
+    "172.31.16.104/31", "10.0.0.0/8", "::/0", "::/0", "fd00:1::/56", "fd00:1:0:1::/64",
+    "fd00:1:0:2::68/127", "fd00:1:0:1::5/128",
+)  # fmt: skip
+GROUPS = topologies.GROUPS
 
 
-def random_rule(rng: random.Random) -> RuleSpec:
-    protocol = rng.choice(("udp", "udp", "udp", "17", "tcp", "icmp", "-1"))
+def traffic(rng: random.Random) -> dict[str, object]:
+    protocol = rng.choice(("udp", "udp", "udp", "17", "tcp", "icmp", "-1", "-1"))
     low, high = sorted(rng.choices(PORTS, k=2))
     ranged = protocol in ("udp", "17", "tcp")
-    peer = {"group": rng.choice(GROUPS)} if rng.random() < 0.4 else {"cidr": rng.choice(NETWORKS)}
-    return RuleSpec(
-        egress=rng.random() < 0.5,
-        protocol=protocol,
-        from_port=low if ranged else -1,
-        to_port=high if ranged else -1,
-        **peer,
-    )
+    return {"protocol": protocol, "from_port": low if ranged else -1, "to_port": high if ranged else -1}
+
+
+def random_rules(rng: random.Random) -> list[RuleSpec]:
+    """One rule; or those of a prefix list."""
+    fields = {"egress": rng.random() < 0.5, **traffic(rng)}
+    if rng.random() < 0.4:
+        return [RuleSpec(group=rng.choice(GROUPS), **fields)]  # type: ignore[arg-type]
+    count = 1 if rng.random() < 0.8 else 5
+    return [RuleSpec(cidr=cidr, **fields) for cidr in rng.sample(NETWORKS, count)]  # type: ignore[arg-type]
+
+
+def random_acl(rng: random.Random, id: str) -> AclSpec:
+    numbers = sorted(rng.sample(range(1, 100), rng.randrange(8)))
+    entries = [
+        AclEntrySpec(
+            number=number,
+            egress=rng.random() < 0.5,
+            allow=rng.random() < 0.75,
+            cidr=rng.choice(NETWORKS),
+            **(traffic(rng) if rng.random() < 0.6 else {}),  # type: ignore[arg-type]
+        )
+        for number in numbers
+    ]
+    return AclSpec(id=id, entries=tuple(entries))
 
 
 def random_spec(rng: random.Random) -> NetworkSpec:
     groups = tuple(
-        GroupSpec(id=id, rules=tuple(random_rule(rng) for _ in range(rng.randrange(7)))) for id in GROUPS
+        GroupSpec(id=id, rules=tuple(r for _ in range(rng.randrange(7)) for r in random_rules(rng)))
+        for id in GROUPS
     )
-    ports = tuple(port(n, groups=tuple(rng.sample(GROUPS, rng.randint(1, 3)))) for n in (4, 5, 6, 7))
-    members = {id: tuple(each.private_ip for each in ports if id in each.groups) for id in GROUPS}
-    return spec(*ports, groups=groups, members=members)
+    ports = [six(n, groups=tuple(rng.sample(GROUPS, rng.randint(1, 3)))) for n in NUMBERS]
+    subnets = tuple(
+        SubnetSpec(
+            id=f"subnet-{number}",
+            cidr=f"172.31.{16 * (number - 1)}.0/20",
+            cidr6=f"fd00:1:0:{number}::/64",
+            acl=rng.choice(("", "acl-1", "acl-2")),
+        )
+        for number in (1, 2)
+    )
+    acls = tuple(random_acl(rng, f"acl-{number}") for number in (1, 2))
+    network = vpc(1, subnets=subnets, cidrs=("fd00:1::/56",), acls=acls, route_tables=())
+    members = {id: topologies.members(ports, id) for id in GROUPS}
+    return spec(*ports, groups=groups, members=members, vpcs=(network,))
 
 
 def send(guest: Guest, targets: list[tuple[str, int]]) -> None:
     def from_inside() -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            for target in targets:
-                sock.sendto(b"probe", target)
+        for family in (socket.AF_INET, socket.AF_INET6):
+            with socket.socket(family, socket.SOCK_DGRAM) as sock:
+                for address, number in targets:
+                    if (":" in address) == (family == socket.AF_INET6):
+                        sock.sendto(b"probe", (address, number))
 
     visit(guest.namespace, from_inside)
 
@@ -60,11 +110,20 @@ def heard(sniffer: socket.socket) -> set[tuple[str, int]]:
     try:
         while True:
             frame = sniffer.recv(2000)
-            incoming = frame[6:12] == bytes.fromhex("02677572756d")
-            if incoming and frame[12:14] == b"\x08\x00" and frame[23] == 17 and frame.endswith(b"probe"):
+            if frame[6:12] != bytes.fromhex("02677572756d") or not frame.endswith(b"probe"):
+                continue
+            if frame[12:14] == b"\x08\x00" and frame[23] == 17:
                 found.add((socket.inet_ntoa(frame[26:30]), int.from_bytes(frame[36:38], "big")))
+            if frame[12:14] == b"\x86\xdd" and frame[20] == 17:
+                found.add((str(IPv6Address(frame[22:38])), int.from_bytes(frame[56:58], "big")))
     except TimeoutError:
         return found
+
+
+def arrives(current: NetworkSpec, source: PortSpec, address: str, number: int) -> bool:
+    """Whether the model lets the packet itself get there, whatever becomes of an answer."""
+    path = trace(current, source.id, address, "udp", number)
+    return all(hop.passes for hop in path.hops)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -77,21 +136,29 @@ async def test_kernel_and_model_agree(rig: Rig, seed: int) -> None:
         await rig.network.apply(current)
         for each in current.ports:
             if each.id not in guests:
-                guests[each.id] = await rig.guest(each)
+                guests[each.id] = await guest_with_ipv6(rig, each)
+                gateway = "172.31.0.1" if each.subnet == "subnet-1" else "172.31.16.1"
+                await rig.call(guests[each.id].configure, gateway)
         wanted: dict[str, set[tuple[str, int]]] = {id: set() for id in guests}
-        for source, target in itertools.permutations(guests, 2):
-            for number in PORTS:
-                if allows(current, source, target, "udp", number):
-                    wanted[target].add((guests[source].ip, number))
+        probes: dict[str, list[tuple[str, int]]] = {id: [] for id in guests}
+        for source, target in itertools.permutations(current.ports, 2):
+            for own, other, number in itertools.product(
+                (source.private_ip, *source.ipv6), (target.private_ip, *target.ipv6), PORTS
+            ):
+                if (":" in own) != (":" in other):
+                    continue
+                probes[source.id].append((other, number))
+                if arrives(current, source, other, number):
+                    wanted[target.id].add((own, number))
                     passed += 1
                 else:
                     stopped += 1
         sniffers = {id: guest.sniff() for id, guest in guests.items()}
-        for source, guest in guests.items():
-            send(guest, [(other.ip, n) for id, other in guests.items() if id != source for n in PORTS])
+        for id, guest in guests.items():
+            send(guest, probes[id])
         for id, sniffer in sniffers.items():
             with sniffer:
-                sniffer.settimeout(0.15)
+                sniffer.settimeout(0.25)
                 assert heard(sniffer) == wanted[id], (id, current)
     assert passed > 100
-    assert stopped > 100
+    assert stopped > 200

@@ -327,7 +327,7 @@ RUN_NETWORKD = f"""
 mount --make-rprivate / && mount -t sysfs -o ro sysfs /sys && mount -t tmpfs tmpfs /run || exit
 mkdir -p /run/systemd/network /run/systemd/netif/links /run/systemd/netif/leases
 chown -R systemd-network /run/systemd/netif
-printf '[Match]\\nName=eth0\\n[Network]\\nDHCP=yes\\n[DHCPv4]\\nUseMTU=yes\\n' >/run/systemd/network/10.network
+printf '[Match]\\nName=eth*\\n[Network]\\nDHCP=yes\\n[DHCPv4]\\nUseMTU=yes\\n' >/run/systemd/network/1.network
 exec {NETWORKD}
 """
 """In a world of its own, without udev."""

@@ -16,7 +16,7 @@ from .guests import PORT
 
 TRY_SECONDS = 2
 OUTSIDE, CABLE = "gvpct-outside", "gvpct0"
-OUTSIDE_ADDRESS, ROUTER_ADDRESS = "203.0.113.2", "203.0.113.1"
+OUTSIDE_ADDRESS, ROUTER_ADDRESS = "198.51.100.2", "198.51.100.1"
 """Of who is there, and of the machine there (RFC 5737)."""
 
 

@@ -13,6 +13,7 @@ from ..realcloud import OPTIONS, GuestError, RealCloud
 from .guests import PORT, Guest
 
 TRY_SECONDS = 2
+STREAM_PORT = 9000
 GOING = "/tmp/going"
 """In a guest: the file that says that a command is to go on."""
 
@@ -124,3 +125,20 @@ def new_pings(target: str) -> str:
     """A command that begins a new flow ten times a second, and prints a line for each that is answered."""
     once = f"ping -c 1 -W 1 {target} 2>/dev/null | grep -q ' 1 packets received' && echo answered"
     return f"while [ -e {GOING} ]; do ({once}) & usleep 100000; done"
+
+
+def take_stream(sh: Shells, guest: Guest) -> None:
+    """Have the guest wait for one stream at STREAM_PORT, and keep what comes."""
+    # An end of its input would end the stream.
+    sh.run(guest, f"sleep 1000 | nc -l -p {STREAM_PORT} >/tmp/stream 2>/dev/null </dev/null &")
+
+
+def stream_to(address: str) -> str:
+    """A command that sends numbers, twenty a second, while GOING is there."""
+    count = f"i=0; while [ -e {GOING} ]; do i=$((i+1)); echo $i; usleep 50000; done"
+    return f"({count}) | nc {address} {STREAM_PORT}"
+
+
+def streamed(sh: Shells, guest: Guest) -> list[int]:
+    """The numbers that have come."""
+    return [int(line) for line in sh.run(guest, "cat /tmp/stream; echo").splitlines()[:-1]]

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from ..realcloud import Item
-from .guests import PORT, Guest, allow
-from .shells import GOING, TRY_SECONDS, Shells, Ticks, new_pings
+from .guests import PORT, allow
+from .shells import STREAM_PORT, TRY_SECONDS, Ticks, new_pings, stream_to, streamed, take_stream
 from .world import SAME_CIDR, World
 
 pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.timeout(300)]
@@ -122,32 +122,24 @@ def test_groups_follow_membership_across_hosts(world: World, request: pytest.Fix
 
 def test_rule_is_revoked_while_traffic_flows(world: World) -> None:
     ec2, red, near, far = (world.cloud.ec2, world.vpcs["red"], world.guests["red-1"], world.guests["red-2"])
-    rule = allow("tcp", (9000, 9001), cidr=SAME_CIDR)
+    rule = allow("tcp", (STREAM_PORT, 9001), cidr=SAME_CIDR)
     group = red.new_group("revoked", allow("tcp", (22, 22), cidr=ANYWHERE), rule)
     ec2.modify_instance_attribute(InstanceId=far.id, Groups=[group])
     wait, sh = world.cloud.wait, world.shells
     wait("others to be shut out", lambda: not sh.sees(near, far.private))
-    serve = (
-        "(nc -l -p 9000 >/tmp/stream &) >/dev/null 2>&1; nc -ll -p 9001 -e /bin/hostname >/dev/null 2>&1 &"
-    )
-    sh.run(far, serve)
+    take_stream(sh, far)
+    sh.run(far, "nc -ll -p 9001 -e /bin/hostname >/dev/null 2>&1 </dev/null &")
     again = f"nc -w {TRY_SECONDS} {far.private} 9001 </dev/null 2>/dev/null || true"
     wait("a new flow", lambda: sh.run(near, again) == "ip-10-0-2-10")
-    count = f"i=0; while [ -e {GOING} ]; do i=$((i+1)); echo $i; usleep 50000; done"
-    with sh.running(near, f"({count}) | nc {far.private} 9000"):
-        wait("the stream to flow", lambda: numbers(sh, far))
+    with sh.running(near, stream_to(far.private)):
+        wait("the stream to flow", lambda: streamed(sh, far))
         ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=[rule])
         wait("new flows to be refused", lambda: sh.run(near, again) == "")
-        after = numbers(sh, far)
-        wait("the old one to go on", lambda: numbers(sh, far)[-1] > after[-1] + 20)
-    found = numbers(sh, far)
+        after = streamed(sh, far)
+        wait("the old one to go on", lambda: streamed(sh, far)[-1] > after[-1] + 20)
+    found = streamed(sh, far)
     assert found == list(range(1, len(found) + 1))
     sh.run(far, "killall nc; true")
     ec2.modify_instance_attribute(InstanceId=far.id, Groups=[red.group])
     wait("all to be let in", lambda: sh.sees(near, far.private))
     ec2.delete_security_group(GroupId=group)
-
-
-def numbers(sh: Shells, guest: Guest) -> list[int]:
-    """Whole lines of the stream that have come."""
-    return [int(line) for line in sh.run(guest, "cat /tmp/stream; echo").splitlines()[:-1]]

@@ -9,7 +9,7 @@ import pytest
 from gureum.cli.processes import read_pid_file
 
 from .guests import allow
-from .shells import GOING
+from .shells import stream_to, streamed, take_stream
 from .world import World
 
 pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.timeout(300)]
@@ -31,29 +31,24 @@ def killed(world: World, role: str) -> None:
 
 def test_traffic_flows_while_agents_and_the_manager_die(world: World, request: pytest.FixtureRequest) -> None:
     sh, wait, near, far = world.shells, world.cloud.wait, world.guests["red-1"], world.guests["red-2"]
-    sh.run(far, "nc -l -p 9000 >/tmp/stream 2>/dev/null </dev/null &")
+    take_stream(sh, far)
     command = (
-        f"ping -i 0.1 {far.private} >/tmp/pings & pings=$!; i=0; "
-        f"while [ -e {GOING} ]; do i=$((i+1)); echo $i; usleep 50000; done | nc {far.private} 9000; "
+        f"ping -i 0.1 {far.private} >/tmp/pings & pings=$!; {stream_to(far.private)}; "
         "kill -INT $pings; wait; tail -n 3 /tmp/pings"
     )
-
-    def received() -> int:
-        return int(sh.run(far, "wc -l </tmp/stream"))
-
     with sh.running(near, command) as traffic:
         for role in ("agent-0", "agent-1", "manager"):
-            before = wait("the stream to flow", received)
+            before = wait("the stream to flow", lambda: streamed(sh, far))
             killed(world, role)
-            wait("the stream to go on", lambda before=before: received() > before + 20)
+            wait("it to go on", lambda last=before[-1]: streamed(sh, far)[-1] > last + 20)
     told = traffic.stdout.read() if traffic.stdout else ""
     counts = re.search(r"(\d+) packets transmitted, (\d+) packets received", told)
     assert counts, told
     sent, answered = int(counts[1]), int(counts[2])
     request.node.user_properties += [("pings_sent", sent), ("pings_lost", sent - answered)]
     assert sent - answered <= LOST_MAX
-    lines = sh.run(far, "cat /tmp/stream").split()
-    assert lines == [str(number + 1) for number in range(len(lines))]
+    found = streamed(sh, far)
+    assert found == list(range(1, len(found) + 1))
 
 
 def test_new_rules_apply_after_the_agents_died(world: World) -> None:

@@ -38,6 +38,30 @@ def test_it_says_hello_reports_and_takes_specs(parts: Any) -> None:
     parts.on_lab(test)
 
 
+def test_a_network_that_was_left_half_made_is_not_said_to_be_there(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        link = await connected(lab)
+        before = lab.spec()
+        await link.send(Spec(before))
+        await asyncio.sleep(3)
+        assert lab.agent.report().network_revision == before.revision
+        lab.wires.failing.add("h")
+        await link.send(Spec(lab.spec(network=NetworkSpec(mtu=1400))))
+        await asyncio.sleep(3)
+        assert lab.agent.report().network_revision == 0
+        # As before: but what the other has changed until it failed is still to be undone.
+        again = lab.spec()
+        await link.send(Spec(again))
+        await asyncio.sleep(3)
+        assert lab.agent.report().revision == again.revision
+        assert lab.agent.report().network_revision == 0
+        lab.wires.failing.clear()
+        await asyncio.sleep(30)
+        assert lab.agent.report().network_revision == again.revision
+
+    parts.on_lab(test)
+
+
 def test_it_connects_again_after_the_link_broke(parts: Any) -> None:
     async def test(lab: Any) -> None:
         link = await connected(lab)

@@ -54,7 +54,7 @@ def test_what_is_no_address(text: str) -> None:
 
 
 def test_an_address_of_another_machine() -> None:
-    with pytest.raises(CliError, match="does not have the address 203.0.113.7"):
+    with pytest.raises(CliError, match="does not have the address"):
         join.agents_settings("203.0.113.7:4567")
 
 
@@ -104,7 +104,7 @@ def test_not_by_the_loopback_device(cloud: Cloud) -> None:
 
 
 def test_nobody_there(cloud: Cloud) -> None:
-    with pytest.raises(CliError, match="joining failed: no manager at 127.0.0.1:1"):
+    with pytest.raises(CliError, match="joining failed: no manager at"):
         wanted(cloud)
     assert cloud.joined() is None
 

@@ -82,7 +82,7 @@ def test_hosts_are_added_beside_what_there_is(cloud: Cloud, evacuated: list[int]
 def test_a_host_with_something_on_it_cannot_go(cloud: Cloud, evacuated: list[int]) -> None:
     cloud.configure(hosts=3)
     stored(cloud, volume("vol-1", "host-1"))
-    with pytest.raises(CliError, match=r"host-1, host-2 cannot go: vol-1 there"):
+    with pytest.raises(CliError, match="host-1 to host-2 cannot go: vol-1 there"):
         machine_hosts.change(cloud, 1)
     machine_hosts.change(cloud, 2)
     assert evacuated == [3]
@@ -94,6 +94,18 @@ def test_hosts_that_go_are_forgotten(cloud: Cloud, evacuated: list[int]) -> None
     stored(cloud, *hosts, volume("vol-1", "host-0"))
     machine_hosts.change(cloud, 1)
     assert stored(cloud) == {"host-0"}
+
+
+def test_directories_of_hosts_that_go(cloud: Cloud, evacuated: list[int]) -> None:
+    cloud.configure(hosts=4)
+    stored(cloud)
+    pools = [cloud.state_dir / "hosts" / str(number) / "pool/records" for number in (1, 2, 3)]
+    for pool in pools:
+        pool.mkdir(parents=True)
+        (pool / "ami-1.json").touch()
+    (pools[2] / "vol-1.json").touch()
+    machine_hosts.change(cloud, 2)
+    assert [pool.exists() for pool in pools] == [True, False, True]
 
 
 def test_an_only_host_keeps_one_zone_only(cloud: Cloud, evacuated: list[int]) -> None:

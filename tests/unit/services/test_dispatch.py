@@ -190,7 +190,14 @@ async def test_a_full_disk_at_the_commit(rig: Rig, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     ("name", "frees"),
-    [("TerminateInstances", True), ("DeleteVolume", True), ("RunInstances", False), ("CreateTags", False)],
+    [
+        ("TerminateInstances", True),
+        ("DeleteVolume", True),
+        ("DetachInternetGateway", True),
+        ("DisassociateAddress", True),
+        ("RunInstances", False),
+        ("CreateTags", False),
+    ],
 )
 def test_what_makes_room_may_use_the_reserve_of_the_disk(name: str, frees: bool) -> None:
     assert OPERATIONS["ec2", name].frees is frees

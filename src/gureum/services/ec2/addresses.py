@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from gureum.errors import ApiError
 from gureum.resources import Address, Instance, InstanceState, InternetGateway, NetworkInterface
 from gureum.services.ec2 import limits, lookup, pagination
-from gureum.services.ec2.allocation import is_public_free, public_addresses
+from gureum.services.ec2.allocation import is_public_free, public_addresses, unassociated
 from gureum.services.ec2.describe import ipv4_addresses
 from gureum.services.ec2.faults import (
     invalid_combination,
@@ -155,7 +155,7 @@ async def associate(ctx: Context, address: Address, interface_id: str, private_i
     assert interface is not None, "checked before"
     for other in await ctx.tx.find(Address, interface=interface.id):
         if other.private_ip == private_ip:
-            await ctx.tx.put(replace(other, association="", interface="", instance="", private_ip=""))
+            await ctx.tx.put(unassociated(other))
     await ctx.tx.put(with_public(interface, private_ip, address.public_ip, address.id))
     return await ctx.tx.put(
         replace(
@@ -239,7 +239,7 @@ async def _release(ctx: Context, address: Address) -> Address:
         if interface.auto_public and runs:
             [automatic] = await public_addresses(ctx.tx, ctx.env, ctx.cloud, 1)
         await ctx.tx.put(replace(interface, public_ip=automatic, address=""))
-    return await ctx.tx.put(replace(address, association="", interface="", instance="", private_ip=""))
+    return await ctx.tx.put(unassociated(address))
 
 
 @operation("ec2", "DescribeAddresses")

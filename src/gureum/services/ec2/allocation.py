@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+from msgspec.structs import replace
+
 from gureum.env import Env
 from gureum.errors import ApiError
-from gureum.resources import Address, NetworkInterface, Subnet
+from gureum.resources import Address, FlowLog, NetworkInterface, Subnet
 from gureum.services.ec2.faults import invalid_value
 from gureum.services.operation import Cloud
-from gureum.store.base import Reader
+from gureum.store.base import Reader, Transaction
 
 RESERVED_LOW = 4
 """A subnet's first four addresses are the network's, the router's, the name server's and one kept back."""
@@ -186,6 +188,19 @@ async def _unused(tx: Reader, candidates: Collection[str]) -> list[str]:
         address.public_ip for address in addresses
     }
     return [candidate for candidate in candidates if candidate not in used]
+
+
+def unassociated(address: Address) -> Address:
+    return replace(address, association="", interface="", instance="", private_ip="")
+
+
+async def remove_interface(tx: Transaction, interface: NetworkInterface) -> None:
+    """With it go its addresses and flow logs; an elastic address is its owner's, and free again."""
+    for address in await tx.find(Address, interface=interface.id):
+        await tx.put(unassociated(address))
+    for log in await tx.find(FlowLog, resource=interface.id):
+        await tx.delete(log)
+    await tx.delete(interface)
 
 
 def new_mac(env: Env) -> str:

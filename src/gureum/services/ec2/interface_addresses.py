@@ -16,6 +16,7 @@ from gureum.services.ec2.allocation import (
     ipv6_addresses,
     parse_ipv6,
     private_addresses,
+    unassociated,
 )
 from gureum.services.ec2.faults import invalid_combination, invalid_value, missing
 from gureum.services.operation import Context, Input, Output, operation
@@ -114,7 +115,7 @@ async def unassign_private_ip_addresses(ctx: Context, input: Input) -> Output:
         if each.private_ip in listed and each.address:
             elastic = await ctx.tx.get(Address, each.address)
             assert elastic is not None, "an associated address is not released"
-            await ctx.tx.put(replace(elastic, association="", interface="", instance="", private_ip=""))
+            await ctx.tx.put(unassociated(elastic))
     left = tuple(each for each in interface.secondary if each.private_ip not in listed)
     await ctx.tx.put(replace(interface, secondary=left))
     return {}

@@ -8,10 +8,10 @@ from typing import Any
 from msgspec.structs import replace
 
 from gureum.errors import ApiError
-from gureum.resources import Address, Instance, InstanceState, NetworkInterface, SecondaryAddress
+from gureum.resources import Instance, InstanceState, NetworkInterface, SecondaryAddress
 from gureum.services.ec2 import interface_options as options
 from gureum.services.ec2 import interfaces, limits, lookup
-from gureum.services.ec2.allocation import new_mac, public_addresses
+from gureum.services.ec2.allocation import new_mac, public_addresses, remove_interface
 from gureum.services.ec2.faults import invalid_combination, invalid_value, missing, unsupported
 from gureum.services.ec2.placement import checked_groups, groups_or_default
 from gureum.services.ec2.tagging import specified_tags
@@ -58,9 +58,7 @@ async def delete_network_interface(ctx: Context, input: Input) -> Output:
     if interface.instance or interface.requester:
         # As EC2 words it; it has InvalidNetworkInterface.InUse for attaching only.
         raise invalid_value(f"Network interface '{interface.id}' is currently in use.")
-    for address in await ctx.tx.find(Address, interface=interface.id):
-        await ctx.tx.put(replace(address, association="", interface="", instance="", private_ip=""))
-    await ctx.tx.delete(interface)
+    await remove_interface(ctx.tx, interface)
     return {}
 
 

@@ -98,7 +98,7 @@ def _association(
 def _attachment(interface: NetworkInterface) -> dict[str, Any] | None:
     if interface.requester:
         return {
-            "AttachmentId": interface.id.replace("eni-", "ela-attach-", 1),
+            "AttachmentId": interface.attachment,
             "DeleteOnTermination": False,
             "DeviceIndex": 1,
             "InstanceOwnerId": "amazon-aws",

@@ -17,9 +17,16 @@ from gureum.resources import (
     SecondaryAddress,
     Subnet,
 )
+from gureum.services.ec2 import interface_options as options
 from gureum.services.ec2 import limits, lookup
-from gureum.services.ec2.allocation import check_private_address, new_mac, private_addresses
-from gureum.services.ec2.faults import invalid_combination, invalid_parameter_value, missing, unsupported
+from gureum.services.ec2.allocation import new_mac
+from gureum.services.ec2.faults import (
+    invalid_combination,
+    invalid_parameter_value,
+    invalid_value,
+    missing,
+    unsupported,
+)
 from gureum.services.ec2.filters import Filters
 from gureum.services.ec2.listing import Listing
 from gureum.services.ec2.tagging import specified_tags, tag_list
@@ -110,7 +117,7 @@ async def _interface(
     ctx: Context, input: Input, nat: NatGateway, subnet: Subnet, address: Address | None
 ) -> NetworkInterface:
     """Its own interface, which nobody else can change, with the elastic address on it."""
-    primary, *secondary = await _private_addresses(ctx, input, subnet)
+    addresses = await _private_addresses(ctx, input, subnet)
     interface = await ctx.tx.put(
         NetworkInterface(
             id=nat.interface,
@@ -119,8 +126,8 @@ async def _interface(
             subnet=subnet.id,
             zone=subnet.zone,
             mac=new_mac(ctx.env),
-            private_ip=primary,
-            secondary=tuple(SecondaryAddress(private_ip=each) for each in secondary),
+            private_ip=addresses.primary,
+            secondary=tuple(SecondaryAddress(private_ip=each) for each in addresses.secondary),
             description=f"Interface for NAT Gateway {nat.id}",
             type=INTERFACE_TYPE,
             requester=nat.id,
@@ -137,23 +144,21 @@ async def _interface(
                 address,
                 association=ctx.env.new_id("eipassoc"),
                 interface=interface.id,
-                private_ip=primary,
+                private_ip=addresses.primary,
             )
         )
     return interface
 
 
-async def _private_addresses(ctx: Context, input: Input, subnet: Subnet) -> list[str]:
-    primary, listed = input.get("PrivateIpAddress"), input.get("SecondaryPrivateIpAddresses") or ()
-    wanted = [*filter(None, [primary]), *listed]
-    for each in wanted:
-        await check_private_address(ctx.tx, subnet, each)
-    count = 1 + (input.get("SecondaryPrivateIpAddressCount") or len(listed))
-    # More than are needed: those that were asked for may be among them.
-    free = await private_addresses(ctx.tx, subnet, count, count + len(wanted))
-    rest = [each for each in free if each not in wanted]
-    first = primary or rest.pop(0)
-    return [first, *listed, *rest][:count]
+async def _private_addresses(ctx: Context, input: Input, subnet: Subnet) -> options.Addresses:
+    wanted = options.Wanted(
+        input.get("PrivateIpAddress") or "",
+        tuple(input.get("SecondaryPrivateIpAddresses") or ()),
+        input.get("SecondaryPrivateIpAddressCount") or 0,
+    )
+    if len(set(wanted.given)) < len(wanted.given):
+        raise invalid_value("Each private IP address can be specified once only.")
+    return await options.allocate(ctx, subnet, await options.check_free(ctx, subnet, wanted))
 
 
 @operation("ec2", "DeleteNatGateway", write=True)

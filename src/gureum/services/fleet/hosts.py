@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +22,7 @@ from gureum.resources import (
 )
 from gureum.services.ec2 import pagination
 from gureum.services.fleet.faults import invalid, not_found, shown, wrong_state
+from gureum.services.fleet.losses import give_up
 from gureum.services.operation import Context, Input, Output, operation
 from gureum.store.base import Reader
 
@@ -124,11 +126,22 @@ async def activate_host(ctx: Context, input: Input) -> Output:
 
 @operation("fleet", "RemoveHost", write=True)
 async def remove_host(ctx: Context, input: Input) -> Output:
-    """Local volumes cannot be moved, so what is still there has to be deleted by its owner."""
+    """Local volumes cannot be moved, so what is still there has to be deleted by its owner.
+
+    Of a host that is down this never ends: there, with ``Force``, it is given up.
+    """
     host = await found(ctx, input)
     certificates = await ctx.tx.find(HostCertificate, host=host.id)
     if not host.draining:
         raise wrong_state(f"Host {host.id} still takes instances. Drain it first (DrainHost).")
+    if input.get("Force"):
+        if host.state is HostState.up:
+            raise wrong_state(
+                f"Host {host.id} is up: what is there can be ended in order. Force is for one that is lost."
+            )
+        await give_up(ctx.tx, host)
+        await _forget(ctx, host, certificates)
+        return {}
     on = await Holdings.of(ctx.tx, host.id)
     gateways = [
         gateway.id
@@ -145,7 +158,7 @@ async def remove_host(ctx: Context, input: Input) -> Output:
         todo = "; ".join(f"{verb} the {what} {shown(ids)}" for verb, what, ids in steps if ids)
         raise wrong_state(
             f"Host {host.id} is not empty, and what is on its own disk cannot move to another host: {todo}. "
-            "Then remove it.",
+            "Then remove it; or, if it is down for good, remove it with Force, which gives all that up.",
             left,
         )
     if not certificates and host.state is HostState.up:
@@ -153,10 +166,14 @@ async def remove_host(ctx: Context, input: Input) -> Output:
             f"Host {host.id} is part of the cloud's own machine, and its agent runs. It goes with fewer "
             "hosts there: gureum down, then gureum up --hosts N."
         )
+    await _forget(ctx, host, certificates)
+    return {}
+
+
+async def _forget(ctx: Context, host: Host, certificates: Sequence[HostCertificate]) -> None:
     for certificate in certificates:
         await ctx.tx.delete(certificate)
     await ctx.tx.delete(host)
-    return {}
 
 
 @operation("fleet", "RevokeHost", write=True)

@@ -317,7 +317,9 @@ async def test_what_a_gateway_has_is_not_taken_from_it(rig: Rig) -> None:
     made = await rig.call("CreateNetworkInterface", SubnetId=subnet)
     id, managed = await allocated(rig), made["NetworkInterface"]["NetworkInterfaceId"]
     answer = await rig.call("AssociateAddress", AllocationId=id, NetworkInterfaceId=managed)
-    await rig.change(NetworkInterface, managed, requester="nat-1", type="nat_gateway")
+    await rig.change(
+        NetworkInterface, managed, requester="nat-1", type="nat_gateway", attachment="ela-attach-1"
+    )
     other = (await interface_of(rig, await rig.running())).id
     refused = ("OperationNotPermitted", "AssociateAddress")
     await rig.fails(*refused, AllocationId=await allocated(rig), NetworkInterfaceId=managed)

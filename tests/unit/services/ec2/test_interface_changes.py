@@ -7,6 +7,7 @@ import pytest
 from gureum.resources import (
     Address,
     CidrAssociation,
+    FlowLog,
     Instance,
     NetworkInterface,
     SecurityGroup,
@@ -169,8 +170,11 @@ async def test_delete(rig: Rig) -> None:
     id = (await created(rig))["NetworkInterfaceId"]
     allocation = (await rig.call("AllocateAddress"))["AllocationId"]
     await rig.call("AssociateAddress", AllocationId=allocation, NetworkInterfaceId=id)
+    log = {"ResourceType": "NetworkInterface", "ResourceIds": [id], "TrafficType": "ALL"}
+    assert (await rig.call("CreateFlowLogs", **log))["FlowLogIds"]
     await rig.call("DeleteNetworkInterface", NetworkInterfaceId=id)
     assert await rig.find(NetworkInterface) == []
+    assert await rig.find(FlowLog) == []
     address = await rig.get(Address, allocation)
     assert (address.association, address.interface, address.private_ip) == ("", "", "")
     await rig.fails("InvalidNetworkInterfaceID.NotFound", "DeleteNetworkInterface", NetworkInterfaceId=id)

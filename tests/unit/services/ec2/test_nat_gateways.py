@@ -50,13 +50,12 @@ async def test_a_private_gateway_has_further_addresses(rig: Any) -> None:
 
 
 async def test_each_private_address_once(rig: Any) -> None:
-    one, two = ((await subnet_of(rig)).cidr.replace("0.0/20", end) for end in ("0.9", "0.10"))
-    for primary, others in ((one, [one]), (one, [two, two])):
-        values = {"PrivateIpAddress": primary, "SecondaryPrivateIpAddresses": others}
-        subnet = (await subnet_of(rig)).id
-        await rig.fails(
-            "InvalidParameterValue", "CreateNatGateway", SubnetId=subnet, ConnectivityType="private", **values
-        )
+    subnet = await subnet_of(rig)
+    one, two = (subnet.cidr.replace("0.0/20", end) for end in ("0.9", "0.10"))
+    private: dict[str, Any] = {"SubnetId": subnet.id, "ConnectivityType": "private", "PrivateIpAddress": one}
+    for others in ([one], [two, two]):
+        twice = {**private, "SecondaryPrivateIpAddresses": others}
+        await rig.fails("InvalidParameterValue", "CreateNatGateway", **twice)
     made = await make(rig, ConnectivityType="private", SecondaryPrivateIpAddresses=[one, two])
     assert [each["PrivateIp"] for each in made["NatGatewayAddresses"]][1:] == [one, two]
 

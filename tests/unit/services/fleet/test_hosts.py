@@ -1,11 +1,24 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
 
-from gureum.resources import Host, HostCertificate, HostState, HostToken
+from gureum.control import instances, volumes
+from gureum.control.observed import Observed
+from gureum.resources import (
+    Host,
+    HostCertificate,
+    HostState,
+    HostToken,
+    Instance,
+    InstanceState,
+    NetworkInterface,
+    Snapshot,
+    Volume,
+)
 from gureum.services.operation import Joining
 from gureum.transport import token
 
@@ -89,6 +102,40 @@ async def test_what_is_still_on_a_host_is_said(fleet: Any) -> None:
     assert error.fields == {"ResourceIds": [instance, volume]}
     (shown,) = (await fleet.call("DescribeHosts", HostIds=["second"]))["Hosts"]
     assert (shown["InstanceIds"], shown["VolumeIds"]) == ([instance], [volume])
+
+
+async def test_a_host_that_is_lost_goes_with_all_that_was_there(fleet: Any) -> None:
+    await fleet.put(host("second", draining=True), certificate("second"))
+    instance, volume = await fleet.occupy("second")
+    (interface,) = await fleet.find(NetworkInterface, instance=instance)
+    await fleet.rig.change(NetworkInterface, interface.id, host="second")
+    snapshot = (await fleet.rig.call("CreateSnapshot", VolumeId=volume))["SnapshotId"]
+    await fleet.rig.change(Snapshot, snapshot, host="second")
+    error = await fleet.refused("InvalidHostStateException", "RemoveHost", HostId="second", Force=True)
+    assert "is up" in error.message
+    await fleet.call("RevokeHost", HostId="second")
+    await fleet.refused("InvalidHostStateException", "RemoveHost", HostId="second")
+    await fleet.call("RemoveHost", HostId="second", Force=True)
+    assert await fleet.find(Host) == []
+    assert await fleet.find(HostCertificate) == []
+    ended = await fleet.get(Instance, instance)
+    assert (ended.state, ended.host) == (InstanceState.shutting_down, None)
+    assert "host second is lost" in ended.transition_reason
+    for kind, id in ((Volume, volume), (Snapshot, snapshot)):
+        record = await fleet.get(kind, id)
+        assert (str(record.state), record.host) == ("deleting", None)
+    assert (await fleet.get(NetworkInterface, interface.id)).host is None
+    # What takes the next steps is the reconcilers'.
+    observed = Observed()
+    for step, id in (
+        (instances.reconcile, instance),
+        (volumes.reconcile, volume),
+        (volumes.reconcile_snapshot, snapshot),
+    ):
+        await fleet.rig.store.transact(partial(step, env=fleet.rig.env, observed=observed, id=id))
+    assert (await fleet.get(Instance, instance)).state is InstanceState.terminated
+    assert await fleet.find(Volume) == await fleet.find(NetworkInterface) == []
+    assert await fleet.find(Snapshot, volume=volume) == []
 
 
 async def test_the_clouds_own_hosts_go_otherwise(fleet: Any) -> None:
