@@ -311,7 +311,7 @@ class PeeringSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PeerHostSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """Another host of the cloud, or this one. ``number`` (1 to 65534) is its own in the cloud.
+    """Another host of the cloud, or this one. ``number`` (1 to 16383) is its own in the cloud.
 
     ``address``: where it takes VXLAN packets. ``key``: its WireGuard public key, "" without encryption.
     """

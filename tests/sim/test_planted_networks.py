@@ -18,7 +18,7 @@ from gureum.services.ec2 import addresses
 from gureum.sim.run import simulate
 from gureum.store.base import Change, Transaction
 
-SEEDS_MAX = 100
+SEEDS_MAX = 150
 """How many runs may go by before one finds it."""
 STEPS = 100
 
@@ -39,15 +39,16 @@ def found(pattern: str, steps: int = STEPS, **options: Any) -> None:
     assert re.search(pattern, said), said
 
 
-def test_a_host_hears_nothing_of_peering_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["security-group", "route-table"])
+def test_a_host_hears_nothing_of_a_kind(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     right = Session.note
 
     def note(self: Session, change: Change) -> None:
-        if change.kind != "vpc-peering-connection":
+        if change.kind != kind:
             right(self, change)
 
     monkeypatch.setattr(Session, "note", note)
-    found("is not what its spec says", crash_at="none")
+    found("is not what its spec says", steps=40, crash_at="none")
 
 
 def test_a_host_hears_nothing_of_what_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,7 +140,8 @@ class Agent:
         if not unchanged:
             self.machines.network_changes()
             self._networks.kick(NETWORK)
-        self._keep(spec)
+        if before is None or replace(before, revision=spec.revision) != spec:
+            self._keep(spec)
         self.env.crashpoint("agent.spec.taken")
         self.disks.take(spec)
         self.machines.take(spec)

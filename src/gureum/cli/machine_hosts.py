@@ -9,7 +9,15 @@ from gureum.cli.config import HOST_PATH_MAX, HOSTS_MAX, CloudConfig, host_dir, m
 from gureum.cli.output import MISSING, USAGE, CliError, note
 from gureum.errors import StoreError
 from gureum.network import wireguard
-from gureum.resources import Host, Instance, InstanceState, Snapshot, Volume
+from gureum.resources import (
+    Host,
+    Instance,
+    InstanceState,
+    NatGateway,
+    NatGatewayState,
+    Snapshot,
+    Volume,
+)
 from gureum.store.base import Reader, Transaction
 from gureum.store.sqlite import SqliteStore
 
@@ -111,14 +119,20 @@ async def _forget(tx: Transaction, config: CloudConfig, hosts: int) -> None:
 
 
 async def things_on(reader: Reader, hosts: list[str]) -> list[str]:
-    """Ids of the instances, volumes and snapshots that are on these hosts."""
+    """Ids of the instances, volumes, snapshots and NAT gateways that are on these hosts."""
     instances = [
         instance.id
         for instance in await reader.find(Instance, host=hosts)
         if instance.state is not InstanceState.terminated
     ]
     volumes = [volume.id for volume in await reader.find(Volume, host=hosts)]
-    return [*instances, *volumes, *(snapshot.id for snapshot in await reader.find(Snapshot, host=hosts))]
+    snapshots = [snapshot.id for snapshot in await reader.find(Snapshot, host=hosts)]
+    gateways = [
+        gateway.id
+        for gateway in await reader.find(NatGateway)
+        if gateway.host in hosts and gateway.state is not NatGatewayState.deleted
+    ]
+    return [*instances, *volumes, *snapshots, *gateways]
 
 
 async def _of_other_zones(reader: Reader, zone: str) -> list[str]:

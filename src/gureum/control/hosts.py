@@ -15,7 +15,7 @@ from gureum.resources import Host, HostCertificate, HostState
 from gureum.store.base import Change, Reader, Store, Transaction
 
 LEASE_SECONDS = 6.0
-NUMBER_MAX = 65534
+NUMBER_MAX = 16383
 UPLINK_MTU_MIN = 1330
 """Guests need 1280 bytes, for IPv6, and VXLAN's headers take 50."""
 WIREGUARD_KEY = re.compile(r"[A-Za-z0-9+/]{43}=")

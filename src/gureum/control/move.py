@@ -35,6 +35,8 @@ async def move_instance(tx: Transaction, id: str, to: str) -> Instance:
         raise CannotMove(f"host {to} is not in zone {instance.zone}")
     if instance.host == to:
         return instance
+    if host.draining:
+        raise CannotMove(f"host {to} is being drained")
     for interface in await tx.find(NetworkInterface, instance=id):
         if interface.host is not None:
             await tx.put(replace(interface, host=to))

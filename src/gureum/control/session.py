@@ -67,9 +67,7 @@ class Session:
             return True
         if record is None or (isinstance(record, Instance) and record.host != self.host):
             return False
-        if getattr(record, "host", None) == self.host or isinstance(
-            record, DhcpOptions | PrefixList | FlowLog
-        ):
+        if getattr(record, "host", None) == self.host or isinstance(record, OF_ANY_VPC):
             return True
         if isinstance(record, PeeringConnection):
             return not self._mentioned.isdisjoint(record.vpcs)

@@ -227,7 +227,7 @@ def _metadata(
         launched=instance.launched.strftime("%Y-%m-%dT%H:%M:%SZ"),
         key_name=instance.key_name,
         public_key=instance.public_key,
-        user_data=instance.user_data,
+        user_data=b"" if instance.state is InstanceState.stopped else instance.user_data,
         interfaces=tuple(
             _metadata_interface(cloud, views, interface)
             for interface in sorted(interfaces, key=lambda interface: interface.device_index)

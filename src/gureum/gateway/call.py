@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -52,7 +52,6 @@ class Fragment:
 
 
 Output = Mapping[str, Any] | Fragment | None
-Stream = AsyncIterable[bytes]
 CredentialLookup = Callable[[str], Awaitable[Credential | None]]
 
 

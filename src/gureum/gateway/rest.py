@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,8 +20,6 @@ from gureum.gateway.scalars import InputError
 from gureum.gateway.shapes import Operation, Ref, Service, Shape
 from gureum.gateway.xml_in import XmlInputs, read_document
 from gureum.gateway.xml_out import XmlPlans, escape
-
-_BODY_ALLOWED = re.compile(r"1\d\d|204|304")
 
 
 class RestCodec(Codec):

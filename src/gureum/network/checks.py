@@ -86,6 +86,9 @@ def network(text: str) -> IPv4Network:
 
 @lru_cache(maxsize=4096)
 def any_network(text: str) -> IPv4Network | IPv6Network:
+    if "%" in text:
+        # What follows it may be any text.
+        raise NetworkError(f"{text!r} has a scope")
     try:
         return ip_network(text)
     except ValueError as error:

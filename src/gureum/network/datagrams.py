@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import sys
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Datagrams:
                 log.warning("%s: %s", self._name, error)
                 return
             hops = [
-                int.from_bytes(value[:4], "little")
+                int.from_bytes(value[:4], sys.byteorder)
                 for level, kind, value in ancillary
                 if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT)
             ]

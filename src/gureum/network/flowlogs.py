@@ -166,24 +166,35 @@ class FlowLogs:
         began, now = self._began[network_id], self._env.utcnow().timestamp()
         covered = self._covered[network_id]
         self._began[network_id], self._covered[network_id] = now, dict(_covered(plan))
-        texts: dict[str, list[str]] = {}
-        for flow_log, port in covered.values():
-            texts.setdefault(flow_log.id, []).extend(
-                lines(flow_log, plan.id, port, reading, int(began), int(now))
-            )
+        times = int(began), int(now)
         try:
-            await asyncio.to_thread(self._append, texts)
+            await asyncio.to_thread(self._append, covered.values(), plan.id, reading, times)
         except OSError as error:
             log.warning("flow logs of VPC %s are not written: %s", plan.id, error)
 
-    def _append(self, texts: dict[str, list[str]]) -> None:
+    def _append(
+        self,
+        covered: Iterable[tuple[FlowLogSpec, PortPlan]],
+        vpc: str,
+        reading: Reading,
+        times: tuple[int, int],
+    ) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for id, found in texts.items():
+        by_tap: dict[str, list[tuple[Flow, Count]]] = {}
+        for flow, count in reading.flows.items():
+            by_tap.setdefault(flow.tap, []).append((flow, count))
+        ports: dict[str, list[tuple[FlowLogSpec, PortPlan]]] = {}
+        for flow_log, port in covered:
+            ports.setdefault(flow_log.id, []).append((flow_log, port))
+        for id, pairs in ports.items():
             path = self._directory / f"{id}.log"
             if path.exists() and path.stat().st_size >= FILE_BYTES_MAX:
                 _rotate(path)
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "w") as file:
-                file.writelines(f"{line}\n" for line in found)
+                for flow_log, port in pairs:
+                    flows, skipped = by_tap.get(port.tap, ()), port.tap in reading.skipped
+                    for line in lines(flow_log, vpc, port, flows, skipped, times):
+                        file.write(f"{line}\n")
 
 
 def _rotate(path: Path) -> None:
@@ -205,9 +216,14 @@ def _covered(plan: VpcPlan) -> Iterator[tuple[tuple[str, str], tuple[FlowLogSpec
 
 
 def lines(
-    flow_log: FlowLogSpec, vpc: str, port: PortPlan, reading: Reading, start: int, end: int
+    flow_log: FlowLogSpec,
+    vpc: str,
+    port: PortPlan,
+    flows: Iterable[tuple[Flow, Count]],
+    skipped: bool,
+    times: tuple[int, int],
 ) -> Iterator[str]:
-    """What a flow log says about a port in this time: at least one line."""
+    """What a flow log says about a port from the one time to the other: at least one line."""
     template = flow_log.format or DEFAULT_FORMAT
     fields = _FIELD.findall(template)
     version = max([2, *(number for number, names in _VERSIONS.items() if set(names) & set(fields))])
@@ -218,16 +234,16 @@ def lines(
         "vpc-id": vpc,
         "subnet-id": port.subnet,
         "instance-id": port.instance or "-",
-        "start": str(start),
-        "end": str(end),
+        "start": str(times[0]),
+        "end": str(times[1]),
     }
     wanted = {"ALL": (True, False), "ACCEPT": (True,), "REJECT": (False,)}[flow_log.traffic]
     nothing = True
-    for flow, count in reading.flows.items():
-        if flow.tap == port.tap and flow.accepted in wanted and count.packets:
+    for flow, count in flows:
+        if flow.accepted in wanted and count.packets:
             nothing = False
             yield _line(fields, always | _values(flow, count))
-    if port.tap in reading.skipped:
+    if skipped:
         yield _line(fields, always | {"log-status": "SKIPDATA"})
     elif nothing:
         yield _line(fields, always | {"log-status": "NODATA"})

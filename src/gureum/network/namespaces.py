@@ -6,6 +6,7 @@ starts begins there. Each visit is a thread that ends with it, so no thread is e
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -161,3 +162,36 @@ def nft(transaction: str) -> None:
     """Apply nftables commands in the calling thread's namespace, all or none."""
     if transaction:
         command(["nft", "-f", "-"], transaction)
+
+
+class Transaction:
+    """nftables commands for the calling thread's namespace that ``nft`` reads at once and applies, all or
+    none, with ``commit``. ``cancel`` is harmless after that.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._nft = subprocess.Popen(
+            ["nft", "-f", "-"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self._nft.stdin is not None
+        # What it complains about is said by ``commit``.
+        with contextlib.suppress(BrokenPipeError):
+            self._nft.stdin.write(text)
+            self._nft.stdin.flush()
+
+    def commit(self) -> None:
+        try:
+            _, complaint = self._nft.communicate(timeout=COMMAND_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            raise NetworkError(f"nft did not end within {COMMAND_SECONDS_MAX:g} s") from None
+        if self._nft.returncode != 0:
+            raise NetworkError(f"nft -f -: {' '.join(complaint.split())[:500]}")
+
+    def cancel(self) -> None:
+        if self._nft.poll() is None:
+            self._nft.kill()
+            self._nft.communicate()

@@ -79,16 +79,22 @@ def _only(kind: int) -> bytes:
 
 
 class Advertiser(Datagrams):
-    """Advertises at once, when asked, and every PERIOD_SECONDS. ``mtu`` may be replaced at any time."""
+    """Advertises at once, when asked, and every PERIOD_SECONDS."""
 
     def __init__(self, sock: socket.socket, mtu: int) -> None:
         super().__init__(sock, "router advertisements")
-        self.mtu = mtu
+        self._mtu = mtu
         self._timer: asyncio.Handle = self._loop.call_soon(self._tick)
 
     def close(self) -> None:
         self._timer.cancel()
         super().close()
+
+    def update(self, mtu: int) -> None:
+        """What changed is told at once."""
+        if mtu != self._mtu:
+            self._mtu = mtu
+            self._advertise()
 
     def serve(self, message: Message) -> None:
         if is_solicitation(message.data, message.hops):
@@ -100,7 +106,7 @@ class Advertiser(Datagrams):
 
     def _advertise(self) -> None:
         try:
-            self.socket.sendto(advertisement(self.mtu), (ALL_NODES, 0))
+            self.socket.sendto(advertisement(self._mtu), (ALL_NODES, 0))
         except OSError as error:
             # Nobody is there yet, or no more; a guest that comes will ask.
             log.debug("router advertisement not sent: %s", error)

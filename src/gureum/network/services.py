@@ -76,7 +76,8 @@ class PortServices:
         """What is told from now on."""
         self._dhcp.lease = lease(plan, port)
         if self._dhcp6 is not None and self._router is not None:
-            self._dhcp6.lease, self._router.mtu = lease6(plan, port), plan.mtu
+            self._dhcp6.lease = lease6(plan, port)
+            self._router.update(plan.mtu)
 
     def close(self) -> None:
         for each in (self._dhcp, self._metadata, self._dhcp6, self._router):

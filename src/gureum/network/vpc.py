@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -29,7 +30,7 @@ from gureum.network import (
 from gureum.network.conntrack import forget_flows
 from gureum.network.flowlogs import Reading
 from gureum.network.names import Names
-from gureum.network.namespaces import command, ip_batch, nft, visit
+from gureum.network.namespaces import Transaction, command_batch, ip_batch, nft, visit
 from gureum.network.plan import VpcPlan
 from gureum.network.portplan import PortPlan
 from gureum.network.routes import NOTHING, Change, Routing
@@ -40,7 +41,7 @@ from gureum.network.vxlan import Underlay
 log = logging.getLogger(__name__)
 
 APART_PORTS = 64
-"""From so many ports of a new VPC on, their rules are loaded while their routes are made."""
+"""From so many ports of a new VPC on, it is worth making things side by side."""
 
 
 class VpcNetwork:
@@ -106,10 +107,9 @@ class VpcNetwork:
             self._env.crashpoint("network.nat.built")
         if old is None and plan.flow_logs:
             self._rescue_flows(plan)
-        new_tables = self._compile(plan)
         link = self._names.link(self.slot)[0]
         routing = routes.wanted(plan, link)
-        work = _Visit(self._env, old, plan, tables, new_tables, known, routing, serving)
+        work = _Visit(self._env, old, plan, tables, partial(self._compile, plan), known, routing, serving)
         sockets = visit(self.namespace, work)
         try:
             if (
@@ -125,7 +125,7 @@ class VpcNetwork:
             for pair in sockets.values():
                 pair.close()
             raise
-        self._plan, self._tables, self._routing = plan, new_tables, routing
+        self._plan, self._tables, self._routing = plan, work.tables, routing
         return sockets
 
     def _resembles(self, old: VpcPlan, plan: VpcPlan) -> bool:
@@ -189,7 +189,7 @@ class _Visit:
         old: VpcPlan | None,
         plan: VpcPlan,
         old_tables: tuple[Table, Table] | None,
-        tables: tuple[Table, Table],
+        compile: Callable[[], tuple[Table, Table]],
         old_routing: Routing | None,
         routing: Routing,
         serving: frozenset[str],
@@ -198,12 +198,51 @@ class _Visit:
         self._old = old
         self._plan = plan
         self._old_tables = old_tables
-        self._tables = tables
+        self._compile = compile
+        self.tables: tuple[Table, Table] | None = None
         self._old_routing = old_routing
         self._routing = routing
         self._serving = serving
 
     def __call__(self) -> dict[str, Sockets]:
+        new = self._old is None and self._old_routing is not None
+        if new and len(self._plan.ports) >= APART_PORTS:
+            return self._begin()
+        self._change()
+        here = {address for port in self._plan.ports.values() for address in port.private}
+        forget_flows(filters.moved_addresses(self._old, self._plan), keep=here)
+        return self._open_sockets()
+
+    def _begin(self) -> dict[str, Sockets]:
+        """All ports of a new namespace. Nothing passes there yet, so things are made side by side: the rules
+        are compiled and read while taps are made, and loaded while routes are.
+        """
+        ports = list(self._plan.ports.values())
+        with ThreadPoolExecutor(2, thread_name_prefix="rules") as others, contextlib.ExitStack() as stack:
+            compiled = others.submit(self._compile)
+            read = others.submit(lambda: _rest(compiled.result()[1]))
+            stack.callback(lambda: read.result().cancel())
+            links.create_taps(ports)
+            self._serving = self._serving.difference(port.id for port in ports)
+            self._env.crashpoint("network.port.created")
+            guard, routed = self.tables = compiled.result()
+            read.result()
+            self._filter(None, (guard, filters.closed(routed)))
+            self._env.crashpoint("network.rules.applied")
+            filled = others.submit(read.result().commit)
+            self._route(routes.change(NOTHING, self._routing), ports)
+            self._env.crashpoint("network.port.routed")
+            sockets = self._open_sockets()
+            try:
+                filled.result()
+            except BaseException:
+                for pair in sockets.values():
+                    pair.close()
+                raise
+        return sockets
+
+    def _change(self) -> None:
+        self.tables = self._compile()
         wanted = {port.tap: port for port in self._plan.ports.values()}
         if self._old is None:
             empty = self._old_routing is not None
@@ -215,44 +254,32 @@ class _Visit:
         links.create_taps(created)
         self._serving = self._serving.difference(port.id for port in created)
         self._env.crashpoint("network.port.created")
-        # In a new namespace nothing passes yet: then routes need not wait until all ports' rules are there.
-        apart = self._old is None and self._old_routing is not None and len(created) >= APART_PORTS
-        first = (self._tables[0], filters.closed(self._tables[1])) if apart else self._first_tables()
+        first = self._first_tables(self.tables)
         self._filter(self._old_tables, first)
         self._env.crashpoint("network.rules.applied")
         routing = routes.present() if self._old_routing is None else self._old_routing
         change = routes.change(routing, self._routing)
-        changed = [wanted[tap] for tap in sorted(wanted.keys() - ready)]
-        if apart:
-            with ThreadPoolExecutor(1, thread_name_prefix="rules") as other:
-                filled = other.submit(self._filter, first, self._tables)
-                self._route(change, changed)
-            filled.result()
-        else:
-            self._route(change, changed)
-            self._filter(first, self._tables)
+        self._route(change, [wanted[tap] for tap in sorted(wanted.keys() - ready)])
+        self._filter(first, self.tables)
         routes.remove(change)
         self._env.crashpoint("network.port.routed")
         ip_batch(links.removal_commands(present - wanted.keys()))
         gone = filters.changed_addresses(self._old, self._plan)
         forget_flows(gone if self._old else routes.orphans(routing, self._plan))
-        here = {address for port in self._plan.ports.values() for address in port.private}
-        forget_flows(filters.moved_addresses(self._old, self._plan), keep=here)
-        return self._open_sockets()
 
-    def _first_tables(self) -> tuple[Table, Table]:
+    def _first_tables(self, tables: tuple[Table, Table]) -> tuple[Table, Table]:
         """The new filter, but ports that were there stay with the route table they had, until the one that
         they get is there.
         """
-        guard, routed = self._tables
+        guard, routed = tables
         if self._old_tables is None:
-            return self._tables
+            return tables
         had = self._old_tables[1].sets["tables"].elements
-        tables = routed.sets["tables"]
-        elements = {tap: had.get(tap, table) for tap, table in tables.elements.items()}
-        if elements == tables.elements:
-            return self._tables
-        sets = {**routed.sets, "tables": msgspec.structs.replace(tables, elements=elements)}
+        marks = routed.sets["tables"]
+        elements = {tap: had.get(tap, table) for tap, table in marks.elements.items()}
+        if elements == marks.elements:
+            return tables
+        sets = {**routed.sets, "tables": msgspec.structs.replace(marks, elements=elements)}
         return guard, msgspec.structs.replace(routed, sets=sets)
 
     def _filter(self, old: tuple[Table, Table] | None, new: tuple[Table, Table]) -> None:
@@ -280,6 +307,11 @@ class _Visit:
         return opened
 
 
+def _rest(routed: Table) -> Transaction:
+    """What a closed filter lacks."""
+    return Transaction(change_table(filters.closed(routed), routed))
+
+
 def remove_vpc(names: Names, network_id: int) -> None:
     """Remove a VPC's namespace with everything in it, and its link. Repeats harmlessly."""
     namespace = names.namespace(network_id)
@@ -288,5 +320,6 @@ def remove_vpc(names: Names, network_id: int) -> None:
         # A guest that still holds a tap would keep the namespace alive: take its device away first.
         visit(namespace, lambda: ip_batch(links.removal_commands(links.taps(attached=True))))
     if network_id in links.uplinks(names):
-        command(["ip", "link", "delete", names.uplink(network_id)])
+        # Of a namespace that is being removed by somebody else it may go any moment.
+        command_batch("ip", [f"link delete {names.uplink(network_id)}"], gone=True)
     namespaces.remove(namespace)

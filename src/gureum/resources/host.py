@@ -28,7 +28,7 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
     accelerator: str = ""
     boot_id: str = ""
     number: int = 0
-    """Its own in the cloud, 1 to 65534, from its first report on: names it in VXLAN next hops."""
+    """Its own in the cloud, 1 to 16383, from its first report on: names it in VXLAN next hops."""
     address: str = ""
     uplink_mtu: int = 1500
     wireguard_key: str = ""

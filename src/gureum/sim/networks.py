@@ -50,7 +50,7 @@ class NetworkCalls:
 
     async def choose(self) -> Asked:
         makers: tuple[tuple[Callable[[], Awaitable[Asked]], int], ...] = (
-            (self._vpc, 5),
+            (self._vpc, 7),
             (self._subnet, 8),
             (self._gateway, 8),
             (self._table, 8),
@@ -62,7 +62,7 @@ class NetworkCalls:
             (self._address, 8),
             (self._nat, 8),
             (self._peering, 8),
-            (self._acl, 6),
+            (self._acl, 8),
             (self._group, 6),
             (self._rule, 10),
             (self._prefix_list, 3),

@@ -198,6 +198,12 @@ def connect(client: Guest, server: Guest, number: int) -> tuple[socket.socket, s
     return connection, accepted
 
 
+def pings6(guest: Guest, address: str) -> bool:
+    """Whether one of three gets there: an address that was added a moment ago is not in use at once."""
+    done = guest.run("ping", "-q", "-c3", "-i0.3", "-W1", address, check=False)
+    return " 0 received" not in done.stdout
+
+
 def configure6(guest: Guest) -> None:
     def enable() -> None:
         Path("/proc/sys/net/ipv6/conf/eth0/disable_ipv6").write_text("0")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 
 import msgspec
 import pytest
 
 from gureum.hostspec import AclEntrySpec, AclSpec, GroupSpec, NetworkSpec, PortSpec, SubnetSpec
-from gureum.network.namespaces import visit
+from gureum.network import vpc as network_vpc
+from gureum.network.namespaces import command, visit
 
-from .conftest import ALL_IN, ALL_OUT, SERVER, Guest, Rig, _listen, metadata, port, spec, vpc
+from .conftest import ALL_IN, ALL_OUT, INDEX, SERVER, Guest, Rig, _listen, metadata, port, spec, vpc
 
 pytestmark = pytest.mark.root
 
@@ -145,3 +147,25 @@ async def test_a_change_under_load_never_opens_a_hole(rig: Rig) -> None:
         assert min(sent) > 100
         with pytest.raises(TimeoutError):
             server.recv(10)
+
+
+async def test_many_ports_at_once_are_the_same_as_one_by_one(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rules of many ports are loaded while their routes are made."""
+    current = guarded(entry(10, protocol="17"))
+
+    def rules() -> str:
+        text = visit(f"gm{INDEX}-1", lambda: command(["nft", "list", "ruleset"]))
+        # Sets have no order, and chains have that in which they came.
+        return "\n".join(sorted(re.sub(r"packets \d+ bytes \d+", "", text).splitlines()))
+
+    await rig.network.apply(current)
+    one = rules()
+    await rig.network.teardown()
+    monkeypatch.setattr(network_vpc, "APART_PORTS", 1)
+    await rig.network.apply(current)
+    assert rules() == one
+    a, b = await rig.guest(INSIDE), await rig.guest(NEAR)
+    with a.listen(80):
+        assert await rig.call(b.reaches, a.ip, 80)

@@ -249,6 +249,10 @@ def routers(guest: Guest) -> list[dict[str, Any]]:
     return found
 
 
+def mtu6(guest: Guest) -> str:
+    return guest.run("cat", "/proc/sys/net/ipv6/conf/eth0/mtu").stdout.strip()
+
+
 def dhcp6(guest: Guest, kind: int, *options: tuple[int, bytes]) -> tuple[int, dict[int, bytes]] | None:
     """One exchange with a client of our own: the answer's type and options."""
     client = (1, b"\0\3\0\1" + bytes.fromhex(guest.port.mac.replace(":", "")))
@@ -293,7 +297,7 @@ async def test_ipv6_by_advertisement_and_dhcp(rig: Rig) -> None:
     assert (router["gateway"], router["protocol"]) == ("fe80::1", "ra")
     seen = json.loads(guest.run("ip", "-j", "-6", "address", "show", "dev", "eth0").stdout)[0]["addr_info"]
     assert {each["scope"] for each in seen} == {"link"}, "no network is advertised, so there is no address"
-    assert guest.run("cat", "/proc/sys/net/ipv6/conf/eth0/mtu").stdout.strip() == "1400"
+    assert mtu6(guest) == "1400"
 
     advertised = await rig.call(dhcp6, guest, SOLICIT, ASSOCIATION, WANTS_NAMES)
     assert advertised
@@ -310,7 +314,9 @@ async def test_ipv6_by_advertisement_and_dhcp(rig: Rig) -> None:
 
     # What changes is told at the next renewal.
     two = msgspec.structs.replace(one, ipv6=("fd00:7::6",))
-    await rig.network.apply(spec(two, port(6), vpcs=(SIX,), groups=GROUPS, mtu=1400))
+    await rig.network.apply(spec(two, port(6), vpcs=(SIX,), groups=GROUPS, mtu=1300))
+    # The MTU is told at once, by the router.
+    assert await rig.call(until, lambda: mtu6(guest) == "1300"), mtu6(guest)
     has = struct.pack("!HH16sII", 5, 24, IPv6Address(address).packed, 0, 0)
     renewed = await rig.call(dhcp6, guest, RENEW, (2, options[2]), (3, ASSOCIATION[1] + has))
     assert renewed

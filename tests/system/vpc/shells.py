@@ -53,17 +53,19 @@ class Shells:
         return done.stdout.strip()
 
     @contextlib.contextmanager
-    def running(self, guest: Guest, command: str) -> Iterator[subprocess.Popen[str]]:
+    def running(self, guest: Guest, command: str) -> Iterator[Running]:
         """The command while the block runs; it has to end once the file GOING is not there."""
         argv = [*self._argv(guest), f"touch {GOING}; {command}"]
-        process = subprocess.Popen(
+        with subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        try:
-            yield process
-        finally:
-            self.run(guest, f"rm {GOING}")
-            process.wait(timeout=30)
+        ) as process:
+            assert process.stdout is not None
+            running = Running(process.stdout)
+            try:
+                yield running
+            finally:
+                self.run(guest, f"rm {GOING}")
+                running.join()
 
     def reached(self, guest: Guest, targets: Iterable[str]) -> dict[str, tuple[str, str]]:
         """Of these addresses those that a page comes from: who served it, and whom it saw. All at once."""
@@ -102,23 +104,29 @@ def shells(cloud: RealCloud) -> Iterator[Shells]:
         opened.close()
 
 
-class Ticks:
-    """The moments at which a running command printed a line."""
+class Running:
+    """What a command prints, with the moments at which its lines came."""
 
-    def __init__(self, output: IO[str] | None) -> None:
-        assert output is not None
-        self.times: list[float] = []
+    def __init__(self, output: IO[str]) -> None:
+        self.lines: list[tuple[float, str]] = []
         self._output = output
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        with contextlib.suppress(ValueError):
-            for _ in self._output:
-                self.times.append(time.monotonic())
+        for line in self._output:
+            self.lines.append((time.monotonic(), line))
+
+    def join(self) -> None:
+        self._reader.join(30)
 
     def after(self, moment: float) -> list[float]:
-        return [tick - moment for tick in self.times if tick > moment]
+        """When lines came after this moment, in seconds."""
+        return [when - moment for when, _ in self.lines if when > moment]
+
+    @property
+    def text(self) -> str:
+        return "".join(line for _, line in self.lines)
 
 
 def new_pings(target: str) -> str:
@@ -130,7 +138,7 @@ def new_pings(target: str) -> str:
 def take_stream(sh: Shells, guest: Guest) -> None:
     """Have the guest wait for one stream at STREAM_PORT, and keep what comes."""
     # An end of its input would end the stream.
-    sh.run(guest, f"sleep 1000 | nc -l -p {STREAM_PORT} >/tmp/stream 2>/dev/null </dev/null &")
+    sh.run(guest, f"(sleep 1000 </dev/null | nc -l -p {STREAM_PORT}) >/tmp/stream 2>/dev/null &")
 
 
 def stream_to(address: str) -> str:

@@ -9,8 +9,8 @@ import pytest
 
 from ..realcloud import Item
 from .guests import PORT, allow
-from .shells import STREAM_PORT, TRY_SECONDS, Ticks, new_pings, stream_to, streamed, take_stream
-from .world import SAME_CIDR, World
+from .shells import STREAM_PORT, TRY_SECONDS, new_pings, stream_to, streamed, take_stream
+from .world import SAME_CIDR, World, member_of
 
 pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.timeout(300)]
 
@@ -94,52 +94,49 @@ def test_network_acl(world: World, acl: str) -> None:
 
 
 def test_groups_follow_membership_across_hosts(world: World, request: pytest.FixtureRequest) -> None:
-    ec2, red, near, far = (world.cloud.ec2, world.vpcs["red"], world.guests["red-1"], world.guests["red-2"])
+    ec2, sh, wait, red = world.cloud.ec2, world.shells, world.cloud.wait, world.vpcs["red"]
+    near, far = world.guests["red-1"], world.guests["red-2"]
     members = red.new_group("members")
     servers = red.new_group("servers", allow("tcp", (22, 22), cidr=ANYWHERE), allow("icmp", group=members))
-    ec2.modify_instance_attribute(InstanceId=far.id, Groups=[servers])
-    wait = world.cloud.wait
-    wait("strangers to be shut out", lambda: not world.shells.pings(near, far.private))
     joined, left = [], []
-    with world.shells.running(near, new_pings(far.private)) as pinging:
-        ticks = Ticks(pinging.stdout)
-        for _ in range(3):
-            time.sleep(1.5)
-            begin = time.monotonic()
-            ec2.modify_instance_attribute(InstanceId=near.id, Groups=[red.group, members])
-            joined.append(wait("the member to be let in", lambda begin=begin: ticks.after(begin))[0])
-            begin = time.monotonic()
-            ec2.modify_instance_attribute(InstanceId=near.id, Groups=[red.group])
-            wait("it to be shut out", lambda: time.monotonic() > max(ticks.times) + TRY_SECONDS)
-            left.append(max([0.0, *ticks.after(begin)]))
+    with member_of(world, far, servers):
+        wait("strangers to be shut out", lambda: not sh.pings(near, far.private))
+        with sh.running(near, new_pings(far.private)) as pings:
+            for _ in range(3):
+                time.sleep(1.5)
+                begin = time.monotonic()
+                with member_of(world, near, red.group, members):
+                    found = wait("the member to be let in", lambda begin=begin: pings.after(begin))
+                    joined.append(found[0])
+                    begin = time.monotonic()
+                wait("it to be shut out", lambda: time.monotonic() > pings.lines[-1][0] + TRY_SECONDS)
+                left.append(max([0.0, *pings.after(begin)]))
     # Told, not asserted: the machine may be busy.
     request.node.user_properties += [("joined_seconds", max(joined)), ("left_seconds", max(left))]
-    ec2.modify_instance_attribute(InstanceId=far.id, Groups=[red.group])
-    wait("all to be let in", lambda: world.shells.pings(near, far.private))
+    wait("all to be let in", lambda: sh.pings(near, far.private))
     for group in (servers, members):
         ec2.delete_security_group(GroupId=group)
 
 
 def test_rule_is_revoked_while_traffic_flows(world: World) -> None:
-    ec2, red, near, far = (world.cloud.ec2, world.vpcs["red"], world.guests["red-1"], world.guests["red-2"])
+    ec2, sh, wait, red = world.cloud.ec2, world.shells, world.cloud.wait, world.vpcs["red"]
+    near, far = world.guests["red-1"], world.guests["red-2"]
     rule = allow("tcp", (STREAM_PORT, 9001), cidr=SAME_CIDR)
     group = red.new_group("revoked", allow("tcp", (22, 22), cidr=ANYWHERE), rule)
-    ec2.modify_instance_attribute(InstanceId=far.id, Groups=[group])
-    wait, sh = world.cloud.wait, world.shells
-    wait("others to be shut out", lambda: not sh.sees(near, far.private))
+    again = f"nc -w {TRY_SECONDS} {far.private} 9001 </dev/null 2>/dev/null || true"
     take_stream(sh, far)
     sh.run(far, "nc -ll -p 9001 -e /bin/hostname >/dev/null 2>&1 </dev/null &")
-    again = f"nc -w {TRY_SECONDS} {far.private} 9001 </dev/null 2>/dev/null || true"
-    wait("a new flow", lambda: sh.run(near, again) == "ip-10-0-2-10")
-    with sh.running(near, stream_to(far.private)):
-        wait("the stream to flow", lambda: streamed(sh, far))
-        ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=[rule])
-        wait("new flows to be refused", lambda: sh.run(near, again) == "")
-        after = streamed(sh, far)
-        wait("the old one to go on", lambda: streamed(sh, far)[-1] > after[-1] + 20)
+    with member_of(world, far, group):
+        wait("others to be shut out", lambda: not sh.sees(near, far.private))
+        wait("a new flow", lambda: sh.run(near, again) == "ip-10-0-2-10")
+        with sh.running(near, stream_to(far.private)):
+            wait("the stream to flow", lambda: streamed(sh, far))
+            ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=[rule])
+            wait("new flows to be refused", lambda: sh.run(near, again) == "")
+            last = streamed(sh, far)[-1]
+            wait("the old one to go on", lambda: streamed(sh, far)[-1] > last + 20)
     found = streamed(sh, far)
     assert found == list(range(1, len(found) + 1))
-    sh.run(far, "killall nc; true")
-    ec2.modify_instance_attribute(InstanceId=far.id, Groups=[red.group])
+    sh.run(far, "killall nc sleep")
     wait("all to be let in", lambda: sh.sees(near, far.private))
     ec2.delete_security_group(GroupId=group)

@@ -10,7 +10,7 @@ from gureum.cli.processes import read_pid_file
 
 from .guests import allow
 from .shells import stream_to, streamed, take_stream
-from .world import World
+from .world import World, member_of
 
 pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.timeout(300)]
 
@@ -41,13 +41,13 @@ def test_traffic_flows_while_agents_and_the_manager_die(world: World, request: p
             before = wait("the stream to flow", lambda: streamed(sh, far))
             killed(world, role)
             wait("it to go on", lambda last=before[-1]: streamed(sh, far)[-1] > last + 20)
-    told = traffic.stdout.read() if traffic.stdout else ""
-    counts = re.search(r"(\d+) packets transmitted, (\d+) packets received", told)
-    assert counts, told
+    counts = re.search(r"(\d+) packets transmitted, (\d+) packets received", traffic.text)
+    assert counts, traffic.text
     sent, answered = int(counts[1]), int(counts[2])
     request.node.user_properties += [("pings_sent", sent), ("pings_lost", sent - answered)]
     assert sent - answered <= LOST_MAX
     found = streamed(sh, far)
+    sh.run(far, "killall sleep")
     assert found == list(range(1, len(found) + 1))
 
 
@@ -58,9 +58,8 @@ def test_new_rules_apply_after_the_agents_died(world: World) -> None:
     for role in ("agent-0", "agent-1"):
         killed(world, role)
     assert sh.sees(near, far.private) == ("red-2", near.private)
-    ec2.modify_instance_attribute(InstanceId=far.id, Groups=[group])
-    wait("all to be shut out", lambda: not sh.sees(near, far.private))
-    world.cloud.kill("agent-1")
-    ec2.modify_instance_attribute(InstanceId=far.id, Groups=[red.group])
+    with member_of(world, far, group):
+        wait("all to be shut out", lambda: not sh.sees(near, far.private))
+        world.cloud.kill("agent-1")
     wait("all to be let in", lambda: sh.sees(near, far.private))
     ec2.delete_security_group(GroupId=group)

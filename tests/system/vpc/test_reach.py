@@ -7,7 +7,7 @@ import pytest
 from ..realcloud import refused
 from .guests import PORT, allow
 from .outside import OUTSIDE_ADDRESS, ROUTER_ADDRESS, seen_from_outside
-from .world import World
+from .world import World, member_of
 
 pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.timeout(300)]
 
@@ -129,14 +129,12 @@ def test_peering(world: World) -> None:
     servers = green.new_group(
         "peer-servers", allow("tcp", (22, 22), cidr=ANYWHERE), allow("tcp", (PORT, PORT), group=members)
     )
-    ec2.modify_instance_attribute(InstanceId=peer.id, Groups=[servers])
-    world.cloud.wait("the stranger to be shut out", lambda: not sh.sees(near, peer.private))
-    ec2.modify_instance_attribute(InstanceId=far.id, Groups=[red.group, members])
-    world.cloud.wait("the member to be let in", lambda: sh.sees(far, peer.private))
-    assert sh.sees(near, peer.private) is None
-    ec2.modify_instance_attribute(InstanceId=far.id, Groups=[red.group])
-    world.cloud.wait("no member any more", lambda: not sh.sees(far, peer.private))
-    ec2.modify_instance_attribute(InstanceId=peer.id, Groups=[green.group])
+    with member_of(world, peer, servers):
+        world.cloud.wait("the stranger to be shut out", lambda: not sh.sees(near, peer.private))
+        with member_of(world, far, red.group, members):
+            world.cloud.wait("the member to be let in", lambda: sh.sees(far, peer.private))
+            assert sh.sees(near, peer.private) is None
+        world.cloud.wait("no member any more", lambda: not sh.sees(far, peer.private))
     world.cloud.wait("all to be let in", lambda: sh.sees(near, peer.private))
     with refused("DependencyViolation"):
         ec2.delete_security_group(GroupId=members)

@@ -54,3 +54,17 @@ def made_world(image: ImageManifest) -> Iterator[World]:
         ids["amber-1"] = launch(cloud, "amber-1", vpcs["amber"].subnet("10.2.1.0/24", "a"), "10.2.1.10")
         guests = booted(cloud, ids, {"red-2": "red-1", "blue-2": "blue-1"})
         yield World(cloud, logins, vpcs, guests, vpcs["red"].subnets[1], tables["red"], before)
+
+
+@contextlib.contextmanager
+def member_of(world: World, guest: Guest, *groups: str) -> Iterator[None]:
+    """Has the guest in these groups, instead of its VPC's default one, while the block runs."""
+
+    def change(wanted: list[str]) -> None:
+        world.cloud.ec2.modify_instance_attribute(InstanceId=guest.id, Groups=wanted)
+
+    change([*groups])
+    try:
+        yield
+    finally:
+        change([world.vpcs[guest.name.partition("-")[0]].group])

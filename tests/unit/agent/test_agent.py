@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from gureum.errors import TransportError
-from gureum.hostspec import HostSpec, MachineState, NetworkSpec
+from gureum.hostspec import HostSpec, MachineState, NetworkSpec, PortSpec, SubnetSpec, VpcSpec
 from gureum.transport.messages import Call, Hello, Reply, Report, Spec
+from gureum.transport.specs import Sender
 
 
 async def next_of(link: Any, kind: type[Any]) -> Any:
@@ -189,3 +190,42 @@ def test_a_stopped_agent_leaves_guests_running_and_frees_the_pool(parts: Any) ->
 
     parts.on_lab(test)
     assert closed == ["pool"]
+
+
+def test_flows_of_a_port_are_given_and_taken(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        link = await connected(lab)
+        port = PortSpec(id="eni-1", vpc="vpc-1", subnet="s", mac="02:00:00:00:00:01", private_ip="10.0.0.4")
+        vpc = VpcSpec(
+            id="vpc-1", network_id=1, cidr="10.0.0.0/16", subnets=(SubnetSpec(id="s", cidr="10.0.0.0/24"),)
+        )
+        await link.send(Spec(lab.spec(network=NetworkSpec(vpcs=(vpc,), ports=(port,)))))
+        await asyncio.sleep(3)
+        await link.send(Call(id=1, method="export-flows", interface="eni-1"))
+        flows = (await next_of(link, Reply)).data
+        assert flows
+        await link.send(Call(id=2, method="import-flows", interface="eni-1", data=flows))
+        assert (await next_of(link, Reply)).error == ""
+        for number, method in enumerate(("export-flows", "import-flows"), 3):
+            await link.send(Call(id=number, method=method, interface="eni-2", data=flows))
+            assert "eni-2" in (await next_of(link, Reply)).error
+
+    parts.on_lab(test)
+
+
+def test_specs_come_as_changes(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        link, sender = await connected(lab), Sender()
+        await link.send(sender.message(lab.spec(parts.volume())))
+        newer = lab.spec(parts.volume())
+        change = sender.message(newer)
+        await link.send(change)
+        await asyncio.sleep(3)
+        assert lab.agent.report().revision == newer.revision
+        # One of which the base never came: the link is of no use any more.
+        sender.message(lab.spec())
+        await link.send(sender.message(lab.spec()))
+        await asyncio.sleep(3)
+        assert len(lab.links) == 2
+
+    parts.on_lab(test)

@@ -8,7 +8,7 @@ import pytest
 from gureum.cli import machine_hosts
 from gureum.cli.cloud import Cloud
 from gureum.cli.output import USAGE, CliError
-from gureum.resources import Host, Snapshot, SnapshotState, Volume
+from gureum.resources import Host, NatGateway, NatGatewayState, Snapshot, SnapshotState, Volume
 from gureum.resources.record import Record
 from gureum.store.sqlite import SqliteStore
 
@@ -116,6 +116,18 @@ def test_an_only_host_keeps_one_zone_only(cloud: Cloud, evacuated: list[int]) ->
     stored(cloud, volume("vol-2", "host-0", "us-east-1b"))
     with pytest.raises(CliError, match=r"host-0 will be in us-east-1a only, and has vol-2 of other zones"):
         machine_hosts.change(cloud, 2)
+
+
+def test_nat_gateways_of_a_host_that_goes(cloud: Cloud, evacuated: list[int]) -> None:
+    cloud.configure(hosts=2)
+    nat = NatGateway(
+        id="nat-1", vpc="vpc-1", subnet="subnet-1", zone="us-east-1b", interface="eni-1", host="host-1",
+        created=TIME, state=NatGatewayState.available,
+    )  # fmt: skip
+    stored(cloud, Host(id="host-1", zone="us-east-1b"), nat)
+    with pytest.raises(CliError, match="nat-1"):
+        machine_hosts.change(cloud, 1)
+    assert evacuated == []
 
 
 def test_a_snapshot_counts_too(cloud: Cloud, evacuated: list[int]) -> None:

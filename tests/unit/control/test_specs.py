@@ -55,6 +55,15 @@ async def test_who_runs_and_who_is_off(bench: Any, make: Any) -> None:
     assert machines["i-shutting-down"].shutdown_seconds == TERMINATE_SECONDS
 
 
+async def test_the_user_data_of_who_is_off_is_not_sent(bench: Any, make: Any) -> None:
+    """Thousands that are off would make a spec too large for a message."""
+    await bench.put(
+        make.instance("i-1", state=InstanceState.stopping, user_data=b"#!"),
+        make.instance("i-2", state=InstanceState.stopped, user_data=b"#!"),
+    )
+    assert [machine.metadata.user_data for machine in (await spec(bench)).machines] == [b"#!", b""]
+
+
 async def test_force_leaves_the_guest_no_time(bench: Any, make: Any) -> None:
     await bench.put(make.instance(state=InstanceState.stopping, force=True))
     assert (await spec(bench)).machines[0].shutdown_seconds == 0

@@ -18,7 +18,6 @@ from gureum.hostspec import (
 )
 from gureum.network.dns import addresses, arguments, hosts, servers
 from gureum.network.plan import VpcPlan, make_plan
-from gureum.network.services import lease6
 
 PORT = PortSpec(
     id="eni-1",
@@ -91,16 +90,6 @@ def test_servers_are_those_of_the_dhcp_options() -> None:
     assert servers(plan(dhcp=both)) == ("10.0.0.2", "10.0.0.99")
     assert servers(plan(dhcp=both, dns_support=False)) == ("10.0.0.99",)
     assert servers(plan(dhcp=DhcpSpec(servers=()))) == ()
-
-
-def test_servers_by_ipv6() -> None:
-    def told(**fields: Any) -> tuple[str, ...]:
-        found = plan(**fields)
-        return lease6(found, found.ports["eni-1"]).servers
-
-    assert told() == ("fd00:ec2::253",)
-    assert told(dns_support=False) == ()
-    assert told(dhcp=DhcpSpec(servers=("10.0.0.99",))) == ()
 
 
 @pytest.mark.parametrize(

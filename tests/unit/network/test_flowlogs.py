@@ -38,7 +38,8 @@ def flow(accepted: bool = True, **fields: object) -> Flow:
 
 
 def written(spec: FlowLogSpec, reading: Reading) -> list[str]:
-    return list(lines(spec, "vpc-1", plan().ports["eni-1"], reading, 100, 160))
+    port = plan().ports["eni-1"]
+    return list(lines(spec, "vpc-1", port, reading.flows.items(), port.tap in reading.skipped, (100, 160)))
 
 
 def test_formats_are_those_of_the_api() -> None:

@@ -31,7 +31,7 @@ async def attach_volume(ctx: Context, input: Input) -> Output:
     volume = await lookup.one(ctx, lookup.VOLUME, input["VolumeId"])
     instance = await lookup.one(ctx, lookup.INSTANCE, input["InstanceId"])
     _check_attachable(volume, instance, device)
-    await _check_hot_plug(ctx, instance)
+    await check_hot_plug(ctx, instance)
     now = ctx.env.utcnow()
     attachment = Attachment(
         instance=instance.id, device=device, state=AttachmentState.attaching, attached=now
@@ -69,8 +69,8 @@ def _check_attachable(volume: Volume, instance: Instance, device: str) -> None:
         )
 
 
-async def _check_hot_plug(ctx: Context, instance: Instance) -> None:
-    """A microvm takes and gives up disks only while it is off."""
+async def check_hot_plug(ctx: Context, instance: Instance) -> None:
+    """A microvm takes and gives up disks and interfaces only while it is off."""
     image = await ctx.tx.get(Image, instance.image)
     if image is not None and image.machine == "microvm" and instance.state is not InstanceState.stopped:
         raise unsupported(
@@ -97,7 +97,7 @@ async def detach_volume(ctx: Context, input: Input) -> Output:
     if volume.state is VolumeState.creating:
         raise incorrect_state(f"Volume '{volume.id}' is in the 'creating' state.")
     if instance is not None:
-        await _check_hot_plug(ctx, instance)
+        await check_hot_plug(ctx, instance)
     attachment = replace(attachment, state=AttachmentState.detaching, force=force)
     return attachment_item(await ctx.tx.put(replace(volume, attachment=attachment)))
 

@@ -60,5 +60,6 @@ def overlapping(network: Network, others: Iterable[Network]) -> bool:
     return any(contains(other, network) or contains(network, other) for other in others)
 
 
-def invalid_range(code: str, network: Network) -> ApiError:
-    return ApiError(code, f"The CIDR '{network}' is invalid.")
+def invalid_range(code: str, network: Network, rule: str) -> ApiError:
+    """EC2's words, and what would be valid."""
+    return ApiError(code, f"The CIDR '{network}' is invalid. {rule}")

@@ -7,7 +7,6 @@ from msgspec.structs import replace
 from gureum.errors import ApiError
 from gureum.resources import (
     Address,
-    Image,
     Instance,
     InstanceState,
     InterfaceAttachment,
@@ -15,6 +14,7 @@ from gureum.resources import (
 )
 from gureum.services.ec2 import interface_options as options
 from gureum.services.ec2 import limits, lookup
+from gureum.services.ec2.attachments import check_hot_plug
 from gureum.services.ec2.faults import incorrect_state, invalid_value, unsupported
 from gureum.services.operation import Context, Input, Output, operation
 
@@ -29,7 +29,7 @@ async def attach_network_interface(ctx: Context, input: Input) -> Output:
     index: int = input["DeviceIndex"]
     options.check_unused(interface)
     await _check_attachable(ctx, interface, instance, index)
-    await _check_hot_plug(ctx, instance)
+    await check_hot_plug(ctx, instance)
     interface = await ctx.tx.put(
         replace(
             interface,
@@ -74,15 +74,6 @@ async def _check_attachable(
     options.check_limits(1 + len(interface.secondary), len(interface.ipv6), instance.type)
 
 
-async def _check_hot_plug(ctx: Context, instance: Instance) -> None:
-    """A microvm takes and gives up interfaces only while it is off."""
-    image = await ctx.tx.get(Image, instance.image)
-    if image is not None and image.machine == "microvm" and instance.state is not InstanceState.stopped:
-        raise unsupported(
-            f"Instance '{instance.id}' runs on a microvm, which has no hot-plug. Stop it first."
-        )
-
-
 @operation("ec2", "DetachNetworkInterface", write=True)
 async def detach_network_interface(ctx: Context, input: Input) -> Output:
     id = input["AttachmentId"]
@@ -106,7 +97,7 @@ async def detach_network_interface(ctx: Context, input: Input) -> Output:
     force = bool(input.get("Force"))
     instance = await ctx.tx.get(Instance, interface.instance or "")
     if instance is not None:
-        await _check_hot_plug(ctx, instance)
+        await check_hot_plug(ctx, instance)
     if interface.attachment_state is InterfaceAttachment.detaching and (interface.force_detach or not force):
         return {}
     await ctx.tx.put(replace(interface, attachment_state=InterfaceAttachment.detaching, force_detach=force))

@@ -220,7 +220,7 @@ def _item(acl: NetworkAcl, subnets: Sequence[Subnet]) -> dict[str, Any]:
             for subnet in subnets
         ],
         "Entries": [*(_shown(entry) for entry in acl.entries), *_last(acl)],
-        "Tags": tag_list(acl.tags),
+        "Tags": tag_list(acl.tags) or [],
     }
 
 

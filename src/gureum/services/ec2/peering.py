@@ -120,8 +120,13 @@ async def delete_vpc_peering_connection(ctx: Context, input: Input) -> Output:
     peering = await _one(ctx, input["VpcPeeringConnectionId"])
     if peering.state is PeeringState.deleted:
         return {"Return": True}
-    if peering.state not in (PeeringState.active, PeeringState.pending_acceptance, PeeringState.failed):
-        raise _wrong_state(peering, "deleted")
+    if peering.state not in (PeeringState.active, PeeringState.pending_acceptance):
+        # In EC2's words: Terraform looks for "to deleting" and takes such a connection for gone.
+        raise ApiError(
+            "InvalidStateTransition",
+            f"Invalid state transition for {peering.id}, attempted to transition from {peering.state} "
+            "to deleting",
+        )
     await ctx.tx.put(replace(peering, state=PeeringState.deleted, message=ctx.caller.account))
     return {"Return": True}
 
@@ -194,7 +199,7 @@ def _item(ctx: Context, peering: PeeringConnection, vpcs: Mapping[str, Vpc]) -> 
         ),
         "Status": {"Code": str(peering.state), "Message": message},
         "ExpirationTime": datetime.fromtimestamp(int(peering.expires), UTC) if waiting else None,
-        "Tags": tag_list(peering.tags),
+        "Tags": tag_list(peering.tags) or [],
     }
 
 

@@ -113,7 +113,8 @@ def _free_cidr(text: str, vpc: Vpc, others: Sequence[Subnet]) -> str:
     """Raises InvalidSubnet.Range for what is not in the VPC, InvalidSubnet.Conflict for what is taken."""
     network = parse4(text, "cidrBlock")
     if not PREFIX_MIN <= network.prefixlen <= PREFIX_MAX or not within(network, networks(vpc.cidrs)):
-        raise invalid_range("InvalidSubnet.Range", network)
+        rule = f"It has to be a /{PREFIX_MIN} to /{PREFIX_MAX} within {' or '.join(vpc.cidrs)}."
+        raise invalid_range("InvalidSubnet.Range", network, rule)
     if overlapping(network, networks(subnet.cidr for subnet in others)):
         raise ApiError("InvalidSubnet.Conflict", f"The CIDR '{network}' conflicts with another subnet")
     return str(network)

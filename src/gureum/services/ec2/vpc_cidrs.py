@@ -62,8 +62,12 @@ def refuse_pools(ctx: Context, input: Input) -> None:
 
 def check_range(cloud: Cloud, network: IPv4Network) -> None:
     """Raises InvalidVpc.Range for a network that no VPC can have."""
-    if not PREFIX_MIN <= network.prefixlen <= PREFIX_MAX or overlapping(network, _FORBIDDEN):
-        raise invalid_range("InvalidVpc.Range", network)
+    if not PREFIX_MIN <= network.prefixlen <= PREFIX_MAX:
+        rule = f"It has to be a /{PREFIX_MIN} to /{PREFIX_MAX}."
+        raise invalid_range("InvalidVpc.Range", network, rule)
+    if overlapping(network, _FORBIDDEN):
+        rule = f"No VPC can have networks in {', '.join(map(str, _FORBIDDEN))}."
+        raise invalid_range("InvalidVpc.Range", network, rule)
     if network.overlaps(IPv4Network(cloud.public_cidr)):
         raise ApiError(
             "InvalidVpc.Range",

@@ -16,6 +16,7 @@ from gureum.resources import (
     NetworkInterface,
     PeeringConnection,
     PeeringState,
+    Record,
     RouteTable,
     SecurityGroup,
     Subnet,
@@ -52,6 +53,9 @@ from gureum.services.ec2.vpc_cidrs import (
     refuse_pools,
 )
 from gureum.services.operation import Context, Input, Output, operation
+
+NAMED_MAX = 10
+"""Dependents that the refusal to delete a VPC names."""
 
 
 @operation("ec2", "CreateVpc", write=True)
@@ -112,22 +116,29 @@ async def delete_vpc(ctx: Context, input: Input) -> Output:
     tables = await ctx.tx.find(RouteTable, vpc=vpc.id)
     acls = await ctx.tx.find(NetworkAcl, vpc=vpc.id)
     groups = await ctx.tx.find(SecurityGroup, vpc=vpc.id)
-    peerings = await ctx.tx.find(PeeringConnection, vpcs=vpc.id)
-    if (
-        await ctx.tx.count(Subnet, vpc=vpc.id)
-        or await ctx.tx.count(InternetGateway, vpc=vpc.id)
-        or await ctx.tx.count(NetworkInterface, vpc=vpc.id)
-        or await ctx.tx.count(VpcEndpoint, vpc=vpc.id)
-        or not all(table.main for table in tables)
-        or not all(acl.default for acl in acls)
-        or not all(group.name == GROUP_NAME for group in groups)
-        or any(each.state in (PeeringState.pending_acceptance, PeeringState.active) for each in peerings)
-    ):
-        raise dependency_violation(f"The vpc '{vpc.id}' has dependencies and cannot be deleted.")
+    own: list[Record] = [table for table in tables if not table.main]
+    own += [acl for acl in acls if not acl.default]
+    own += [group for group in groups if group.name != GROUP_NAME]
+    if dependents := [*await _dependents(ctx, vpc), *own]:
+        ids = ", ".join(record.id for record in dependents[:NAMED_MAX])
+        more = f" and {len(dependents) - NAMED_MAX} more" if len(dependents) > NAMED_MAX else ""
+        raise dependency_violation(f"The vpc '{vpc.id}' has dependencies and cannot be deleted: {ids}{more}.")
     logs = await ctx.tx.find(FlowLog, resource=vpc.id)
     for record in (*tables, *acls, *groups, *logs, vpc):
         await ctx.tx.delete(record)
     return {}
+
+
+async def _dependents(ctx: Context, vpc: Vpc) -> list[Record]:
+    """What is in the VPC, or leads to it, and has to go first; in the order to remove it in."""
+    peerings = await ctx.tx.find(PeeringConnection, vpcs=vpc.id)
+    return [
+        *await ctx.tx.find(VpcEndpoint, vpc=vpc.id),
+        *(each for each in peerings if each.state in (PeeringState.pending_acceptance, PeeringState.active)),
+        *await ctx.tx.find(NetworkInterface, vpc=vpc.id),
+        *await ctx.tx.find(Subnet, vpc=vpc.id),
+        *await ctx.tx.find(InternetGateway, vpc=vpc.id),
+    ]
 
 
 def _item(vpc: Vpc, region: str) -> dict[str, Any]:

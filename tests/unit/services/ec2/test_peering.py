@@ -52,6 +52,10 @@ async def test_an_offer_is_rejected_or_withdrawn(rig: Any) -> None:
     id = await offer(rig)
     await rig.call("RejectVpcPeeringConnection", VpcPeeringConnectionId=id)
     assert await status(rig, id) == "rejected"
+    message = await rig.fails(
+        "InvalidStateTransition", "DeleteVpcPeeringConnection", VpcPeeringConnectionId=id
+    )
+    assert message == f"Invalid state transition for {id}, attempted to transition from rejected to deleting"
     answer = await rig.call("CreateVpcPeeringConnection", VpcId=OTHER, PeerVpcId=await mine(rig))
     again = answer["VpcPeeringConnection"]["VpcPeeringConnectionId"]
     assert await rig.call("DeleteVpcPeeringConnection", VpcPeeringConnectionId=again) == {"Return": True}
@@ -71,6 +75,9 @@ async def test_overlapping_networks_fail(rig: Any) -> None:
     made = answer["VpcPeeringConnection"]
     assert made["Status"]["Code"] == "failed"
     assert "overlapping" in made["Status"]["Message"]
+    assert made["Tags"] == []
+    id = made["VpcPeeringConnectionId"]
+    await rig.fails("InvalidStateTransition", "DeleteVpcPeeringConnection", VpcPeeringConnectionId=id)
 
 
 async def test_what_cannot_be_peered(rig: Any) -> None:

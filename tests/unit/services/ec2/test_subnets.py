@@ -123,7 +123,7 @@ async def test_create_refuses(rig: Rig, vpc: str, code: str, input: dict[str, An
 async def test_messages_are_as_ec2_has_them(rig: Rig, vpc: str) -> None:
     await new(rig, vpc)
     message = await rig.fails("InvalidSubnet.Range", "CreateSubnet", VpcId=vpc, CidrBlock="10.1.0.0/20")
-    assert message == "The CIDR '10.1.0.0/20' is invalid."
+    assert message == "The CIDR '10.1.0.0/20' is invalid. It has to be a /16 to /28 within 10.0.0.0/16."
     message = await rig.fails("InvalidSubnet.Conflict", "CreateSubnet", VpcId=vpc, CidrBlock="10.0.0.0/24")
     assert message == "The CIDR '10.0.0.0/24' conflicts with another subnet"
 

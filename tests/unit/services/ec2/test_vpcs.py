@@ -109,7 +109,7 @@ async def test_messages_are_as_ec2_has_them(rig: Rig) -> None:
         "Value (1000.1.0.0/20) for parameter cidrBlock is invalid. This is not a valid CIDR block."
     )
     message = await rig.fails("InvalidVpc.Range", "CreateVpc", CidrBlock="10.1.0.0/29")
-    assert message == "The CIDR '10.1.0.0/29' is invalid."
+    assert message == "The CIDR '10.1.0.0/29' is invalid. It has to be a /16 to /28."
 
 
 async def test_there_is_a_limit(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,9 +173,15 @@ async def test_delete_refuses_while_anything_is_in_it(rig: Rig) -> None:
     ):
         await rig.put(record)
         message = await rig.fails("DependencyViolation", "DeleteVpc", VpcId=id)
-        assert message == f"The vpc '{id}' has dependencies and cannot be deleted."
+        assert message == f"The vpc '{id}' has dependencies and cannot be deleted: {record.id}."
         kind: type[Record] = type(record)
         await rig.delete(await rig.get(kind, record.id))
+    for n in range(12):
+        await rig.put(SecurityGroup(id=f"sg-{n:08d}", account=account, vpc=id, name=f"g{n}", description="x"))
+    message = await rig.fails("DependencyViolation", "DeleteVpc", VpcId=id)
+    assert message.endswith("sg-00000009 and 2 more.")
+    for n in range(12):
+        await rig.delete(await rig.get(SecurityGroup, f"sg-{n:08d}"))
     await rig.put(PeeringConnection(**{**_fields(peering), "state": PeeringState.deleted}))
     await rig.call("DeleteVpc", VpcId=id)
 
