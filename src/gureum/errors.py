@@ -8,6 +8,7 @@ GureumError
 │   ├── IllegalTransition   a record's state may not go from one value to the other
 │   └── StoreFull       the state directory's disk is full; nothing was committed
 ├── TransportError      the other side of a host link is gone, late or talks nonsense
+│   └── TooLarge        a message is over the bound; nothing of it was sent, and the link is as before
 └── HostError           something on a compute host failed
     ├── HypervisorError
     ├── NetworkError
@@ -61,6 +62,10 @@ class StoreFull(StoreError):
 
 
 class TransportError(GureumError):
+    pass
+
+
+class TooLarge(TransportError):
     pass
 
 

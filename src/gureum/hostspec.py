@@ -148,8 +148,8 @@ class ImageSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
 class RuleSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     """One security group rule. ``protocol`` is tcp, udp, icmp, icmpv6, a number as text, or "-1".
 
-    Ports as in ``resources.Permission``. The peer is ``cidr`` (IPv4 or IPv6) or ``group`` (its members are in
-    the spec's ``members``). A rule that names a prefix list comes as one of these for each of its networks.
+    Ports as in ``resources.Permission``. The peer is ``cidr`` (IPv4 or IPv6), ``group`` (its members are in
+    the spec's ``members``) or ``prefix_list`` (its networks are in the spec's ``prefixes``).
     """
 
     egress: bool = False
@@ -158,6 +158,7 @@ class RuleSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     to_port: int = -1
     cidr: str = ""
     group: str = ""
+    prefix_list: str = ""
 
 
 class GroupSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
@@ -334,7 +335,8 @@ class FlowLogSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class NetworkSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """``members``: for each group that some rule names, the addresses of its ports on all hosts.
+    """``members``: for each group that some rule names, the addresses of its ports on all hosts. ``remotes``
+    are sorted by id.
 
     ``number`` is this host's own (0: the cloud has only this host, nothing of VXLAN is made), ``hosts`` are
     the other ones. ``mtu``: of all guests' interfaces. ``encrypted``: between hosts only over WireGuard.

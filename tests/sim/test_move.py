@@ -162,6 +162,9 @@ def test_old_entries_are_gone_everywhere_within_a_second() -> None:
             assert await moves.move(to)
             assert await moves.where() == to
             await moves.settle(GONE_SECONDS_MAX)
+            carried, moves.world.wires.carried = moves.world.wires.carried, []
+            assert len(carried) == 2, "the connections of both interfaces"
+            assert {host for host, _ in carried} == {to}
 
     in_cloud(1, test)
 

@@ -16,6 +16,7 @@ from typing import Any
 from gureum.control import instances, interfaces, nat_gateways, peerings, volumes
 from gureum.control.access import Access
 from gureum.control.hosts import LEASE_SECONDS, Hosts
+from gureum.control.kinds import SPEC_KINDS
 from gureum.control.neighbours import Following
 from gureum.control.observed import NETWORK, Observed
 from gureum.control.session import CALL_SECONDS_MAX, Session
@@ -25,25 +26,16 @@ from gureum.errors import StoreError, TransportError
 from gureum.hostspec import HostReport
 from gureum.resources import (
     ClientToken,
-    DhcpOptions,
-    FlowLog,
     Host,
     HostCertificate,
     Instance,
     InstanceState,
-    InternetGateway,
     NatGateway,
-    NetworkAcl,
     NetworkInterface,
     PeeringConnection,
-    PrefixList,
-    RouteTable,
-    SecurityGroup,
     Snapshot,
-    Subnet,
     Volume,
     VolumeState,
-    Vpc,
 )
 from gureum.resources.record import Record
 from gureum.services.operation import Cloud, Joining
@@ -76,25 +68,6 @@ STEPS: dict[str, Step] = {
     "nat-gateway": nat_gateways.reconcile,
     "vpc-peering-connection": peerings.reconcile,
 }
-NETWORK_KINDS = frozenset(
-    kind.kind
-    for kind in (
-        DhcpOptions,
-        FlowLog,
-        InternetGateway,
-        NatGateway,
-        NetworkAcl,
-        NetworkInterface,
-        PeeringConnection,
-        PrefixList,
-        RouteTable,
-        SecurityGroup,
-        Subnet,
-        Vpc,
-    )
-)
-SPEC_KINDS = NETWORK_KINDS | {Instance.kind, Volume.kind, Snapshot.kind}
-"""What specs are made of."""
 UNSETTLED_INSTANCES = tuple(map(str, instances.UNSETTLED))
 UNSETTLED_SNAPSHOTS = tuple(map(str, volumes.SNAPSHOT_UNSETTLED))
 UNSETTLED_INTERFACES = tuple(map(str, interfaces.UNSETTLED))

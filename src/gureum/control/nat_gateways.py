@@ -1,6 +1,7 @@
 """The life of a NAT gateway: the next step for one, from its record and what its host's network says.
 
 pending     its interface gets a host of the subnet's zone; ``available`` when that host's network has it
+available   it goes to another host here when its own is being drained
 deleting    its interface leaves the host; ``deleted``, and the interface and its address free, when it has
 deleted     its record goes when its time has come
 """
@@ -42,7 +43,10 @@ async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> N
     interface = await tx.get(NetworkInterface, nat.interface)
     match nat.state:
         case NatGatewayState.pending:
-            await _pending(tx, observed, nat, interface)
+            if not await _moved(tx, nat, interface):
+                await _pending(tx, observed, nat, interface)
+        case NatGatewayState.available:
+            await _moved(tx, nat, interface)
         case NatGatewayState.deleting:
             await _deleting(tx, env, observed, nat, interface)
         case NatGatewayState.deleted | NatGatewayState.failed:
@@ -62,6 +66,19 @@ async def _pending(
             await tx.put(replace(interface, host=host.id))
     elif observed.network_revision(nat.host) >= interface.version:
         await tx.put(replace(nat, state=NatGatewayState.available))
+
+
+async def _moved(tx: Transaction, nat: NatGateway, interface: NetworkInterface | None) -> bool:
+    """Let a gateway leave a host that is being drained: nothing but open connections binds it there."""
+    host = await tx.get(Host, nat.host or "")
+    if host is None or not host.draining or interface is None:
+        return False
+    other = await _choose_host(tx, nat.zone)
+    if other is None:
+        return False
+    await tx.put(replace(nat, host=other.id))
+    await tx.put(replace(interface, host=other.id))
+    return True
 
 
 async def _choose_host(tx: Transaction, zone: str) -> Host | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
+from operator import attrgetter
 
 from gureum.errors import TransportError
-from gureum.hostspec import HostSpec
+from gureum.hostspec import HostSpec, RemoteSpec
 from gureum.resources import (
     DhcpOptions,
     FlowLog,
@@ -21,6 +23,7 @@ from gureum.transport.messages import Call, Reply
 from gureum.transport.specs import Sender
 
 CALL_SECONDS_MAX = 5.0
+_ID = attrgetter("id")
 MEANWHILE_MAX = 1000
 OF_ANY_VPC = DhcpOptions, PrefixList, FlowLog
 
@@ -46,6 +49,8 @@ class Session:
         """When the last spec was sent, on the event loop's clock."""
         self._mentioned: frozenset[str] = frozenset()
         """What the last spec names: ids of what is on the host, and of its VPCs and their parts."""
+        self._remotes: tuple[RemoteSpec, ...] = ()
+        """Its remote ports, by id: so many that their ids are not kept once more."""
         self._meanwhile: list[Change] | None = None
         """Changes that came while a spec is being made; None while none is."""
         self._calls: dict[int, asyncio.Future[Reply]] = {}
@@ -63,7 +68,7 @@ class Session:
 
     def _concerned(self, change: Change) -> bool:
         record = change.record
-        if change.id in self._mentioned:
+        if self._mentions(change.id):
             return True
         if record is None or (isinstance(record, Instance) and record.host != self.host):
             return False
@@ -74,6 +79,12 @@ class Session:
         vpc = getattr(record, "vpc", None)
         # A gateway that was detached does not say any more of what.
         return vpc in self._mentioned or (isinstance(record, InternetGateway) and not vpc)
+
+    def _mentions(self, id: str) -> bool:
+        if id in self._mentioned:
+            return True
+        at = bisect_left(self._remotes, id, key=_ID)
+        return at < len(self._remotes) and self._remotes[at].id == id
 
     def begin(self) -> None:
         """A spec is read out of the store from now on."""
@@ -86,10 +97,11 @@ class Session:
         network = spec.network
         parts = (
             *(spec.machines, spec.volumes, spec.snapshots),
-            *(network.ports, network.remotes, network.peerings, network.groups, network.flow_logs),
+            *(network.ports, network.peerings, network.groups, network.flow_logs),
             *(part for vpc in network.vpcs for part in ((vpc,), vpc.subnets, vpc.route_tables, vpc.acls)),
         )
         self._mentioned = frozenset(thing.id for part in parts for thing in part)
+        self._remotes = network.remotes
         meanwhile, self._meanwhile = self._meanwhile or [], None
         for change in meanwhile:
             self.note(change)

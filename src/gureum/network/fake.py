@@ -26,6 +26,8 @@ class FakeWires:
         self.ports: dict[str, dict[str, PortSpec]] = {}
         self.rules: dict[str, NetworkSpec] = {}
         self.failing: set[str] = set()
+        self.carried: list[tuple[str, str]] = []
+        """Hosts, and interfaces whose flows they took over."""
 
     def may_talk(self, host: str, source: str, target: str, protocol: str, port: int = -1) -> bool:
         """Whether a flow between two interfaces on this host passes under the rules that hold there now."""
@@ -76,6 +78,7 @@ class FakeNetwork:
         self.mtu(interface)
         if data != interface.encode():
             raise NetworkError("there are flows of other ports among these")
+        self._wires.carried.append((self._host, interface))
 
     def mtu(self, interface: str) -> int:
         if interface not in self._wires.ports.get(self._host, {}):

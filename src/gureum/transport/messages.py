@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from gureum.errors import TransportError
+from gureum.errors import TooLarge, TransportError
 from gureum.hostspec import HostReport, HostSpec, RemoteSpec
 
 MESSAGE_BYTES_MAX = 32 * 1024 * 1024
@@ -163,10 +163,10 @@ _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
 def encode(message: Message) -> bytes:
-    """One frame. Raises TransportError if the message is larger than MESSAGE_BYTES_MAX."""
+    """One frame. Raises TooLarge if the message is larger than MESSAGE_BYTES_MAX."""
     body = _encoder.encode(message)
     if len(body) > MESSAGE_BYTES_MAX:
-        raise TransportError(f"a message of {len(body)} bytes is over the bound of {MESSAGE_BYTES_MAX}")
+        raise TooLarge(f"a message of {len(body)} bytes is over the bound of {MESSAGE_BYTES_MAX}")
     return len(body).to_bytes(4, "big") + body
 
 

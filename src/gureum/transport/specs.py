@@ -54,11 +54,20 @@ class Sender:
         before, self._remotes = self._remotes, spec.network.remotes
         if not base:
             return Spec(spec)
-        had = {each.id: each for each in before}
-        remotes = tuple(each for each in self._remotes if not _same(had.pop(each.id, None), each))
-        return SpecChange(
-            base=base, revision=spec.revision, parts=changed, remotes=remotes, gone=tuple(sorted(had))
-        )
+        remotes, gone = _difference(before, self._remotes)
+        return SpecChange(base=base, revision=spec.revision, parts=changed, remotes=remotes, gone=gone)
+
+
+def _difference(
+    before: tuple[RemoteSpec, ...], now: tuple[RemoteSpec, ...]
+) -> tuple[tuple[RemoteSpec, ...], tuple[str, ...]]:
+    """Those that are new or different now, and the ids of those that are gone. Mostly they are the same
+    objects, which is quick to see.
+    """
+    if before == now:
+        return (), ()
+    had = {each.id: each for each in before}
+    return tuple(each for each in now if not _same(had.pop(each.id, None), each)), tuple(sorted(had))
 
 
 def _same(one: RemoteSpec | None, other: RemoteSpec) -> bool:

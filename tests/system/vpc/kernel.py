@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 
 from ..realcloud import RealCloud
@@ -21,7 +22,8 @@ def kernel(cloud: RealCloud) -> list[str]:
             found += [f"{inside}: {words}: {' '.join(line.split())}" for line in lines]
         tables = _printed("ip", "netns", "exec", inside, "nft", "list", "tables").splitlines()
         found += [f"{inside}: {line}" for line in tables]
-    return sorted(found)
+    # What the kernel itself has on a device, once it is up for a second.
+    return sorted(line for line in found if not re.search(r"(fe80|ff00):.* dev uplink", line))
 
 
 def _printed(*argv: str) -> str:

@@ -63,6 +63,21 @@ async def test_it_waits_for_a_host(bench: Any, nat: Any) -> None:
     assert (await nat()).host is None
 
 
+@pytest.mark.parametrize("state", [NatGatewayState.pending, NatGatewayState.available])
+async def test_it_leaves_a_host_that_is_drained(
+    bench: Any, nat: Any, make: Any, state: NatGatewayState
+) -> None:
+    placed = await nat()
+    if state is not placed.state:
+        await bench.put(replace(placed, state=state))
+    await bench.put(replace(await bench.get(Host, "host-1"), draining=True))
+    assert (await nat()).host == "host-1", "there is no other"
+    await bench.put(make.host("host-4", zone="us-east-1a"))
+    moved = await nat()
+    assert (moved.state, moved.host) == (state, "host-4")
+    assert (await bench.get(NetworkInterface, "eni-1")).host == "host-4"
+
+
 def _remove(bench: Any, id: str) -> Any:
     async def work(tx: Any) -> None:
         await tx.delete(await tx.get(Host, id))

@@ -166,13 +166,18 @@ def _common(
     }
 
 
+def is_gone(instance: Instance) -> bool:
+    """Whether it is shown, and found, without the network that it was in."""
+    return instance.state is InstanceState.terminated
+
+
 def _own(parts: Parts, cloud: Cloud) -> Item:
     """The members that are an instance's own."""
     instance = parts.instance
     groups = {group.id: {"GroupId": group.id, "GroupName": group.name} for group in parts.groups}
     primary = parts.interfaces[0] if parts.interfaces else None
     public_ip = primary.public_ip if primary is not None else ""
-    gone = instance.state is InstanceState.terminated
+    gone = is_gone(instance)
     return {
         "InstanceId": instance.id,
         "ImageId": instance.image,

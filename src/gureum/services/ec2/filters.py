@@ -77,7 +77,7 @@ class Filters:
 
     ``sources`` maps a filter's name to where its values are: a path into the described item (``State.Name``,
     ``Groups[].GroupId``), a field of the record (lower case: ``type``), or a function of the record.
-    ``index`` maps names to the record's indexed fields. The tag filters work on the record's tags.
+    ``index`` maps names to the record's indexed fields; what ``sources`` say of the same name holds as well. The tag filters work on the record's tags.
     """
 
     def __init__(
@@ -122,6 +122,8 @@ class Filters:
             matches, plain = matcher(values)
             if name in self._index and plain and self._index[name] not in index:
                 index[self._index[name]] = list(values)
+                if name in self._on_record:
+                    on_record.append(Condition(self._on_record[name], matches))
             elif (source := self._record_source(name)) is not None:
                 on_record.append(Condition(source, matches))
             elif name in self._on_item:

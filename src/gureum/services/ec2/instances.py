@@ -127,6 +127,8 @@ INSTANCE_FILTERS = Filters(
         "root-device-type": "RootDeviceType",
         "source-dest-check": "SourceDestCheck",
         "spot-instance-request-id": "SpotInstanceRequestId",
+        "subnet-id": lambda instance: () if describe.is_gone(instance) else (instance.subnet,),
+        "vpc-id": lambda instance: () if describe.is_gone(instance) else (instance.vpc,),
         "state-reason-code": "StateReason.Code",
         "state-reason-message": "StateReason.Message",
         "tenancy": "Placement.Tenancy",

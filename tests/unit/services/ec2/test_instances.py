@@ -87,6 +87,10 @@ async def test_terminated_instance_has_lost_its_parts(rig: Rig) -> None:
     )
     [shown] = (await rig.call("DescribeInstances"))["Reservations"][0]["Instances"]
     assert shown["State"]["Name"] == "terminated"
+    before = await rig.get(Instance, id)
+    for name, value in (("subnet-id", before.subnet), ("vpc-id", before.vpc), ("vpc-id", "vpc-*")):
+        filters = [{"Name": name, "Values": [value]}]
+        assert (await rig.call("DescribeInstances", Filters=filters))["Reservations"] == []
     assert shown["StateReason"]["Code"] == "Client.UserInitiatedShutdown"
     assert shown["NetworkInterfaces"] == shown["BlockDeviceMappings"] == shown["SecurityGroups"] == []
     assert not {"VpcId", "SubnetId", "PrivateIpAddress", "PublicIpAddress"} & set(shown)

@@ -29,7 +29,7 @@ async def shown(rig: Any, id: str) -> dict[str, Any]:
 
 async def test_a_new_acl_denies_everything(rig: Any) -> None:
     acl = await shown(rig, await make(rig))
-    assert (acl["IsDefault"], acl["Associations"]) == (False, [])
+    assert (acl["IsDefault"], acl["Associations"], acl["Tags"]) == (False, [], [])
     assert [(each["RuleNumber"], each["RuleAction"], each["Egress"]) for each in acl["Entries"]] == [
         (32767, "deny", False),
         (32767, "deny", True),

@@ -1,0 +1,42 @@
+"""Which kinds of records what hosts are told is made of."""
+
+from __future__ import annotations
+
+from gureum.resources import (
+    DhcpOptions,
+    FlowLog,
+    Instance,
+    InternetGateway,
+    NatGateway,
+    NetworkAcl,
+    NetworkInterface,
+    PeeringConnection,
+    PrefixList,
+    RouteTable,
+    SecurityGroup,
+    Snapshot,
+    Subnet,
+    Volume,
+    Vpc,
+)
+
+SPEC_KINDS = frozenset(
+    kind.kind
+    for kind in (
+        DhcpOptions,
+        FlowLog,
+        Instance,
+        InternetGateway,
+        NatGateway,
+        NetworkAcl,
+        NetworkInterface,
+        PeeringConnection,
+        PrefixList,
+        RouteTable,
+        SecurityGroup,
+        Snapshot,
+        Subnet,
+        Volume,
+        Vpc,
+    )
+)
