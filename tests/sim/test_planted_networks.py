@@ -119,7 +119,7 @@ def test_a_detached_interface_keeps_its_host(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_an_address_says_nothing_of_its_interface(monkeypatch: pytest.MonkeyPatch) -> None:
     """AssociateAddress writes one side only."""
-    right = addresses.replace
+    right: Any = replace
 
     def half(record: Any, **changes: Any) -> Any:
         changed = right(record, **changes)

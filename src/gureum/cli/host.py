@@ -55,6 +55,9 @@ def list_hosts(state_dir: StateDir = None, as_json: AsJson = False) -> None:
         return
     header = ("host", "state", "zone", "address", "cpus", "memory", "disk free", "instances", "volumes", "")
     print(table(header, [row(host) for host in hosts]))
+    for host in hosts:
+        for problem in host.get("Problems", ()):
+            note(f"{host['HostId']}: {problem}")
 
 
 def row(host: dict[str, Any]) -> tuple[object, ...]:
@@ -64,6 +67,10 @@ def row(host: dict[str, Any]) -> tuple[object, ...]:
     if certificate and not certificate["Revoked"]:
         days = (certificate["Expires"] - datetime.now(UTC)).days
         remarks.append(f"certificate for {days} days")
+    if gateways := host.get("NatGatewayIds"):
+        remarks.append(f"{len(gateways)} NAT gateway{'s' if len(gateways) > 1 else ''}")
+    if problems := host.get("Problems"):
+        remarks.append(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}")
     return (
         host["HostId"],
         state,
@@ -107,7 +114,8 @@ def drain(host: Host, state_dir: StateDir = None, as_json: AsJson = False) -> No
     if as_json:
         show(changed)
         return
-    left = [*changed["InstanceIds"], *changed["VolumeIds"], *changed["SnapshotIds"]]
+    kinds = ("InstanceIds", "VolumeIds", "SnapshotIds", "NatGatewayIds")
+    left = [id for kind in kinds for id in changed[kind]]
     print(f"{host} takes no more instances")
     if left:
         print(f"still there: {', '.join(left)}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from gureum.control import instances, interfaces, nat_gateways, peerings, volumes
@@ -19,10 +19,11 @@ from gureum.control.hosts import LEASE_SECONDS, Hosts
 from gureum.control.kinds import SPEC_KINDS
 from gureum.control.neighbours import Following
 from gureum.control.observed import NETWORK, Observed
+from gureum.control.reports import REPORTS_PER_SECOND_MAX, bounded, on_host
 from gureum.control.session import CALL_SECONDS_MAX, Session
 from gureum.control.specs import host_spec
 from gureum.env import Env
-from gureum.errors import StoreError, TransportError
+from gureum.errors import StoreError, TooLarge, TransportError
 from gureum.hostspec import HostReport
 from gureum.resources import (
     ClientToken,
@@ -50,6 +51,8 @@ HELLO_SECONDS_MAX = 5.0
 TICK_SECONDS = 2.0
 RETRY_SECONDS = 2.0
 EFFECT_SECONDS_MAX = 10.0
+TOO_LARGE_SECONDS = 10.0
+"""When a spec that was too large to be sent is made anew."""
 RESEND_SECONDS = 3.0
 """When a spec that no report acknowledges is sent anew."""
 BATCH_MAX = 64
@@ -290,7 +293,7 @@ class Manager:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._send_specs(session))
-                group.create_task(self._hear(session))
+                group.create_task(self._hear(session, group))
         except* TransportError as errors:
             # Raised in here it would come out as a group.
             end = TransportError(f"host {hello.host}: {errors.exceptions[0]}")
@@ -320,15 +323,43 @@ class Manager:
                 continue
             self.env.crashpoint("manager.spec")
             session.made(spec, loop.time())
-            await session.link.send(session.specs.message(spec))
+            try:
+                await session.link.send(session.specs.message(spec))
+            except TooLarge as error:
+                if not session.problem:
+                    log.error("host %s gets no specs: %s", session.host, error)
+                session.problem = (
+                    f"what is to be here is too large to be told ({error}), so nothing new is: let there be "
+                    "fewer interfaces, security group rules or prefix list entries in the VPCs that are on it"
+                )
+                session.specs.forget()
+                await asyncio.sleep(TOO_LARGE_SECONDS)
+                session.dirty.set()
+            else:
+                session.problem = ""
 
-    async def _hear(self, session: Session) -> None:
+    async def _hear(self, session: Session, group: asyncio.TaskGroup) -> None:
         while True:
             message = await session.link.receive()
-            if isinstance(message, Report):
-                await self._reported(session, message.report)
-            elif isinstance(message, Reply):
+            if isinstance(message, Reply):
                 session.answer(message)
+            elif isinstance(message, Report):
+                if session.waiting is not None:
+                    if message.report.sequence > session.waiting.sequence:
+                        session.waiting = message.report
+                elif session.pace.allows(asyncio.get_running_loop().time()):
+                    await self._reported(session, message.report)
+                else:
+                    session.waiting = message.report
+                    group.create_task(self._report_waiting(session))
+
+    async def _report_waiting(self, session: Session) -> None:
+        """Of reports that come too fast only the newest is taken in, after a moment."""
+        while not session.pace.allows(asyncio.get_running_loop().time()):
+            await asyncio.sleep(1 / REPORTS_PER_SECOND_MAX)
+        report, session.waiting = session.waiting, None
+        if report is not None:
+            await self._reported(session, report)
 
     async def _reported(self, session: Session, report: HostReport) -> None:
         if report.cloud != self.cloud.name or report.host != session.host:
@@ -337,6 +368,7 @@ class Manager:
             raise TransportError("another agent speaks for it now")
         if report.sequence <= session.sequence:
             return
+        report = bounded(report)
         session.sequence = report.sequence
         news = self.observed.take(report)
         self._heard.set()
@@ -345,10 +377,11 @@ class Manager:
         for key, other in self._unsettled.items():
             if key in renewed or other in renewed:
                 self.kick(*key)
-        changed = [(each.kind, each.id) for each in news if not each.renewed]
-        for kind, id in changed:
-            self.kick(kind, id)
         try:
+            here = await self._here(session) if news else ()
+            changed = [(each.kind, each.id) for each in news if not each.renewed and each.id in here]
+            for kind, id in changed:
+                self.kick(kind, id)
             await self._kick_attached([id for kind, id in changed if kind == "instance"])
             if await self.hosts.note(report, session.certificate):
                 await self._kick_unsettled()
@@ -358,6 +391,19 @@ class Manager:
         if lost and asyncio.get_running_loop().time() > session.sent + RESEND_SECONDS:
             session.specs.forget()
             session.dirty.set()
+
+    async def _here(self, session: Session) -> Collection[str]:
+        """Ids of what is on the host; of other things its word is not asked for."""
+        if session.sent_revision:
+            return session.mentioned
+        async with self.store.read() as reader:
+            return await on_host(reader, session.host)
+
+    def problems(self, host: str) -> tuple[str, ...]:
+        """What is wrong with the host, for people."""
+        session, view = self.sessions.get(host), self.observed.hosts.get(host)
+        own = (session.problem,) if session is not None and session.problem else ()
+        return (*own, *(view.problems if session is not None and view is not None else ()))
 
     async def in_effect(self, host: str, revision: int) -> None:
         """Wait until what the host's network is to be at this revision is so. Raises TransportError."""

@@ -61,7 +61,6 @@ async def move(manager: Manager, id: str, to: str) -> None:
         except TransportError as error:
             log.warning("open connections of %s may end: %s", interface, error)
     moved = await manager.store.transact(lambda tx: move_instance(tx, id, to))
-    manager.env.crashpoint("manager.moved")
     await manager.in_effect(to, moved.version)
     for interface, data in flows.items():
         try:

@@ -1,6 +1,7 @@
 """The life of a NAT gateway: the next step for one, from its record and what its host's network says.
 
-pending     its interface gets a host of the subnet's zone; ``available`` when that host's network has it
+pending     its interface gets a host of the subnet's zone, and another one if that is lost before it works;
+            ``available`` when that host's network has it
 available   it goes to another host here when its own is being drained
 deleting    its interface leaves the host; ``deleted``, and the interface and its address free, when it has
 deleted     its record goes when its time has come
@@ -69,9 +70,16 @@ async def _pending(
 
 
 async def _moved(tx: Transaction, nat: NatGateway, interface: NetworkInterface | None) -> bool:
-    """Let a gateway leave a host that is being drained: nothing but open connections binds it there."""
-    host = await tx.get(Host, nat.host or "")
-    if host is None or not host.draining or interface is None:
+    """Let a gateway leave a host that is being drained: nothing but open connections binds it there.
+
+    One that never worked leaves also a host that is down or was removed. One that did may work there still,
+    unseen, and must not work twice.
+    """
+    if nat.host is None or interface is None:
+        return False
+    host = await tx.get(Host, nat.host)
+    lost = host is None or host.state is HostState.down
+    if nat.state is not NatGatewayState.pending if lost else host is None or not host.draining:
         return False
     other = await _choose_host(tx, nat.zone)
     if other is None:

@@ -38,6 +38,7 @@ from gureum.resources import (
     NetworkInterface,
     PeeringConnection,
     PeeringState,
+    Permission,
     PrefixList,
     Record,
     RouteTable,
@@ -158,9 +159,11 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
                 PeeringSpec(id=each.id, number=each.number, vpcs=each.vpcs) for each in self.peerings
             ),
             groups=tuple(
-                GroupSpec(id=group.id, rules=tuple(self._rules(group))) for group in self.groups.values()
+                GroupSpec(id=group.id, rules=tuple(_rule(rule) for rule in group.rules))
+                for group in self.groups.values()
             ),
             members=self._members(),
+            prefixes=self._prefixes(),
             flow_logs=tuple(self._flow_logs()),
         )
 
@@ -225,13 +228,6 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
                 target=target.id if target is not None and kind is not RouteKind.internet else "",
             )
 
-    def _networks(self, destination: str) -> tuple[str, ...]:
-        """The networks that a CIDR or a prefix list's id stands for."""
-        if not destination.startswith("pl-"):
-            return (destination,)
-        found = self.prefixes.get(destination)
-        return tuple(entry.cidr for entry in found.entries) if found is not None else ()
-
     def _dhcp(self, vpc: Vpc) -> DhcpSpec:
         found = self.options.get(vpc.dhcp_options)
         if found is None:
@@ -266,21 +262,18 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
             source_dest_check=interface.source_dest_check,
         )
 
-    def _rules(self, group: SecurityGroup) -> Iterator[RuleSpec]:
-        for rule in group.rules:
-            for network in self._networks(rule.prefix_list or rule.cidr or rule.cidr6):
-                yield RuleSpec(
-                    egress=rule.egress,
-                    protocol=rule.protocol,
-                    from_port=rule.from_port,
-                    to_port=rule.to_port,
-                    cidr=network,
-                    group=rule.group,
-                )
-
     def _members(self) -> dict[str, tuple[str, ...]]:
         named = sorted({id for group in self.groups.values() for id in group.referenced})
         return {id: self.neighbours.members(id, self.vpcs) for id in named}
+
+    def _prefixes(self) -> dict[str, tuple[str, ...]]:
+        """Once each, however many rules name it: a list may have a thousand networks."""
+        named = sorted({id for group in self.groups.values() for id in group.prefix_lists})
+        return {
+            id: tuple(entry.cidr for entry in self.prefixes[id].entries)
+            for id in named
+            if id in self.prefixes
+        }
 
     def _flow_logs(self) -> Iterator[FlowLogSpec]:
         ports: dict[str, list[str]] = defaultdict(list)
@@ -300,6 +293,18 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
 
 def by_id(records: Iterable[R]) -> dict[str, R]:
     return {record.id: record for record in records}
+
+
+def _rule(rule: Permission) -> RuleSpec:
+    return RuleSpec(
+        egress=rule.egress,
+        protocol=rule.protocol,
+        from_port=rule.from_port,
+        to_port=rule.to_port,
+        cidr=rule.cidr or rule.cidr6,
+        group=rule.group,
+        prefix_list=rule.prefix_list,
+    )
 
 
 def _acl(acl: NetworkAcl) -> AclSpec:

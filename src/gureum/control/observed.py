@@ -32,6 +32,7 @@ class HostView:
     def __init__(self, report: HostReport) -> None:
         self.id = report.host
         self.network_revision = report.network_revision
+        self.problems = report.problems
         self.machines = {machine.id: machine for machine in report.machines}
         self.volumes = {volume.id: volume for volume in report.volumes}
         self.snapshots = {snapshot.id: snapshot for snapshot in report.snapshots}

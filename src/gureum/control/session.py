@@ -6,8 +6,9 @@ import asyncio
 from bisect import bisect_left
 from operator import attrgetter
 
+from gureum.control.reports import Pace
 from gureum.errors import TransportError
-from gureum.hostspec import HostSpec, RemoteSpec
+from gureum.hostspec import HostReport, HostSpec, RemoteSpec
 from gureum.resources import (
     DhcpOptions,
     FlowLog,
@@ -42,12 +43,17 @@ class Session:
         """Of a host of another machine: on whose word it is this host."""
         self.specs = Sender()
         self.sequence = 0
+        self.pace = Pace()
+        self.waiting: HostReport | None = None
+        """The newest of reports that came too fast."""
+        self.problem = ""
+        """Why it gets no specs, for people; "" if it does."""
         self.dirty = asyncio.Event()
         self.dirty.set()
         self.sent_revision = 0
         self.sent = 0.0
         """When the last spec was sent, on the event loop's clock."""
-        self._mentioned: frozenset[str] = frozenset()
+        self.mentioned: frozenset[str] = frozenset()
         """What the last spec names: ids of what is on the host, and of its VPCs and their parts."""
         self._remotes: tuple[RemoteSpec, ...] = ()
         """Its remote ports, by id: so many that their ids are not kept once more."""
@@ -75,13 +81,13 @@ class Session:
         if getattr(record, "host", None) == self.host or isinstance(record, OF_ANY_VPC):
             return True
         if isinstance(record, PeeringConnection):
-            return not self._mentioned.isdisjoint(record.vpcs)
+            return not self.mentioned.isdisjoint(record.vpcs)
         vpc = getattr(record, "vpc", None)
         # A gateway that was detached does not say any more of what.
-        return vpc in self._mentioned or (isinstance(record, InternetGateway) and not vpc)
+        return vpc in self.mentioned or (isinstance(record, InternetGateway) and not vpc)
 
     def _mentions(self, id: str) -> bool:
-        if id in self._mentioned:
+        if id in self.mentioned:
             return True
         at = bisect_left(self._remotes, id, key=_ID)
         return at < len(self._remotes) and self._remotes[at].id == id
@@ -100,7 +106,7 @@ class Session:
             *(network.ports, network.peerings, network.groups, network.flow_logs),
             *(part for vpc in network.vpcs for part in ((vpc,), vpc.subnets, vpc.route_tables, vpc.acls)),
         )
-        self._mentioned = frozenset(thing.id for part in parts for thing in part)
+        self.mentioned = frozenset(thing.id for part in parts for thing in part)
         self._remotes = network.remotes
         meanwhile, self._meanwhile = self._meanwhile or [], None
         for change in meanwhile:

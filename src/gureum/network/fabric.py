@@ -100,7 +100,7 @@ class Fabric:
                     (
                         f'iifname != "{self.bridge}" accept',
                         "ct state { established, related } accept",
-                        "icmp type echo-request limit rate 100/second accept",
+                        f"ip saddr {self.network} icmp type echo-request limit rate 100/second accept",
                         f"ip saddr {self.network} meta l4proto {{ tcp, udp }} th dport 53 accept",
                         "drop",
                     ),

@@ -8,10 +8,12 @@ many they are, and however many networks a prefix list has.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import collapse_addresses, ip_network
 from itertools import pairwise
 from typing import Any, NamedTuple
+
+from msgspec.structs import replace
 
 from gureum.errors import NetworkError
 from gureum.hostspec import GroupSpec, RuleSpec
@@ -45,6 +47,20 @@ class Keys(NamedTuple):
     protocol: int | None
     first: int
     last: int
+
+
+def expanded(group: GroupSpec, prefixes: Mapping[str, Sequence[str]]) -> GroupSpec:
+    """The group with a rule for each network of a prefix list, in place of the one that names the list."""
+    if not any(rule.prefix_list for rule in group.rules):
+        return group
+    rules: list[RuleSpec] = []
+    for rule in group.rules:
+        if rule.prefix_list:
+            networks = prefixes.get(rule.prefix_list, ())
+            rules += (replace(rule, cidr=network, prefix_list="") for network in networks)
+        else:
+            rules.append(rule)
+    return replace(group, rules=tuple(rules))
 
 
 def member_set(group: str, family: Family = FOUR) -> str:

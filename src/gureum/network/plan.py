@@ -22,6 +22,7 @@ from gureum.hostspec import (
     VpcSpec,
 )
 from gureum.network import checks
+from gureum.network.groups import expanded
 from gureum.network.names import (
     HOST_NUMBER_MAX,
     NEIGHBOUR,
@@ -148,7 +149,7 @@ class _Planner:
         self._spec = spec
         self._public = public
         self._hosts = plan_hosts(spec)
-        self._groups = {checks.name(group.id): group for group in spec.groups}
+        self._groups = {checks.name(group.id): expanded(group, spec.prefixes) for group in spec.groups}
         self._vpcs = {checks.name(vpc.id): vpc for vpc in spec.vpcs}
         self._publics: set[str] = set()
         self._ports: dict[str, list[PortSpec]] = {}

@@ -311,7 +311,9 @@ class _World:
         if rule.group:
             if peer not in self.spec.members.get(rule.group, ()):
                 return False
-        elif not _within(peer, (rule.cidr,)):
+        elif not _within(
+            peer, self.spec.prefixes.get(rule.prefix_list, ()) if rule.prefix_list else (rule.cidr,)
+        ):
             return False
         return _traffic_matches(rule.protocol, rule.from_port, rule.to_port, packet)
 
@@ -393,4 +395,4 @@ def _rule_words(rule: RuleSpec) -> str:
     if rule.from_port >= 0:
         ports = f" {rule.from_port}" + (f"-{rule.to_port}" if rule.to_port != rule.from_port else "")
     protocol = "all traffic" if rule.protocol == "-1" else f"{rule.protocol}{ports}"
-    return f"{protocol} {'to' if rule.egress else 'from'} {rule.group or rule.cidr}"
+    return f"{protocol} {'to' if rule.egress else 'from'} {rule.group or rule.prefix_list or rule.cidr}"

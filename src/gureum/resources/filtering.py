@@ -91,7 +91,7 @@ class PrefixList(Record, frozen=True, kw_only=True, omit_defaults=True):
     revision: int = 1
     entries: tuple[PrefixEntry, ...] = ()
     history: tuple[tuple[PrefixEntry, ...], ...] = ()
-    """The entries of earlier revisions, the first one first."""
+    """The entries of the revisions just before, the earliest one first."""
 
     kind: ClassVar[str] = "prefix-list"
     indexes: ClassVar[tuple[str, ...]] = ("account", "name")

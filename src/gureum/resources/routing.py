@@ -80,7 +80,7 @@ class NatGateway(Record, frozen=True, kw_only=True, omit_defaults=True):
     client_token: str = ""
 
     kind: ClassVar[str] = "nat-gateway"
-    indexes: ClassVar[tuple[str, ...]] = ("account", "vpc", "subnet", "state", "interface")
+    indexes: ClassVar[tuple[str, ...]] = ("account", "vpc", "subnet", "state", "interface", "host")
     transitions: ClassVar[Transitions] = table(
         NatGatewayState,
         pending="available failed deleting",

@@ -34,6 +34,9 @@ class Hosts(Protocol):
     async def console(self, host: str, instance: str, max_bytes: int) -> bytes:
         """Raises TransportError if the host does not answer in time."""
 
+    def problems(self, host: str) -> tuple[str, ...]:
+        """What is wrong with the host, for people."""
+
     @property
     def joining(self) -> Joining | None:
         """How other machines join the cloud; None if it takes none."""

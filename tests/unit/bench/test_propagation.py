@@ -34,7 +34,7 @@ def test_what_never_comes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(propagation, "CHANGE_SECONDS_MAX", 0.2)
     silent, quick = started("sleep 10"), started("echo 20001; sleep 10")
     try:
-        with pytest.raises(BenchError, match="in one$"):
+        with pytest.raises(BenchError, match=r"in one$"):
             Monitors({"one": silent, "other": quick}).until("20001")
     finally:
         ended(silent, quick)

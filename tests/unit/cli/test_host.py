@@ -41,3 +41,4 @@ def test_rows() -> None:
     certificate = {"Serial": "a", "Expires": expires, "Revoked": False}
     assert row(host(Draining=True, Certificate=certificate))[-1] == "draining, certificate for 5 days"
     assert row(host(Certificate={**certificate, "Revoked": True}))[1] == "revoked"
+    assert row(host(NatGatewayIds=["nat-1", "nat-2"], Problems=["x"]))[-1] == "2 NAT gateways, 1 problem"

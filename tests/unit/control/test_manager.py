@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gureum.control import manager as control
 from gureum.control.hosts import LEASE_SECONDS
@@ -21,6 +22,7 @@ from gureum.sim.link import SimLink, Weather, pair
 from gureum.sim.loop import run
 from gureum.store.base import Transaction
 from gureum.store.sqlite import SqliteStore
+from gureum.transport import messages
 from gureum.transport.messages import Call, Hello, Reply, Report, Spec
 
 CLOUD = Cloud(name="c", account="1", region="r", zones=("ra",), public_cidr="198.18.0.0/24")
@@ -221,6 +223,93 @@ def test_a_spec_that_can_not_be_made_is_tried_again_and_reports_are_heard(
         assert (await office.get(Host, "h")).state is HostState.up
         await asyncio.sleep(5)
         assert await newest_spec(link) is not None
+
+    in_office(test)
+
+
+def test_a_spec_that_is_too_large_leaves_the_link_up(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(office: Office) -> None:
+        await office.put(running(make))
+        monkeypatch.setattr(messages, "MESSAGE_BYTES_MAX", 300)
+        link = await office.connect()
+        await office.report(link)
+        assert await newest_spec(link) is None
+        assert not link.closed
+        (problem,) = office.manager.problems("h")
+        assert "over the bound of 300" in problem
+        assert office.manager.problems("other") == ()
+        monkeypatch.undo()
+        await asyncio.sleep(control.TOO_LARGE_SECONDS)
+        assert [machine.id for machine in (await newest_spec(link)).machines] == ["i-1"]
+        assert office.manager.problems("h") == ()
+
+    in_office(test)
+
+
+def test_what_a_host_says_of_its_problems_is_kept(make: Any) -> None:
+    async def test(office: Office) -> None:
+        link = await office.connect()
+        said = HostReport(cloud="c", host="h", boot_id="b", revision=0, sequence=1, problems=("no disk",))
+        await link.send(Report(said))
+        await asyncio.sleep(0.5)
+        assert office.manager.problems("h") == ("no disk",)
+
+    in_office(test)
+
+
+def test_only_what_is_on_a_host_is_looked_at_by_its_word(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[tuple[str, str]] = []
+
+    async def test(office: Office) -> None:
+        await office.put(running(make), make.instance("i-2", host="other", state=InstanceState.running))
+        monkeypatch.setattr(office.manager, "kick", lambda *key: looked.append(key))
+        link = await office.connect()
+        await office.report(link)
+        await asyncio.sleep(1)
+        looked.clear()
+        others = (replace(says(MachineState.running), id=id) for id in ("i-2", "i-unknown"))
+        await office.report(link, says(MachineState.running), *others)
+        assert {id for _, id in looked} == {"i-1"}
+
+    in_office(test)
+
+
+def test_a_machine_that_died_while_no_manager_ran(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first report may come before the first spec is made."""
+
+    async def never(*arguments: Any) -> Any:
+        raise StoreError("disk")
+
+    monkeypatch.setattr(control, "host_spec", never)
+
+    async def test(office: Office) -> None:
+        await office.put(running(make))
+        link = await office.connect()
+        await office.report(link, says(MachineState.crashed))
+        assert (await office.get(Instance, "i-1")).state is InstanceState.stopping
+
+    in_office(test)
+
+
+def test_of_many_reports_the_newest_is_taken(make: Any) -> None:
+    async def test(office: Office) -> None:
+        await office.put(running(make))
+        link = await office.connect()
+        await asyncio.sleep(1)
+        taken = []
+        take = office.manager.observed.take
+        office.manager.observed.take = lambda report: (taken.append(report.sequence), take(report))[1]
+        for sequence in range(1, 1001):
+            state = MachineState.crashed if sequence == 1000 else MachineState.running
+            told = HostReport(
+                cloud="c", host="h", boot_id="b", revision=0, sequence=sequence, machines=(says(state),)
+            )
+            await link.send(Report(told))
+        await asyncio.sleep(10)
+        assert taken[-1] == 1000
+        assert len(taken) < 500
+        assert not link.closed
+        assert (await office.get(Instance, "i-1")).state is InstanceState.stopping
 
     in_office(test)
 

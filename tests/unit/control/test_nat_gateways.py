@@ -78,6 +78,37 @@ async def test_it_leaves_a_host_that_is_drained(
     assert (await bench.get(NetworkInterface, "eni-1")).host == "host-4"
 
 
+@pytest.mark.parametrize("lost", ["down", "removed"])
+async def test_one_that_never_worked_leaves_a_host_that_is_lost(
+    bench: Any, nat: Any, make: Any, lost: str
+) -> None:
+    await nat()
+    if lost == "down":
+        await bench.put(replace(await bench.get(Host, "host-1"), state=HostState.down))
+    else:
+        await bench.store.transact(_remove(bench, "host-1"))
+    assert (await nat()).host == "host-1", "there is no other"
+    await bench.put(make.host("host-4", zone="us-east-1a"))
+    assert (await nat()).host == "host-4"
+    interface = await bench.get(NetworkInterface, "eni-1")
+    assert interface.host == "host-4"
+    report(bench, interface.version, "host-1")
+    assert (await nat()).state is NatGatewayState.pending
+    report(bench, interface.version, "host-4")
+    assert (await nat()).state is NatGatewayState.available
+
+
+async def test_one_that_works_stays_on_a_host_that_is_down(bench: Any, nat: Any, make: Any) -> None:
+    """It may work there still."""
+    placed = await nat()
+    await bench.put(
+        replace(placed, state=NatGatewayState.available),
+        replace(await bench.get(Host, "host-1"), state=HostState.down, draining=True),
+        make.host("host-4", zone="us-east-1a"),
+    )
+    assert (await nat()).host == "host-1"
+
+
 def _remove(bench: Any, id: str) -> Any:
     async def work(tx: Any) -> None:
         await tx.delete(await tx.get(Host, id))

@@ -193,11 +193,12 @@ async def test_members_are_those_that_have_a_port_anywhere(bench: Any, make: Any
     )
     got = await spec(bench)
     assert got.members == {"sg-2": ("10.1.1.5", "fd00::5")}
-    assert [(rule.cidr, rule.group) for rule in got.groups[0].rules] == [
-        ("", "sg-2"),
-        ("10.2.0.0/17", ""),
-        ("::/0", ""),
+    assert [(rule.cidr, rule.group, rule.prefix_list) for rule in got.groups[0].rules] == [
+        ("", "sg-2", ""),
+        ("", "", "pl-1"),
+        ("::/0", "", ""),
     ]
+    assert got.prefixes == {"pl-1": ("10.2.0.0/17",)}
 
 
 async def test_what_the_subnets_guests_are_told_and_allowed(bench: Any, make: Any) -> None:

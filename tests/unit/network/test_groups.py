@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gureum.errors import NetworkError
 from gureum.hostspec import GroupSpec, RuleSpec
-from gureum.network.groups import compile_group, cut
+from gureum.network.groups import compile_group, cut, expanded
 
 NETWORKS = [
     "0.0.0.0/0",
@@ -119,12 +119,14 @@ def test_families_are_apart() -> None:
 
 
 def test_a_prefix_list_is_one_set() -> None:
-    """It comes as a rule for each of its networks."""
     networks = [f"10.{number}.0.0/24" for number in range(200)] + [f"fd00:{n:x}::/48" for n in range(200)]
-    rules = [RuleSpec(protocol="tcp", from_port=443, to_port=443, cidr=cidr) for cidr in networks]
-    lines = compile_group(group(*rules), False)
-    assert len(lines) == 2
-    assert all(line.count("{") == 1 and line.count(" . 6 . 443") == 200 for line in lines)
+    named = group(
+        RuleSpec(protocol="tcp", from_port=443, to_port=443, prefix_list="pl-1"), RuleSpec(group="sg-2")
+    )
+    lines = compile_group(expanded(named, {"pl-1": networks}), False)
+    assert len(lines) == 4
+    assert sum(line.count("{") == 1 and line.count(" . 6 . 443") == 200 for line in lines) == 2
+    assert compile_group(expanded(named, {}), False) == compile_group(group(RuleSpec(group="sg-2")), False)
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,16 @@ def test_the_first_matching_entry_of_an_acl_decides() -> None:
     assert allows(spec(B, c, vpcs=(vpc(acls=(none,)),)), "eni-b", "eni-c", "tcp", 1)
 
 
+def test_a_rule_may_name_a_prefix_list() -> None:
+    rules = (RuleSpec(protocol="tcp", from_port=22, to_port=22, prefix_list="pl-1"), OPEN.rules[1])
+    groups = (GroupSpec(id="sg-open", rules=rules),)
+    world = spec(A, B, groups=groups, prefixes={"pl-1": ("9.0.0.0/8", "10.1.1.4/32")})
+    assert "from pl-1" in str(trace(world, "eni-a", "10.1.2.4", "tcp", 22))
+    assert allows(world, "eni-a", "eni-b", "tcp", 22)
+    assert not allows(world, "eni-b", "eni-a", "tcp", 22)
+    assert not allows(spec(A, B, groups=groups), "eni-a", "eni-b", "tcp", 22)
+
+
 def test_the_longest_prefix_leads() -> None:
     routes = (
         INTERNET,

@@ -94,6 +94,10 @@ class FakeHosts:
         self.output: dict[str, bytes] = {}
         self.down = False
         self.joining: Joining | None = None
+        self.wrong: dict[str, tuple[str, ...]] = {}
+
+    def problems(self, host: str) -> tuple[str, ...]:
+        return self.wrong.get(host, ())
 
     async def console(self, host: str, instance: str, max_bytes: int) -> bytes:
         if self.down:

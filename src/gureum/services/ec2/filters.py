@@ -77,7 +77,8 @@ class Filters:
 
     ``sources`` maps a filter's name to where its values are: a path into the described item (``State.Name``,
     ``Groups[].GroupId``), a field of the record (lower case: ``type``), or a function of the record.
-    ``index`` maps names to the record's indexed fields; what ``sources`` say of the same name holds as well. The tag filters work on the record's tags.
+    ``index`` maps names to the record's indexed fields; what ``sources`` say of the same name has to hold as
+    well. The tag filters work on the record's tags.
     """
 
     def __init__(

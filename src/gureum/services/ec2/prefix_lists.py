@@ -142,18 +142,19 @@ def _check_version(list: PrefixList, version: int) -> None:
 def _entries_of(list: PrefixList, version: int) -> tuple[PrefixEntry, ...]:
     if version == list.revision:
         return list.entries
-    if not 1 <= version < list.revision:
-        raise ApiError("InvalidPrefixListVersion.NotFound", f"{list.id} has no version {version}.")
-    return list.history[version - 1]
+    oldest = list.revision - len(list.history)
+    if not oldest <= version < list.revision:
+        raise ApiError(
+            "InvalidPrefixListVersion.NotFound",
+            f"{list.id} has no version {version}; there are {oldest} to {list.revision}.",
+        )
+    return list.history[version - oldest]
 
 
 def _revised(list: PrefixList, entries: tuple[PrefixEntry, ...]) -> PrefixList:
-    if list.revision >= limits.PREFIX_LIST_VERSIONS_MAX:
-        raise ApiError(
-            "PrefixListVersionLimitExceeded",
-            f"{list.id} has {list.revision} versions already; make a new list.",
-        )
-    return replace(list, entries=entries, revision=list.revision + 1, history=(*list.history, list.entries))
+    """With the newest versions before it; older ones are forgotten, as EC2 forgets them past its limit."""
+    history = (*list.history, list.entries)[1 - limits.PREFIX_LIST_VERSIONS_MAX :]
+    return replace(list, entries=entries, revision=list.revision + 1, history=history)
 
 
 def _without(entries: Sequence[PrefixEntry], remove: Iterable[Mapping[str, Any]]) -> tuple[PrefixEntry, ...]:

@@ -35,6 +35,7 @@ class Holdings(msgspec.Struct, frozen=True):
     instances: list[str]
     volumes: list[str]
     snapshots: list[str]
+    gateways: list[str]
 
     @classmethod
     async def of(cls, reader: Reader, host: str) -> Holdings:
@@ -46,6 +47,11 @@ class Holdings(msgspec.Struct, frozen=True):
             ],
             [volume.id for volume in await reader.find(Volume, host=host)],
             [snapshot.id for snapshot in await reader.find(Snapshot, host=host)],
+            [
+                gateway.id
+                for gateway in await reader.find(NatGateway, host=host)
+                if gateway.state is not NatGatewayState.deleted
+            ],
         )
 
 
@@ -77,6 +83,8 @@ async def described(ctx: Context, host: Host) -> dict[str, Any]:
         "InstanceIds": on.instances,
         "VolumeIds": on.volumes,
         "SnapshotIds": on.snapshots,
+        "NatGatewayIds": on.gateways,
+        "Problems": list(ctx.hosts.problems(host.id)),
         "Certificate": None
         if newest is None
         else {
@@ -143,16 +151,11 @@ async def remove_host(ctx: Context, input: Input) -> Output:
         await _forget(ctx, host, certificates)
         return {}
     on = await Holdings.of(ctx.tx, host.id)
-    gateways = [
-        gateway.id
-        for gateway in await ctx.tx.find(NatGateway)
-        if gateway.host == host.id and gateway.state is not NatGatewayState.deleted
-    ]
     steps = [
         ("terminate", "instances", on.instances),
         ("delete", "volumes", on.volumes),
         ("delete", "snapshots", on.snapshots),
-        ("delete", "NAT gateways", gateways),
+        ("delete", "NAT gateways", on.gateways),
     ]
     if left := [id for _, _, ids in steps for id in ids]:
         todo = "; ".join(f"{verb} the {what} {shown(ids)}" for verb, what, ids in steps if ids)

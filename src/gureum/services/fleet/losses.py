@@ -44,6 +44,6 @@ async def give_up(tx: Transaction, host: Host) -> None:
         await tx.put(replace(volume, state=VolumeState.deleting, host=None, attachment=None, instance=None))
     for snapshot in await tx.find(Snapshot, host=host.id):
         await tx.put(replace(snapshot, state=SnapshotState.deleting, host=None))
-    for nat in await tx.find(NatGateway):
-        if nat.host == host.id and nat.state not in NAT_ENDED:
+    for nat in await tx.find(NatGateway, host=host.id):
+        if nat.state not in NAT_ENDED:
             await tx.put(replace(nat, state=NatGatewayState.deleting))

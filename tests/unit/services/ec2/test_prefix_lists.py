@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from gureum.resources import PrefixList
+from gureum.services.ec2.limits import PREFIX_LIST_VERSIONS_MAX
 
 
 def entries(*cidrs: str) -> list[dict[str, str]]:
@@ -43,6 +44,31 @@ async def test_entries_are_kept_by_version(rig: Any) -> None:
         "GetManagedPrefixListEntries",
         PrefixListId=id,
         TargetVersion=9,
+    )
+
+
+async def test_the_newest_versions_are_kept(rig: Any) -> None:
+    id = await make(rig)
+    for version in range(1, 15):
+        await rig.call(
+            "ModifyManagedPrefixList",
+            PrefixListId=id,
+            CurrentVersion=version,
+            AddEntries=entries(f"10.{version + 1}.0.0/16"),
+            RemoveEntries=entries(f"10.{version}.0.0/16") if version > 1 else [],
+        )
+    assert len((await rig.get(PrefixList, id)).history) == PREFIX_LIST_VERSIONS_MAX - 1
+    for version in range(15 - PREFIX_LIST_VERSIONS_MAX + 1, 16):
+        assert await listed(rig, id, TargetVersion=version) == [f"10.{version}.0.0/16"]
+    await rig.fails(
+        "InvalidPrefixListVersion.NotFound", "GetManagedPrefixListEntries", PrefixListId=id, TargetVersion=5
+    )
+    await rig.fails(
+        "InvalidPrefixListVersion.NotFound",
+        "RestoreManagedPrefixListVersion",
+        PrefixListId=id,
+        PreviousVersion=5,
+        CurrentVersion=15,
     )
 
 

@@ -15,6 +15,8 @@ from gureum.resources import (
     HostToken,
     Instance,
     InstanceState,
+    NatGateway,
+    NatGatewayState,
     NetworkInterface,
     Snapshot,
     Volume,
@@ -31,6 +33,19 @@ def host(id: str = "host-1", **values: Any) -> Host:
 
 def certificate(host: str, serial: str = "a1", **values: Any) -> HostCertificate:
     return HostCertificate(**{"id": serial, "host": host, "zone": "us-east-1b", "expires": 1.9e9, **values})
+
+
+def gateway(id: str, host: str = "host-1", state: str = "available") -> NatGateway:
+    return NatGateway(
+        id=id,
+        state=NatGatewayState(state),
+        host=host,
+        vpc="vpc-1",
+        subnet="subnet-1",
+        zone="us-east-1b",
+        interface="eni-1",
+        created=datetime(2026, 1, 1, tzinfo=UTC),
+    )
 
 
 async def test_hosts_are_described(fleet: Any) -> None:
@@ -53,6 +68,16 @@ async def test_hosts_are_described(fleet: Any) -> None:
         "Expires": datetime.fromtimestamp(1.9e9, UTC),
         "Revoked": False,
     }
+
+
+async def test_problems_and_gateways_of_a_host_are_shown(fleet: Any) -> None:
+    await fleet.put(host(draining=True), gateway("nat-1"), gateway("nat-2", state="deleted"))
+    await fleet.put(gateway("nat-3", host="other"))
+    fleet.rig.hosts.wrong["host-1"] = ("the disk is full",)
+    (shown,) = (await fleet.call("DescribeHosts"))["Hosts"]
+    assert (shown["NatGatewayIds"], shown["Problems"]) == (["nat-1"], ["the disk is full"])
+    error = await fleet.refused("InvalidHostStateException", "RemoveHost", HostId="host-1")
+    assert "delete the NAT gateways nat-1" in error.message
 
 
 async def test_pages(fleet: Any) -> None:

@@ -1,0 +1,68 @@
+"""What is believed of a report, and how often: a host that was taken over must not use up the manager."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from gureum.errors import TransportError
+from gureum.hostspec import HostReport
+from gureum.resources import Instance, Snapshot, Volume
+from gureum.store.base import Reader
+
+THINGS_MAX = 20_000
+"""Machines that a report tells of; also volumes, and snapshots."""
+TEXT_MAX = 1000
+"""Characters of a message that are kept."""
+PROBLEMS_MAX = 20
+REPORTS_PER_SECOND_MAX = 50.0
+REPORTS_BURST_MAX = 100
+
+
+def bounded(report: HostReport) -> HostReport:
+    """The report with texts cut to their bounds. Raises TransportError if it tells of too much."""
+    for kind in ("machines", "volumes", "snapshots"):
+        if (count := len(getattr(report, kind))) > THINGS_MAX:
+            raise TransportError(f"a report of {count} {kind}; the bound is {THINGS_MAX}")
+    if len(report.problems) > PROBLEMS_MAX or _long(report.problems):
+        report = replace(report, problems=tuple(each[:TEXT_MAX] for each in report.problems[:PROBLEMS_MAX]))
+    if _long(machine.message for machine in report.machines):
+        machines = tuple(replace(each, message=each.message[:TEXT_MAX]) for each in report.machines)
+        report = replace(report, machines=machines)
+    if _long(volume.error for volume in report.volumes):
+        volumes = tuple(replace(each, error=each.error[:TEXT_MAX]) for each in report.volumes)
+        report = replace(report, volumes=volumes)
+    if _long(snapshot.error for snapshot in report.snapshots):
+        snapshots = tuple(replace(each, error=each.error[:TEXT_MAX]) for each in report.snapshots)
+        report = replace(report, snapshots=snapshots)
+    return report
+
+
+def _long(texts: Iterable[str]) -> bool:
+    return any(len(text) > TEXT_MAX for text in texts)
+
+
+async def on_host(reader: Reader, host: str) -> frozenset[str]:
+    """Ids of what the store has on the host."""
+    found: set[str] = set()
+    for kind in (Instance, Volume, Snapshot):
+        found.update(record.id for record in await reader.find(kind, host=host))
+    return frozenset(found)
+
+
+class Pace:
+    """A bucket of reports that may be taken in at once; it fills with time, in seconds."""
+
+    def __init__(self) -> None:
+        self._left = float(REPORTS_BURST_MAX)
+        self._since = 0.0
+
+    def allows(self, now: float) -> bool:
+        """Whether one more may be taken in now; if so it counts."""
+        self._left = min(REPORTS_BURST_MAX, self._left + (now - self._since) * REPORTS_PER_SECOND_MAX)
+        self._since = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
