@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+import resource
 import sys
 import time
 from pathlib import Path
+
+OPEN_FILES_MAX = 65536
+"""1024, what a process may usually have open, are 250 guests of an agent, with up to four sockets a port; and
+fewer hosts than a manager lets in.
+"""
 
 
 def arguments(program: str, description: str) -> argparse.Namespace:
@@ -36,3 +42,11 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler])
+
+
+def allow_files() -> None:
+    """As many as this process may allow itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_MAX)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

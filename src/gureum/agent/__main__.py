@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import resource
 import signal
 import sys
 from functools import partial
@@ -25,15 +24,13 @@ from gureum.hostspec import Metadata
 from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
 from gureum.hypervisors.qemu.probe import probe_kvm
 from gureum.network.kernel import KernelNetwork
-from gureum.processes import arguments, log_to_stderr
+from gureum.processes import allow_files, arguments, log_to_stderr
 from gureum.san.local import LocalPool
 from gureum.transport.link import connect
 
 log = logging.getLogger(__name__)
 
 EVACUATING = "agent.evacuating"
-OPEN_FILES_MAX = 65536
-"""A port has up to four sockets: 1024, what a process may usually have open, are 250 guests."""
 
 
 class Parts:
@@ -118,14 +115,6 @@ async def end(here: Here, env: Env) -> None:
         await evacuate(parts.hypervisor, parts.network, here.run / EVACUATING)
     finally:
         await parts.hypervisor.close()
-
-
-def allow_files() -> None:
-    """As many as this process may allow itself."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_MAX)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def main() -> int:

@@ -84,6 +84,11 @@ class Cloud:
 
     def config(self) -> CloudConfig:
         if not self.exists:
+            if (joined := self.joined()) is not None:
+                raise CliError(
+                    f"this machine is only host {joined.host} of cloud {joined.cloud}",
+                    f"the same command on the cloud's own machine, {joined.manager}",
+                )
             raise CliError(f"there is no cloud in {self.state_dir}", "gureum up -d", exit_code=NOT_RUNNING)
         try:
             return CloudConfig.load(self.state_dir)

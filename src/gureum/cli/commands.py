@@ -30,7 +30,7 @@ COMMANDS: dict[str, Command] = {
     "host": Command("List, add, drain and remove the hosts of a cloud.", _RUN),
     "net": Command("Ask about a cloud's network: would a packet get there?"),
     "image": Command("Build and list machine images.", _RUN_IMAGE),
-    "doctor": Command("Tell what this machine can do, and what to do about what it cannot."),
+    "doctor": Command("Tell what this machine can and cannot do, and what helps."),
     "demo": Command("Run the whole story on a cloud of its own, checking every step.", _RUN_IMAGE),
     "bench": Command("Measure this machine's cloud against its peers.", _RUN_IMAGE | {Need.TEST}, dev=True),
     "test": Command("Run the checks and tests.", frozenset({Need.TEST}), dev=True),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from gureum.cli.processes import read_pid_file
 
 KEY = "demo-key"
 GROUP = "demo-ssh"
+TERMINAL_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 MARK = "hello from user-data"
 FILE_MIB = 8
 WAIT_SECONDS_MAX = 180.0
@@ -192,7 +194,7 @@ class Demo:
             )
             self.instance = answer["Instances"][0]["InstanceId"]
             console = self._wait("its user-data to run", self._booted)
-            for line in console.splitlines()[-12:]:
+            for line in TERMINAL_ESCAPE.sub("", console).splitlines()[-12:]:
                 note(f"    | {line}")
             self._wait("it to be running", self._runs)
             self.address = self._describe()["PublicIpAddress"]

@@ -146,7 +146,7 @@ def remove(
         print(f"{host} is removed")
 
 
-@app.command("revoke", help="Refuse a machine that joined from now on, and end its connection.")
+@app.command("revoke", help="Refuse a machine that joined, and end its link.")
 def revoke(host: Host, state_dir: StateDir = None, as_json: AsJson = False) -> None:
     changed = call(state_dir, "revoke_host", HostId=host)["Host"]
     if as_json:

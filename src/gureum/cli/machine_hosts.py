@@ -49,7 +49,8 @@ def change(cloud: Cloud, hosts: int) -> None:
         asyncio.run(_shrink(store, config, hosts))
     except StoreError as error:
         raise CliError(str(error)) from error
-    note("taking the network between the hosts away ...")
+    if config.hosts > 1:
+        note("taking the network between the hosts away ...")
     cloud.evacuate()
     for number in range(hosts, config.hosts):
         remove_directory(host_dir(cloud.state_dir, number))

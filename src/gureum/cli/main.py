@@ -17,7 +17,7 @@ from gureum.cli import host as host_commands
 from gureum.cli import net as net_commands
 from gureum.cli.commands import COMMANDS, exit_code_help
 from gureum.cli.options import MARKUP, AsJson, StateDir, attend, cloud_at
-from gureum.cli.output import MISSING, USAGE, CliError, note, show_error, show_json, table
+from gureum.cli.output import MISSING, USAGE, CliError, counted, note, show_error, show_json, table
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 
@@ -132,13 +132,14 @@ def up(
         if not detach:
             attend(cloud.state_dir)
         return
+    agents = join.agents_settings(agents_address)
     if hosts is not None:
         machine_hosts.change(cloud, hosts)
     before = cloud.config() if cloud.exists else None
     if encrypt:
         machine_hosts.check_encryption(cloud)
     config = cloud.configure(
-        **join.agents_settings(agents_address),
+        **agents,
         encrypted=encrypt,
         hosts=hosts,
         port=port,
@@ -181,7 +182,7 @@ def down(
         if killed:
             note(f"{len(killed)} processes did not stop in time and were killed")
         if guests and not keep_guests:
-            note(f"powering off {len(guests)} guests ...")
+            note(f"powering off {counted(len(guests), 'guest')} ...")
         if not keep_guests and (was_running or guests or cloud.has_fabric()):
             cloud.evacuate()
     left = cloud.guests()
@@ -194,7 +195,7 @@ def down(
             f"still running: {', '.join(left)}\n  `gureum up` takes them over; `gureum down` powers them off"
         )
     elif guests:
-        print(f"{len(guests)} guests are off; `gureum up` starts those that their owners did not stop")
+        print(f"off: {counted(len(guests), 'guest')}; `gureum up` starts those their owners did not stop")
 
 
 @command("status")

@@ -18,11 +18,15 @@ def net() -> None:
 
 @app.command(
     "trace",
+    short_help="Tell hop by hop whether a packet would get there.",
     help="Tell hop by hop whether a packet would get there, and which rule decides. Sends nothing.",
     epilog="Exit code 0 if it would, 1 if not.",
 )
 def trace(
-    source: Annotated[str, typer.Argument(help="An instance, a network interface, or an address outside.")],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="An instance, a network interface, or an address outside."),
+    ],
     destination: Annotated[
         str,
         typer.Argument(
@@ -62,7 +66,8 @@ def trace(
         show_json(answer)
     else:
         print(table(("", "at", "step", "why"), [row(hop) for hop in hops(answer)]))
-        print(f"{'reachable' if answer['Reachable'] else 'NOT reachable'}. {answer['Explanation']}")
+        by = protocol if port is None else f"{protocol} {port}"
+        print(f"{'reachable' if answer['Reachable'] else 'NOT reachable'} by {by}. {answer['Explanation']}")
     if not answer["Reachable"]:
         raise typer.Exit(FAILED)
 

@@ -26,7 +26,7 @@ from gureum.gateway.call import Credential
 from gureum.gateway.catalogue import Catalogue
 from gureum.gateway.limits import Limits
 from gureum.gateway.server import listen as listen_http
-from gureum.processes import arguments, log_to_stderr
+from gureum.processes import allow_files, arguments, log_to_stderr
 from gureum.services import ec2, fleet, sts  # noqa: F401  (registers their operations)
 from gureum.services.dispatch import Dispatcher
 from gureum.services.ec2.defaults import ensure_defaults
@@ -80,7 +80,7 @@ def tls(config: CloudConfig) -> ssl.SSLContext | None:
     return context
 
 
-async def listen_far_agents(state_dir: Path, config: CloudConfig, manager: Manager) -> asyncio.Server:
+async def listen_far_agents(state_dir: Path, config: CloudConfig, manager: Manager) -> tls_links.Listener:
     """Let hosts of other machines in. Raises ConfigError."""
     address = tls_links.Address.parse(config.agents)
     directory = state_dir / AUTHORITY_DIRECTORY
@@ -118,7 +118,9 @@ async def serve(state_dir: Path) -> None:
             regions=frozenset({config.region}),
         )
         VIEWS.render = gateway.fragment
-        agents = [await listen_agents(run / "agents.sock", manager.serve)]
+        agents: list[asyncio.Server | tls_links.Listener] = [
+            await listen_agents(run / "agents.sock", manager.serve)
+        ]
         if config.agents:
             agents.append(await listen_far_agents(state_dir, config, manager))
         http = await listen_http(gateway, host=config.host, port=config.port, ssl_context=tls(config))
@@ -149,6 +151,7 @@ async def serve(state_dir: Path) -> None:
 def main() -> int:
     options = arguments("gureum.control", "The manager of a cloud; `gureum up` starts it.")
     log_to_stderr()
+    allow_files()
     try:
         uvloop.run(serve(options.state_dir))
     except GureumError as error:

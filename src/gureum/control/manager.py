@@ -11,16 +11,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any
 
 from gureum.control import instances, interfaces, nat_gateways, peerings, volumes
 from gureum.control.access import Access
+from gureum.control.calls import Calls
 from gureum.control.hosts import LEASE_SECONDS, Hosts
 from gureum.control.kinds import SPEC_KINDS
 from gureum.control.neighbours import Following
 from gureum.control.observed import NETWORK, Observed
-from gureum.control.reports import REPORTS_PER_SECOND_MAX, bounded, on_host
-from gureum.control.session import CALL_SECONDS_MAX, Session
+from gureum.control.reports import REPORTS_PER_SECOND_MAX, bounded, concerning, on_host
+from gureum.control.session import Session
 from gureum.control.specs import host_spec
 from gureum.env import Env
 from gureum.errors import StoreError, TooLarge, TransportError
@@ -50,7 +50,6 @@ SWEEP_SECONDS = 30.0
 HELLO_SECONDS_MAX = 5.0
 TICK_SECONDS = 2.0
 RETRY_SECONDS = 2.0
-EFFECT_SECONDS_MAX = 10.0
 TOO_LARGE_SECONDS = 10.0
 """When a spec that was too large to be sent is made anew."""
 RESEND_SECONDS = 3.0
@@ -86,7 +85,8 @@ class Manager:
         self.store = store
         self.observed = Observed()
         self.hosts = Hosts(store, cloud.account)
-        self.sessions: dict[str, Session] = {}
+        self.calls = Calls(self.observed)
+        self.sessions = self.calls.sessions
         self._neighbours = Following(store)
         self.access: Access | None = None
         """Where hosts of other machines come in, if they may."""
@@ -96,10 +96,6 @@ class Manager:
         for: its instance, or the network of its host.
         """
         self._wake = asyncio.Event()
-        self._connected = asyncio.Event()
-        """Wakes those who wait for a host, whenever one connects."""
-        self._heard = asyncio.Event()
-        """Wakes those who wait for what a report says, whenever one comes."""
         self._tokens_swept: str | None = None
 
     async def run(self) -> None:
@@ -282,13 +278,22 @@ class Manager:
         """
         if hello.cloud != self.cloud.name:
             raise TransportError("an agent of another cloud")
+        loop = asyncio.get_running_loop()
         old = self.sessions.get(hello.host)
-        session = self.sessions[hello.host] = Session(hello.host, link, certificate)
+        lives = old is not None and old.instance != hello.instance and loop.time() < old.heard + LEASE_SECONDS
+        if lives and certificate is not None:
+            # On this machine a lock keeps agents from being two. Elsewhere the directory may be a copy. Where
+            # an agent has ended, its link is closed or falls silent, and the next one tries again.
+            raise TransportError(
+                f"another agent speaks for host {hello.host} right now. If this is a copy of its directory, "
+                "let this machine join under a name of its own"
+            )
+        session = Session(hello.host, link, certificate, hello.instance, loop.time())
+        self.sessions[hello.host] = session
         if old is not None:
             await old.link.close()
         log.info("host %s is connected", hello.host)
-        self._connected.set()
-        self._connected.clear()
+        self.calls.connected()
         end: TransportError | None = None
         try:
             async with asyncio.TaskGroup() as group:
@@ -341,6 +346,7 @@ class Manager:
     async def _hear(self, session: Session, group: asyncio.TaskGroup) -> None:
         while True:
             message = await session.link.receive()
+            session.heard = asyncio.get_running_loop().time()
             if isinstance(message, Reply):
                 session.answer(message)
             elif isinstance(message, Report):
@@ -355,8 +361,8 @@ class Manager:
 
     async def _report_waiting(self, session: Session) -> None:
         """Of reports that come too fast only the newest is taken in, after a moment."""
-        while not session.pace.allows(asyncio.get_running_loop().time()):
-            await asyncio.sleep(1 / REPORTS_PER_SECOND_MAX)
+        await asyncio.sleep(1 / REPORTS_PER_SECOND_MAX)
+        session.pace.allows(asyncio.get_running_loop().time())
         report, session.waiting = session.waiting, None
         if report is not None:
             await self._reported(session, report)
@@ -371,15 +377,14 @@ class Manager:
         report = bounded(report)
         session.sequence = report.sequence
         news = self.observed.take(report)
-        self._heard.set()
-        self._heard.clear()
+        self.calls.heard()
         renewed = {(each.kind, each.id) for each in news}
         for key, other in self._unsettled.items():
             if key in renewed or other in renewed:
                 self.kick(*key)
         try:
             here = await self._here(session) if news else ()
-            changed = [(each.kind, each.id) for each in news if not each.renewed and each.id in here]
+            changed = [(each.kind, each.id) for each in concerning(news, here) if not each.renewed]
             for kind, id in changed:
                 self.kick(kind, id)
             await self._kick_attached([id for kind, id in changed if kind == "instance"])
@@ -393,7 +398,7 @@ class Manager:
             session.dirty.set()
 
     async def _here(self, session: Session) -> Collection[str]:
-        """Ids of what is on the host; of other things its word is not asked for."""
+        """Ids of what is on the host."""
         if session.sent_revision:
             return session.mentioned
         async with self.store.read() as reader:
@@ -401,29 +406,8 @@ class Manager:
 
     def problems(self, host: str) -> tuple[str, ...]:
         """What is wrong with the host, for people."""
-        session, view = self.sessions.get(host), self.observed.hosts.get(host)
-        own = (session.problem,) if session is not None and session.problem else ()
-        return (*own, *(view.problems if session is not None and view is not None else ()))
-
-    async def in_effect(self, host: str, revision: int) -> None:
-        """Wait until what the host's network is to be at this revision is so. Raises TransportError."""
-        try:
-            async with asyncio.timeout(EFFECT_SECONDS_MAX):
-                while self.observed.network_revision(host) < revision:
-                    await self._heard.wait()
-        except TimeoutError as error:
-            raise TransportError(f"host {host} did not say that its network is as it should be") from error
+        return self.calls.problems(host)
 
     async def console(self, host: str, instance: str, max_bytes: int) -> bytes:
         """The end of a machine's console. Raises TransportError."""
-        return await self.call(host, "console", machine=instance, max_bytes=max_bytes)
-
-    async def call(self, host: str, method: str, **values: Any) -> bytes:
-        """Ask the host's agent, when it is connected; ``values`` as in Call. Raises TransportError."""
-        try:
-            async with asyncio.timeout(CALL_SECONDS_MAX):
-                while host not in self.sessions:
-                    await self._connected.wait()
-        except TimeoutError as error:
-            raise TransportError(f"host {host} is not connected") from error
-        return await self.sessions[host].call(method, **values)
+        return await self.calls.call(host, "console", machine=instance, max_bytes=max_bytes)

@@ -57,13 +57,13 @@ async def move(manager: Manager, id: str, to: str) -> None:
     for interface in interfaces:
         try:
             source = before.host if before is not None and before.host is not None else to
-            flows[interface] = await manager.call(source, "export-flows", interface=interface)
+            flows[interface] = await manager.calls.call(source, "export-flows", interface=interface)
         except TransportError as error:
             log.warning("open connections of %s may end: %s", interface, error)
     moved = await manager.store.transact(lambda tx: move_instance(tx, id, to))
-    await manager.in_effect(to, moved.version)
+    await manager.calls.in_effect(to, moved.version)
     for interface, data in flows.items():
         try:
-            await manager.call(to, "import-flows", interface=interface, data=data)
+            await manager.calls.call(to, "import-flows", interface=interface, data=data)
         except TransportError as error:
             log.warning("open connections of %s may end: %s", interface, error)

@@ -78,8 +78,11 @@ async def _moved(tx: Transaction, nat: NatGateway, interface: NetworkInterface |
     if nat.host is None or interface is None:
         return False
     host = await tx.get(Host, nat.host)
-    lost = host is None or host.state is HostState.down
-    if nat.state is not NatGatewayState.pending if lost else host is None or not host.draining:
+    if host is None or host.state is HostState.down:
+        leaves = nat.state is NatGatewayState.pending
+    else:
+        leaves = host.draining
+    if not leaves:
         return False
     other = await _choose_host(tx, nat.zone)
     if other is None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from msgspec.structs import replace
 
+from gureum.control.observed import News
 from gureum.errors import TransportError
 from gureum.hostspec import HostReport
 from gureum.resources import Instance, Snapshot, Volume
@@ -13,6 +14,8 @@ from gureum.store.base import Reader
 
 THINGS_MAX = 20_000
 """Machines that a report tells of; also volumes, and snapshots."""
+STRANGE_MAX = 50
+"""Things that are not on the host, of which one report's word is heard."""
 TEXT_MAX = 1000
 """Characters of a message that are kept."""
 PROBLEMS_MAX = 20
@@ -49,6 +52,17 @@ async def on_host(reader: Reader, host: str) -> frozenset[str]:
     for kind in (Instance, Volume, Snapshot):
         found.update(record.id for record in await reader.find(kind, host=host))
     return frozenset(found)
+
+
+def concerning(news: Iterable[News], here: Collection[str]) -> Iterator[News]:
+    """The news of what is on the host, and few of other things: they may just have left."""
+    strange = STRANGE_MAX
+    for each in news:
+        if each.id not in here:
+            if not strange:
+                continue
+            strange -= 1
+        yield each
 
 
 class Pace:

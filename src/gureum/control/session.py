@@ -36,11 +36,22 @@ class Session:
     ones come a second time; those of another session say nothing about the order here.
     """
 
-    def __init__(self, host: str, link: Link, certificate: HostCertificate | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        link: Link,
+        certificate: HostCertificate | None = None,
+        instance: str = "",
+        heard: float = 0.0,
+    ) -> None:
         self.host = host
         self.link = link
         self.certificate = certificate
         """Of a host of another machine: on whose word it is this host."""
+        self.instance = instance
+        """Which start of an agent this is."""
+        self.heard = heard
+        """When its last message came, on the event loop's clock."""
         self.specs = Sender()
         self.sequence = 0
         self.pace = Pace()

@@ -12,7 +12,8 @@ import hashlib
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -28,10 +29,15 @@ MANAGER_NAME = "manager.gureum.internal"
 HANDSHAKE_SECONDS_MAX = 5.0
 CONNECT_SECONDS_MAX = 5.0
 SILENCE_SECONDS_MAX = 10
+ACCEPT_AGAIN_SECONDS = 1.0
+"""After there was, for example, no descriptor left for a connection."""
 STRANGER_BYTES_MAX = 64 * 1024
 """The longest message of who was not let in yet, with a certificate or without."""
 CONNECTIONS_MAX = 4096
 STRANGERS_MAX = 32
+UNPROVEN_MAX = 512
+"""Connections whose other side has shown no certificate: none yet, or it has none."""
+UNPROVEN_PER_ADDRESS_MAX = 64
 
 AUTHORITY = "ca.pem"
 MANAGER_CERTIFICATE = "manager.pem"
@@ -145,41 +151,127 @@ def _notice_silence(writer: asyncio.StreamWriter) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_SECONDS_MAX * 1000)
 
 
-async def listen(
-    address: Address, context: ssl.SSLContext, serve: Callable[[StreamLink, Peer | None], Awaitable[None]]
-) -> asyncio.Server:
-    """Accept hosts, and machines that want to become hosts (``Peer`` None). Raises ConfigError."""
-    strangers = connections = 0
+Serve = Callable[[StreamLink, Peer | None], Awaitable[None]]
 
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal strangers, connections
+
+async def listen(address: Address, context: ssl.SSLContext, serve: Serve) -> Listener:
+    """Accept hosts, and machines that want to become hosts (``Peer`` None). Raises ConfigError."""
+    loop = asyncio.get_running_loop()
+    sockets: list[socket.socket] = []
+    try:
+        infos = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        for family, _, _, _, name in dict.fromkeys(infos):
+            sockets.append(socket.create_server(name[:2], family=family))
+    except OSError as error:
+        for opened in sockets:
+            opened.close()
+        raise ConfigError(
+            f"agents of other machines cannot be listened for at {address}: {error.strerror or error}"
+        ) from error
+    return Listener(sockets, context, serve)
+
+
+class Listener:
+    """What asyncio's own server is not: it counts connections before their handshake."""
+
+    def __init__(self, sockets: Sequence[socket.socket], context: ssl.SSLContext, serve: Serve) -> None:
+        self.sockets = tuple(sockets)
+        self._context = context
+        self._serve = serve
+        self._connections = self._strangers = 0
+        self._unproven: Counter[str] = Counter()
+        self._accepting = [self._accept(each) for each in self.sockets]
+        self._serving: set[asyncio.Task[None]] = set()
+
+    def close(self) -> None:
+        """Accept no more; who is served stays."""
+        for task in self._accepting:
+            task.cancel()
+
+    def _accept(self, listening: socket.socket) -> asyncio.Task[None]:
+        listening.setblocking(False)
+        task = asyncio.create_task(self._accept_forever(listening))
+        task.add_done_callback(lambda _: listening.close())  # it may be cancelled before it began
+        return task
+
+    async def _accept_forever(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, name = await loop.sock_accept(listening)
+            except OSError as error:
+                log.warning("a connection could not be accepted: %s", error)
+                await asyncio.sleep(ACCEPT_AGAIN_SECONDS)
+                continue
+            if self._crowded(name[0]):
+                connection.close()
+                continue
+            self._connections += 1
+            self._unproven[name[0]] += 1
+            task = asyncio.create_task(self._accepted(connection, name[0]))
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
+
+    def _crowded(self, address: str) -> bool:
+        return (
+            self._connections >= CONNECTIONS_MAX
+            or self._unproven.total() >= UNPROVEN_MAX
+            or self._unproven[address] >= UNPROVEN_PER_ADDRESS_MAX
+        )
+
+    async def _accepted(self, connection: socket.socket, address: str) -> None:
+        unproven = True
+        try:
+            reader, writer = await self._shake_hands(connection)
+            peer = peer_of(writer)
+            if peer is not None:
+                unproven = False
+                self._proven(address)
+            await self._greet(StreamLink(reader, writer, STRANGER_BYTES_MAX), peer)
+        except OSError as error:
+            log.debug("no handshake with %s: %s", address, error)
+        finally:
+            self._connections -= 1
+            if unproven:
+                self._proven(address)
+
+    def _proven(self, address: str) -> None:
+        self._unproven[address] -= 1
+        if not self._unproven[address]:
+            del self._unproven[address]
+
+    async def _shake_hands(
+        self, connection: socket.socket
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Raises OSError. The connection is closed then."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        try:
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: protocol, connection, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_SECONDS_MAX
+            )
+        except BaseException:
+            connection.close()
+            raise
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         _notice_silence(writer)
-        peer = peer_of(writer)
-        link = StreamLink(reader, writer, STRANGER_BYTES_MAX)
-        if connections >= CONNECTIONS_MAX or (peer is None and strangers >= STRANGERS_MAX):
+        return reader, writer
+
+    async def _greet(self, link: StreamLink, peer: Peer | None) -> None:
+        if peer is None and self._strangers >= STRANGERS_MAX:
             link.abort()
             return
-        connections += 1
-        strangers += peer is None
+        self._strangers += peer is None
         try:
-            await serve(link, peer)
+            await self._serve(link, peer)
         except TransportError as error:
             log.info("a link to %s ended: %s", peer.host if peer else "a machine", error)
         except Exception:
             log.exception("a link to %s ended by a fault", peer.host if peer else "a machine")
         finally:
-            connections -= 1
-            strangers -= peer is None
+            self._strangers -= peer is None
             await link.close()
-
-    try:
-        return await asyncio.start_server(
-            accept, address.host, address.port, ssl=context, ssl_handshake_timeout=HANDSHAKE_SECONDS_MAX
-        )
-    except OSError as error:
-        raise ConfigError(
-            f"agents of other machines cannot be listened for at {address}: {error.strerror or error}"
-        ) from error
 
 
 def peer_of(writer: asyncio.StreamWriter) -> Peer | None:

@@ -15,6 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from gureum.control import access as control
+from gureum.control import manager as manager_module
 from gureum.control.access import Access
 from gureum.control.manager import Manager
 from gureum.env import Env
@@ -138,8 +139,8 @@ def joining(**values: Any) -> Join:
     return Join(**{"secret": SECRET, "name": "second", "zone": "", "request": request, **values})
 
 
-def hello(host: str = "second", cloud: str = "c") -> Hello:
-    return Hello(cloud=cloud, host=host, zone="ra", instance="x")
+def hello(host: str = "second", cloud: str = "c", instance: str = "x") -> Hello:
+    return Hello(cloud=cloud, host=host, zone="ra", instance=instance)
 
 
 async def eventually(look: Callable[[], Awaitable[bool]]) -> None:
@@ -526,6 +527,34 @@ async def test_few_strangers_at_once(gate: Gate) -> None:
     assert "is not known" in await gate.refused(hello(), identity)
     for link in (*quiet, last):
         await link.close()
+
+
+async def test_a_copy_of_a_host_does_not_take_its_place(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    identity = await gate.join("second")
+    link = await gate.connect(identity)
+    await link.send(hello())
+    assert isinstance(await link.receive(), Spec)
+    refused = await gate.refused(hello(instance="copy"), identity)
+    assert "another agent speaks for host second" in refused
+    session = gate.manager.sessions["second"]
+    # The same one comes again.
+    again = await gate.connect(identity)
+    await again.send(hello())
+    assert isinstance(await again.receive(), Spec)
+    assert gate.manager.sessions["second"] is not session
+    # It is silent.
+    monkeypatch.setattr(manager_module, "LEASE_SECONDS", 0.0)
+    assert isinstance(await gate.ask(hello(instance="next"), identity), Spec)
+    monkeypatch.undo()
+    # It has ended.
+    await eventually(lambda: gone(gate))
+    assert isinstance(await gate.ask(hello(instance="after"), identity), Spec)
+    for each in (link, again):
+        await each.close()
+
+
+async def gone(gate: Gate) -> bool:
+    return "second" not in gate.manager.sessions
 
 
 async def test_few_links_of_a_host(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:

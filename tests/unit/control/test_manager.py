@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from gureum.control import manager as control
+from gureum.control import reports
 from gureum.control.hosts import LEASE_SECONDS
 from gureum.control.manager import Manager
 from gureum.env import Env
@@ -257,7 +258,10 @@ def test_what_a_host_says_of_its_problems_is_kept(make: Any) -> None:
     in_office(test)
 
 
-def test_only_what_is_on_a_host_is_looked_at_by_its_word(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_is_looked_at_by_the_word_of_a_host_that_does_not_have_it(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "STRANGE_MAX", 1)
     looked: list[tuple[str, str]] = []
 
     async def test(office: Office) -> None:
@@ -267,9 +271,9 @@ def test_only_what_is_on_a_host_is_looked_at_by_its_word(make: Any, monkeypatch:
         await office.report(link)
         await asyncio.sleep(1)
         looked.clear()
-        others = (replace(says(MachineState.running), id=id) for id in ("i-2", "i-unknown"))
+        others = (replace(says(MachineState.running), id=id) for id in ("i-0", "i-2", "i-unknown"))
         await office.report(link, says(MachineState.running), *others)
-        assert {id for _, id in looked} == {"i-1"}
+        assert {id for _, id in looked} == {"i-0", "i-1"}
 
     in_office(test)
 

@@ -88,7 +88,8 @@ async def probe_kvm(cache_dir: Path, seconds: float = PROBE_SECONDS) -> Verdict:
     if verdict.works:
         log.info("guests run under KVM")
     else:
-        log.warning("guests run under TCG, which is slow, since KVM does not work: %s", verdict.reason)
+        # Who asked tells people, in words of its own.
+        log.info("guests run under TCG, since KVM does not work: %s", verdict.reason)
     cache_dir.mkdir(parents=True, exist_ok=True)
     remember(cache, _Cached(subject=subject, verdict=verdict))
     return verdict

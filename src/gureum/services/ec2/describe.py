@@ -252,7 +252,7 @@ def _interface(
 ) -> Item:
     private = [
         {
-            "Association": _association(interface, each, vpc, cloud),
+            "Association": association(interface, each, vpc, cloud),
             "Primary": number == 0,
             "PrivateDnsName": private_name(each.private_ip, cloud.dns_domain),
             "PrivateIpAddress": each.private_ip,
@@ -294,7 +294,7 @@ def ipv4_addresses(interface: NetworkInterface) -> tuple[SecondaryAddress, ...]:
     return primary, *interface.secondary
 
 
-def _association(
+def association(
     interface: NetworkInterface, private: SecondaryAddress, vpc: Vpc | None, cloud: Cloud
 ) -> Item | None:
     if not private.public_ip:

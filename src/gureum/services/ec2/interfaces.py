@@ -8,7 +8,7 @@ from typing import Any
 from gureum.dns import private_name
 from gureum.resources import Address, NetworkInterface, SecondaryAddress, SecurityGroup, Vpc
 from gureum.services.ec2 import lookup
-from gureum.services.ec2.describe import ipv4_addresses, public_dns
+from gureum.services.ec2.describe import association, ipv4_addresses, public_dns
 from gureum.services.ec2.faults import invalid_combination, invalid_value
 from gureum.services.ec2.filters import Filters
 from gureum.services.ec2.listing import Listing
@@ -84,14 +84,13 @@ def _association(
     vpc: Vpc | None,
     address: Address | None,
 ) -> dict[str, Any] | None:
-    if not private.public_ip:
+    found = association(interface, private, vpc, ctx.cloud)
+    if found is None:
         return None
     return {
         "AllocationId": private.address or None,
         "AssociationId": address.association if address is not None else None,
-        "IpOwnerId": interface.account if private.address else "amazon",
-        "PublicDnsName": public_dns(private.public_ip, vpc, ctx.cloud),
-        "PublicIp": private.public_ip,
+        **found,
     }
 
 

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from gureum.errors import ApiError
 from gureum.resources import PeeringConnection, PeeringState, Vpc
 from gureum.services.ec2 import limits, lookup
+from gureum.services.ec2.cidrs import overlapping
 from gureum.services.ec2.faults import incorrect_state, missing, unsupported
 from gureum.services.ec2.filters import Filters
 from gureum.services.ec2.listing import Listing
@@ -88,12 +89,9 @@ def _problem(requester: Vpc, accepter: Vpc | None) -> str:
         return "Failed due to incorrect VPC-ID, Account ID, or overlapping CIDR range"
     if requester.id == accepter.id:
         raise ApiError("InvalidParameterValue", "A VPC cannot be peered with itself.")
-    mine = [ip_network(each) for each in (*requester.cidrs, *requester.cidrs6)]
     theirs = [ip_network(each) for each in (*accepter.cidrs, *accepter.cidrs6)]
-    for one in mine:
-        for other in theirs:
-            if one.version == other.version and one.overlaps(other):
-                return "Failed due to incorrect VPC-ID, Account ID, or overlapping CIDR range"
+    if any(overlapping(ip_network(each), theirs) for each in (*requester.cidrs, *requester.cidrs6)):
+        return "Failed due to incorrect VPC-ID, Account ID, or overlapping CIDR range"
     return ""
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from gureum.control.networks import Networks
 from gureum.errors import ApiError
+from gureum.hostspec import NetworkSpec
 from gureum.network.reach import EPHEMERAL, NUMBERS, Hop, trace
 from gureum.resources import Instance, NetworkInterface
 from gureum.services.ec2 import lookup
@@ -16,6 +17,8 @@ from gureum.services.operation import Context, Input, Output, operation
 
 ECHO = {"icmp": 8, "icmpv6": 128}
 PORT_MAX = 65535
+RESOLVER_IPV6 = "fd00:ec2::253"
+"""The resolver's address in VPCs with IPv6, as on EC2."""
 
 
 @operation("fleet", "TraceNetworkPath")
@@ -29,6 +32,11 @@ async def trace_network_path(ctx: Context, input: Input) -> Output:
     holders = await ctx.tx.find(NetworkInterface, publics=destination)
     vpcs = {each.vpc for each in (source, target, *holders) if each is not None}
     world = (await Networks.whole(ctx.tx, ctx.cloud, vpcs)).spec()
+    if source is not None and _is_service(world, source, destination):
+        raise invalid(
+            f"{destination} is served by the instance's own host (metadata, names, router): "
+            "no group, ACL or route is asked on the way there, so there is nothing to trace."
+        )
     begin = source.id if source is not None else _ip(input["Source"])
     try:
         path = trace(
@@ -97,6 +105,16 @@ def _ip(text: str) -> str:
         return str(ip_address(text))
     except ValueError:
         raise invalid(f"{text!r} is no id of an instance or interface, and no address.") from None
+
+
+def _is_service(world: NetworkSpec, source: NetworkInterface, destination: str) -> bool:
+    """Link-local, the resolver (also the VPC's base address + 2), or the router of a subnet of the VPC."""
+    address = ip_address(destination)
+    if address.is_link_local or destination == RESOLVER_IPV6:
+        return True
+    vpc = next(each for each in world.vpcs if each.id == source.vpc)
+    routers = (ip_network(subnet.cidr)[1] for subnet in vpc.subnets)
+    return address == ip_network(vpc.cidr)[2] or address in routers
 
 
 async def _is_public(ctx: Context, text: str) -> bool:

@@ -58,6 +58,10 @@ async def test_the_rule_that_is_missing_is_told(rig: Any) -> None:
         {"Destination": "somewhere"},
         {"Source": "192.0.2.1", "Destination": "192.0.2.2"},
         {"Destination": "fd00::1"},
+        {"Destination": "169.254.169.254"},
+        {"Destination": "172.31.0.2"},
+        {"Destination": "172.31.0.1"},
+        {"Destination": "fd00:ec2::253"},
     ],
 )
 async def test_wrong_questions(rig: Any, values: dict[str, Any]) -> None:
