@@ -335,8 +335,8 @@ class FlowLogSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class NetworkSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """``members``: for each group that some rule names, the addresses of its ports on all hosts. ``prefixes``:
-    for each prefix list that some rule names, its networks. ``remotes`` are sorted by id.
+    """``members``: for each group that some rule names, the addresses of its ports on all hosts.
+    ``prefixes``: for each prefix list that some rule names, its networks. ``remotes`` are sorted by id.
 
     ``number`` is this host's own (0: the cloud has only this host, nothing of VXLAN is made), ``hosts`` are
     the other ones. ``mtu``: of all guests' interfaces. ``encrypted``: between hosts only over WireGuard.
