@@ -26,5 +26,17 @@ def kernel(cloud: RealCloud) -> list[str]:
     return sorted(line for line in found if not re.search(r"(fe80|ff00):.* dev uplink", line))
 
 
+def prepared(cloud: RealCloud) -> list[str] | None:
+    """The same, once the agents have made what each host has without any VPC; None before."""
+    index, public = cloud.config.index, cloud.config.public_cidr
+    found = kernel(cloud)
+    for host in range(cloud.config.hosts):
+        own = [line for line in found if line.startswith(f"gh{index}-{host}: ")]
+        routed = any(f" {public} dev uplink" in line for line in own)
+        if f"gh{index}-{host}: table inet gureum_{index}" not in own or not routed:
+            return None
+    return found
+
+
 def _printed(*argv: str) -> str:
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout

@@ -14,7 +14,7 @@ from gureum.images.manifest import ImageManifest
 
 from ..realcloud import RealCloud, opened
 from .guests import Guest, Vpc, booted, launch
-from .kernel import kernel
+from .kernel import prepared
 from .outside import outside_world
 from .shells import Shells, shells
 
@@ -40,7 +40,7 @@ class World(NamedTuple):
 def made_world(image: ImageManifest) -> Iterator[World]:
     with opened(image, HOSTS) as cloud, outside_world(), shells(cloud) as logins:
         cloud.start()
-        before = kernel(cloud)
+        before = cloud.wait("the hosts to be prepared", lambda: prepared(cloud))
         cidrs = {"red": SAME_CIDR, "blue": SAME_CIDR, "green": "10.1.0.0/16", "amber": "10.2.0.0/16"}
         vpcs = {name: Vpc(cloud, cidr) for name, cidr in cidrs.items()}
         ids: dict[str, str] = {}
