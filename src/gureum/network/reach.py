@@ -112,12 +112,6 @@ def trace(
     return _path(list(world.leave(own, start)), start, source_port, world)
 
 
-def permits(spec: NetworkSpec, own: PortSpec, peer: str, protocol: str, port: int, egress: bool) -> bool:
-    """Whether a rule of the port's groups lets a flow with this peer begin."""
-    packet = Packet(source=peer, destination=peer, protocol=NUMBERS.get(protocol, protocol), port=port)
-    return _World(spec).group_rule(own, packet, egress) is not None
-
-
 class _Step(msgspec.Struct, frozen=True):
     """A hop; and once for each port that is passed, which one it is, and with which packet."""
 

@@ -27,6 +27,7 @@ from gureum.hypervisors.qemu.disks import (
     parse_name,
     throttle,
 )
+from gureum.hypervisors.qemu.hotplug import ask_to_release, plug
 from gureum.hypervisors.qemu.monitor import CommandError, Monitor
 from gureum.san.base import Layer
 
@@ -121,33 +122,18 @@ class LiveDisks:
             await self._monitor.execute("blockdev-add", node)
 
     async def _plug(self, disk: Disk, number: int) -> str:
-        """Plug the disk into the slot of its index, or the first free one."""
-        slots = [slot for slot in HOTPLUG_SLOTS if slot != disk.index]
-        if disk.index in HOTPLUG_SLOTS:
-            slots.insert(0, disk.index)
-        for slot in slots:
-            device = disk_device(disk.volume, number, "virtio-blk-pci", hotplug_place(slot))
-            try:
-                await self._monitor.execute("device_add", device)
-            except CommandError as error:
-                if "not available" not in str(error):
-                    raise
-            else:
-                return str(device["id"])
-        raise HypervisorError(f"{self._monitor.id}: no free slot for {disk.volume}")
+        def at(slot: int) -> dict[str, object]:
+            return disk_device(disk.volume, number, "virtio-blk-pci", hotplug_place(slot))
+
+        return await plug(self._monitor, HOTPLUG_SLOTS, disk.index, at, disk.volume)
 
     async def detach(self, volume: str, force: bool) -> None:
         device = self.devices.get(volume)
         if device is None:
             return
-        try:
-            await self._monitor.execute("device_del", {"id": device})
-        except CommandError as error:
-            if error.kind == "DeviceNotFound":
-                await self._release(volume)
-                return
-            if "already in the process" not in str(error) and not force:
-                raise
+        if not await ask_to_release(self._monitor, device, force):
+            await self._release(volume)
+            return
         if force:
             await self._take_away(volume, device)
             await self._release(volume)

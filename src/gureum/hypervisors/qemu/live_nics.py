@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterable
 from gureum.env import Env
 from gureum.errors import HypervisorError
 from gureum.hypervisors.base import Nic
+from gureum.hypervisors.qemu.hotplug import ask_to_release, plug
 from gureum.hypervisors.qemu.monitor import CommandError, Monitor
 from gureum.hypervisors.qemu.nics import NIC_SLOTS, backend, hotplug_place, nic_device, parse_device
 
@@ -75,33 +76,18 @@ class LiveNics:
         self._changed()
 
     async def _plug(self, nic: Nic, number: int) -> str:
-        """Plug the interface into the slot of its index, or the first free one."""
-        slots = [slot for slot in NIC_SLOTS if slot != nic.index]
-        if nic.index in NIC_SLOTS:
-            slots.insert(0, nic.index)
-        for slot in slots:
-            device = nic_device(nic, number, "virtio-net-pci", hotplug_place(slot))
-            try:
-                await self._monitor.execute("device_add", device)
-            except CommandError as error:
-                if "not available" not in str(error):
-                    raise
-            else:
-                return str(device["id"])
-        raise HypervisorError(f"{self._monitor.id}: no free slot for {nic.interface}")
+        def at(slot: int) -> dict[str, object]:
+            return nic_device(nic, number, "virtio-net-pci", hotplug_place(slot))
+
+        return await plug(self._monitor, NIC_SLOTS, nic.index, at, nic.interface)
 
     async def detach(self, interface: str, force: bool) -> None:
         device = self.devices.get(interface)
         if device is None:
             return
-        try:
-            await self._monitor.execute("device_del", {"id": device})
-        except CommandError as error:
-            if error.kind == "DeviceNotFound":
-                await self._release(interface)
-                return
-            if "already in the process" not in str(error) and not force:
-                raise
+        if not await ask_to_release(self._monitor, device, force):
+            await self._release(interface)
+            return
         if force:
             # Without its backend the device is a cable that nothing is plugged into.
             await self._release(interface)
