@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
 from gureum.gateway.catalogue import SERVICES  # noqa: E402
-from gureum.services import ec2, fleet, sts  # noqa: E402, F401  (registers their operations)
+from gureum.services import ebs, ec2, fleet, sts  # noqa: E402, F401  (registers their operations)
 from gureum.services.operation import OPERATIONS, Operation  # noqa: E402
 
 PAGE = ROOT / "docs" / "operations.md"

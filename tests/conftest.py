@@ -30,9 +30,16 @@ def lacks_qemu() -> str:
     return "" if shutil.which("qemu-system-x86_64") else "needs qemu-system-x86_64"
 
 
+@cache
+def lacks_ceph() -> str:
+    """Daemons as users of their own, so root; and the packages."""
+    programs = [name for name in ("ceph-mon", "ceph-mgr", "ceph-osd", "rbd") if shutil.which(name) is None]
+    return lacks_root() or (f"needs {', '.join(programs)}" if programs else "")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests whose mark says that they need what this machine does not have are skipped, saying so."""
     for item in items:
-        for mark, lacks in (("root", lacks_root), ("qemu", lacks_qemu)):
+        for mark, lacks in (("root", lacks_root), ("qemu", lacks_qemu), ("ceph", lacks_ceph)):
             if item.get_closest_marker(mark) and (reason := lacks()):
                 item.add_marker(pytest.mark.skip(reason=reason))

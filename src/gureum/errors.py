@@ -13,7 +13,9 @@ GureumError
     ├── HypervisorError
     ├── NetworkError
     └── PoolError
-        └── PoolFull    the pool has no room for what was asked
+        ├── PoolFull    the pool has no room for what was asked
+        └── PoolUnavailable  not now, for a reason that ends by itself: a shared pool does not answer, or
+                        another host still has the volume. It is tried again without end
 """
 
 from __future__ import annotations
@@ -86,4 +88,8 @@ class PoolError(HostError):
 
 
 class PoolFull(PoolError):
+    pass
+
+
+class PoolUnavailable(PoolError):
     pass

@@ -13,6 +13,9 @@ from enum import StrEnum
 
 import msgspec
 
+LOCAL = "local"
+"""The pool that each host has for itself. All others are shared."""
+
 
 class Document(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pass
@@ -112,7 +115,10 @@ class MachineSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class VolumeSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """A volume of this host's pool. ``source`` is "", an image id or a snapshot id.
+    """A volume of this host's ``pool``, or of a shared one that this host is to look after now.
+
+    ``source`` is "", an image id or a snapshot id; ``source_volume`` the volume of that snapshot. ``key``:
+    what its data is encrypted with, LUKS in the hypervisor; b"" for not.
 
     ``made``: the pool had it already. Where it is missing nonetheless its data is lost, and it is not made
     anew in silence.
@@ -120,9 +126,16 @@ class VolumeSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
 
     id: str
     size_bytes: int
+    pool: str = LOCAL
     source: str = ""
+    source_volume: str = ""
+    key: bytes = b""
     iops: int = 0
     throughput: int = 0
+    machine: str = ""
+    """The instance that has it, gets it or gives it up; "" for none."""
+    evict: tuple[str, ...] = ()
+    """Hosts that are lost for good: what one of them still has of the volume is taken from it first."""
     made: bool = False
     present: bool = True
 
@@ -132,17 +145,24 @@ class SnapshotSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
 
     id: str
     volume: str
+    pool: str = LOCAL
     made: bool = False
     present: bool = True
 
 
 class ImageSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """An image that this host may clone. ``disk``: a path on the host; ``size_bytes``: its virtual size."""
+    """An image that this host may clone. ``disk``: a path on the host; ``size_bytes``: its virtual size.
+
+    ``pools``: those shared ones that this host brings it into before anybody asks, or takes it out of if it
+    is not to be ``present``.
+    """
 
     id: str
     disk: str
     format: str
     size_bytes: int
+    pools: tuple[str, ...] = ()
+    present: bool = True
 
 
 class RuleSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
@@ -324,7 +344,9 @@ class PeerHostSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class FlowLogSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """``ports``: ids of the ports of this host that it covers. ``traffic``: ALL, ACCEPT or REJECT."""
+    """``ports``: ids of the ports of this host that it covers. ``traffic``: ALL, ACCEPT or REJECT.
+    ``zone_ids``: by port, those of their zones.
+    """
 
     id: str
     account: str
@@ -332,6 +354,8 @@ class FlowLogSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     traffic: str
     interval_seconds: int
     format: str = ""
+    region: str = ""
+    zone_ids: dict[str, str] = {}
 
 
 class NetworkSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
@@ -414,6 +438,20 @@ class VolumeReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     """The error is for lack of space."""
 
 
+class PoolReport(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """A shared pool as this host sees it. ``error``: why it cannot be used now, "" if it can.
+
+    ``full``: nothing new is to be made in it, and ``message`` says why.
+    """
+
+    name: str
+    size_bytes: int = 0
+    free_bytes: int = 0
+    full: bool = False
+    message: str = ""
+    error: str = ""
+
+
 class SnapshotReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     id: str
     revision: int = 0
@@ -434,6 +472,8 @@ class HostReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     memory_bytes: int = 0
     pool_bytes: int = 0
     pool_free_bytes: int = 0
+    pools: tuple[PoolReport, ...] = ()
+    """The shared ones; ``pool_bytes`` is of the host's own."""
     accelerator: str = ""
     address: str = ""
     """Where it takes VXLAN packets, "" if it is the cloud's only host."""

@@ -8,11 +8,12 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from contracts.pools import BOOT, IMAGE_BYTES, PoolContract
 from faults.guest import MIB, WAIT_SECONDS, Machine, Monitor, node, run_tool
 from gureum.env import CRASH_VARIABLE, Env
 from gureum.errors import PoolError, PoolFull
@@ -68,6 +69,24 @@ def start(tmp_path: Path) -> Iterator[object]:
         machine.kill()
 
 
+class TestLocalPool(PoolContract):
+    @pytest.fixture
+    async def pool(self, root: Path) -> AsyncIterator[LocalPool]:
+        pool = LocalPool(Env(), root)
+        yield pool
+        assert await pool.check() == []
+        await pool.close()
+        check_layers(root)
+
+    @pytest.fixture
+    def image_disk(self, tmp_path: Path) -> tuple[str, str]:
+        path = tmp_path / "contract.raw"
+        with open(path, "wb") as file:
+            file.write(BOOT)
+            file.truncate(IMAGE_BYTES)
+        return str(path), "raw"
+
+
 async def test_clones_snapshots_and_images_with_data(root, image, tmp_path):
     pool = LocalPool(Env(), root)
     compressed = tmp_path / "image.qcow2"
@@ -86,10 +105,10 @@ async def test_clones_snapshots_and_images_with_data(root, image, tmp_path):
     await pool.create_snapshot("snap-1", "vol-1")
     write(await pool.open_volume("vol-1"), m0=99)
     await pool.create_volume("vol-20", 3 * SIZE, "snap-1")
-    for id in ("vol-1", "snap-1", "ami-1", "ami-2"):
-        await {"vol": pool.delete_volume, "snap": pool.delete_snapshot, "ami": pool.remove_image}[
-            id.partition("-")[0]
-        ](id)
+    await pool.delete_volume("vol-1")
+    await pool.delete_snapshot("snap-1", "vol-1")
+    await pool.remove_image("ami-1")
+    await pool.remove_image("ami-2")
     verify(await pool.open_volume("vol-20"), m0=1, m1=11, m2=0, m100=3, m150=0)
     verify(await pool.open_volume("vol-2"), m0=1, m1=12)
     check_layers(root)
@@ -147,7 +166,7 @@ async def test_compaction_keeps_the_data_and_frees_the_rest(root, image):
     for number in range(5):
         write(await pool.open_volume("vol-1"), **{f"m{number}": 10 + number, "m50": number})
         await pool.create_snapshot("snap-1", "vol-1")
-        await pool.delete_snapshot("snap-1")
+        await pool.delete_snapshot("snap-1", "vol-1")
     assert await pool.compact("vol-1")
     opened = await pool.open_volume("vol-1")
     assert len(opened.layers) == 2
@@ -202,7 +221,7 @@ async def operate(pool: LocalPool, name: str, image: str, qmp: str) -> None:
         case "delete_volume":
             await pool.delete_volume("vol-5")
         case "delete_snapshot":
-            await pool.delete_snapshot("snap-5")
+            await pool.delete_snapshot("snap-5", "vol-5")
         case "compact":
             await pool.compact("vol-6")
         case "snapshot":
@@ -223,7 +242,7 @@ async def prepare(pool: LocalPool, image: Path) -> FileDisk:
     for number in range(3):
         write(await pool.open_volume("vol-6"), **{f"m{number + 1}": 60 + number})
         await pool.create_snapshot("snap-6", "vol-6")
-        await pool.delete_snapshot("snap-6")
+        await pool.delete_snapshot("snap-6", "vol-6")
     return await pool.open_volume("vol-1")
 
 
@@ -291,7 +310,7 @@ async def test_full_disk_is_told_and_hurts_nobody_else(small):
     for number in range(4):
         write(await pool.open_volume("vol-3"), **{f"m{number}": 3})
         await pool.create_snapshot("snap-3", "vol-3")
-        await pool.delete_snapshot("snap-3")
+        await pool.delete_snapshot("snap-3", "vol-3")
     opened = await pool.open_volume("vol-1")
     write(opened, m0=1)
     write(await pool.open_volume("vol-2"), m0=2)
@@ -331,7 +350,7 @@ async def test_disk_that_fills_up_in_the_middle(small, tmp_path):
     for number in range(4):
         write(await pool.open_volume("vol-1"), **{f"m{2 * number}": 5, f"m{2 * number + 1}": 6})
         await pool.create_snapshot("snap-1", "vol-1")
-        await pool.delete_snapshot("snap-1")
+        await pool.delete_snapshot("snap-1", "vol-1")
     image = tmp_path / "image.raw"
     image.write_bytes(b"x" * (16 * MIB))
     layers, records = sorted(os.listdir(root / "layers")), sorted(os.listdir(root / "records"))

@@ -74,6 +74,7 @@ class Work:
         self.medium = medium
         self.pool = LocalPool(Env(), medium.root / "pool", reserve_bytes=0, chain_max=3)
         self.states = [Expected()]
+        self.owners: dict[str, str] = {}
 
     async def step(self, change: Callable[[Expected], None], *work: Awaitable[object]) -> None:
         for one in work:
@@ -101,6 +102,7 @@ class Work:
             size, content = after.volumes[volume]
             after.snapshots[id] = (size, dict(content))
 
+        self.owners[id] = volume
         await self.step(change, self.pool.create_snapshot(id, volume, live))
 
     async def grow(self, id: str, size: int, live: LiveDisk | None = None) -> None:
@@ -113,7 +115,8 @@ class Work:
         if id.startswith("vol"):
             await self.step(lambda after: after.volumes.pop(id), self.pool.delete_volume(id))
         else:
-            await self.step(lambda after: after.snapshots.pop(id), self.pool.delete_snapshot(id))
+            volume = self.owners[id]
+            await self.step(lambda after: after.snapshots.pop(id), self.pool.delete_snapshot(id, volume))
 
     async def compact(self, id: str) -> None:
         async def compact() -> None:

@@ -109,7 +109,7 @@ def test_the_agent_deletes_volumes_by_omission(monkeypatch: pytest.MonkeyPatch) 
 
     def take(self: Disks, spec: HostSpec) -> None:
         named = {volume.id for volume in spec.volumes}
-        unknown = sorted(self._volumes.keys() - named)
+        unknown = sorted(self.local.volumes.keys() - named)
         gone = tuple(VolumeSpec(id=id, size_bytes=1 << 30, present=False) for id in unknown)
         right(self, replace(spec, volumes=spec.volumes + gone))
 

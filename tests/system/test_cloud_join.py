@@ -185,6 +185,9 @@ def test_a_host_that_is_revoked_is_out_and_may_come_back(
     agent = machine.cloud.log_dir / "agent.log"
     cloud.wait("the refusal", lambda: "certificate of host second is revoked" in agent.read_text())
     assert not up(cloud)
+    shown = machine.gureum("status")
+    assert shown.returncode != 0
+    assert "the manager refuses this host: the certificate of host second is revoked" in shown.stdout
     assert machine.gureum("down", "--keep-guests").returncode == 0
     done = machine.join(cloud.config.agents_url, token(cloud))
     assert done.returncode == 0, done.stderr

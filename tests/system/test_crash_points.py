@@ -56,6 +56,7 @@ AT_START = ("manager.spec", "agent.spec.taken", "agent.network.applied", "networ
 
 HOSTS = "needs more VPCs than the story has; tests/integration/network/test_network_hosts_life.py"
 ELSEWHERE = {
+    "agent.volume.sealed": "of encrypted volumes only; tests/unit/agent/test_blocks.py",
     "network.nat.built": HOSTS,
     "network.peering.joined": HOSTS,
     "network.peering.parted": HOSTS,

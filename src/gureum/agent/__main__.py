@@ -20,12 +20,14 @@ from gureum.cli.config import JOINED
 from gureum.env import Env
 from gureum.errors import GureumError
 from gureum.files import write_atomically
-from gureum.hostspec import Metadata
+from gureum.hostspec import LOCAL, Metadata
 from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
 from gureum.hypervisors.qemu.probe import probe_kvm
 from gureum.network.kernel import KernelNetwork
 from gureum.processes import allow_files, arguments, log_to_stderr
+from gureum.san.base import Pool
 from gureum.san.local import LocalPool
+from gureum.san.settings import SanSettings
 from gureum.transport.link import connect
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ class Parts:
 
     def __init__(self, here: Here, env: Env, accelerator: str) -> None:
         self.agent: Agent | None = None
+        images = None
         if here.joined:
             images = Fetched(here.directory / "fetched", partial(certificate.connect, here.directory))
             images.open()
@@ -46,6 +49,10 @@ class Parts:
         else:
             self.hypervisor = QemuHypervisor(env, here.run, accelerator)
             self.pool = LocalPool(env, here.directory / "pool")
+        self.pools: dict[str, Pool] = {LOCAL: self.pool}
+        san = SanSettings.load(here.cloud_dir)
+        if san.kind == "ceph":
+            self.pools[san.pool] = self._rbd_pool(here, env, san, images)
         self.network = KernelNetwork(
             env,
             here.identity.cloud,
@@ -57,6 +64,17 @@ class Parts:
             uplink=here.uplink,
             flow_logs=here.directory / "log" / "flow-logs",
         )
+
+    @staticmethod
+    def _rbd_pool(here: Here, env: Env, san: SanSettings, images: Fetched | None) -> Pool:
+        # Only where there is one: the others start without it.
+        from gureum.agent.rbd_images import FetchingRbdPool
+        from gureum.san.ceph.pool import RbdPool
+
+        cloud, host = here.identity.cloud, here.identity.host
+        if images is not None:
+            return FetchingRbdPool(env, san, cloud, host, images)
+        return RbdPool(env, san, cloud, host)
 
     def _metadata(self, instance: str) -> Metadata | None:
         return self.agent.metadata(instance) if self.agent is not None else None
@@ -82,7 +100,7 @@ async def serve(here: Here, env: Env) -> None:
         env,
         here.identity,
         parts.hypervisor,
-        parts.pool,
+        parts.pools,
         parts.network,
         afar if here.joined else partial(connect, here.cloud_dir / "run" / "agents.sock"),
         here.directory / "agent.spec",

@@ -11,14 +11,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
 
+from gureum.agent import blocks
 from gureum.agent.disks import Disks
 from gureum.agent.machines import Machines
+from gureum.agent.pool_volumes import PoolVolumes
 from gureum.agent.workers import Workers
 from gureum.env import Env
 from gureum.errors import HostError, TransportError
@@ -58,14 +60,17 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Agent:
-    """One host's agent. ``run`` works until cancelled. ``spec_file``: where the last spec is kept."""
+    """One host's agent. ``run`` works until cancelled. ``pools`` by name, with the host's own.
+
+    ``spec_file``: where the last spec is kept.
+    """
 
     def __init__(
         self,
         env: Env,
         identity: Identity,
         hypervisor: Hypervisor,
-        pool: Pool,
+        pools: Mapping[str, Pool],
         network: HostNetwork,
         connect: Callable[[], Awaitable[Link]],
         spec_file: Path | None = None,
@@ -85,7 +90,7 @@ class Agent:
         self._heard_count = 0
         self._metadata: dict[str, Metadata] = {}
         self._networks = Workers[str](self._apply_network, 1)
-        self.disks = Disks(env, pool, hypervisor, self._disk_changed)
+        self.disks = Disks(env, pools, hypervisor, self._disk_changed, self._disk_released)
         self.machines = Machines(env, hypervisor, network, self.disks, self._machine_changed)
 
     def metadata(self, instance: str) -> Metadata | None:
@@ -94,13 +99,15 @@ class Agent:
 
     async def run(self) -> None:
         await self.hypervisor.recover()
-        await self.disks.open()
+        await self.disks.local.open()
         self.hypervisor.subscribe(self.machines.kick)
         self._load_spec()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._speak_forever())
                 group.create_task(self._refresh_forever())
+                for pool in self.disks.shared:
+                    group.create_task(self._ask_forever(pool))
         finally:
             for part in (self._networks, self.machines, self.disks):
                 await part.close()
@@ -151,7 +158,9 @@ class Agent:
         if self._spec_file is None:
             return
         try:
-            write_atomically(self._spec_file, msgspec.msgpack.encode(spec), durable=False)
+            volumes = tuple(replace(each, key=b"") for each in spec.volumes)
+            kept = msgspec.msgpack.encode(replace(spec, volumes=volumes))
+            write_atomically(self._spec_file, kept, durable=False)
         except OSError as error:
             log.warning("the spec could not be kept: %s", error)
 
@@ -184,6 +193,10 @@ class Agent:
     def _disk_changed(self, volume: str) -> None:
         self._report_due.set()
         self.machines.volume_changed(volume)
+
+    def _disk_released(self, machine: str) -> None:
+        self._report_due.set()
+        self.machines.volume_released(machine)
 
     # The link
 
@@ -261,7 +274,7 @@ class Agent:
                 await self.network.import_flows(call.interface, call.data)
                 return b""
             case _:
-                raise HostError(f"unknown method {call.method}")
+                return await blocks.called(self.disks, call)
 
     async def _send_reports(self, link: Link) -> None:
         while True:
@@ -291,8 +304,9 @@ class Agent:
             zone=self.identity.zone,
             cpus=self.identity.cpus,
             memory_bytes=self.identity.memory_bytes,
-            pool_bytes=self.disks.pool_bytes,
-            pool_free_bytes=self.disks.free_bytes,
+            pool_bytes=self.disks.local.size_bytes,
+            pool_free_bytes=self.disks.local.free_bytes,
+            pools=tuple(self.disks.pool_reports()),
             accelerator=self.hypervisor.accelerator,
             address=self.identity.address,
             uplink_mtu=self.identity.uplink_mtu,
@@ -311,7 +325,20 @@ class Agent:
             if self._spec is not None:
                 self._networks.kick(NETWORK)
             try:
-                await self.disks.refresh()
+                await self.disks.refresh(self.disks.local)
                 await self.machines.resume_paused()
             except HostError as error:
                 log.warning("%s", error)
+
+    async def _ask_forever(self, pool: PoolVolumes) -> None:
+        """Whether a shared pool answers, and how much room it has; one that is away holds up nothing else."""
+        while True:
+            before = pool.report()
+            try:
+                await self.disks.refresh(pool)
+                await self.machines.resume_paused()
+            except HostError as error:
+                log.warning("%s", error)
+            if pool.report() != before:
+                self._report_due.set()
+            await asyncio.sleep(INVENTORY_SECONDS)

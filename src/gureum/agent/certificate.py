@@ -14,14 +14,15 @@ from gureum.env import Env
 from gureum.errors import ConfigError, TransportError
 from gureum.files import write_atomically
 from gureum.transport import tls
-from gureum.transport.link import StreamLink
-from gureum.transport.messages import Refused, Renew, Renewed
+from gureum.transport.link import Link, StreamLink
+from gureum.transport.messages import Message, Refused, Renew, Renewed
 
 log = logging.getLogger(__name__)
 
 DIRECTORY = "tls"
 CERTIFICATE = "host.pem"
 """With its key, in one file: they change together."""
+REFUSED = "run/agent.refused"
 LOOK_SECONDS = 600.0
 REPLY_SECONDS_MAX = 30.0
 RENEW_AT = 2 / 3
@@ -39,13 +40,39 @@ class Connector:
         self._state_dir = state_dir
         self._link: StreamLink | None = None
 
-    async def __call__(self) -> StreamLink:
+    async def __call__(self) -> Link:
         self._link = await connect(self._state_dir)
-        return self._link
+        return _Noting(self._link, self._state_dir / REFUSED)
 
     def drop(self) -> None:
         if self._link is not None:
             self._link.abort()
+
+
+class _Noting:
+    """A link to the manager; a file keeps why the host is refused, while it is: for `gureum status`."""
+
+    def __init__(self, link: StreamLink, file: Path) -> None:
+        self._link = link
+        self._file = file
+        self.send = link.send
+        self.close = link.close
+
+    async def receive(self) -> Message:
+        message = await self._link.receive()
+        if isinstance(message, Refused):
+            write_atomically(self._file, message.reason.encode(), durable=False)
+        else:
+            self._file.unlink(missing_ok=True)
+        return message
+
+
+def refusal(state_dir: Path) -> str:
+    """Why the manager refuses this host, as far as its agent has heard; "" if it does not."""
+    try:
+        return (state_dir / REFUSED).read_text()
+    except FileNotFoundError:
+        return ""
 
 
 async def connect(state_dir: Path) -> StreamLink:

@@ -1,28 +1,37 @@
-"""The volumes and snapshots of the host's pool, stepped towards their specs."""
+"""The volumes and snapshots that this host looks after, stepped towards their specs, in any pool.
+
+A volume of a shared pool may be another host's tomorrow. This host holds it from before a machine opens it
+until no machine has it open any more, and says that a machine is off, or without a disk, only after that.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple, TypeVar
 
+from gureum.agent.live import MachineDisk
+from gureum.agent.pool_volumes import Lost, PoolVolumes, header_bytes, lasting, passing, stored_bytes
 from gureum.agent.settled import Settled
 from gureum.agent.workers import Workers
 from gureum.env import Env
-from gureum.errors import HypervisorError, PoolError, PoolFull
+from gureum.errors import PoolError, PoolFull
 from gureum.hostspec import (
+    LOCAL,
     HostSpec,
     ImageSpec,
     MachineState,
+    PoolReport,
     SnapshotReport,
     SnapshotSpec,
     VolumeReport,
     VolumeSpec,
 )
 from gureum.hypervisors.base import Hypervisor
-from gureum.san.base import FileDisk, Layer, Pool, VolumeInfo
+from gureum.san.base import DiskSource, Pool, VolumeInfo
 from gureum.san.locks import KeyedLocks
+from gureum.san.luks import luks_header
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +44,7 @@ ATTEMPTS_MAX = 4
 HOLDS = (MachineState.starting, MachineState.running, MachineState.paused, MachineState.shutdown)
 
 Key = tuple[str, str]
-"""What work is on: "volume", "snapshot" or "compact", and the id."""
-
-
-class Lost(PoolError):
-    """The pool no longer has what it once had."""
+"""What work is on: "volume", "snapshot", "compact", "release" or "image", and the id."""
 
 
 class Failure(NamedTuple):
@@ -50,105 +55,82 @@ class Failure(NamedTuple):
     final: bool
 
 
-class MachineDisk:
-    """A volume as the running machine has it (``san.base.LiveDisk``)."""
-
-    def __init__(self, hypervisor: Hypervisor, machine: str, volume: str) -> None:
-        self._hypervisor = hypervisor
-        self._machine = machine
-        self._volume = volume
-
-    async def active_layer(self) -> str:
-        return await self._hypervisor.active_layer(self._machine, self._volume)
-
-    async def switch_layer(self, layer: Layer) -> None:
-        await self._hypervisor.switch_layer(self._machine, self._volume, layer)
-
-    async def resize(self, size_bytes: int) -> None:
-        await self._hypervisor.resize_disk(self._machine, self._volume, size_bytes)
-
-    async def limit(self, iops: int, throughput: int) -> None:
-        """Raises PoolError: the volume is not as its spec says."""
-        try:
-            await self._hypervisor.limit_disk(self._machine, self._volume, iops, throughput)
-        except HypervisorError as error:
-            raise PoolError(f"{self._volume}: its performance is not changed: {error}") from error
-
-
 class Disks:
-    """``changed(volume id)`` is called when a volume came, went, grew or failed."""
+    """``pools`` by name, with the host's own. ``changed(volume id)`` is called when a volume came, went,
+    grew or failed, ``released(machine id)`` when other hosts can have one that was held for the machine.
+    """
 
-    def __init__(self, env: Env, pool: Pool, hypervisor: Hypervisor, changed: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        env: Env,
+        pools: Mapping[str, Pool],
+        hypervisor: Hypervisor,
+        changed: Callable[[str], None],
+        released: Callable[[str], None],
+    ) -> None:
         self.env = env
-        self.pool = pool
         self.hypervisor = hypervisor
-        self.pool_bytes = 0
-        self.free_bytes = 0
+        self.pools = {name: PoolVolumes(name, pool) for name, pool in pools.items()}
+        self.local = self.pools[LOCAL]
+        self.shared = [pool for pool in self.pools.values() if pool.shared]
         self._changed = changed
-        self._volumes: dict[str, VolumeInfo] = {}
-        self._snapshots: set[str] = set()
+        self._released = released
         self._images: dict[str, ImageSpec] = {}
-        self._added_images: dict[str, ImageSpec] = {}
         self._locks = KeyedLocks()
         self._held: dict[str, frozenset[str]] = {}
         """The volumes that each machine had when it was last looked at."""
         self._limits: dict[str, tuple[int, int]] = {}
         """The IOPS and throughput that each volume has for certain, in a machine or when one opens it."""
+        self._sealed: set[str] = set()
+        """New encrypted volumes that have their header for certain."""
         self._failures: dict[Key, Failure] = {}
-        self._untidy = False
         self._volume_specs = Settled[VolumeSpec]()
         self._snapshot_specs = Settled[SnapshotSpec]()
         self._workers = Workers[Key](self._work, CONCURRENT_MAX)
 
-    async def open(self) -> None:
-        """Remove what a killed agent left half-made, and learn what the pool has."""
-        await self._tidy()
-        inventory = await self.pool.inventory()
-        self._volumes = dict(inventory.volumes)
-        self._snapshots = set(inventory.snapshots)
-        self.pool_bytes, self.free_bytes = inventory.size_bytes, inventory.free_bytes
-
-    async def refresh(self) -> None:
-        """Remove what failed work left, and see how much room there is.
-
-        What the pool holds is known: nobody else changes it.
-        """
-        if self._untidy:
-            await self._tidy()
-        inventory = await self.pool.inventory()
-        self.pool_bytes, self.free_bytes = inventory.size_bytes, inventory.free_bytes
-
-    async def _tidy(self) -> None:
-        self._untidy = False
-        try:
-            for problem in await self.pool.check(repair=True):
-                log.warning("pool: %s", problem)
-        except PoolError:
-            self._untidy = True
-            raise
+    async def refresh(self, pool: PoolVolumes) -> None:
+        """See how much room there is, and whether a shared pool answers. Raises PoolError."""
+        away = pool.error
+        await pool.refresh()
+        if away:
+            log.info("the pool %s answers again", pool.name)
+            for key in list(self._failures):
+                self._workers.kick(key)
+            for id, spec in self._volume_specs.specs.items():
+                if spec.pool == pool.name:
+                    self._changed(id)
 
     async def close(self) -> None:
-        """End the work under way, and let another process have the pool."""
+        """End the work under way, and let other processes have the pools."""
         await self._workers.close()
-        await self.pool.close()
+        for pool in self.pools.values():
+            await pool.pool.close()
 
     def take(self, spec: HostSpec) -> None:
         self._images = {image.id: image for image in spec.images}
         volumes = {volume.id: volume for volume in spec.volumes}
         snapshots = {snapshot.id: snapshot for snapshot in spec.snapshots}
+        for volume in spec.volumes:
+            pool = self.pools.get(volume.pool)
+            if pool is not None and not pool.knows(volume.id):
+                # An agent before this one may have opened it.
+                pool.holds.setdefault(volume.id, volume.machine)
         for id in self._volume_specs.take(volumes, spec.revision):
             self._asked_anew(("volume", id), id in volumes)
         for id in self._snapshot_specs.take(snapshots, spec.revision):
             self._asked_anew(("snapshot", id), id in snapshots)
+        for image in spec.images:
+            if image.pools:
+                self._workers.kick(("image", image.id))
 
     def _asked_anew(self, key: Key, wanted: bool) -> None:
         self._failures.pop(key, None)
-        if wanted:
-            self._workers.kick(key)
-        elif key[0] == "volume":
+        if not wanted and key[0] == "volume":
             self._volume_specs.forget(key[1])
-        else:
+        elif not wanted:
             self._snapshot_specs.forget(key[1])
+        if wanted or any(pool.knows(key[1]) or key[1] in pool.holds for pool in self.shared):
+            self._workers.kick(key)
 
     def machine_changed(self, machine: str) -> None:
         """A machine may have let go of volumes: some wait to be deleted, others can have layers merged."""
@@ -158,17 +140,24 @@ class Disks:
         if holds:
             self._held[machine] = holds
         for id, spec in self._volume_specs.specs.items():
-            if not spec.present and id in self._volumes:
+            pool = self.pools.get(spec.pool)
+            if not spec.present and pool is not None and id in pool.volumes:
                 self._workers.kick(("volume", id))
-            elif id in released:
+            elif id in released and spec.pool == LOCAL:
                 self._workers.kick(("compact", id))
+        for id in self.holding(machine) - holds:
+            self._workers.kick(("release", id))
 
     # For machines
 
     def ready(self, volume: str) -> bool:
         """Whether the volume is there for a machine to have."""
         spec = self._volume_specs.specs.get(volume)
-        return spec is not None and spec.present and volume in self._volumes
+        return spec is not None and spec.present and self._has(spec)
+
+    def _has(self, spec: VolumeSpec) -> bool:
+        pool = self.pools.get(spec.pool)
+        return pool is not None and spec.id in pool.volumes and self._is_whole(spec)
 
     def lost(self, volume: str) -> bool:
         """Whether the pool once had the volume, and does not any more."""
@@ -178,22 +167,69 @@ class Disks:
     def spec(self, volume: str) -> VolumeSpec:
         return self._volume_specs.specs[volume]
 
+    def holding(self, machine: str) -> set[str]:
+        """The shared volumes that are held for the machine: other hosts can't have them."""
+        return {id for pool in self.shared for id, owner in pool.holds.items() if owner == machine}
+
+    def stuck(self, volumes: Iterable[str]) -> str:
+        """Why a machine with these volumes can't use them now, "" if it can."""
+        specs = self._volume_specs.specs
+        names = {specs[id].pool for id in volumes if id in specs}
+        errors = (self.pools[name].error for name in sorted(names & self.pools.keys()))
+        return next((error for error in errors if error), "")
+
+    def usable(self, volumes: Iterable[str]) -> bool:
+        """Whether a machine with these volumes can write to them, as far as is known."""
+        specs = self._volume_specs.specs
+        names = {specs[id].pool for id in volumes if id in specs} or {LOCAL}
+        return all(self.pools[name].usable for name in names if name in self.pools)
+
     @asynccontextmanager
-    async def opened(self, volumes: Iterable[str]) -> AsyncIterator[dict[str, FileDisk]]:
-        """Hold the volumes still (no snapshot, resize or deletion) while a machine opens them."""
-        async with AsyncExitStack() as stack:
-            disks = {}
-            for id in sorted(volumes):
-                await stack.enter_async_context(self._locks.hold(id))
-                await self._compact(id)
-                disks[id] = await self.pool.open_volume(id)
-            yield disks
+    async def opened(self, machine: str, volumes: Iterable[str]) -> AsyncIterator[dict[str, DiskSource]]:
+        """Hold the volumes still (no snapshot, resize or deletion) while the machine opens them."""
+        shared = []
+        try:
+            async with AsyncExitStack() as stack:
+                disks = {}
+                for id in sorted(volumes):
+                    await stack.enter_async_context(self._locks.hold(id))
+                    pool = self._pool(self._volume_specs.specs[id].pool)
+                    if pool.shared:
+                        shared.append(id)
+                        pool.holds[id] = machine
+                    else:
+                        await self._compact(id)
+                    disks[id] = await pool.pool.open_volume(id)
+                yield disks
+        finally:
+            for id in shared:
+                # It may not have come to it.
+                self._workers.kick(("release", id))
+
+    def pool(self, name: str) -> Pool:
+        """Raises PoolError if this host has none of this name."""
+        return self._pool(name).pool
+
+    async def write(self, volume: str, offset: int, data: bytes) -> None:
+        """To a volume that no machine has open. Raises PoolError."""
+        async with self._locks.hold(volume):
+            if not self.ready(volume) or self._live(volume) is not None:
+                raise PoolError(f"{volume} can't be written to: it is not there, or a machine has it")
+            await self.pool(self.spec(volume).pool).write_volume(volume, offset, data)
 
     def _live(self, volume: str) -> MachineDisk | None:
         for machine in self.hypervisor.machines().values():
             if volume in machine.disks and machine.state in HOLDS:
-                return MachineDisk(self.hypervisor, machine.id, volume)
+                spec = self._volume_specs.specs.get(volume)
+                header = header_bytes(spec) if spec is not None else 0
+                return MachineDisk(self.hypervisor, machine.id, volume, header)
         return None
+
+    def _pool(self, name: str) -> PoolVolumes:
+        try:
+            return self.pools[name]
+        except KeyError:
+            raise PoolError(f"this host has no pool {name}") from None
 
     # The work
 
@@ -201,8 +237,15 @@ class Disks:
         kind, id = key
         if kind == "volume":
             await self._towards(key, self._volume_specs, self._step_volume)
+            await self._forget(key, self._volume_specs)
         elif kind == "snapshot":
             await self._towards(key, self._snapshot_specs, self._step_snapshot)
+            await self._forget(key, self._snapshot_specs)
+        elif kind == "release":
+            await self._release(id)
+            await self._forget(key, self._volume_specs)
+        elif kind == "image":
+            await self._bring_image(id)
         else:
             async with self._locks.hold(id):
                 if self.ready(id):
@@ -217,12 +260,13 @@ class Disks:
         try:
             done = await step(spec)
         except PoolError as error:
-            self._untidy = True
+            if spec.pool in self.pools:
+                self.pools[spec.pool].untidy = True
             if specs.specs.get(id) != spec:
                 self._workers.kick(key)
                 return
-            attempts = failure.attempts + 1 if failure is not None else 1
-            final = spec.present and (isinstance(error, PoolFull | Lost) or attempts >= ATTEMPTS_MAX)
+            attempts = (failure.attempts if failure is not None else 0) + (not passing(error))
+            final = spec.present and (lasting(error) or attempts >= ATTEMPTS_MAX)
             self._failures[key] = Failure(attempts, error, final)
             if not final:
                 raise
@@ -235,35 +279,78 @@ class Disks:
                 self._workers.kick(key)
         self._changed(spec.id if isinstance(spec, VolumeSpec) else spec.volume)
 
+    async def _forget(self, key: Key, specs: Settled[S]) -> None:
+        """Let go of what another host looks after now."""
+        id = key[1]
+        if id not in specs.specs and self.shared:
+            if key[0] != "snapshot":
+                await self._release(id)
+            for pool in self.shared:
+                if id not in specs.specs and id not in pool.holds:
+                    pool.forget(id)
+
     async def _step_volume(self, spec: VolumeSpec) -> bool:
         """Make it so; False if it has to wait for something else, which will kick it."""
-        id = spec.id
+        id, pool = spec.id, self._pool(spec.pool)
+        if pool.shared:
+            await self._ask(pool, spec)
         if not spec.present:
             async with self._locks.hold(id):
-                if self._live(id) is not None or self._awaits_snapshot(id):
+                if self._live(id) is not None or self._awaits_snapshot(pool, id):
                     return False
-                await self.pool.delete_volume(id)
-            self._volumes.pop(id, None)
+                await self._let_go(pool, id)
+                await pool.pool.delete_volume(id)
+            pool.volumes.pop(id, None)
             self._limits.pop(id, None)
+            self._sealed.discard(id)
             self.env.crashpoint("agent.volume.deleted")
             return True
-        if id not in self._volumes:
+        if id not in pool.volumes:
             if spec.made:
                 raise Lost(f"{id} is not in the pool any more: its data is lost")
-            if not await self._source_ready(spec):
+            if not await self._source_ready(pool, spec):
                 return False
             async with self._locks.hold(id):
-                await self.pool.create_volume(id, spec.size_bytes, spec.source)
-            self._volumes[id] = VolumeInfo(id=id, size_bytes=spec.size_bytes)
+                await pool.create(spec)
             self.env.crashpoint("agent.volume.created")
+            await self._seal(pool, spec)
             self._kick_dependents(spec)
-        elif self._volumes[id].size_bytes < spec.size_bytes:
+        elif pool.volumes[id].size_bytes < stored_bytes(spec):
             async with self._locks.hold(id):
-                await self.pool.resize_volume(id, spec.size_bytes, self._live(id))
-            self._volumes[id] = VolumeInfo(id=id, size_bytes=spec.size_bytes)
+                await pool.pool.resize_volume(id, stored_bytes(spec), self._live(id))
+            pool.volumes[id] = VolumeInfo(id=id, size_bytes=stored_bytes(spec))
             self.env.crashpoint("agent.volume.resized")
+        await self._seal(pool, spec)
         await self._limit(spec)
         return True
+
+    async def _seal(self, pool: PoolVolumes, spec: VolumeSpec) -> None:
+        """Give a new encrypted volume its header. Done once more, it changes nothing (see ``san.luks``)."""
+        if self._is_whole(spec):
+            return
+        async with self._locks.hold(spec.id):
+            if self._live(spec.id) is None:
+                await pool.pool.write_volume(spec.id, 0, luks_header(spec.key))
+        self._sealed.add(spec.id)
+        self.env.crashpoint("agent.volume.sealed")
+
+    def _is_whole(self, spec: VolumeSpec) -> bool:
+        """Whether a volume that the pool has is all made: encrypted ones have their header, or a clone's."""
+        return not spec.key or spec.made or bool(spec.source) or spec.id in self._sealed
+
+    async def _ask(self, pool: PoolVolumes, spec: VolumeSpec) -> None:
+        """See what the shared pool has of the volume; let go of it if an agent before this one did not."""
+        async with self._locks.hold(spec.id):
+            for host in spec.evict:
+                await pool.pool.evict(spec.id, host)
+            if pool.knows(spec.id):
+                return
+            await pool.ask_volume(spec)
+            if spec.id in pool.volumes:
+                await self._let_go(pool, spec.id)
+            else:
+                pool.holds.pop(spec.id, None)
+        self._kick_dependents(spec)
 
     async def _limit(self, spec: VolumeSpec) -> None:
         """Let a running machine have the volume's present performance; another start has it by itself."""
@@ -274,45 +361,60 @@ class Disks:
                     await live.limit(*wanted)
             self._limits[spec.id] = wanted
 
-    def _awaits_snapshot(self, id: str) -> bool:
+    def _awaits_snapshot(self, pool: PoolVolumes, id: str) -> bool:
         """Whether a snapshot of the volume is still to be taken: until then it is not deleted."""
-        return id in self._volumes and any(
+        return id in pool.volumes and any(
             snapshot.volume == id
             and snapshot.present
-            and snapshot.id not in self._snapshots
+            and snapshot.id not in pool.snapshots
             and self._final_error("snapshot", snapshot.id) is None
             for snapshot in self._snapshot_specs.specs.values()
         )
 
-    async def _source_ready(self, spec: VolumeSpec) -> bool:
+    async def _source_ready(self, pool: PoolVolumes, spec: VolumeSpec) -> bool:
         if spec.source.startswith("snap-"):
             if (error := self._final_error("snapshot", spec.source)) is not None:
                 raise Lost(str(error))
-            return spec.source in self._snapshots
+            return pool.shared or spec.source in pool.snapshots
         if spec.source:
             image = self._images.get(spec.source)
             if image is None:
                 return False
-            if self._added_images.get(image.id) != image:
-                await self.pool.add_image(image.id, image.disk, image.format, image.size_bytes)
-                self._added_images[image.id] = image
+            await pool.add_image(image)
         return True
+
+    async def _bring_image(self, id: str) -> None:
+        """Into the shared pools, before anybody asks for it; or out of them."""
+        image = self._images.get(id)
+        for name in image.pools if image is not None else ():
+            assert image is not None
+            try:
+                pool = self._pool(name)
+                await (pool.add_image(image) if image.present else pool.remove_image(image))
+            except PoolError as error:
+                before = self._failures.get(("image", id))
+                self._failures["image", id] = Failure(before.attempts + 1 if before else 1, error, False)
+                raise
+        self._failures.pop(("image", id), None)
 
     async def _step_snapshot(self, spec: SnapshotSpec) -> bool:
         """As ``_step_volume``."""
-        id = spec.id
+        id, pool = spec.id, self._pool(spec.pool)
         if not spec.present:
-            await self.pool.delete_snapshot(id)
-            self._snapshots.discard(id)
+            await pool.pool.delete_snapshot(id, spec.volume)
+            pool.snapshots.discard(id)
             self.env.crashpoint("agent.snapshot.deleted")
-        elif id not in self._snapshots:
+            return True
+        if not pool.knows(id):
+            await pool.ask_snapshot(id, spec.volume)
+        if id not in pool.snapshots:
             if spec.made:
                 raise Lost(f"{id} is not in the pool any more: its data is lost")
             async with self._locks.hold(spec.volume):
-                if spec.volume not in self._volumes:
+                if spec.volume not in pool.volumes:
                     return False
-                await self.pool.create_snapshot(id, spec.volume, self._live(spec.volume))
-            self._snapshots.add(id)
+                await pool.pool.create_snapshot(id, spec.volume, self._live(spec.volume))
+            pool.snapshots.add(id)
             self.env.crashpoint("agent.snapshot.created")
             self._kick_dependents(spec)
         return True
@@ -328,39 +430,74 @@ class Disks:
             if volume.source == spec.id:
                 self._workers.kick(("volume", volume.id))
 
+    async def _release(self, id: str) -> None:
+        """Let other hosts have the volume, if no machine here has it open any more."""
+        for pool in self.shared:
+            if id in pool.holds:
+                async with self._locks.hold(id):
+                    await self._let_go(pool, id)
+
+    async def _let_go(self, pool: PoolVolumes, id: str) -> None:
+        """The caller holds the volume's lock."""
+        if id not in pool.holds:
+            return
+        live = self._live(id)
+        if live is not None:
+            pool.holds[id] = live.machine
+            return
+        await pool.pool.release_volume(id)
+        owner = pool.holds.pop(id)
+        self.env.crashpoint("agent.volume.released")
+        self._released(owner)
+
     async def _compact(self, id: str) -> None:
         """Merge the layers of a volume that no machine has, if there are many. The caller holds its lock."""
         if self._live(id) is not None:
             return
         try:
-            if await self.pool.compact(id):
+            if await self.local.pool.compact(id):
                 log.info("the layers of %s were merged", id)
         except PoolError as error:
-            self._untidy = True
+            self.local.untidy = True
             log.warning("%s stays in many layers: %s", id, error)
 
     # What is
 
+    def pool_reports(self) -> Iterator[PoolReport]:
+        return (pool.report() for pool in self.shared)
+
     def volume_reports(self) -> Iterator[VolumeReport]:
-        for id in sorted(self._volume_specs.specs):
-            info, error = self._volumes.get(id), self._final_error("volume", id)
+        for id, spec in sorted(self._volume_specs.specs.items()):
+            pool, error = self.pools.get(spec.pool), self._final_error("volume", id)
+            info = pool.volumes.get(id) if pool is not None else None
             yield VolumeReport(
                 id=id,
                 revision=self._volume_specs.settled(id),
-                size_bytes=info.size_bytes if info else 0,
-                present=info is not None,
+                size_bytes=info.size_bytes - header_bytes(spec) if info else 0,
+                present=info is not None and (self._is_whole(spec) or not spec.present),
                 error=str(error or ""),
                 full=isinstance(error, PoolFull),
             )
+        for id in sorted(self._leaving("volume", self._volume_specs)):
+            yield VolumeReport(id=id)
 
     def snapshot_reports(self) -> Iterator[SnapshotReport]:
-        for id in sorted(self._snapshot_specs.specs):
+        for id, spec in sorted(self._snapshot_specs.specs.items()):
+            pool = self.pools.get(spec.pool)
             yield SnapshotReport(
                 id=id,
                 revision=self._snapshot_specs.settled(id),
-                present=id in self._snapshots,
+                present=pool is not None and id in pool.snapshots,
                 error=str(self._final_error("snapshot", id) or ""),
             )
+        for id in sorted(self._leaving("snapshot", self._snapshot_specs)):
+            yield SnapshotReport(id=id)
+
+    def _leaving(self, kind: str, specs: Settled[S]) -> set[str]:
+        """What no spec names any more, and work here is not done with yet."""
+        held = {id for pool in self.shared for id in pool.holds} if kind == "volume" else set()
+        busy = {id for each, id in self._workers.busy_keys() if each == kind} if self.shared else set()
+        return (held | busy) - specs.specs.keys()
 
     def _final_error(self, kind: str, id: str) -> PoolError | None:
         failure = self._failures.get((kind, id))
@@ -368,8 +505,11 @@ class Disks:
 
     def problems(self) -> Iterator[str]:
         """For people: what goes wrong, and what the pool has that no spec mentions."""
+        for pool in self.shared:
+            if pool.error:
+                yield f"pool {pool.name}: {pool.error}"
         for (kind, id), failure in self._failures.items():
             yield f"{kind} {id}: {failure.error} ({failure.attempts} attempts)"
         if self._volume_specs.revision:
-            for id in sorted(self._volumes.keys() - self._volume_specs.specs.keys()):
+            for id in sorted(self.local.volumes.keys() - self._volume_specs.specs.keys()):
                 yield f"volume {id}: in the pool, but unknown to the manager; kept"

@@ -8,17 +8,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from gureum.agent.disks import Disks
 from gureum.agent.settled import Settled
 from gureum.agent.workers import Workers
 from gureum.env import Env
-from gureum.errors import HostError, HypervisorError
+from gureum.errors import HostError, HypervisorError, PoolUnavailable
 from gureum.hostspec import HostSpec, MachineReport, MachineSpec, MachineState, NicSpec
 from gureum.hypervisors.base import Disk, Hypervisor, MachineConfig, MachineStatus, Nic
 from gureum.network.base import HostNetwork
-from gureum.san.base import FileDisk
+from gureum.san.base import DiskSource
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,8 @@ class Machines:
         """Generation and message of machines that could not be started."""
         self._deadlines: dict[tuple[str, str], float] = {}
         """By machine and purpose, until when the guest may take to do as asked, on the event loop's clock."""
+        self._letting_go: set[str] = set()
+        """Machines whose volumes, or some, are being let go of."""
         self._workers = Workers[str](self._work, CONCURRENT_MAX)
 
     def take(self, spec: HostSpec) -> None:
@@ -88,13 +90,17 @@ class Machines:
             if any(disk.volume == volume for disk in spec.disks):
                 self._workers.kick(spec.id)
 
+    def volume_released(self, id: str) -> None:
+        """Other hosts can have a volume that was held for the machine."""
+        if id in self._letting_go:
+            self._workers.kick(id)
+
     async def resume_paused(self) -> None:
-        """Let machines go on that were held for lack of space, if there is some."""
-        if self.disks.free_bytes <= 0:
-            return
+        """Let machines go on that were held for lack of space, or of a pool that answers, if there is now."""
         for status in list(self.hypervisor.machines().values()):
             spec = self._specs.specs.get(status.id)
-            if status.state is MachineState.paused and spec is not None and spec.run:
+            wanted = status.state is MachineState.paused and spec is not None and spec.run
+            if wanted and self.disks.usable(status.disks):
                 try:
                     await self.hypervisor.resume(status.id)
                 except HostError as error:
@@ -134,6 +140,7 @@ class Machines:
     def _forget(self, id: str) -> None:
         self._specs.forget(id)
         self._failed.pop(id, None)
+        self._letting_go.discard(id)
         self._end_deadlines(id)
         self._changed(id)
 
@@ -145,7 +152,7 @@ class Machines:
         """One step towards a machine that is off; True if it is."""
         if status is None or status.state not in LIVE:
             self._end_deadlines(spec.id)
-            return True
+            return self._let_go(spec.id, set())
         polite = status.state is MachineState.running and spec.shutdown_seconds > 0
         if polite and not await self._asked(spec.id, "stop", spec.shutdown_seconds):
             return False
@@ -199,7 +206,7 @@ class Machines:
             return
         self.env.crashpoint("agent.machine.start")
         try:
-            async with self.disks.opened(disk.volume for disk in spec.disks) as sources:
+            async with self.disks.opened(spec.id, (disk.volume for disk in spec.disks)) as sources:
                 if self._specs.specs.get(spec.id) != spec:
                     return
                 disks = tuple(
@@ -223,21 +230,30 @@ class Machines:
                     )
                 )
         except HostError as error:
-            if not isinstance(error, HypervisorError) and self._may_retry_start(spec):
+            if not isinstance(error, HypervisorError) and self._may_retry_start(spec, error):
                 raise
             log.error("%s could not be started: %s", spec.id, error)
             self._failed[spec.id] = spec.generation, str(error)
         self._end_deadlines(spec.id)
         self.env.crashpoint("agent.machine.started")
 
-    def _may_retry_start(self, spec: MachineSpec) -> bool:
+    def _may_retry_start(self, spec: MachineSpec, error: HostError) -> bool:
         """Whether disks and ports that could not be opened get another try: pool and network may recover."""
+        if isinstance(error, PoolUnavailable):
+            return True
         now = asyncio.get_running_loop().time()
         return now < self._deadlines.setdefault((spec.id, f"start {spec.generation}"), now + START_SECONDS)
 
-    def _disk(self, volume: str, index: int, source: FileDisk) -> Disk:
+    def _disk(self, volume: str, index: int, source: DiskSource) -> Disk:
         spec = self.disks.spec(volume)
-        return Disk(volume=volume, index=index, source=source, iops=spec.iops, throughput=spec.throughput)
+        return Disk(
+            volume=volume,
+            index=index,
+            source=source,
+            key=spec.key,
+            iops=spec.iops,
+            throughput=spec.throughput,
+        )
 
     async def _nics(self, spec: MachineSpec) -> tuple[Nic, ...]:
         nics: list[Nic] = []
@@ -281,7 +297,7 @@ class Machines:
         for volume, disk in wanted.items():
             if volume not in status.disks and self.disks.ready(volume):
                 self.env.crashpoint("agent.disk.attach")
-                async with self.disks.opened([volume]) as sources:
+                async with self.disks.opened(spec.id, [volume]) as sources:
                     if self._specs.specs.get(spec.id) != spec:
                         return False
                     await self.hypervisor.attach_disk(
@@ -289,7 +305,16 @@ class Machines:
                     )
                 self.env.crashpoint("agent.disk.attached")
         now = self.hypervisor.machines().get(spec.id)
-        return now is not None and set(now.disks) == wanted.keys()
+        right = now is not None and set(now.disks) == wanted.keys()
+        return right and self._let_go(spec.id, wanted.keys())
+
+    def _let_go(self, id: str, but: Collection[str]) -> bool:
+        """Whether other hosts can have the machine's volumes but for these; else its end is not told yet."""
+        if self.disks.holding(id).difference(but):
+            self._letting_go.add(id)
+            return False
+        self._letting_go.discard(id)
+        return True
 
     async def _interfaces(self, spec: MachineSpec, status: MachineStatus) -> bool:
         """One step towards the right set of interfaces; True if it is right."""
@@ -343,7 +368,7 @@ class Machines:
             revision=revision,
             generation=status.generation,
             state=state,
-            message=status.message,
+            message=status.message or (self.disks.stuck(status.disks) if live else ""),
             reboots=status.reboots,
             disks=status.disks if live else (),
             nics=status.nics if live else (),

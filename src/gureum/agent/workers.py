@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Generic, TypeVar
 
 from gureum.errors import HostError
@@ -44,6 +44,9 @@ class Workers(Generic[K]):
     def busy(self, key: K) -> bool:
         """Whether work on the key runs, waits or is to be tried again."""
         return key in self._tasks
+
+    def busy_keys(self) -> Iterable[K]:
+        return self._tasks.keys()
 
     async def wait_kick(self, key: K, seconds: float) -> None:
         """From inside ``work``: pause until the key is kicked, at most so long."""

@@ -35,7 +35,11 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """``value`` and ``peer`` are in ``unit``, medians of ``samples`` and ``peer_samples``."""
+    """``value`` and ``peer`` are in ``unit``, medians of ``samples`` and ``peer_samples``.
+
+    ``paired``: each sample was taken right beside the peer's of the same place, and the ratio is the median
+    of those of the pairs. What else the machine does hits both of a pair, but not all pairs.
+    """
 
     name: str
     value: float
@@ -46,9 +50,13 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     samples: tuple[float, ...] = ()
     peer_samples: tuple[float, ...] = ()
     remark: str = ""
+    paired: bool = False
 
     @property
     def ratio(self) -> float | None:
+        if self.paired:
+            pairs = zip(self.samples, self.peer_samples, strict=True)
+            return statistics.median(sample / peer for sample, peer in pairs)
         return self.value / self.peer if self.peer else None
 
     @property
@@ -71,8 +79,9 @@ def compare(
     peer_name: str = "",
     promise: Promise | None = None,
     remark: str = "",
+    paired: bool = False,
 ) -> Figure:
-    """A figure of the medians of both."""
+    """A figure of the medians of both; see ``Figure``."""
     return Figure(
         name=name,
         value=statistics.median(samples),
@@ -83,6 +92,7 @@ def compare(
         samples=tuple(samples),
         peer_samples=tuple(peer_samples),
         remark=remark,
+        paired=paired,
     )
 
 

@@ -2,7 +2,7 @@
 them.
 
 All is in a network namespace of its own. The time is that of ``KernelNetwork.apply``: taps, addresses, routes
-and rules, until they are in force.
+and rules, until they are in force; and of reading the spec, as it comes from the manager.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -19,15 +17,19 @@ import msgspec
 from gureum.bench.figures import Figure, Promise, Say, compare
 from gureum.env import Env
 from gureum.errors import GureumError
-from gureum.hostspec import GroupSpec, NetworkSpec, PortSpec, RuleSpec, SubnetSpec, VpcSpec
+from gureum.hostspec import GroupSpec, HostSpec, NetworkSpec, PortSpec, RuleSpec, SubnetSpec, VpcSpec
 from gureum.network import namespaces
 from gureum.network.kernel import KernelNetwork
 from gureum.network.names import Names
 from gureum.network.namespaces import command, visit
+from gureum.transport.messages import Spec, SpecChange, decode, encode
+from gureum.transport.specs import Receiver, Sender
 
 INDEX = 60
 """The number of a cloud that nobody has: clouds are numbered from 0."""
-HOST = "gbench-rules"
+HOST = CLOUD = "gbench-rules"
+LENGTH_BYTES = 4
+"""Before each message on a link."""
 PORTS, RULES = 1000, 50
 ROUNDS = 3
 ALL_SECONDS_MAX = 1.0
@@ -70,17 +72,37 @@ def cloud(ports: int, rules: int = RULES) -> NetworkSpec:
 
 
 def changes(spec: NetworkSpec) -> dict[str, NetworkSpec]:
-    """By what is changed, from ``spec``; each as an agent reads it: nothing is the same object."""
+    """By what is changed, from ``spec``."""
     more = cloud(len(spec.ports) + 1)
     rule = RuleSpec(protocol="tcp", from_port=22, to_port=22, cidr="192.0.2.0/24")
     first = msgspec.structs.replace(spec.groups[0], rules=(*spec.groups[0].rules, rule))
-    decode = msgspec.json.Decoder(NetworkSpec).decode
-    found = {
-        "one port more": more,
+    return {
+        "one port more": msgspec.structs.replace(
+            spec, ports=(*spec.ports, more.ports[-1]), groups=(*spec.groups, more.groups[-1])
+        ),
         "one rule more": msgspec.structs.replace(spec, groups=(first, *spec.groups[1:])),
         "one port less": msgspec.structs.replace(spec, ports=spec.ports[:-1], groups=spec.groups[:-1]),
     }
-    return {name: decode(msgspec.json.encode(each)) for name, each in found.items()}
+
+
+class Link:
+    """From a manager to an agent: a spec arrives as it does on a real link."""
+
+    def __init__(self) -> None:
+        self._revision = 0
+        self._sender, self._receiver = Sender(), Receiver()
+
+    def send(self, network: NetworkSpec) -> bytes:
+        self._revision += 1
+        spec = HostSpec(cloud=CLOUD, host=HOST, revision=self._revision, network=network)
+        return encode(self._sender.message(spec))[LENGTH_BYTES:]
+
+    def receive(self, data: bytes) -> NetworkSpec:
+        message = decode(data)
+        assert isinstance(message, Spec | SpecChange)
+        spec = self._receiver.take(message)
+        assert spec is not None
+        return spec.network
 
 
 def measure(directory: Path, say: Say, *, quick: bool = False) -> list[Figure]:
@@ -119,16 +141,17 @@ def _round(run_dir: Path) -> dict[str, float]:
 async def _applied(directory: Path) -> dict[str, float]:
     """Milliseconds."""
     network = _network(directory)
+    link = Link()
     found: dict[str, float] = {}
     try:
         spec = cloud(PORTS)
-        found[NEW] = await _timed(partial(network.apply, spec))
+        found[NEW] = await _timed(network, link, spec)
         for name, changed in changes(spec).items():
-            found[name] = await _timed(partial(network.apply, changed))
-            await network.apply(spec)
+            found[name] = await _timed(network, link, changed)
+            await _timed(network, link, spec)
         await network.close()
         network = _network(directory)
-        found["an agent that begins anew"] = await _timed(partial(network.apply, spec))
+        found["an agent that begins anew"] = await _timed(network, Link(), spec)
     finally:
         await network.teardown()
         await network.close()
@@ -136,10 +159,11 @@ async def _applied(directory: Path) -> dict[str, float]:
 
 
 def _network(directory: Path) -> KernelNetwork:
-    return KernelNetwork(Env(), "gbench-rules", INDEX, directory, lambda id: None)
+    return KernelNetwork(Env(), CLOUD, INDEX, directory, lambda id: None)
 
 
-async def _timed(work: Callable[[], Awaitable[None]]) -> float:
+async def _timed(network: KernelNetwork, link: Link, spec: NetworkSpec) -> float:
+    data = link.send(spec)
     began = time.perf_counter()
-    await work()
+    await network.apply(link.receive(data))
     return 1000 * (time.perf_counter() - began)

@@ -2,19 +2,20 @@
 
 The cloud is a real one, with four hosts on this machine. Its ports are real, taps with rules of 20 groups;
 that there is no machine behind them changes nothing for the filter. When a change is in force is told by the
-kernels: ``nft monitor`` in the VPC's namespace on each host shows each rule as it is committed.
+kernels: a rule or a member more is an element of a set, and the VPC's namespace on each host says by netlink
+when that is committed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import selectors
 import shutil
+import socket
+import struct
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ from gureum.cli.cloud import Cloud
 from gureum.cli.config import CloudConfig, default_base
 from gureum.cli.output import CliError
 from gureum.env import Env
+from gureum.network.acls import IN
 from gureum.network.groups import member_set
 from gureum.network.names import Names
+from gureum.network.namespaces import visit
 from gureum.resources import NetworkInterface, Permission, SecurityGroup, Subnet, Vpc
 from gureum.services.ec2.defaults import ensure_defaults
 from gureum.store.base import Transaction
@@ -48,6 +51,9 @@ PAUSE_SECONDS = 0.2
 KINDS = "a rule for a network", "a rule for a group", "a member more"
 FIRST_PORT = 20_000
 """Of the rules that the rounds add: a number that nothing else in the rules has."""
+
+NETLINK_NETFILTER, NFTABLES_GROUP = 12, 7
+SO_RCVBUFFORCE = 33
 
 
 class Seeded(msgspec.Struct, frozen=True):
@@ -89,12 +95,13 @@ def _figures(cloud: Cloud, config: CloudConfig, seeded: Seeded, rounds: int, say
     agents = [pid for name, pid in pids.items() if name.startswith("agent")]
     effective: dict[str, list[float]] = {what: [] for what in KINDS}
     before: list[float] = []
-    with _monitors(names) as monitors:
+    with contextlib.ExitStack() as stack:
+        monitors = Monitors({name: stack.enter_context(visit(name, listen)) for name in names})
         for number in range(-1, rounds):
             what = KINDS[number % len(KINDS)]
-            text, group = _change(ec2, seeded, number + 1, what)
+            told = _change(ec2, seeded, number + 1, what)
             began = time.monotonic()
-            seconds = (_until_member(names, group, text) if group else monitors.until(text)) - began
+            seconds = monitors.until(told) - began
             if number < 0:
                 # What the start brought is over now.
                 before = [cpu_seconds(pids["manager"]), sum(map(cpu_seconds, agents))]
@@ -121,21 +128,23 @@ def _figures(cloud: Cloud, config: CloudConfig, seeded: Seeded, rounds: int, say
     ]
 
 
-def _change(ec2: Any, seeded: Seeded, number: int, what: str) -> tuple[str, str]:
-    """Ask for a change; returns what the kernels say of it, and the group that has a member more, or ""."""
+def _change(ec2: Any, seeded: Seeded, number: int, what: str) -> tuple[bytes, bytes]:
+    """Ask for a change; returns the name of the set that has an element more then, and a part of its key."""
     group, other = (seeded.groups[(number + n) % GROUPS] for n in range(2))
     if what == "a member more":
         interface, address, own = seeded.interfaces[number]
         ec2.modify_network_interface_attribute(NetworkInterfaceId=interface, Groups=[own, other])
-        return address, other
+        return member_set(other).encode(), socket.inet_aton(address)
     port = FIRST_PORT + number
     permission: dict[str, Any] = {"IpProtocol": "tcp", "FromPort": port, "ToPort": port}
     if what == "a rule for a group":
         permission["UserIdGroupPairs"] = [{"GroupId": other}]
+        name = f"{IN}_4p_{other}_{group}"
     else:
         permission["IpRanges"] = [{"CidrIp": "192.0.2.0/24"}]
+        name = f"{IN}_4pr_{group}"
     ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[permission])
-    return str(port), ""
+    return name.encode(), struct.pack(">B3xH2x", socket.IPPROTO_TCP, port)
 
 
 # The store
@@ -229,59 +238,36 @@ def _taps(namespace: str) -> int:
     return len(links.stdout.splitlines())
 
 
+def listen() -> socket.socket:
+    """What the kernel tells of changes of packet filters in the calling thread's namespace."""
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+    sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
+    sock.bind((0, 1 << NFTABLES_GROUP - 1))
+    return sock
+
+
 class Monitors:
-    """What ``nft monitor`` says in each of some namespaces."""
+    """Such sockets, by namespace."""
 
-    def __init__(self, processes: dict[str, subprocess.Popen[bytes]]) -> None:
+    def __init__(self, sockets: dict[str, socket.socket]) -> None:
+        self._names = set(sockets)
         self._selector = selectors.DefaultSelector()
-        self._said: dict[str, bytes] = {}
-        self._processes = processes
-        for name, process in processes.items():
-            assert process.stdout is not None
-            self._selector.register(process.stdout, selectors.EVENT_READ, name)
+        for name, each in sockets.items():
+            self._selector.register(each, selectors.EVENT_READ, name)
 
-    def until(self, text: str) -> float:
-        """Wait until all have said this; returns when the last one did, on the monotonic clock."""
-        self._said = dict.fromkeys(self._processes, b"")
+    def until(self, parts: tuple[bytes, ...]) -> float:
+        """Wait until each has told something with all these parts; returns when the last one did, on the
+        monotonic clock.
+        """
+        missing = set(self._names)
         deadline = time.monotonic() + CHANGE_SECONDS_MAX
-        while missing := [name for name, said in self._said.items() if text.encode() not in said]:
+        while missing:
             events = self._selector.select(deadline - time.monotonic())
             if not events:
-                raise BenchError(f"nothing of the change in {', '.join(missing)}")
+                raise BenchError(f"nothing of the change in {', '.join(sorted(missing))}")
             for key, _ in events:
-                read = os.read(key.fd, 1 << 20)
-                if not read:
-                    raise BenchError(f"nft monitor in {key.data} ended")
-                self._said[key.data] += read
+                assert isinstance(key.fileobj, socket.socket)
+                told = key.fileobj.recv(1 << 20)
+                if all(part in told for part in parts):
+                    missing.discard(key.data)
         return time.monotonic()
-
-
-@contextlib.contextmanager
-def _monitors(namespaces: list[str]) -> Iterator[Monitors]:
-    with contextlib.ExitStack() as stack:
-        processes = {}
-        for name in namespaces:
-            command = ["ip", "netns", "exec", name, "stdbuf", "-oL", "nft", "-nn", "monitor"]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-            stack.callback(_end, process)
-            processes[name] = process
-        time.sleep(1)  # until they listen
-        yield Monitors(processes)
-
-
-def _until_member(namespaces: list[str], group: str, address: str) -> float:
-    """As ``Monitors.until``, by asking: of elements that are added to a set the monitor says nothing."""
-    deadline = time.monotonic() + CHANGE_SECONDS_MAX
-    for name in namespaces:
-        element = f"get element inet gureum {member_set(group)} {{ {address} }}"
-        while subprocess.run(
-            ["ip", "netns", "exec", name, "nft", element], capture_output=True, check=False, timeout=10
-        ).returncode:
-            if time.monotonic() > deadline:
-                raise BenchError(f"nothing of the change in {name}")
-    return time.monotonic()
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.communicate()

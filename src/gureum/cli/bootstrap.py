@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -49,6 +49,13 @@ def command_of(arguments: Sequence[str]) -> tuple[str | None, bool]:
             return argument, yes
         yes = yes or argument in ("--yes", "-y")
     return None, yes
+
+
+def needs_of(arguments: Sequence[str]) -> frozenset[Need]:
+    """What options of the command ask for beyond what it needs by itself: `--san ceph`, `--san=ceph:...`."""
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    chosen = [one.partition("=")[2] or two for one, two in pairs if one.partition("=")[0] == "--san"]
+    return frozenset({Need.SAN}) if any(value.startswith("ceph") for value in chosen) else frozenset()
 
 
 def wants_help(arguments: Sequence[str]) -> bool:
@@ -292,11 +299,13 @@ def _write_stamp(venv: Path, checkout: Path, *, dev: bool) -> None:
 # ---- all of it
 
 
-def prepare(checkout: Path, name: str, command: Command, *, yes: bool) -> Path:
-    """Installs what `command` misses. Returns the environment's python."""
+def prepare(
+    checkout: Path, name: str, command: Command, *, yes: bool, more: Collection[Need] = frozenset()
+) -> Path:
+    """Installs what `command` misses, and what `more` is for. Returns the environment's python."""
     venv = venv_directory(checkout, os.environ)
     ready = is_ready(venv, checkout, dev=command.dev)
-    needs = set(command.needs) | (set() if ready else {Need.SETUP})
+    needs = set(command.needs) | set(more) | (set() if ready else {Need.SETUP})
     lacking = missing(needs)
     if lacking:
         may_install(lacking, name, yes)
@@ -324,7 +333,7 @@ def main(checkout: Path, arguments: Sequence[str]) -> NoReturn:
         say(f"gureum: there is no command {name!r}. Commands: {', '.join(COMMANDS)}")
         sys.exit(2)
     try:
-        python = prepare(checkout, name or "", command, yes=yes)
+        python = prepare(checkout, name or "", command, yes=yes, more=needs_of(arguments))
     except SetupError as error:
         say(f"gureum: {error}")
         sys.exit(EXIT_MISSING)

@@ -26,15 +26,19 @@ from gureum.cli.config import (
     new_config,
 )
 from gureum.cli.output import MISSING, NOT_RUNNING, USAGE, CliError
-from gureum.cli.processes import Identity, read_pid_file, rss_kib, stop
+from gureum.cli.processes import Identity, find, read_pid_file, rss_kib, stop
+from gureum.cli.supervisor import command as child_command
+from gureum.cli.supervisor import is_daemon
 from gureum.errors import ConfigError, NetworkError
 from gureum.network.fabric import Fabric
+from gureum.san.ceph.cluster import MON, Cluster
 from gureum.transport.tls import Address
 
 AGENT_MODULE = "gureum.agent"
 READY_TIMEOUT_S = 20.0
 READY_TIMEOUT_PER_HOST_S = 2.0
 STOP_TIMEOUT_S = 15.0
+DAEMON_STOP_TIMEOUT_S = 20.0
 FAILED_STARTS_MAX = 3
 POLL_S = 0.02
 GUEST = re.compile(rb"\bguest=(i-[0-9a-f]{17})\b")
@@ -102,13 +106,22 @@ class Cloud:
             return ("manager", *self.config().agent_roles)
         return ("manager", "agent") if self.joined() is None else ("agent",)
 
+    @property
+    def daemons(self) -> tuple[str, ...]:
+        """The names of the processes of the cloud's own Ceph cluster, which the supervisor starts too."""
+        try:
+            cluster = Cluster.of(self.state_dir)
+            return cluster.daemons if cluster is not None else ()
+        except ConfigError as error:
+            raise CliError(str(error)) from error
+
     # ---- what runs
 
     def supervisor(self) -> Identity | None:
         return read_pid_file(self.run_dir / "supervisor.pid")
 
     def processes(self) -> list[Process]:
-        return [self._process(name) for name in ("supervisor", *self.roles)]
+        return [self._process(name) for name in ("supervisor", *self.roles, *self.daemons)]
 
     def _process(self, name: str) -> Process:
         identity = read_pid_file(self.run_dir / f"{name}.pid")
@@ -117,7 +130,8 @@ class Cloud:
             name=name,
             pid=identity.pid if identity else None,
             rss_kib=rss_kib(identity.pid) if identity else None,
-            is_ready=identity is not None and (name == "supervisor" or self.is_ready(name, identity)),
+            is_ready=identity is not None
+            and (name == "supervisor" or is_daemon(name) or self.is_ready(name, identity)),
             restarts=int(restarts) if restarts.isdigit() else 0,
             last_end=last_end,
         )
@@ -196,7 +210,7 @@ class Cloud:
     def _spawn_supervisor(self) -> None:
         for file in self.run_dir.glob("*.restarts"):
             file.unlink(missing_ok=True)
-        command = little_process("gureum.cli.supervisor", self.state_dir, *self.roles)
+        command = little_process("gureum.cli.supervisor", self.state_dir, *self.daemons, *self.roles)
         log = str(self.log_dir / "supervisor.log")
         os.posix_spawn(
             command[0],
@@ -235,6 +249,8 @@ class Cloud:
     def _give_up(self, role: str, reason: str) -> None:
         last = "\n".join(f"  {line}" for line in last_lines(self.log_dir / f"{role}.log", 15))
         self.stop_processes()
+        if not self.guests():
+            self.stop_daemons()
         raise CliError(
             f"the cloud did not start: {reason}",
             f"gureum logs --state-dir {self.state_dir}; gureum doctor",
@@ -254,14 +270,41 @@ class Cloud:
         # What a killed supervisor left.
         return killed + stop(self._left_running(), STOP_TIMEOUT_S)
 
+    def running_daemons(self) -> dict[str, Identity]:
+        """Those of the cloud's own Ceph cluster that run, with or without a supervisor."""
+        found = {}
+        for name in self.daemons:
+            file = self.run_dir / f"{name}.pid"
+            identity = read_pid_file(file) or find(child_command(name, str(self.state_dir)))
+            if identity is not None:
+                found[name] = identity
+        return found
+
+    def stop_daemons(self) -> list[Identity]:
+        """Stops the cloud's own Ceph cluster, after its guests: OSDs tell the monitor, which is the last.
+
+        Nothing must supervise it. Returns those that had to be killed.
+        """
+        running = self.running_daemons()
+        last = running.pop(MON, None)
+        killed = stop(running.values(), DAEMON_STOP_TIMEOUT_S)
+        killed += stop([last], DAEMON_STOP_TIMEOUT_S) if last else []
+        for name in self.daemons:
+            (self.run_dir / f"{name}.pid").unlink(missing_ok=True)
+        return killed
+
     def evacuate(self) -> None:
-        """Powers the guests off, and takes networks and mounts of this cloud away. Raises CliError."""
+        """Powers the guests off, and takes networks, mounts and storage daemons of this cloud away.
+
+        Raises CliError.
+        """
         agents = [role for role in self.roles if role != "manager"]
         failed = run_all({role: self._evacuation(role) for role in agents}, self.log_dir)
         if failed:
             role = failed[0]
             last = "\n".join(f"  {line}" for line in last_lines(self.log_dir / f"{role}.log", 10))
             raise CliError("not all guests could be powered off", "gureum down, once more", detail=last)
+        self.stop_daemons()
         if self.exists and (config := self.config()).hosts > 1:
             try:
                 self.fabric(config).remove()

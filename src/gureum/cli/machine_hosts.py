@@ -83,8 +83,10 @@ def check_encryption(cloud: Cloud) -> None:
     make_state_dir(cloud.state_dir)
     if not wireguard.public_key(cloud.run_dir / wireguard.KEY_FILE):
         raise CliError(
-            "traffic between hosts cannot be encrypted: this kernel has no WireGuard, or wg is missing",
-            "apt-get install wireguard-tools; modprobe wireguard; or --no-encrypt",
+            "traffic between hosts cannot be encrypted: wg is missing, or this kernel has no WireGuard "
+            f"and {wireguard.PROGRAM} is missing",
+            f"apt-get install wireguard-tools; modprobe wireguard, or the slower apt-get install "
+            f"{wireguard.PROGRAM}; or --no-encrypt",
             exit_code=MISSING,
         )
 

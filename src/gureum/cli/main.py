@@ -15,6 +15,7 @@ import typer
 import gureum
 from gureum.cli import host as host_commands
 from gureum.cli import net as net_commands
+from gureum.cli import san as san_commands
 from gureum.cli.commands import COMMANDS, exit_code_help
 from gureum.cli.options import MARKUP, AsJson, StateDir, attend, cloud_at
 from gureum.cli.output import MISSING, USAGE, CliError, counted, note, show_error, show_json, table
@@ -34,6 +35,7 @@ image_app = typer.Typer(help=COMMANDS["image"].help, no_args_is_help=True, rich_
 app.add_typer(image_app, name="image")
 app.add_typer(host_commands.app, name="host")
 app.add_typer(net_commands.app, name="net")
+app.add_typer(san_commands.app, name="san")
 
 PASS_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -109,16 +111,42 @@ def up(
             show_default=False,
         ),
     ] = None,
+    san: Annotated[
+        str | None,
+        typer.Option(
+            metavar="local|ceph|ceph:CONF[,pool=NAME][,user=NAME]",
+            help="Where disks are: on the hosts, in a Ceph cluster of the cloud's own, or in one that is "
+            "there. Chosen once. Default: local.",
+            show_default=False,
+        ),
+    ] = None,
+    san_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Of each of three OSDs with --san ceph, as 8G; takes only what is written. "
+            "Default: a third of what is free, at most 32G.",
+            show_default=False,
+        ),
+    ] = None,
+    san_device: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DEVICE",
+            help="A block device for an OSD, instead of a file; three or more of them.",
+            show_default=False,
+        ),
+    ] = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    from gureum.cli import join, machine_hosts
+    from gureum.cli import join, machine_hosts, san_options, storage
     from gureum.cli.cloud import require_root
 
     require_root()
     cloud = cloud_at(state_dir)
     if (joined := cloud.joined()) is not None:
-        if any((port, host, tls_cert, tls_key, hosts, agents_address, encrypt)):
+        if any((port, host, tls_cert, tls_key, hosts, agents_address, encrypt, san, san_size, san_device)):
             raise CliError(
                 f"this machine is host {joined.host} of cloud {joined.cloud}, which has these settings",
                 "gureum up without them starts its agent",
@@ -133,6 +161,7 @@ def up(
             attend(cloud.state_dir)
         return
     agents = join.agents_settings(agents_address)
+    choice = san_options.parse(san, san_size, san_device or ())
     if hosts is not None:
         machine_hosts.change(cloud, hosts)
     before = cloud.config() if cloud.exists else None
@@ -154,7 +183,10 @@ def up(
         )
     if config.agents:
         join.ensure_authority(cloud, config)
+    storage.choose(cloud, choice)
+    storage.prepare(cloud, config, note)
     started = cloud.start(config, note)
+    storage.settle(cloud, note)
     if as_json:
         show_json({"endpoint": config.endpoint, "state_dir": str(cloud.state_dir), "started": started})
     else:
@@ -183,7 +215,8 @@ def down(
             note(f"{len(killed)} processes did not stop in time and were killed")
         if guests and not keep_guests:
             note(f"powering off {counted(len(guests), 'guest')} ...")
-        if not keep_guests and (was_running or guests or cloud.has_fabric()):
+        daemons = cloud.running_daemons()
+        if not keep_guests and (was_running or guests or daemons or cloud.has_fabric()):
             cloud.evacuate()
     left = cloud.guests()
     if as_json:
@@ -247,7 +280,7 @@ def logs(
 
     cloud = cloud_at(state_dir)
     cloud.require()
-    known = ("supervisor", *cloud.roles)
+    known = ("supervisor", *cloud.roles, *cloud.daemons)
     chosen = names or list(known)
     if unknown := [name for name in chosen if name not in known]:
         raise CliError(f"there is no log {unknown[0]!r}", f"choose from: {', '.join(known)}", exit_code=USAGE)

@@ -21,6 +21,7 @@ class Need(StrEnum):
     SETUP = "setup"  # to make the virtual environment
     RUN = "run"  # to run a cloud: guests, disks, networks
     IMAGE = "image"  # to build a machine image
+    SAN = "san"  # to have disks in Ceph
     TEST = "test"  # to run the tests
 
 
@@ -47,8 +48,17 @@ PACKAGES: tuple[Package, ...] = (
     _package("iproute2", "run test", "ip", "network namespaces and taps"),
     _package("e2fsprogs", "run image test", "mkfs.ext4 debugfs", "makes and grows file systems"),
     _package("openssh-client", "run test", "ssh ssh-keygen", "logs in to guests"),
+    _package("ceph-mon", "san test", "ceph-mon monmaptool osdmaptool", "the cluster's monitor"),
+    _package("ceph-mgr", "san test", "ceph-mgr", "the cluster's manager"),
+    _package("ceph-osd", "san test", "ceph-osd", "the cluster's disks"),
+    _package("ceph-common", "san test", "ceph rbd", "asks the cluster"),
+    _package("python3-rados", "san test", "ceph", "asks the cluster"),
+    _package("python3-rbd", "san test", "rbd", "makes volumes and snapshots in Ceph"),
+    _package("qemu-block-extra", "san test", "qemu-img rbd", "lets QEMU reach disks in Ceph"),
     _package("busybox", "test", "busybox", "plays guests in tests"),
     _package("curl", "test", "curl", "asks for metadata in tests"),
+    _package("wireguard-go", "test", "wireguard-go", "encrypts between hosts in tests"),
+    _package("wireguard-tools", "test", "wg", "encrypts between hosts in tests"),
 )
 
 

@@ -66,6 +66,20 @@ def is_alive(identity: Identity) -> bool:
     return identity.boot_id == boot_id() and start_ticks(identity.pid) == identity.start_ticks
 
 
+def find(command: list[str]) -> Identity | None:
+    """A process with exactly this command line: its starter may have been killed before it wrote the pid."""
+    wanted = b"".join(os.fsencode(word) + b"\0" for word in command)
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                found = file.read(len(wanted) + 1) == wanted
+        except OSError:
+            continue
+        if found and (identity := identify(int(pid))) is not None:
+            return identity
+    return None
+
+
 def write_whole(path: StrPath, text: str) -> None:
     """Replaces a file in one step: a reader sees the old text or the new."""
     scratch = f"{os.fspath(path)}.new"

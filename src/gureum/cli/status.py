@@ -61,9 +61,12 @@ def show_cloud(cloud: Cloud, *, as_json: bool) -> int:
 
 
 def show_host(cloud: Cloud, joined: JoinedConfig, *, as_json: bool) -> int:
+    from gureum.agent.certificate import refusal
+
     processes = cloud.processes()
     guests = cloud.guests()
     runs = all(process.is_ready for process in processes)
+    refused = refusal(cloud.state_dir)
     expires = datetime.fromtimestamp(joined.expires, UTC)
     if as_json:
         show_json(
@@ -77,25 +80,36 @@ def show_host(cloud: Cloud, joined: JoinedConfig, *, as_json: bool) -> int:
                 "certificate_expires": expires.isoformat(),
                 "processes": msgspec.to_builtins(processes),
                 "guests_running": guests,
+                "refused": refused,
             }
         )
     else:
         print(f"host {joined.host} of cloud {joined.cloud}  {joined.zone}  manager {joined.manager}")
         print(f"state in {cloud.state_dir}  certificate until {expires:%Y-%m-%d %H:%M} UTC\n")
-        print(process_table(processes))
+        print(process_table(processes, refused=bool(refused)))
+        if refused:
+            print(f"\nthe manager refuses this host: {refused}")
+            print("have it join again with a new token, or end it with `gureum down`")
         print(f"\nguest processes on this machine: {len(guests)}")
-    return 0 if runs else NOT_RUNNING
+    return 0 if runs and not refused else NOT_RUNNING
 
 
-def process_table(processes: Sequence[Process]) -> str:
+def process_table(processes: Sequence[Process], *, refused: bool = False) -> str:
+    """``refused``: the agent is ready, and of no use."""
     rows = [
         (
             process.name,
             process.pid or "-",
             f"{process.rss_kib / 1024:.1f} MiB" if process.rss_kib else "-",
-            "ready" if process.is_ready else "starting" if process.pid else "not running",
+            _state(process, refused and process.name == "agent"),
             f"{process.restarts} restarts, last: {process.last_end}" if process.restarts else "",
         )
         for process in processes
     ]
     return table(("process", "pid", "rss", "state", ""), rows)
+
+
+def _state(process: Process, refused: bool) -> str:
+    if not process.pid:
+        return "not running"
+    return "refused" if refused else "ready" if process.is_ready else "starting"

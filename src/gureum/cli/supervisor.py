@@ -2,9 +2,10 @@
 
 It lives as long as the cloud, so it is kept tiny: little of the standard library, no threads, no event loop.
 It sleeps in sigtimedwait until a child ends or a signal comes. It knows nothing of what they do.
-On SIGTERM it stops them and leaves the guests alone: those belong to the machine, not to it.
+On SIGTERM it stops them, and leaves alone the guests and the daemons of the cloud's Ceph cluster, on which
+the guests' disks are: those belong to the machine, not to it. Such daemons that it finds it takes over.
 
-Each child has a name: manager, agent, or agent-K for host K of several on this machine.
+Each child has a name: manager, agent, or agent-K for host K of several on this machine; mon.a, mgr.x, osd.N.
 Files in STATE/run: supervisor.lock (held while it lives), NAME.pid, NAME.ready (written by manager and agents
 themselves when they answer, removed before each start), NAME.restarts (what `status` shows).
 Files in STATE/log: NAME.log, NAME.log.1.
@@ -18,7 +19,16 @@ import signal
 import sys
 from time import localtime, monotonic, strftime
 
-from gureum.cli.processes import Identity, identify, read_pid_file, stop, write_pid_file, write_whole
+from gureum.cli.processes import (
+    Identity,
+    find,
+    identify,
+    is_alive,
+    read_pid_file,
+    stop,
+    write_pid_file,
+    write_whole,
+)
 
 MODULES = {"manager": "gureum.control", "agent": "gureum.agent"}
 BACKOFF_FIRST_S = 0.2
@@ -26,6 +36,7 @@ BACKOFF_MAX_S = 15.0
 HEALTHY_AFTER_S = 60.0
 STOP_TIMEOUT_S = 10.0
 TICK_S = 5.0
+TICK_ADOPTED_S = 0.5
 LOG_BYTES_MAX = 8 * 1024 * 1024
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
 
@@ -79,6 +90,8 @@ class Child:
     def __init__(self, name: str, command: list[str], state_dir: str) -> None:
         self.name = name
         self.command = command
+        self.is_daemon = is_daemon(name)
+        self.is_adopted = False
         self.log = f"{state_dir}/log/{name}.log"
         self.pid_file = f"{state_dir}/run/{name}.pid"
         self.ready_file = f"{state_dir}/run/{name}.ready"
@@ -92,11 +105,12 @@ class Child:
     def start(self) -> int:
         """Starts it in a session of its own. Returns its pid; raises OSError."""
         self.forget()
+        self.is_adopted = False
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        pid = os.posix_spawn(
+        pid = os.posix_spawnp(
             self.command[0],
             self.command,
-            os.environ,
+            daemon_environment() if self.is_daemon else os.environ,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, self.log, flags, 0o600),
@@ -116,6 +130,16 @@ class Child:
             # Ended already: known by its pid until it is reaped.
             self.identity = Identity(pid, 0, "")
         return pid
+
+    def adopt(self) -> Identity | None:
+        """Takes over a daemon that an earlier supervisor started and that runs."""
+        self.identity = read_pid_file(self.pid_file) or find(self.command)
+        if self.identity is not None:
+            write_pid_file(self.pid_file, self.identity)
+            self.is_adopted = True
+            self.started_at = monotonic()
+            self.start_next_at = None
+        return self.identity
 
     def failed(self, why: str) -> float:
         """Notes an end or a failed start. Returns the delay before the next start."""
@@ -156,14 +180,16 @@ class Supervisor:
     def run(self) -> None:
         while not self.stopping:
             self.reap()
+            self.look_after_adopted()
             self.start_due()
             for log in (self.log, *(child.log for child in self.children)):
                 with attempt():
                     rotate(log)
             self.sleep()
-        for identity in stop([child.identity for child in self.children if child.identity], STOP_TIMEOUT_S):
+        ending = [child for child in self.children if not child.is_daemon]
+        for identity in stop([child.identity for child in ending if child.identity], STOP_TIMEOUT_S):
             self.say(f"pid {identity.pid} did not stop within {STOP_TIMEOUT_S:.0f} s and was killed")
-        for child in self.children:
+        for child in ending:
             child.forget()
         self.say("stopped")
 
@@ -178,9 +204,17 @@ class Supervisor:
                 return
             child = by_pid.pop(pid, None)
             if child is not None:
-                end = describe_end(status)
-                delay = child.failed(end)
-                self.say(f"{child.name} (pid {pid}) {end}; starting it again in {delay:.1f} s")
+                self.note_end(child, pid, describe_end(status))
+
+    def look_after_adopted(self) -> None:
+        """Their end is reported to nobody."""
+        for child in self.children:
+            if child.is_adopted and child.identity and not is_alive(child.identity):
+                self.note_end(child, child.identity.pid, "ended")
+
+    def note_end(self, child: Child, pid: int, end: str) -> None:
+        delay = child.failed(end)
+        self.say(f"{child.name} (pid {pid}) {end}; starting it again in {delay:.1f} s")
 
     def start_due(self) -> None:
         for child in self.children:
@@ -196,13 +230,27 @@ class Supervisor:
         due = [
             child.start_next_at - monotonic() for child in self.children if child.start_next_at is not None
         ]
-        received = signal.sigtimedwait(SIGNALS, max(0.0, min([TICK_S, *due])))
+        tick = TICK_ADOPTED_S if any(child.is_adopted for child in self.children) else TICK_S
+        received = signal.sigtimedwait(SIGNALS, max(0.0, min([tick, *due])))
         if received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT):
             self.stopping = True
 
 
+def is_daemon(name: str) -> bool:
+    """Whether it is a daemon of the cloud's Ceph cluster: mon.a, mgr.x, osd.0 ..."""
+    return "." in name
+
+
+def daemon_environment() -> dict[str, str]:
+    """What is for our Python is not for that in Ceph's manager."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+
 def command(name: str, state_dir: str) -> list[str]:
     """What starts the child of this name."""
+    if is_daemon(name):
+        kind, _, id = name.partition(".")
+        return [f"ceph-{kind}", "-f", "--id", id, "--conf", f"{state_dir}/san/daemons.conf"]
     role, _, host = name.partition("-")
     return [
         *(sys.executable, "-P", "-m", MODULES[role], "--state-dir", state_dir),
@@ -221,8 +269,9 @@ def supervise(state_dir: str, names: list[str]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     children = [Child(name, command(name, state_dir), state_dir) for name in names]
     # Left by a supervisor that was killed: there must not be two of any.
-    left = [identity for child in children if (identity := read_pid_file(child.pid_file))]
-    stop(left, STOP_TIMEOUT_S)
+    ours = [child for child in children if not child.is_daemon]
+    stop([identity for child in ours if (identity := read_pid_file(child.pid_file))], STOP_TIMEOUT_S)
+    adopted = [child for child in children if child.is_daemon and child.adopt()]
     # Only now: whoever waits for this supervisor must not take those that it replaces for its own.
     pid_file = f"{state_dir}/run/supervisor.pid"
     own = identify(os.getpid())
@@ -231,6 +280,8 @@ def supervise(state_dir: str, names: list[str]) -> int:
             write_pid_file(pid_file, own)
     supervisor = Supervisor(state_dir, children)
     supervisor.say(f"supervisor started, pid {os.getpid()}")
+    for child in adopted:
+        supervisor.say(f"{child.name} taken over, pid {child.identity.pid if child.identity else 0}")
     try:
         supervisor.run()
     finally:

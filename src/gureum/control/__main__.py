@@ -15,6 +15,8 @@ import uvloop
 from gureum.cli.config import AUTHORITY_DIRECTORY, CloudConfig
 from gureum.control import images
 from gureum.control.access import Access
+from gureum.control.keys import DIRECTORY as KEYS_DIRECTORY
+from gureum.control.keys import KeyStore
 from gureum.control.manager import Manager
 from gureum.control.upgrade import upgrade
 from gureum.dns import private_domain
@@ -26,8 +28,10 @@ from gureum.gateway.call import Credential
 from gureum.gateway.catalogue import Catalogue
 from gureum.gateway.limits import Limits
 from gureum.gateway.server import listen as listen_http
+from gureum.hostspec import LOCAL
 from gureum.processes import allow_files, arguments, log_to_stderr
-from gureum.services import ec2, fleet, sts  # noqa: F401  (registers their operations)
+from gureum.san.settings import SanSettings
+from gureum.services import ebs, ec2, fleet, sts  # noqa: F401  (registers their operations)
 from gureum.services.dispatch import Dispatcher
 from gureum.services.ec2.defaults import ensure_defaults
 from gureum.services.ec2.describe import VIEWS
@@ -40,7 +44,8 @@ from gureum.transport.link import listen as listen_agents
 log = logging.getLogger(__name__)
 
 
-def cloud_settings(config: CloudConfig) -> Cloud:
+def cloud_settings(config: CloudConfig, san: SanSettings | None = None) -> Cloud:
+    """``san``: where disks are, if not on each host's own."""
     return Cloud(
         name=config.name,
         account=config.account_id,
@@ -49,6 +54,7 @@ def cloud_settings(config: CloudConfig) -> Cloud:
         public_cidr=config.public_cidr,
         dns_domain=private_domain(config.region),
         encrypted=config.encrypted,
+        pool=san.pool if san is not None and san.kind == "ceph" else LOCAL,
     )
 
 
@@ -95,7 +101,7 @@ async def listen_far_agents(state_dir: Path, config: CloudConfig, manager: Manag
 async def serve(state_dir: Path) -> None:
     """Serve until SIGTERM. Raises GureumError if the cloud cannot start."""
     config = CloudConfig.load(state_dir)
-    cloud = cloud_settings(config)
+    cloud = cloud_settings(config, SanSettings.load(state_dir))
     env = Env()
     run = state_dir / "run"
     stop = asyncio.Event()
@@ -107,9 +113,10 @@ async def serve(state_dir: Path) -> None:
         await store.transact(upgrade)
         await store.transact(lambda tx: ensure_defaults(tx, env, cloud))
         await images.register_all(store, env, cloud, state_dir / "images")
-        manager = Manager(env, cloud, store)
+        keys = KeyStore.open(state_dir / KEYS_DIRECTORY)
+        manager = Manager(env, cloud, store, keys)
         gateway = Gateway(
-            Dispatcher(env, cloud, store, manager),
+            Dispatcher(env, cloud, store, manager, keys),
             RootCredentials(config),
             env.now,
             Limits(),

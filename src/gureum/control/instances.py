@@ -16,6 +16,7 @@ import logging
 
 from msgspec.structs import replace
 
+from gureum.control import captures
 from gureum.control.interfaces import let_go
 from gureum.control.observed import Observed
 from gureum.control.placement import NoCapacity, NoHost, choose_host
@@ -29,6 +30,7 @@ from gureum.resources import (
     Volume,
     VolumeState,
 )
+from gureum.services.ec2 import keepers
 from gureum.store.base import Transaction
 
 log = logging.getLogger(__name__)
@@ -55,7 +57,7 @@ LIVE = (MachineState.running, MachineState.paused)
 
 def settled(instance: Instance) -> bool:
     """Whether the next step needs more than that a host says something else of it, or a newer record."""
-    return instance.state not in UNSETTLED
+    return instance.state not in UNSETTLED and not instance.capturing
 
 
 async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> None:
@@ -67,6 +69,8 @@ async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> N
     match instance.state:
         case InstanceState.pending:
             await _pending(tx, env, instance, seen)
+        case InstanceState.running if instance.capturing:
+            await captures.step(tx, instance, _is_off(instance, seen))
         case InstanceState.running:
             await _running(tx, env, instance, seen)
         case InstanceState.stopping:
@@ -115,8 +119,10 @@ async def _place(tx: Transaction, env: Env, instance: Instance) -> None:
         return
     await plug(tx, await tx.put(replace(instance, host=host.id)))
     for volume in await tx.find(Volume, instance=instance.id):
-        if volume.host is None:
+        if volume.host is None and not volume.former:
             await tx.put(replace(volume, host=host.id))
+        else:
+            await keepers.give(tx, volume, host.id)
 
 
 async def _launch_failed(
@@ -150,7 +156,7 @@ async def _running(tx: Transaction, env: Env, instance: Instance, seen: MachineR
             )
         )
     else:
-        impaired = seen.message if seen.state is MachineState.paused else ""
+        impaired = seen.message if seen.state in LIVE else ""
         if impaired != instance.impaired:
             await tx.put(replace(instance, impaired=impaired))
 
@@ -171,7 +177,8 @@ async def _guest_shut_down(tx: Transaction, env: Env, instance: Instance) -> Non
 
 
 async def _stopped(tx: Transaction, env: Env, instance: Instance) -> None:
-    await tx.put(replace(instance, state=InstanceState.stopped, force=False, impaired=""))
+    await captures.release(tx, instance)
+    await tx.put(replace(instance, state=InstanceState.stopped, force=False, impaired="", capturing=""))
     for interface in await tx.find(NetworkInterface, instance=instance.id):
         public_ip = interface.public_ip if interface.address else ""
         await tx.put(replace(interface, host=None, public_ip=public_ip))
@@ -185,6 +192,7 @@ async def plug(tx: Transaction, instance: Instance) -> None:
 
 
 async def _terminated(tx: Transaction, env: Env, instance: Instance) -> None:
+    await captures.release(tx, instance)
     for interface in await tx.find(NetworkInterface, instance=instance.id):
         await let_go(tx, interface)
     for volume in await tx.find(Volume, instance=instance.id):
@@ -197,6 +205,7 @@ async def _terminated(tx: Transaction, env: Env, instance: Instance) -> None:
             interfaces=(),
             devices=(),
             impaired="",
+            capturing="",
             purge_at=env.now() + PURGE_SECONDS,
         )
     )

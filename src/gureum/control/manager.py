@@ -12,15 +12,20 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 
-from gureum.control import instances, interfaces, nat_gateways, peerings, volumes
+from gureum.control import captures, instances, interfaces, nat_gateways, peerings, volumes
 from gureum.control.access import Access
+from gureum.control.blocks import SnapshotBlocks
 from gureum.control.calls import Calls
 from gureum.control.hosts import LEASE_SECONDS, Hosts
+from gureum.control.keeping import Keeping
+from gureum.control.keys import KeyStore
 from gureum.control.kinds import SPEC_KINDS
 from gureum.control.neighbours import Following
-from gureum.control.observed import NETWORK, Observed
+from gureum.control.networks import Networks
+from gureum.control.observed import NETWORK, TAKEN, Observed
 from gureum.control.reports import REPORTS_PER_SECOND_MAX, bounded, concerning, on_host
 from gureum.control.session import Session
+from gureum.control.shares import shared_pools
 from gureum.control.specs import host_spec
 from gureum.env import Env
 from gureum.errors import StoreError, TooLarge, TransportError
@@ -29,6 +34,7 @@ from gureum.resources import (
     ClientToken,
     Host,
     HostCertificate,
+    Image,
     Instance,
     InstanceState,
     NatGateway,
@@ -79,19 +85,23 @@ UNSETTLED_NATS = tuple(map(str, nat_gateways.UNSETTLED))
 class Manager:
     """One manager over one store. ``run`` works until cancelled; ``serve`` speaks with one agent."""
 
-    def __init__(self, env: Env, cloud: Cloud, store: Store) -> None:
+    def __init__(self, env: Env, cloud: Cloud, store: Store, keys: KeyStore | None = None) -> None:
         self.env = env
         self.cloud = cloud
         self.store = store
         self.observed = Observed()
+        self.keys = keys
         self.hosts = Hosts(store, cloud.account)
+        self.keeping = Keeping(store, cloud.account) if shared_pools(cloud) else None
+        """Of clouds with shared pools."""
         self.calls = Calls(self.observed)
         self.sessions = self.calls.sessions
+        self.blocks = SnapshotBlocks(store, self.calls)
         self._neighbours = Following(store)
         self.access: Access | None = None
         """Where hosts of other machines come in, if they may."""
         self._pending: dict[Key, None] = {}
-        self._unsettled: dict[Key, Key | None] = {}
+        self._unsettled: dict[Key, tuple[Key, ...]] = {}
         """What is under way, so that also news of old states, but newer specs, matter; and what else it waits
         for: its instance, or the network of its host.
         """
@@ -122,6 +132,7 @@ class Manager:
                 *await reader.find(Snapshot, state=UNSETTLED_SNAPSHOTS),
                 *await reader.find(NetworkInterface, changing=UNSETTLED_INTERFACES),
                 *await reader.find(NatGateway, state=UNSETTLED_NATS),
+                *await captures.captured(reader),
             ):
                 self._note_unsettled(record)
         await self._kick_unsettled()
@@ -140,9 +151,14 @@ class Manager:
         if change.kind in SPEC_KINDS:
             for session in self.sessions.values():
                 session.note(change)
-        elif change.kind == Host.kind and self.hosts.changed(change):
-            for session in self.sessions.values():
-                session.dirty.set()
+        elif change.kind == Host.kind:
+            if self.hosts.changed(change):
+                self._all_need_specs()
+            if self.keeping is not None and self.keeping.changed(change):
+                self._all_need_specs()
+                await self._kick_kept()
+        elif change.kind == Image.kind and self.keeping is not None:
+            self._all_need_specs()
         elif change.kind == HostCertificate.kind and self.access is not None:
             self.access.changed(change)
         if isinstance(record, Instance):
@@ -150,22 +166,41 @@ class Manager:
         elif isinstance(record, Volume) and record.instance is not None:
             self.kick("instance", record.instance)
 
+    def _all_need_specs(self) -> None:
+        for session in self.sessions.values():
+            session.dirty.set()
+
+    async def _kick_kept(self) -> None:
+        """What is in shared pools may need another host that looks after it."""
+        assert self.keeping is not None
+        async with self.store.read() as reader:
+            for key in await self.keeping.abandoned(reader):
+                self.kick(*key)
+        for kind, id in self._unsettled:
+            if kind in (Volume.kind, Snapshot.kind):
+                self.kick(kind, id)
+
     def _note_unsettled(self, record: Record) -> None:
         """In the order of the changes."""
-        other: Key | None = None
+        other: tuple[Key, ...] = ()
         if isinstance(record, Instance):
             settled = instances.settled(record)
         elif isinstance(record, Volume):
             settled = volumes.settled(record)
-            other = ("instance", record.instance) if record.instance is not None else None
+            other = tuple((TAKEN, host) for host in record.former)
+            if record.instance is not None:
+                other = (*other, ("instance", record.instance))
         elif isinstance(record, NetworkInterface):
             settled = interfaces.settled(record)
-            other = ("instance", record.instance) if record.instance is not None else None
+            other = (("instance", record.instance),) if record.instance is not None else ()
         elif isinstance(record, NatGateway):
             settled = nat_gateways.settled(record)
-            other = (NETWORK, record.host) if record.host is not None else None
+            other = ((NETWORK, record.host),) if record.host is not None else ()
+        elif isinstance(record, Snapshot):
+            settled = volumes.snapshot_settled(record)
+            other = tuple((TAKEN, host) for host in record.former)
         else:
-            settled = not isinstance(record, Snapshot) or volumes.snapshot_settled(record)
+            settled = True
         if settled:
             self._unsettled.pop((record.kind, record.id), None)
         else:
@@ -175,7 +210,7 @@ class Manager:
         """Attachments depend on their instance, and on what is reported of its machine."""
         others = {("instance", id) for id in instances}
         for (kind, id), other in self._unsettled.items():
-            if kind == NetworkInterface.kind and other in others:
+            if kind == NetworkInterface.kind and not others.isdisjoint(other):
                 self.kick(kind, id)
         async with self.store.read() as reader:
             for volume in await reader.find(Volume, instance=instances):
@@ -187,6 +222,8 @@ class Manager:
             for instance in await reader.find(Instance, state=states):
                 if instance.state is not InstanceState.terminated or instance.purge_at <= self.env.now():
                     self.kick("instance", instance.id)
+            for instance in await captures.captured(reader):
+                self.kick("instance", instance.id)
             states = (str(VolumeState.creating), str(VolumeState.deleting))
             for volume in await reader.find(Volume, state=states):
                 self.kick("volume", volume.id)
@@ -243,6 +280,8 @@ class Manager:
                 if loop.time() >= swept + SWEEP_SECONDS:
                     swept = loop.time()
                     await self._kick_unsettled()
+                    if self.keeping is not None:
+                        await self._kick_kept()
                     self._tokens_swept = await self.store.transact(self._expire_tokens, frees=True)
             except StoreError as error:
                 log.error("sweep failed, will try again: %s", error)
@@ -316,7 +355,16 @@ class Manager:
             session.begin()
             try:
                 async with self._neighbours.read() as (reader, neighbours):
-                    spec = await host_spec(reader, self.cloud, session.host, neighbours)
+                    revision = reader.revision
+                    ports = session.specs.ports
+                    only = self._neighbours.only_networks_since(session.host, session.whole_revision)
+                    if only and neighbours is not None and ports is not None:
+                        # A change of a group concerns many hosts, and nothing else on them.
+                        load = Networks.load(reader, self.cloud, session.host, neighbours, ports)
+                        network, spec = (await load).spec(), None
+                    else:
+                        spec = await host_spec(reader, self.cloud, session.host, neighbours, self.keys)
+                        network = spec.network
             except Exception as error:
                 # A host that gets no specs still reports; it goes on with the last that it got.
                 expected = isinstance(error, StoreError)
@@ -327,9 +375,14 @@ class Manager:
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             self.env.crashpoint("manager.spec")
-            session.made(spec, loop.time())
+            if spec is not None:
+                session.made(spec, loop.time())
+                message = session.specs.message(spec)
+            else:
+                session.made_network(revision, network, loop.time())
+                message = session.specs.network_message(revision, network)
             try:
-                await session.link.send(session.specs.message(spec))
+                await session.link.send(message)
             except TooLarge as error:
                 if not session.problem:
                     log.error("host %s gets no specs: %s", session.host, error)
@@ -380,7 +433,7 @@ class Manager:
         self.calls.heard()
         renewed = {(each.kind, each.id) for each in news}
         for key, other in self._unsettled.items():
-            if key in renewed or other in renewed:
+            if key in renewed or not renewed.isdisjoint(other):
                 self.kick(*key)
         try:
             here = await self._here(session) if news else ()
@@ -390,6 +443,8 @@ class Manager:
             await self._kick_attached([id for kind, id in changed if kind == "instance"])
             if await self.hosts.note(report, session.certificate):
                 await self._kick_unsettled()
+            if self.keeping is not None:
+                await self.keeping.note(report, self.observed)
         except StoreError as error:
             log.error("could not note host %s: %s", report.host, error)
         lost = report.revision < session.sent_revision

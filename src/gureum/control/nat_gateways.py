@@ -84,6 +84,11 @@ async def _moved(tx: Transaction, nat: NatGateway, interface: NetworkInterface |
         leaves = host.draining
     if not leaves:
         return False
+    return await move(tx, nat, interface)
+
+
+async def move(tx: Transaction, nat: NatGateway, interface: NetworkInterface) -> bool:
+    """To another host, if there is one: it has no data to lose. Its own must not have it any more."""
     other = await _choose_host(tx, nat.zone)
     if other is None:
         return False

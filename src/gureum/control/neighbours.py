@@ -7,18 +7,54 @@ tens of thousands of records each time, this is kept in memory and follows the s
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
+from collections import deque
 from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
 from operator import attrgetter
 from typing import NamedTuple
 
 from gureum.errors import StoreError
-from gureum.hostspec import AddressSpec, RemoteSpec
-from gureum.resources import NetworkInterface
-from gureum.store.base import Reader, Store
+from gureum.hostspec import AddressSpec, GroupSpec, RemoteSpec, RuleSpec
+from gureum.resources import (
+    Address,
+    ClientToken,
+    DhcpOptions,
+    FlowLog,
+    HostToken,
+    InternetGateway,
+    KeyPair,
+    NatGateway,
+    NetworkAcl,
+    NetworkInterface,
+    PeeringConnection,
+    Permission,
+    PrefixList,
+    RouteTable,
+    SecurityGroup,
+)
+from gureum.store.base import Change, Reader, Store
 
 PAGE = 1000
 ATTEMPTS_MAX = 10
+CHANGES_MAX = 64
+"""So many are remembered one by one: what a host was told before that is put together anew."""
+NETWORK_KINDS = frozenset(
+    kind.kind
+    for kind in (
+        DhcpOptions,
+        FlowLog,
+        InternetGateway,
+        NatGateway,
+        NetworkAcl,
+        PeeringConnection,
+        PrefixList,
+        RouteTable,
+    )
+)
+"""Of these nothing but networks are made; so of security groups: their names do not change."""
+IDLE_KINDS = frozenset(kind.kind for kind in (ClientToken, Address, HostToken, KeyPair))
+"""No host is told anything of these."""
 
 
 class Neighbour(NamedTuple):
@@ -27,6 +63,12 @@ class Neighbour(NamedTuple):
     remote: RemoteSpec
     groups: tuple[str, ...]
     addresses: tuple[str, ...]
+
+
+class _Told(NamedTuple):
+    vpcs: frozenset[str]
+    changed: int
+    remotes: tuple[RemoteSpec, ...]
 
 
 class Neighbours:
@@ -38,6 +80,11 @@ class Neighbours:
         self._groups: dict[str, dict[str, Neighbour]] = {}
         self._sorted: dict[str, tuple[RemoteSpec, ...]] = {}
         self._members: dict[str, tuple[str, ...]] = {}
+        self._rules: dict[str, tuple[int, GroupSpec]] = {}
+        # By host, what it was told last; and what changed since, to say the same with as few new objects.
+        self._told: dict[str, _Told] = {}
+        self._changes: deque[tuple[int, str]] = deque(maxlen=CHANGES_MAX)
+        self._changed = 0
         for interface in interfaces:
             self.put(interface)
 
@@ -67,14 +114,55 @@ class Neighbours:
                 del self._groups[group]
 
     def _forget(self, changed: Neighbour) -> None:
+        self._changed += 1
+        self._changes.append((self._changed, changed.remote.id))
         self._sorted.pop(changed.remote.vpc, None)
         for group in changed.groups:
             self._members.pop(group, None)
 
+    def where(self, id: str) -> str | None:
+        """The host that has the interface's port; None if there is none."""
+        found = self._all.get(id)
+        return found.remote.host if found is not None else None
+
     def remotes(self, vpcs: Collection[str], host: str) -> tuple[RemoteSpec, ...]:
         """The interfaces of these VPCs that are on other hosts, by id."""
-        found = [each for vpc in sorted(vpcs) for each in self._of(vpc) if each.host != host]
-        return tuple(found if len(vpcs) < 2 else sorted(found, key=_ID))
+        wanted = frozenset(vpcs)
+        told = self._told.get(host)
+        if told is None or told.vpcs != wanted or self._changed - told.changed > CHANGES_MAX:
+            found = [each for vpc in sorted(wanted) for each in self._of(vpc) if each.host != host]
+            remotes = tuple(found if len(wanted) < 2 else sorted(found, key=_ID))
+        else:
+            remotes = told.remotes
+            for id in {id for number, id in self._changes if number > told.changed}:
+                remotes = self._renewed(remotes, id, wanted, host)
+        self._told[host] = _Told(wanted, self._changed, remotes)
+        return remotes
+
+    def _renewed(
+        self, remotes: tuple[RemoteSpec, ...], id: str, vpcs: frozenset[str], host: str
+    ) -> tuple[RemoteSpec, ...]:
+        """With the interface as it is now."""
+        now = self._all.get(id)
+        come = (now.remote,) if now is not None and now.remote.vpc in vpcs and now.remote.host != host else ()
+        at = bisect_left(remotes, id, key=_ID)
+        gone = remotes[at : at + 1] if at < len(remotes) and remotes[at].id == id else ()
+        return remotes if come == gone else (*remotes[:at], *come, *remotes[at + len(gone) :])
+
+    def rules(self, group: SecurityGroup) -> GroupSpec:
+        """The same for all hosts."""
+        found = self._rules.get(group.id)
+        if found is None or found[0] != group.version:
+            rules = tuple(_rule(rule) for rule in group.rules)
+            found = self._rules[group.id] = group.version, GroupSpec(id=group.id, rules=rules)
+        return found[1]
+
+    def has_rules(self, group: str) -> bool:
+        """Whether some host was told of the group."""
+        return group in self._rules
+
+    def forget_rules(self, group: str) -> None:
+        self._rules.pop(group, None)
 
     def _of(self, vpc: str) -> tuple[RemoteSpec, ...]:
         if vpc not in self._sorted:
@@ -92,6 +180,18 @@ class Neighbours:
 
 
 _ID = attrgetter("id")
+
+
+def _rule(rule: Permission) -> RuleSpec:
+    return RuleSpec(
+        egress=rule.egress,
+        protocol=rule.protocol,
+        from_port=rule.from_port,
+        to_port=rule.to_port,
+        cidr=rule.cidr or rule.cidr6,
+        group=rule.group,
+        prefix_list=rule.prefix_list,
+    )
 
 
 def _remote(interface: NetworkInterface) -> RemoteSpec:
@@ -123,6 +223,15 @@ class Following:
         self._neighbours: Neighbours | None = None
         self._revision = 0
         self._lock = asyncio.Lock()
+        # The last revisions at which more than its network may have changed: of a host, and of all.
+        self._touched: dict[str, int] = {}
+        self._all_touched = 0
+
+    def only_networks_since(self, host: str, revision: int) -> bool:
+        """Whether what the host shall have is at the revision that was read as it was at this one, but for
+        its network, and there for its ports.
+        """
+        return max(self._touched.get(host, 0), self._all_touched) <= revision
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[tuple[Reader, Neighbours | None]]:
@@ -152,11 +261,31 @@ class Following:
                 self._revision = max(self._revision, committed)
                 return
             for change in changes:
+                self._touch(self._neighbours, change)
                 if isinstance(change.record, NetworkInterface):
                     self._neighbours.put(change.record)
                 elif change.kind == NetworkInterface.kind:
                     self._neighbours.remove(change.id)
+                elif change.kind == SecurityGroup.kind and change.record is None:
+                    self._neighbours.forget_rules(change.id)
             self._revision = changes[-1].revision
+
+    def _touch(self, neighbours: Neighbours, change: Change) -> None:
+        """In doubt, it is more than a network, and of all hosts."""
+        if change.kind == SecurityGroup.kind:
+            # One that comes or goes has a name that machines may be told.
+            networks = change.record is not None and neighbours.has_rules(change.id)
+        else:
+            networks = change.kind in NETWORK_KINDS or change.kind in IDLE_KINDS
+        if networks:
+            return
+        before = neighbours.where(change.id)
+        now = change.record.host if isinstance(change.record, NetworkInterface) else None
+        if before is None or now is None:
+            # What has no port may be told of with a machine that is off.
+            self._all_touched = change.revision
+        else:
+            self._touched[before] = self._touched[now] = change.revision
 
     async def _load(self) -> None:
         neighbours, after = Neighbours(), ""
@@ -166,3 +295,4 @@ class Following:
                     neighbours.put(interface)
                 after = page[-1].id
             self._neighbours, self._revision = neighbours, reader.revision
+            self._all_touched = reader.revision

@@ -15,7 +15,6 @@ from gureum.hostspec import (
     AclSpec,
     DhcpSpec,
     FlowLogSpec,
-    GroupSpec,
     NetworkSpec,
     PeerHostSpec,
     PeeringSpec,
@@ -24,7 +23,6 @@ from gureum.hostspec import (
     RouteKind,
     RouteSpec,
     RouteTableSpec,
-    RuleSpec,
     SubnetSpec,
     VpcSpec,
 )
@@ -38,7 +36,6 @@ from gureum.resources import (
     NetworkInterface,
     PeeringConnection,
     PeeringState,
-    Permission,
     PrefixList,
     Record,
     RouteTable,
@@ -47,6 +44,7 @@ from gureum.resources import (
     Vpc,
 )
 from gureum.services.ec2.routing import Targets, expand, resolve
+from gureum.services.ec2.zones import zone_ids
 from gureum.services.operation import Cloud
 from gureum.store.base import Reader
 
@@ -54,8 +52,8 @@ R = TypeVar("R", bound=Record)
 
 GUEST_MTU = 1500
 VXLAN_BYTES = 50
-WIREGUARD_BYTES = 80
-"""What the outer headers take of a packet between hosts; with IPv6 outside for WireGuard."""
+WIREGUARD_BYTES = 100
+"""What the outer headers take of a packet between hosts: 80 are its own, and VXLAN over IPv6 has 20 more."""
 RESOLVER = "AmazonProvidedDNS"
 NAT_INTERFACE = "nat_gateway"
 EVERYWHERE = ""
@@ -65,7 +63,7 @@ EVERYWHERE = ""
 class Networks(msgspec.Struct, frozen=True, kw_only=True):
     """The records that the network of one host is made of, each read once.
 
-    ``here``: the interfaces of the host. ``targets``: those that routes lead to. ``neighbours``: those of all
+    ``ports``: those of the host. ``targets``: those that routes lead to. ``neighbours``: those of all
     hosts, at least in the VPCs that have a port here or are peers of one that has.
     """
 
@@ -80,7 +78,7 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, DhcpOptions]
     peerings: list[PeeringConnection]
     nats: list[NatGateway]
-    here: list[NetworkInterface]
+    ports: tuple[PortSpec, ...]
     targets: list[NetworkInterface]
     neighbours: Neighbours
     groups: dict[str, SecurityGroup]
@@ -89,11 +87,20 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     async def load(
-        cls, reader: Reader, cloud: Cloud, host: str, neighbours: Neighbours | None = None
+        cls,
+        reader: Reader,
+        cloud: Cloud,
+        host: str,
+        neighbours: Neighbours | None = None,
+        ports: tuple[PortSpec, ...] | None = None,
     ) -> Networks:
-        """What ``host`` has to know; ``neighbours``: those of all VPCs, if they are known."""
-        here = await reader.find(NetworkInterface, host=host)
-        return await cls._around(reader, cloud, host, {each.vpc for each in here}, here, neighbours)
+        """What ``host`` has to know; ``neighbours``: those of all VPCs, and ``ports``: those of the host, if
+        they are known.
+        """
+        if ports is None:
+            here = await reader.find(NetworkInterface, host=host)
+            ports = tuple(_port(each, cloud) for each in here)
+        return await cls._around(reader, cloud, host, {each.vpc for each in ports}, ports, neighbours)
 
     @classmethod
     async def whole(cls, reader: Reader, cloud: Cloud, vpcs: Collection[str]) -> Networks:
@@ -107,23 +114,23 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
         cloud: Cloud,
         host: str,
         own: set[str],
-        here: list[NetworkInterface] | None,
+        ports: tuple[PortSpec, ...] | None,
         neighbours: Neighbours | None,
     ) -> Networks:
         peerings = await reader.find(PeeringConnection, vpcs=own, state=str(PeeringState.active))
         ids = own.union(*(peering.vpcs for peering in peerings))
         vpcs = await reader.get_many(Vpc, ids)
         tables = await reader.find(RouteTable, vpc=ids)
-        if here is None or neighbours is None:
+        if ports is None or neighbours is None:
             interfaces = [each for each in await reader.find(NetworkInterface, vpc=ids) if each.host]
             neighbours = Neighbours(interfaces)
-            here = interfaces if here is None else here
+            ports = tuple(_port(each, cloud) for each in interfaces) if ports is None else ports
         targets = {route.target for table in tables for route in table.routes}
-        groups = await reader.get_many(SecurityGroup, {group for each in here for group in each.groups})
+        groups = await reader.get_many(SecurityGroup, {group for each in ports for group in each.groups})
         lists = {id for group in groups for id in group.prefix_lists}
         destinations = {route.destination for table in tables for route in table.routes}
         lists |= {each for each in destinations if each.startswith("pl-")}
-        logged = {id for each in here for id in (each.id, each.subnet, each.vpc)}
+        logged = {id for each in ports for id in (each.id, each.subnet, each.vpc)}
         return cls(
             cloud=cloud,
             host=host,
@@ -136,7 +143,7 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
             options=by_id(await reader.get_many(DhcpOptions, {vpc.dhcp_options for vpc in vpcs})),
             peerings=peerings,
             nats=await reader.find(NatGateway, vpc=ids),
-            here=here,
+            ports=ports,
             targets=await reader.get_many(NetworkInterface, {id for id in targets if id.startswith("eni-")}),
             neighbours=neighbours,
             groups=by_id(groups),
@@ -153,15 +160,12 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
             mtu=self._mtu() if spans else GUEST_MTU,
             encrypted=self.cloud.encrypted,
             vpcs=tuple(self._vpc(vpc) for vpc in self.vpcs.values()),
-            ports=tuple(self._port(each) for each in self.here),
+            ports=self.ports,
             remotes=self.neighbours.remotes(self.vpcs, self.host) if self.host != EVERYWHERE else (),
             peerings=tuple(
                 PeeringSpec(id=each.id, number=each.number, vpcs=each.vpcs) for each in self.peerings
             ),
-            groups=tuple(
-                GroupSpec(id=group.id, rules=tuple(_rule(rule) for rule in group.rules))
-                for group in self.groups.values()
-            ),
+            groups=tuple(self.neighbours.rules(group) for group in self.groups.values()),
             members=self._members(),
             prefixes=self._prefixes(),
             flow_logs=tuple(self._flow_logs()),
@@ -245,23 +249,6 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
             netbios_type=int(next(iter(options.get("netbios-node-type", ())), 0)),
         )
 
-    def _port(self, interface: NetworkInterface) -> PortSpec:
-        return PortSpec(
-            id=interface.id,
-            kind=PortKind.nat if interface.type == NAT_INTERFACE else PortKind.machine,
-            instance=interface.instance or "",
-            vpc=interface.vpc,
-            subnet=interface.subnet,
-            mac=interface.mac,
-            private_ip=interface.private_ip,
-            public_ip=interface.public_ip,
-            secondary=secondary(interface),
-            ipv6=interface.ipv6,
-            hostname=private_name(interface.private_ip, self.cloud.dns_domain).partition(".")[0],
-            groups=interface.groups,
-            source_dest_check=interface.source_dest_check,
-        )
-
     def _members(self) -> dict[str, tuple[str, ...]]:
         named = sorted({id for group in self.groups.values() for id in group.referenced})
         return {id: self.neighbours.members(id, self.vpcs) for id in named}
@@ -277,9 +264,11 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
 
     def _flow_logs(self) -> Iterator[FlowLogSpec]:
         ports: dict[str, list[str]] = defaultdict(list)
-        for interface in self.here:
-            for resource in (interface.id, interface.subnet, interface.vpc):
-                ports[resource].append(interface.id)
+        for port in self.ports:
+            for resource in (port.id, port.subnet, port.vpc):
+                ports[resource].append(port.id)
+        ids = zone_ids(self.cloud)
+        zones = {port.id: self.subnets[port.subnet].zone for port in self.ports if self.flow_logs}
         for log in self.flow_logs:
             yield FlowLogSpec(
                 id=log.id,
@@ -288,6 +277,8 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
                 traffic=log.traffic,
                 interval_seconds=log.interval_seconds,
                 format=log.format,
+                region=self.cloud.region,
+                zone_ids={id: ids.get(zones[id], "") for id in ports[log.resource]},
             )
 
 
@@ -295,15 +286,21 @@ def by_id(records: Iterable[R]) -> dict[str, R]:
     return {record.id: record for record in records}
 
 
-def _rule(rule: Permission) -> RuleSpec:
-    return RuleSpec(
-        egress=rule.egress,
-        protocol=rule.protocol,
-        from_port=rule.from_port,
-        to_port=rule.to_port,
-        cidr=rule.cidr or rule.cidr6,
-        group=rule.group,
-        prefix_list=rule.prefix_list,
+def _port(interface: NetworkInterface, cloud: Cloud) -> PortSpec:
+    return PortSpec(
+        id=interface.id,
+        kind=PortKind.nat if interface.type == NAT_INTERFACE else PortKind.machine,
+        instance=interface.instance or "",
+        vpc=interface.vpc,
+        subnet=interface.subnet,
+        mac=interface.mac,
+        private_ip=interface.private_ip,
+        public_ip=interface.public_ip,
+        secondary=secondary(interface),
+        ipv6=interface.ipv6,
+        hostname=private_name(interface.private_ip, cloud.dns_domain).partition(".")[0],
+        groups=interface.groups,
+        source_dest_check=interface.source_dest_check,
     )
 
 

@@ -8,17 +8,20 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from gureum.hostspec import HostReport, MachineReport, SnapshotReport, VolumeReport
+from gureum.resources import Record
 
 Thing = MachineReport | VolumeReport | SnapshotReport
 
 
 NETWORK = "network"
+TAKEN = "taken"
 
 
 class News(NamedTuple):
     """What a report says anew. ``renewed``: as before, but of a newer spec.
 
-    Of kind NETWORK, with the host's id: another revision of its network is in effect.
+    With the host's id, of kind NETWORK: another revision of its network is in effect; of kind TAKEN: one with
+    shared pools took another spec in.
     """
 
     kind: str
@@ -31,7 +34,9 @@ class HostView:
 
     def __init__(self, report: HostReport) -> None:
         self.id = report.host
+        self.revision = report.revision
         self.network_revision = report.network_revision
+        self.pools = report.pools
         self.problems = report.problems
         self.machines = {machine.id: machine for machine in report.machines}
         self.volumes = {volume.id: volume for volume in report.volumes}
@@ -51,6 +56,8 @@ class HostView:
                     yield News(kind, id, new is not None and old is not None and _same(new, old))
         if self.network_revision != (before.network_revision if before else 0):
             yield News(NETWORK, self.id, True)
+        if self.pools and self.revision != (before.revision if before else 0):
+            yield News(TAKEN, self.id, True)
 
 
 def _same(new: Thing, old: Thing) -> bool:
@@ -71,6 +78,13 @@ class Observed:
         before = self.hosts.get(report.host)
         view = self.hosts[report.host] = HostView(report)
         return list(view.differing(before))
+
+    def left(self, host: str, thing: Record) -> bool:
+        """Whether the host says that it has nothing to do with a volume or snapshot any more."""
+        view = self.hosts.get(host)
+        if view is None or view.revision < thing.version:
+            return False
+        return thing.id not in view.volumes and thing.id not in view.snapshots
 
     def network_revision(self, host: str | None) -> int:
         """The revision of the last spec whose network is in effect on the host; 0 if it does not say."""

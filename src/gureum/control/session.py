@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from operator import attrgetter
+from typing import Any
 
 from gureum.control.reports import Pace
 from gureum.errors import TransportError
-from gureum.hostspec import HostReport, HostSpec, RemoteSpec
+from gureum.hostspec import HostReport, HostSpec, NetworkSpec, RemoteSpec
 from gureum.resources import (
     DhcpOptions,
     FlowLog,
@@ -66,6 +67,10 @@ class Session:
         """When the last spec was sent, on the event loop's clock."""
         self.mentioned: frozenset[str] = frozenset()
         """What the last spec names: ids of what is on the host, and of its VPCs and their parts."""
+        self._things: frozenset[str] = frozenset()
+        """Of these, what is on the host."""
+        self.whole_revision = 0
+        """Of the last spec that was not made of its network only."""
         self._remotes: tuple[RemoteSpec, ...] = ()
         """Its remote ports, by id: so many that their ids are not kept once more."""
         self._meanwhile: list[Change] | None = None
@@ -91,6 +96,9 @@ class Session:
             return False
         if getattr(record, "host", None) == self.host or isinstance(record, OF_ANY_VPC):
             return True
+        if self.host in getattr(record, "former", ()):
+            # That it took in a spec without it is waited for.
+            return True
         if isinstance(record, PeeringConnection):
             return not self.mentioned.isdisjoint(record.vpcs)
         vpc = getattr(record, "vpc", None)
@@ -110,14 +118,19 @@ class Session:
 
     def made(self, spec: HostSpec, now: float) -> None:
         """This spec is sent now. What changed since it was read out is looked at again."""
-        self.sent_revision, self.sent = spec.revision, now
-        network = spec.network
+        self.whole_revision = spec.revision
+        things = (spec.machines, spec.volumes, spec.snapshots)
+        self._things = frozenset(thing.id for part in things for thing in part)
+        self.made_network(spec.revision, spec.network, now)
+
+    def made_network(self, revision: int, network: NetworkSpec, now: float) -> None:
+        """The same if nothing else is different from the last spec."""
+        self.sent_revision, self.sent = revision, now
         parts = (
-            *(spec.machines, spec.volumes, spec.snapshots),
             *(network.ports, network.peerings, network.groups, network.flow_logs),
             *(part for vpc in network.vpcs for part in ((vpc,), vpc.subnets, vpc.route_tables, vpc.acls)),
         )
-        self.mentioned = frozenset(thing.id for part in parts for thing in part)
+        self.mentioned = self._things.union(thing.id for part in parts for thing in part)
         self._remotes = network.remotes
         meanwhile, self._meanwhile = self._meanwhile or [], None
         for change in meanwhile:
@@ -128,25 +141,14 @@ class Session:
         self._meanwhile = None
         self.dirty.set()
 
-    async def call(
-        self, method: str, *, machine: str = "", max_bytes: int = 0, interface: str = "", data: bytes = b""
-    ) -> bytes:
-        """Ask the agent, as in ``Call``. Raises TransportError."""
+    async def call(self, method: str, **values: Any) -> bytes:
+        """Ask the agent; ``values`` as in ``Call``. Raises TransportError."""
         self._next_call += 1
         id = self._next_call
         future = self._calls[id] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(CALL_SECONDS_MAX):
-                await self.link.send(
-                    Call(
-                        id=id,
-                        method=method,
-                        machine=machine,
-                        max_bytes=max_bytes,
-                        interface=interface,
-                        data=data,
-                    )
-                )
+                await self.link.send(Call(id=id, method=method, **values))
                 reply: Reply = await future
         except TimeoutError as error:
             raise TransportError(f"host {self.host} did not answer in {CALL_SECONDS_MAX:g} s") from error

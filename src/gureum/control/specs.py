@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
+from gureum.control.keys import KeyStore, keys_of
 from gureum.control.neighbours import Neighbours
 from gureum.control.networks import Networks, by_id
+from gureum.control.shares import Shares
 from gureum.dns import private_name, public_name
 from gureum.hostspec import (
     DiskSpec,
@@ -23,6 +26,7 @@ from gureum.hostspec import (
 from gureum.resources import (
     AttachmentState,
     Image,
+    ImageState,
     Instance,
     InstanceState,
     InterfaceAttachment,
@@ -35,10 +39,12 @@ from gureum.resources import (
     VolumeState,
     Vpc,
 )
+from gureum.resources.volume import shared
 from gureum.services.ec2.instance_types import machine_size
 from gureum.services.operation import Cloud
 from gureum.store.base import Reader
 
+_ID = attrgetter("id")
 STOP_SECONDS = 90.0
 """How long a guest may take to answer the power button when it is stopped; EC2 takes minutes."""
 TERMINATE_SECONDS = 20.0
@@ -54,11 +60,16 @@ ON_HOST = (
 
 
 async def host_spec(
-    reader: Reader, cloud: Cloud, host: str, neighbours: Neighbours | None = None
+    reader: Reader,
+    cloud: Cloud,
+    host: str,
+    neighbours: Neighbours | None = None,
+    keys: KeyStore | None = None,
 ) -> HostSpec:
     """Everything that should be on ``host`` at the reader's revision.
 
-    ``neighbours`` at that revision, if they are known: then it costs what the host holds.
+    ``neighbours`` at that revision, if they are known: then it costs what the host holds. Without ``keys``
+    what is encrypted can't be opened.
     """
     instances = await reader.find(Instance, host=host, state=[str(state) for state in ON_HOST])
     volumes = await reader.find(Volume, host=host)
@@ -66,6 +77,9 @@ async def host_spec(
     interfaces = await reader.find(NetworkInterface, instance=[instance.id for instance in instances])
     sources = {volume.source for volume in volumes if volume.source.startswith("ami-")}
     images = await reader.get_many(Image, sources | {instance.image for instance in instances})
+    shares = await Shares.load(reader, cloud, host, volumes, snapshots)
+    images = sorted(({each.id: each for each in (*images, *shares.images)}).values(), key=_ID)
+    volume_keys = await keys_of(reader, keys, volumes) if keys is not None else {}
     networks = await Networks.load(reader, cloud, host, neighbours)
     views = await _Views.load(reader, interfaces)
     volumes_of: dict[str, list[Volume]] = defaultdict(list)
@@ -90,22 +104,40 @@ async def host_spec(
             )
             for instance in instances
         ),
-        volumes=tuple(_volume(volume) for volume in volumes if volume.state is not VolumeState.error),
-        snapshots=tuple(_snapshot(snapshot) for snapshot in snapshots),
-        images=tuple(
-            ImageSpec(id=image.id, disk=image.disk, format=image.disk_format, size_bytes=image.disk_bytes)
-            for image in images
-            if image.disk
+        volumes=tuple(
+            _volume(volume, shares, volume_keys.get(volume.key, b""))
+            for volume in volumes
+            if volume.state is not VolumeState.error
+            and not shares.awaited(volume)
+            and (keys is None or not volume.key or volume.key in volume_keys)
         ),
+        snapshots=tuple(_snapshot(snapshot) for snapshot in snapshots if not shares.awaited(snapshot)),
+        images=tuple(_image(image, shares) for image in images if image.disk),
         network=networks.spec(),
     )
 
 
-def _volume(volume: Volume) -> VolumeSpec:
+def _image(image: Image, shares: Shares) -> ImageSpec:
+    return ImageSpec(
+        id=image.id,
+        disk=image.disk,
+        format=image.disk_format,
+        size_bytes=image.disk_bytes,
+        pools=shares.image_pools if image in shares.images else (),
+        present=image.state is not ImageState.deregistered,
+    )
+
+
+def _volume(volume: Volume, shares: Shares, key: bytes) -> VolumeSpec:
     return VolumeSpec(
         id=volume.id,
         size_bytes=volume.size_bytes,
+        pool=volume.pool,
         source=volume.source,
+        source_volume=shares.volumes.get(volume.source, ""),
+        key=key,
+        machine=(volume.instance or "") if shared(volume.pool) else "",
+        evict=shares.lost(volume) if shared(volume.pool) else (),
         iops=volume.iops,
         throughput=volume.throughput,
         made=volume.state in (VolumeState.available, VolumeState.in_use),
@@ -117,7 +149,8 @@ def _snapshot(snapshot: Snapshot) -> SnapshotSpec:
     """One that failed must not be there either: it may have been begun, and be completed by chance."""
     return SnapshotSpec(
         id=snapshot.id,
-        volume=snapshot.volume,
+        volume=snapshot.taken_of,
+        pool=snapshot.pool,
         made=snapshot.state is SnapshotState.completed,
         present=snapshot.state in (SnapshotState.pending, SnapshotState.completed),
     )
@@ -134,7 +167,7 @@ def _machine(
     return MachineSpec(
         id=instance.id,
         generation=instance.generation,
-        run=instance.state in (InstanceState.pending, InstanceState.running),
+        run=instance.state in (InstanceState.pending, InstanceState.running) and not instance.capturing,
         shutdown_seconds=_shutdown_seconds(instance),
         reboots=instance.reboots,
         vcpus=size.vcpus,

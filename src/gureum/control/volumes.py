@@ -11,6 +11,8 @@ import logging
 
 from msgspec.structs import replace
 
+from gureum.control import captures
+from gureum.control.keys import forget_key
 from gureum.control.observed import Observed
 from gureum.env import Env
 from gureum.hostspec import MachineState, VolumeReport
@@ -26,6 +28,8 @@ from gureum.resources import (
     Volume,
     VolumeState,
 )
+from gureum.resources.volume import shared
+from gureum.services.ec2 import keepers
 from gureum.services.ec2.capacity import serves
 from gureum.store.base import Transaction
 
@@ -40,12 +44,13 @@ def settled(volume: Volume) -> bool:
     if volume.state not in (VolumeState.available, VolumeState.in_use):
         return volume.state is VolumeState.error
     attached = volume.attachment is None or volume.attachment.state is AttachmentState.attached
-    return attached and (volume.modification is None or volume.modification.state != "modifying")
+    modified = volume.modification is None or volume.modification.state != "modifying"
+    return attached and modified and not volume.former
 
 
 def snapshot_settled(snapshot: Snapshot) -> bool:
     """As ``instances.settled``."""
-    return snapshot.state not in SNAPSHOT_UNSETTLED
+    return snapshot.state not in SNAPSHOT_UNSETTLED and not snapshot.former
 
 
 async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> None:
@@ -53,11 +58,14 @@ async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> N
     volume = await tx.get(Volume, id)
     if volume is None:
         return
+    if shared(volume.pool) and volume.state is not VolumeState.error:
+        volume = await _kept(tx, observed, volume)
     seen = observed.volume(volume.host, id)
     if volume.state is VolumeState.deleting:
         gone = seen is not None and not seen.present and seen.revision >= volume.version
-        if volume.host is None or gone:
+        if not volume.former and (volume.host is None or gone):
             await tx.delete(volume)
+            await forget_key(tx, volume)
         return
     if volume.state is VolumeState.error:
         return
@@ -71,15 +79,70 @@ async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> N
         after = await _attachment(tx, observed, after, after.attachment)
     after = _modified(env, after, seen)
     if after != volume:
-        await tx.put(after)
+        after = await tx.put(after)
+    await captures.follow(tx, after)
+
+
+async def _kept_snapshot(tx: Transaction, observed: Observed, snapshot: Snapshot) -> Snapshot:
+    """As ``_kept``. One that is not taken yet is where its volume is; one that is, nobody looks after."""
+    after = snapshot
+    gone = snapshot.state is SnapshotState.deleting and not snapshot.image
+    if gone and not await keepers.can_keep(tx, snapshot.host):
+        host = await keepers.choose(tx)
+        if host is not None:
+            after = await tx.put(keepers.given_snapshot(snapshot, host))
+    if after is snapshot and snapshot.former:
+        former = await _working(tx, observed, snapshot)
+        if former != snapshot.former:
+            after = await tx.put(replace(snapshot, former=former))
+    return after
+
+
+async def _kept(tx: Transaction, observed: Observed, volume: Volume) -> Volume:
+    """See to it that a host looks after a volume of a shared pool, and that those before it have let go."""
+    after = volume
+    never = volume.host is None and not volume.former and volume.state is VolumeState.deleting
+    movable = not never and await _may_change_hands(tx, volume)
+    if movable and not await keepers.can_keep(tx, volume.host):
+        host = await keepers.choose(tx, volume.zone)
+        if host is not None:
+            after = await keepers.give(tx, volume, host)
+    if after is volume and volume.former:
+        former = await _working(tx, observed, volume)
+        if former != volume.former:
+            after = await tx.put(replace(volume, former=former))
+    return after
+
+
+async def _may_change_hands(tx: Transaction, volume: Volume) -> bool:
+    """Whether no machine can have it open. One that is made with an instance is placed with it."""
+    if volume.instance is None:
+        return True
+    instance = await tx.get(Instance, volume.instance)
+    return instance is None or instance.state in NOT_RUNNING
+
+
+async def _working(tx: Transaction, observed: Observed, thing: Volume | Snapshot) -> tuple[str, ...]:
+    """Of the hosts that looked after it before, those that may still be at some work on it.
+
+    A host that is no more counts until the present one has taken from it what it may have had open.
+    """
+    seen = observed.volume(thing.host, thing.id)
+    done = isinstance(thing, Snapshot) or (
+        seen is not None and seen.revision >= thing.version and not seen.error
+    )
+    present = {host.id for host in await tx.get_many(Host, thing.former)}
+    return tuple(
+        host for host in thing.former if not (observed.left(host, thing) if host in present else done)
+    )
 
 
 async def _place(tx: Transaction, volume: Volume) -> None:
-    """A volume goes where its source is, else to the emptiest pool of its zone.
+    """A volume goes where its source is, else to the emptiest pool of its zone; any host for a shared pool.
 
     One that is made with an instance is placed with it.
     """
-    if volume.instance is not None:
+    if volume.instance is not None or shared(volume.pool):
         return
     hosts = [
         host
@@ -103,7 +166,7 @@ async def _place(tx: Transaction, volume: Volume) -> None:
             hosts = [host for host in hosts if host.id == home.id]
     if hosts:
         best = max(hosts, key=lambda host: (host.pool_free_bytes, host.id))
-        await tx.put(replace(volume, host=best.id))
+        await captures.follow(tx, await tx.put(replace(volume, host=best.id)))
 
 
 def _created(volume: Volume, seen: VolumeReport | None) -> Volume:
@@ -167,27 +230,38 @@ async def reconcile_snapshot(tx: Transaction, env: Env, observed: Observed, id: 
     snapshot = await tx.get(Snapshot, id)
     if snapshot is None:
         return
+    if shared(snapshot.pool):
+        snapshot = await _kept_snapshot(tx, observed, snapshot)
     seen = observed.snapshot(snapshot.host, id)
     if snapshot.state is SnapshotState.deleting:
         gone = seen is not None and not seen.present and seen.revision >= snapshot.version
-        if snapshot.host is None or gone:
+        nowhere = snapshot.host is None and (snapshot.image or not shared(snapshot.pool))
+        if nowhere or (gone and not snapshot.former):
             await tx.delete(snapshot)
+            await forget_key(tx, snapshot)
+        await captures.ended(tx, snapshot)
     elif snapshot.state is SnapshotState.pending:
         if seen is not None and seen.present:
-            await tx.put(replace(snapshot, state=SnapshotState.completed))
+            host = None if shared(snapshot.pool) else snapshot.host
+            done = replace(snapshot, state=SnapshotState.completed, host=host, completed=env.utcnow())
+            await captures.ended(tx, await tx.put(done))
         elif seen is not None and seen.error and seen.revision >= snapshot.version:
             log.warning("%s could not be taken: %s", snapshot.id, seen.error)
-            await tx.put(replace(snapshot, state=SnapshotState.error, message=seen.error))
+            failed = replace(snapshot, state=SnapshotState.error, message=seen.error)
+            await captures.ended(tx, await tx.put(failed))
+        elif snapshot.held:
+            await captures.expire(tx, env, snapshot)
         else:
             await _find_volume(tx, snapshot)
 
 
 async def _find_volume(tx: Transaction, snapshot: Snapshot) -> None:
     """A snapshot is taken where its volume is, and can't be of one that never came to be."""
-    volume = await tx.get(Volume, snapshot.volume)
+    volume = await tx.get(Volume, snapshot.taken_of)
     if volume is None or volume.state is VolumeState.error:
         message = volume.message if volume is not None else ""
         lost = message or "the volume was deleted before the snapshot could be taken"
-        await tx.put(replace(snapshot, state=SnapshotState.error, message=lost))
+        failed = replace(snapshot, state=SnapshotState.error, message=lost)
+        await captures.ended(tx, await tx.put(failed))
     elif snapshot.host is None and volume.host is not None:
         await tx.put(replace(snapshot, host=volume.host))

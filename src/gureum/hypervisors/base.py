@@ -9,17 +9,42 @@ from typing import Protocol
 import msgspec
 
 from gureum.hostspec import MachineState
-from gureum.san.base import FileDisk, Layer
+from gureum.san.base import DiskSource, FileDisk, Layer
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True):
-    """``index`` 0 is the root disk. The guest sees ``volume`` without its "-" as serial number, as on EC2."""
+    """``index`` 0 is the root disk. The guest sees ``volume`` without its "-" as serial number, as on EC2.
+
+    ``key``: what its data is encrypted with, b"" for not.
+    """
 
     volume: str
     index: int
-    source: FileDisk
+    source: DiskSource
+    key: bytes = b""
     iops: int = 0
     throughput: int = 0
+
+
+def describe(source: DiskSource) -> str:
+    """What the disk is called: the path of the file that is written, or "rbd:pool/image"."""
+    if isinstance(source, FileDisk):
+        return source.layers[0].path
+    return f"rbd:{source.pool}/{source.image}"
+
+
+class Mirror(msgspec.Struct, frozen=True, kw_only=True):
+    """A disk on its way to ``target`` (see ``describe``).
+
+    ``ready``: all that the guest wrote is there too, and it can go on with the target alone. ``error``: why
+    the copy has ended without that, "" if it has not.
+    """
+
+    target: str
+    done_bytes: int = 0
+    total_bytes: int = 0
+    ready: bool = False
+    error: str = ""
 
 
 class Nic(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +80,7 @@ class MachineConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 class MachineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """``disks`` and ``nics`` are ids of the volumes and interfaces that the machine has now; ``detaching``
-    those of both that the guest was asked to give up.
+    those of both that the guest was asked to give up. ``mirrors``, by volume: those on their way elsewhere.
     """
 
     id: str
@@ -66,6 +91,7 @@ class MachineStatus(msgspec.Struct, frozen=True, kw_only=True):
     disks: tuple[str, ...] = ()
     nics: tuple[str, ...] = ()
     detaching: tuple[str, ...] = ()
+    mirrors: Mapping[str, Mirror] = {}
 
 
 class Hypervisor(Protocol):
@@ -123,12 +149,40 @@ class Hypervisor(Protocol):
         The machine has let go of the tap when the interface has left ``status.nics``.
         """
 
-    async def active_layer(self, id: str, volume: str) -> str: ...
+    async def active_layer(self, id: str, volume: str) -> str:
+        """See ``describe``."""
 
     async def switch_layer(self, id: str, volume: str, layer: Layer) -> None:
         """See LiveDisk."""
 
     async def resize_disk(self, id: str, volume: str, size_bytes: int) -> None: ...
+
+    async def mirror_disk(
+        self, id: str, volume: str, target: DiskSource, key: bytes = b"", bytes_per_second: int = 0
+    ) -> None:
+        """Begin to copy a disk to ``target``, as large as the disk (and its header, for a ``key``).
+
+        Begun already: does nothing, whatever the target. How far it is says ``status.mirrors``. From now on
+        the guest's writes go to both. ``bytes_per_second`` bounds the copying, 0 not.
+        """
+
+    async def finish_mirror(self, id: str, volume: str) -> None:
+        """Let the guest go on with the target alone; the source is closed, and not changed any more.
+
+        HypervisorError unless the mirror is ready. Done, the volume has left ``status.mirrors``, and
+        ``active_layer`` is the target's.
+        """
+
+    async def cancel_mirror(self, id: str, volume: str) -> None:
+        """Let the guest go on with the source alone; the target is closed. No mirror: does nothing.
+
+        HypervisorError if the guest goes on with the target already.
+        """
+
+    async def freeze(self, id: str) -> bool:
+        """See LiveDisk; of all disks of the machine."""
+
+    async def thaw(self, id: str) -> None: ...
 
     async def limit_disk(self, id: str, volume: str, iops: int, throughput: int) -> None:
         """Bound a disk's operations and MiB a second from now on; 0 is no bound."""

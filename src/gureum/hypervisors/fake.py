@@ -18,14 +18,16 @@ from gureum.env import Env
 from gureum.errors import HypervisorError
 from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
-from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Nic
+from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Mirror, Nic, describe
 from gureum.hypervisors.fake_machine import FakeDisk, FakeMachine, Statuses
-from gureum.san.base import Layer
+from gureum.san.base import DiskSource, Layer
 
 START_SECONDS = (0.05, 0.3)
 COMMAND_SECONDS = (0.001, 0.02)
 GUEST_SHUTDOWN_SECONDS = (0.5, 3.0)
 GUEST_DETACH_SECONDS = (0.05, 0.5)
+MIRROR_SECONDS = (0.5, 5.0)
+MIRROR_BYTES = 1 << 20
 
 
 class FakeMachines:
@@ -36,7 +38,9 @@ class FakeMachines:
         self.machines: dict[str, FakeMachine] = {}
         self.powered = True
         self.full = False
+        self.away = False
         self.start_errors: dict[str, str] = {}
+        self.mirror_errors: dict[str, str] = {}
         self._changed: Callable[[str], None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._context = contextvars.copy_context()
@@ -53,6 +57,10 @@ class FakeMachines:
     def fail_start(self, id: str, error: str = "told to fail") -> None:
         """Every start of this machine fails, until told "" as the error."""
         self.start_errors[id] = error
+
+    def fail_mirror(self, volume: str, error: str = "told to fail") -> None:
+        """Every move of this volume fails, until told "" as the error."""
+        self.mirror_errors[volume] = error
 
     def crash(self, id: str, message: str = messages.PROCESS_ENDED) -> None:
         machine = self._get(id)
@@ -76,7 +84,14 @@ class FakeMachines:
         self.full = full
         if full:
             for machine in self.machines.values():
-                self.hold_if_full(machine)
+                self.hold_if_stuck(machine)
+
+    def lose_shared_storage(self, away: bool = True) -> None:
+        """While away, every running machine with a disk there pauses, and again when it is resumed."""
+        self.away = away
+        if away:
+            for machine in self.machines.values():
+                self.hold_if_stuck(machine)
 
     def lose_power(self) -> None:
         """All machines are gone, and none can be started until ``reboot_host``."""
@@ -118,9 +133,14 @@ class FakeMachines:
         machine.settled.set()
         self.changed(machine)
 
-    def hold_if_full(self, machine: FakeMachine) -> None:
-        if self.full and machine.state is MachineState.running:
+    def hold_if_stuck(self, machine: FakeMachine) -> None:
+        if machine.state is not MachineState.running:
+            return
+        if self.full:
             machine.state, machine.message = MachineState.paused, messages.STORAGE_FULL
+            self.changed(machine)
+        elif self.away and any(disk.shared for disk in machine.disks.values()):
+            machine.state, machine.message = MachineState.paused, messages.STORAGE_AWAY
             self.changed(machine)
 
     def later(self, machine: FakeMachine, seconds: tuple[float, float], act: Callable[[], None]) -> None:
@@ -219,7 +239,7 @@ class FakeHypervisor:
         machine.print(f"{machine.config.id} started, generation {machine.config.generation}\r\n")
         machine.settled.set()
         self.host.changed(machine)
-        self.host.hold_if_full(machine)
+        self.host.hold_if_stuck(machine)
 
     async def press_power_button(self, id: str) -> None:
         machine = self._get(id)
@@ -248,7 +268,7 @@ class FakeHypervisor:
         machine.reboots = reboots
         machine.print(f"{id} reset\r\n")
         self.host.changed(machine)
-        self.host.hold_if_full(machine)
+        self.host.hold_if_stuck(machine)
 
     async def resume(self, id: str) -> None:
         machine = self._get(id)
@@ -256,7 +276,7 @@ class FakeHypervisor:
         if machine.state is MachineState.paused:
             machine.state, machine.message = MachineState.running, ""
             self.host.changed(machine)
-            self.host.hold_if_full(machine)
+            self.host.hold_if_stuck(machine)
 
     async def remove(self, id: str) -> None:
         await self._work()
@@ -331,6 +351,60 @@ class FakeHypervisor:
     async def resize_disk(self, id: str, volume: str, size_bytes: int) -> None:
         await self._work()
         self._disk(id, volume).size_bytes = size_bytes
+
+    async def mirror_disk(
+        self, id: str, volume: str, target: DiskSource, key: bytes = b"", bytes_per_second: int = 0
+    ) -> None:
+        self._running(id)
+        await self._work()
+        machine, disk = self._get(id), self._disk(id, volume)
+        if disk.mirror is not None:
+            return
+        disk.target = replace(disk.disk, source=target, key=key)
+        mirror = disk.mirror = Mirror(target=describe(target), total_bytes=MIRROR_BYTES)
+        self.env.crashpoint("fake.mirror.started")
+
+        def copied() -> None:
+            if disk.mirror is mirror:
+                error = self.host.mirror_errors.get(volume, "")
+                done = 0 if error else MIRROR_BYTES
+                disk.mirror = replace(mirror, done_bytes=done, ready=not error, error=error)
+                self.host.changed(machine)
+
+        self.host.later(machine, MIRROR_SECONDS, copied)
+        self.host.changed(machine)
+
+    async def finish_mirror(self, id: str, volume: str) -> None:
+        self._running(id)
+        await self._work()
+        disk = self._disk(id, volume)
+        if disk.mirror is None or disk.target is None:
+            raise HypervisorError(f"{id}: {volume} is not being moved")
+        if not disk.mirror.ready:
+            error = disk.mirror.error
+            raise HypervisorError(
+                f"{id}: the move of {volume} failed: {error}"
+                if error
+                else f"{id}: the copy of {volume} is not ready"
+            )
+        disk.use(disk.target)
+        disk.mirror = disk.target = None
+        self.env.crashpoint("fake.mirror.finished")
+        self.host.changed(self._get(id))
+
+    async def cancel_mirror(self, id: str, volume: str) -> None:
+        await self._work()
+        disk = self._get(id).disks.get(volume)
+        if disk is not None and disk.mirror is not None:
+            disk.mirror = disk.target = None
+            self.host.changed(self._get(id))
+
+    async def freeze(self, id: str) -> bool:
+        await self._work()
+        return self._get(id).state is MachineState.running
+
+    async def thaw(self, id: str) -> None:
+        await self._work()
 
     async def limit_disk(self, id: str, volume: str, iops: int, throughput: int) -> None:
         disk = self._disk(id, volume)

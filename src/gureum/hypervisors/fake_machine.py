@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Iterator, Mapping
 
 from gureum.hostspec import MachineState
-from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus
+from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Mirror, describe
+from gureum.san.base import FileDisk
 
 RUNS = frozenset({MachineState.starting, MachineState.running, MachineState.paused})
 """The states in which a guest exists. The process of one that shut itself down is held, with its disks."""
@@ -18,10 +19,21 @@ class FakeDisk:
     """A disk in a machine. ``size_bytes`` is 0 until it was resized."""
 
     def __init__(self, disk: Disk) -> None:
-        self.disk = disk
-        self.layers = [layer.path for layer in disk.source.layers]
         self.size_bytes = 0
         self.detaching = False
+        self.target: Disk | None = None
+        self.mirror: Mirror | None = None
+        self.use(disk)
+
+    def use(self, disk: Disk) -> None:
+        """Be this disk from now on."""
+        self.disk = disk
+        source = disk.source
+        paths = (
+            (layer.path for layer in source.layers) if isinstance(source, FileDisk) else [describe(source)]
+        )
+        self.layers = list(paths)
+        self.shared = not isinstance(source, FileDisk)
 
 
 class FakeMachine:
@@ -61,6 +73,7 @@ class FakeMachine:
             disks=tuple(sorted(self.disks)),
             nics=tuple(sorted(self.nics)),
             detaching=tuple(sorted((*disks, *nics))),
+            mirrors={id: disk.mirror for id, disk in self.disks.items() if disk.mirror is not None},
         )
 
     def print(self, text: str) -> None:

@@ -6,6 +6,9 @@ GUEST_SHUT_DOWN = "the guest shut itself down"
 GUEST_PANICKED = "guest kernel panic"
 EMULATION_FAILED = "the CPU could not be virtualized any further"
 STORAGE_FULL = "paused: the storage is full"
+STORAGE_AWAY = "paused: the storage can't be reached"
+STORAGE_FAILED = "paused: the storage of a disk failed"
+STORAGE_SHUT_OUT = "ended: the storage cluster has shut this host out"
 PAUSED = "paused"
 HOST_RESTARTED = "the host restarted"
 HOST_STOPS = "the host shuts down"
@@ -16,6 +19,14 @@ PROCESS_ENDED = "the hypervisor process ended unexpectedly"
 
 def killed_by(signal_name: str) -> str:
     return f"{PROCESS_ENDED}: killed by {signal_name}"
+
+
+def storage_failed(volume: str, reason: str) -> str:
+    return f"paused: the storage of {volume} failed: {reason}"
+
+
+def storage_waits(volumes: str) -> str:
+    return f"its storage does not answer: {volumes}"
 
 
 def start_failed(reason: str) -> str:

@@ -34,9 +34,10 @@ def forget_flows(addresses: Iterable[str], keep: Iterable[str] = ()) -> int:
     """Delete every flow of these addresses in the calling thread's namespace, but those that are also of one
     of ``keep``; how many there were.
     """
-    wanted, kept = _packed(addresses), _packed(keep)
+    wanted = _packed(addresses)
     if not wanted:
         return 0
+    kept = _packed(keep)
     doomed = 0
     with _tracking() as sock:
         for family in _families(wanted):

@@ -34,10 +34,10 @@ class Datagrams:
         self.socket = sock
         self._name = name
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(sock, self._readable)
+        self._loop.add_reader(sock.fileno(), self._readable)
 
     def close(self) -> None:
-        self._loop.remove_reader(self.socket)
+        self._loop.remove_reader(self.socket.fileno())
         self.socket.close()
 
     def serve(self, message: Message) -> None:

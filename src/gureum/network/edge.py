@@ -48,6 +48,8 @@ class Edge:
         self._proxies: set[str] = set()
         self._underlay = Underlay()
         self._asked: object = None
+        # The device that encrypts, "" for none.
+        self._carrier = ""
 
     def underlay(self, spec: NetworkSpec, key_file: Path) -> Underlay:
         """What VXLAN packets of the hosts of this spec go through; made as far as it is made by us."""
@@ -72,15 +74,15 @@ class Edge:
         mtu = int(found[0]["mtu"])
         if not spec.encrypted:
             return Underlay(addresses[0], mtu)
-        return wireguard.ensure(self._names.index, spec.number, plan_hosts(spec).values(), key_file, mtu)
+        return wireguard.ensure(self._names.wireguard, spec.number, plan_hosts(spec).values(), key_file, mtu)
 
     def prepare(self, spec: NetworkSpec) -> None:
         """The filter, and what is done once."""
         peers = [host.outer for host in plan_hosts(spec).values()]
         # Over WireGuard, VXLAN packets come from its device only.
-        carrier = wireguard.device(self._names.index) if spec.encrypted and self._uplink else ""
+        self._carrier = self._names.wireguard if spec.encrypted and self._uplink else ""
         table = hostfilter.host_table(
-            self._names, self._cloud, dns.upstream()[1], self._uplink, peers, carrier=carrier
+            self._names, self._cloud, dns.upstream()[1], self._uplink, peers, carrier=self._carrier
         )
         if self.known and self._table is not None:
             nft(change_table(self._table, table))
@@ -106,6 +108,11 @@ class Edge:
         return (
             f"table inet {self._names.table}" not in command(["nft", "list", "tables", "inet"]).splitlines()
         )
+
+    def carrier_is_gone(self) -> bool:
+        """Whether what encrypted was made and is not there any more: a process can be killed."""
+        carrier = self._carrier
+        return bool(carrier) and bool(self._underlay.address) and carrier not in links.devices(carrier)
 
     def check_owner(self) -> None:
         """The index must not be in use by another cloud: everything of that one would be removed."""
@@ -167,7 +174,7 @@ class Edge:
             command(["ip", "route", "delete", public, "dev", self._uplink], fails=True)
         else:
             command(["ip", "route", "delete", "unreachable", public], fails=True)
-        command(["ip", "link", "delete", wireguard.device(self._names.index)], fails=True)
+        wireguard.remove(self._names.wireguard)
         command(["nft", "delete", "table", "inet", self._names.table], fails=True)
         self.known = False
 

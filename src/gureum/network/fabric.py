@@ -17,8 +17,8 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from gureum.errors import NetworkError
-from gureum.network import namespaces
-from gureum.network.names import INDEX_MAX
+from gureum.network import namespaces, wireguard
+from gureum.network.names import INDEX_MAX, storage_ports
 from gureum.network.namespaces import command, ip_batch, nft, visit, write_sysctl
 from gureum.network.ruleset import Chain, Table, replace_table
 
@@ -70,6 +70,12 @@ class Fabric:
             self._ensure_host(host)
         return self.namespace(host)
 
+    def ensure_network(self) -> str:
+        """Have the network, with or without hosts on it; returns the machine's address there."""
+        with self._locked():
+            self._ensure_network()
+        return self.gateway
+
     def _ensure_network(self) -> None:
         write_sysctl("ipv4/ip_forward", "1")
         if self.bridge not in _devices():
@@ -89,6 +95,7 @@ class Fabric:
     def _table(self) -> Table:
         """What a router does, and no more: guests reach the world through it, but not the machine itself."""
         ours = f"{{ {self.network}, {self.public} }}"
+        storage = storage_ports(self.index)
         return Table(
             name=f"inet {self.table}",
             chains={
@@ -102,6 +109,7 @@ class Fabric:
                         "ct state { established, related } accept",
                         f"ip saddr {self.network} icmp type echo-request limit rate 100/second accept",
                         f"ip saddr {self.network} meta l4proto {{ tcp, udp }} th dport 53 accept",
+                        f"ip saddr {self.network} tcp dport {storage[0]}-{storage[-1]} accept",
                         "drop",
                     ),
                     "type filter hook input priority -10; policy accept;",
@@ -142,6 +150,8 @@ class Fabric:
             ports = [device for device in _devices() if device.startswith(prefix)]
             ip_batch([f"link delete {port}" for port in ports])
             for namespace in self.namespaces():
+                # What encrypts may be a process, which would keep the namespace.
+                visit(namespace, lambda: wireguard.remove(f"wg{self.index}"))
                 namespaces.remove(namespace)
             if self.bridge in _devices():
                 ip_batch([f"link delete {self.bridge}"])

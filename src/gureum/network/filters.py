@@ -10,18 +10,15 @@ costs the same with ten ports and with ten thousand.
 
 from __future__ import annotations
 
-import hashlib
-from functools import lru_cache
-
-import msgspec
-
-from gureum.hostspec import GroupSpec, PortKind
-from gureum.network import flowsets
+from gureum.hostspec import PortKind
+from gureum.network import flowsets, forged
 from gureum.network.acls import IN, OUT, acl_chains, acl_maps, refusal
-from gureum.network.groups import SIX, compile_group, member_set
+from gureum.network.bundles import Compiler, address_set, bundle
+from gureum.network.groups import FOUR, SIX, member_set
 from gureum.network.names import PEERINGS, UPLINK, VXLAN, Names
 from gureum.network.plan import VpcPlan, interfaces
 from gureum.network.ruleset import Chain, Set, Table
+from gureum.network.shortcut import note_rule
 
 METADATA_ADDRESS = "169.254.169.254"
 RESOLVER_ADDRESS, RESOLVER_ADDRESS6 = "169.254.169.253", "fd00:ec2::253"
@@ -43,29 +40,41 @@ PORTS_MAX = 1024
 CARRIERS = f'{{ "{VXLAN}", "{PEERINGS}*" }}'
 """Devices to other hosts and to peers."""
 IPV6_SERVICES = "{ nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert }"
+DOORS = ("ingress", "egress")
+"""The maps that lead a port's packets to its rules: of a port that is not in them nothing passes."""
 LINK_COUNTERS = ("denied_in", "denied_out", "denied_acl")
 
 
-def filter_table(vpc: VpcPlan, names: Names, link_address: str, generation: int = 0) -> Table:
+def filter_table(
+    vpc: VpcPlan, names: Names, link_address: str, generation: int = 0, compiler: Compiler | None = None
+) -> Table:
     """Routing filter and address translation. ``link_address`` is the VPC's end of its link to the host;
     ``generation``: which of two collections of flows the flow logs add to.
     """
     ingress: dict[str, str] = {}
     egress: dict[str, str] = {}
     chains: dict[str, Chain] = {}
+    group_sets: dict[str, Set] = {}
     public: dict[str, str] = {}
-    groups = {id: _group_rules(group) for id, group in vpc.groups.items()}
+    groups = (compiler or Compiler()).compile(vpc.groups)
+    bundles: dict[tuple[str, ...], tuple[str, str]] = {}
     for port in vpc.ports.values():
         tap = f'"{port.tap}"'
         if port.kind is PortKind.nat:
             ingress[tap] = egress[tap] = "accept"
             continue
-        for direction, verdicts in ((IN, ingress), (OUT, egress)):
-            verdicts[tap], needed = _bundle(groups, direction, port.groups)
-            chains |= needed
-        public |= {each.public_ip: each.private_ip for each in port.addresses if each.public_ip}
+        if port.groups not in bundles:
+            found = [bundle(groups, direction, port.groups) for direction in (IN, OUT)]
+            bundles[port.groups] = found[0].verdict, found[1].verdict
+            for each in found:
+                chains |= each.chains
+                group_sets |= each.sets
+        ingress[tap], egress[tap] = bundles[port.groups]
+        if port.public_ip or port.secondary:
+            public |= {each.public_ip: each.private_ip for each in port.addresses if each.public_ip}
     acl_out, acl_in = acl_maps(vpc)
     sets = {
+        **forged.sets(vpc),
         "tables": Set("ifname : mark", {f'"{p.tap}"': str(p.table) for p in vpc.ports.values() if p.table}),
         "peered": Set("ifname . ipv4_addr", _peered(vpc, ":"), flags="interval"),
         "peered6": Set("ifname . ipv6_addr", _peered(vpc, "."), flags="interval"),
@@ -78,10 +87,11 @@ def filter_table(vpc: VpcPlan, names: Names, link_address: str, generation: int 
         "asking": Set("ifname", flags="dynamic,timeout", timeout="60s", size=PORTS_MAX),
         **flow_sets("ifname"),
         **flowsets.sets(vpc),
+        **group_sets,
     }
     for id, addresses in vpc.members.items():
-        sets[member_set(id)] = Set("ipv4_addr", dict.fromkeys(addresses, ""))
-        sets[member_set(id, SIX)] = Set("ipv6_addr", dict.fromkeys(vpc.members6[id], ""))
+        sets[member_set(id)] = address_set(FOUR, addresses)
+        sets[member_set(id, SIX)] = address_set(SIX, vpc.members6[id])
     return Table(
         name="inet gureum",
         counters=(
@@ -91,25 +101,16 @@ def filter_table(vpc: VpcPlan, names: Names, link_address: str, generation: int 
             "asked_too_much",
             "too_many_flows",
             "denied_peering",
+            forged.COUNTER,
         ),
         sets=sets,
         chains={
             **_base_chains(vpc, names, link_address),
+            "errors": forged.ERRORS,
             **_refusals(vpc),
             **flowsets.chains(vpc, generation),
             **acl_chains(vpc),
             **chains,
-        },
-    )
-
-
-def closed(table: Table) -> Table:
-    """The same without what its ports and groups have: nothing of a port passes."""
-    return msgspec.structs.replace(
-        table,
-        sets={key: msgspec.structs.replace(value, elements={}) for key, value in table.sets.items()},
-        chains={
-            key: chain for key, chain in table.chains.items() if not key.startswith((f"{IN}_", f"{OUT}_"))
         },
     )
 
@@ -162,49 +163,6 @@ def _carrier_chains(vpc: VpcPlan) -> dict[str, Chain]:
     }
 
 
-def _bundle(
-    compiled: dict[str, tuple[Chain, Chain]], direction: str, groups: tuple[str, ...]
-) -> tuple[str, dict[str, Chain]]:
-    """Where the packets of ports with these groups go, and the chains for that.
-
-    Most ports have one group, and most groups let everything out: then there is one chain less, or none.
-    """
-    refused = f"goto {refusal(direction)}"
-    both = ((id, compiled[id][direction == OUT]) for id in groups)
-    own = [(id, chain) for id, chain in both if chain.rules]
-    if any(chain is EVERYTHING for _, chain in own):
-        return "accept", {}
-    if not own:
-        return refused, {}
-    if len(own) == 1:
-        id, chain = own[0]
-        return f"goto {direction}_only_{id}", {f"{direction}_only_{id}": _ended(chain, refused)}
-    name = f"{direction}_bundle_{_digest(tuple(id for id, _ in own))}"
-    chains = {f"{direction}_{id}": chain for id, chain in own}
-    return f"goto {name}", {name: Chain((*(f"jump {key}" for key in chains), refused)), **chains}
-
-
-EVERYTHING = Chain(("accept",))
-
-
-@lru_cache(maxsize=16384)
-def _digest(groups: tuple[str, ...]) -> str:
-    return hashlib.sha256(" ".join(groups).encode()).hexdigest()[:16]
-
-
-@lru_cache(maxsize=4096)
-def _ended(chain: Chain, end: str) -> Chain:
-    return Chain((*chain.rules, end))
-
-
-@lru_cache(maxsize=4096)
-def _group_rules(group: GroupSpec) -> tuple[Chain, Chain]:
-    """For ingress and for egress."""
-    found = (Chain(compile_group(group, egress)) for egress in (False, True))
-    ingress, egress = (EVERYTHING if chain == EVERYTHING else chain for chain in found)
-    return ingress, egress
-
-
 def _base_chains(vpc: VpcPlan, names: Names, link_address: str) -> dict[str, Chain]:
     own6 = f", {', '.join(vpc.cidrs6)}" if vpc.cidrs6 else ""
     established = "ct state vmap { established : accept, related : accept, invalid : drop }"
@@ -232,9 +190,10 @@ def _base_chains(vpc: VpcPlan, names: Names, link_address: str) -> dict[str, Cha
                 f'iifname {CARRIERS} oifname "{UPLINK}" drop',
                 f"iifname {CARRIERS} oifname {CARRIERS} accept",
                 "iifname vmap @acl_out",
-                established,
+                forged.VERDICTS,
                 "ip daddr 169.254.0.0/16 drop",
                 f"iifname {CARRIERS} accept",
+                forged.DHCP_ANSWERS,
                 *bounded,
                 *((f'iifname "{UPLINK}" ct status dnat accept',) if vpc.internet else ()),
                 # IPv6 addresses are public ones: groups decide.
@@ -246,6 +205,7 @@ def _base_chains(vpc: VpcPlan, names: Names, link_address: str) -> dict[str, Cha
         ),
         "forward_ingress": Chain(
             (
+                note_rule(vpc),
                 f"oifname {CARRIERS} accept",
                 "oifname vmap @acl_in",
                 established,
@@ -262,7 +222,7 @@ def _base_chains(vpc: VpcPlan, names: Names, link_address: str) -> dict[str, Cha
                 # Neighbours are nothing that connection tracking knows.
                 f'iifname != "{UPLINK}" ip6 saddr {{ ::/128, fe80::/64{own6} }} '
                 f"icmpv6 type {IPV6_SERVICES} accept",
-                established,
+                forged.VERDICTS,
                 f'iifname "{UPLINK}" drop',
                 *bounded,
                 *services,

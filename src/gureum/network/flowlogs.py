@@ -234,6 +234,8 @@ def lines(
         "vpc-id": vpc,
         "subnet-id": port.subnet,
         "instance-id": port.instance or "-",
+        "region": flow_log.region or "-",
+        "az-id": flow_log.zone_ids.get(port.id) or "-",
         "start": str(times[0]),
         "end": str(times[1]),
     }

@@ -29,16 +29,21 @@ Piece = tuple[int, int, tuple[str, ...]]
 
 
 class Family(NamedTuple):
-    """``field`` begins the match on an address; ``everywhere`` is the network of all."""
+    """``field`` begins the match on an address; ``everywhere`` is the network of all, ``single`` the prefix
+    of one.
+    """
 
+    number: int
+    type: str
     field: str
     members: str
     match: str
     everywhere: str
+    single: str
 
 
-FOUR = Family("ip", "m", "meta nfproto ipv4", "0.0.0.0/0")
-SIX = Family("ip6", "m6", "meta nfproto ipv6", "::/0")
+FOUR = Family(4, "ipv4_addr", "ip", "m", "meta nfproto ipv4", "0.0.0.0/0", "/32")
+SIX = Family(6, "ipv6_addr", "ip6", "m6", "meta nfproto ipv6", "::/0", "/128")
 
 
 class Keys(NamedTuple):
@@ -68,27 +73,41 @@ def member_set(group: str, family: Family = FOUR) -> str:
     return f"{family.members}_{group}"
 
 
-def compile_group(group: GroupSpec, egress: bool) -> tuple[str, ...]:
+class Lookup(NamedTuple):
+    """A rule that accepts what ``match`` finds in a set of its own, which has this ``type``. ``kind`` is of
+    no other lookup of the same chain. ``interval``: an element may be a network, or a range.
+    """
+
+    match: str
+    type: str
+    kind: str
+    interval: bool
+    elements: tuple[str, ...]
+
+
+def compile_group(group: GroupSpec, egress: bool) -> tuple[str | Lookup, ...]:
     """The rules of a chain that accepts what the group allows in one direction, and else returns."""
     rules = [rule for rule in group.rules if rule.egress == egress]
     peers = sorted({rule.group for rule in rules if rule.group})
-    lines: list[str] = []
+    lines: list[str | Lookup] = []
     for family in (FOUR, SIX):
         side = f"{family.field} {'daddr' if egress else 'saddr'}"
         own = [(rule, rule.cidr) for rule in rules if rule.cidr and (":" in rule.cidr) == (family is SIX)]
-        found = _compile(family, side, own)
+        found = _compile(family, side, family.type, own)
         if f"{family.match} accept" not in found:
             for id in peers:
                 members = f"{side} @{member_set(id, family)}"
-                found += _compile(family, members, [(rule, "") for rule in rules if rule.group == id])
+                found += _compile(family, members, id, [(rule, "") for rule in rules if rule.group == id])
         lines += found
     if lines == [f"{FOUR.match} accept", f"{SIX.match} accept"]:
         return ("accept",)
     return tuple(lines)
 
 
-def _compile(family: Family, peer: str, rules: list[tuple[RuleSpec, str]]) -> list[str]:
-    """``peer`` is an address field if the rules have networks, or a complete match if they have none."""
+def _compile(family: Family, peer: str, whose: str, rules: list[tuple[RuleSpec, str]]) -> list[str | Lookup]:
+    """``peer`` is an address field if the rules have networks, or a complete match if they have none;
+    ``whose`` is then the field's type, or the group that is matched.
+    """
     by_protocol: list[Span] = []
     by_ports: dict[int, list[Span]] = {}
     for rule, network in rules:
@@ -103,25 +122,43 @@ def _compile(family: Family, peer: str, rules: list[tuple[RuleSpec, str]]) -> li
         return [f"{family.match} accept"]
     if everything == [("",)]:
         return [f"{peer} accept"]
-    lines = _line(peer, "meta l4proto", [(piece, "") for piece in protocols])
+    lines = _line(family, peer, whose, ("meta l4proto", "inet_proto", "a"), [(p, "") for p in protocols])
     # The first two bytes of an ICMP header are type and code; nftables calls that place "th sport".
-    for numbers, key in ((WITH_PORTS, "th dport"), (WITH_TYPES, "th sport")):
+    for numbers, place, kind in ((WITH_PORTS, "th dport", "p"), (WITH_TYPES, "th sport", "t")):
         pieces = [(p, f"{number} . ") for number in numbers for p in cut(by_ports.get(number, ()))]
-        lines += _line(peer, f"meta l4proto . {key}", pieces)
+        key = (f"meta l4proto . {place}", "inet_proto . inet_service", kind)
+        lines += _line(family, peer, whose, key, pieces)
     return lines
 
 
-def _line(peer: str, key: str, pieces: list[tuple[Piece, str]]) -> list[str]:
+def _line(
+    family: Family, peer: str, whose: str, key: tuple[str, str, str], pieces: list[tuple[Piece, str]]
+) -> list[str | Lookup]:
+    """``key``: the expression, its type, and a letter for it."""
     elements: list[str] = []
-    with_network = False
+    interval = with_network = False
     for (first, last, networks), protocol in pieces:
         value = f"{protocol}{first}" if first == last else f"{protocol}{first}-{last}"
+        interval = interval or first != last
         for network in networks:
-            elements.append(f"{network} . {value}" if network else value)
-            with_network = with_network or network != ""
+            if network:
+                single = network.removesuffix(family.single)
+                interval = interval or "/" in single
+                with_network = True
+                elements.append(f"{single} . {value}")
+            else:
+                elements.append(value)
     if not elements:
         return []
-    return [f"{peer} {'. ' if with_network else ''}{key} {{ {', '.join(elements)} }} accept"]
+    match, type, letter = key
+    if with_network:
+        match, type = f"{peer} . {match}", f"{whose} . {type}"
+    elif " . " not in match:
+        return [f"{peer} {match} {{ {', '.join(elements)} }} accept"]
+    else:
+        match, letter = f"{peer} {match}", f"{letter}_{whose}"
+    kind = f"{family.number}{letter}{'r' if interval else ''}"
+    return [Lookup(match, type, kind, interval, tuple(elements))]
 
 
 def keys(protocol: str, from_port: int, to_port: int) -> Keys:

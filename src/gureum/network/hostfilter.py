@@ -9,22 +9,6 @@ from gureum.network.names import BENCHMARK_RANGE, VXLAN_PORT, Names
 from gureum.network.ruleset import Chain, Set, Table
 
 
-def _carrier_chains(carrier: str) -> dict[str, Chain]:
-    """Flows between hosts are not tracked: what is inside them is."""
-    source = f'iifname "{carrier}"' if carrier else "ip saddr @peers"
-    target = f'oifname "{carrier}"' if carrier else "ip daddr @peers"
-    return {
-        "carrier_in": Chain(
-            (f"udp dport {VXLAN_PORT} {source} notrack",),
-            "type filter hook prerouting priority -300; policy accept;",
-        ),
-        "carrier_out": Chain(
-            (f"udp dport {VXLAN_PORT} {target} notrack",),
-            "type filter hook output priority -300; policy accept;",
-        ),
-    }
-
-
 def host_table(
     names: Names,
     cloud: str,
@@ -40,7 +24,10 @@ def host_table(
     Public addresses are real there, so the host does not hide them. ``carrier``: VXLAN comes from that device
     only, and goes there only.
     """
+    # Flows between hosts are not tracked: what is inside them is.
     stranger = f'iifname != "{carrier}"' if carrier else "ip saddr != @peers"
+    source = f'iifname "{carrier}"' if carrier else "ip saddr @peers"
+    target = f'oifname "{carrier}"' if carrier else "ip daddr @peers"
     guests = f'"{names.uplink_prefix}*"'
     servers = ", ".join(sorted(resolvers))
     ask = f"iifname {guests} ip saddr {names.links} ip daddr {{ {servers} }} meta l4proto {{ tcp, udp }}"
@@ -54,31 +41,37 @@ def host_table(
             "peers": Set("ipv4_addr", dict.fromkeys(sorted(peers), "")),
         },
         chains={
-            **(_carrier_chains(carrier) if uplink else {}),
-            "from_guests": Chain(
-                (f"iifname {guests} ip saddr != {{ {names.public}, {names.links} }} drop",),
-                "type filter hook prerouting priority -150; policy accept;",
+            "arriving": Chain(
+                (
+                    f"iifname {guests} ip saddr != {{ {names.public}, {names.links} }} drop",
+                    *((f"udp dport {VXLAN_PORT} {source} notrack",) if uplink else ()),
+                ),
+                "type filter hook prerouting priority -300; policy accept;",
             ),
             "host": Chain(
                 (
+                    *((f"iifname != {guests} ct state untracked accept",) if uplink else ()),
                     *(
                         (f"udp dport {VXLAN_PORT} {stranger} counter name denied_host drop",)
                         if uplink
                         else ()
                     ),
-                    f"iifname != {guests} accept",
+                    # What guests of other hosts send comes by the uplink, with public addresses.
+                    f"iifname != {guests} ip saddr != {names.public} accept",
+                    f"iifname != {guests} meta nfproto ipv6 accept",
                     established,
                     *((f"{ask} th dport 53 accept",) if servers else ()),
                     "counter name denied_host drop",
                 ),
                 "type filter hook input priority -10; policy accept;",
             ),
-            "from_host": Chain(
+            "leaving": Chain(
                 (
+                    *((f"udp dport {VXLAN_PORT} {target} notrack accept",) if uplink else ()),
                     *((f'udp dport {VXLAN_PORT} oifname != "{carrier}" drop',) if carrier else ()),
                     f"oifname {guests} icmp type redirect drop",
                 ),
-                "type filter hook output priority 0; policy accept;",
+                "type filter hook output priority -300; policy accept;",
             ),
             "forward": Chain(
                 (

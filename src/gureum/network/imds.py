@@ -154,10 +154,10 @@ class MetadataServer:
         self._tokens = tokens
         self._connections: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(sock, self._accept)
+        self._loop.add_reader(sock.fileno(), self._accept)
 
     def close(self) -> None:
-        self._loop.remove_reader(self._socket)
+        self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
         for task in self._connections:
             task.cancel()

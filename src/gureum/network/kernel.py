@@ -27,8 +27,9 @@ from gureum.network.edge import Edge
 from gureum.network.flowlogs import FlowLogs, Reading
 from gureum.network.names import GUEST_MTU, Names, choose_slot, tap_name
 from gureum.network.namespaces import visit
-from gureum.network.plan import NOWHERE, VpcPlan, make_plan
+from gureum.network.plan import NOWHERE, VpcPlan
 from gureum.network.portplan import PortPlan
+from gureum.network.replan import Planner, differs_in_rules
 from gureum.network.services import PortServices, Sockets
 from gureum.network.taps import open_tap
 from gureum.network.tokens import Tokens, load_key
@@ -81,6 +82,9 @@ class KernelNetwork:
         # By number, the pairs of VPCs that are joined; None: not known.
         self._peerings: set[int] | None = None
         self._applied: NetworkSpec | None = None
+        self._planner = Planner(self._names.public)
+        # What is in effect, whole; nothing, if that is not known.
+        self._plans: dict[int, VpcPlan] = {}
         self._tokens: Tokens | None = None
         self._check_at = 0.0
         self._mtu = GUEST_MTU
@@ -91,7 +95,7 @@ class KernelNetwork:
             if spec == self._applied and not await self._host_needs_repair():
                 return
             self._applied = None
-            plans = make_plan(spec, self._names.public)
+            plans = self._planner.plan(spec)
             if self._tokens is None:
                 self._tokens = Tokens(self._env, load_key(self._run_dir / "imds.key", self._env))
             try:
@@ -102,6 +106,10 @@ class KernelNetwork:
             self._applied = spec
 
     async def _make(self, spec: NetworkSpec, plans: dict[int, VpcPlan]) -> None:
+        if self._differs_in_rules(plans):
+            await self._change_rules(plans)
+            return
+        self._plans = {}
         known = self._edge.known
         await self._work(lambda: self._edge.prepare(spec))
         underlay = await self._work(lambda: self._edge.underlay(spec, self._key_file))
@@ -119,6 +127,25 @@ class KernelNetwork:
             self._flow_logs.cover(plans.values())
         if failures:
             raise NetworkError("; ".join(failures))
+        self._plans = plans
+
+    def _differs_in_rules(self, plans: dict[int, VpcPlan]) -> bool:
+        """Whether the host has all that these plans say, but for rules of its ports."""
+        return (
+            self._edge.known
+            and self._plans.keys() == plans.keys()
+            and all(
+                self._vpcs[id].known and differs_in_rules(self._plans[id], plan) for id, plan in plans.items()
+            )
+        )
+
+    async def _change_rules(self, plans: dict[int, VpcPlan]) -> None:
+        old, self._plans = self._plans, {}
+        serving = frozenset(self._served)
+        for id, plan in plans.items():
+            if plan is not old[id]:
+                await self._work(partial(self._vpcs[id].converge, plan, serving))
+        self._plans = plans
 
     async def open_port(self, interface: str) -> int:
         async with self._lock:
@@ -182,6 +209,7 @@ class KernelNetwork:
     def _assume_nothing(self) -> None:
         self._edge.known = False
         self._peerings = None
+        self._plans = {}
 
     def _network_id(self, interface: str) -> int:
         if interface not in self._ports:
@@ -216,6 +244,10 @@ class KernelNetwork:
         repair = False
         if self._edge.filter_is_gone():
             log.warning("the host's packet filter table %s is gone: making it again", self._names.table)
+            self._edge.known = False
+            repair = True
+        if self._edge.carrier_is_gone():
+            log.warning("what encrypts the traffic between hosts is gone: making it again")
             self._edge.known = False
             repair = True
         resolving = {vpc.namespace: vpc for vpc in self._vpcs.values() if vpc.resolves}

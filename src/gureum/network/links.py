@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ _NAMESPACE_SYSCTLS = {
     "ipv4/conf/default/accept_redirects": "0",
     "ipv4/conf/all/accept_source_route": "0",
     "ipv4/conf/default/accept_source_route": "0",
+    "ipv4/conf/default/proxy_arp": "0",
     "ipv4/ip_forward": "1",
     # Every address and neighbour is programmed: nothing is made up, asked for or believed.
     "ipv6/conf/all/disable_ipv6": "0",
@@ -37,6 +38,10 @@ _NAMESPACE_SYSCTLS = {
     "ipv6/conf/all/accept_redirects": "0",
     "ipv6/conf/default/accept_redirects": "0",
     "ipv6/conf/all/forwarding": "1",
+    # Of an established flow connection tracking sees some packets only (``shortcut``): it cannot know which
+    # sequence number is next, nor what was acknowledged. What is sent again and again, it still sees.
+    "netfilter/nf_conntrack_tcp_be_liberal": "1",
+    "netfilter/nf_conntrack_tcp_timeout_unacknowledged": str(5 * 24 * 3600),
 }
 _GONE_GROUP = 99
 """The device group of taps that are about to be deleted."""
@@ -116,10 +121,15 @@ def _configure_router(vpc: VpcPlan, host_end: str, vpc_end: str) -> None:
             "link set lo up",
             f"address replace {vpc_end}/31 dev {UPLINK}",
             f"link set dev {UPLINK} addrgenmode none up",
-            *(f"address replace {address} dev lo" for address in sorted(wanted)),
+            # The first of them is whom the kernel's own errors come from: a router, and not a service.
+            *(f"address replace {address} dev lo" for address in sorted(wanted, key=_routers_first(vpc))),
             *(f"address delete {address} dev lo" for address in sorted(present - wanted)),
         ]
     )
+
+
+def _routers_first(vpc: VpcPlan) -> Callable[[str], tuple[bool, str]]:
+    return lambda address: (address not in vpc.gateways, address)
 
 
 def router_addresses(vpc: VpcPlan) -> set[str]:
@@ -162,6 +172,21 @@ def create_taps(ports: Iterable[PortPlan]) -> None:
         create_tap(port.tap)
         write_sysctl(f"ipv4/conf/{port.tap}/proxy_arp", "1")
         write_sysctl(f"ipv4/neigh/{port.tap}/proxy_delay", "0")
+
+
+def create_new_taps(ports: Iterable[PortPlan]) -> None:
+    """The same where none of them is there: a process of its own does it, while this one has other work."""
+    taps = [port.tap for port in ports if port.kind is PortKind.machine]
+    write_sysctl("ipv4/conf/default/proxy_arp", "1")
+    try:
+        ip_batch(
+            [
+                *(f"tuntap add dev {tap} mode tap vnet_hdr" for tap in taps),
+                *(f"ntable change name arp_cache dev {tap} proxy_delay 0" for tap in taps),
+            ]
+        )
+    finally:
+        write_sysctl("ipv4/conf/default/proxy_arp", "0")
 
 
 def ready_taps(mtu: int) -> set[str]:

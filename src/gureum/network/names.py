@@ -34,6 +34,9 @@ HOST_NUMBER_MAX = 16383
 INDEX_MAX = 63
 """A cloud has a /22 of 198.18.0.0/16 for its public addresses: there are 64."""
 NETWORK_ID_MAX = (1 << 24) - 1
+STORAGE_PORT_FIRST = 20000
+STORAGE_PORTS = 100
+"""Of each cloud, for the daemons of its own storage cluster: below those that the kernel hands out."""
 
 
 class Names:
@@ -54,6 +57,8 @@ class Names:
         self.namespace_prefix = f"gm{owner}-"
         self.nat_prefix = f"gn{owner}-"
         self.uplink_prefix = f"gu{index}-"
+        # A program that makes the device has a socket of this name, which is the machine's.
+        self.wireguard = f"wg{owner}"
 
     def namespace(self, network_id: int) -> str:
         return f"{self.namespace_prefix}{network_id}"
@@ -86,6 +91,12 @@ class Names:
         """The slot that an address of the host's end belongs to."""
         number = IPv4Address(address)
         return (int(number) - int(self.links.network_address)) // 2 if number in self.links else None
+
+
+def storage_ports(index: int) -> range:
+    """The TCP ports on which the storage daemons of the cloud with this index are, on its own machine."""
+    first = STORAGE_PORT_FIRST + STORAGE_PORTS * index
+    return range(first, first + STORAGE_PORTS)
 
 
 def choose_slot(network_id: int, used: set[int]) -> int:

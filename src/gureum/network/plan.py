@@ -127,9 +127,26 @@ def interfaces(vpc: VpcPlan) -> Iterator[PortPlan | RemotePlan]:
     yield from vpc.remotes.values()
 
 
-def make_plan(spec: NetworkSpec, public: IPv4Network) -> dict[int, VpcPlan]:
-    """The plans by network id. Raises NetworkError for a spec that contradicts itself or is no network."""
-    return _Planner(spec, public).plan()
+PortPlans = dict[str, tuple[PortSpec, SubnetPlan, PortPlan]]
+"""By port, what it was made from, and the plan."""
+
+
+def make_plan(spec: NetworkSpec, public: IPv4Network, known: PortPlans | None = None) -> dict[int, VpcPlan]:
+    """The plans by network id. Raises NetworkError for a spec that contradicts itself or is no network.
+
+    ``known``: plans of ports that need not be made anew; then those of this spec.
+    """
+    planner = _Planner(spec, public, known or {})
+    plans = planner.plan()
+    if known is not None:
+        known.clear()
+        known.update(planner.made)
+    return plans
+
+
+def referenced(group: GroupSpec) -> set[str]:
+    """The groups that its rules name."""
+    return {checks.name(rule.group) for rule in group.rules if rule.group}
 
 
 def plan_hosts(spec: NetworkSpec) -> dict[str, HostPlan]:
@@ -145,9 +162,11 @@ def plan_hosts(spec: NetworkSpec) -> dict[str, HostPlan]:
 class _Planner:
     """Reads one spec; nothing is left of it but plans."""
 
-    def __init__(self, spec: NetworkSpec, public: IPv4Network) -> None:
+    def __init__(self, spec: NetworkSpec, public: IPv4Network, known: PortPlans) -> None:
         self._spec = spec
         self._public = public
+        self._known = known
+        self.made: PortPlans = {}
         self._hosts = plan_hosts(spec)
         self._groups = {checks.name(group.id): expanded(group, spec.prefixes) for group in spec.groups}
         self._vpcs = {checks.name(vpc.id): vpc for vpc in spec.vpcs}
@@ -190,10 +209,8 @@ class _Planner:
             id: self._groups.get(id, GroupSpec(id=id))
             for id in sorted({id for port in ports.values() for id in port.groups})
         }
-        referenced = {
-            checks.name(rule.group) for group in groups.values() for rule in group.rules if rule.group
-        }
-        members = {id: checks.addresses(self._spec.members.get(id, ())) for id in sorted(referenced)}
+        named = {id for group in groups.values() for id in referenced(group)}
+        members = {id: checks.addresses(self._spec.members.get(id, ())) for id in sorted(named)}
         return VpcPlan(
             id=vpc.id,
             network_id=vpc.network_id,
@@ -239,14 +256,22 @@ class _Planner:
                 raise NetworkError(
                     f"port {port.id} is in subnet {port.subnet}, which VPC {vpc.id} does not have"
                 )
-            plan = plan_port(port, subnets[port.subnet])
+            plan = self._plan_port(port, subnets[port.subnet])
             if plan.id in plans or plan.tap in taps:
                 raise NetworkError(f"port {port.id} is twice in VPC {vpc.id}")
-            for address in plan.addresses:
-                self._check_public(plan.id, address.public_ip)
+            if plan.public_ip or plan.secondary:
+                for address in plan.addresses:
+                    self._check_public(plan.id, address.public_ip)
             taps.add(plan.tap)
             plans[port.id] = plan
         return plans
+
+    def _plan_port(self, port: PortSpec, subnet: SubnetPlan) -> PortPlan:
+        found = self._known.get(port.id)
+        if found is None or found[0] is not port or found[1] != subnet:
+            found = port, subnet, plan_port(port, subnet)
+        self.made[port.id] = found
+        return found[2]
 
     def _check_public(self, port: str, address: str) -> None:
         if not address:

@@ -6,7 +6,7 @@ Replacing a table whole leaves connection tracking alone: established flows go o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -74,14 +74,64 @@ def change_table(old: Table, new: Table) -> str:
     lines = _declare(new, sets, chains)
     lines += [f"flush chain {name} {key}" for key in (*gone, *changed)]
     for key, value in new.sets.items():
-        if key in old.sets:
-            lines += _change_elements(name, key, old.sets[key].elements, value.elements)
+        if key in old.sets and old.sets[key] is not value:
+            lines += _change_elements(_difference(name, key, old.sets[key], value))
     lines += [f"delete chain {name} {key}" for key in gone if old.chains[key].hook]
     lines += [f"flush {old.sets[key].kind} {name} {key}" for key in old.sets if key not in new.sets]
     lines += _fill(name, sets, {**chains, **changed})
     lines += [f"delete chain {name} {key}" for key in gone if not old.chains[key].hook]
     lines += [f"delete {old.sets[key].kind} {name} {key}" for key in old.sets if key not in new.sets]
     return _text(lines)
+
+
+class Change(msgspec.Struct, frozen=True):
+    """Elements of a set that go, and then those that come; by key, for a map with their values."""
+
+    table: str
+    key: str
+    set: Set
+    gone: Mapping[str, str]
+    come: Mapping[str, str]
+
+
+def contents(table: Table) -> list[Change]:
+    """What fills the table's sets."""
+    return [Change(table.name, key, found, {}, found.elements) for key, found in table.sets.items()]
+
+
+def emptied(table: Table) -> Table:
+    """The same without elements."""
+    sets = {
+        key: msgspec.structs.replace(found, elements={}) if found.elements else found
+        for key, found in table.sets.items()
+    }
+    return msgspec.structs.replace(table, sets=sets)
+
+
+def with_sets(table: Table, sets: Mapping[str, Set]) -> tuple[Table, list[Change]]:
+    """The table with these in place of those of the same type that it has, and what is different then."""
+    found = {key: value for key, value in sets.items() if key in table.sets}
+    changes = [_difference(table.name, key, table.sets[key], value) for key, value in found.items()]
+    return msgspec.structs.replace(table, sets={**table.sets, **found}), changes
+
+
+def changed_elements(old: Table, new: Table) -> list[Change] | None:
+    """What is different, if that is elements only; else None."""
+    if old is new:
+        return []
+    if _shape(old) != _shape(new) or old.chains != new.chains or old.sets.keys() != new.sets.keys():
+        return None
+    return [
+        _difference(new.name, key, old.sets[key], value)
+        for key, value in new.sets.items()
+        if old.sets[key] is not value and old.sets[key].elements != value.elements
+    ]
+
+
+def _difference(table: str, key: str, old: Set, new: Set) -> Change:
+    gone = {element: "" for element, value in old.elements.items() if new.elements.get(element) != value}
+    come = {element: value for element, value in new.elements.items() if old.elements.get(element) != value}
+    return Change(table, key, new, gone, come)
 
 
 def _text(lines: list[str]) -> str:
@@ -114,13 +164,14 @@ def _fill(name: str, sets: Mapping[str, Set], chains: Mapping[str, Chain]) -> li
     return lines
 
 
-def _change_elements(name: str, key: str, old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
-    if old == new:
-        return
-    gone = {element: "" for element, value in old.items() if new.get(element) != value}
-    come = {element: value for element, value in new.items() if old.get(element) != value}
-    yield from _elements("delete", name, key, gone)
-    yield from _elements("add", name, key, come)
+def change_elements(changes: Iterable[Change]) -> str:
+    """The transaction that makes these."""
+    return _text([line for change in changes for line in _change_elements(change)])
+
+
+def _change_elements(change: Change) -> Iterator[str]:
+    yield from _elements("delete", change.table, change.key, change.gone)
+    yield from _elements("add", change.table, change.key, change.come)
 
 
 def _elements(verb: str, name: str, key: str, elements: Mapping[str, str]) -> Iterator[str]:

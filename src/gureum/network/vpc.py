@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,7 +17,9 @@ from gureum.env import Env
 from gureum.errors import NetworkError
 from gureum.hostspec import PortKind
 from gureum.network import (
+    bundles,
     dns,
+    elements,
     filters,
     flowlogs,
     flowsets,
@@ -25,17 +28,21 @@ from gureum.network import (
     namespaces,
     natgateway,
     routes,
+    ruleset,
     vxlan,
 )
 from gureum.network.conntrack import forget_flows
+from gureum.network.elements import Batch
 from gureum.network.flowlogs import Reading
 from gureum.network.names import Names
 from gureum.network.namespaces import Transaction, command_batch, ip_batch, nft, visit
 from gureum.network.plan import VpcPlan
 from gureum.network.portplan import PortPlan
+from gureum.network.replan import differs_in_rules
 from gureum.network.routes import NOTHING, Change, Routing
 from gureum.network.ruleset import Table, change_table, replace_table
 from gureum.network.services import Sockets, listen
+from gureum.network.shortcut import Shortcuts
 from gureum.network.vxlan import Underlay
 
 log = logging.getLogger(__name__)
@@ -62,6 +69,8 @@ class VpcNetwork:
         self._routing: Routing | None = None
         self._plan: VpcPlan | None = None
         self._tables: tuple[Table, Table] | None = None
+        self._compiler = bundles.Compiler()
+        self._shortcuts = Shortcuts(self.namespace)
         # For flow logs: which sets are counted in, and what was read but not taken yet.
         self._generation = 0
         self._flows = Reading()
@@ -100,13 +109,20 @@ class VpcNetwork:
     def converge(self, plan: VpcPlan, serving: frozenset[str]) -> dict[str, Sockets]:
         """Make it so. Returns sockets for the ports that are not in ``serving``, by interface id."""
         old, tables, known = self._plan, self._tables, self._routing
-        if plan == old and serving >= served(plan):
+        serves = serving >= served(plan)
+        if plan == old and serves:
             return {}
         self.forget()
+        if serves and old is not None and tables is not None and differs_in_rules(old, plan):
+            changed = self._change_rules(old, plan, tables)
+            self._env.crashpoint("network.rules.applied")
+            self._plan, self._tables, self._routing = plan, changed, known
+            return {}
         if natgateway.ensure(self._names, old, plan):
             self._env.crashpoint("network.nat.built")
         if old is None and plan.flow_logs:
             self._rescue_flows(plan)
+        self._shortcuts.close(anew=old is None)
         link = self._names.link(self.slot)[0]
         routing = routes.wanted(plan, link)
         work = _Visit(self._env, old, plan, tables, partial(self._compile, plan), known, routing, serving)
@@ -121,6 +137,7 @@ class VpcNetwork:
                 self._env.crashpoint("network.resolver.started")
             elif resolves(plan) and dns.hosts(old) != dns.hosts(plan):
                 dns.refresh(self.namespace, plan)
+            self._shortcuts.open(plan, vxlan.inner_mtu(self._underlay, plan.number), later=work.is_large)
         except BaseException:
             for pair in sockets.values():
                 pair.close()
@@ -128,14 +145,29 @@ class VpcNetwork:
         self._plan, self._tables, self._routing = plan, work.tables, routing
         return sockets
 
+    def _change_rules(self, old: VpcPlan, plan: VpcPlan, tables: tuple[Table, Table]) -> tuple[Table, Table]:
+        """Returns the tables as they are then."""
+        guarded, routed = tables
+        sets = bundles.renewed_sets(old, plan, self._compiler)
+        if sets is None:
+            changed = self._compile_routed(plan)
+            visit(self.namespace, lambda: change_tables(tables, (guarded, changed)))
+            return guarded, changed
+        changed, changes = ruleset.with_sets(routed, sets)
+        batch = elements.transaction(changes)
+        visit(self.namespace, lambda: elements.commit([batch]))
+        return guarded, changed
+
     def _resembles(self, old: VpcPlan, plan: VpcPlan) -> bool:
         """Whether the namespace's own parts are the same, apart from subnets."""
         return (old.cidr, old.id, old.number, old.mtu) == (plan.cidr, plan.id, plan.number, plan.mtu)
 
     def _compile(self, plan: VpcPlan) -> tuple[Table, Table]:
+        return guard.guard_table(plan), self._compile_routed(plan)
+
+    def _compile_routed(self, plan: VpcPlan) -> Table:
         link_address = self._names.link(self.slot)[1]
-        routed = filters.filter_table(plan, self._names, link_address, self._generation)
-        return guard.guard_table(plan), routed
+        return filters.filter_table(plan, self._names, link_address, self._generation, self._compiler)
 
     def take_flows(self) -> Reading:
         """What flow logs counted since the last time."""
@@ -204,9 +236,13 @@ class _Visit:
         self._routing = routing
         self._serving = serving
 
+    @property
+    def is_large(self) -> bool:
+        """Whether it is about all of many ports."""
+        return self._old is None and len(self._plan.ports) >= APART_PORTS
+
     def __call__(self) -> dict[str, Sockets]:
-        new = self._old is None and self._old_routing is not None
-        if new and len(self._plan.ports) >= APART_PORTS:
+        if self.is_large and self._old_routing is not None:
             return self._begin()
         self._change()
         here = {address for port in self._plan.ports.values() for address in port.private}
@@ -214,31 +250,34 @@ class _Visit:
         return self._open_sockets()
 
     def _begin(self) -> dict[str, Sockets]:
-        """All ports of a new namespace. Nothing passes there yet, so things are made side by side: the rules
-        are compiled and read while taps are made, and loaded while routes are.
+        """All ports of a new namespace. Nothing passes there yet, so things are made side by side: while taps
+        are made, the rules are compiled and ``nft`` reads them; then the guards of all taps and a filter
+        without elements come into force, which lets nothing pass, and while devices come up and get
+        their routes, the filter gets its elements.
         """
         ports = list(self._plan.ports.values())
         with ThreadPoolExecutor(2, thread_name_prefix="rules") as others, contextlib.ExitStack() as stack:
             compiled = others.submit(self._compile)
-            read = others.submit(lambda: _rest(compiled.result()[1]))
+            read = others.submit(lambda: _emptied(compiled.result()))
+            encoded = others.submit(lambda: _contents(compiled.result()))
             stack.callback(lambda: read.result().cancel())
-            links.create_taps(ports)
+            links.create_new_taps(ports)
             self._serving = self._serving.difference(port.id for port in ports)
             self._env.crashpoint("network.port.created")
-            guard, routed = self.tables = compiled.result()
-            read.result()
-            self._filter(None, (guard, filters.closed(routed)))
+            self.tables = compiled.result()
+            committed = others.submit(lambda: read.result().commit())
+            stack.callback(committed.exception)
+            sockets = self._open_sockets()
+            undone = stack.enter_context(contextlib.ExitStack())
+            for each in sockets.values():
+                undone.callback(each.close)
+            committed.result()
             self._env.crashpoint("network.rules.applied")
-            filled = others.submit(read.result().commit)
+            filled = others.submit(lambda: _fill(encoded.result()))
             self._route(routes.change(NOTHING, self._routing), ports)
             self._env.crashpoint("network.port.routed")
-            sockets = self._open_sockets()
-            try:
-                filled.result()
-            except BaseException:
-                for pair in sockets.values():
-                    pair.close()
-                raise
+            filled.result()
+            undone.pop_all()
         return sockets
 
     def _change(self) -> None:
@@ -286,7 +325,7 @@ class _Visit:
         if old is None:
             nft("".join(replace_table(table) for table in new))
         elif old is not new:
-            nft("".join(change_table(one, other) for one, other in zip(old, new, strict=True)))
+            change_tables(old, new)
 
     def _route(self, change: Change, changed: list[PortPlan]) -> None:
         commands = [line for port in changed for line in links.port_commands(port, self._plan.mtu)]
@@ -307,9 +346,47 @@ class _Visit:
         return opened
 
 
-def _rest(routed: Table) -> Transaction:
-    """What a closed filter lacks."""
-    return Transaction(change_table(filters.closed(routed), routed))
+def change_tables(old: tuple[Table, Table], new: tuple[Table, Table]) -> None:
+    """In one transaction. If nothing but elements is different, it costs what is different."""
+    pairs = list(zip(old, new, strict=True))
+    found = [ruleset.changed_elements(one, other) for one, other in pairs]
+    changes = [change for each in found for change in each or ()]
+    if None not in found and all(elements.supported(change.set) for change in changes):
+        elements.commit([elements.transaction(changes)])
+    else:
+        nft("".join(change_table(one, other) for one, other in pairs))
+
+
+def _emptied(tables: tuple[Table, Table]) -> Transaction:
+    return Transaction("".join(replace_table(ruleset.emptied(table)) for table in tables))
+
+
+class _Contents(NamedTuple):
+    """What tables without elements lack: what ``nft`` has to tell the kernel, and ``doors``, without which
+    nothing of a port passes.
+    """
+
+    batches: list[Batch]
+    rest: str
+    doors: Batch
+
+
+def _contents(tables: tuple[Table, Table]) -> _Contents:
+    changes = [change for table in tables for change in ruleset.contents(table) if change.come]
+    told = [change for change in changes if elements.supported(change.set)]
+    rest = [change for change in changes if not elements.supported(change.set)]
+    return _Contents(
+        list(elements.portions(change for change in told if change.key not in filters.DOORS)),
+        ruleset.change_elements(rest),
+        elements.transaction(change for change in told if change.key in filters.DOORS),
+    )
+
+
+def _fill(contents: _Contents) -> None:
+    """ACLs and rules are whole before something is led to them."""
+    elements.commit(contents.batches)
+    nft(contents.rest)
+    elements.commit([contents.doors])
 
 
 def remove_vpc(names: Names, network_id: int) -> None:

@@ -24,6 +24,13 @@ class Underlay(msgspec.Struct, frozen=True):
     mtu: int = 1500
 
 
+def inner_mtu(underlay: Underlay, number: int) -> int:
+    """What fits into a packet for another host, 0 where there are none."""
+    if not number or not underlay.address:
+        return 0
+    return underlay.mtu - OVERHEAD_BYTES - (20 if ":" in underlay.address else 0)
+
+
 def ensure(namespace: str, network_id: int, number: int, underlay: Underlay, new: bool) -> None:
     """Have the device as it should be, or none. In the host's namespace. Repeats harmlessly.
 
@@ -31,7 +38,6 @@ def ensure(namespace: str, network_id: int, number: int, underlay: Underlay, new
     """
     wanted = underlay.address if number else ""
     found = None if new else visit(namespace, _find)
-    mtu = underlay.mtu - OVERHEAD_BYTES - (20 if ":" in wanted else 0)
     if found and found != (network_id, wanted, vxlan_mac(number)):
         visit(namespace, lambda: ip_batch([f"link delete {VXLAN}"]))
         found = None
@@ -46,6 +52,7 @@ def ensure(namespace: str, network_id: int, number: int, underlay: Underlay, new
             ]
         )
     try:
+        mtu = inner_mtu(underlay, number)
         visit(namespace, lambda: ip_batch([f"link set dev {VXLAN} mtu {mtu} addrgenmode none up"]))
     except NetworkError as error:
         if "in use" in str(error):

@@ -1,14 +1,19 @@
 """Encryption between hosts: a WireGuard device in the host's namespace, inside which VXLAN goes.
 
 The key is made here, in a file that only its owner reads, and never leaves the host; its public half is in
-the host's report. Where the kernel has no WireGuard there is no unencrypted way instead: it is an error.
+the host's report. Where the kernel has no WireGuard, the program wireguard-go makes a device of the same
+kind, if it is installed: a process of its own, which outlives the agent. Where neither is, there is no
+unencrypted way instead: it is an error.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import logging
 import os
+import shutil
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,31 +25,37 @@ from gureum.network.namespaces import command, ip_batch
 from gureum.network.portplan import HostPlan
 from gureum.network.vxlan import Underlay
 
+log = logging.getLogger(__name__)
+
 PORT = 51820
 KEY_FILE = "wireguard.key"
 """In a host's run directory."""
 OVERHEAD_BYTES = 80
 """Outer IPv6 or IPv4, UDP and WireGuard's own headers."""
 KEY_BYTES = 32
-
-
-def device(index: int) -> str:
-    return f"wg{index}"
+PROGRAM = "wireguard-go"
+START_SECONDS_MAX = 10.0
 
 
 def public_key(key_file: Path) -> str:
-    """This host's, made where there is none yet; "" where the kernel or the ``wg`` program is missing."""
-    if not _supported():
+    """This host's, made where there is none yet; "" where nothing could encrypt (``carrier``)."""
+    return command(["wg", "pubkey"], _key(key_file)).strip() if carrier() else ""
+
+
+def carrier() -> str:
+    """What would encrypt here: "kernel", PROGRAM, or "" for nothing."""
+    if shutil.which("wg") is None:
         return ""
-    return command(["wg", "pubkey"], _key(key_file)).strip()
+    if in_kernel():
+        return "kernel"
+    return PROGRAM if shutil.which(PROGRAM) and Path("/dev/net/tun").exists() else ""
 
 
-def _supported() -> bool:
+def in_kernel() -> bool:
     """By trying: a device of this kind, which goes at once."""
     name = "gureumwgtry"
     try:
         ip_batch([f"link add {name} type wireguard", f"link delete {name}"])
-        command(["wg", "--version"])
     except NetworkError:
         return False
     return True
@@ -63,19 +74,16 @@ def _key(key_file: Path) -> str:
         return text
 
 
-def ensure(index: int, number: int, hosts: Iterable[HostPlan], key_file: Path, mtu: int) -> Underlay:
+def ensure(name: str, number: int, hosts: Iterable[HostPlan], key_file: Path, mtu: int) -> Underlay:
     """Have the device, with exactly these peers. In the host's namespace; ``mtu`` is the uplink's.
 
-    Raises NetworkError where the kernel has no WireGuard, or a host has no key.
+    Raises NetworkError where nothing encrypts, or a host has no key.
     """
-    name = device(index)
     if name not in links.devices(name):
         try:
             ip_batch([f"link add {name} type wireguard"])
         except NetworkError as error:
-            raise NetworkError(
-                f"traffic between hosts is to be encrypted, but this kernel has no WireGuard ({error})"
-            ) from None
+            _start(name, str(error))
     configuration = configure(hosts, key_file)
     command(["wg", "syncconf", name, "/dev/stdin"], configuration)
     inner = mtu - OVERHEAD_BYTES
@@ -87,6 +95,40 @@ def ensure(index: int, number: int, hosts: Iterable[HostPlan], key_file: Path, m
         ]
     )
     return Underlay(wireguard_address(number), inner)
+
+
+def _start(name: str, why: str) -> None:
+    """The same device, made by a process in the calling thread's namespace. It ends with the device."""
+    if shutil.which(PROGRAM) is None:
+        raise NetworkError(
+            f"traffic between hosts is to be encrypted, but this kernel has no WireGuard ({why}), "
+            f"and {PROGRAM} is not installed"
+        )
+    log.warning(
+        "this kernel has no WireGuard: %s encrypts what goes to other hosts, which is slower", PROGRAM
+    )
+    try:
+        # It returns once the device is there; what stays has the terminal and the pipes of nobody.
+        done = subprocess.run(
+            [PROGRAM, name],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=START_SECONDS_MAX,
+            check=False,
+            env={**os.environ, "LOG_LEVEL": "silent"},
+            start_new_session=True,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NetworkError(f"cannot run {PROGRAM}: {error}") from error
+    if done.returncode != 0:
+        raise NetworkError(f"{PROGRAM} {name}: {' '.join(done.stderr.split())[-500:]}")
+
+
+def remove(prefix: str) -> None:
+    """Remove the devices of the calling thread's namespace whose names begin so, and what made them."""
+    for name in sorted(links.devices(prefix)):
+        command(["ip", "link", "delete", name], fails=True)
 
 
 def configure(hosts: Iterable[HostPlan], key_file: Path) -> str:

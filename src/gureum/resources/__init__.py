@@ -1,5 +1,6 @@
 """The records of the store, one module per noun."""
 
+from gureum.resources.encryption import EbsDefaults, VolumeKey
 from gureum.resources.filtering import (
     AclEntry,
     NetworkAcl,
@@ -9,7 +10,7 @@ from gureum.resources.filtering import (
     SecurityGroup,
 )
 from gureum.resources.host import Host, HostCertificate, HostState, HostToken
-from gureum.resources.image import Image, ImageState
+from gureum.resources.image import Image, ImageDevice, ImageState
 from gureum.resources.instance import BlockDevice, Instance, InstanceState, MetadataOptions, StateReason
 from gureum.resources.interface import (
     Address,
@@ -18,6 +19,7 @@ from gureum.resources.interface import (
     SecondaryAddress,
 )
 from gureum.resources.keypair import KeyPair
+from gureum.resources.pool import Pool
 from gureum.resources.record import KINDS, Record
 from gureum.resources.routing import (
     InternetGateway,
@@ -57,12 +59,14 @@ __all__ = [
     "CidrAssociation",
     "ClientToken",
     "DhcpOptions",
+    "EbsDefaults",
     "FlowLog",
     "Host",
     "HostCertificate",
     "HostState",
     "HostToken",
     "Image",
+    "ImageDevice",
     "ImageState",
     "Instance",
     "InstanceState",
@@ -78,6 +82,7 @@ __all__ = [
     "PeeringConnection",
     "PeeringState",
     "Permission",
+    "Pool",
     "PrefixEntry",
     "PrefixList",
     "Record",
@@ -90,6 +95,7 @@ __all__ = [
     "StateReason",
     "Subnet",
     "Volume",
+    "VolumeKey",
     "VolumeState",
     "Vpc",
     "VpcEndpoint",

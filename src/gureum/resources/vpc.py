@@ -134,6 +134,9 @@ class PeeringConnection(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def accounts(self) -> tuple[str, ...]:
+        """Who sees it. What failed was never offered."""
+        if self.state is PeeringState.failed:
+            return (self.requester_account,)
         return self.requester_account, self.accepter_account
 
     kind: ClassVar[str] = "vpc-peering-connection"

@@ -7,6 +7,10 @@ from typing import Protocol
 
 import msgspec
 
+THAW_SECONDS = 5.0
+BLOCKS_BYTES_MAX = 4 << 20
+"""The most that is read or written in one call."""
+
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True):
     """One file of a disk: absolute ``path``, ``format`` raw or qcow2."""
@@ -21,8 +25,24 @@ class FileDisk(msgspec.Struct, frozen=True, kw_only=True):
     layers: tuple[Layer, ...]
 
 
+class RbdDisk(msgspec.Struct, frozen=True, kw_only=True):
+    """A disk as a RADOS block device, which every host of the cloud reaches. ``user`` without "client."."""
+
+    pool: str
+    image: str
+    conf: str
+    user: str
+    keyring: str
+
+
+DiskSource = FileDisk | RbdDisk
+
+
 class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """``used_bytes`` is what the volume itself occupies, without what it shares with its source."""
+    """``used_bytes`` is what the volume itself occupies, without what it shares with its source.
+
+    0 where finding that out takes long: in a shared pool.
+    """
 
     id: str
     size_bytes: int
@@ -30,12 +50,16 @@ class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Inventory(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the pool holds. ``free_bytes`` of ``size_bytes`` can still be written."""
+    """All that the pool holds. ``free_bytes`` of ``size_bytes`` can still be written.
+
+    ``full``: why nothing new can be made now, "" if it can.
+    """
 
     volumes: Mapping[str, VolumeInfo]
     snapshots: frozenset[str]
     size_bytes: int
     free_bytes: int
+    full: str = ""
 
 
 class LiveDisk(Protocol):
@@ -53,18 +77,46 @@ class LiveDisk(Protocol):
     async def resize(self, size_bytes: int) -> None:
         """Let the guest see ``size_bytes``, growing the file."""
 
+    async def freeze(self) -> bool:
+        """Let the guest bring its file systems in order and write nothing more; whether it could be asked.
+
+        The pool thaws within THAW_SECONDS, and the machine does so itself after that.
+        """
+
+    async def thaw(self) -> None: ...
+
 
 class Pool(Protocol):
-    """Every method is idempotent: done again after it was done, or after a crash in the middle, it completes.
+    """A pool of one host, or one that all hosts of the cloud share (``shared``).
 
-    Sizes are in bytes. All raise PoolError; PoolFull for lack of space. Names are ids from the API
-    ("vol-...", "snap-...", "ami-..."): checked here again before they become file names.
+    Of a shared pool several agents have each an object like this one at the same time. The manager gives each
+    volume to one host at a time, and what an agent does for a volume that it was given once more may meet
+    what another has begun: a step that finds its end already done is done.
+
+    Every method is idempotent: done again after it was done, or after a crash in the middle, it completes.
+
+    Sizes are in bytes. All raise PoolError; PoolFull for lack of space, PoolUnavailable while a shared pool
+    does not answer. Names are ids from the API ("vol-...", "snap-...", "ami-..."): checked here again before
+    they become file names.
     """
 
-    async def inventory(self) -> Inventory: ...
+    @property
+    def shared(self) -> bool: ...
 
-    async def create_volume(self, id: str, size_bytes: int, source: str = "") -> None:
-        """``source``: "" for an empty volume, or the id of an image or snapshot to clone without copying."""
+    async def inventory(self) -> Inventory:
+        """Of a shared pool ``volumes`` and ``snapshots`` are empty: ask ``find_volume``, ``has_snapshot``."""
+
+    async def find_volume(self, id: str) -> VolumeInfo | None: ...
+
+    async def has_snapshot(self, id: str, volume: str) -> bool: ...
+
+    async def create_volume(
+        self, id: str, size_bytes: int, source: str = "", source_volume: str = ""
+    ) -> None:
+        """``source``: "" for an empty volume, or the id of an image or snapshot to clone without copying.
+
+        ``source_volume``: the volume that the snapshot is of.
+        """
 
     async def resize_volume(self, id: str, size_bytes: int, live: LiveDisk | None = None) -> None:
         """Grow. Smaller than now is a PoolError."""
@@ -74,7 +126,7 @@ class Pool(Protocol):
     async def create_snapshot(self, id: str, volume: str, live: LiveDisk | None = None) -> None:
         """Crash-consistent. ``live`` is given while a machine has the volume open."""
 
-    async def delete_snapshot(self, id: str) -> None:
+    async def delete_snapshot(self, id: str, volume: str) -> None:
         """The snapshot's data stays as long as a volume cloned from it needs it."""
 
     async def add_image(self, id: str, disk: str, format: str, size_bytes: int) -> None:
@@ -86,14 +138,38 @@ class Pool(Protocol):
     async def check(self, repair: bool = False) -> list[str]:
         """What is not as it should be, a line each. ``repair`` removes what nothing needs, and only that."""
 
-    async def open_volume(self, id: str) -> FileDisk:
-        """What a hypervisor needs to use the volume."""
+    async def open_volume(self, id: str) -> DiskSource:
+        """What a hypervisor needs to use the volume. A shared one is this host's from now on.
+
+        Raises PoolUnavailable while it is another host's.
+        """
+
+    async def release_volume(self, id: str) -> None:
+        """No machine of this host has the volume open any more: another host may have it."""
+
+    async def evict(self, id: str, host: str) -> None:
+        """Take a shared volume from a host that is lost: it can write no more, also should it still run."""
 
     async def compact(self, id: str) -> bool:
         """Shorten what many snapshots have made long, of a volume that no machine has open; whether it was.
 
         It may copy data, and take as long as that takes.
         """
+
+    async def snapshot_extents(
+        self, id: str, volume: str, since: str = "", offset: int = 0, length: int = 0
+    ) -> list[tuple[int, int]]:
+        """Where the snapshot may have data, as (offset, length) in order; the rest of it is zeros.
+
+        With ``since``, an earlier snapshot of the same volume: where the two may differ. From ``offset`` on,
+        for ``length`` bytes, 0 for all. More than fit into an answer is a PoolError: ask for a part.
+        """
+
+    async def read_snapshot(self, id: str, volume: str, offset: int, length: int) -> bytes:
+        """At most BLOCKS_BYTES_MAX. Offsets and lengths are multiples of 512."""
+
+    async def write_volume(self, id: str, offset: int, data: bytes) -> None:
+        """Of a volume that no machine has open. As ``read_snapshot``; durable when it returns."""
 
     async def close(self) -> None:
         """Let another process have the pool. Nothing may be under way."""

@@ -222,6 +222,32 @@ class FakeLayers:
         flat.blocks = merged
         flat.backing = keep[0] if keep else ""
 
+    async def extents(
+        self, layers: Sequence[str], offset: int, length: int, zeros: bool
+    ) -> list[tuple[int, int]]:
+        await self._step("extents")
+        numbers = {number for name in layers for number in self._layer(name).blocks}
+        return [(number * BLOCK_BYTES, BLOCK_BYTES) for number in numbers]
+
+    async def read(self, chain: Sequence[str], offset: int, length: int) -> bytes:
+        await self._step("read")
+        contents = self._disk.contents(self.path(chain[0]))
+        first, last = offset // BLOCK_BYTES, (offset + length - 1) // BLOCK_BYTES
+        data = b"".join(
+            contents.get(number, b"").ljust(BLOCK_BYTES, b"\0") for number in range(first, last + 1)
+        )
+        return data[offset - first * BLOCK_BYTES :][:length]
+
+    async def write(self, chain: Sequence[str], offset: int, data: bytes) -> None:
+        first, last = offset // BLOCK_BYTES, (offset + len(data) - 1) // BLOCK_BYTES
+        before = await self.read(chain, first * BLOCK_BYTES, (last - first + 1) * BLOCK_BYTES)
+        await self._step("write")
+        start = offset - first * BLOCK_BYTES
+        after = before[:start] + data + before[start + len(data) :]
+        for number in range(first, last + 1):
+            block = after[(number - first) * BLOCK_BYTES :][:BLOCK_BYTES]
+            self._disk.write(self.path(chain[0]), number, block)
+
     async def in_use(self, layer: str) -> bool:
         await self._step("in_use")
         return layer in self._disk.opened

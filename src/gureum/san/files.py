@@ -28,7 +28,8 @@ from typing import TypeVar
 
 from gureum.errors import PoolError, PoolFull
 from gureum.files import make_directories, sync, write_atomically
-from gureum.san import qcow2, qemu_img
+from gureum.san import file_blocks, qcow2, qemu_img
+from gureum.san.base import Layer
 from gureum.san.diskfile import copy_sparse, import_check, is_locked, read_start, write_durably
 from gureum.san.layers import Listing, Space, full, size_text
 from gureum.san.locks import uninterrupted
@@ -118,6 +119,24 @@ class FileLayers:
         await qemu_img.run(("rebase", "-q", "-f", "qcow2", *base, self.path(layer)), timeout_seconds)
         await self._thread(lambda: sync(self._layers / layer))
         await self._thread(lambda: self._verify((layer, *keep)))
+
+    async def extents(
+        self, layers: Sequence[str], offset: int, length: int, zeros: bool
+    ) -> list[tuple[int, int]]:
+        await self._thread(lambda: [self._header(name) for name in layers if layer_format(name) == "qcow2"])
+        found = [await file_blocks.extents(layer, offset, length, zeros) for layer in self._chain(layers)]
+        return [extent for each in found for extent in each]
+
+    async def read(self, chain: Sequence[str], offset: int, length: int) -> bytes:
+        await self._thread(lambda: self._verify(chain))
+        return await file_blocks.read(self._chain(chain), offset, length)
+
+    async def write(self, chain: Sequence[str], offset: int, data: bytes) -> None:
+        await self._thread(lambda: self._verify(chain))
+        await file_blocks.write(self._chain(chain), offset, data)
+
+    def _chain(self, names: Sequence[str]) -> list[Layer]:
+        return [Layer(path=self.path(name), format=layer_format(name)) for name in names]
 
     async def in_use(self, layer: str) -> bool:
         return await self._thread(lambda: is_locked(self._layers / layer))

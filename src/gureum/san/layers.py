@@ -73,6 +73,16 @@ class LayerStore(Protocol):
     async def flatten(self, layer: str, chain: Sequence[str], keep: Sequence[str]) -> None:
         """Put ``layer``, empty over ``chain``, over the tail ``keep`` of it, with the same contents."""
 
+    async def extents(
+        self, layers: Sequence[str], offset: int, length: int, zeros: bool
+    ) -> list[tuple[int, int]]:
+        """Where one of the layers itself has data, or ``zeros`` too: (offset, length), in no order."""
+
+    async def read(self, chain: Sequence[str], offset: int, length: int) -> bytes: ...
+
+    async def write(self, chain: Sequence[str], offset: int, data: bytes) -> None:
+        """To its top layer, which is open nowhere."""
+
     async def in_use(self, layer: str) -> bool:
         """Whether a hypervisor has the layer open for writing."""
 

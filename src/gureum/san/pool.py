@@ -16,7 +16,7 @@ Repeated after a crash, the machine says how far it got; without a machine, goin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -24,6 +24,7 @@ from msgspec.structs import replace
 
 from gureum.env import Env
 from gureum.errors import HostError, PoolError
+from gureum.san import blocks
 from gureum.san.base import FileDisk, Inventory, Layer, LiveDisk, VolumeInfo
 from gureum.san.catalogue import Catalogue
 from gureum.san.layers import SIZE_MAX, LayerStore, full
@@ -63,6 +64,10 @@ class LayeredPool:
         self._catalogue = Catalogue(store)
         self._locks = KeyedLocks()
 
+    @property
+    def shared(self) -> bool:
+        return False
+
     async def close(self) -> None:
         """Let another process have the pool."""
         await self._store.close()
@@ -72,23 +77,38 @@ class LayeredPool:
 
     async def inventory(self) -> Inventory:
         await self._catalogue.load()
-        users = self._catalogue.users()
-        own = {r: [name for name in layers_of(r) if users[name] == 1] for r in self._catalogue.volumes()}
-        used = await self._store.used([name for names in own.values() for name in names])
+        volumes = await self._infos(self._catalogue.volumes())
         space = await self._store.space()
         return Inventory(
-            volumes={
-                record.id: VolumeInfo(
-                    id=record.id,
-                    size_bytes=record.size_bytes,
-                    used_bytes=sum(used.get(name, 0) for name in names),
-                )
-                for record, names in own.items()
-            },
+            volumes=volumes,
             snapshots=frozenset(r.id for r in self._catalogue.snapshots()) - self._unsettled(),
             size_bytes=space.size_bytes,
             free_bytes=max(0, space.free_bytes - self._reserve_bytes),
         )
+
+    async def find_volume(self, id: str) -> VolumeInfo | None:
+        require_id(id, "vol")
+        await self._catalogue.load()
+        record = self._catalogue.get(id, VolumeRecord)
+        return (await self._infos([record]))[id] if record is not None else None
+
+    async def has_snapshot(self, id: str, volume: str) -> bool:
+        require_id(id, "snap")
+        await self._catalogue.load()
+        return self._has_snapshot(id, volume) and id not in self._unsettled()
+
+    async def _infos(self, records: Sequence[VolumeRecord]) -> dict[str, VolumeInfo]:
+        users = self._catalogue.users()
+        own = {r: [name for name in layers_of(r) if users[name] == 1] for r in records}
+        used = await self._store.used([name for names in own.values() for name in names])
+        return {
+            record.id: VolumeInfo(
+                id=record.id,
+                size_bytes=record.size_bytes,
+                used_bytes=sum(used.get(name, 0) for name in names),
+            )
+            for record, names in own.items()
+        }
 
     async def open_volume(self, id: str) -> FileDisk:
         """Every layer, to be opened each by itself: backing names inside the files are not to be followed.
@@ -102,9 +122,18 @@ class LayeredPool:
             await self._store.verify(record.chain)
             return FileDisk(layers=tuple(self._layer(name) for name in record.chain))
 
+    async def release_volume(self, id: str) -> None:
+        """Nobody else can have it."""
+        require_id(id, "vol")
+
+    async def evict(self, id: str, host: str) -> None:
+        raise PoolError(f"{id} is in {self._name}, which no other host reaches")
+
     # --- volumes
 
-    async def create_volume(self, id: str, size_bytes: int, source: str = "") -> None:
+    async def create_volume(
+        self, id: str, size_bytes: int, source: str = "", source_volume: str = ""
+    ) -> None:
         require_id(id, "vol")
         self._require_size(id, size_bytes)
         await self._catalogue.load()
@@ -113,7 +142,7 @@ class LayeredPool:
                 if present.source != source:
                     raise PoolError(f"{id} exists already, made from {present.source or 'nothing'}")
                 return
-            chain = self._source_chain(id, size_bytes, source)
+            chain = self._source_chain(id, size_bytes, source, source_volume)
             with self._catalogue.pin(chain):
                 await self._require_space(LAYER_BYTES)
                 async with self._new_layer(id, size_bytes, chain) as layer:
@@ -212,13 +241,15 @@ class LayeredPool:
             self._env.crashpoint("pool.snapshot.intent")
             await self._settle(record, live)
 
-    async def delete_snapshot(self, id: str) -> None:
+    async def delete_snapshot(self, id: str, volume: str) -> None:
         require_id(id, "snap")
+        require_id(volume, "vol")
         await self._catalogue.load()
         async with self._locks.hold(id):
-            for volume in self._catalogue.volumes():
-                if volume.pending is not None and volume.pending.snapshot == id:
-                    await self._disown(volume.id, id)
+            self._has_snapshot(id, volume)
+            for other in self._catalogue.volumes():
+                if other.pending is not None and other.pending.snapshot == id:
+                    await self._disown(other.id, id)
             if (record := self._catalogue.get(id, SnapshotRecord)) is None:
                 return
             await self._catalogue.drop(record)
@@ -270,6 +301,34 @@ class LayeredPool:
                 f"{record.id}: the machine writes to {active}, which is not the volume's top layer"
             )
         await self._live(record.id, live.switch_layer(overlay))
+
+    # --- blocks
+
+    async def snapshot_extents(
+        self, id: str, volume: str, since: str = "", offset: int = 0, length: int = 0
+    ) -> list[tuple[int, int]]:
+        record = await self._snapshot(id, volume)
+        earlier = (await self._snapshot(since, volume)).chain if since else ()
+        end = min(offset + length, record.size_bytes) if length else record.size_bytes
+        with self._catalogue.pin((*record.chain, *earlier)):
+            return await blocks.extents(self._store, record.chain, earlier, offset, end)
+
+    async def read_snapshot(self, id: str, volume: str, offset: int, length: int) -> bytes:
+        record = await self._snapshot(id, volume)
+        blocks.require_inside(id, record.size_bytes, offset, length)
+        with self._catalogue.pin(record.chain):
+            return await self._store.read(record.chain, offset, length)
+
+    async def write_volume(self, id: str, offset: int, data: bytes) -> None:
+        require_id(id, "vol")
+        await self._catalogue.load()
+        async with self._locks.hold(id):
+            record = self._volume(id)
+            await self._require_unused(record)
+            record = await self._settle(record, None)
+            blocks.require_inside(id, record.size_bytes, offset, len(data))
+            await self._require_space(len(data))
+            await self._store.write(record.chain, offset, data)
 
     # --- images
 
@@ -344,19 +403,28 @@ class LayeredPool:
             raise PoolError(f"there is no volume {id}")
         return record
 
+    async def _snapshot(self, id: str, volume: str) -> SnapshotRecord:
+        if not await self.has_snapshot(id, volume):
+            raise PoolError(f"there is no snapshot {id}")
+        record = self._catalogue.get(id, SnapshotRecord)
+        assert record is not None
+        return record
+
     def _has_snapshot(self, id: str, volume: str) -> bool:
         record = self._catalogue.get(id, SnapshotRecord)
         if record is not None and record.volume != volume:
             raise PoolError(f"{id} exists already, as a snapshot of {record.volume}")
         return record is not None
 
-    def _source_chain(self, id: str, size_bytes: int, source: str) -> tuple[str, ...]:
+    def _source_chain(self, id: str, size_bytes: int, source: str, volume: str) -> tuple[str, ...]:
         if not source:
             return ()
         require_id(source, "snap", "ami")
         record = self._catalogue.any(source)
         if record is None:
             raise PoolError(f"{id}: there is no {source} to make it from")
+        if volume and isinstance(record, SnapshotRecord) and record.volume != volume:
+            raise PoolError(f"{id}: {source} is a snapshot of {record.volume}, not of {volume}")
         if size_bytes < record.size_bytes:
             raise PoolError(f"{id}: {size_bytes} bytes are less than the {record.size_bytes} of {source}")
         return record.chain

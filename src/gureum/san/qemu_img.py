@@ -9,19 +9,32 @@ from collections.abc import Sequence
 from gureum.errors import PoolError, PoolFull
 
 MEMORY_BYTES = 2 << 30
+RBD_MEMORY_BYTES = 8 << 30
+"""Addresses, not memory: librbd has a few dozen threads, each with room for a stack."""
 CPU_SECONDS = 3600
+FILES = 4096
+"""In a storage cluster each daemon is a connection."""
 OUTPUT_BYTES = 16 << 10
+PRINTED_BYTES_MAX = 16 << 20
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 
 
-async def run(arguments: Sequence[str], timeout_seconds: float) -> None:
-    """``qemu-img`` and its arguments. PoolError with what it said; PoolFull where that was lack of space."""
+async def run(
+    arguments: Sequence[str],
+    timeout_seconds: float,
+    memory_bytes: int = MEMORY_BYTES,
+    pass_fds: Sequence[int] = (),
+) -> bytes:
+    """``qemu-img`` and its arguments; what it printed, at most PRINTED_BYTES_MAX.
+
+    PoolError with what it said; PoolFull where that was lack of space.
+    """
     command = (
         "prlimit",
-        f"--as={MEMORY_BYTES}",
+        f"--as={memory_bytes}",
         f"--cpu={CPU_SECONDS}",
         "--core=0",
-        "--nofile=256",
+        f"--nofile={FILES}",
         "qemu-img",
     )
     try:
@@ -29,16 +42,17 @@ async def run(arguments: Sequence[str], timeout_seconds: float) -> None:
             *command,
             *arguments,
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=ENVIRONMENT,
             start_new_session=True,
+            pass_fds=pass_fds,
         )
     except OSError as error:
         raise PoolError(f"qemu-img cannot be started: {error}") from error
     try:
         async with asyncio.timeout(timeout_seconds):
-            said = await _end_of(process)
+            said, printed = await asyncio.gather(_end_of(process), _printed(process))
             await process.wait()
     except TimeoutError as error:
         raise PoolError(f"qemu-img {arguments[0]} took longer than {timeout_seconds:.0f} s") from error
@@ -51,6 +65,18 @@ async def run(arguments: Sequence[str], timeout_seconds: float) -> None:
         message = said.decode(errors="replace").strip() or f"ended with {process.returncode}"
         kind = PoolFull if "No space left" in message or "Disk quota exceeded" in message else PoolError
         raise kind(f"qemu-img {arguments[0]}: {message}")
+    if len(printed) > PRINTED_BYTES_MAX:
+        raise PoolError(f"qemu-img {arguments[0]} printed more than {PRINTED_BYTES_MAX} bytes")
+    return printed
+
+
+async def _printed(process: asyncio.subprocess.Process) -> bytes:
+    assert process.stdout is not None
+    printed = bytearray()
+    while chunk := await process.stdout.read(OUTPUT_BYTES):
+        if len(printed) <= PRINTED_BYTES_MAX:
+            printed += chunk
+    return bytes(printed)
 
 
 async def _end_of(process: asyncio.subprocess.Process) -> bytes:

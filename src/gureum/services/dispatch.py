@@ -12,17 +12,30 @@ from collections.abc import Mapping
 
 import msgspec
 
+from gureum.control.keys import KeyStore
 from gureum.env import Env
 from gureum.errors import ApiError, Conflict, StoreError, StoreFull
 from gureum.gateway.call import Call
 from gureum.resources import ClientToken
-from gureum.services.operation import OPERATIONS, Caller, Cloud, Context, Hosts, Input, Operation, Output
+from gureum.services.operation import (
+    OPERATIONS,
+    Caller,
+    Cloud,
+    Context,
+    Hosts,
+    Input,
+    Keys,
+    Operation,
+    Output,
+)
 from gureum.store.base import Reader, Store, Transaction
 
 log = logging.getLogger(__name__)
 
 TOKEN_SECONDS = 24 * 3600.0
 TOKEN_CHARACTERS_MAX = 64
+MISMATCHES = {"ebs": ("ConflictException", 409)}
+"""By service, the code and status for another request with a known token, where they are not EC2's."""
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 
@@ -39,11 +52,13 @@ class DryRun(ApiError):
 class Dispatcher:
     """Runs operations. Call it with a ``Call``; ``implemented`` tells which there are."""
 
-    def __init__(self, env: Env, cloud: Cloud, store: Store, hosts: Hosts) -> None:
+    def __init__(self, env: Env, cloud: Cloud, store: Store, hosts: Hosts, keys: Keys | None = None) -> None:
+        """Without ``keys`` what is encrypted is lost with this process."""
         self.env = env
         self.cloud = cloud
         self.store = store
         self.hosts = hosts
+        self.keys = keys or KeyStore.passing()
 
     def implemented(self, service: str, operation: str) -> bool:
         return (service, operation) in OPERATIONS
@@ -88,6 +103,7 @@ class Dispatcher:
             request_id=call.request_id,
             tx=tx,  # type: ignore[arg-type]  # operations that only read get a Reader
             hosts=self.hosts,
+            keys=self.keys,
         )
 
     async def _write(self, tx: Transaction, operation: Operation, call: Call) -> Output:
@@ -106,9 +122,9 @@ class Dispatcher:
         known = await tx.get(ClientToken, id)
         if known is not None and known.expires > self.env.now():
             if known.request != request:
+                code, status = MISMATCHES.get(operation.service, ("IdempotentParameterMismatch", 400))
                 raise ApiError(
-                    "IdempotentParameterMismatch",
-                    "The client token was used before with other parameters. Use a new token.",
+                    code, "The client token was used before with other parameters. Use a new token.", status
                 )
             answer: Output = msgspec.msgpack.decode(known.output)
             return answer

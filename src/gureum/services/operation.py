@@ -13,7 +13,10 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from gureum.env import Env
+from gureum.hostspec import LOCAL
+from gureum.resources.volume import Snapshot
 from gureum.store.base import Transaction
+from gureum.transport.messages import BlockUse
 
 Input = Mapping[str, Any]
 Output = Mapping[str, Any]
@@ -41,6 +44,34 @@ class Hosts(Protocol):
     def joining(self) -> Joining | None:
         """How other machines join the cloud; None if it takes none."""
 
+    @property
+    def blocks(self) -> Blocks:
+        """The data of snapshots."""
+
+
+class Blocks(Protocol):
+    """The data of snapshots, in blocks of BLOCK_BYTES. All raise TransportError."""
+
+    async def used(
+        self, snapshot: Snapshot, since: Snapshot | None, first: int, count: int
+    ) -> list[BlockUse]:
+        """The blocks with data, at most ``count`` from the index ``first`` on; ``since``: only those that
+        may differ from this one's.
+        """
+
+    async def read(self, snapshot: Snapshot, index: int) -> bytes: ...
+
+    async def write(self, snapshot: Snapshot, index: int, data: bytes) -> None:
+        """Of one that is not taken yet. Its volume may still be being made: waits for that, for a moment."""
+
+
+class Keys(Protocol):
+    """See ``control.keys``."""
+
+    def new(self, env: Env, id: str) -> bytes: ...
+
+    def sign(self, text: bytes) -> bytes: ...
+
 
 class Joining(NamedTuple):
     """``fingerprint``: the SHA-256 of the certificate of the cloud's authority, in hexadecimal digits."""
@@ -60,6 +91,14 @@ class Cloud(msgspec.Struct, frozen=True, kw_only=True):
     dns_domain: str = "ec2.internal"
     encrypted: bool = False
     """What goes from host to host goes through WireGuard, or not at all."""
+    pool: str = LOCAL
+    """Where new volumes are made."""
+    type_pools: tuple[tuple[str, str], ...] = ()
+    """Volume types, and where their volumes are made instead."""
+
+    def pool_of(self, type: str) -> str:
+        """Where new volumes of this type are made."""
+        return dict(self.type_pools).get(type, self.pool)
 
 
 class Context(msgspec.Struct, kw_only=True):
@@ -71,6 +110,7 @@ class Context(msgspec.Struct, kw_only=True):
     request_id: str
     tx: Transaction
     hosts: Hosts
+    keys: Keys
 
 
 Handler = Callable[[Context, Input], Awaitable[Output]]

@@ -7,8 +7,12 @@ import logging
 from collections import Counter
 from typing import Any
 
+from msgspec.structs import replace
+
+from gureum.resources import Host
 from gureum.san.fake import BLOCK_BYTES
 from gureum.sim.world import POOL_BYTES, SimHost, World
+from gureum.store.base import Transaction
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,29 @@ FAULTS = {
     "clingy": 2,
 }
 """Faults and how often each comes. The last five are of one machine."""
+SHARED_FAULTS = {
+    "san": 2,
+    "san cut": 5,
+    "san error": 4,
+    "san full": 1,
+    "san room": 3,
+    "dark": 3,
+    "drain": 2,
+    "activate": 4,
+}
+"""Further ones where there is a shared pool."""
+SAN_STEPS = (
+    "find_volume",
+    "has_snapshot",
+    "create_volume",
+    "resize_volume",
+    "delete_volume",
+    "create_snapshot",
+    "delete_snapshot",
+    "add_image",
+    "open_volume",
+    "release_volume",
+)
 NETWORK_FAULTS = {"network": 12, "input/output": 1, "pool full": 0, "guests full": 0}
 """What is different where networks are what matters."""
 SKEW_SECONDS_MAX = 1500.0
@@ -58,6 +85,8 @@ class Faults:
     def __init__(self, world: World, networks: bool = False) -> None:
         self.world = world
         self.weights = FAULTS | NETWORK_FAULTS if networks else FAULTS
+        if world.san is not None:
+            self.weights = self.weights | SHARED_FAULTS
         self.seen: Counter[str] = Counter()
 
     def begin(self) -> None:
@@ -68,7 +97,8 @@ class Faults:
         weather.cut = rng.choice([0.0, 0.01, 0.05])
         weather.delay = rng.choice([(0.0005, 0.01), (0.01, 0.5), (0.1, 3.0)])
 
-    def end(self) -> None:
+    async def end(self) -> None:
+        await self._end_of_shared()
         self.world.points.chance = 0.0
         self.world.wires.failing.clear()
         weather = self.world.weather
@@ -91,7 +121,10 @@ class Faults:
         [fault] = rng.choices(list(self.weights), list(self.weights.values()))
         machines = sorted(host.machines.running())
         log.info("fault: %s", fault)
-        if self._happens(fault, host) or (machines and self._befalls(fault, host, rng.choice(machines))):
+        if fault in SHARED_FAULTS:
+            await self._happens_to_shared(fault, host)
+            self.seen[fault] += 1
+        elif self._happens(fault, host) or (machines and self._befalls(fault, host, rng.choice(machines))):
             self.seen[fault] += 1
 
     def _happens(self, fault: str, host: SimHost) -> bool:
@@ -125,6 +158,47 @@ class Faults:
             case _:
                 return False
         return True
+
+    async def _happens_to_shared(self, fault: str, host: SimHost) -> None:
+        world, rng, san = self.world, self.world.random, self.world.san
+        assert san is not None
+        loop = asyncio.get_running_loop()
+        match fault:
+            case "san" | "san cut":
+                hosts = world.hosts if fault == "san" else [host]
+                world.cut_san(hosts, True)
+                loop.call_later(rng.uniform(5, 60), world.cut_san, hosts, False)
+            case "san error":
+                step = rng.choice(SAN_STEPS)
+                for _ in range(rng.choice([1, 1, 2, 6])):
+                    san.fail_next(step)
+            case "san full":
+                san.size_bytes = san.used_bytes() + rng.randrange(8) * BLOCK_BYTES
+            case "san room":
+                san.size_bytes = POOL_BYTES
+            case "dark":
+                world.go_dark(host, rng.uniform(5, 90))
+            case "drain" | "activate":
+                await self._set_draining(host.name, fault == "drain")
+
+    async def _set_draining(self, host: str, draining: bool) -> None:
+        async def work(tx: Transaction) -> None:
+            record = await tx.get(Host, host)
+            if record is not None and record.draining != draining:
+                await tx.put(replace(record, draining=draining))
+
+        await self.world.store.transact(work)
+
+    async def _end_of_shared(self) -> None:
+        world, san = self.world, self.world.san
+        if san is None:
+            return
+        san.size_bytes = POOL_BYTES
+        san.fail_nothing()
+        world.cut_san(world.hosts, False)
+        for host in world.hosts:
+            host.power.set()
+            await self._set_draining(host.name, False)
 
     def _hit(self, fault: str, process: Any) -> None:
         if fault.startswith("freeze"):

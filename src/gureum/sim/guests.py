@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gureum.errors import PoolFull
 from gureum.hostspec import MachineState
+from gureum.hypervisors.fake_machine import FakeDisk
 from gureum.san.fake import Blocks, FakePoolDisk
+from gureum.san.fake_shared import FakeSan
 from gureum.sim.world import IMAGE_BLOCKS, SimHost, World
+
+Storage = FakePoolDisk | FakeSan
 
 BLOCKS = 12
 """Guests write to the first so many blocks only, so that they overwrite much."""
@@ -47,6 +51,8 @@ class Guests:
     def step(self) -> Iterator[str]:
         """Some guests read and write. Yields what is not as it should be."""
         rng = self.world.random
+        if self.world.san is not None:
+            yield from self._look(self.world.san)
         for host in self.world.hosts:
             yield from self._look(host.disk)
             for id in sorted(host.machines.machines):
@@ -55,32 +61,42 @@ class Guests:
                     continue
                 for volume, disk in sorted(machine.disks.items()):
                     if rng.random() < 0.3:
-                        yield from self._write(host.disk, volume, disk.layers[0])
+                        yield from self._write(host, volume, disk)
 
-    def _write(self, pool: FakePoolDisk, volume: str, path: str) -> Iterator[str]:
+    def _pool(self, host: SimHost, disk: FakeDisk) -> Storage:
+        if not disk.shared:
+            return host.disk
+        assert self.world.san is not None
+        return self.world.san
+
+    def _write(self, host: SimHost, volume: str, disk: FakeDisk) -> Iterator[str]:
+        pool, path = self._pool(host, disk), disk.layers[0]
         written = self._written(pool, volume)
         if pool.contents(path) != written.contents():
             yield f"{volume} contains {pool.contents(path)} instead of {written.contents()}"
         self.count += 1
         block, data = self.world.random.randrange(BLOCKS), f"{self.count}".encode()
         try:
-            pool.write(path, block, data)
+            if isinstance(pool, FakeSan):
+                pool.write(path, block, data, host.name)
+            else:
+                pool.write(path, block, data)
         except PoolFull:
             return
         written.writes.append((block, data))
 
-    def _written(self, pool: FakePoolDisk, volume: str) -> Written:
+    def _written(self, pool: Storage, volume: str) -> Written:
         if volume not in self.volumes:
             self.volumes[volume] = Written(self._base(pool, volume))
         return self.volumes[volume]
 
-    def _base(self, pool: FakePoolDisk, volume: str) -> Blocks:
+    def _base(self, pool: Storage, volume: str) -> Blocks:
         source = pool.source_of(volume)
         if source.startswith("ami-"):
             return dict(IMAGE_BLOCKS)
         return dict(self.snapshots[source]) if source else {}
 
-    def _look(self, pool: FakePoolDisk) -> Iterator[str]:
+    def _look(self, pool: Storage) -> Iterator[str]:
         """Look at each new snapshot once: it is the volume as it was at one moment since it was asked for."""
         for id in sorted(pool.volumes() - self.volumes.keys()):
             if pool.source_of(id) in ("", *self.snapshots) or pool.source_of(id).startswith("ami-"):
@@ -95,12 +111,18 @@ class Guests:
         for id in sorted(pool.volumes() - self.volumes.keys()):
             self._written(pool, id)
 
-    def at_rest(self, host: SimHost) -> Iterator[str]:
+    def at_rest(self) -> Iterator[str]:
         """Everything that is there, once more."""
-        pool = host.disk
+        for host in self.world.hosts:
+            yield from self._at_rest(host.disk, [host])
+        if self.world.san is not None:
+            yield from self._at_rest(self.world.san, self.world.hosts)
+
+    def _at_rest(self, pool: Storage, hosts: Sequence[SimHost]) -> Iterator[str]:
         yield from self._look(pool)
         active = {
             volume: disk.layers[0]
+            for host in hosts
             for machine in host.machines.machines.values()
             for volume, disk in machine.disks.items()
         }

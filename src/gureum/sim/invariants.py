@@ -14,6 +14,7 @@ from gureum.resources import (
     Volume,
     VolumeState,
 )
+from gureum.san.fake_shared import FakeSan
 from gureum.sim import network_invariants
 from gureum.sim.violation import Violation
 from gureum.sim.world import FOREIGN, SimHost, World
@@ -31,7 +32,7 @@ async def always(world: World) -> None:
         volumes = {each.id: each for each in await reader.find(Volume)}
         await network_invariants.always(world, reader)
     for host in world.hosts:
-        _true(host, instances, volumes)
+        _true(world, host, instances, volumes)
 
 
 def _no_double_run(world: World) -> None:
@@ -53,7 +54,9 @@ def _no_two_writers(world: World) -> None:
                 writer[volume] = id
 
 
-def _true(host: SimHost, instances: Mapping[str, Instance], volumes: Mapping[str, Volume]) -> None:
+def _true(
+    world: World, host: SimHost, instances: Mapping[str, Instance], volumes: Mapping[str, Volume]
+) -> None:
     """What the store says to be off, detached or deleted is so: it said so on evidence."""
     for id, machine in host.machines.machines.items():
         if not machine.runs and not machine.disks:
@@ -65,8 +68,21 @@ def _true(host: SimHost, instances: Mapping[str, Instance], volumes: Mapping[str
             owner = volumes[volume].instance if volume in volumes else "nobody"
             if owner != id:
                 raise Violation(f"{id} has {volume}, which the store gives to {owner}")
-            if host.disk.name(disk.layers[0]) not in host.disk.layers:
+            if disk.shared:
+                _true_of_shared(world, host, id, volumes[volume])
+            elif host.disk.name(disk.layers[0]) not in host.disk.layers:
                 raise Violation(f"{id} has {volume}, which the pool has not")
+
+
+def _true_of_shared(world: World, host: SimHost, machine: str, volume: Volume) -> None:
+    assert world.san is not None
+    image = world.san.rbd.get(volume.id)
+    if image is None or image.husk:
+        raise Violation(f"{machine} has {volume.id}, which the pool has not")
+    if volume.host != host.name:
+        raise Violation(f"{machine} has {volume.id} on {host.name}, and {volume.host} looks after it")
+    if image.holder != host.name:
+        raise Violation(f"{machine} has {volume.id} on {host.name}, and {image.holder} holds it")
 
 
 async def at_rest(world: World) -> list[str]:
@@ -150,11 +166,17 @@ def _machines(world: World, running: dict[str, Instance], volumes: list[Volume])
 
 def _pools(world: World, volumes: list[Volume], snapshots: list[Snapshot]) -> Iterator[str]:
     in_pools = {id for host in world.hosts for id in host.disk.volumes() - {FOREIGN}}
+    san = world.san
+    if san is not None:
+        in_pools |= san.volumes() - {FOREIGN}
     known = {each.id for each in volumes}
     whole = {each.id for each in volumes if each.state is not VolumeState.error}
     if not whole <= in_pools <= known:
         yield f"volumes {sorted(in_pools ^ known)} are in the pool or in the store only"
     held = {id for host in world.hosts for id in host.disk.snapshots()}
+    if san is not None:
+        held |= san.snapshots()
+        yield from _san(world, san)
     taken = {each.id for each in snapshots if not each.image and each.state is SnapshotState.completed}
     if held != taken:
         yield f"snapshots {sorted(held ^ taken)} are in the pool or in the store only"
@@ -163,6 +185,22 @@ def _pools(world: World, volumes: list[Volume], snapshots: list[Snapshot]) -> It
             yield f"{host.name}: the volume that nobody knows was not kept"
         for leak in host.disk.leaks():
             yield f"{host.name}: {leak}"
+
+
+def _san(world: World, san: FakeSan) -> Iterator[str]:
+    if FOREIGN not in san.volumes():
+        yield f"{san.name}: the volume that nobody knows was not kept"
+    yield from san.leaks()
+    opened = {
+        volume
+        for host in world.hosts
+        for machine in host.machines.machines.values()
+        for volume, disk in machine.disks.items()
+        if disk.shared
+    }
+    held = {id for id, image in san.rbd.items() if image.holder is not None}
+    if held != opened:
+        yield f"volumes {sorted(held ^ opened)} are held and not open, or open and not held"
 
 
 def _nics(world: World, running: dict[str, Instance], interfaces: list[NetworkInterface]) -> Iterator[str]:

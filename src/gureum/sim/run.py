@@ -53,9 +53,11 @@ class ErrorLog(logging.Handler):
 class Run:
     """A cloud, who uses it, and what goes wrong in it."""
 
-    def __init__(self, seed: int, hosts: int, networks: bool, crash_at: str, crash_at_count: int) -> None:
+    def __init__(
+        self, seed: int, hosts: int, networks: bool, shared: bool, crash_at: str, crash_at_count: int
+    ) -> None:
         self.seed = seed
-        self.world = World(seed, hosts)
+        self.world = World(seed, hosts, shared)
         self.world.points.at, self.world.points.count = crash_at, crash_at_count
         self.guests = Guests(self.world)
         self.ledger = Ledger()
@@ -76,7 +78,7 @@ class Run:
                 await self.faults.step()
             await self._always()
             await asyncio.sleep(self.world.random.expovariate(1 / 0.7))
-        self.faults.end()
+        await self.faults.end()
         rest_seconds = await self._rest()
         world = self.world
         digest = f"{loop.time():.9f}/{world.store.revision}/{world.random.getrandbits(64):016x}"
@@ -114,8 +116,7 @@ class Run:
             await asyncio.sleep(1)
         async with self.world.store.read() as reader:
             broken = await self.ledger.at_rest(reader)
-        for host in self.world.hosts:
-            broken += self.guests.at_rest(host)
+        broken += self.guests.at_rest()
         if broken:
             raise Violation(f"seed {self.seed}: {'; '.join(broken)}")
         return loop.time() - began
@@ -128,11 +129,13 @@ def simulate(
     crash_at: str = "",
     crash_at_count: int = 1,
     networks: bool = False,
+    shared: bool = False,
 ) -> Outcome:
     """Run a cloud for ``steps`` calls. Raises Violation, or whatever else went wrong.
 
     ``crash_at``: the only fault is that the process which reaches this crash point for the
-    ``crash_at_count``-th time dies there. ``networks``: most calls are about VPCs and what is in them.
+    ``crash_at_count``-th time dies there. ``networks``: most calls are about VPCs and what
+    is in them. ``shared``: there is a shared pool.
     """
     errors = ErrorLog()
     root = logging.getLogger("gureum")
@@ -140,7 +143,7 @@ def simulate(
     propagate, root.propagate = root.propagate, root.getEffectiveLevel() < logging.ERROR
 
     async def work() -> Outcome:
-        return await Run(seed, hosts, networks, crash_at, crash_at_count)(steps)
+        return await Run(seed, hosts, networks, shared, crash_at, crash_at_count)(steps)
 
     try:
         outcome = run_virtual(work())

@@ -70,6 +70,7 @@ EXPECTED_OF_NETWORKS = frozenset(
         "VpcPeeringConnectionAlreadyExists",
     }
 )
+EXPECTED_OF_SHARED = frozenset({"InsufficientInstanceCapacity", "InsufficientVolumeCapacity"})
 NETWORK_SHARE = 0.6
 """Of the calls, in runs with networks."""
 
@@ -83,6 +84,8 @@ class Workload:
         self.ledger = ledger
         self.networks = NetworkCalls(world) if networks else None
         self._expected = EXPECTED | EXPECTED_OF_NETWORKS if networks else EXPECTED
+        if world.san is not None:
+            self._expected |= EXPECTED_OF_SHARED
         self.answers: Counter[str] = Counter()
 
     async def step(self) -> None:
@@ -130,8 +133,8 @@ class Workload:
         async with self.world.store.read() as reader:
             if await reader.count(Instance, state=live) >= INSTANCES_MAX:
                 return "", {}
-            image = (await reader.find(Image))[0]
-        mappings = []
+            image: Image = (await reader.find(Image))[0]
+        mappings: list[dict[str, Any]] = []
         if rng.random() < 0.4:
             mappings.append(
                 {
@@ -139,6 +142,11 @@ class Workload:
                     "Ebs": {"VolumeSize": rng.randint(1, 8), "DeleteOnTermination": rng.random() < 0.5},
                 }
             )
+        if self.world.san is not None:
+            if mappings and rng.random() < 0.3:
+                mappings[0]["Ebs"]["VolumeType"] = "standard"
+            if rng.random() < 0.1:
+                mappings.append({"DeviceName": image.root_device, "Ebs": {"VolumeType": "standard"}})
         input: dict[str, Any] = {
             "ImageId": image.id,
             "InstanceType": rng.choice(["t3.nano", "t3.micro", "t3.small"]),
@@ -173,6 +181,8 @@ class Workload:
         snapshot = await self._any(Snapshot, state="completed")
         if snapshot is not None and rng.random() < 0.5:
             input |= {"SnapshotId": snapshot.id, "Size": 16}
+        if self.world.san is not None and rng.random() < 0.25:
+            input["VolumeType"] = "standard"
         return "CreateVolume", input
 
     async def _change_volume(self) -> tuple[str, Mapping[str, Any]]:

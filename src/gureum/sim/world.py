@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
+
+from msgspec.structs import replace
 
 from gureum.agent.agent import Agent, Identity
 from gureum.control.images import register
@@ -19,11 +21,14 @@ from gureum.control.manager import Manager
 from gureum.env import Env
 from gureum.errors import TransportError
 from gureum.gateway.call import Call
+from gureum.hostspec import LOCAL
 from gureum.hypervisors.fake import FakeHypervisor, FakeMachines
 from gureum.images.manifest import ImageManifest
 from gureum.network.fake import FakeNetwork, FakeWires
+from gureum.san.base import Pool
 from gureum.san.fake import FakePool, FakePoolDisk
-from gureum.services import ec2, sts  # noqa: F401  (registers their operations)
+from gureum.san.fake_shared import FakeSan, FakeSharedPool
+from gureum.services import ec2, fleet, sts  # noqa: F401  (registers their operations)
 from gureum.services.dispatch import Dispatcher
 from gureum.services.ec2.defaults import ensure_defaults
 from gureum.services.operation import Caller, Cloud
@@ -42,6 +47,8 @@ CHAIN_MAX = 3
 """Layers of a volume before they are merged: few, so that it happens."""
 FOREIGN = "vol-000000000000f0e16"
 """A volume in each pool that the manager knows nothing of: it must be kept."""
+SAN = "san"
+"""The shared pool, in worlds that have one."""
 IMAGE_BLOCKS = {0: b"boot", 3: b"system"}
 
 CLOUD = Cloud(
@@ -95,10 +102,17 @@ class SimHost:
         self.disk = FakePoolDisk(POOL_BYTES)
         self.disk.images[IMAGE.disk] = dict(IMAGE_BLOCKS)
         self.boot = 1
+        self.power = asyncio.Event()
+        """Without it its agent does not start."""
+        self.power.set()
         self.process: Process | None = None
 
     async def agent(self, env: Env) -> None:
         """The agent's process."""
+        await self.power.wait()
+        pools: dict[str, Pool] = {LOCAL: FakePool(env, self.disk, chain_max=CHAIN_MAX)}
+        if self.world.san is not None:
+            pools[self.world.san.name] = FakeSharedPool(env, self.world.san, self.name)
         identity = Identity(
             cloud=CLOUD.name,
             host=self.name,
@@ -112,7 +126,7 @@ class SimHost:
             env,
             identity,
             SimHypervisor(env, self.machines, self),
-            FakePool(env, self.disk, chain_max=CHAIN_MAX),
+            pools,
             FakeNetwork(env, self.name, self.world.wires),
             self._connect,
         ).run()
@@ -124,7 +138,10 @@ class SimHost:
 class World:
     """One simulated cloud with one random source. Make it inside the virtual loop."""
 
-    def __init__(self, seed: int, hosts: int = 1) -> None:
+    def __init__(self, seed: int, hosts: int = 1, shared: bool = False) -> None:
+        """``shared``: new volumes are in a shared pool but for those of type standard, and all hosts but the
+        last stand for every zone.
+        """
         self.random = random.Random(seed)
         self.weather = Weather(self.random)
         self.wires = FakeWires()
@@ -138,6 +155,14 @@ class World:
             self.hosts = [
                 SimHost(self, f"host-{n}", zone, f"192.0.2.{n + 1}") for n, zone in enumerate(zones)
             ]
+        self.cloud = CLOUD
+        self.san: FakeSan | None = None
+        if shared:
+            self.cloud = replace(CLOUD, pool=SAN, type_pools=(("standard", LOCAL),))
+            self.san = FakeSan(SAN, POOL_BYTES)
+            self.san.disks[IMAGE.disk] = dict(IMAGE_BLOCKS)
+            for host in self.hosts[:-1]:
+                host.zone = ""
         self.manager: Manager | None = None
         self.manager_process: Process | None = None
         self._calls: dict[asyncio.Task[Any], None] = {}
@@ -153,10 +178,12 @@ class World:
     async def start(self) -> None:
         """Start everything; processes that die are started again a little later, as by a supervisor."""
         env = Env(self.now, random.Random(0), lambda _: None)
-        await self.store.transact(lambda tx: ensure_defaults(tx, env, CLOUD))
-        await register(self.store, env, CLOUD, IMAGE)
+        await self.store.transact(lambda tx: ensure_defaults(tx, env, self.cloud))
+        await register(self.store, env, self.cloud, IMAGE)
         for host in self.hosts:
             await FakePool(env, host.disk).create_volume(FOREIGN, GIB)
+        if self.san is not None:
+            await FakeSharedPool(env, self.san, "").create_volume(FOREIGN, GIB)
         self._seats = [asyncio.create_task(self._keep("manager", self._run_manager, self._seat_manager))]
         for host in self.hosts:
             self._seats.append(asyncio.create_task(self._keep(host.name, host.agent, self._seat(host))))
@@ -188,8 +215,8 @@ class World:
         return seat
 
     async def _run_manager(self, env: Env) -> None:
-        self.manager = Manager(env, CLOUD, self.store)
-        self.dispatcher = Dispatcher(env, CLOUD, self.store, self.manager)
+        self.manager = Manager(env, self.cloud, self.store)
+        self.dispatcher = Dispatcher(env, self.cloud, self.store, self.manager)
         await self.manager.run()
 
     def lose_power(self, host: SimHost) -> None:
@@ -200,6 +227,19 @@ class World:
         host.boot += 1
         if host.process is not None:
             host.process.die()
+
+    def go_dark(self, host: SimHost, seconds: float) -> None:
+        """The host is off for so long."""
+        host.power.clear()
+        self.lose_power(host)
+        asyncio.get_running_loop().call_later(seconds, host.power.set)
+
+    def cut_san(self, hosts: Sequence[SimHost], away: bool) -> None:
+        """Let these hosts not reach the shared pool, or reach it again."""
+        assert self.san is not None
+        for host in hosts:
+            (self.san.cut_off.add if away else self.san.cut_off.discard)(host.name)
+            host.machines.lose_shared_storage(away)
 
     async def connect(self, host: SimHost) -> Link:
         manager, process = self.manager, self.manager_process
@@ -224,8 +264,10 @@ class World:
         task.add_done_callback(lambda done: self._services.pop(done, None))
         return ours
 
-    async def call(self, operation: str, input: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Call an EC2 operation; None if the manager was dead, died over it or did not answer in time.
+    async def call(
+        self, operation: str, input: Mapping[str, Any], service: str = "ec2"
+    ) -> Mapping[str, Any] | None:
+        """Call an operation; None if the manager was dead, died over it or did not answer in time.
 
         Raises ApiError.
         """
@@ -233,7 +275,7 @@ class World:
         if dispatcher is None or process is None:
             return None
         call = Call(
-            service="ec2",
+            service=service,
             operation=operation,
             input=dict(input),
             region=CLOUD.region,

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from gureum.errors import TooLarge, TransportError
-from gureum.hostspec import HostReport, HostSpec, RemoteSpec
+from gureum.hostspec import HostReport, HostSpec
 
 MESSAGE_BYTES_MAX = 32 * 1024 * 1024
+BLOCK_BYTES = 512 * 1024
+"""Of a block of a snapshot, as the EBS direct APIs have them."""
+
+
+class BlockUse(NamedTuple):
+    """Block ``at`` of a snapshot. ``before``: the other snapshot has data there; ``here``: this one has."""
+
+    at: int
+    before: bool
+    here: bool
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
@@ -23,18 +35,26 @@ class Spec(msgspec.Struct, frozen=True, tag="spec"):
     spec: HostSpec
 
 
+class Items(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of a part that is sorted by id: those that are new or different, in MessagePack, and ids of those that
+    are ``gone``.
+    """
+
+    come: msgspec.Raw
+    gone: tuple[str, ...] = ()
+
+
 class SpecChange(msgspec.Struct, frozen=True, kw_only=True, tag="spec-change"):
     """A spec, as what differs from the one of the revision ``base``, the last on this link.
 
-    ``parts``: fields of HostSpec, and of its NetworkSpec ("network.ports"), that are different, whole, in
-    MessagePack. ``remotes``: those of ``network.remotes`` that are new or different; ``gone``: ids of others.
+    ``parts``: fields of HostSpec, and of its NetworkSpec ("network.vpcs"), that are different, whole, in
+    MessagePack. ``items``: what is different in fields of NetworkSpec that are sorted by id ("ports").
     """
 
     base: int
     revision: int
     parts: dict[str, msgspec.Raw] = {}
-    remotes: tuple[RemoteSpec, ...] = ()
-    gone: tuple[str, ...] = ()
+    items: dict[str, Items] = {}
 
 
 class Report(msgspec.Struct, frozen=True, tag="report"):
@@ -46,6 +66,11 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
 
     ``console``: the end of ``machine``'s console, at most ``max_bytes``. ``export-flows``: the flows of the
     port of ``interface``. ``import-flows``: ``data`` are such flows, for its port here.
+
+    Of ``snapshot``, which is of ``volume`` in ``pool`` and has ``size`` bytes: ``list-blocks``, a BlockUse
+    for at most ``length`` blocks with data from block ``offset`` on, or for those that may not be as in the
+    snapshot ``since`` of ``since_volume``; ``read-block``, ``length`` bytes from ``offset`` on.
+    ``write-block``: ``data`` at ``offset`` of a volume that no machine has.
     """
 
     id: int
@@ -53,6 +78,14 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
     machine: str = ""
     max_bytes: int = 0
     interface: str = ""
+    pool: str = ""
+    volume: str = ""
+    snapshot: str = ""
+    since: str = ""
+    since_volume: str = ""
+    offset: int = 0
+    length: int = 0
+    size: int = 0
     data: bytes = b""
 
 

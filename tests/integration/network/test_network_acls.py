@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -160,12 +161,20 @@ async def test_many_ports_at_once_are_the_same_as_one_by_one(
         # Sets have no order, and chains have that in which they came.
         return "\n".join(sorted(re.sub(r"packets \d+ bytes \d+", "", text).splitlines()))
 
+    def answers() -> dict[str, str]:
+        """Who answers ARP for the world, and when."""
+        files = [*Path("/proc/sys/net/ipv4/conf").glob("*/proxy_arp")]
+        files += Path("/proc/sys/net/ipv4/neigh").glob("*/proxy_delay")
+        return {str(file): file.read_text() for file in files}
+
     await rig.network.apply(current)
-    one = rules()
+    one, answered = rules(), visit(f"gm{INDEX}-1", answers)
     await rig.network.teardown()
     monkeypatch.setattr(network_vpc, "APART_PORTS", 1)
     await rig.network.apply(current)
     assert rules() == one
+    assert visit(f"gm{INDEX}-1", answers) == answered
+    assert "1\n" in answered.values()
     a, b = await rig.guest(INSIDE), await rig.guest(NEAR)
     with a.listen(80):
         assert await rig.call(b.reaches, a.ip, 80)

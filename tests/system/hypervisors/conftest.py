@@ -16,7 +16,9 @@ from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
 from gureum.hypervisors.qemu.process import marked_processes
 from gureum.network.taps import create_tap, open_tap
 
+from ..san.ceph_cluster import CephCluster
 from . import guest
+from .images import Images
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +61,26 @@ def with_child_reaped(pid: int) -> None:
         fd = os.pidfd_open(pid) if Path(f"/proc/{pid}").exists() else -1
         if fd >= 0:
             os.close(fd)
+
+
+@pytest.fixture(scope="session")
+def storage() -> Iterator[CephCluster]:
+    """A storage cluster; each test leaves it as it was."""
+    cluster = CephCluster()
+    try:
+        cluster.bring_up()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+def images(storage: CephCluster) -> Images:
+    for name in storage.daemons:
+        if storage.runs(name):
+            storage.resume(name)
+    storage.bring_up()
+    return Images(storage.settings)
 
 
 @pytest.fixture

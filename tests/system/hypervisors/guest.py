@@ -14,7 +14,7 @@ from pathlib import Path
 from gureum.hypervisors.base import Disk, Hypervisor, MachineConfig
 from gureum.hypervisors.qemu.monitor import connect_socket
 from gureum.images.cpio import CpioWriter
-from gureum.san.base import FileDisk, Layer
+from gureum.san.base import DiskSource, FileDisk, Layer
 
 MIB = 1024 * 1024
 BOOT_SECONDS = 60.0
@@ -115,7 +115,7 @@ def volume(number: int) -> str:
     return f"vol-{number:017x}"
 
 
-def disk(index: int, source: FileDisk) -> Disk:
+def disk(index: int, source: DiskSource) -> Disk:
     return Disk(volume=volume(index), index=index, source=source)
 
 
@@ -161,12 +161,12 @@ class Shell:
         self._writer = writer
         self._count = 0
 
-    async def run(self, command: str) -> str:
+    async def run(self, command: str, seconds: float = COMMAND_SECONDS) -> str:
         """The command's output; it must succeed."""
         self._count += 1
         mark = f"done-{self._count}-"
         self._writer.write(f"{{ {command}\n}}; echo 'done'-{self._count}-$?-\n".encode())
-        async with asyncio.timeout(COMMAND_SECONDS):
+        async with asyncio.timeout(seconds):
             output = (await self._reader.readuntil(mark.encode())).decode(errors="replace")
             status = (await self._reader.readuntil(b"-")).decode()
         output = output.removesuffix(mark).replace("\r", "").strip()

@@ -209,3 +209,46 @@ async def test_console_is_kept(house: House) -> None:
     await house.hypervisor.power_off(ID)
     assert house.hypervisor.console_socket(ID) is None
     assert len(await house.hypervisor.console(ID, 10)) == 10
+
+
+async def test_disk_moves(house: House, tmp_path: Path) -> None:
+    source, target = raw_disk(tmp_path / "a.raw", MIB), raw_disk(tmp_path / "b.raw", MIB)
+    await house.hypervisor.start(bare(ID, disk(0, source)))
+
+    async def ready() -> None:
+        async with asyncio.timeout(30):
+            while not house.hypervisor.machines()[ID].mirrors[volume(0)].ready:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+    await house.hypervisor.cancel_mirror(ID, volume(0))
+    with pytest.raises(HypervisorError, match="not being moved"):
+        await house.hypervisor.finish_mirror(ID, volume(0))
+    for _ in range(2):
+        await house.hypervisor.mirror_disk(ID, volume(0), target)
+    await ready()
+    mirror = house.hypervisor.machines()[ID].mirrors[volume(0)]
+    assert (mirror.target, mirror.error) == (target.layers[0].path, "")
+    assert mirror.done_bytes == mirror.total_bytes > 0
+    await house.restart()
+    assert house.hypervisor.machines()[ID].mirrors[volume(0)] == mirror
+    await house.hypervisor.cancel_mirror(ID, volume(0))
+    assert house.hypervisor.machines()[ID].mirrors == {}
+    assert await house.hypervisor.active_layer(ID, volume(0)) == source.layers[0].path
+    await house.hypervisor.mirror_disk(ID, volume(0), target)
+    await ready()
+    await house.hypervisor.finish_mirror(ID, volume(0))
+    assert house.hypervisor.machines()[ID].mirrors == {}
+    assert await house.hypervisor.active_layer(ID, volume(0)) == target.layers[0].path
+    await house.hypervisor.power_off(ID)
+    await house.hypervisor.cancel_mirror(ID, volume(0))
+    with pytest.raises(HypervisorError, match="off"):
+        await house.hypervisor.mirror_disk(ID, volume(0), source)
+
+
+async def test_freeze_of_a_machine_that_does_not_run(house: House) -> None:
+    with pytest.raises(HypervisorError, match="no such machine"):
+        await house.hypervisor.freeze(ID)
+    await house.hypervisor.start(bare(ID))
+    await house.hypervisor.power_off(ID)
+    assert not await house.hypervisor.freeze(ID)
+    await house.hypervisor.thaw(ID)

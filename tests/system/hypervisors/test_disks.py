@@ -68,8 +68,8 @@ async def test_attach_write_detach(
         await until(lambda: hypervisor.machines()[ID].disks == (volume(0),))
         assert hypervisor.machines()[ID].detaching == ()
         live = hypervisor._machines[ID].disks()
-        assert {name for name, _ in await live._format_nodes()} == {volume(0)}
-        assert len(await live._fdsets()) == 2  # the console's and the root disk's
+        assert {name for name, _ in await live.nodes.names()} == {volume(0)}
+        assert len(await live.nodes.fdsets()) == 2  # the console's and the root disk's
 
 
 async def test_detach_while_booting(

@@ -14,6 +14,7 @@ from gureum.agent.agent import Agent, Identity
 from gureum.env import Env
 from gureum.errors import TransportError
 from gureum.hostspec import (
+    LOCAL,
     DiskSpec,
     HostSpec,
     ImageSpec,
@@ -69,7 +70,7 @@ class Lab:
             self.env,
             identity,
             FakeHypervisor(self.env, self.machines),
-            FakePool(self.env, self.disk, chain_max=3),
+            {LOCAL: FakePool(self.env, self.disk, chain_max=3)},
             FakeNetwork(self.env, "h", self.wires),
             self._connect,
             self.spec_file,

@@ -184,7 +184,7 @@ def test_a_stopped_agent_leaves_guests_running_and_frees_the_pool(parts: Any) ->
         async def close() -> None:
             closed.append("pool")
 
-        lab.agent.disks.pool.close = close
+        lab.agent.disks.local.pool.close = close
         await lab.stop()
         assert lab.machines.running()
 

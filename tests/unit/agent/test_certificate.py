@@ -140,3 +140,18 @@ def test_without_its_files_a_host_does_not_connect(tmp_path: Path) -> None:
             await certificate.connect(state)
 
     joined(tmp_path, test)
+
+
+def test_a_refusal_is_kept_until_the_manager_takes_the_host_again(tmp_path: Path) -> None:
+    async def test(manager: Manager, state: Path) -> None:
+        (state / "run").mkdir()
+        connect = certificate.Connector(state)
+        for reason in ("it was removed", ""):
+            manager.refuses = reason
+            link = await connect()
+            await link.send(Renew(authority.new_request()[1]))
+            await link.receive()
+            assert certificate.refusal(state) == reason
+            await link.close()
+
+    joined(tmp_path, test)

@@ -112,9 +112,9 @@ def test_a_running_machine_goes_on_over_snapshots_and_chains_are_merged_after(pa
         disk = lab.machines.machines["i-1"].disks["vol-1"]
         assert len(disk.layers) == 6
         lab.disk.write(disk.layers[0], 1, b"x")
-        before = len((await lab.agent.disks.pool.open_volume("vol-1")).layers)
+        before = len((await lab.agent.disks.local.pool.open_volume("vol-1")).layers)
         await lab.take(parts.machine(run=False), parts.volume(), *snapshots, seconds=10)
-        after = len((await lab.agent.disks.pool.open_volume("vol-1")).layers)
+        after = len((await lab.agent.disks.local.pool.open_volume("vol-1")).layers)
         assert after < before
         assert lab.disk.contents_of("vol-1") == {1: b"x"}
 
@@ -140,7 +140,7 @@ def test_a_merge_that_fails_does_not_keep_a_machine_from_starting(parts: Any) ->
         async def compact(id: str) -> bool:
             raise PoolError("no room")
 
-        lab.agent.disks.pool.compact = compact
+        lab.agent.disks.local.pool.compact = compact
         await lab.take(parts.machine(), parts.volume())
         assert lab.machines.running()
 

@@ -203,7 +203,7 @@ def test_it_is_not_started_when_it_is_not_wanted_any_more(parts: Any) -> None:
             await right(config)
 
         lab.agent.hypervisor.start = start
-        async with lab.agent.disks.opened(["vol-1"]):
+        async with lab.agent.disks.opened("i-1", ["vol-1"]):
             await lab.take(parts.machine(), parts.volume())
             await lab.take(parts.machine(run=False), parts.volume(), seconds=0.1)
         await asyncio.sleep(3)

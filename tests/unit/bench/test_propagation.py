@@ -1,7 +1,9 @@
 """What tells that a change is in force: each of the kernels must have said so."""
 
-import subprocess
+import socket
+import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -9,41 +11,38 @@ from gureum.bench import propagation
 from gureum.bench.propagation import Monitors
 from gureum.bench.servers import BenchError
 
+SET, KEY = b"in_4p_sg-1", b"\x06\0\0\0\x4e\x21"
 
-def started(script: str) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE)
-
-
-def ended(*processes: "subprocess.Popen[bytes]") -> None:
-    for process in processes:
-        process.kill()
-        process.communicate()
+Pair = tuple[socket.socket, socket.socket]
 
 
-def test_the_last_one_counts() -> None:
-    slow = started("echo 20000; sleep 0.3; printf 200; sleep 0.1; echo 01; sleep 10")
-    quick = started("echo add rule 20001; sleep 10")
-    try:
-        began = time.monotonic()
-        assert Monitors({"one": slow, "other": quick}).until("20001") - began >= 0.3
-    finally:
-        ended(slow, quick)
+@pytest.fixture
+def pairs() -> Iterator[list[Pair]]:
+    made = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+    yield made
+    for pair in made:
+        for each in pair:
+            each.close()
 
 
-def test_what_never_comes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(propagation, "CHANGE_SECONDS_MAX", 0.2)
-    silent, quick = started("sleep 10"), started("echo 20001; sleep 10")
-    try:
-        with pytest.raises(BenchError, match=r"in one$"):
-            Monitors({"one": silent, "other": quick}).until("20001")
-    finally:
-        ended(silent, quick)
+def monitors(pairs: list[Pair]) -> Monitors:
+    return Monitors({"one": pairs[0][0], "other": pairs[1][0]})
 
 
-def test_one_that_ends_is_noticed() -> None:
-    over = started("echo 1")
-    try:
-        with pytest.raises(BenchError, match="ended"):
-            Monitors({"one": over}).until("20001")
-    finally:
-        ended(over)
+def test_the_last_one_counts(pairs: list[Pair]) -> None:
+    (_, slow), (_, quick) = pairs
+    quick.send(b"new " + SET + b" " + KEY)
+    slow.send(b"new " + SET + b" and another key")
+    slow.send(b"another set " + KEY)
+    later = threading.Timer(0.2, lambda: slow.send(SET + KEY))
+    later.start()
+    began = time.monotonic()
+    assert monitors(pairs).until((SET, KEY)) - began >= 0.2
+    later.join()
+
+
+def test_what_never_comes_is_named(pairs: list[Pair], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(propagation, "CHANGE_SECONDS_MAX", 0.1)
+    pairs[1][1].send(SET + KEY)
+    with pytest.raises(BenchError, match=r"in one$"):
+        monitors(pairs).until((SET, KEY))

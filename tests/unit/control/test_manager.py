@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -16,15 +17,25 @@ from gureum.control.hosts import LEASE_SECONDS
 from gureum.control.manager import Manager
 from gureum.env import Env
 from gureum.errors import StoreError, TransportError
-from gureum.hostspec import HostReport, MachineReport, MachineState
-from gureum.resources import ClientToken, Host, HostState, Instance, InstanceState
+from gureum.hostspec import HostReport, HostSpec, MachineReport, MachineState
+from gureum.resources import (
+    ClientToken,
+    Host,
+    HostState,
+    Instance,
+    InstanceState,
+    Permission,
+    SecurityGroup,
+    Vpc,
+)
 from gureum.services.operation import Cloud
 from gureum.sim.link import SimLink, Weather, pair
 from gureum.sim.loop import run
 from gureum.store.base import Transaction
 from gureum.store.sqlite import SqliteStore
 from gureum.transport import messages
-from gureum.transport.messages import Call, Hello, Reply, Report, Spec
+from gureum.transport.messages import Call, Hello, Reply, Report, Spec, SpecChange
+from gureum.transport.specs import Receiver
 
 CLOUD = Cloud(name="c", account="1", region="r", zones=("ra",), public_cidr="198.18.0.0/24")
 
@@ -364,5 +375,46 @@ def test_console_asks_the_host_or_says_why_not(make: Any) -> None:
         assert await asked == b"login:"
         with pytest.raises(TransportError, match="did not answer"):
             await office.manager.console("h", "i-1", 10)
+
+    in_office(test)
+
+
+async def received(link: SimLink, receiver: Receiver) -> HostSpec:
+    """What the agent knows when nothing more comes."""
+    spec = None
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            while True:
+                if isinstance(message := await link.receive(), Spec | SpecChange):
+                    spec = receiver.take(message)
+    assert spec is not None
+    return spec
+
+
+def test_of_a_change_of_rules_only_the_network_is_made(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(office: Office) -> None:
+        group = SecurityGroup(id="sg-1", account="1", name="g", description="", vpc="vpc-1")
+        port = make.interface(host="h", instance="i-1", groups=("sg-1",))
+        vpc = Vpc(id="vpc-1", account="1", cidr="172.31.0.0/16", network_id=1)
+        await office.put(vpc, group, running(make), port)
+        receiver, link = Receiver(), await office.connect()
+        before = await received(link, receiver)
+        monkeypatch.setattr(control, "host_spec", None)
+        rule = Permission(id="sgr-1", protocol="tcp", from_port=22, to_port=22, cidr="10.0.0.0/8")
+        await office.put(replace(await office.get(SecurityGroup, "sg-1"), rules=(rule,)))
+        after = await received(link, receiver)
+        assert [each.from_port for each in after.network.groups[0].rules] == [22]
+        assert after.revision > before.revision
+        assert after.machines is before.machines
+        assert after.network.ports is before.network.ports
+        monkeypatch.undo()
+        # Both at once, and nothing is lost.
+        instance = await office.get(Instance, "i-1")
+        await office.put(
+            replace(await office.get(SecurityGroup, "sg-1"), rules=()), replace(instance, reboots=1)
+        )
+        last = await received(link, receiver)
+        assert last.network.groups[0].rules == ()
+        assert last.machines[0].reboots == 1
 
     in_office(test)

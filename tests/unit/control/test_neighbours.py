@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from typing import Any
 
@@ -10,7 +11,8 @@ from msgspec.structs import replace
 from gureum.control.neighbours import Following, Neighbours
 from gureum.control.networks import Networks
 from gureum.control.specs import host_spec
-from gureum.resources import NetworkInterface, SecondaryAddress, Vpc
+from gureum.errors import IllegalTransition
+from gureum.resources import NetworkInterface, Permission, SecondaryAddress, SecurityGroup, Vpc
 from gureum.services.operation import Cloud
 from gureum.store.base import Transaction
 from gureum.store.sqlite import SqliteStore
@@ -93,6 +95,56 @@ async def test_following_is_as_reading_anew(make: Any) -> None:
             assert neighbours is not None
             with_them = await host_spec(reader, CLOUD, "host-0", neighbours)
             assert with_them == await host_spec(reader, CLOUD, "host-0")
+    await store.close()
+
+
+async def test_what_is_more_than_a_network_is_noticed(make: Any) -> None:
+    """Whatever changes: if it is said that a host has nothing new but its network, that is so."""
+    store, rng = SqliteStore.open(":memory:", threaded=False), random.Random(7)
+    following = Following(store)
+    whole = None
+    only = 0
+
+    async def change(tx: Transaction) -> None:
+        host, number = rng.choice(["host-0", "host-0", "host-1", None]), rng.randrange(3)
+        match rng.randrange(7):
+            case 0 | 1:
+                records = [make.instance(f"i-{number}", host=host)]
+            case 2:
+                records = [make.volume(f"vol-{number}", host=host, instance=None)]
+            case 3 | 4:
+                group = SecurityGroup(
+                    id=f"sg-{number % 2}", account="1", name="g", description="", vpc="vpc-1"
+                )
+                rule = Permission(id="sgr-1", protocol="tcp", from_port=rng.randrange(9), to_port=9)
+                records = [replace(group, rules=(rule,))]
+            case _:
+                values = {"instance": f"i-{rng.randrange(3)}", "groups": (f"sg-{rng.randrange(2)}",)}
+                records = [
+                    make.interface(f"eni-{number}", host=host, private_ip=f"10.0.0.{number}", **values)
+                ]
+        for record in records:
+            found = await tx.get(type(record), record.id)
+            if found is not None and rng.random() < 0.2:
+                await tx.delete(found)
+                continue
+            await tx.put(replace(record, version=found.version if found is not None else 0))
+
+    await store.transact(_putting(Vpc(id="vpc-1", account="1", cidr="10.0.0.0/16", network_id=1)))
+    for _ in range(400):
+        for _ in range(rng.choice([1, 1, 1, 2])):
+            with contextlib.suppress(IllegalTransition):
+                await store.transact(change)
+        async with following.read() as (reader, neighbours):
+            assert neighbours is not None
+            spec = await host_spec(reader, CLOUD, "host-0", neighbours)
+            if whole is None or not following.only_networks_since("host-0", whole.revision):
+                whole = spec
+                continue
+            only += 1
+            load = Networks.load(reader, CLOUD, "host-0", neighbours, whole.network.ports)
+            assert replace(whole, revision=spec.revision, network=(await load).spec()) == spec
+    assert only > 50
     await store.close()
 
 

@@ -91,7 +91,7 @@ async def test_hosts_know_each_other_once_they_have_addresses(bench: Any, make: 
     assert got.number == 2
     assert [(each.id, each.number, each.address) for each in got.hosts] == [("host-2", 3, "198.19.64.12")]
     assert got.mtu == 1450
-    assert (await spec(bench, "host-1", _encrypted())).mtu == 1370
+    assert (await spec(bench, "host-1", _encrypted())).mtu == 1350
 
 
 def _encrypted() -> Cloud:
@@ -226,3 +226,7 @@ async def test_what_the_subnets_guests_are_told_and_allowed(bench: Any, make: An
     assert (other.dhcp.domain, other.dhcp.servers) == ("", ())
     assert [entry.number for entry in first.acls[0].entries] == [100, 200]
     assert [(log.id, log.ports) for log in got.flow_logs] == [("fl-1", ("eni-1",)), ("fl-2", ("eni-3",))]
+    assert [(log.region, log.zone_ids) for log in got.flow_logs] == [
+        ("us-east-1", {"eni-1": "use1-az1"}),
+        ("us-east-1", {"eni-3": "use1-az1"}),
+    ]

@@ -10,7 +10,7 @@ import pytest
 from gureum.errors import HypervisorError
 from gureum.hypervisors.base import Disk, MachineConfig, Nic
 from gureum.hypervisors.qemu.command import Files, Host, command_line, hotplug_place, system_uuid
-from gureum.hypervisors.qemu.disks import OpenLayer
+from gureum.hypervisors.qemu.disks import OpenDisk, OpenLayer
 from gureum.hypervisors.qemu.nics import NIC_BUS, device_name, parse_device
 from gureum.san.base import FileDisk, Layer
 
@@ -19,15 +19,14 @@ TOP = Layer(path="/pool/a,b.qcow2", format="qcow2")
 BASE = Layer(path="/pool/base.raw", format="raw")
 DISK = Disk(volume="vol-0123456789abcdef0", index=0, source=FileDisk(layers=(TOP, BASE)))
 CONFIG = MachineConfig(id=ID, generation=1, vcpus=2, memory_bytes=512 << 20, disks=(DISK,))
-FILES = Files(monitor=3, console=5, console_log=6, kernel=7, initrd=8)
-LAYERS = {
-    DISK.volume: [OpenLayer(10, TOP, (20, 21), True, True), OpenLayer(11, BASE, (22,), False, False)],
-}
+FILES = Files(monitor=3, console=5, console_log=6, agent=9, kernel=7, initrd=8)
+TOP_LAYER, BASE_LAYER = OpenLayer(10, TOP, (20, 21), True, True), OpenLayer(11, BASE, (22,), False, False)
+OPENED = OpenDisk(volume=DISK.volume, number=10, layers=(TOP_LAYER, BASE_LAYER))
 
 
 def command(config: MachineConfig, machine: str = "pc-q35-7.2", accelerator: str = "kvm") -> list[str]:
     host = Host("/usr/bin/qemu", accelerator, "host", tsc_khz=2_000_000)
-    return command_line(host, config, machine, "guid", FILES, LAYERS)
+    return command_line(host, config, machine, "guid", FILES, {DISK.volume: OPENED}, {})
 
 
 def values(arguments: list[str], option: str) -> list[str]:
@@ -70,9 +69,8 @@ def test_last_layer_has_no_backing_file() -> None:
     alone = msgspec.structs.replace(DISK, source=FileDisk(layers=(TOP,)))
     config = msgspec.structs.replace(CONFIG, disks=(alone,))
     host = Host("/usr/bin/qemu", "kvm", "host")
-    arguments = command_line(
-        host, config, "pc-q35-7.2", "guid", FILES, {DISK.volume: LAYERS[DISK.volume][:1]}
-    )
+    opened = msgspec.structs.replace(OPENED, layers=(TOP_LAYER,))
+    arguments = command_line(host, config, "pc-q35-7.2", "guid", FILES, {DISK.volume: opened}, {})
     top = json.loads(values(arguments, "-blockdev")[-1])
     assert top["backing"] is None
 

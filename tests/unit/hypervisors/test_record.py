@@ -9,7 +9,6 @@ import pytest
 
 from gureum.errors import HypervisorError
 from gureum.hostspec import MachineState
-from gureum.hypervisors.base import MachineConfig
 from gureum.hypervisors.qemu.record import (
     LOG_BYTES_KEPT,
     LOG_BYTES_MAX,
@@ -23,7 +22,6 @@ from gureum.hypervisors.qemu.record import (
 ID = "i-0123456789abcdef0"
 SAVED = Saved(
     generation=3,
-    config=MachineConfig(id=ID, generation=3, vcpus=1, memory_bytes=1 << 28),
     machine_type="pc-q35-7.2",
     boot_id="boot",
     uid=0x7000_0000,

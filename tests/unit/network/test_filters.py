@@ -6,12 +6,13 @@ import msgspec
 import pytest
 
 from gureum.hostspec import GroupSpec, NetworkSpec, PortSpec, RuleSpec, SubnetSpec, VpcSpec
-from gureum.network.filters import changed_addresses, closed, filter_table
+from gureum.network.bundles import Compiler, renewed_sets
+from gureum.network.filters import changed_addresses, filter_table
 from gureum.network.guard import guard_table
 from gureum.network.hostfilter import host_table
 from gureum.network.names import Names
 from gureum.network.plan import VpcPlan, make_plan
-from gureum.network.ruleset import Table, change_table
+from gureum.network.ruleset import Table, change_table, emptied, with_sets
 
 NAMES = Names(0)
 VPC = VpcSpec(
@@ -80,11 +81,67 @@ def test_what_lets_everything_pass_needs_no_chain() -> None:
     assert set(table.sets["ingress"].elements.values()) == {"goto refuse_in_group"}
 
 
-def test_a_closed_filter_knows_no_port() -> None:
-    table = closed(filter_table(plan(port(4), members=("172.31.0.9",)), NAMES, "198.19.0.3"))
+def test_a_filter_without_elements_lets_nothing_pass() -> None:
+    table = emptied(filter_table(plan(port(4), members=("172.31.0.9",)), NAMES, "198.19.0.3"))
     assert not any(value.elements for value in table.sets.values())
-    assert not any(key.startswith(("in_", "out_")) for key in table.chains)
-    assert table.chains["forward_egress"].rules[-1] == "drop"
+    assert table.chains["forward_egress"].rules[-2:] == ("iifname vmap @egress", "drop")
+    assert table.chains["forward_ingress"].rules[-1] == "oifname vmap @ingress"
+    assert "policy drop" in table.chains["forward_ingress"].hook
+
+
+def web(*ports: int) -> VpcPlan:
+    """A group that lets in the world to these ports, and everything out."""
+    rules = [RuleSpec(egress=True, cidr="0.0.0.0/0")]
+    rules += [RuleSpec(protocol="tcp", from_port=each, to_port=each, cidr="10.0.0.0/8") for each in ports]
+    spec = NetworkSpec(
+        vpcs=(VPC,), ports=(port(4),), groups=(GroupSpec(id="sg-1", rules=tuple(rules)), GroupSpec(id="sg-2"))
+    )
+    return make_plan(spec, IPv4Network("198.18.0.0/24"))[1]
+
+
+def test_a_rule_more_is_one_element() -> None:
+    name = "inet gureum in_4pr_sg-1"
+    assert change(web(80), web(80, 443)) == [f"add element {name} {{ 10.0.0.0/8 . 6 . 443 }}"]
+    assert change(web(80, 443), web(443)) == [f"delete element {name} {{ 10.0.0.0/8 . 6 . 80 }}"]
+
+
+def test_groups_that_let_out_the_same_share_a_chain() -> None:
+    every = (RuleSpec(egress=True, cidr="0.0.0.0/0"),)
+    spec = NetworkSpec(
+        vpcs=(VPC,),
+        ports=(port(4), port(5, groups=("sg-2",))),
+        groups=(GroupSpec(id="sg-1", rules=every), GroupSpec(id="sg-2", rules=every)),
+    )
+    table = filter_table(make_plan(spec, IPv4Network("198.18.0.0/24"))[1], NAMES, "198.19.0.3")
+    assert len(set(table.sets["egress"].elements.values())) == 1
+
+
+def test_a_group_that_stayed_is_not_compiled_again() -> None:
+    compiler, groups = Compiler(), {"sg-1": web(80).groups["sg-1"], "sg-2": GroupSpec(id="sg-2")}
+    before = compiler.compile(groups)
+    after = compiler.compile({**groups, "sg-1": web(80, 443).groups["sg-1"]})
+    assert after["sg-1"][0] != before["sg-1"][0]
+    assert after["sg-2"] is before["sg-2"]
+    # Equal is enough.
+    assert compiler.compile(web(80, 443).groups)["sg-1"] is after["sg-1"]
+
+
+def test_what_is_other_elements_is_told_apart_from_what_is_other_chains() -> None:
+    compiler, old = Compiler(), web(80)
+    table = filter_table(old, NAMES, "198.19.0.3", compiler=compiler)
+    sets = renewed_sets(old, web(80, 443), compiler)
+    assert sets is not None
+    changed, _ = with_sets(table, sets)
+    assert changed == filter_table(web(80, 443), NAMES, "198.19.0.3")
+    # No set any more; then, no set yet.
+    assert renewed_sets(web(80, 443), web(), compiler) is None
+    assert renewed_sets(web(), web(80), compiler) is None
+    few, more = plan(port(4)), plan(port(4), members=("172.31.0.9", "fd00::9"))
+    compiler = Compiler()
+    table = filter_table(few, NAMES, "198.19.0.3", compiler=compiler)
+    sets = renewed_sets(few, more, compiler)
+    assert sets is not None
+    assert with_sets(table, sets)[0] == filter_table(more, NAMES, "198.19.0.3")
 
 
 def test_addresses_whose_flows_are_forgotten() -> None:

@@ -65,9 +65,11 @@ def test_idle_and_overfull_intervals() -> None:
 def test_every_field_of_the_api_has_a_value_or_a_dash() -> None:
     names = sorted(FIELDS)
     text = " ".join(f"${{{name}}}" for name in names)
-    (line,) = written(log(format=text), Reading({flow(source="fd00::4", target="fd00::9"): Count(1, 80, 18)}))
+    spec = log(format=text, region="us-east-1", zone_ids={"eni-1": "use1-az2"})
+    (line,) = written(spec, Reading({flow(source="fd00::4", target="fd00::9"): Count(1, 80, 18)}))
     found = dict(zip(names, line.split(" "), strict=True))
-    assert {name for name, value in found.items() if value == "-"} == {"region", "az-id"}
+    assert "-" not in found.values()
+    assert (found["region"], found["az-id"]) == ("us-east-1", "use1-az2")
     assert found["version"] == "5"
     assert (found["type"], found["tcp-flags"], found["flow-direction"]) == ("IPv6", "18", "egress")
 

@@ -1,6 +1,17 @@
 from __future__ import annotations
 
-from gureum.network.ruleset import Chain, Set, Table, change_table, replace_table
+from gureum.network.ruleset import (
+    Chain,
+    Set,
+    Table,
+    change_elements,
+    change_table,
+    changed_elements,
+    contents,
+    emptied,
+    replace_table,
+    with_sets,
+)
 
 HOOK = "type filter hook forward priority 0; policy drop;"
 
@@ -70,3 +81,26 @@ def test_chains_and_sets_go_after_what_uses_them() -> None:
 
 def test_another_shape_is_replaced_whole() -> None:
     assert change_table(table(), table(comment="other")).startswith("table inet t\ndelete table inet t\n")
+
+
+def test_elements_alone_are_told_apart() -> None:
+    chains = {"x": Chain(("drop",))}
+    one, other = (
+        Set("ipv4_addr", {"1.1.1.1": "", "2.2.2.2": ""}),
+        Set("ipv4_addr", {"2.2.2.2": "", "3.3.3.3": ""}),
+    )
+    old = table(sets={"s": one, "t": one}, chains=chains)
+    new = table(sets={"s": other, "t": one}, chains=dict(chains))
+    found = changed_elements(old, new)
+    assert found is not None
+    assert change_elements(found) == change_table(old, new)
+    assert with_sets(old, {"s": other, "unknown": other}) == (new, found)
+    assert changed_elements(old, old) == []
+    assert changed_elements(old, table(sets=old.sets, chains={"x": Chain(("accept",))})) is None
+    assert changed_elements(old, table(sets={"s": one}, chains=chains)) is None
+    assert changed_elements(old, table(sets=old.sets, chains=chains, comment="other")) is None
+
+
+def test_what_fills_a_table() -> None:
+    full = table(sets={"s": Set("ipv4_addr", {"1.1.1.1": ""}), "e": Set("ipv4_addr")}, chains={})
+    assert replace_table(emptied(full)) + change_elements(contents(full)) == replace_table(full)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,8 +48,36 @@ def test_a_host_without_a_key_is_not_sent_to(tmp_path: Path, key: str) -> None:
 
 def test_nothing_is_taken_that_did_not_come_through_it() -> None:
     names = Names(3)
-    plain = host_table(names, "cloud", (), "eth0", ["192.0.2.2"]).chains["host"].rules[0]
-    closed = host_table(names, "cloud", (), "eth0", ["192.0.2.2"], carrier="wg3").chains["host"].rules[0]
-    assert plain.startswith("udp dport 4789 ip saddr != @peers")
-    assert closed.startswith('udp dport 4789 iifname != "wg3"')
+    plain = host_table(names, "cloud", (), "eth0", ["192.0.2.2"]).chains
+    closed = host_table(names, "cloud", (), "eth0", ["192.0.2.2"], carrier="wg3").chains
+    # What is not tracked passes before: these packets only.
+    assert plain["arriving"].rules[1] == "udp dport 4789 ip saddr @peers notrack"
+    assert closed["arriving"].rules[1] == 'udp dport 4789 iifname "wg3" notrack'
+    for chains in (plain, closed):
+        assert chains["host"].rules[0] == 'iifname != "gu3-*" ct state untracked accept'
+    assert plain["host"].rules[1].startswith("udp dport 4789 ip saddr != @peers")
+    assert closed["host"].rules[1].startswith('udp dport 4789 iifname != "wg3"')
     assert "4789" not in "".join(host_table(names, "cloud", ()).chains["host"].rules)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "programs", "what"),
+    [
+        (True, ("wg",), "kernel"),
+        (False, ("wg",), ""),
+        (False, ("wg", "wireguard-go"), "wireguard-go"),
+        (True, ("wireguard-go",), ""),
+    ],
+)
+def test_what_encrypts(
+    monkeypatch: pytest.MonkeyPatch, kernel: bool, programs: tuple[str, ...], what: str
+) -> None:
+    monkeypatch.setattr(wireguard, "in_kernel", lambda: kernel)
+    monkeypatch.setattr(shutil, "which", lambda name: name if name in programs else None)
+    assert wireguard.carrier() == what
+
+
+def test_hosts_of_one_machine_have_devices_of_their_own() -> None:
+    """The program's socket has the device's name, and all hosts of a machine have one directory for these."""
+    assert len({Names(3, host=host).wireguard for host in range(3)}) == 3
+    assert max(len(Names(63, host=host).wireguard) for host in (0, 16383)) <= 15

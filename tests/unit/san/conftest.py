@@ -40,6 +40,12 @@ class Guest:
     async def resize(self, size_bytes: int) -> None:
         self.disk.layers[self.disk.name(self.top)].size_bytes = size_bytes
 
+    async def freeze(self) -> bool:
+        return False
+
+    async def thaw(self) -> None:
+        pass
+
 
 class Host:
     """A disk, and the pools of the processes that come and go on it."""

@@ -39,7 +39,7 @@ async def test_life_of_a_volume(pool, tmp_path):
     assert all(Path(layer.path).is_file() and layer.format == "qcow2" for layer in opened.layers)
     for id in ("vol-1", "vol-2"):
         await pool.delete_volume(id)
-    await pool.delete_snapshot("snap-1")
+    await pool.delete_snapshot("snap-1", "vol-1")
     assert files(tmp_path) == set()
 
 

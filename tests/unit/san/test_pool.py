@@ -58,7 +58,7 @@ def test_snapshot_keeps_the_moment_and_outlives_its_volume(host):
         await pool.create_volume(VOL2, 2 * GIB, SNAP)
         assert (await pool.inventory()).snapshots == {SNAP}
         await pool.delete_volume(VOL)
-        await pool.delete_snapshot(SNAP)
+        await pool.delete_snapshot(SNAP, VOL)
         assert host.disk.contents_of(VOL2) == {0: b"old"}
         await pool.delete_volume(VOL2)
         assert not host.disk.layers
@@ -106,7 +106,7 @@ def test_everything_may_be_done_again(host, new_guest):
             await pool.resize_volume(VOL, 2 * GIB)
         assert len(host.disk.layers) == 3
         for _ in range(2):
-            await pool.delete_snapshot(SNAP)
+            await pool.delete_snapshot(SNAP, VOL)
             await pool.delete_volume(VOL)
             await pool.remove_image(AMI)
         assert not host.disk.layers
@@ -194,7 +194,7 @@ OPERATIONS: dict[str, Operation] = {
     "live_resize": lambda pool, guest: pool.resize_volume(VOL, 2 * GIB, guest),
     "snapshot": lambda pool, _: pool.create_snapshot(SNAP, "vol-5"),
     "live_snapshot": lambda pool, guest: pool.create_snapshot(SNAP, VOL, guest),
-    "delete_snapshot": lambda pool, _: pool.delete_snapshot("snap-5"),
+    "delete_snapshot": lambda pool, _: pool.delete_snapshot("snap-5", "vol-5"),
     "delete_volume": lambda pool, _: pool.delete_volume("vol-5"),
     "compact": lambda pool, _: pool.compact("vol-6"),
 }
@@ -213,7 +213,7 @@ async def prepare(host, new_guest):
     for number in range(4):
         await write(pool, "vol-6", {number: b"six"})
         await pool.create_snapshot("snap-6", "vol-6")
-        await pool.delete_snapshot("snap-6")
+        await pool.delete_snapshot("snap-6", "vol-6")
     return pool, guest
 
 
@@ -288,7 +288,7 @@ def test_interrupted_snapshot_is_finished_by_whatever_comes_next(new_host, new_g
         elif what == "delete":
             await pool.delete_volume(VOL)
         elif what == "drop":
-            await pool.delete_snapshot(SNAP)
+            await pool.delete_snapshot(SNAP, VOL)
             await pool.create_snapshot("snap-2", VOL, guest)
         assert (SNAP in host.disk.snapshots()) == (what != "drop")
         assert (await pool.inventory()).snapshots == host.disk.snapshots()
@@ -429,7 +429,7 @@ def test_compaction_bounds_the_chain_and_keeps_every_content(host):
             expected = {0: b"boot", 1: b"system"} | {n: b"%d" % n for n in range(number + 1)}
             assert host.disk.contents_of(f"snap-{number}") == expected
         for number in range(12):
-            await pool.delete_snapshot(f"snap-{number}")
+            await pool.delete_snapshot(f"snap-{number}", VOL)
         assert host.disk.contents_of(VOL)[11] == b"11"
         assert await pool.check() == []
         await pool.delete_volume(VOL)
@@ -445,7 +445,7 @@ def test_compaction_keeps_sharing_the_image(host):
         await pool.create_volume(VOL, GIB, AMI)
         for _ in range(5):
             await pool.create_snapshot(SNAP, VOL)
-            await pool.delete_snapshot(SNAP)
+            await pool.delete_snapshot(SNAP, VOL)
         assert await pool.compact(VOL)
         layers = (await pool.open_volume(VOL)).layers
         assert [layer.format for layer in layers] == ["qcow2", "raw"]
@@ -481,7 +481,7 @@ def test_source_deleted_while_it_is_cloned(host):
         await pool.delete_volume(VOL)
         await asyncio.gather(
             *(pool.create_volume(f"vol-c{number}", GIB, SNAP) for number in range(10)),
-            pool.delete_snapshot(SNAP),
+            pool.delete_snapshot(SNAP, VOL),
         )
         for number in range(10):
             assert host.disk.contents_of(f"vol-c{number}") == {0: b"kept"}
@@ -554,6 +554,7 @@ def test_random_work_with_crashes_and_cancellations(new_host, new_guest, died, s
         written: dict[str, dict[int, bytes]] = {}
         frozen: dict[str, dict[int, bytes]] = {}
         sizes: dict[str, int] = {}
+        owners: dict[str, str] = {}
         guests: dict[str, object] = {}
         counter = 0
 
@@ -609,9 +610,10 @@ def test_random_work_with_crashes_and_cancellations(new_host, new_guest, died, s
                 snap = f"snap-{counter}"
                 await eventually(lambda p, i=snap, v=volume, g=guest: p.create_snapshot(i, v, g))
                 frozen[snap], sizes[snap] = dict(written[volume]), sizes[volume]
+                owners[snap] = volume
             elif kind == "unsnap" and frozen:
                 snap = chance.choice(sorted(frozen))
-                await eventually(lambda p, i=snap: p.delete_snapshot(i))
+                await eventually(lambda p, i=snap: p.delete_snapshot(i, owners[i]))
                 del frozen[snap]
             elif kind == "delete" and guest is None:
                 await eventually(lambda p, v=volume: p.delete_volume(v))

@@ -13,9 +13,11 @@ from botocore.model import ServiceModel
 from botocore.validate import ParamValidator
 from msgspec.structs import replace
 
+import gureum.services.ebs
 import gureum.services.ec2
 import gureum.services.fleet
 import gureum.services.sts  # noqa: F401  (registers its operations)
+from gureum.control.keys import KeyStore
 from gureum.env import Env
 from gureum.errors import ApiError, TransportError
 from gureum.gateway.catalogue import OWN_MODELS
@@ -38,6 +40,7 @@ from gureum.services.ec2.defaults import ensure_defaults
 from gureum.services.operation import OPERATIONS, Caller, Cloud, Context, Joining
 from gureum.store.base import Reader, Transaction
 from gureum.store.sqlite import SqliteStore
+from gureum.transport.messages import BLOCK_BYTES, BlockUse
 
 R = TypeVar("R", bound=Record)
 
@@ -87,6 +90,34 @@ def check_enums(value: Any, shape: Any, where: str) -> None:
         assert (shape.name, value) in BESIDE_THE_MODEL or value in shape.enum, f"{where}: {value!r}"
 
 
+class FakeBlocks:
+    """The blocks of snapshots, by their ids; a host that is down has none."""
+
+    def __init__(self) -> None:
+        self.data: dict[str, dict[int, bytes]] = {}
+        self.down = False
+
+    def _of(self, snapshot: Snapshot) -> dict[int, bytes]:
+        if self.down:
+            raise TransportError("the host does not answer")
+        return self.data.setdefault(snapshot.id, {})
+
+    async def used(
+        self, snapshot: Snapshot, since: Snapshot | None, first: int, count: int
+    ) -> list[BlockUse]:
+        here, before = self._of(snapshot), self._of(since) if since is not None else {}
+        found = sorted({*here, *before})
+        if since is not None:
+            found = [at for at in found if here.get(at) != before.get(at)]
+        return [BlockUse(at, at in before, at in here) for at in found if at >= first][:count]
+
+    async def read(self, snapshot: Snapshot, index: int) -> bytes:
+        return self._of(snapshot).get(index, bytes(BLOCK_BYTES))
+
+    async def write(self, snapshot: Snapshot, index: int, data: bytes) -> None:
+        self._of(snapshot)[index] = data
+
+
 class FakeHosts:
     """Console output by instance id; a host that is not known does not answer."""
 
@@ -95,6 +126,7 @@ class FakeHosts:
         self.down = False
         self.joining: Joining | None = None
         self.wrong: dict[str, tuple[str, ...]] = {}
+        self.blocks = FakeBlocks()
 
     def problems(self, host: str) -> tuple[str, ...]:
         return self.wrong.get(host, ())
@@ -123,6 +155,7 @@ class Rig:
             account=ACCOUNT, arn=f"arn:aws:iam::{ACCOUNT}:root", user_id=ACCOUNT, access_key="AKIATEST"
         )
         self.hosts = FakeHosts()
+        self.keys = KeyStore(b"k" * 32)
 
     def context(self, reader: Reader) -> Context:
         return Context(
@@ -132,6 +165,7 @@ class Rig:
             request_id="test",
             tx=reader,  # type: ignore[arg-type]  # operations that only read get a Reader
             hosts=self.hosts,
+            keys=self.keys,
         )
 
     async def call(self, operation: str, /, service: str = "ec2", **input: Any) -> Any:
@@ -154,11 +188,11 @@ class Rig:
             check_enums(output, model.output_shape, f"output of {operation}")
         return output
 
-    async def fails(self, code: str, operation: str, /, **input: Any) -> str:
+    async def fails(self, code: str, operation: str, /, service: str = "ec2", **input: Any) -> str:
         """Call an operation that must fail with this code, changing nothing; answers the message."""
         before = self.store.revision
         with pytest.raises(ApiError) as caught:
-            await self.call(operation, **input)
+            await self.call(operation, service=service, **input)
         assert caught.value.code == code, caught.value
         assert self.store.revision == before
         return caught.value.message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -18,7 +19,7 @@ from gureum.hostspec import (
     RuleSpec,
     VolumeSpec,
 )
-from gureum.transport.messages import Spec, SpecChange, decode, encode
+from gureum.transport.messages import Items, Spec, SpecChange, decode, encode
 from gureum.transport.specs import Receiver, Sender
 
 
@@ -73,12 +74,46 @@ def test_only_what_changed_is_sent() -> None:
     changed = (*old.network.remotes[:50], remote(50, "host-2"), *old.network.remotes[51:99], remote(200))
     message = sender.message(replace(old, revision=2, network=replace(old.network, remotes=changed)))
     assert isinstance(message, SpecChange)
-    assert [each.id for each in message.remotes] == ["eni-0050", "eni-0200"]
-    assert message.gone == ("eni-0099",)
+    assert list(message.items) == ["remotes"]
+    come = msgspec.msgpack.decode(message.items["remotes"].come)
+    assert [each["id"] for each in come] == ["eni-0050", "eni-0200"]
+    assert message.items["remotes"].gone == ("eni-0099",)
     assert message.parts == {}
-    message = sender.message(replace(old, revision=3, network=replace(old.network, groups=())))
+    message = sender.message(replace(old, revision=3, network=replace(old.network, members={"sg-1": ()})))
     assert isinstance(message, SpecChange)
-    assert list(message.parts) == ["network.groups"]
+    assert list(message.parts) == ["network.members"]
+    assert list(message.items) == ["remotes"]
+
+
+def group(number: int, port: int) -> GroupSpec:
+    rule = RuleSpec(protocol="tcp", from_port=port, to_port=port, cidr="10.0.0.0/8")
+    return GroupSpec(id=f"sg-{number:04}", rules=(rule,))
+
+
+def test_a_group_that_changed_is_sent_alone_and_the_others_are_the_same() -> None:
+    sender, receiver = Sender(), Receiver()
+    groups = tuple(group(number, 80) for number in range(100))
+    old = replace(spec(1), network=replace(spec(1).network, groups=groups))
+    before = receiver.take(over_the_wire(sender.message(old)))
+    changed = (*groups[:50], group(50, 443), *groups[51:99], group(200, 22))
+    new = replace(old, revision=2, network=replace(old.network, groups=changed))
+    message = sender.message(new)
+    assert len(encode(message)) < 500
+    after = receiver.take(over_the_wire(message))
+    assert after == new
+    assert before is not None
+    assert after is not None
+    same = [one is other for one, other in zip(before.network.groups, after.network.groups, strict=True)]
+    assert [number for number, each in enumerate(same) if not each] == [50, 99]
+    assert after.network.ports is before.network.ports
+
+
+def test_what_has_no_order_is_sent_whole() -> None:
+    sender, receiver = Sender(), Receiver()
+    groups = tuple(group(number, 80) for number in range(5))
+    for revision, order in enumerate((groups, groups[::-1], (groups[2], *groups), groups), 1):
+        now = replace(spec(revision), network=replace(spec(revision).network, groups=order))
+        assert receiver.take(over_the_wire(sender.message(now))) == now
 
 
 def test_random_changes_arrive() -> None:
@@ -92,6 +127,9 @@ def test_random_changes_arrive() -> None:
                 network = replace(
                     network, remotes=tuple(remote(n, f"host-{rng.randrange(3)}") for n in chosen)
                 )
+            case 1 if rng.random() < 0.5:
+                chosen = sorted(rng.sample(range(20), rng.randrange(10)))
+                network = replace(network, groups=tuple(group(n, rng.randrange(3)) for n in chosen))
             case 1:
                 network = replace(network, members={"sg-1": (f"10.0.0.{revision}",)})
             case 2:
@@ -124,5 +162,9 @@ def test_what_is_not_a_change_is_refused() -> None:
     receiver.take(Spec(spec(1)))
     for parts in ({"network.wires": b"\x90"}, {"volumes": b"\xc3"}, {"cloud": b"\xa1x"}):
         message = over_the_wire(SpecChange(base=1, revision=2, parts=parts))  # type: ignore[arg-type]
+        with pytest.raises(TransportError, match="not a change of a spec"):
+            receiver.take(message)
+    for items in ({"vpcs": Items(msgspec.Raw(b"\x90"))}, {"ports": Items(msgspec.Raw(b"\xc3"))}):
+        message = over_the_wire(SpecChange(base=1, revision=2, items=items))
         with pytest.raises(TransportError, match="not a change of a spec"):
             receiver.take(message)

@@ -10,10 +10,15 @@ from typing import NamedTuple
 from gureum.errors import HypervisorError
 from gureum.hypervisors.base import Disk, MachineConfig, Nic
 from gureum.hypervisors.qemu import nics
-from gureum.hypervisors.qemu.disks import Node, OpenLayer, disk_device, disk_nodes
+from gureum.hypervisors.qemu.disks import OpenDisk, disk_device
+from gureum.hypervisors.qemu.guest_agent import PORT
 from gureum.hypervisors.qemu.nics import NIC_BUS
+from gureum.hypervisors.qemu.node import Node
 
 MIB = 1024 * 1024
+
+AGENT = "agent"
+"""The character device behind the port of the guest's agent. A microvm has none: devices cost it time."""
 
 CONSOLE_LOG_SET = 1
 """The fdset of the console's log file."""
@@ -26,7 +31,7 @@ One conventional bridge and not a root port per disk: the guest sees hot-plug th
 root ports lengthen a boot under TCG by a third, and the bridge by nothing.
 """
 
-FIRST_NIC_SLOT, ROOT_DISK_SLOT, BALLOON_SLOT, RNG_SLOT, PANIC_SLOT = 2, 8, 9, 10, 11
+FIRST_NIC_SLOT, ROOT_DISK_SLOT, BALLOON_SLOT, RNG_SLOT, PANIC_SLOT, AGENT_SLOT = 2, 8, 9, 10, 11, 12
 BRIDGE_SLOTS = {HOTPLUG_BUS: 16, NIC_BUS: 17}
 
 TRANSLATION_MIB = 256
@@ -39,17 +44,21 @@ class Files(NamedTuple):
     monitor: int
     console: int
     console_log: int
+    agent: int
     kernel: int = -1
     initrd: int = -1
 
 
 class Host(NamedTuple):
-    """What of the host goes into a command line. ``cpu`` is a CPU model's name. ``tsc_khz``: see ``tsc``."""
+    """What of the host goes into a command line. ``cpu`` is a CPU model's name. ``tsc_khz``: see ``tsc``.
+    ``network``: the machine reaches what the host reaches, and so disks of a cluster.
+    """
 
     binary: str
     accelerator: str
     cpu: str
     tsc_khz: int = 0
+    network: bool = False
 
 
 def command_line(
@@ -58,9 +67,12 @@ def command_line(
     machine: str,
     vmgenid: str,
     files: Files,
-    disks: Mapping[str, list[OpenLayer]],
+    disks: Mapping[str, OpenDisk],
+    secrets: Mapping[str, int],
 ) -> list[str]:
-    """``machine`` is the machine type, versioned. ``disks`` has the opened layers by volume."""
+    """``machine`` is the machine type, versioned. ``disks`` has the open disks by volume, ``secrets`` the
+    descriptors of what they are opened with.
+    """
     micro = machine.startswith("microvm")
     arguments = [
         *(host.binary, "-name", f"guest={config.id},debug-threads=on"),
@@ -73,6 +85,8 @@ def command_line(
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
         *_sockets(files),
     ]
+    if not micro:
+        arguments += ["-chardev", f"socket,id={AGENT},fd={files.agent},server=on,wait=off"]
     arguments += _kernel(config, files, _kernel_options(host, micro))
     if micro and not config.kernel:
         raise HypervisorError(f"{config.id}: a microvm needs a kernel")
@@ -82,7 +96,7 @@ def command_line(
         arguments += _nic(nic, micro)
     for disk in config.disks:
         boot_index = 0 if disk.index == 0 and not config.kernel else None
-        arguments += _disk(disk, disks[disk.volume], micro, boot_index)
+        arguments += _disk(disk, disks[disk.volume], secrets, micro, host.network, boot_index)
     if not micro:
         arguments += _smbios(config)
     return arguments
@@ -153,6 +167,8 @@ def _platform(config: MachineConfig, micro: bool, vmgenid: str) -> Iterable[Node
     yield {"driver": _driver("virtio-rng", micro), "id": "rng", **_slot(RNG_SLOT, micro)}
     if micro:
         return
+    yield {"driver": "virtio-serial-pci", "id": "ports", "max_ports": 2, **_slot(AGENT_SLOT, micro)}
+    yield {"driver": "virtserialport", "id": "agent-port", "bus": "ports.0", "chardev": AGENT, "name": PORT}
     yield {"driver": "pvpanic-pci", "id": "panic", **_slot(PANIC_SLOT, micro)}
     yield {"driver": "vmgenid", "id": "generation", "guid": vmgenid}
     for chassis, (bus, slot) in enumerate(BRIDGE_SLOTS.items(), 1):
@@ -187,13 +203,23 @@ def _nic(nic: Nic, micro: bool) -> list[str]:
     ]
 
 
-def _disk(disk: Disk, layers: list[OpenLayer], micro: bool, boot_index: int | None) -> list[str]:
+def _disk(
+    disk: Disk,
+    opened: OpenDisk,
+    secrets: Mapping[str, int],
+    micro: bool,
+    pauses: bool,
+    boot_index: int | None,
+) -> list[str]:
     arguments: list[str] = []
-    for opened in layers:
-        label = opened.layer.path.replace(",", ",,")
-        for fd in opened.fds:
-            arguments += ["-add-fd", f"fd={fd},set={opened.number},opaque={label}"]
-    for node in disk_nodes(disk.volume, layers):
+    for file in opened.files:
+        label = file.label.replace(",", ",,")
+        arguments += ["-add-fd", f"fd={file.fd},set={file.number},opaque={label}"]
+    for id, secret in opened.secrets.items():
+        path = f"/proc/self/fd/{secrets[id]}"
+        source = {"qom-type": "secret", "id": id, "format": secret["format"], "file": path}
+        arguments += ["-object", _json(source)]
+    for node in opened.nodes(opened.remote.conf if opened.remote is not None else -1):
         arguments += ["-blockdev", _json(node)]
     if micro:
         place: Node = {}
@@ -201,7 +227,7 @@ def _disk(disk: Disk, layers: list[OpenLayer], micro: bool, boot_index: int | No
         place = _slot(ROOT_DISK_SLOT, micro)
     else:
         place = hotplug_place(disk.index)
-    device = disk_device(disk.volume, layers[0].number, _driver("virtio-blk", micro), place, boot_index)
+    device = disk_device(opened, _driver("virtio-blk", micro), place, pauses, boot_index)
     return [*arguments, "-device", _json(device)]
 
 

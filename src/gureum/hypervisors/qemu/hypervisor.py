@@ -22,7 +22,7 @@ from gureum.hypervisors.qemu.machine import Machine
 from gureum.hypervisors.qemu.process import kill_identity, marked_processes, wait_identity
 from gureum.hypervisors.qemu.record import Identity, MachineFiles, Saved, boot_id, process_identity, read_tail
 from gureum.hypervisors.qemu.tsc import frequency_khz
-from gureum.san.base import Layer
+from gureum.san.base import DiskSource, Layer, RbdDisk
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +47,25 @@ UIDS-GIDS).
 class QemuHypervisor:
     """``run_dir`` is this host's and cloud's; it needs no particular length. ``accelerator`` is "kvm" or
     "tcg": see ``probe``. ``cpu`` is a CPU model for all machines, "" for the accelerator's usual one.
+
+    ``shared_disks``: machines may get disks of a cluster while they run. Their processes are then on the
+    host's network, where librbd finds it, as are those that are started with such disks. Others have none.
     """
 
-    def __init__(self, env: Env, run_dir: Path, accelerator: str = "tcg", cpu: str = "") -> None:
+    def __init__(
+        self,
+        env: Env,
+        run_dir: Path,
+        accelerator: str = "tcg",
+        cpu: str = "",
+        shared_disks: bool = False,
+    ) -> None:
         self._env = env
         self._run_dir = run_dir
         self._directory = run_dir / "machines"
         self._accelerator = accelerator
         self._cpu = cpu or CPU_MODELS[accelerator]
+        self._shared_disks = shared_disks
         self._cgroups = Cgroups()
         self._machines: dict[str, Machine] = {}
         self._subscribers: list[Callable[[str], None]] = []
@@ -178,12 +189,13 @@ class QemuHypervisor:
         machine_type = self._installation.resolve(config.machine, before.saved.machine_type if before else "")
         saved = Saved(
             generation=config.generation,
-            config=config,
             machine_type=machine_type,
             boot_id=boot_id(),
             uid=self._free_uid(),
             vmgenid=self._env.uuid(),
             reboots=config.reboots,
+            volumes=tuple(sorted(disk.volume for disk in config.disks)),
+            nics=tuple(sorted(nic.interface for nic in config.nics)),
         )
         files = MachineFiles(self._directory, config.id)
         files.create()
@@ -198,19 +210,20 @@ class QemuHypervisor:
             self._env.crashpoint("qemu.start.recorded")
             machine = self._know(files, saved)
             machine.show(MachineState.starting)
-            await self._launch(machine, lock)
+            await self._launch(machine, config, lock)
         finally:
             os.close(lock)
 
-    async def _launch(self, machine: Machine, lock: int) -> None:
+    async def _launch(self, machine: Machine, config: MachineConfig, lock: int) -> None:
         saved = machine.saved
         if self._installation is None:
             raise HypervisorError("start before recover")
         if saved.machine_type.startswith("microvm") and self._accelerator == "tcg" and not self._tsc_khz:
             self._tsc_khz = await frequency_khz()
-        host = Host(self._installation.binary, self._accelerator, self._cpu, self._tsc_khz)
+        network = self._shared_disks or any(isinstance(disk.source, RbdDisk) for disk in config.disks)
+        host = Host(self._installation.binary, self._accelerator, self._cpu, self._tsc_khz, network)
         try:
-            pid, disks = launch(machine.files, saved, host, self._kvm, self._cgroups, lock)
+            pid, disks = launch(machine.files, saved, config, host, self._kvm, self._cgroups, lock)
         except HypervisorError as error:
             self._cgroups.remove(machine.id)
             await machine.end_unstarted(messages.start_failed(str(error)))
@@ -227,9 +240,10 @@ class QemuHypervisor:
             raise
         self._env.crashpoint("qemu.start.connected")
         live = machine.take_disks()
-        live.started_with(disks)
-        machine.take_nics().started_with(nic.interface for nic in saved.config.nics)
-        for disk in saved.config.disks:
+        await live.started_with(disks)
+        machine.take_mirrors(live)
+        machine.take_nics().started_with(nic.interface for nic in config.nics)
+        for disk in config.disks:
             if disk.iops or disk.throughput:
                 await live.limit(disk.volume, disk.iops, disk.throughput)
 
@@ -297,6 +311,27 @@ class QemuHypervisor:
     async def resize_disk(self, id: str, volume: str, size_bytes: int) -> None:
         await self._get(id).disks().resize(volume, size_bytes)
 
+    async def mirror_disk(
+        self, id: str, volume: str, target: DiskSource, key: bytes = b"", bytes_per_second: int = 0
+    ) -> None:
+        await self._get(id).mirror_disk(
+            Disk(volume=volume, index=0, source=target, key=key), bytes_per_second
+        )
+
+    async def finish_mirror(self, id: str, volume: str) -> None:
+        await self._get(id).mirrors().finish(volume)
+
+    async def cancel_mirror(self, id: str, volume: str) -> None:
+        machine = self._get(id)
+        if machine.lives:
+            await machine.mirrors().cancel(volume)
+
+    async def freeze(self, id: str) -> bool:
+        return await self._get(id).freezer.freeze()
+
+    async def thaw(self, id: str) -> None:
+        await self._get(id).freezer.thaw()
+
     async def limit_disk(self, id: str, volume: str, iops: int, throughput: int) -> None:
         await self._get(id).disks().limit(volume, iops, throughput)
 
@@ -326,6 +361,13 @@ class QemuHypervisor:
                     machine.files.trim_logs()
                 except OSError as error:
                     log.warning("%s: cannot trim its logs: %s", machine.id, error)
+            await asyncio.gather(*(self._look_at_storage(machine) for machine in self._machines.values()))
+
+    async def _look_at_storage(self, machine: Machine) -> None:
+        try:
+            await machine.look_at_storage()
+        except HypervisorError as error:
+            log.warning("%s", error)
 
     def _know(self, files: MachineFiles, saved: Saved) -> Machine:
         id = files.id

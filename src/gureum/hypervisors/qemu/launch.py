@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +13,9 @@ from gureum.errors import HypervisorError
 from gureum.hypervisors.base import MachineConfig
 from gureum.hypervisors.qemu.cgroup import Cgroups, Limits
 from gureum.hypervisors.qemu.command import MIB, TRANSLATION_MIB, Files, Host, command_line
-from gureum.hypervisors.qemu.disks import FIRST_LAYER, OpenLayer, close_layers, open_layers
+from gureum.hypervisors.qemu.disks import FIRST_LAYER, OpenDisk, open_disk
 from gureum.hypervisors.qemu.process import confined, spawn
+from gureum.hypervisors.qemu.rbd import memory_file
 from gureum.hypervisors.qemu.record import MachineFiles, Saved
 
 PROCESS_MEMORY_BYTES = 256 * MIB
@@ -21,6 +23,10 @@ PROCESS_MEMORY_BYTES = 256 * MIB
 limit.
 """
 PIDS_PER_MACHINE = 256
+
+PROCESS_MEMORY_NETWORK_BYTES = 512 * MIB
+PIDS_NETWORK = 1024
+"""A disk of a cluster takes 15 threads and 8 MiB when it is idle, and more with data on its way."""
 
 KVM_DEVICE = Path("/dev/kvm")
 
@@ -46,33 +52,55 @@ def kvm_access(run_dir: Path) -> KvmAccess:
 
 
 def launch(
-    files: MachineFiles, saved: Saved, host: Host, kvm: KvmAccess, cgroups: Cgroups, lock: int
-) -> tuple[int, dict[str, list[OpenLayer]]]:
-    """Spawn the machine's process. Returns its pid, and the layers it was given (closed here)."""
-    config = saved.config
+    files: MachineFiles,
+    saved: Saved,
+    config: MachineConfig,
+    host: Host,
+    kvm: KvmAccess,
+    cgroups: Cgroups,
+    lock: int,
+) -> tuple[int, dict[str, OpenDisk]]:
+    """Spawn the machine's process. Returns its pid, and the disks it was given (closed here)."""
     with ExitStack() as stack:
         disks = _open_disks(config, stack)
         opened = _open_files(files, config, stack)
-        command = command_line(host, config, saved.machine_type, saved.vmgenid, opened, disks)
+        secrets = _open_secrets(disks.values(), stack)
+        command = command_line(host, config, saved.machine_type, saved.vmgenid, opened, disks, secrets)
         inherited = [fd for fd in opened if fd >= 0] + [nic.fd for nic in config.nics] + [lock]
-        inherited += [fd for layers in disks.values() for layer in layers for fd in layer.fds]
-        memory = config.memory_bytes + PROCESS_MEMORY_BYTES
+        inherited += [file.fd for disk in disks.values() for file in disk.files]
+        inherited += [disk.remote.conf for disk in disks.values() if disk.remote is not None]
+        inherited += secrets.values()
+        memory = config.memory_bytes + (
+            PROCESS_MEMORY_NETWORK_BYTES if host.network else PROCESS_MEMORY_BYTES
+        )
         if host.accelerator == "tcg":
             memory += TRANSLATION_MIB * MIB
-        joins = cgroups.create(files.id, Limits(config.vcpus, memory, PIDS_PER_MACHINE))
-        pid = spawn(files, confined(saved.uid, kvm.groups, command), joins, inherited, kvm.node)
+        pids = PIDS_NETWORK if host.network else PIDS_PER_MACHINE
+        joins = cgroups.create(files.id, Limits(config.vcpus, memory, pids))
+        confinement = confined(saved.uid, kvm.groups, command)
+        pid = spawn(files, confinement, joins, inherited, kvm.node, network=host.network)
         return pid, disks
 
 
-def _open_disks(config: MachineConfig, stack: ExitStack) -> dict[str, list[OpenLayer]]:
-    disks: dict[str, list[OpenLayer]] = {}
+def _open_disks(config: MachineConfig, stack: ExitStack) -> dict[str, OpenDisk]:
+    disks: dict[str, OpenDisk] = {}
     number = FIRST_LAYER
     for disk in sorted(config.disks, key=lambda disk: disk.index):
-        layers = open_layers(disk, number)
-        stack.callback(close_layers, layers)
-        disks[disk.volume] = layers
-        number += len(layers)
+        opened = open_disk(disk, number)
+        stack.callback(opened.close)
+        disks[disk.volume] = opened
+        number = opened.last_number + 1
     return disks
+
+
+def _open_secrets(disks: Iterable[OpenDisk], stack: ExitStack) -> dict[str, int]:
+    """By the ids of secret objects, open files in memory that hold them."""
+    secrets: dict[str, int] = {}
+    for disk in disks:
+        for id, secret in disk.secrets.items():
+            secrets[id] = memory_file("secret", str(secret["data"]))
+            stack.callback(os.close, secrets[id])
+    return secrets
 
 
 def _open_files(files: MachineFiles, config: MachineConfig, stack: ExitStack) -> Files:
@@ -84,6 +112,7 @@ def _open_files(files: MachineFiles, config: MachineConfig, stack: ExitStack) ->
         monitor=keep(files.listen(files.qmp)),
         console=keep(files.listen(files.console)),
         console_log=keep(files.open_console_log()),
+        agent=keep(files.listen(files.agent)),
         kernel=keep(_open_boot_file(config.kernel)) if config.kernel else -1,
         initrd=keep(_open_boot_file(config.initrd)) if config.initrd else -1,
     )

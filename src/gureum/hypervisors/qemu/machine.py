@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 import signal
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 
 import msgspec
 
@@ -16,11 +18,17 @@ from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
 from gureum.hypervisors.base import Disk, MachineStatus, Nic
 from gureum.hypervisors.qemu.cgroup import Cgroups
+from gureum.hypervisors.qemu.command import AGENT
+from gureum.hypervisors.qemu.disks import parse_name
+from gureum.hypervisors.qemu.guest_agent import Freezer
 from gureum.hypervisors.qemu.live_disks import LiveDisks
+from gureum.hypervisors.qemu.live_mirrors import LiveMirrors
 from gureum.hypervisors.qemu.live_nics import LiveNics
 from gureum.hypervisors.qemu.monitor import Answer, Monitor
 from gureum.hypervisors.qemu.process import Process
 from gureum.hypervisors.qemu.record import Identity, MachineFiles, Saved
+from gureum.hypervisors.qemu.stalls import Stalls
+from gureum.san.base import RbdDisk
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +59,9 @@ class Machine:
         self._monitor: Monitor | None = None
         self._disks: LiveDisks | None = None
         self._nics: LiveNics | None = None
+        self._mirrors: LiveMirrors | None = None
+        self._stalls: Stalls | None = None
+        self.freezer = Freezer(env, files.id, files.agent, self._agent_listens, self._note_frozen)
         self._ending = asyncio.Lock()
         self._saving = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -68,23 +79,17 @@ class Machine:
     @property
     def volumes(self) -> tuple[str, ...]:
         """Those it has; until its QEMU has said so, those it had last."""
-        given = (disk.volume for disk in self.saved.config.disks)
-        return self._present(self._disks, self.saved.volumes, given)
+        return self._present(self._disks, self.saved.volumes)
 
     @property
     def interfaces(self) -> tuple[str, ...]:
         """As ``volumes``."""
-        given = (nic.interface for nic in self.saved.config.nics)
-        return self._present(self._nics, self.saved.nics, given)
+        return self._present(self._nics, self.saved.nics)
 
-    def _present(
-        self, live: LiveDisks | LiveNics | None, last: tuple[str, ...] | None, given: Iterable[str]
-    ) -> tuple[str, ...]:
+    def _present(self, live: LiveDisks | LiveNics | None, last: tuple[str, ...]) -> tuple[str, ...]:
         if live is not None:
             return tuple(sorted(live.devices))
-        if not self.lives or self._process is None:
-            return ()
-        return last if last is not None else tuple(sorted(given))
+        return last if self.lives and self._process is not None else ()
 
     def status(self) -> MachineStatus:
         detaching = [id for live in (self._disks, self._nics) if live is not None for id in live.detaching]
@@ -97,6 +102,7 @@ class Machine:
             disks=self.volumes,
             nics=self.interfaces,
             detaching=tuple(sorted(detaching)),
+            mirrors=dict(self._mirrors.status) if self._mirrors is not None else {},
         )
 
     def show(self, state: MachineState, message: str = "") -> None:
@@ -126,6 +132,12 @@ class Machine:
             raise HypervisorError(f"{self.id}: its network interfaces are not known yet")
         return self._nics
 
+    def mirrors(self) -> LiveMirrors:
+        self.monitor()
+        if self._mirrors is None:
+            raise HypervisorError(f"{self.id}: its disks are not known yet")
+        return self._mirrors
+
     def watch(self, identity: Identity) -> None:
         """From now on this process is the machine's. Raises HypervisorError if it has ended already."""
         self._process = Process.open(identity, self._process_ended)
@@ -134,7 +146,8 @@ class Machine:
 
     async def connect(self, seconds: float = 10.0) -> None:
         """Connect to the process and learn its state, but not yet its disks and interfaces."""
-        monitor = self._monitor = Monitor(self.id, self.files.qmp, self._event, self._monitor_lost)
+        monitor = Monitor(self.id, self.files.qmp, self._event, self._monitor_lost)
+        self._monitor, self._stalls = monitor, Stalls(monitor)
         await self._while_alive(monitor.connect(seconds))
         await self._while_alive(self._refresh())
 
@@ -147,29 +160,85 @@ class Machine:
         nics = LiveNics(self._env, self.monitor(), self._devices_changed)
         await nics.load(self.interfaces)
         self._disks, self._nics = disks, nics
+        await self.take_mirrors(disks).load()
         self._devices_changed()
+        if self.saved.frozen:
+            self.freezer.thaw_later()
+
+    async def _agent_listens(self) -> bool:
+        """Whether the guest has opened the port of its agent."""
+        if self.state is not MachineState.running:
+            return False
+        answer = await self.monitor().execute("query-chardev", seconds=1.0)
+        devices = answer if isinstance(answer, list) else []
+        return any(each.get("label") == AGENT and each.get("frontend-open") for each in devices)
+
+    async def _note_frozen(self, frozen: bool) -> None:
+        await self.save(frozen=frozen)
 
     def take_disks(self) -> LiveDisks:
         self._disks = LiveDisks(self._env, self.monitor(), self._devices_changed)
         return self._disks
 
+    def take_mirrors(self, disks: LiveDisks) -> LiveMirrors:
+        self._mirrors = LiveMirrors(self._env, self.monitor(), disks, self._changed)
+        return self._mirrors
+
     def take_nics(self) -> LiveNics:
         self._nics = LiveNics(self._env, self.monitor(), self._devices_changed)
         return self._nics
+
+    async def look_at_storage(self) -> None:
+        """Say so while disks wait for their storage."""
+        if self.state is not MachineState.running or self._disks is None or self._stalls is None:
+            return
+        if not self._shares_storage():
+            return
+        stalled = await self._stalls.look()
+        volumes = sorted(
+            volume
+            for volume, device in self._disks.devices.items()
+            if any(device in each for each in stalled)
+        )
+        message = messages.storage_waits(", ".join(volumes)) if volumes else ""
+        if self.state is MachineState.running:
+            self.show(MachineState.running, message)
 
     async def attach_disk(self, disk: Disk) -> None:
         disks = self.disks()
         if disk.volume in disks.devices:
             return
+        network = self._reaches(disk)
         try:
             # First, so that whoever finds the machine never thinks that it has less than it has.
             await self.save(volumes=tuple(sorted({*self.volumes, disk.volume})))
         except OSError as error:
             raise HypervisorError(f"{self.id}: {disk.volume} is not attached: {error}") from error
         try:
-            await disks.attach(disk)
+            await disks.attach(disk, pauses=network)
         finally:
             self._remember_devices()
+
+    def _reaches(self, disk: Disk) -> bool:
+        """Whether the machine can have disks of a cluster; HypervisorError if this is one, and it cannot."""
+        network = self._shares_storage()
+        if isinstance(disk.source, RbdDisk) and not network:
+            raise HypervisorError(
+                f"{self.id}: cannot have {disk.volume} in a storage cluster: the machine was started without "
+                "a way there, and gets one when it is stopped and started"
+            )
+        return network
+
+    def _shares_storage(self) -> bool:
+        """Whether its process reaches what the host reaches, and so a cluster."""
+        try:
+            return self._process is not None and self._process.has_network
+        except OSError as error:
+            raise HypervisorError(f"{self.id}: its process cannot be looked at: {error}") from error
+
+    async def mirror_disk(self, disk: Disk, bytes_per_second: int) -> None:
+        self._reaches(disk)
+        await self.mirrors().start(disk, bytes_per_second)
 
     async def attach_nic(self, nic: Nic) -> None:
         if self.saved.machine_type.startswith("microvm"):
@@ -234,7 +303,7 @@ class Machine:
             case "internal-error":
                 self._conclude(MachineState.crashed, messages.EMULATION_FAILED)
             case "io-error":
-                self.show(MachineState.paused, messages.STORAGE_FULL)
+                self.show(MachineState.paused, self.saved.paused or messages.STORAGE_FAILED)
             case "prelaunch" | "inmigrate":
                 self.show(MachineState.starting)
             case _:
@@ -249,7 +318,11 @@ class Machine:
                 self._note(MachineState.off, messages.HOST_STOPS)
             case "GUEST_PANICKED":
                 self._conclude(MachineState.crashed, messages.GUEST_PANICKED)
+            case "BLOCK_IO_ERROR" if data.get("action") == "stop":
+                self._storage_failed(data)
             case "STOP" | "RESUME":
+                if name == "RESUME" and self.saved.paused:
+                    self._remember(paused="")
                 self._background(self._refresh())
             case "DEVICE_DELETED" if "device" in data:
                 for live in (self._disks, self._nics):
@@ -257,6 +330,20 @@ class Machine:
                         live.device_deleted(str(data["device"]))
             case _:
                 log.debug("%s: %s %s", self.id, name, data)
+
+    def _storage_failed(self, data: Answer) -> None:
+        """QEMU stops for an error of a disk, and says so next."""
+        reason = str(data.get("reason"))
+        if reason == os.strerror(errno.ESHUTDOWN):
+            # librbd's client is on the cluster's blocklist, for good.
+            self._conclude(MachineState.crashed, messages.STORAGE_SHUT_OUT)
+            return
+        layer = parse_name(str(data.get("node-name")))
+        full = data.get("nospace") or reason == os.strerror(errno.EDQUOT)
+        volume = layer[0] if layer is not None else "a disk"
+        message = messages.STORAGE_FULL if full else messages.storage_failed(volume, reason)
+        if message != self.saved.paused:
+            self._remember(paused=message)
 
     def _guest_shut_down(self) -> None:
         """Its process is held. That the guest did this is kept, should the process get lost."""
@@ -354,6 +441,7 @@ class Machine:
     def _process_ended(self, status: int | None) -> None:
         """Called as soon as the process is gone, for whatever reason."""
         self._process = None
+        self.freezer.close()
         self._let_go_of_devices()
         self._cgroups.remove(self.id)
         self._let_go_of_monitor()
@@ -374,10 +462,10 @@ class Machine:
         return f"{messages.PROCESS_ENDED}: {output}" if output else messages.PROCESS_ENDED
 
     def _let_go_of_devices(self) -> None:
-        for live in (self._disks, self._nics):
+        for live in (self._disks, self._nics, self._mirrors):
             if live is not None:
                 live.close()
-        self._disks = self._nics = None
+        self._disks = self._nics = self._mirrors = None
 
     def _let_go_of_monitor(self) -> None:
         monitor, self._monitor = self._monitor, None
@@ -423,6 +511,7 @@ class Machine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._writes, return_exceptions=True)
+        self.freezer.close()
         self._let_go_of_devices()
         self._let_go_of_monitor()
         if self._process is not None:

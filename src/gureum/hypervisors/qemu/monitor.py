@@ -149,10 +149,14 @@ class Monitor:
             raise CommandError(f"{self.id}: {command}", str(failure.get("class")), str(failure.get("desc")))
         return reply.get("return")
 
-    async def send_file(self, number: int, fd: int, label: str) -> None:
-        """Put an open file into QEMU's fdset ``number``. ``fd`` stays open here."""
+    async def send_file(self, number: int, fd: int, label: str) -> int:
+        """Put an open file into QEMU's fdset ``number``; returns its descriptor there. ``fd`` stays open
+        here.
+        """
         self._pass(fd)
-        await self.execute("add-fd", {"fdset-id": number, "opaque": label})
+        answer = await self.execute("add-fd", {"fdset-id": number, "opaque": label})
+        there = answer.get("fd") if isinstance(answer, Mapping) else None
+        return there if isinstance(there, int) else -1
 
     async def send_named_file(self, name: str, fd: int) -> None:
         """Give QEMU an open file, for a later command that takes it by its name. ``fd`` stays open here."""

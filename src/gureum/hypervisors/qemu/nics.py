@@ -11,7 +11,7 @@ import re
 
 from gureum.errors import HypervisorError
 from gureum.hypervisors.base import Nic
-from gureum.hypervisors.qemu.disks import Node
+from gureum.hypervisors.qemu.node import Node
 
 NIC_BUS = "nics"
 NIC_SLOTS = range(1, 32)

@@ -24,7 +24,8 @@ OOM_SCORE_ADJUST = 200
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 # The stage between us and QEMU, in the process that becomes QEMU. $1 lock, $2 oom score, $3 open files, $4 a
-# device node to see as /dev/kvm or "", then cgroup.procs files up to "--". Any failure ends it.
+# device node to see as /dev/kvm or "", $5 whether it keeps our network namespace ("--net" if it does not),
+# then cgroup.procs files up to "--". Any failure ends it.
 STAGE = """set -e
 umask 077
 read -r stat </proc/$$/stat
@@ -32,13 +33,14 @@ echo "$stat" >"$1"
 echo "$2" >/proc/self/oom_score_adj
 ulimit -c 0 -n "$3" 2>/dev/null || { ulimit -c 0; ulimit -n "$3"; }
 kvm=$4
-shift 4
+net=$5
+shift 5
 while [ "$1" != -- ]; do echo 0 >"$1"; shift; done
 shift
 if [ -n "$kvm" ]; then
-  exec unshare --net --ipc --uts --mount sh -ec 'mount --bind "$0" /dev/kvm; exec "$@"' "$kvm" "$@"
+  exec unshare $net --ipc --uts --mount sh -ec 'mount --bind "$0" /dev/kvm; exec "$@"' "$kvm" "$@"
 fi
-exec unshare --net --ipc --uts -- "$@"
+exec unshare $net --ipc --uts -- "$@"
 """
 
 
@@ -52,12 +54,21 @@ def confined(uid: int, groups: Sequence[int], command: Sequence[str]) -> list[st
 
 
 def spawn(
-    files: MachineFiles, command: Sequence[str], joins: Sequence[Path], fds: Sequence[int], kvm_node: str = ""
+    files: MachineFiles,
+    command: Sequence[str],
+    joins: Sequence[Path],
+    fds: Sequence[int],
+    kvm_node: str = "",
+    network: bool = False,
 ) -> int:
-    """Start ``command`` detached, with only ``fds`` and its log open. Returns the pid, a child of ours."""
+    """Start ``command`` detached, with only ``fds`` and its log open. Returns the pid, a child of ours.
+
+    ``network``: in our network namespace, instead of one without anything.
+    """
     output = os.open(files.qemu_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC, 0o600)
     nothing = os.open(os.devnull, os.O_RDWR)
-    stage = [str(files.lock), str(OOM_SCORE_ADJUST), str(OPEN_FILES_MAX), kvm_node, *map(str, joins), "--"]
+    stage = [str(files.lock), str(OOM_SCORE_ADJUST), str(OPEN_FILES_MAX), kvm_node]
+    stage += ["" if network else "--net", *map(str, joins), "--"]
     try:
         return os.posix_spawn(
             "/bin/sh",
@@ -122,6 +133,11 @@ class Process:
             os.close(pidfd)
             return None
         return cls(identity, pidfd, ended)
+
+    @property
+    def has_network(self) -> bool:
+        """Whether it is in our network namespace. Raises FileNotFoundError when it has just ended."""
+        return os.readlink(f"/proc/{self.pid}/ns/net") == os.readlink("/proc/self/ns/net")
 
     def kill(self) -> None:
         if self._pidfd >= 0:

@@ -6,7 +6,8 @@
 - ``lock``: locked (flock) by the QEMU process through a descriptor that it inherits, from before it exists to
   its end. While it is held, the machine runs: nobody else may start it. The process writes its own
   /proc/self/stat line into it before it becomes QEMU.
-- ``qmp``, ``console``: sockets. ``console.log``, ``qemu.log``: what guest and QEMU wrote.
+- ``qmp``, ``console``, ``agent`` (the guest's): sockets.
+- ``console.log``, ``qemu.log``: what guest and QEMU wrote.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ import msgspec
 from gureum.errors import HypervisorError
 from gureum.files import sync, write_atomically
 from gureum.hostspec import MachineState
-from gureum.hypervisors.base import MachineConfig
 
 log = logging.getLogger(__name__)
 
@@ -45,21 +45,25 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     """``machine_type`` is resolved ("pc-q35-7.2"). ``ended`` is None from start to end of a run.
 
     A run whose end is decided on (power-off, guest shut down) has ``ended`` set before its process is ended.
-    ``volumes`` and ``nics`` (interfaces) are those it had last, None while those of ``config``: one more is
-    written before it is attached, one less after it is released.
+    ``volumes`` and ``nics`` (interfaces) are those it had last: one more is written before it is attached,
+    one less after it is released. Nothing is kept of how to open them, and so no key either.
+
+    ``paused``: why its storage paused it, "" while it goes on. ``frozen``: its guest may have been told to
+    write nothing more.
     """
 
     generation: int
-    config: MachineConfig
     machine_type: str
     boot_id: str
     uid: int
     vmgenid: str
     reboots: int = 0
-    volumes: tuple[str, ...] | None = None
-    nics: tuple[str, ...] | None = None
+    volumes: tuple[str, ...] = ()
+    nics: tuple[str, ...] = ()
     ended: MachineState | None = None
     message: str = ""
+    paused: str = ""
+    frozen: bool = False
 
 
 class Identity(NamedTuple):
@@ -105,6 +109,7 @@ class MachineFiles:
         self.lock = self.directory / "lock"
         self.qmp = self.directory / "qmp"
         self.console = self.directory / "console"
+        self.agent = self.directory / "agent"
         self.console_log = self.directory / "console.log"
         self.qemu_log = self.directory / "qemu.log"
 

@@ -15,7 +15,8 @@ from gureum.resources import (
     Volume,
     VolumeState,
 )
-from gureum.services.ec2 import limits, lookup
+from gureum.resources.volume import shared
+from gureum.services.ec2 import keepers, limits, lookup
 from gureum.services.ec2.block_devices import check_device_name
 from gureum.services.ec2.faults import incorrect_state, invalid_value, unsupported
 from gureum.services.ec2.volumes import attachment_item
@@ -32,6 +33,8 @@ async def attach_volume(ctx: Context, input: Input) -> Output:
     instance = await lookup.one(ctx, lookup.INSTANCE, input["InstanceId"])
     _check_attachable(volume, instance, device)
     await check_hot_plug(ctx, instance)
+    if instance.state is InstanceState.running:
+        volume = await keepers.give(ctx.tx, volume, instance.host)
     now = ctx.env.utcnow()
     attachment = Attachment(
         instance=instance.id, device=device, state=AttachmentState.attaching, attached=now
@@ -56,7 +59,8 @@ def _check_attachable(volume: Volume, instance: Instance, device: str) -> None:
             "InvalidVolume.ZoneMismatch",
             f"The volume '{volume.id}' is not in the same availability zone as instance '{instance.id}'",
         )
-    if volume.host and instance.host and volume.host != instance.host:
+    bound = not shared(volume.pool)
+    if bound and volume.host and instance.host and volume.host != instance.host:
         raise unsupported(f"The volume '{volume.id}' is in the local pool of another host.")
     if any(each.device == device for each in instance.devices):
         raise invalid_value(

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gureum.errors import ApiError
-from gureum.resources import Image, Snapshot, SnapshotState
-from gureum.services.ec2 import limits, lookup
+from gureum.hostspec import LOCAL
+from gureum.resources import Image, ImageDevice, Snapshot, SnapshotState
+from gureum.services.ec2 import encryption, limits, lookup
+from gureum.services.ec2.capacity import require_room_in
 from gureum.services.ec2.faults import incorrect_state, invalid_value, missing, unsupported
 from gureum.services.ec2.limits import GIB
 from gureum.services.operation import Context
@@ -49,6 +51,7 @@ class Disk(NamedTuple):
     """A volume to be made. ``iops`` and ``throughput`` are 0 unless they were asked for.
 
     ``source`` is what its data comes from (an image or snapshot id, or ""), ``snapshot`` what is shown.
+    ``key``: of what it is made from; an encrypted one without gets a key of its own. ``origin``: see Volume.
     """
 
     size_gib: int
@@ -57,6 +60,10 @@ class Disk(NamedTuple):
     throughput: int = 0
     source: str = ""
     snapshot: str = ""
+    pool: str = LOCAL
+    encrypted: bool = False
+    key: str = ""
+    origin: str = ""
 
     @property
     def size_bytes(self) -> int:
@@ -151,11 +158,6 @@ def _check_throughput(disk: Disk, kind: VolumeKind) -> None:
         )
 
 
-def refuse_encryption(spec: Mapping[str, Any]) -> None:
-    if spec.get("Encrypted") or spec.get("KmsKeyId"):
-        raise unsupported("Encrypted volumes are not supported by gureum yet.")
-
-
 def check_device_name(name: str) -> None:
     if not _DEVICE.match(name):
         raise invalid_value(
@@ -176,83 +178,164 @@ def snapshot_source(snapshot: Snapshot) -> str:
     return snapshot.image or snapshot.id
 
 
-def _fault(message: str) -> ApiError:
+async def settled(ctx: Context, disk: Disk, spec: Mapping[str, Any], snapshot: Snapshot | None) -> Disk:
+    """The disk with its source, pool and encryption. ``spec`` is the request's part about it."""
+    encrypted = await encryption.wanted(ctx, spec, snapshot)
+    if encrypted and snapshot is not None and not snapshot.encrypted:
+        raise unsupported(
+            f"The snapshot '{snapshot.id}' is not encrypted, and gureum does not encrypt a copy of it yet. "
+            "Make an empty encrypted volume and copy the data in the guest, or leave Encrypted out (if it is "
+            "the account's default: DisableEbsEncryptionByDefault)."
+        )
+    disk = disk._replace(encrypted=encrypted, pool=pool_for(ctx, disk.type, snapshot))
+    await require_room_in(ctx.tx, disk.pool)
+    if snapshot is not None:
+        disk = disk._replace(
+            source=snapshot_source(snapshot),
+            snapshot=snapshot.id,
+            key=snapshot.key,
+            origin=snapshot.origin or snapshot.image,
+        )
+    return check_disk(disk)
+
+
+def pool_for(ctx: Context, type: str, snapshot: Snapshot | None = None) -> str:
+    """Where a volume is made: a clone copies nothing, so it is where its snapshot is."""
+    if snapshot is not None and not snapshot.image:
+        return snapshot.pool
+    return ctx.cloud.pool_of(type)
+
+
+async def key_for(ctx: Context, disk: Disk) -> str:
+    """The id of the key of a volume that is made now."""
+    return disk.key or (await encryption.new_key(ctx) if disk.encrypted else "")
+
+
+def mapping_fault(message: str) -> ApiError:
     return ApiError("InvalidBlockDeviceMapping", message)
+
+
+def image_devices(image: Image) -> tuple[ImageDevice, ...]:
+    """The volumes of an image, the root first."""
+    root = next((each for each in image.devices if each.device == image.root_device), None)
+    if root is None:
+        size = gib(image.disk_bytes)
+        root = ImageDevice(device=image.root_device, snapshot=image.snapshot, size_gib=size, type=IMAGE_KIND)
+    return (root, *(each for each in image.devices if each.device != image.root_device))
+
+
+def by_device(given: Sequence[Mapping[str, Any]] | None) -> dict[str, Mapping[str, Any]]:
+    """The entries of a request's BlockDeviceMappings, checked as far as each says enough by itself."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for entry in given or ():
+        device = entry.get("DeviceName")
+        if not device:
+            raise missing("deviceName")
+        if device in found:
+            raise mapping_fault(f"The device '{device}' is used in more than one block-device mapping")
+        if not _DEVICE.match(device):
+            raise mapping_fault(f"Invalid device name {device}")
+        found[device] = entry
+    return found
+
+
+def dropped(entry: Mapping[str, Any]) -> bool:
+    """Whether a mapping makes no volume. No type has instance store: EC2 drops such mappings, too."""
+    return entry.get("NoDevice") is not None or bool(entry.get("VirtualName"))
 
 
 async def parse_mappings(
     ctx: Context, image: Image, given: Sequence[Mapping[str, Any]] | None
 ) -> list[DiskMapping]:
     """The volumes of an instance, its root first."""
-    by_device: dict[str, Mapping[str, Any]] = {}
-    for entry in given or ():
-        device = entry.get("DeviceName")
-        if not device:
-            raise missing("deviceName")
-        if device in by_device:
-            raise _fault(f"The device '{device}' is used in more than one block-device mapping")
-        if not _DEVICE.match(device):
-            raise _fault(f"Invalid device name {device}")
-        by_device[device] = entry
-    root = by_device.pop(image.root_device, {})
-    if root.get("NoDevice") is not None or root.get("VirtualName"):
-        raise _fault(f"The root device {image.root_device} cannot be suppressed or be instance store")
-    found = [_root(image, root.get("Ebs") or {})]
-    for device, entry in by_device.items():
-        # The types of the catalogue have no instance store: EC2 drops such mappings, too.
-        if entry.get("NoDevice") is None and not entry.get("VirtualName"):
-            found.append(await _extra(ctx, device, entry.get("Ebs")))
+    entries = by_device(given)
+    found = []
+    for device in image_devices(image):
+        entry = entries.pop(device.device, {})
+        if not dropped(entry):
+            found.append(await _of_image(ctx, image, device, entry.get("Ebs") or {}))
+        elif device.device == image.root_device:
+            raise mapping_fault(
+                f"The root device {image.root_device} can be neither suppressed nor instance store"
+            )
+    for name, entry in entries.items():
+        if not dropped(entry):
+            found.append(await _extra(ctx, name, entry.get("Ebs")))
     if len(found) - 1 > limits.VOLUMES_PER_INSTANCE_MAX:
         raise ApiError("AttachmentLimitExceeded", "Too many volumes for this instance type.")
     return found
 
 
-def _root(image: Image, ebs: Mapping[str, Any]) -> DiskMapping:
-    _check_supported(ebs)
-    if ebs.get("SnapshotId") not in (None, "", image.snapshot):
-        raise _fault("the snapshot of the root device cannot be changed")
-    least = gib(image.disk_bytes)
-    size = ebs.get("VolumeSize")
-    if size is not None and size < least:
-        raise _fault(
-            f"Volume of size {size}GB is smaller than snapshot '{image.snapshot}', expect size>= {least}GB"
+async def _of_image(ctx: Context, image: Image, device: ImageDevice, ebs: Mapping[str, Any]) -> DiskMapping:
+    """A volume that the image says, with what the request says otherwise."""
+    check_supported(ebs)
+    root = device.device == image.root_device
+    wanted = ebs.get("SnapshotId") or device.snapshot
+    if root and wanted != device.snapshot:
+        raise mapping_fault("the snapshot of the root device cannot be changed")
+    if root and not image.devices:
+        # A built image: its snapshot is only a name for its disk.
+        size = _size(ebs, device.size_gib, wanted)
+        disk = Disk(size, source=image.id, snapshot=wanted, origin=image.id)
+        disk = _tuned(disk, ebs, device.type)
+        if await encryption.wanted(ctx, ebs):
+            raise unsupported(
+                f"The image '{image.id}' is not encrypted, and gureum does not encrypt a copy of it yet. "
+                "Leave Encrypted out for its root (if it is the account's default: "
+                "DisableEbsEncryptionByDefault)."
+            )
+        disk = check_disk(disk._replace(pool=pool_for(ctx, disk.type)))
+        await require_room_in(ctx.tx, disk.pool)
+    else:
+        snapshot = await usable_snapshot(ctx, wanted) if wanted else None
+        least = gib(snapshot.size_bytes) if snapshot is not None else 0
+        size = _size(ebs, max(device.size_gib, least), wanted, least)
+        own = device.type == (ebs.get("VolumeType") or device.type)
+        disk = Disk(
+            size,
+            iops=device.iops if own else 0,
+            throughput=device.throughput if own else 0,
         )
-    disk = Disk(size or least, source=image.id, snapshot=image.snapshot)
-    disk = check_disk(_tuned(disk, ebs, IMAGE_KIND))
-    return DiskMapping(image.root_device, disk, ebs.get("DeleteOnTermination") is not False)
+        encrypted = {"Encrypted": True} if device.encrypted else {}
+        disk = await settled(ctx, _tuned(disk, ebs, device.type), {**encrypted, **ebs}, snapshot)
+    keep = ebs.get("DeleteOnTermination", device.delete_on_termination)
+    return DiskMapping(device.device, disk, keep is not False)
+
+
+def _size(ebs: Mapping[str, Any], default: int, snapshot: str, least: int | None = None) -> int:
+    """In GiB. Raises if the request asks for less than the snapshot has."""
+    size: int | None = ebs.get("VolumeSize")
+    least = default if least is None else least
+    if size is not None and size < least:
+        raise mapping_fault(
+            f"Volume of size {size}GB is smaller than snapshot '{snapshot}', expect size>= {least}GB"
+        )
+    return size or default
 
 
 async def _extra(ctx: Context, device: str, ebs: Mapping[str, Any] | None) -> DiskMapping:
     if not ebs:
-        raise _fault(f"The mapping of {device} names neither an EBS volume nor NoDevice")
-    _check_supported(ebs)
+        raise mapping_fault(f"The mapping of {device} names neither an EBS volume nor NoDevice")
+    check_supported(ebs)
     snapshot = await usable_snapshot(ctx, ebs["SnapshotId"]) if ebs.get("SnapshotId") else None
-    size = ebs.get("VolumeSize")
-    if snapshot is None:
-        if size is None:
-            raise missing("size or snapshotId")
-        disk = Disk(size)
-    else:
-        least = gib(snapshot.size_bytes)
-        if size is not None and size < least:
-            raise _fault(
-                f"Volume of size {size}GB is smaller than snapshot '{snapshot.id}', expect size>= {least}GB"
-            )
-        disk = Disk(size or least, source=snapshot_source(snapshot), snapshot=snapshot.id)
+    if snapshot is None and ebs.get("VolumeSize") is None:
+        raise missing("size or snapshotId")
+    least = gib(snapshot.size_bytes) if snapshot is not None else 0
+    size = _size(ebs, least, snapshot.id if snapshot is not None else "")
+    disk = await settled(ctx, _tuned(Disk(size), ebs), ebs, snapshot)
     # A volume that is made for an instance goes with it unless it is asked to stay.
-    return DiskMapping(device, check_disk(_tuned(disk, ebs)), ebs.get("DeleteOnTermination") is not False)
+    return DiskMapping(device, disk, ebs.get("DeleteOnTermination") is not False)
 
 
 def _tuned(disk: Disk, ebs: Mapping[str, Any], default: str = DEFAULT_KIND) -> Disk:
     return disk._replace(
         type=ebs.get("VolumeType") or default,
-        iops=ebs.get("Iops") or 0,
-        throughput=ebs.get("Throughput") or 0,
+        iops=ebs.get("Iops") or disk.iops,
+        throughput=ebs.get("Throughput") or disk.throughput,
     )
 
 
-def _check_supported(ebs: Mapping[str, Any]) -> None:
-    refuse_encryption(ebs)
+def check_supported(ebs: Mapping[str, Any]) -> None:
     for member in ("OutpostArn", "AvailabilityZone", "AvailabilityZoneId", "VolumeInitializationRate"):
         if ebs.get(member):
             raise unsupported(f"{member} of a block device is not supported by gureum.")

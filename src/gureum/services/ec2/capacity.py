@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 
 from gureum.errors import ApiError
-from gureum.resources import Host, HostState, Instance, InstanceState, Snapshot, Volume
+from gureum.resources import Host, HostState, Instance, InstanceState, Pool, Snapshot, Volume
+from gureum.resources.volume import shared
 from gureum.services.ec2.instance_types import InstanceType, machine_size
 from gureum.store.base import Reader
 
@@ -30,6 +31,12 @@ TAKES_ROOM = (
     InstanceState.stopping,
     InstanceState.shutting_down,
 )
+
+
+def anywhere(volumes: Iterable[Volume]) -> bool:
+    """Whether any host can run a stopped instance with these volumes."""
+    pools = [volume.pool for volume in volumes]
+    return bool(pools) and all(shared(pool) for pool in pools)
 
 
 class Room:
@@ -117,7 +124,7 @@ def serves(host: Host, zone: str) -> bool:
 
 async def homes(reader: Reader, volumes: Iterable[Volume]) -> set[str]:
     """The hosts that volumes on local pools, or the snapshots that they are made from, bind to."""
-    volumes = list(volumes)
+    volumes = [volume for volume in volumes if not shared(volume.pool)]
     sources = await reader.get_many(Snapshot, {volume.source for volume in volumes if volume.host is None})
     found = [*(volume.host for volume in volumes), *(snapshot.host for snapshot in sources)]
     return {host for host in found if host is not None}
@@ -128,11 +135,32 @@ def insufficient(text: str) -> ApiError:
     return ApiError("InsufficientInstanceCapacity", text, status=500)
 
 
-def no_room(type: str, zone: str) -> ApiError:
+async def no_room(reader: Reader, type: str, zone: str) -> ApiError:
+    """The error for a launch for which ``launchable`` found no room."""
+    hosts = [each for each in await reader.find(Host) if each.state is HostState.up and serves(each, zone)]
+    if hosts and all(host.draining for host in hosts):
+        named = ", ".join(sorted(host.id for host in hosts))
+        which = f"its only host, {named}, is" if len(hosts) == 1 else f"{named}, its only hosts, are"
+        return insufficient(
+            f"We currently do not have {type} capacity in the Availability Zone you requested ({zone}): "
+            f"{which} being drained. Activate one, or choose another zone, and try again."
+        )
     return insufficient(
         f"We currently do not have sufficient {type} capacity in the Availability Zone you requested "
         f"({zone}). Stop or terminate other instances, or choose a smaller instance type, and try again."
     )
+
+
+async def require_room_in(reader: Reader, pool: str) -> None:
+    """Raises InsufficientVolumeCapacity while nothing new is made in a shared pool: it is nearly full."""
+    record = await reader.get(Pool, pool) if shared(pool) else None
+    if record is not None and record.full:
+        raise ApiError(
+            "InsufficientVolumeCapacity",
+            f"There is not enough capacity to fulfill your EBS volume provision request: {record.message}. "
+            "Delete volumes and snapshots that are not needed, or add storage, and try again.",
+            status=500,
+        )
 
 
 async def launchable(reader: Reader, zone: str, type: str, count: int, sources: Collection[str]) -> int:
@@ -142,7 +170,8 @@ async def launchable(reader: Reader, zone: str, type: str, count: int, sources: 
     """
     rooms = await Rooms.of_zone(reader, zone)
     snapshots = await reader.get_many(Snapshot, sources)
-    only = {snapshot.host for snapshot in snapshots if snapshot.host is not None}
+    bound = [snapshot.host for snapshot in snapshots if not shared(snapshot.pool)]
+    only = {host for host in bound if host is not None}
     if not rooms or (only and not any(rooms.has(host) for host in only)):
         return count
     return rooms.take(machine_size(type), count, only=only)
@@ -160,10 +189,11 @@ class StartCheck:
         rooms = self._zones.get(instance.zone)
         if rooms is None:
             rooms = self._zones[instance.zone] = await Rooms.of_zone(self._reader, instance.zone)
-        if instance.host is not None:
+        volumes = await self._reader.find(Volume, instance=instance.id)
+        if instance.host is not None and not anywhere(volumes):
             only = {instance.host}
         else:
-            only = await homes(self._reader, await self._reader.find(Volume, instance=instance.id))
+            only = await homes(self._reader, volumes)
         if not rooms or (only and not any(rooms.has(host) for host in only)):
             return
         if not rooms.take(machine_size(instance.type), only=only):

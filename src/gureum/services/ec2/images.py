@@ -8,7 +8,7 @@ from typing import Any
 from gureum.errors import ApiError
 from gureum.resources import Image
 from gureum.services.ec2 import lookup
-from gureum.services.ec2.block_devices import IMAGE_KIND, gib
+from gureum.services.ec2.block_devices import image_devices, shown_iops, shown_throughput
 from gureum.services.ec2.filters import Filters, iso
 from gureum.services.ec2.listing import Listing
 from gureum.services.ec2.tagging import tag_list
@@ -19,10 +19,29 @@ SYSTEM_ACCOUNT = "000000000000"
 
 
 async def _items(ctx: Context, images: Sequence[Image]) -> list[dict[str, Any]]:
-    return [_item(image) for image in images]
+    return [_item(ctx, image) for image in images]
 
 
-def _item(image: Image) -> dict[str, Any]:
+def mappings(image: Image) -> list[dict[str, Any]]:
+    """The image's BlockDeviceMappings, the root first."""
+    return [
+        {
+            "DeviceName": device.device,
+            "Ebs": {
+                "DeleteOnTermination": device.delete_on_termination,
+                "SnapshotId": device.snapshot or None,
+                "VolumeSize": device.size_gib,
+                "VolumeType": device.type,
+                "Iops": shown_iops(device.type, device.size_gib, device.iops) if image.devices else None,
+                "Throughput": shown_throughput(device.type, device.throughput) if image.devices else None,
+                "Encrypted": device.encrypted,
+            },
+        }
+        for device in image_devices(image)
+    ]
+
+
+def _item(ctx: Context, image: Image) -> dict[str, Any]:
     owner = image.account or SYSTEM_ACCOUNT
     return {
         "ImageId": image.id,
@@ -36,20 +55,10 @@ def _item(image: Image) -> dict[str, Any]:
         "ImageType": "machine",
         "PlatformDetails": "Linux/UNIX",
         "UsageOperation": "RunInstances",
-        "BlockDeviceMappings": [
-            {
-                "DeviceName": image.root_device,
-                "Ebs": {
-                    "DeleteOnTermination": True,
-                    "SnapshotId": image.snapshot or None,
-                    "VolumeSize": gib(image.disk_bytes),
-                    "VolumeType": IMAGE_KIND,
-                    "Encrypted": False,
-                },
-            }
-        ],
+        "BlockDeviceMappings": mappings(image),
         "Description": image.description or None,
-        "EnaSupport": False,
+        "EnaSupport": image.ena,
+        "SriovNetSupport": image.sriov or None,
         "Hypervisor": "xen",
         "ImageOwnerAlias": None if image.account else "amazon",
         "Name": image.name,
@@ -57,8 +66,12 @@ def _item(image: Image) -> dict[str, Any]:
         "RootDeviceType": "ebs",
         "Tags": tag_list(image.tags),
         "VirtualizationType": "hvm",
-        "BootMode": "legacy-bios",
-        "ImdsSupport": "v2.0",
+        "BootMode": image.boot_mode or None,
+        "ImdsSupport": "v2.0" if image.imds_v2 else None,
+        "SourceInstanceId": image.source_instance or None,
+        "SourceImageId": image.source_image or None,
+        "SourceImageRegion": ctx.cloud.region if image.source_image else None,
+        "StateReason": {"Code": "Server.InternalError", "Message": image.message} if image.message else None,
     }
 
 
@@ -115,7 +128,7 @@ async def describe_images(ctx: Context, input: Input) -> Output:
     if input.get("Owners"):
         scope = {"account": [_owner(ctx, owner) for owner in input["Owners"]]}
     if input.get("ExecutableUsers"):
-        # Launch permissions are all or nothing here: a public image is for everybody, another for its owner.
+        # There is one account: what is not public is its own, whoever else may launch it.
         public = "all" in input["ExecutableUsers"]
         extra = {"Name": "is-public", "Values": ["true" if public else "false"]}
         input = {**input, "Filters": [*(input.get("Filters") or ()), extra]}

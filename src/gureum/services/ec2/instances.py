@@ -209,7 +209,7 @@ async def _statuses(ctx: Context, instances: Sequence[Instance]) -> list[dict[st
         {
             "AvailabilityZone": instance.zone,
             "AvailabilityZoneId": ids.get(instance.zone),
-            "Events": [],
+            "Events": [_impairment(ctx, instance)] if instance.impaired else [],
             "InstanceId": instance.id,
             "InstanceState": describe.state(instance.state),
             "InstanceStatus": _check(instance, impaired=bool(instance.impaired)),
@@ -218,6 +218,16 @@ async def _statuses(ctx: Context, instances: Sequence[Instance]) -> list[dict[st
         }
         for instance in instances
     ]
+
+
+def _impairment(ctx: Context, instance: Instance) -> dict[str, Any]:
+    """Why it makes no progress. EC2 has no other place for words about that."""
+    return {
+        "InstanceEventId": f"instance-event-{instance.id.partition('-')[2]}",
+        "Code": "system-maintenance",
+        "Description": instance.impaired,
+        "NotBefore": ctx.env.utcnow(),
+    }
 
 
 def _check(instance: Instance, *, impaired: bool) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from gureum.resources import (
 from gureum.services.ec2 import capacity, describe, launch_interfaces, limits, lookup, placement
 from gureum.services.ec2 import launch_options as options
 from gureum.services.ec2.allocation import public_addresses
-from gureum.services.ec2.block_devices import DiskMapping, parse_mappings
+from gureum.services.ec2.block_devices import DiskMapping, key_for, parse_mappings
 from gureum.services.ec2.faults import incorrect_state, missing
 from gureum.services.ec2.tagging import specified_tags
 from gureum.services.operation import Context, Input, Output, operation
@@ -132,7 +132,7 @@ async def _room(ctx: Context, plan: Plan, low: int, high: int) -> int:
     sources = [each.disk.source for each in plan.disks if each.disk.source.startswith("snap-")]
     room = await capacity.launchable(ctx.tx, zone, type, high, sources)
     if room < low:
-        raise capacity.no_room(type, zone)
+        raise await capacity.no_room(ctx.tx, type, zone)
     return room
 
 
@@ -142,7 +142,7 @@ async def _create(
     instance = replace(plan.instance, id=ctx.env.new_id("i"), launch_index=index)
     tags = plan.tags["network-interface"]
     interfaces = await launch_interfaces.create(ctx, instance, plan.places, tags, row, public_ip)
-    volumes = [await ctx.tx.put(_volume(ctx, plan, instance.id, disk)) for disk in plan.disks]
+    volumes = [await ctx.tx.put(await _volume(ctx, plan, instance.id, disk)) for disk in plan.disks]
     devices = tuple(
         BlockDevice(device=disk.device, volume=volume.id, delete_on_termination=disk.delete_on_termination)
         for disk, volume in zip(plan.disks, volumes, strict=True)
@@ -157,7 +157,7 @@ async def _create(
     )
 
 
-def _volume(ctx: Context, plan: Plan, instance: str, mapping: DiskMapping) -> Volume:
+async def _volume(ctx: Context, plan: Plan, instance: str, mapping: DiskMapping) -> Volume:
     disk = mapping.disk
     return Volume(
         id=ctx.env.new_id("vol"),
@@ -168,8 +168,12 @@ def _volume(ctx: Context, plan: Plan, instance: str, mapping: DiskMapping) -> Vo
         iops=disk.iops,
         throughput=disk.throughput,
         zone=plan.instance.zone,
+        pool=disk.pool,
         source=disk.source,
+        encrypted=disk.encrypted,
+        key=await key_for(ctx, disk),
         snapshot=disk.snapshot,
+        origin=disk.origin,
         created=plan.instance.launched,
         attachment=Attachment(
             instance=instance,

@@ -8,8 +8,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from gureum.errors import ApiError
-from gureum.resources import Address, Instance, InstanceState, NetworkInterface, StateReason
-from gureum.services.ec2 import lookup
+from gureum.resources import Address, Instance, InstanceState, NetworkInterface, StateReason, Volume
+from gureum.services.ec2 import capacity, keepers, lookup
 from gureum.services.ec2.allocation import public_addresses
 from gureum.services.ec2.capacity import StartCheck
 from gureum.services.ec2.describe import state
@@ -55,6 +55,7 @@ async def start_instances(ctx: Context, input: Input) -> Output:
             )
         await room.start(instance)
         await _give_public_addresses(ctx, instance)
+        host = await _host(ctx, instance)
         started = await ctx.tx.put(
             replace(
                 instance,
@@ -65,10 +66,22 @@ async def start_instances(ctx: Context, input: Input) -> Output:
                 reboots=0,
                 force=False,
                 launched=ctx.env.utcnow(),
+                host=host,
             )
         )
         changes.append(_change(instance, started))
     return {"StartingInstances": changes}
+
+
+async def _host(ctx: Context, instance: Instance) -> str | None:
+    """Where it has to start; None: where there is room, since all its volumes are in shared pools."""
+    volumes = await ctx.tx.find(Volume, instance=instance.id)
+    if capacity.anywhere(volumes):
+        return None
+    if instance.host is not None:
+        for volume in volumes:
+            await keepers.give(ctx.tx, volume, instance.host)
+    return instance.host
 
 
 async def _give_public_addresses(ctx: Context, instance: Instance) -> None:

@@ -28,7 +28,7 @@ class Listing(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     ``ids`` is the input's member with ids, ``items`` the output's with the answer. ``describe`` makes one
     item of each record, in order; ``render`` likewise, in a form that need not be a dict. ``admits`` tells
     which records there is an item for. ``narrow`` may know, from the filters, ids among which all that match
-    are.
+    are. ``holders``: the index that has the accounts of the noun's ``holders``.
     """
 
     operation: str
@@ -40,6 +40,7 @@ class Listing(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     render: Callable[[Context, Sequence[R]], Awaitable[list[Any]]] | None = None
     admits: Callable[[R], bool] | None = None
     narrow: Callable[[Context, Query], Awaitable[Sequence[str] | None]] | None = None
+    holders: str = "account"
     page_max: int = 1000
 
     async def answer(
@@ -95,8 +96,8 @@ class Listing(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
         for name, values in (scope or {}).items():
             wanted = [values] if isinstance(values, str) else list(values)
             index[name] = [v for v in wanted if v in index[name]] if name in index else wanted
-        if "account" in self.noun.record.indexes and "account" not in index:
-            index["account"] = [ctx.caller.account, ""] if self.noun.shared else ctx.caller.account
+        if self.holders in self.noun.record.indexes and self.holders not in index:
+            index[self.holders] = [ctx.caller.account, ""] if self.noun.shared else ctx.caller.account
         return await ctx.tx.find(self.noun.record, after=after or None, limit=limit, **index)
 
     async def _among(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from gureum.errors import ApiError
@@ -56,6 +56,8 @@ class Noun(NamedTuple, Generic[R]):
     shared: bool = False
     """Records without an account belong to the system, and everybody sees them."""
     visible: Callable[[R], bool] = lambda record: True
+    holders: Callable[[R], Collection[str]] = lambda record: (record.account,)
+    """The accounts whose own it is."""
 
     def well_formed(self, id: str) -> bool:
         prefix, dash, digits = id.partition("-")
@@ -71,7 +73,7 @@ class Noun(NamedTuple, Generic[R]):
         return ApiError(self.not_found, text.format(ids=", ".join(ids)))
 
     def owned(self, record: R, account: str) -> bool:
-        mine = record.account == account or (self.shared and not record.account)
+        mine = account in self.holders(record) or (self.shared and not record.account)
         return mine and self.visible(record)
 
 
@@ -88,7 +90,7 @@ VOLUME = Noun(
     Volume, "vol", "InvalidVolume.NotFound", "The volume '{ids}' does not exist.",
     "The volumes '{ids}' do not exist.", "InvalidParameterValue",
     "Value ({id}) for parameter volumes is invalid. Expected: 'vol-...'.",
-    visible=lambda volume: volume.state is not VolumeState.deleted,
+    visible=lambda volume: volume.state is not VolumeState.deleted and not volume.staged,
 )  # fmt: skip
 SNAPSHOT = Noun(
     Snapshot, "snap", "InvalidSnapshot.NotFound", "The snapshot '{ids}' does not exist.",
@@ -142,6 +144,7 @@ PEERING = Noun(
     PeeringConnection, "pcx", "InvalidVpcPeeringConnectionID.NotFound",
     "The vpcPeeringConnection ID '{ids}' does not exist",
     "The vpcPeeringConnection IDs '{ids}' do not exist", "InvalidVpcPeeringConnectionId.Malformed",
+    holders=lambda peering: peering.accounts,
 )  # fmt: skip
 NAT_GATEWAY = Noun(
     NatGateway, "nat", "NatGatewayNotFound", "NAT gateway {ids} was not found",

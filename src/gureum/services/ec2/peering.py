@@ -115,7 +115,7 @@ async def reject_vpc_peering_connection(ctx: Context, input: Input) -> Output:
 @operation("ec2", "DeleteVpcPeeringConnection", write=True)
 async def delete_vpc_peering_connection(ctx: Context, input: Input) -> Output:
     """Either side may; routes to it stay, as blackholes."""
-    peering = await _one(ctx, input["VpcPeeringConnectionId"])
+    peering = await lookup.one(ctx, lookup.PEERING, input["VpcPeeringConnectionId"])
     if peering.state is PeeringState.deleted:
         return {"Return": True}
     if peering.state not in (PeeringState.active, PeeringState.pending_acceptance):
@@ -131,7 +131,7 @@ async def delete_vpc_peering_connection(ctx: Context, input: Input) -> Output:
 
 @operation("ec2", "ModifyVpcPeeringConnectionOptions", write=True)
 async def modify_vpc_peering_connection_options(ctx: Context, input: Input) -> Output:
-    peering = await _one(ctx, input["VpcPeeringConnectionId"])
+    peering = await lookup.one(ctx, lookup.PEERING, input["VpcPeeringConnectionId"])
     answer: dict[str, Any] = {}
     for side in ("AccepterPeeringConnectionOptions", "RequesterPeeringConnectionOptions"):
         options: Mapping[str, Any] = input.get(side) or {}
@@ -147,17 +147,8 @@ async def modify_vpc_peering_connection_options(ctx: Context, input: Input) -> O
     return answer
 
 
-async def _one(ctx: Context, id: str) -> PeeringConnection:
-    """One that the caller's account has either side of."""
-    lookup.PEERING.check(id)
-    peering = await ctx.tx.get(PeeringConnection, id)
-    if peering is None or ctx.caller.account not in peering.accounts:
-        raise lookup.PEERING.absent([id])
-    return peering
-
-
 async def _offered(ctx: Context, id: str, verb: str) -> PeeringConnection:
-    peering = await _one(ctx, id)
+    peering = await lookup.one(ctx, lookup.PEERING, id)
     if peering.accepter_account != ctx.caller.account:
         raise ApiError(
             "OperationNotPermitted",
@@ -197,7 +188,8 @@ def _item(ctx: Context, peering: PeeringConnection, vpcs: Mapping[str, Vpc]) -> 
         ),
         "Status": {"Code": str(peering.state), "Message": message},
         "ExpirationTime": datetime.fromtimestamp(int(peering.expires), UTC) if waiting else None,
-        "Tags": tag_list(peering.tags) or [],
+        # Its owner's.
+        "Tags": (tag_list(peering.tags) if peering.account == ctx.caller.account else None) or [],
     }
 
 
@@ -235,6 +227,7 @@ PEERINGS = Listing(
         index={"status-code": "state"},
     ),
     describe=_items,
+    holders="accounts",
 )
 
 

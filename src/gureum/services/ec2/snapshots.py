@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -11,6 +11,8 @@ from gureum.errors import ApiError
 from gureum.resources import Image, ImageState, Snapshot, SnapshotState, Volume, VolumeState
 from gureum.services.ec2 import limits, lookup
 from gureum.services.ec2.block_devices import gib
+from gureum.services.ec2.capacity import require_room_in
+from gureum.services.ec2.encryption import shown_key
 from gureum.services.ec2.faults import incorrect_state, invalid_value, unsupported
 from gureum.services.ec2.filters import Filters
 from gureum.services.ec2.images import SYSTEM_ACCOUNT
@@ -19,13 +21,15 @@ from gureum.services.ec2.tagging import specified_tags, tag_list
 from gureum.services.operation import Context, Input, Output, operation
 
 DESCRIPTION_LENGTH_MAX = 255
+OF_NO_VOLUME = "vol-ffffffff"
+"""What EC2 shows as the volume of a snapshot that was taken of none: a copy, or one that was uploaded."""
 
 
 async def _items(ctx: Context, snapshots: Sequence[Snapshot]) -> list[dict[str, Any]]:
-    return [_item(snapshot) for snapshot in snapshots]
+    return [item(ctx, snapshot) for snapshot in snapshots]
 
 
-def _item(snapshot: Snapshot) -> dict[str, Any]:
+def item(ctx: Context, snapshot: Snapshot) -> dict[str, Any]:
     return {
         "SnapshotId": snapshot.id,
         "VolumeId": snapshot.volume,
@@ -37,8 +41,12 @@ def _item(snapshot: Snapshot) -> dict[str, Any]:
         "OwnerAlias": None if snapshot.account else "amazon",
         "Description": snapshot.description,
         "VolumeSize": gib(snapshot.size_bytes),
-        "Encrypted": False,
+        "Encrypted": snapshot.encrypted,
+        "KmsKeyId": shown_key(ctx, snapshot.encrypted),
+        "SseType": "sse-kms" if snapshot.encrypted else None,
         "StorageTier": "standard",
+        "TransferType": "standard" if snapshot.staging else None,
+        "CompletionTime": snapshot.completed,
         "Tags": tag_list(snapshot.tags),
     }
 
@@ -73,7 +81,7 @@ async def describe_snapshots(ctx: Context, input: Input) -> Output:
     if input.get("OwnerIds"):
         scope = {"account": [_owner(ctx, owner) for owner in input["OwnerIds"]]}
     elif restorers := input.get("RestorableByUserIds"):
-        # Everybody can restore the system's snapshots, and nobody else's but their own.
+        # Everybody can restore the system's snapshots, and nobody else's but their own: there is one account.
         own = {"self", ctx.caller.account} & set(restorers)
         scope = {"account": [ctx.caller.account, ""] if own else [""] if "all" in restorers else []}
     return await SNAPSHOTS.answer(ctx, input, scope=scope)
@@ -87,55 +95,75 @@ def _owner(ctx: Context, owner: str) -> str:
 
 @operation("ec2", "CreateSnapshot", write=True)
 async def create_snapshot(ctx: Context, input: Input) -> Output:
+    check_place(input)
+    description = checked_description(input)
+    volume = await lookup.one(ctx, lookup.VOLUME, input["VolumeId"])
+    check_volume(volume)
+    await require_room_in(ctx.tx, volume.pool)
+    tags = specified_tags(input, "snapshot")["snapshot"]
+    await check_limit(ctx)
+    snapshot = await ctx.tx.put(of_volume(ctx, volume, description, tags))
+    return item(ctx, snapshot)
+
+
+def check_place(input: Input) -> None:
     if input.get("OutpostArn") or (input.get("Location") or "regional") != "regional":
         raise unsupported("Snapshots are kept in the region; other places are not supported by gureum.")
-    description = input.get("Description") or ""
+
+
+def checked_description(input: Input) -> str:
+    description: str = input.get("Description") or ""
     if len(description) > DESCRIPTION_LENGTH_MAX:
         raise invalid_value(f"Description can be at most {DESCRIPTION_LENGTH_MAX} characters long")
-    volume = await lookup.one(ctx, lookup.VOLUME, input["VolumeId"])
+    return description
+
+
+def check_volume(volume: Volume) -> None:
     if volume.state not in (VolumeState.available, VolumeState.in_use):
         raise incorrect_state(f"Volume '{volume.id}' is in the '{volume.state}' state.")
-    tags = specified_tags(input, "snapshot")["snapshot"]
-    if await ctx.tx.count(Snapshot, account=ctx.caller.account) >= limits.SNAPSHOTS_MAX:
+
+
+async def check_limit(ctx: Context, count: int = 1) -> None:
+    """Raises if the account may not have so many more."""
+    if await ctx.tx.count(Snapshot, account=ctx.caller.account) + count > limits.SNAPSHOTS_MAX:
         raise ApiError("SnapshotLimitExceeded", "The maximum number of snapshots has been reached.")
-    snapshot = await ctx.tx.put(
-        Snapshot(
-            id=ctx.env.new_id("snap"),
-            account=ctx.caller.account,
-            tags=tags,
-            volume=volume.id,
-            size_bytes=volume.size_bytes,
-            description=description,
-            pool=volume.pool,
-            host=volume.host,
-            started=ctx.env.utcnow(),
-        )
+
+
+def of_volume(ctx: Context, volume: Volume, description: str, tags: Mapping[str, str]) -> Snapshot:
+    """A new snapshot, not yet stored."""
+    return Snapshot(
+        id=ctx.env.new_id("snap"),
+        account=ctx.caller.account,
+        tags=dict(tags),
+        volume=volume.id,
+        size_bytes=volume.size_bytes,
+        description=description,
+        pool=volume.pool,
+        host=volume.host,
+        encrypted=volume.encrypted,
+        key=volume.key,
+        origin=volume.origin or (volume.source if volume.source.startswith("ami-") else ""),
+        started=ctx.env.utcnow(),
     )
-    return _item(snapshot)
 
 
 @operation("ec2", "DeleteSnapshot", write=True)
 async def delete_snapshot(ctx: Context, input: Input) -> Output:
-    snapshot = await lookup.one(ctx, lookup.SNAPSHOT, input["SnapshotId"])
+    await delete(ctx, await lookup.one(ctx, lookup.SNAPSHOT, input["SnapshotId"]))
+    return {}
+
+
+async def delete(ctx: Context, snapshot: Snapshot) -> None:
+    """Raises ApiError if it is somebody else's, or in use."""
     if snapshot.account != ctx.caller.account:
         raise ApiError("UnauthorizedOperation", "You do not own this snapshot.", 403)
-    image = await _image_of(ctx, snapshot)
-    if image is not None:
-        raise ApiError(
-            "InvalidSnapshot.InUse", f"The snapshot {snapshot.id} is currently in use by {image.id}"
-        )
+    for image in await ctx.tx.find(Image, snapshots=snapshot.id):
+        if image.state is not ImageState.deregistered:
+            raise ApiError(
+                "InvalidSnapshot.InUse", f"The snapshot {snapshot.id} is currently in use by {image.id}"
+            )
     if await ctx.tx.count(Volume, source=snapshot.id, state=str(VolumeState.creating)):
         raise ApiError(
             "InvalidSnapshot.InUse", f"The snapshot {snapshot.id} is being copied to a new volume; try again."
         )
     await ctx.tx.put(replace(snapshot, state=SnapshotState.deleting))
-    return {}
-
-
-async def _image_of(ctx: Context, snapshot: Snapshot) -> Image | None:
-    """The image that needs the snapshot."""
-    images = [await ctx.tx.get(Image, snapshot.image)] if snapshot.image else await ctx.tx.find(Image)
-    for image in images:
-        if image is not None and image.snapshot == snapshot.id and image.state is not ImageState.deregistered:
-            return image
-    return None

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from msgspec.structs import replace
 
 from gureum.errors import ApiError
-from gureum.resources import Modification, Volume, VolumeState
-from gureum.services.ec2 import limits, lookup
+from gureum.resources import Modification, Pool, Snapshot, Volume, VolumeState
+from gureum.services.ec2 import encryption, limits, lookup
 from gureum.services.ec2.block_devices import (
     DEFAULT_KIND,
     Disk,
     check_disk,
     gib,
-    refuse_encryption,
+    key_for,
+    pool_for,
+    settled,
     shown_iops,
     shown_throughput,
-    snapshot_source,
     usable_snapshot,
 )
+from gureum.services.ec2.capacity import require_room_in
 from gureum.services.ec2.faults import incorrect_state, invalid_value, missing, unsupported
 from gureum.services.ec2.filters import Filters
 from gureum.services.ec2.listing import Listing
@@ -44,7 +47,9 @@ def item(ctx: Context, volume: Volume) -> dict[str, Any]:
         "State": str(volume.state),
         "CreateTime": volume.created,
         "Attachments": [attachment_item(volume)] if volume.attachment is not None else [],
-        "Encrypted": False,
+        "Encrypted": volume.encrypted,
+        "KmsKeyId": encryption.shown_key(ctx, volume.encrypted),
+        "SseType": "sse-kms" if volume.encrypted else None,
         "Iops": shown_iops(volume.type, size, volume.iops),
         "Throughput": shown_throughput(volume.type, volume.throughput),
         "Tags": tag_list(volume.tags),
@@ -114,8 +119,9 @@ async def describe_volumes(ctx: Context, input: Input) -> Output:
 
 @operation("ec2", "CreateVolume", write=True)
 async def create_volume(ctx: Context, input: Input) -> Output:
-    refuse_encryption(input)
-    for member in ("MultiAttachEnabled", "OutpostArn", "Operator", "VolumeInitializationRate"):
+    if input.get("MultiAttachEnabled"):
+        raise unsupported("Volumes attached to several instances are not supported by gureum yet.")
+    for member in ("OutpostArn", "Operator", "VolumeInitializationRate"):
         if input.get(member):
             raise unsupported(f"The option {member} is not supported by gureum yet.")
     name = input.get("AvailabilityZone")
@@ -139,8 +145,12 @@ async def create_volume(ctx: Context, input: Input) -> Output:
             iops=disk.iops,
             throughput=disk.throughput,
             zone=zone,
+            pool=disk.pool,
             source=disk.source,
+            encrypted=disk.encrypted,
+            key=await key_for(ctx, disk),
             snapshot=disk.snapshot,
+            origin=disk.origin,
             created=ctx.env.utcnow(),
         )
     )
@@ -157,6 +167,7 @@ async def _new_disk(ctx: Context, input: Input) -> Disk:
         iops=input.get("Iops") or 0,
         throughput=input.get("Throughput") or 0,
     )
+    snapshot: Snapshot | None = None
     if input.get("SnapshotId"):
         snapshot = await usable_snapshot(ctx, input["SnapshotId"])
         least = gib(snapshot.size_bytes)
@@ -165,10 +176,10 @@ async def _new_disk(ctx: Context, input: Input) -> Disk:
                 f"Volume of {size}GiB is smaller than snapshot '{snapshot.id}'; "
                 f"it must have at least {least}GiB."
             )
-        disk = disk._replace(size_gib=size or least, source=snapshot_source(snapshot), snapshot=snapshot.id)
+        disk = disk._replace(size_gib=size or least)
     elif size is None:
         raise missing("size/snapshot")
-    return check_disk(disk)
+    return await settled(ctx, disk, input, snapshot)
 
 
 @operation("ec2", "DeleteVolume", write=True)
@@ -198,6 +209,14 @@ async def modify_volume(ctx: Context, input: Input) -> Output:
             "IncorrectModificationState", f"Volume {volume.id} is being modified: wait until that is done."
         )
     disk = _modified(volume, input)
+    if disk.size_bytes > volume.size_bytes:
+        await require_room_in(ctx.tx, volume.pool)
+    if disk.type != volume.type and pool_for(ctx, disk.type) != pool_for(ctx, volume.type):
+        raise unsupported(
+            f"Volumes of type {disk.type} are in the pool '{pool_for(ctx, disk.type)}', and {volume.id} is "
+            f"in '{volume.pool}': gureum does not move volumes between pools yet. Leave its type, or make a "
+            "new volume of that type and copy the data in the guest."
+        )
     volume = await ctx.tx.put(
         replace(
             volume,
@@ -317,13 +336,17 @@ async def describe_volumes_modifications(ctx: Context, input: Input) -> Output:
 
 
 async def _status_items(ctx: Context, volumes: Sequence[Volume]) -> list[dict[str, Any]]:
-    return [_status_item(ctx, volume) for volume in volumes]
+    pools = {pool.id: pool for pool in await ctx.tx.get_many(Pool, {volume.pool for volume in volumes})}
+    return [_status_item(ctx, volume, pools.get(volume.pool)) for volume in volumes]
 
 
-def _status_item(ctx: Context, volume: Volume) -> dict[str, Any]:
+def _status_item(ctx: Context, volume: Volume, pool: Pool | None) -> dict[str, Any]:
     status = {VolumeState.error: "impaired", VolumeState.creating: "insufficient-data"}.get(
         volume.state, "ok"
     )
+    message, since = volume.message, volume.created
+    if pool is not None and volume.host is not None and volume.host in pool.away:
+        status, message, since = "impaired", pool.away[volume.host], ctx.env.utcnow()
     detail = {"ok": "passed", "impaired": "failed"}.get(status, status)
     attached: Mapping[str, Any] | None = None
     if volume.attachment is not None:
@@ -333,19 +356,19 @@ def _status_item(ctx: Context, volume: Volume) -> dict[str, Any]:
         "AvailabilityZone": volume.zone,
         "AvailabilityZoneId": zone_ids(ctx.cloud).get(volume.zone),
         "Actions": [],
-        "Events": [_failure_event(volume)] if volume.message else [],
+        "Events": [_failure_event(volume, message, since)] if message else [],
         "VolumeStatus": {"Status": status, "Details": [{"Name": "io-enabled", "Status": detail}]},
         "AttachmentStatuses": [attached] if attached else [],
     }
 
 
-def _failure_event(volume: Volume) -> dict[str, Any]:
-    """Why the volume failed. EC2 has no other place for words about a volume."""
+def _failure_event(volume: Volume, message: str, since: datetime) -> dict[str, Any]:
+    """Why the volume failed, or can't be used now. EC2 has no other place for words about a volume."""
     return {
         "EventId": f"evol-{volume.id.partition('-')[2]}",
         "EventType": "io-enabled:failed",
-        "Description": volume.message,
-        "NotBefore": volume.created,
+        "Description": message,
+        "NotBefore": since,
         "InstanceId": volume.instance,
     }
 
@@ -387,7 +410,17 @@ async def describe_volume_attribute(ctx: Context, input: Input) -> Output:
     volume = await lookup.one(ctx, lookup.VOLUME, input["VolumeId"])
     attribute = input["Attribute"]
     if attribute == "autoEnableIO":
-        return {"VolumeId": volume.id, "AutoEnableIO": {"Value": False}}
+        return {"VolumeId": volume.id, "AutoEnableIO": {"Value": volume.auto_enable_io}}
     if attribute == "productCodes":
         return {"VolumeId": volume.id, "ProductCodes": []}
     raise invalid_value(f"Value ({attribute}) for parameter attribute is invalid. Unknown attribute.")
+
+
+@operation("ec2", "ModifyVolumeAttribute", write=True)
+async def modify_volume_attribute(ctx: Context, input: Input) -> Output:
+    """AutoEnableIO is kept. There is nothing that it changes: no volume's I/O is ever disabled here."""
+    volume = await lookup.one(ctx, lookup.VOLUME, input["VolumeId"])
+    if input.get("AutoEnableIO") is None:
+        raise missing("AutoEnableIO")
+    await ctx.tx.put(replace(volume, auto_enable_io=bool(input["AutoEnableIO"].get("Value"))))
+    return {}

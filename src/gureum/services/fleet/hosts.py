@@ -20,9 +20,11 @@ from gureum.resources import (
     Snapshot,
     Volume,
 )
+from gureum.resources.volume import shared
 from gureum.services.ec2 import pagination
+from gureum.services.ec2.capacity import anywhere
 from gureum.services.fleet.faults import invalid, not_found, shown, wrong_state
-from gureum.services.fleet.losses import give_up
+from gureum.services.fleet.losses import give_up, hand_over
 from gureum.services.operation import Context, Input, Output, operation
 from gureum.store.base import Reader
 
@@ -30,7 +32,7 @@ PAGE_DEFAULT = 100
 
 
 class Holdings(msgspec.Struct, frozen=True):
-    """Ids of what is on a host."""
+    """Ids of what is on a host, and can't be elsewhere: nothing of shared pools but running instances."""
 
     instances: list[str]
     volumes: list[str]
@@ -43,16 +45,22 @@ class Holdings(msgspec.Struct, frozen=True):
             [
                 instance.id
                 for instance in await reader.find(Instance, host=host)
-                if instance.state is not InstanceState.terminated
+                if instance.state is not InstanceState.terminated and not await movable(reader, instance)
             ],
-            [volume.id for volume in await reader.find(Volume, host=host)],
-            [snapshot.id for snapshot in await reader.find(Snapshot, host=host)],
+            [each.id for each in await reader.find(Volume, host=host) if not shared(each.pool)],
+            [each.id for each in await reader.find(Snapshot, host=host) if not shared(each.pool)],
             [
                 gateway.id
                 for gateway in await reader.find(NatGateway, host=host)
                 if gateway.state is not NatGatewayState.deleted
             ],
         )
+
+
+async def movable(reader: Reader, instance: Instance) -> bool:
+    """Whether the next start may be on another host."""
+    stopped = instance.state is InstanceState.stopped
+    return stopped and anywhere(await reader.find(Volume, instance=instance.id))
 
 
 async def found(ctx: Context, input: Input) -> Host:
@@ -134,7 +142,8 @@ async def activate_host(ctx: Context, input: Input) -> Output:
 
 @operation("fleet", "RemoveHost", write=True)
 async def remove_host(ctx: Context, input: Input) -> Output:
-    """Local volumes cannot be moved, so what is still there has to be deleted by its owner.
+    """Local volumes cannot be moved, so what is still there has to be deleted by its owner. What is in shared
+    pools is looked after by other hosts from then on.
 
     Of a host that is down this never ends: there, with ``Force``, it is given up.
     """
@@ -174,6 +183,7 @@ async def remove_host(ctx: Context, input: Input) -> Output:
 
 
 async def _forget(ctx: Context, host: Host, certificates: Sequence[HostCertificate]) -> None:
+    await hand_over(ctx.tx, host)
     for certificate in certificates:
         await ctx.tx.delete(certificate)
     await ctx.tx.delete(host)

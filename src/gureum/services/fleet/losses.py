@@ -1,12 +1,14 @@
 """What was on a host that will not come back: given up, as if its owners had terminated and deleted it.
 
-The reconcilers then do the rest as always. They wait for no host: these things are on none any more.
+The reconcilers then do the rest as always. They wait for no host: these things are on none any more. What is
+in shared pools is not lost, nor is a NAT gateway, if its zone has another host.
 """
 
 from __future__ import annotations
 
 from msgspec.structs import replace
 
+from gureum.control.nat_gateways import move
 from gureum.resources import (
     Host,
     Instance,
@@ -20,6 +22,9 @@ from gureum.resources import (
     Volume,
     VolumeState,
 )
+from gureum.resources.volume import shared
+from gureum.services.ec2 import keepers
+from gureum.services.ec2.capacity import anywhere
 from gureum.store.base import Transaction
 
 CODE = "Server.InternalError"
@@ -27,23 +32,54 @@ NAT_ENDED = (NatGatewayState.deleting, NatGatewayState.deleted)
 
 
 async def give_up(tx: Transaction, host: Host) -> None:
+    """An instance whose volumes are all in shared pools is only stopped: it can start elsewhere."""
     reason = StateReason(CODE, f"{CODE}: host {host.id} is lost")
     for instance in await tx.find(Instance, host=host.id):
-        if instance.state is not InstanceState.terminated:
-            ended = replace(
+        if instance.state in (InstanceState.stopped, InstanceState.terminated) and await _keeps(tx, instance):
+            continue
+        ending = instance.state in (InstanceState.pending, InstanceState.running, InstanceState.stopping)
+        lost = not (ending and await _keeps(tx, instance))
+        await tx.put(
+            replace(
                 instance,
-                state=InstanceState.shutting_down,
+                state=InstanceState.shutting_down if lost else InstanceState.stopping,
                 state_reason=reason,
                 transition_reason=reason.message,
                 host=None,
             )
-            await tx.put(ended)
+        )
     for interface in await tx.find(NetworkInterface, host=host.id):
         await tx.put(replace(interface, host=None))
     for volume in await tx.find(Volume, host=host.id):
-        await tx.put(replace(volume, state=VolumeState.deleting, host=None, attachment=None, instance=None))
+        if not shared(volume.pool):
+            gone = replace(volume, state=VolumeState.deleting, host=None, attachment=None, instance=None)
+            await tx.put(gone)
     for snapshot in await tx.find(Snapshot, host=host.id):
-        await tx.put(replace(snapshot, state=SnapshotState.deleting, host=None))
+        if not shared(snapshot.pool):
+            await tx.put(replace(snapshot, state=SnapshotState.deleting, host=None))
     for nat in await tx.find(NatGateway, host=host.id):
-        if nat.state not in NAT_ENDED:
+        if nat.state in NAT_ENDED:
+            continue
+        port = await tx.get(NetworkInterface, nat.interface)
+        if port is None or not await move(tx, nat, port):
             await tx.put(replace(nat, state=NatGatewayState.deleting))
+
+
+async def _keeps(tx: Transaction, instance: Instance) -> bool:
+    """Whether it has lost nothing with its host."""
+    return instance.state is InstanceState.terminated or anywhere(await tx.find(Volume, instance=instance.id))
+
+
+async def hand_over(tx: Transaction, host: Host) -> None:
+    """The host leaves the cloud: others look after what it had of shared pools.
+
+    What it may still have open is taken from it before another host opens it (``VolumeSpec.evict``).
+    """
+    for instance in await tx.find(Instance, host=host.id, state=str(InstanceState.stopped)):
+        await tx.put(replace(instance, host=None))
+    for volume in await tx.find(Volume, host=host.id):
+        if shared(volume.pool):
+            await tx.put(keepers.given(volume, None))
+    for snapshot in await tx.find(Snapshot, host=host.id):
+        if shared(snapshot.pool):
+            await tx.put(keepers.given_snapshot(snapshot, None))

@@ -9,7 +9,7 @@ from typing import Any
 from gureum.control.networks import Networks
 from gureum.errors import ApiError
 from gureum.hostspec import NetworkSpec
-from gureum.network.reach import EPHEMERAL, NUMBERS, Hop, trace
+from gureum.network.reach import EPHEMERAL, NUMBERS, Hop, Path, trace
 from gureum.resources import Instance, NetworkInterface
 from gureum.services.ec2 import lookup
 from gureum.services.fleet.faults import invalid
@@ -28,6 +28,8 @@ async def trace_network_path(ctx: Context, input: Input) -> Output:
     target = await _interface(ctx, input["Destination"])
     if source is None and target is None and not await _is_public(ctx, input["Destination"]):
         raise invalid("Source or Destination has to be something of this cloud.")
+    if source is None and target is not None and not target.public_ip:
+        return _answer(_not_public(target), _ip(input["Source"]), target.private_ip)
     destination = _address(source, target) if target is not None else _ip(input["Destination"])
     holders = await ctx.tx.find(NetworkInterface, publics=destination)
     vpcs = {each.vpc for each in (source, target, *holders) if each is not None}
@@ -44,10 +46,14 @@ async def trace_network_path(ctx: Context, input: Input) -> Output:
         )
     except ValueError as error:
         raise invalid(str(error)) from None
+    return _answer(path, begin, destination)
+
+
+def _answer(path: Path, source: str, destination: str) -> Output:
     decision = path.decided_by
     return {
         "Reachable": path.passes,
-        "Source": begin,
+        "Source": source,
         "Destination": destination,
         "Hops": _hops(path.hops),
         "AnswerHops": _hops(path.answer),
@@ -93,11 +99,13 @@ async def _primary(ctx: Context, instance: Instance) -> NetworkInterface:
 
 def _address(source: NetworkInterface | None, target: NetworkInterface) -> str:
     """From inside its private address; from outside its public one."""
-    if source is not None:
-        return target.private_ip
-    if not target.public_ip:
-        raise invalid(f"{target.id} has no public address, so it is not reached from outside.")
-    return target.public_ip
+    return target.private_ip if source is not None else target.public_ip
+
+
+def _not_public(target: NetworkInterface) -> Path:
+    """From outside."""
+    why = "it has no public address, so it is not reached from outside"
+    return Path(hops=(Hop(at=target.id, step="address", passes=False, why=why),))
 
 
 def _ip(text: str) -> str:

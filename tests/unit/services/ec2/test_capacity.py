@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from gureum.errors import ApiError
 from gureum.resources import Host, HostState, Instance, InstanceState, Snapshot, SnapshotState
@@ -37,6 +38,19 @@ async def test_a_launch_that_does_not_fit_is_refused(rig: Rig) -> None:
     with pytest.raises(ApiError) as caught:
         await rig.call("RunInstances", **{**ONE, "InstanceType": "t3.large"})
     assert caught.value.status == 500
+
+
+async def test_a_zone_whose_hosts_are_drained_says_so(rig: Rig) -> None:
+    await room_for(rig, 2)
+    for count, hosts in ((1, "only host, host-a, is"), (2, "host-a, host-b, its only hosts, are")):
+        if count == 2:
+            await room_for(rig, 2, "host-b")
+        for host in await rig.find(Host):
+            await rig.put(replace(host, draining=True))
+        message = await rig.fails(FULL, "RunInstances", **ONE, Placement={"AvailabilityZone": "us-east-1a"})
+        assert f"{hosts} being drained" in message
+    await rig.put(replace((await rig.find(Host))[0], draining=False))
+    await rig.call("RunInstances", **ONE, Placement={"AvailabilityZone": "us-east-1a"})
 
 
 async def test_as_many_as_fit_are_launched(rig: Rig) -> None:

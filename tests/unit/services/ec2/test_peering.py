@@ -96,6 +96,36 @@ async def test_only_whom_it_is_offered_to_accepts(rig: Any) -> None:
     await rig.fails("OperationNotPermitted", "AcceptVpcPeeringConnection", VpcPeeringConnectionId=id)
 
 
+async def test_both_accounts_see_it_and_nobody_else(rig: Any) -> None:
+    id = await offer(rig)
+    await rig.call("CreateTags", Resources=[id], Tags=[{"Key": "mine", "Value": "1"}])
+    [record] = await rig.find(PeeringConnection)
+    theirs = replace(record, requester_account="210987654321", account="210987654321")
+    await rig.put(theirs)
+    [shown] = (await rig.call("DescribeVpcPeeringConnections"))["VpcPeeringConnections"]
+    assert (shown["VpcPeeringConnectionId"], shown.get("Tags") or []) == (id, [])
+    assert await status(rig, id) == "pending-acceptance"
+    await rig.fails("UnauthorizedOperation", "CreateTags", Resources=[id], Tags=[{"Key": "a", "Value": "b"}])
+    await rig.call("AcceptVpcPeeringConnection", VpcPeeringConnectionId=id)
+    [record] = await rig.find(PeeringConnection)
+    await rig.put(replace(record, accepter_account="310987654321"))
+    assert (await rig.call("DescribeVpcPeeringConnections"))["VpcPeeringConnections"] == []
+    await rig.fails(
+        "InvalidVpcPeeringConnectionID.NotFound",
+        "DescribeVpcPeeringConnections",
+        VpcPeeringConnectionIds=[id],
+    )
+
+
+async def test_what_failed_was_offered_to_nobody(rig: Any) -> None:
+    await other(rig, "172.31.128.0/20")
+    await rig.call("CreateVpcPeeringConnection", VpcId=await mine(rig), PeerVpcId=OTHER)
+    [record] = await rig.find(PeeringConnection)
+    assert record.state is PeeringState.failed
+    await rig.put(replace(record, requester_account="210987654321", account="210987654321"))
+    assert (await rig.call("DescribeVpcPeeringConnections"))["VpcPeeringConnections"] == []
+
+
 async def test_options_that_are_not_there_are_refused(rig: Any) -> None:
     id = await offer(rig)
     operation = "ModifyVpcPeeringConnectionOptions"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -91,8 +92,7 @@ async def test_create_from_a_pending_snapshot(rig: Rig) -> None:
         ("InvalidParameterValue", {**GP3, "Size": 10, "Throughput": 1000}),
         ("InvalidParameterCombination", {**BASE, "Size": 10, "VolumeType": "gp2", "Iops": 100}),
         ("InvalidParameterCombination", {**BASE, "Size": 10, "VolumeType": "gp2", "Throughput": 125}),
-        ("UnsupportedOperation", {**BASE, "Size": 1, "Encrypted": True}),
-        ("UnsupportedOperation", {**BASE, "Size": 1, "KmsKeyId": "k"}),
+        ("InvalidParameterDependency", {**BASE, "Size": 1, "KmsKeyId": "k"}),
         ("UnsupportedOperation", {**BASE, "Size": 1, "MultiAttachEnabled": True}),
         ("UnsupportedOperation", {**BASE, "Size": 1, "OutpostArn": "x"}),
         ("InvalidSnapshot.NotFound", {**BASE, "SnapshotId": "snap-0123456789abcdef0"}),
@@ -263,3 +263,26 @@ async def test_attribute(rig: Rig) -> None:
     answer = await rig.call("DescribeVolumeAttribute", VolumeId=id, Attribute="productCodes")
     assert answer["ProductCodes"] == []
     await rig.fails("InvalidParameterValue", "DescribeVolumeAttribute", VolumeId=id, Attribute="x")
+
+
+async def test_auto_enable_io_is_kept(rig: Rig) -> None:
+    id = await rig.volume()
+    for value in (True, False):
+        await rig.call("ModifyVolumeAttribute", VolumeId=id, AutoEnableIO={"Value": value})
+        shown = await rig.call("DescribeVolumeAttribute", VolumeId=id, Attribute="autoEnableIO")
+        assert shown["AutoEnableIO"] == {"Value": value}
+    await rig.fails("MissingParameter", "ModifyVolumeAttribute", VolumeId=id)
+    await rig.fails("InvalidVolume.NotFound", "ModifyVolumeAttribute", VolumeId=NOBODY, AutoEnableIO={})
+
+
+async def test_where_types_have_pools(rig: Rig) -> None:
+    rig.cloud = msgspec.structs.replace(rig.cloud, pool="fast", type_pools=(("st1", "slow"),))
+    fast = await rig.volume()
+    slow = await rig.volume(VolumeType="st1", Size=125)
+    assert [(await rig.get(Volume, id)).pool for id in (fast, slow)] == ["fast", "slow"]
+    await rig.call("ModifyVolume", VolumeId=fast, VolumeType="gp2")
+    message = await rig.fails("UnsupportedOperation", "ModifyVolume", VolumeId=slow, VolumeType="gp3")
+    assert "between pools" in message
+    snapshot = await rig.snapshot(slow)
+    clone = await rig.call("CreateVolume", **GP3, SnapshotId=snapshot)
+    assert (await rig.get(Volume, clone["VolumeId"])).pool == "slow"

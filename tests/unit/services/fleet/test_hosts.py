@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gureum.control import instances, volumes
 from gureum.control.observed import Observed
@@ -161,6 +162,32 @@ async def test_a_host_that_is_lost_goes_with_all_that_was_there(fleet: Any) -> N
     assert (await fleet.get(Instance, instance)).state is InstanceState.terminated
     assert await fleet.find(Volume) == await fleet.find(NetworkInterface) == []
     assert await fleet.find(Snapshot, volume=volume) == []
+
+
+async def test_gateways_of_a_lost_host_go_on_elsewhere(fleet: Any) -> None:
+    """They have nothing to lose; without another host in their zone they end."""
+    lost = host("second", draining=True, state=HostState.down)
+    await fleet.put(lost, host("third"), gateway("nat-1", "second"), port("eni-1", "second"))
+    await fleet.call("RemoveHost", HostId="second", Force=True)
+    moved = await fleet.get(NatGateway, "nat-1")
+    assert (str(moved.state), moved.host) == ("available", "third")
+    assert (await fleet.get(NetworkInterface, "eni-1")).host == "third"
+    await fleet.put(replace(await fleet.get(Host, "third"), draining=True, state=HostState.down))
+    await fleet.call("RemoveHost", HostId="third", Force=True)
+    assert str((await fleet.get(NatGateway, "nat-1")).state) == "deleting"
+    assert (await fleet.get(NetworkInterface, "eni-1")).host is None
+
+
+def port(id: str, host: str) -> NetworkInterface:
+    return NetworkInterface(
+        id=id,
+        vpc="vpc-1",
+        subnet="subnet-1",
+        zone="us-east-1b",
+        mac="06:00:00:00:00:01",
+        private_ip="10.0.0.4",
+        host=host,
+    )
 
 
 async def test_the_clouds_own_hosts_go_otherwise(fleet: Any) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gureum.resources import NetworkInterface
 
@@ -79,5 +80,25 @@ async def test_what_does_not_run_is_not_reached(rig: Any) -> None:
         service="fleet",
         Source=one,
         Destination=other,
+        Port=22,
+    )
+
+
+async def test_without_a_public_address_nothing_comes_from_outside(rig: Any) -> None:
+    one = await rig.running()
+    interface = await interface_of(rig, one)
+    await rig.put(replace(interface, public_ip=""))
+    answer = await trace(rig, OUTSIDE, one)
+    assert not answer["Reachable"]
+    [hop] = answer["Hops"]
+    assert (hop["ComponentId"], hop["Passes"]) == (interface.id, False)
+    assert "no public address" in hop["Explanation"]
+    assert (answer["Source"], answer["Destination"]) == (OUTSIDE, interface.private_ip)
+    await rig.fails(
+        "InvalidParameterValueException",
+        "TraceNetworkPath",
+        service="fleet",
+        Source="nowhere",
+        Destination=one,
         Port=22,
     )

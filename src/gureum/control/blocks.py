@@ -1,0 +1,92 @@
+"""The data of snapshots, from and to the host that has it (``services.operation.Blocks``)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from gureum.control.calls import Calls
+from gureum.errors import TransportError
+from gureum.resources import Snapshot, Volume, VolumeState
+from gureum.resources.volume import shared
+from gureum.store.base import Store
+from gureum.transport.messages import BLOCK_BYTES, BlockUse
+
+READY_SECONDS_MAX = 4.0
+LOOK_SECONDS = 0.05
+
+_uses = msgspec.msgpack.Decoder(list[BlockUse])
+
+
+class SnapshotBlocks:
+    def __init__(self, store: Store, calls: Calls) -> None:
+        self._store = store
+        self._calls = calls
+
+    async def used(
+        self, snapshot: Snapshot, since: Snapshot | None, first: int, count: int
+    ) -> list[BlockUse]:
+        answer = await self._calls.call(
+            self._host(snapshot),
+            "list-blocks",
+            pool=snapshot.pool,
+            snapshot=snapshot.id,
+            volume=snapshot.taken_of,
+            since=since.id if since is not None else "",
+            since_volume=since.taken_of if since is not None else "",
+            offset=first,
+            length=count,
+            size=snapshot.size_bytes,
+        )
+        try:
+            return _uses.decode(answer)
+        except msgspec.MsgspecError as error:
+            raise TransportError(f"no list of blocks: {error}") from error
+
+    async def read(self, snapshot: Snapshot, index: int) -> bytes:
+        data = await self._calls.call(
+            self._host(snapshot),
+            "read-block",
+            pool=snapshot.pool,
+            snapshot=snapshot.id,
+            volume=snapshot.taken_of,
+            offset=index * BLOCK_BYTES,
+            length=BLOCK_BYTES,
+            size=snapshot.size_bytes,
+        )
+        if len(data) != BLOCK_BYTES:
+            raise TransportError(f"a block of {len(data)} bytes")
+        return data
+
+    async def write(self, snapshot: Snapshot, index: int, data: bytes) -> None:
+        volume = await self._ready(snapshot)
+        assert volume.host is not None
+        offset = index * BLOCK_BYTES
+        await self._calls.call(
+            volume.host, "write-block", pool=volume.pool, volume=volume.id, offset=offset, data=data
+        )
+
+    def _host(self, snapshot: Snapshot) -> str:
+        """The one that has it; of a shared pool, any that is connected."""
+        if not shared(snapshot.pool) and snapshot.host is not None:
+            return snapshot.host
+        if not self._calls.sessions:
+            raise TransportError("no host is connected")
+        return min(self._calls.sessions)
+
+    async def _ready(self, snapshot: Snapshot) -> Volume:
+        """The volume that the snapshot will be taken of, once it is made."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + READY_SECONDS_MAX
+        while True:
+            async with self._store.read() as reader:
+                volume = await reader.get(Volume, snapshot.staging)
+            if volume is None or volume.state in (VolumeState.deleting, VolumeState.error):
+                why = volume.message if volume is not None else ""
+                raise TransportError(why or f"{snapshot.id} takes no more blocks")
+            if volume.state is VolumeState.available and volume.host is not None:
+                return volume
+            if loop.time() >= deadline:
+                raise TransportError(f"the volume of {snapshot.id} is not made yet")
+            await asyncio.sleep(LOOK_SECONDS)

@@ -1,0 +1,122 @@
+"""Programs and maps in the kernel's BPF, by its system call; places of programs at devices, by netlink."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import socket
+import struct
+from collections.abc import Iterable
+
+from gureum.network.conntrack import attribute
+
+_SYSCALL = {"x86_64": 321, "aarch64": 280}
+_libc = ctypes.CDLL(None, use_errno=True)
+_MAP_CREATE, _MAP_UPDATE, _MAP_DELETE, _PROGRAM_LOAD = 0, 2, 3, 5
+HASH, ARRAY, LRU_HASH = 1, 2, 9
+NO_PREALLOCATION = 1
+_CLASSIFIER = 3
+_LICENSE = b"GPL"
+_VERIFIER_LOG_BYTES = 1 << 16
+
+_NEW_QDISC, _NEW_FILTER = 36, 44
+_REQUEST, _ACK, _CREATE = 0x1, 0x4, 0x400
+_ERROR = 2
+_CLSACT = 0xFFFFFFF1
+INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
+_CLSACT_HANDLE = 0xFFFF0000
+_KIND, _OPTIONS = 1, 2
+_BPF_FD, _BPF_NAME, _BPF_FLAGS = 6, 7, 8
+_DIRECT = 1
+"""The program's answer is what happens to the packet."""
+_FILTER_HANDLE = 1
+_ETHERTYPE_IP = 0x0800
+_RECEIVE_BYTES = 1 << 16
+_MESSAGES_AT_ONCE = 64
+_SECONDS_MAX = 5.0
+
+
+def create_map(kind: int, key_bytes: int, value_bytes: int, entries: int, flags: int = 0) -> int:
+    """A file descriptor; OSError."""
+    return _bpf(_MAP_CREATE, struct.pack("=5I", kind, key_bytes, value_bytes, entries, flags))
+
+
+def update(map: int, key: bytes, value: bytes) -> None:
+    """Have the element in the map; OSError."""
+    one, other = ctypes.create_string_buffer(key), ctypes.create_string_buffer(value)
+    _bpf(_MAP_UPDATE, struct.pack("=IxxxxQQQ", map, ctypes.addressof(one), ctypes.addressof(other), 0))
+
+
+def delete(map: int, key: bytes) -> None:
+    """OSError, FileNotFoundError if it is not there."""
+    buffer = ctypes.create_string_buffer(key)
+    _bpf(_MAP_DELETE, struct.pack("=IxxxxQ", map, ctypes.addressof(buffer)))
+
+
+def load(program: bytes) -> int:
+    """A file descriptor of a classifier for packets. OSError, with the verifier's last words."""
+    code, licence = ctypes.create_string_buffer(program), ctypes.create_string_buffer(_LICENSE)
+    head = struct.pack(
+        "=IIQQ", _CLASSIFIER, len(program) // 8, ctypes.addressof(code), ctypes.addressof(licence)
+    )
+    try:
+        return _bpf(_PROGRAM_LOAD, head)
+    except OSError as error:
+        said = ctypes.create_string_buffer(_VERIFIER_LOG_BYTES)
+        said_to = struct.pack("=IIQ", 1, _VERIFIER_LOG_BYTES, ctypes.addressof(said))
+        try:
+            return _bpf(_PROGRAM_LOAD, head + said_to)
+        except OSError:
+            lines = said.value.decode(errors="replace").splitlines()
+            raise OSError(error.errno, f"{os.strerror(error.errno or 0)}: {' / '.join(lines[-4:])}") from None
+
+
+def _bpf(command: int, attributes: bytes) -> int:
+    number = _SYSCALL.get(platform.machine())
+    if number is None:
+        raise OSError(f"the BPF system call of {platform.machine()} is not known")
+    buffer = ctypes.create_string_buffer(attributes.ljust(128, b"\0"), 128)
+    result: int = _libc.syscall(number, command, buffer, 128)
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return result
+
+
+def place(programs: Iterable[tuple[int, int, int]]) -> None:
+    """Have each (device index, INGRESS or EGRESS, program) at its place in the calling thread's namespace, in
+    place of what was there. No packet is lost by that. OSError; devices that are gone are not missed.
+    """
+    messages: list[bytes] = []
+    ready: set[int] = set()
+    for device, way, program in programs:
+        if device not in ready:
+            ready.add(device)
+            kind = attribute(_KIND, b"clsact\0")
+            messages.append(_message(_NEW_QDISC, device, _CLSACT_HANDLE, _CLSACT, 0, kind))
+        info = 1 << 16 | socket.htons(_ETHERTYPE_IP)
+        options = attribute(_BPF_FD, struct.pack("=I", program)) + attribute(_BPF_NAME, b"gureum\0")
+        options += attribute(_BPF_FLAGS, struct.pack("=I", _DIRECT))
+        body = attribute(_KIND, b"bpf\0") + attribute(_OPTIONS, options, nested=True)
+        messages.append(_message(_NEW_FILTER, device, _FILTER_HANDLE, way, info, body))
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as sock:
+        sock.settimeout(_SECONDS_MAX)
+        for first in range(0, len(messages), _MESSAGES_AT_ONCE):
+            some = messages[first : first + _MESSAGES_AT_ONCE]
+            sock.send(b"".join(some))
+            for _ in some:
+                _acknowledged(sock.recv(_RECEIVE_BYTES))
+
+
+def _message(kind: int, device: int, handle: int, parent: int, info: int, attributes: bytes) -> bytes:
+    body = struct.pack("=4xiIII", device, handle, parent, info) + attributes
+    return struct.pack("=IHHII", 16 + len(body), kind, _REQUEST | _ACK | _CREATE, 1, 0) + body
+
+
+def _acknowledged(answer: bytes) -> None:
+    kind = struct.unpack_from("=H", answer, 4)[0]
+    code = -struct.unpack_from("=i", answer, 16)[0] if kind == _ERROR else 0
+    if code not in (0, errno.EEXIST, errno.ENODEV):
+        raise OSError(code, os.strerror(code))

@@ -1,0 +1,235 @@
+"""The pool that a storage cluster of Ceph's is: volumes are RBD images, snapshots are snapshots of them.
+
+What the worker does in one call is complete or not there: an image is made under a name of its own and
+renamed when it is whole, and deletion begins with taking the name away. So nothing is recorded here, and any
+agent of the cloud can go on where another stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from gureum.env import Env
+from gureum.errors import HostError, PoolError, PoolUnavailable
+from gureum.san.base import THAW_SECONDS, DiskSource, Inventory, LiveDisk, RbdDisk, VolumeInfo
+from gureum.san.ceph import client as workers
+from gureum.san.ceph.client import Client
+from gureum.san.ceph.imports import Importer
+from gureum.san.ceph.process import Worker
+from gureum.san.ceph.upkeep import Making, Upkeep
+from gureum.san.layers import SIZE_MAX
+from gureum.san.locks import KeyedLocks
+from gureum.san.records import require_id
+from gureum.san.settings import SanSettings
+
+log = logging.getLogger(__name__)
+
+LIVE_SECONDS = 30.0
+FROZEN_SECONDS = THAW_SECONDS - 1.0
+"""How long a guest waits for its snapshot: one that takes longer is whole too, but not of a quiet disk."""
+
+DEPTH_MAX = 8
+"""A volume over more parents than that gets their data, and none of them, in the background."""
+
+T = TypeVar("T")
+
+
+class RbdPool:
+    """``cloud`` and ``host`` name who holds a volume; no other agent has the same."""
+
+    def __init__(self, env: Env, settings: SanSettings, cloud: str, host: str) -> None:
+        self._env = env
+        self._settings = settings
+        self._cloud = cloud
+        self._client = Client(Worker(workers.command(settings, cloud, host)))
+        self._making = Making()
+        self._importer = Importer(env, settings, cloud, host, self._making)
+        self._upkeep = Upkeep(settings, cloud, host, self._making)
+        self._locks = KeyedLocks()
+
+    @property
+    def shared(self) -> bool:
+        return True
+
+    async def close(self) -> None:
+        await self._upkeep.close()
+        await self._client.close()
+
+    # --- what there is
+
+    async def inventory(self) -> Inventory:
+        status = await self._client.status()
+        self._upkeep.begin()
+        return Inventory(
+            volumes={},
+            snapshots=frozenset(),
+            size_bytes=status.size,
+            free_bytes=status.free,
+            full=status.message if status.full else "",
+        )
+
+    async def find_volume(self, id: str) -> VolumeInfo | None:
+        require_id(id, "vol")
+        found = await self._client.find_volume(id)
+        return VolumeInfo(id=id, size_bytes=found.size) if found is not None else None
+
+    async def has_snapshot(self, id: str, volume: str) -> bool:
+        require_id(id, "snap")
+        require_id(volume, "vol")
+        return await self._client.has_snapshot(id, volume)
+
+    async def check(self, repair: bool = False) -> list[str]:
+        return await self._upkeep.check(repair)
+
+    # --- volumes
+
+    async def create_volume(
+        self, id: str, size_bytes: int, source: str = "", source_volume: str = ""
+    ) -> None:
+        require_id(id, "vol")
+        _require_size(id, size_bytes)
+        if source:
+            require_id(source, "snap", "ami")
+        if source.startswith("snap-"):
+            require_id(source_volume, "vol")
+        async with self._locks.hold(id):
+            with self._making.token(self._env) as token:
+                await self._client.create_volume(id, size_bytes, source, source_volume, token)
+
+    async def resize_volume(self, id: str, size_bytes: int, live: LiveDisk | None = None) -> None:
+        require_id(id, "vol")
+        _require_size(id, size_bytes)
+        async with self._locks.hold(id):
+            await self._client.resize_volume(id, size_bytes)
+            if live is not None:
+                await _live(id, live.resize(size_bytes))
+
+    async def delete_volume(self, id: str) -> None:
+        require_id(id, "vol")
+        async with self._locks.hold(id):
+            await self._upkeep.leave(id)
+            await self._client.delete_volume(id, self._upkeep.addresses())
+        self._upkeep.kick()
+
+    async def open_volume(self, id: str) -> DiskSource:
+        require_id(id, "vol")
+        async with self._locks.hold(id):
+            if await self._client.open_volume(id) > DEPTH_MAX:
+                self._upkeep.shorten(id)
+        return RbdDisk(
+            pool=self._settings.pool,
+            image=id,
+            conf=str(self._settings.conf or ""),
+            user=self._settings.user,
+            keyring=str(self._settings.keyring or ""),
+        )
+
+    async def release_volume(self, id: str) -> None:
+        require_id(id, "vol")
+        async with self._locks.hold(id):
+            await self._client.release_volume(id)
+
+    async def evict(self, id: str, host: str) -> None:
+        require_id(id, "vol")
+        async with self._locks.hold(id):
+            await self._client.evict_volume(id, f"{self._cloud}/{host}")
+
+    async def compact(self, id: str) -> bool:
+        """What is above many parents is copied in the background, also while a machine has it open."""
+        require_id(id, "vol")
+        found = await self._client.find_volume(id)
+        if found is not None and found.depth > DEPTH_MAX:
+            self._upkeep.shorten(id)
+        return False
+
+    # --- snapshots
+
+    async def create_snapshot(self, id: str, volume: str, live: LiveDisk | None = None) -> None:
+        require_id(id, "snap")
+        require_id(volume, "vol")
+        async with self._locks.hold(volume):
+            if live is None:
+                await self._client.create_snapshot(id, volume)
+            elif not await self._client.has_snapshot(id, volume):
+                await self._snapshot_live(id, volume, live)
+
+    async def _snapshot_live(self, id: str, volume: str, live: LiveDisk) -> None:
+        """Without a guest that can be asked, or one that takes too long, it is as after a power cut."""
+        if not await _live(volume, live.freeze()):
+            await self._client.create_snapshot(id, volume)
+            return
+        taking = asyncio.ensure_future(self._client.create_snapshot(id, volume))
+        try:
+            done, _ = await asyncio.wait((taking,), timeout=FROZEN_SECONDS)
+            if not done:
+                log.warning("%s: %s is thawed before the snapshot is taken", id, volume)
+            await _live(volume, live.thaw())
+            await taking
+        finally:
+            taking.cancel()
+
+    async def delete_snapshot(self, id: str, volume: str) -> None:
+        require_id(id, "snap")
+        require_id(volume, "vol")
+        async with self._locks.hold(volume):
+            await self._client.delete_snapshot(id, volume)
+        self._upkeep.kick()
+
+    # --- blocks
+
+    async def snapshot_extents(
+        self, id: str, volume: str, since: str = "", offset: int = 0, length: int = 0
+    ) -> list[tuple[int, int]]:
+        require_id(id, "snap")
+        require_id(volume, "vol")
+        if since:
+            require_id(since, "snap")
+        return await self._client.extents(id, volume, since, offset, length)
+
+    async def read_snapshot(self, id: str, volume: str, offset: int, length: int) -> bytes:
+        require_id(id, "snap")
+        require_id(volume, "vol")
+        return await self._client.read(id, volume, offset, length)
+
+    async def write_volume(self, id: str, offset: int, data: bytes) -> None:
+        require_id(id, "vol")
+        async with self._locks.hold(id):
+            await self._client.write(id, offset, data)
+
+    # --- images
+
+    async def add_image(self, id: str, disk: str, format: str, size_bytes: int) -> None:
+        require_id(id, "ami")
+        if format not in ("raw", "qcow2"):
+            raise PoolError(f"{id}: disk format {format[:80]!r} is neither raw nor qcow2")
+        _require_size(id, size_bytes)
+        async with self._locks.hold(id):
+            if not await self._client.has_image(id):
+                await self._importer.add(id, disk, format, size_bytes)
+
+    async def remove_image(self, id: str) -> None:
+        require_id(id, "ami")
+        async with self._locks.hold(id):
+            await self._client.remove_image(id)
+        self._upkeep.kick()
+
+
+def _require_size(id: str, size_bytes: int) -> None:
+    if not 0 < size_bytes <= SIZE_MAX or size_bytes % 512:
+        raise PoolError(f"{id}: {size_bytes} bytes is no size of a disk")
+
+
+async def _live(volume: str, answer: Awaitable[T]) -> T:
+    """What the running machine answers, in time."""
+    try:
+        async with asyncio.timeout(LIVE_SECONDS):
+            return await answer
+    except TimeoutError as error:
+        raise PoolUnavailable(f"{volume}: the machine did not answer within {LIVE_SECONDS:.0f} s") from error
+    except PoolError:
+        raise
+    except HostError as error:
+        raise PoolError(f"{volume}: {error}") from error

@@ -1,0 +1,245 @@
+"""The worker's process: started when it is needed, killed when it does not answer, started again later.
+
+librados waits for ever for a cluster that is away, in a thread that nothing can stop. So every call has a
+time limit here, and one that is over it costs the worker its life: the calls under way fail with it, all of
+them such as can be repeated. After a failure the next start waits, longer each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from gureum.errors import PoolError, PoolFull, PoolUnavailable
+from gureum.san.ceph.rbdworker import frames
+
+log = logging.getLogger(__name__)
+
+START_SECONDS = 20.0
+"""The worker itself gives up connecting after half of that."""
+BACKOFF_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
+UNDER_WAY_MAX = 16
+SAID_LINES = 5
+LINE_BYTES = 4096
+END_SECONDS = 5.0
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "2"}
+
+ERRORS: Mapping[str, type[PoolError]] = {
+    "full": PoolFull,
+    "away": PoolUnavailable,
+    "busy": PoolUnavailable,
+}
+"""By the kind that the worker gives an error."""
+
+Progress = Callable[[float], None]
+
+
+class Answer(NamedTuple):
+    result: Any
+    payload: bytes
+
+
+class _Call(NamedTuple):
+    answer: asyncio.Future[Answer]
+    progress: Progress | None
+
+
+class Worker:
+    """``command`` starts the program. Calls run side by side, at most UNDER_WAY_MAX."""
+
+    def __init__(self, command: Sequence[str], backoff_seconds: Sequence[float] = BACKOFF_SECONDS) -> None:
+        self._command = tuple(command)
+        self._backoff_seconds = tuple(backoff_seconds)
+        self._process: asyncio.subprocess.Process | None = None
+        self._readers: set[asyncio.Task[None]] = set()
+        self._calls: dict[int, _Call] = {}
+        self._numbers = itertools.count(1)
+        self._slots = asyncio.Semaphore(UNDER_WAY_MAX)
+        self._starting = asyncio.Lock()
+        self._failures = 0
+        self._retry_at = 0.0
+        self._reason = ""
+        self._said: deque[str] = deque(maxlen=SAID_LINES)
+        self.hello: Mapping[str, Any] = {}
+        """What the worker said of its connection when it last started."""
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    async def call(
+        self,
+        op: str,
+        timeout_seconds: float,
+        arguments: Mapping[str, Any] | None = None,
+        payload: bytes = b"",
+        progress: Progress | None = None,
+    ) -> Answer:
+        """PoolUnavailable if there is no answer in time; another PoolError if that is the answer."""
+        async with self._slots:
+            process = await self._started()
+            number = next(self._numbers)
+            call = _Call(asyncio.get_running_loop().create_future(), progress)
+            self._calls[number] = call
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    await self._send(process, {"id": number, "op": op, "with": arguments or {}}, payload)
+                    answer = await call.answer
+            except TimeoutError as error:
+                reason = f"{op} took longer than {timeout_seconds:.0f} s"
+                self._fail(process, f"the storage cluster does not answer: {reason}")
+                raise PoolUnavailable(f"the storage cluster does not answer: {reason}") from error
+            finally:
+                self._calls.pop(number, None)
+                call.answer.cancel()
+            self._failures = 0
+            return answer
+
+    async def close(self) -> None:
+        """End the worker. Calls under way fail."""
+        if self._process is not None:
+            self._stop(self._process, "the storage worker is being ended")
+        for reader in tuple(self._readers):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait_for(reader, END_SECONDS)
+
+    # --- the process
+
+    async def _started(self) -> asyncio.subprocess.Process:
+        async with self._starting:
+            if self._process is not None:
+                return self._process
+            now = asyncio.get_running_loop().time()
+            if now < self._retry_at:
+                raise PoolUnavailable(self._reason)
+            return await self._start()
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        self._said.clear()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=ENVIRONMENT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise self._failed(f"the storage worker cannot be started: {error}") from error
+        self._process = process
+        call = _Call(asyncio.get_running_loop().create_future(), None)
+        self._calls[0] = call
+        for work in (self._read(process), self._listen(process)):
+            reader = asyncio.ensure_future(work)
+            self._readers.add(reader)
+            reader.add_done_callback(self._readers.discard)
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                self.hello = (await call.answer).result
+        except TimeoutError as error:
+            reason = "the storage cluster does not answer: no connection"
+            self._fail(process, reason)
+            raise PoolUnavailable(reason) from error
+        except PoolError as error:
+            self._fail(process, str(error))
+            raise
+        except asyncio.CancelledError:
+            self._stop(process, "the start was given up")
+            raise
+        finally:
+            self._calls.pop(0, None)
+            call.answer.cancel()
+        return process
+
+    def _failed(self, reason: str) -> PoolUnavailable:
+        """Remember why, and until when not to try again."""
+        delay = self._backoff_seconds[min(self._failures, len(self._backoff_seconds) - 1)]
+        self._failures += 1
+        self._retry_at = asyncio.get_running_loop().time() + delay
+        self._reason = reason
+        return PoolUnavailable(reason)
+
+    def _fail(self, process: asyncio.subprocess.Process, reason: str) -> None:
+        if process is self._process:
+            self._failed(reason)
+            log.warning("%s; the storage worker is killed", reason)
+            self._stop(process, reason)
+
+    def _stop(self, process: asyncio.subprocess.Process, reason: str) -> None:
+        """Kill it, and let its calls fail."""
+        if process is not self._process:
+            return
+        self._process = None
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        for call in self._calls.values():
+            if not call.answer.done():
+                call.answer.set_exception(PoolUnavailable(reason))
+        self._calls.clear()
+
+    # --- what is said
+
+    async def _send(
+        self, process: asyncio.subprocess.Process, header: Mapping[str, Any], payload: bytes
+    ) -> None:
+        assert process.stdin is not None
+        try:
+            process.stdin.write(frames.encode(header, payload))
+            await process.stdin.drain()
+        except OSError as error:  # what it said last is with the reader
+            log.debug("the storage worker takes nothing: %s", error)
+        except frames.Broken as error:
+            raise PoolError(str(error)) from error
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        """Hand answers to those who wait for them, until the process ends."""
+        assert process.stdout is not None
+        stream = process.stdout
+        reason = ""
+        try:
+            while True:
+                header, payload = frames.lengths(await stream.readexactly(frames.LENGTHS.size))
+                message = frames.decode(await stream.readexactly(header))
+                self._take(message, await stream.readexactly(payload))
+        except asyncio.IncompleteReadError:
+            pass
+        except (frames.Broken, KeyError, TypeError) as error:
+            reason = f"the storage worker talks nonsense: {error}"
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        code = await process.wait()
+        said = self._said[-1] if self._said else ""
+        self._fail(process, reason or f"the storage worker ended with {code}{': ' if said else ''}{said}")
+
+    def _take(self, message: Mapping[str, Any], payload: bytes) -> None:
+        call = self._calls.get(message["id"])
+        if call is None or call.answer.done():
+            return
+        if "progress" in message:
+            if call.progress is not None:
+                call.progress(message["progress"])
+        elif "error" in message:
+            call.answer.set_exception(ERRORS.get(message["kind"], PoolError)(message["error"]))
+        else:
+            call.answer.set_result(Answer(message["ok"], payload))
+
+    async def _listen(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stderr is not None
+        while True:
+            try:
+                line = await process.stderr.readuntil()
+            except asyncio.IncompleteReadError as error:
+                if not (line := error.partial):
+                    return
+            except asyncio.LimitOverrunError as error:
+                line = await process.stderr.readexactly(min(error.consumed, LINE_BYTES))
+            text = line[:LINE_BYTES].decode(errors="replace").strip()
+            if text:
+                self._said.append(text)
+                log.info("storage worker: %s", text)

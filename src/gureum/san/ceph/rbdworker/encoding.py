@@ -1,0 +1,80 @@
+"""Ceph's encoding of the few messages to object classes that the Python bindings have no calls for.
+
+Source: cls/lock/cls_lock_ops.h and cls_lock_types.h, cls/rbd/cls_rbd.cc, msg/msg_types.h in Ceph's tree.
+Structures begin with version, oldest compatible version, and length: what a newer Ceph appends is skipped.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+CLIENT = 8
+"""CEPH_ENTITY_TYPE_CLIENT."""
+_STRUCTURE = struct.Struct("<BBI")
+_LENGTH = struct.Struct("<I")
+_ENTITY = struct.Struct("<Bq")
+_EXPIRATION = 8
+_OLD_ADDRESS = 136
+
+
+class Locker(NamedTuple):
+    """``client`` is the number of the client that took the lock, ``cookie`` the name that it gave itself."""
+
+    client: int
+    cookie: str
+    description: str
+
+
+def string(text: str) -> bytes:
+    data = text.encode()
+    return _LENGTH.pack(len(data)) + data
+
+
+def read_string(data: bytes, at: int = 0) -> tuple[str, int]:
+    (length,) = _LENGTH.unpack_from(data, at)
+    at += _LENGTH.size
+    return data[at : at + length].decode(), at + length
+
+
+def structure(body: bytes) -> bytes:
+    return _STRUCTURE.pack(1, 1, len(body)) + body
+
+
+def lock_name(name: str) -> bytes:
+    """cls_lock_get_info_op."""
+    return structure(string(name))
+
+
+def break_lock(name: str, locker: Locker) -> bytes:
+    """cls_lock_break_op."""
+    return structure(string(name) + _ENTITY.pack(CLIENT, locker.client) + string(locker.cookie))
+
+
+def lockers(data: bytes) -> list[Locker]:
+    """Those in a cls_lock_get_info_reply."""
+    at = _STRUCTURE.size
+    (count,) = _LENGTH.unpack_from(data, at)
+    at += _LENGTH.size
+    found = []
+    for _ in range(count):
+        id_at, at = _enter(data, at)
+        _, client = _ENTITY.unpack_from(data, id_at)
+        cookie, _ = read_string(data, id_at + _ENTITY.size)
+        info_at, at = _enter(data, at)
+        description, _ = read_string(data, _after_address(data, info_at + _EXPIRATION))
+        found.append(Locker(client, cookie, description))
+    return found
+
+
+def _enter(data: bytes, at: int) -> tuple[int, int]:
+    """Where a structure's body begins, and where it ends."""
+    _, _, length = _STRUCTURE.unpack_from(data, at)
+    return at + _STRUCTURE.size, at + _STRUCTURE.size + length
+
+
+def _after_address(data: bytes, at: int) -> int:
+    if data[at] == 0:  # the form of before Ceph 12
+        return at + _OLD_ADDRESS
+    _, end = _enter(data, at + 1)
+    return end

@@ -1,0 +1,59 @@
+"""Snapshots: those of the RBD image that the volume is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import rbd
+
+from . import volumes
+from .session import Refused, Session, explained
+
+
+def has(session: Session, id: str, volume: str) -> bool:
+    with explained(id):
+        try:
+            with session.image(volume, read_only=True) as image:
+                return id in volumes.user_snapshots(image)
+        except rbd.ImageNotFound:
+            return False
+
+
+def create(session: Session, id: str, volume: str) -> bool:
+    """Whether it was made now. Whoever has the volume open makes it, with no write of its half done."""
+    session.handles.drop(volume)
+    with explained(id):
+        try:
+            with session.image(volume) as image:
+                return _create(session, image, id, volume)
+        except rbd.ImageNotFound:
+            raise Refused(f"there is no volume {volume}", "missing") from None
+
+
+def _create(session: Session, image: Any, id: str, volume: str) -> bool:
+    if id in volumes.user_snapshots(image):
+        return False
+    if volumes.is_husk(image):
+        raise Refused(f"there is no volume {volume}", "missing")
+    session.require_room()
+    try:
+        image.create_snap(id)
+    except rbd.ImageExists:
+        return False
+    return True
+
+
+def delete(session: Session, id: str, volume: str) -> bool:
+    """Whether it was there. One with clones goes to a place of its own, until the last clone leaves."""
+    found = False
+    session.handles.drop(volume)
+    with explained(id):
+        try:
+            with session.image(volume) as image:
+                if id in volumes.user_snapshots(image):
+                    image.remove_snap(id)
+                    found = True
+        except rbd.ImageNotFound:
+            return found
+        volumes.bury(session, volume)
+    return found

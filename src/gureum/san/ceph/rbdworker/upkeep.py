@@ -1,0 +1,147 @@
+"""What nobody waits for: removing what was left half-made, the data of what was deleted, and long chains."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import rbd
+
+from . import locks, names, volumes
+from .session import Refused, Session, explained
+
+log = logging.getLogger(__name__)
+
+ABANDONED_SECONDS = 3600.0
+"""Another host's unfinished image that nobody has open is let be for so long: it may still go on."""
+
+Progress = Callable[[float], None]
+
+
+def all_names(session: Session) -> list[str]:
+    """Of complete images, whoever made them."""
+    with explained("the pool"):
+        return sorted(filter(names.is_complete, session.rbd.list(session.io)))
+
+
+def describe(session: Session, name: str) -> dict[str, Any] | None:
+    with explained(name):
+        try:
+            with session.image(name, read_only=True) as image:
+                found = names.marks(image)
+                holder = locks.holder(session, locks.header(image))
+                return {
+                    "name": name,
+                    "size": image.size(),
+                    "cloud": found.get(names.CLOUD, ""),
+                    "deleted": bool(found.get(names.DELETED)),
+                    "snapshots": volumes.user_snapshots(image),
+                    "holder": holder.cookie if holder else "",
+                    "held_since": holder.description if holder else "",
+                    "watchers": sorted({each["addr"] for each in image.watchers_list()}),
+                }
+        except rbd.ImageNotFound:
+            return None
+
+
+def survey(session: Session, making: list[str], repair: bool) -> list[str]:
+    """``making``: tokens of this host's images that are being made now."""
+    found = []
+    with explained("the pool"):
+        for name in sorted(session.rbd.list(session.io)):
+            parsed = names.parse_temporary(name)
+            if parsed is not None:
+                found += _unfinished(session, name, parsed, making, repair)
+            elif not names.is_complete(name):
+                found.append(f"{name} is not an image of the cloud's; kept")
+        found += [f"{each['name']} waits in the trash" for each in trash(session)]
+    return found
+
+
+def _unfinished(
+    session: Session, name: str, parsed: tuple[str, str, str], making: list[str], repair: bool
+) -> list[str]:
+    tag, token, target = parsed
+    if tag == names.host_tag(session) and token in making:
+        return []
+    try:
+        with session.image(name, read_only=True) as image:
+            if names.image_id(session, target) == image.id():
+                if repair:
+                    names.settle(session, target)
+                return [f"{target} is still called {name}, too"]
+            used = bool(list(image.watchers_list()))
+            age = time.time() - image.create_timestamp().timestamp()
+    except rbd.ImageNotFound:  # not even that far
+        used, age = False, ABANDONED_SECONDS
+    if tag != names.host_tag(session) and (used or age < ABANDONED_SECONDS):
+        return []
+    if repair and not used:
+        volumes.discard(session, name)
+    return [f"{name} is unfinished"]
+
+
+def trash(session: Session) -> list[dict[str, Any]]:
+    """Those images of the trash that are this cloud's."""
+    found = []
+    with explained("the trash"):
+        for each in session.rbd.trash_list(session.io):
+            id, name = each["id"], each["name"]
+            if names.parse_temporary(name) or (names.is_complete(name) and _is_ours(session, id)):
+                found.append({"id": id, "name": name})
+    return found
+
+
+def _is_ours(session: Session, id: str) -> bool:
+    try:
+        with session.image("", read_only=True, by_id=id) as image:
+            return names.marks(image).get(names.CLOUD) == session.cloud
+    except rbd.ImageNotFound:  # its header is gone already: somebody was removing it
+        return True
+
+
+def purge(session: Session, id: str, name: str) -> dict[str, Any]:
+    """Remove an image of the trash. What clones still need stays, and which ones need it is told."""
+    with explained(name):
+        try:
+            with session.image("", by_id=id) as image:
+                kept = volumes.user_snapshots(image)
+                if kept and names.is_complete(name) and name.startswith("vol-"):
+                    return {"why": f"it has snapshots: {', '.join(kept[:3])}", "children": []}
+                for snapshot in kept:
+                    image.remove_snap(snapshot)
+                children = list(image.list_children2())
+        except rbd.ImageNotFound:
+            children = []
+        if children:
+            inside = [
+                each["image"] for each in children if each["pool"] == session.pool and not each["trash"]
+            ]
+            return {"why": f"{len(children)} clones need it", "children": sorted(inside)}
+        try:
+            with suppress(rbd.ImageNotFound):
+                session.rbd.trash_remove(session.io, id)
+        except rbd.ImageBusy:
+            return {"why": "it is open", "children": []}
+    log.info("%s is removed", name)
+    return {"why": "", "children": []}
+
+
+def flatten(session: Session, id: str, progress: Progress) -> bool:
+    """Give a volume what it shares with its parents. Who has it open does it; begun again, it goes on."""
+    with explained(id):
+        try:
+            with session.image(id) as image:
+                try:
+                    image.parent_id()
+                except rbd.ImageNotFound:
+                    return False
+                session.require_room()
+                image.flatten(lambda done, total: progress(done / total if total else 1.0))
+                names.mark(image, **{names.DEPTH: 0})
+        except rbd.ImageNotFound:
+            raise Refused(f"there is no volume {id}", "missing") from None
+    return True

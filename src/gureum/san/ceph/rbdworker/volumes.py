@@ -1,0 +1,229 @@
+"""Volumes. What is made gets its name when it is complete; what is deleted leaves it at once."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import Any
+
+import rbd
+
+from . import locks, names
+from .session import Refused, Session, explained
+
+log = logging.getLogger(__name__)
+
+FENCED_SECONDS = 30 * 24 * 3600
+"""How long a lost host's clients are shut out: longer than one sleeps that wakes up once more."""
+
+
+def find(session: Session, id: str) -> dict[str, Any] | None:
+    """Its size and depth, None if there is no such volume (any more)."""
+    with explained(id):
+        try:
+            with session.image(id, read_only=True) as image:
+                found = names.marks(image)
+                if found.get(names.DELETED):
+                    return None
+                return {"size": image.size(), "depth": found.get(names.DEPTH, 0)}
+        except rbd.ImageNotFound:
+            return None
+
+
+def create(session: Session, id: str, size: int, source: str, source_volume: str, token: str) -> bool:
+    """Whether it was made now."""
+    with explained(id):
+        if _is_made(session, id, source):
+            return False
+        session.require_room()
+        name = names.temporary(session, token, id)
+        try:
+            _make(session, id, name, size, source, source_volume)
+            session.rbd.rename(session.io, name, id)
+        except rbd.ImageExists:  # another host was quicker
+            discard(session, name)
+            if not _is_made(session, id, source):
+                raise
+            return False
+        except (rbd.Error, Refused):
+            discard(session, name)
+            raise
+        return True
+
+
+def _is_made(session: Session, id: str, source: str) -> bool:
+    try:
+        with session.image(id, read_only=True) as image:
+            found = names.marks(image)
+    except rbd.ImageNotFound:
+        return False
+    if found.get(names.DELETED):
+        raise Refused(f"{id} was deleted, and only its snapshots are left")
+    if found.get(names.SOURCE, "") != source:
+        raise Refused(f"{id} exists already, made from {found.get(names.SOURCE) or 'nothing'}")
+    names.settle(session, id)
+    return True
+
+
+def _make(session: Session, id: str, name: str, size: int, source: str, source_volume: str) -> None:
+    if not source:
+        session.rbd.create(session.io, name, size, old_format=False, features=names.FEATURES)
+    else:
+        parent, snapshot = (source, names.BASE) if source.startswith("ami-") else (source_volume, source)
+        _require_source(session, id, size, source, parent, snapshot)
+        try:
+            session.rbd.clone(session.io, parent, snapshot, session.io, name, features=names.FEATURES)
+        except rbd.ImageNotFound:
+            raise Refused(f"{id}: there is no {source} to make it from", "missing") from None
+    with session.image(name) as image:
+        names.mark_new(session, image, source)
+        if image.size() < size:
+            image.resize(size)
+
+
+def _require_source(session: Session, id: str, size: int, source: str, parent: str, snapshot: str) -> None:
+    try:
+        with session.image(parent, read_only=True, snapshot=snapshot) as image:
+            least = image.size()
+    except rbd.ImageNotFound:
+        raise Refused(f"{id}: there is no {source} to make it from", "missing") from None
+    if size < least:
+        raise Refused(f"{id}: {size} bytes are less than the {least} of {source}")
+
+
+def resize(session: Session, id: str, size: int) -> None:
+    session.handles.drop(id)
+    with explained(id):
+        try:
+            with session.image(id) as image:
+                if is_husk(image):
+                    raise Refused(f"there is no volume {id}", "missing")
+                present = image.size()
+                if size < present:
+                    raise Refused(f"{id} has {present} bytes, and cannot shrink to {size}")
+                if size > present:
+                    session.require_room()
+                    image.resize(size)
+        except rbd.ImageNotFound:
+            raise Refused(f"there is no volume {id}", "missing") from None
+
+
+def open_(session: Session, id: str) -> int:
+    """Make the volume this host's; Refused while it is another's. Its depth."""
+    with explained(id):
+        try:
+            with session.image(id, read_only=True) as image:
+                found = names.marks(image)
+                object = locks.header(image)
+        except rbd.ImageNotFound:
+            raise Refused(f"there is no volume {id}", "missing") from None
+        if found.get(names.DELETED):
+            raise Refused(f"there is no volume {id}", "missing")
+        session.handles.drop(id)
+        locks.take(session, id, object)
+        return int(found.get(names.DEPTH, 0))
+
+
+def release(session: Session, id: str, holder: str) -> bool:
+    """Take the lock from ``holder`` (CLOUD/HOST, "" for this host), if it has it."""
+    with explained(id):
+        image = names.image_id(session, id)
+        if not image:
+            return False
+        return locks.release(session, f"rbd_header.{image}", holder or locks.cookie(session))
+
+
+def evict(session: Session, id: str, holder: str) -> bool:
+    """Take the lock from ``holder`` (CLOUD/HOST), a host that is lost; whether it had it.
+
+    Should its machines still run, they can write no more: the OSDs refuse all clients that have the image open.
+    """
+    with explained(id):
+        try:
+            with session.image(id, read_only=True) as image:
+                object = locks.header(image)
+                watchers = {each["addr"] for each in image.watchers_list()}
+        except rbd.ImageNotFound:
+            return False
+        found = locks.holder(session, object)
+        if found is None or found.cookie != holder:
+            return False
+        for address in sorted(watchers - {session.cluster.get_addrs()}):
+            session.cluster.blocklist_add(address, FENCED_SECONDS)
+            log.warning("%s: client %s is shut out of the cluster", id, address)
+        return locks.release(session, object, holder)
+
+
+def delete(session: Session, id: str, own: list[str]) -> None:
+    """To the trash, or what its snapshots do not need of it.
+
+    ``own``: addresses of this host's workers, which may have it open. Any other who has is a machine.
+    """
+    session.handles.drop(id)
+    with explained(id):
+        names.settle(session, id)
+        try:
+            with session.image(id, read_only=True) as image:
+                object = locks.header(image)
+        except rbd.ImageNotFound:
+            to_trash(session, id)
+            return
+        locks.take(session, id, object)
+        with session.image(id) as image:
+            require_unused(session, id, image, own)
+            kept = user_snapshots(image)
+            if kept and not is_husk(image):
+                names.mark(image, **{names.DELETED: True})
+            if kept and image.size():
+                image.resize(0)
+        if not kept:
+            to_trash(session, id)
+        locks.release(session, object, locks.cookie(session))
+
+
+def to_trash(session: Session, name: str) -> None:
+    """Also what was moved halfway."""
+    with suppress(rbd.ImageNotFound):
+        session.rbd.trash_move(session.io, name)
+
+
+def bury(session: Session, id: str) -> bool:
+    """Move a husk to the trash that has lost its last snapshot; whether it was one."""
+    with explained(id):
+        try:
+            with session.image(id, read_only=True) as image:
+                gone = is_husk(image) and not user_snapshots(image)
+        except rbd.ImageNotFound:
+            return False
+        if gone:
+            to_trash(session, id)
+        return gone
+
+
+def discard(session: Session, name: str) -> None:
+    """What was not completed goes."""
+    try:
+        to_trash(session, name)
+    except rbd.Error as error:
+        log.warning("%s stays until the next check: %s", name, error)
+
+
+def is_husk(image: Any) -> bool:
+    return bool(names.marks(image).get(names.DELETED))
+
+
+def user_snapshots(image: Any) -> list[str]:
+    """Not those in the trash, which only clones still need."""
+    return [
+        snapshot["name"]
+        for snapshot in image.list_snaps()
+        if snapshot["namespace"] == rbd.RBD_SNAP_NAMESPACE_TYPE_USER
+    ]
+
+
+def require_unused(session: Session, id: str, image: Any, own: list[str]) -> None:
+    """Who has an image open to write watches it; after a process was killed, for 30 s more."""
+    mine = {session.cluster.get_addrs(), *own}
+    others = sorted({each["addr"] for each in image.watchers_list()} - mine)
+    if others:
+        raise Refused(f"{id} is open in a running machine (client {', '.join(others)})", "busy")

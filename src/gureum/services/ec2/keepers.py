@@ -1,0 +1,61 @@
+"""Which host looks after what is in a shared pool: one at a time, and any will do.
+
+The keeper of an attached volume is its instance's host. Whoever makes another host the keeper has to know
+that no machine has the volume open any more. The host that was it before may still be at work on it: that
+does no harm, since each step finds its end done, but what was to be made there is deleted only when that work
+is over (``former``).
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from gureum.resources import Host, HostState, Snapshot, SnapshotState, Volume, VolumeState
+from gureum.resources.volume import shared
+from gureum.services.ec2.capacity import serves
+from gureum.store.base import Reader, Transaction
+
+
+def given(volume: Volume, host: str | None) -> Volume:
+    """The volume with another keeper. Snapshots have to follow: see ``give``."""
+    half_done = volume.state in (VolumeState.creating, VolumeState.deleting)
+    former = _former(volume, host) if half_done or host is None else volume.former
+    return replace(volume, host=host, former=former)
+
+
+def given_snapshot(snapshot: Snapshot, host: str | None) -> Snapshot:
+    return replace(snapshot, host=host, former=_former(snapshot, host))
+
+
+def _former(thing: Volume | Snapshot, host: str | None) -> tuple[str, ...]:
+    """What is made already can't be made once more, so only of what is not who else worked on it matters."""
+    old = {thing.host} if thing.host is not None else set()
+    return tuple(sorted({*thing.former, *old} - {host}))
+
+
+async def give(tx: Transaction, volume: Volume, host: str | None) -> Volume:
+    """Let the host look after the volume, and take the snapshots of it that are not taken yet."""
+    if not shared(volume.pool) or volume.host == host:
+        return volume
+    of_it = await tx.find(Snapshot, volume=volume.id)
+    if volume.staged:
+        of_it += await tx.get_many(Snapshot, [volume.staged])
+    for snapshot in of_it:
+        if snapshot.state is SnapshotState.pending and snapshot.host != host and not snapshot.held:
+            await tx.put(given_snapshot(snapshot, host))
+    return await tx.put(given(volume, host))
+
+
+async def choose(reader: Reader, zone: str = "") -> str | None:
+    """The host that looks after the fewest volumes, of the zone if one is up there; None if none is up."""
+    up = [host for host in await reader.find(Host) if host.state is HostState.up and not host.draining]
+    near = [host for host in up if zone and serves(host, zone)]
+    counts = [(await reader.count(Volume, host=host.id), host.id) for host in near or up]
+    return min(counts)[1] if counts else None
+
+
+async def can_keep(reader: Reader, host: str | None) -> bool:
+    if host is None:
+        return False
+    record = await reader.get(Host, host)
+    return record is not None and record.state is HostState.up and not record.draining

@@ -1,0 +1,304 @@
+"""The short way of established flows: taken by their packets only, never past what the filter says."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from gureum.env import Env
+from gureum.hostspec import AclEntrySpec, AclSpec, FlowLogSpec, NetworkSpec, SubnetSpec
+from gureum.network import bpf
+from gureum.network.kernel import KernelNetwork
+from gureum.network.namespaces import visit
+
+from .conftest import CLOSED, INDEX, OPEN, Guest, Rig, port, run, spec, vpc
+from .hosts import Site, connect
+from .packets import IP, UDP, ethernet, ipv4, udp
+
+pytestmark = pytest.mark.root
+
+VPC = f"gm{INDEX}-1"
+PROBE = """
+table inet probe {
+    counter long { }
+    chain long { type filter hook prerouting priority -400; policy accept; counter name long; }
+}
+"""
+"""Counts what comes to a VPC's filter."""
+MANY = 200
+DATA = b"of twelve bytes, or more"
+SOURCE, TARGET = 4000, 5000
+
+
+def watch(namespace: str = VPC) -> None:
+    visit(namespace, lambda: run("nft", PROBE.strip()))
+
+
+def went_long(namespace: str = VPC) -> int:
+    return count(namespace, "inet probe long")
+
+
+def count(namespace: str, counter: str) -> int:
+    text = visit(namespace, lambda: run("nft", "list", "counter", *counter.split()).stdout)
+    return int(re.findall(r"packets (\d+)", text)[0])
+
+
+def ask_often(one: socket.socket, other: socket.socket, times: int = MANY) -> None:
+    """Each waits for the other, so there are as many packets as messages, at least."""
+    for sock in (one, other):
+        sock.settimeout(5)
+    for _ in range(times):
+        one.sendall(DATA)
+        assert other.recv(99) == DATA
+        other.sendall(DATA)
+        assert one.recv(99) == DATA
+
+
+def datagrams(one: Guest, other: Guest) -> tuple[socket.socket, socket.socket]:
+    """Sockets that are each other's peers, with a flow between them that is noted."""
+
+    def bind(guest: Guest, number: int, peer: Guest, peer_number: int) -> socket.socket:
+        def work() -> socket.socket:
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            sock.bind(("", number))
+            sock.connect((peer.ip, peer_number))
+            return sock
+
+        return visit(guest.namespace, work)
+
+    pair = bind(one, SOURCE, other, TARGET), bind(other, TARGET, one, SOURCE)
+    ask_often(*pair, times=3)
+    return pair
+
+
+def frame(one: Guest, other: Guest, data: bytes = DATA, mac: str = "", life: int = 64) -> bytes:
+    """A packet of the flow of ``datagrams``, made by hand."""
+    packet = bytearray(ipv4(one.ip, other.ip, UDP, udp(SOURCE, TARGET, data)))
+    packet[8] = life
+    # One's complement: what the byte lost the checksum has more.
+    total = int.from_bytes(packet[10:12], "big") + ((64 - life) << 8)
+    packet[10:12] = ((total & 0xFFFF) + (total >> 16)).to_bytes(2, "big")
+    return ethernet(mac or one.port.mac, IP, bytes(packet))
+
+
+def found(sniffer: socket.socket, data: bytes) -> bytes | None:
+    """The first frame with this in it, within half a second."""
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        try:
+            got = sniffer.recv(4096)
+        except TimeoutError:
+            return None
+        if data in got:
+            return got
+    return None
+
+
+async def pair(rig: Rig, current: NetworkSpec | None = None) -> tuple[Guest, Guest]:
+    await rig.network.apply(current or spec(port(5), port(6)))
+    watch()
+    return await rig.guest(port(5)), await rig.guest(port(6))
+
+
+async def settled() -> None:
+    """Notes of before a change are void, and what passes a moment later, too."""
+    await asyncio.sleep(0.1)
+
+
+async def test_established_flows_go_past_the_filter(rig: Rig) -> None:
+    a, b = await pair(rig)
+    await settled()
+    connection, accepted = await rig.call(connect, a, b, 80)
+    with connection, accepted:
+        before = went_long()
+        await rig.call(ask_often, connection, accepted)
+        assert went_long() - before < MANY / 2
+        # A change that has nothing to do with it: for a moment all go the long way, and none is lost.
+        await rig.network.apply(spec(port(5), port(6), port(7)))
+        await rig.call(ask_often, connection, accepted)
+        await settled()
+        before = went_long()
+        await rig.call(ask_often, connection, accepted)
+        assert went_long() - before < MANY / 2
+
+
+async def test_an_agent_that_begins_anew(rig: Rig) -> None:
+    current = spec(port(5), port(6))
+    a, b = await pair(rig, current)
+    connection, accepted = await rig.call(connect, a, b, 80)
+    with connection, accepted:
+        await rig.call(ask_often, connection, accepted)
+        await rig.network.close()
+        await rig.call(ask_often, connection, accepted)
+        rig.network = rig.make_network()
+        await rig.network.apply(current)
+        watch()
+        await settled()
+        await rig.call(ask_often, connection, accepted, 3)
+        before = went_long()
+        await rig.call(ask_often, connection, accepted)
+        assert went_long() - before < MANY / 2
+
+
+async def test_between_hosts(site: Site) -> None:
+    one, other = site.place(port(5), 1), site.place(port(6), 2)
+    await site.apply()
+    a, b = await site.guest(one), await site.guest(other)
+    spaces = [host.vpc_namespace(1) for host in site.hosts[:2]]
+    for namespace in spaces:
+        watch(namespace)
+    await settled()
+    connection, accepted = await asyncio.to_thread(connect, a, b, 80)
+    with connection, accepted:
+        await asyncio.to_thread(ask_often, connection, accepted, 3)
+        before = [went_long(namespace) for namespace in spaces]
+        await asyncio.to_thread(ask_often, connection, accepted)
+        after = [went_long(namespace) for namespace in spaces]
+        assert all(late - early < MANY / 2 for early, late in zip(before, after, strict=True))
+        # Where the guest is now, its flow is noted anew; where it was, nothing is left of it.
+        await site.move(b, 3)
+        await asyncio.to_thread(ask_often, connection, accepted)
+
+
+async def test_only_the_sender_itself(rig: Rig) -> None:
+    a, b = await pair(rig)
+    await settled()
+    one, other = await rig.call(datagrams, a, b)
+    with one, other, b.sniff() as sniffer:
+        before = went_long(), count(VPC, "netdev gureum spoofed")
+        await rig.call(a.send_raw, frame(a, b, b"honest, and long enough"))
+        assert await rig.call(found, sniffer, b"honest")
+        assert went_long() == before[0]
+        await rig.call(a.send_raw, frame(a, b, b"another Ethernet address", mac="06:00:00:00:01:77"))
+        assert await rig.call(found, sniffer, b"another") is None
+        assert count(VPC, "netdev gureum spoofed") > before[1]
+
+
+async def test_a_neighbour_with_the_same_addresses(rig: Rig) -> None:
+    await rig.network.apply(spec(port(5), port(6), port(7)))
+    a, b, c = await rig.guest(port(5)), await rig.guest(port(6)), await rig.guest(port(7))
+    await settled()
+    one, other = await rig.call(datagrams, a, b)
+    with one, other, b.sniff() as sniffer:
+        await rig.call(c.send_raw, frame(a, b, b"not from there, really", mac=c.port.mac))
+        await rig.call(c.send_raw, frame(a, b, b"not from there, really"))
+        assert await rig.call(found, sniffer, b"not from there") is None
+
+
+async def test_what_the_router_does_is_done(rig: Rig) -> None:
+    a, b = await pair(rig)
+    await settled()
+    one, other = await rig.call(datagrams, a, b)
+    with one, other, b.sniff() as sniffer, a.sniff() as answers:
+        before = went_long()
+        await rig.call(a.send_raw, frame(a, b, b"five routers left to pass", life=5))
+        got = await rig.call(found, sniffer, b"five routers")
+        assert got is not None
+        assert went_long() == before
+        assert (got[:6].hex(":"), got[6:12].hex(":")) == (b.port.mac, "02:67:75:72:75:6d")
+        assert got[14:34] == frame(a, b, b"five routers left to pass", life=4)[14:34]
+        # Its life ends here, and the router says so.
+        await rig.call(a.send_raw, frame(a, b, b"this is the last router", life=1))
+        assert await rig.call(found, sniffer, b"this is the last") is None
+        assert await rig.call(found, answers, b"\x0b\x00")
+        # It does not fit through the other device: the router cuts it.
+        a.run("ip", "link", "set", "eth0", "mtu", "3000")
+        await rig.call(a.send_raw, frame(a, b, b"too long" * 250))
+        got = await rig.call(found, sniffer, b"too long")
+        assert got is not None
+        assert len(got) <= 1514
+        assert got[20] & 0x20
+
+
+async def test_an_acl_that_changes_ends_what_was_noted(rig: Rig) -> None:
+    def guarded(*refused: AclEntrySpec) -> NetworkSpec:
+        entries = (*refused, *(AclEntrySpec(number=9, cidr="0.0.0.0/0", egress=way) for way in (False, True)))
+        subnets = tuple(
+            SubnetSpec(id=f"subnet-{n}", cidr=f"172.31.{16 * n - 16}.0/20", route_table="rtb-1", acl="acl-1")
+            for n in (1, 2)
+        )
+        far = msgspec.structs.replace(port(6), subnet="subnet-2", private_ip="172.31.16.6")
+        return spec(
+            port(5), far, vpcs=(vpc(1, subnets=subnets, acls=(AclSpec(id="acl-1", entries=entries),)),)
+        )
+
+    await rig.network.apply(guarded())
+    a = await rig.guest(port(5))
+    b = await rig.guest(guarded().ports[1], configure=False)
+    await rig.call(b.configure, "172.31.16.1")
+    await settled()
+    one, other = await rig.call(datagrams, a, b)
+    with one, other:
+        await rig.call(ask_often, one, other)
+        await rig.network.apply(
+            guarded(
+                AclEntrySpec(
+                    number=1, cidr=f"{a.ip}/32", protocol="17", from_port=1, to_port=65535, allow=False
+                )
+            )
+        )
+        other.settimeout(0.5)
+        one.sendall(DATA)
+        with pytest.raises(TimeoutError):
+            await rig.call(other.recv, 99)
+        await rig.network.apply(guarded())
+        await rig.call(ask_often, one, other)
+
+
+async def test_logged_flows_are_counted_packet_by_packet(rig: Rig, tmp_path: Path) -> None:
+    rig.network = KernelNetwork(
+        Env(), f"cloud-{INDEX}", INDEX, rig.run_dir, metadata=lambda id: None, flow_logs=tmp_path
+    )
+    log = FlowLogSpec(id="fl-1", account="1", ports=("eni-15",), traffic="ALL", interval_seconds=3600)
+    current = spec(port(5), port(6))
+    a, b = await pair(rig, current)
+    await settled()
+    one, other = await rig.call(datagrams, a, b)
+    with one, other:
+        await rig.call(ask_often, one, other)
+        await rig.network.apply(msgspec.structs.replace(current, flow_logs=(log,)))
+        await rig.call(ask_often, one, other)
+        assert rig.network._flow_logs is not None
+        await rig.network._flow_logs.write(1)
+        lines = [line.split() for line in (tmp_path / "fl-1.log").read_text().splitlines()]
+        assert sorted((line[3], line[8]) for line in lines if line[3] in (a.ip, b.ip)) == [
+            (a.ip, str(MANY)),
+            (b.ip, str(MANY)),
+        ]
+
+
+async def test_without_a_rule_that_let_it_in_it_goes_on_and_nobody_new_comes(rig: Rig) -> None:
+    a, b = await pair(rig)
+    connection, accepted = await rig.call(connect, a, b, 80)
+    with connection, accepted:
+        await rig.call(ask_often, connection, accepted)
+        closed = msgspec.structs.replace(port(6), groups=("sg-2",))
+        await rig.network.apply(spec(port(5), closed, groups=(OPEN, CLOSED)))
+        await rig.call(ask_often, connection, accepted)
+        with b.listen(81):
+            assert not await rig.call(a.reaches, b.ip, 81)
+
+
+async def test_a_kernel_that_cannot_do_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def load(program: bytes) -> int:
+        raise OSError(1, "not here")
+
+    monkeypatch.setattr(bpf, "load", load)
+    a, b = await pair(rig)
+    connection, accepted = await rig.call(connect, a, b, 80)
+    with connection, accepted:
+        before = went_long()
+        await rig.call(ask_often, connection, accepted)
+        assert went_long() - before >= 2 * MANY
+        await rig.network.apply(spec(port(5), port(6), port(7)))
+    assert [record.message for record in caplog.records if "the long way" in record.message] == [
+        "VPC vpc-1: established flows go the long way through the filter: [Errno 1] not here"
+    ]

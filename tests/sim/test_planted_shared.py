@@ -1,0 +1,115 @@
+"""Faults that are put into the care of shared pools on purpose: the simulation must find each of them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from gureum.agent.disks import Disks
+from gureum.agent.pool_volumes import PoolVolumes
+from gureum.control import instances, volumes
+from gureum.control.shares import Shares
+from gureum.resources import Instance, Volume
+from gureum.services.ec2 import keepers
+from gureum.sim.run import simulate
+from gureum.store.base import Transaction
+
+SEEDS_MAX = 60
+"""How many runs may go by before one finds it."""
+STEPS = 60
+
+
+def found(pattern: str, steps: int = STEPS, **options: Any) -> None:
+    """The first run that finds anything must find this."""
+    for seed in range(SEEDS_MAX):
+        try:
+            simulate(seed, steps, 3, shared=True, **options)
+        except AssertionError as error:
+            assert re.search(pattern, str(error)), error
+            return
+    pytest.fail("no run found it")
+
+
+def test_a_volume_is_let_go_of_while_the_machine_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def let_go(self: Disks, pool: PoolVolumes, id: str) -> None:
+        if pool.holds.pop(id, None) is not None:
+            await pool.pool.release_volume(id)
+
+    monkeypatch.setattr(Disks, "_let_go", let_go)
+    found("holds it|held by None")
+
+
+def test_a_volume_is_given_away_while_its_instance_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def may_change_hands(tx: Transaction, volume: Volume) -> bool:
+        return True
+
+    monkeypatch.setattr(volumes, "_may_change_hands", may_change_hands)
+    found("looks after it|held and not open|holds it")
+
+
+def test_the_agent_deletes_what_leaves_its_spec(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = PoolVolumes.forget
+    deleted: set[Any] = set()
+
+    def forget(self: PoolVolumes, id: str) -> None:
+        if id in self.volumes:
+            self.pool._san.rbd.pop(id)  # type: ignore[attr-defined]
+        right(self, id)
+
+    monkeypatch.setattr(PoolVolumes, "forget", forget)
+    found("which the pool has not|in the pool or in the store only|not deleted, and is gone|KeyError")
+    assert not deleted
+
+
+def test_the_volumes_stay_behind_when_their_instance_starts_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def give(tx: Transaction, volume: Volume, host: str | None) -> Volume:
+        return volume
+
+    monkeypatch.setattr(instances.keepers, "give", give)
+    found("on one side only|looks after it|is pending|is creating")
+
+
+def test_a_volume_that_another_host_may_still_make_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = keepers.given
+
+    def given(volume: Volume, host: str | None) -> Volume:
+        return replace(right(volume, host), former=())
+
+    monkeypatch.setattr(keepers, "given", given)
+    found("in the pool or in the store only")
+
+
+def test_a_deleted_volume_is_looked_for_before_all_who_may_make_it_are_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Shares, "awaited", lambda self, thing: False)
+    found("in the pool or in the store only")
+
+
+def test_an_instance_that_is_not_off_starts_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = instances._is_off
+
+    def is_off(instance: Instance, seen: Any) -> bool:
+        return seen is None or right(instance, seen)
+
+    monkeypatch.setattr(instances, "_is_off", is_off)
+    found("runs on|runs, and is|is written by|which the store gives to|looks after it")
+
+
+def test_what_failed_while_the_pool_was_away_has_failed_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that is not able to ask the pool says that the data is lost."""
+    right = PoolVolumes.ask_volume
+
+    async def ask_volume(self: PoolVolumes, spec: Any) -> None:
+        try:
+            await right(self, spec)
+        except Exception:
+            self._asked.add(spec.id)
+
+    monkeypatch.setattr(PoolVolumes, "ask_volume", ask_volume)
+    found("is pending|on one side only|is lost|no reason|for no reason|not at rest")

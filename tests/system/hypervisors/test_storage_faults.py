@@ -1,0 +1,171 @@
+"""The storage cluster fails under a running machine."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+
+import pytest
+
+from gureum.hostspec import MachineState
+from gureum.hypervisors import messages
+from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
+
+from ..san.ceph_cluster import CephCluster
+from .guest import MIB, GuestFiles, Shell, booted, disk, linux, shell, until, volume
+from .images import Images
+
+pytestmark = [pytest.mark.qemu, pytest.mark.root, pytest.mark.ceph]
+
+ID = "i-0123456789abcdef0"
+
+
+async def write(guest: Shell) -> tuple[str, asyncio.Task[str]]:
+    """4 MiB of noise on their way to the disk; their digest."""
+    await guest.run("dd if=/dev/urandom of=/data bs=1M count=4 status=none")
+    digest = (await guest.run("sha256sum </data")).split()[0]
+    command = "dd if=/data of=/dev/vda bs=64k oflag=direct conv=fsync status=none"
+    return digest, asyncio.create_task(guest.run(command, seconds=90))
+
+
+@pytest.fixture
+def osds(storage: CephCluster) -> Iterator[list[str]]:
+    """Whatever the test does to them, they go on after it."""
+    names = [name for name in storage.daemons if name.startswith("osd.")]
+    yield names
+    for name in names:
+        if storage.runs(name):
+            storage.resume(name)
+
+
+async def test_cluster_goes_and_comes_back(
+    images: Images,
+    storage: CephCluster,
+    osds: list[str],
+    hypervisor: QemuHypervisor,
+    guest_files: GuestFiles,
+) -> None:
+    """The guest waits, sees no error, and goes on; who asks is told."""
+    root = images.create(64 * MIB)
+    await hypervisor.start(linux(guest_files, ID, disk(0, root)))
+    await booted(hypervisor, ID)
+    machine = hypervisor._machines[ID]
+    await machine.look_at_storage()
+    async with shell(hypervisor, ID) as guest:
+        for name in osds:
+            storage.pause(name)
+        digest, writing = await write(guest)
+        for _ in range(3):
+            await asyncio.sleep(0.5)
+            await machine.look_at_storage()
+        status = hypervisor.machines()[ID]
+        assert (status.state, status.message) == (MachineState.running, messages.storage_waits(volume(0)))
+        # Another agent learns all it needs meanwhile.
+        await hypervisor.close()
+        await hypervisor.recover()
+        assert hypervisor.machines()[ID].disks == (volume(0),)
+        for name in osds:
+            storage.resume(name)
+        await writing
+    machine = hypervisor._machines[ID]
+    for _ in range(2):
+        await machine.look_at_storage()
+    assert hypervisor.machines()[ID].message == ""
+    assert hashlib.sha256(images.content(root, 4 * MIB)).hexdigest() == digest
+
+
+async def test_powered_off_without_its_cluster(
+    images: Images,
+    storage: CephCluster,
+    osds: list[str],
+    hypervisor: QemuHypervisor,
+    guest_files: GuestFiles,
+) -> None:
+    root, data = images.create(64 * MIB), images.create(64 * MIB)
+    await hypervisor.start(linux(guest_files, ID, disk(0, root), disk(1, data)))
+    await booted(hypervisor, ID)
+    async with shell(hypervisor, ID) as guest:
+        for name in osds:
+            storage.pause(name)
+        _, writing = await write(guest)
+        await asyncio.sleep(0.5)
+        async with asyncio.timeout(20):
+            await hypervisor.power_off(ID)
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+    status = hypervisor.machines()[ID]
+    assert (status.state, status.message) == (MachineState.off, messages.STOPPED)
+
+
+async def test_shut_out(
+    images: Images, storage: CephCluster, hypervisor: QemuHypervisor, guest_files: GuestFiles
+) -> None:
+    """A client on the cluster's blocklist never comes back: the machine has ended."""
+    root = images.create(64 * MIB)
+    await hypervisor.start(linux(guest_files, ID, disk(0, root)))
+    await booted(hypervisor, ID)
+    async with shell(hypervisor, ID) as guest:
+        await guest.run("dd if=/dev/zero of=/dev/vda bs=1M count=1 conv=fsync status=none")
+        watchers = images.rbd("status", root.image, "--format", "json")
+        addresses = images.watchers(watchers)
+        assert len(addresses) == 1
+        storage.admin("osd blocklist", blocklistop="add", addr=addresses[0])
+        _, writing = await write(guest)
+        await until(lambda: hypervisor.machines()[ID].state is MachineState.crashed, seconds=60)
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+    assert hypervisor.machines()[ID].message == messages.STORAGE_SHUT_OUT
+    storage.admin("osd blocklist", blocklistop="rm", addr=addresses[0])
+
+
+async def test_full(
+    images: Images, storage: CephCluster, hypervisor: QemuHypervisor, guest_files: GuestFiles
+) -> None:
+    """The guest goes on when there is room again."""
+    root = images.create(64 * MIB)
+    await hypervisor.start(linux(guest_files, ID, disk(0, root)))
+    await booted(hypervisor, ID)
+    machine = hypervisor._machines[ID]
+    await machine.look_at_storage()
+    async with shell(hypervisor, ID) as guest:
+        storage.admin("osd set-full-ratio", ratio=0.001)
+        try:
+            while "OSD_FULL" not in storage.admin("status")["health"]["checks"]:
+                await asyncio.sleep(0.5)
+            print(storage.admin("status")["health"]["checks"])
+            digest, writing = await write(guest)
+            for _ in range(6):
+                await asyncio.sleep(0.5)
+                await machine.look_at_storage()
+            print("FULL", hypervisor.machines()[ID])
+        finally:
+            storage.admin("osd set-full-ratio", ratio=0.95)
+        await asyncio.sleep(3)
+        if hypervisor.machines()[ID].state is MachineState.paused:
+            await hypervisor.resume(ID)
+        await writing
+    assert hashlib.sha256(images.content(root, 4 * MIB)).hexdigest() == digest
+
+
+async def test_image_is_deleted(
+    images: Images, storage: CephCluster, hypervisor: QemuHypervisor, guest_files: GuestFiles
+) -> None:
+    """The machine pauses and says which disk fails; more of the same when it is told to go on."""
+    storage.admin("osd pool create", pool="other", pg_num=1)
+    storage.admin("osd pool application enable", pool="other", app="rbd")
+    settings = storage.settings
+    keyring = storage.cluster.keyring("admin")
+    images = Images(dataclasses.replace(settings, pool="other", user="admin", keyring=keyring))
+    root = images.create(64 * MIB)
+    await hypervisor.start(linux(guest_files, ID, disk(0, root)))
+    await booted(hypervisor, ID)
+    async with shell(hypervisor, ID) as guest:
+        storage.admin("config set", who="mon", name="mon_allow_pool_delete", value="true")
+        storage.admin("osd pool delete", pool="other", pool2="other", yes_i_really_really_mean_it=True)
+        _, writing = await write(guest)
+        await asyncio.sleep(10)
+        print("DELETED", hypervisor.machines()[ID])
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)

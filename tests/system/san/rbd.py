@@ -1,0 +1,179 @@
+"""A storage cluster for the tests of the pool in it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+from gureum.env import Env
+from gureum.errors import PoolError
+from gureum.san.base import Layer, RbdDisk
+from gureum.san.ceph import client as workers
+from gureum.san.ceph.audit import Expected, compare, look, repair
+from gureum.san.ceph.client import Client
+from gureum.san.ceph.pool import RbdPool
+from gureum.san.ceph.process import Worker
+from gureum.san.settings import SanSettings
+
+TIDY_SECONDS = 60.0
+PROMPT = "qemu-io> "
+NOTHING = Expected(volumes={}, snapshots={}, images=frozenset(), made=frozenset())
+
+
+class Cluster:
+    """``admin``: a keyring that has client.admin. Each has a cloud of its own in the one pool."""
+
+    def __init__(self, settings: SanSettings, admin: Path) -> None:
+        self.settings = settings
+        self.admin = admin
+        self.cloud = f"test{random.getrandbits(32):08x}"
+
+    def pool(self, host: str = "h1") -> RbdPool:
+        return RbdPool(Env(), self.settings, self.cloud, host)
+
+    def client(self, host: str = "h1") -> Client:
+        return Client(Worker(workers.command(self.settings, self.cloud, host)))
+
+    def run(self, *command: str) -> str:
+        """`ceph` or `rbd`, as the administrator."""
+        name, *arguments = command
+        common = ("-c", str(self.settings.conf), "-n", "client.admin", "--keyring", str(self.admin))
+        done = subprocess.run(
+            (name, *common, *arguments), capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+        return done.stdout
+
+    def names(self) -> list[str]:
+        return self.run("rbd", "ls", self.settings.pool).split()
+
+    def trash(self) -> list[str]:
+        return self.run("rbd", "trash", "ls", self.settings.pool).split("\n")
+
+
+async def tidied(cluster: Cluster, pool: RbdPool) -> None:
+    """Remove all that the test has left, and require that nothing else is there."""
+    client = cluster.client()
+    try:
+        async with asyncio.timeout(TIDY_SECONDS):
+            while findings := compare(await look(client), NOTHING, cluster.cloud):
+                for finding in findings:
+                    try:
+                        await repair(client, finding)
+                    except PoolError:
+                        await asyncio.sleep(0.5)
+                await pool.check(repair=True)
+                await asyncio.sleep(0.3)
+    except TimeoutError:
+        raise AssertionError(f"left in the pool: {[finding.line for finding in findings]}") from None
+    finally:
+        await client.close()
+
+
+def workers_of(cluster: Cluster) -> list[int]:
+    """The processes that work for this test's cloud."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with suppress(OSError):
+                command = (entry / "cmdline").read_bytes()
+                if b"rbdworker" in command and cluster.cloud.encode() in command:
+                    found.append(int(entry.name))
+    return found
+
+
+def kill_workers(cluster: Cluster) -> int:
+    pids = workers_of(cluster)
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return len(pids)
+
+
+class Machine:
+    """QEMU with a volume open, and `qemu-io` in the guest's place. It holds RBD's own lock."""
+
+    def __init__(self, disk: RbdDisk) -> None:
+        name = f"rbd:{disk.pool}/{disk.image}:id={disk.user}:conf={disk.conf}:keyring={disk.keyring}"
+        self.process = subprocess.Popen(
+            ("qemu-io", "-n", "-f", "raw", name),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._ask("")
+
+    def _ask(self, command: str) -> str:
+        """What it says, up to its next prompt."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        if command:
+            self.process.stdin.write(command + "\n")
+            self.process.stdin.flush()
+        said = ""
+        while not said.endswith(PROMPT):
+            character = self.process.stdout.read(1)
+            assert character, f"qemu-io ended: {said}"
+            said += character
+        return said.removesuffix(PROMPT).strip()
+
+    def write(self, pattern: int, offset: int, length: int = 4096) -> None:
+        """Done when the cluster has acknowledged it."""
+        assert "wrote" in (said := self._ask(f"write -P {pattern} {offset} {length}")), said
+
+    def read(self, pattern: int, offset: int, length: int = 4096) -> None:
+        assert "failed" not in (said := self._ask(f"read -P {pattern} {offset} {length}")), said
+
+    def resize(self, size_bytes: int) -> str:
+        """As QEMU's block_resize; the length that it has then."""
+        assert self._ask(f"truncate {size_bytes}") == ""
+        return self._ask("length")
+
+    def close(self) -> None:
+        """As a machine that is stopped."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self._ended()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self._ended()
+
+    def _ended(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.wait(30)
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+class Live:
+    """LiveDisk of a machine whose guest can, or cannot, be asked to freeze."""
+
+    def __init__(self, freezes: bool = False, machine: Machine | None = None) -> None:
+        self.freezes = freezes
+        self.machine = machine
+        self.log: list[str] = []
+
+    async def active_layer(self) -> str:
+        raise AssertionError("an RBD image has no layers")
+
+    async def switch_layer(self, layer: Layer) -> None:
+        raise AssertionError("an RBD image has no layers")
+
+    async def resize(self, size_bytes: int) -> None:
+        assert self.machine is not None
+        self.log.append(self.machine.resize(size_bytes))
+
+    async def freeze(self) -> bool:
+        self.log.append("freeze")
+        return self.freezes
+
+    async def thaw(self) -> None:
+        self.log.append("thaw")
