@@ -7,9 +7,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from gureum.control.shares import Shares
+from gureum.errors import ApiError
 from gureum.resources import Host, Image, Instance, Snapshot, Volume
 from gureum.resources.record import Record
+from gureum.services.ec2 import keepers
 from gureum.sim import invariants
 from gureum.sim.guests import Guests
 from gureum.sim.loop import run
@@ -99,9 +103,10 @@ class Story:
         return next(host for host in self.world.hosts if host.name == name)
 
     async def rest(self) -> None:
-        async with asyncio.timeout(120):
-            while await invariants.at_rest(self.world):
-                await asyncio.sleep(1)
+        async def rests() -> bool:
+            return not await invariants.at_rest(self.world)
+
+        await self.until(rests, 120)
         assert not list(self.guests.at_rest())
 
 
@@ -256,8 +261,6 @@ def test_guests_wait_while_the_san_is_away_and_the_reason_is_told() -> None:
 
 def test_a_pool_that_is_nearly_full_refuses_new_volumes() -> None:
     async def story(one: Story) -> None:
-        from gureum.errors import ApiError
-
         san = one.world.san
         assert san is not None
         size, san.size_bytes = san.size_bytes, san.used_bytes() + 1
@@ -272,3 +275,44 @@ def test_a_pool_that_is_nearly_full_refuses_new_volumes() -> None:
         await one.call("CreateVolume", AvailabilityZone=CLOUD.zones[0], Size=1)
 
     told(story)
+
+
+async def late_making(one: Story) -> None:
+    """A host is held while it makes a volume; meanwhile another one made and deleted it."""
+    assert one.world.san is not None
+    one.world.san.delay_next("create_volume", 60)
+    volume = (await one.call("CreateVolume", AvailabilityZone=CLOUD.zones[0], Size=1))["VolumeId"]
+    await asyncio.sleep(1)
+    keeper = (await one.get(Volume, volume)).host
+    process = one.host(keeper).process
+    assert process is not None
+    process.freeze(90)
+
+    async def made() -> bool:
+        return (await one.get(Volume, volume)).state == "available"
+
+    await one.until(made)
+    assert (await one.get(Volume, volume)).host != keeper
+    await one.call("DeleteVolume", VolumeId=volume)
+    await asyncio.sleep(100)
+
+    async def gone() -> bool:
+        return await one.get(Volume, volume) is None
+
+    await one.until(gone)
+
+
+def test_what_a_held_host_makes_late_does_not_stay() -> None:
+    told(late_making)
+
+
+@pytest.mark.parametrize("fault", ["forgets who may make it", "deletes before they are done"])
+def test_what_a_held_host_makes_late_would_stay(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """Faults put in on purpose: the story above must find each."""
+    right = keepers.given
+    if fault == "forgets who may make it":
+        monkeypatch.setattr(keepers, "given", lambda volume, host: replace(right(volume, host), former=()))
+    else:
+        monkeypatch.setattr(Shares, "awaited", lambda self, thing: False)
+    with pytest.raises(TimeoutError):
+        told(late_making)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gureum.bench import calls, figures, fleet, idle, launch, network, propagation, traffic
+from gureum.bench import calls, figures, fleet, idle, launch, network, propagation, san, traffic
 from gureum.cli.output import FAILED, USAGE, CliError, note, show_json, table
 from gureum.errors import GureumError
 
@@ -19,6 +19,7 @@ MEASURES: dict[str, Measure] = {
     "propagation": propagation.measure,
     "traffic": traffic.measure,
     "rules": network.measure,
+    "san": san.measure,
 }
 BUSY_LOAD = 0.7
 """Runnable processes per core that make figures worth less."""

@@ -19,6 +19,8 @@ import msgspec
 
 from gureum.cli import packages
 from gureum.cli.output import human_bytes
+from gureum.errors import ConfigError
+from gureum.san.settings import SanSettings
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 COMMAND_TIMEOUT_S = 10.0
@@ -52,7 +54,7 @@ def _guarded(name: str, check: Callable[[], Finding]) -> Finding:
     """A check that cannot be carried out is a finding too."""
     try:
         return check()
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+    except (OSError, ValueError, ConfigError, subprocess.TimeoutExpired) as error:
         return Finding(name.replace("_", " "), WARN, f"could not be examined: {error}")
 
 
@@ -73,8 +75,9 @@ def root(_state_dir: Path) -> Finding:
     return Finding("root", OK, "root with CAP_NET_ADMIN")
 
 
-def debian_packages(_state_dir: Path) -> Finding:
-    lacking = packages.missing([packages.Need.RUN])
+def debian_packages(state_dir: Path) -> Finding:
+    in_ceph = SanSettings.load(state_dir).kind == "ceph"
+    lacking = packages.missing([packages.Need.RUN, *([packages.Need.SAN] if in_ceph else [])])
     for_images = [package for package in packages.missing([packages.Need.IMAGE]) if package not in lacking]
     if lacking:
         names = ", ".join(package.name for package in lacking)

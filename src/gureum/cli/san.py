@@ -6,13 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import typer
 
 from gureum.cli.commands import COMMANDS
 from gureum.cli.options import MARKUP, AsJson, StateDir, cloud_at
 from gureum.cli.output import FAILED, NOT_RUNNING, CliError, human_bytes, show_json, table
-from gureum.san.settings import SanSettings
 
 app = typer.Typer(help=COMMANDS["san"].help, no_args_is_help=True, rich_markup_mode=MARKUP)
 
@@ -33,6 +31,7 @@ def san() -> None:
 )
 def status(state_dir: StateDir = None, as_json: AsJson = False) -> None:
     from gureum.errors import ConfigError
+    from gureum.san.settings import SanSettings
 
     cloud = cloud_at(state_dir)
     cloud.config()
@@ -85,8 +84,10 @@ def show_local(state_dir: Path, *, as_json: bool) -> None:
 # ---- Ceph
 
 
-def show_ceph(cloud: Any, settings: SanSettings, *, as_json: bool) -> int:
+def show_ceph(cloud: Any, settings: Any, *, as_json: bool) -> int:
     """Prints it. Returns the exit code."""
+    import msgspec
+
     from gureum.cli import ceph
     from gureum.errors import PoolError, PoolUnavailable
     from gureum.san.ceph.health import ERROR

@@ -53,10 +53,10 @@ async def ended(tx: Transaction, snapshot: Snapshot) -> None:
         await tx.put(replace(volume, state=VolumeState.deleting))
     for image in await tx.find(Image, snapshots=snapshot.id):
         if image.state is ImageState.pending:
-            await _settle(tx, image)
+            await _settle(tx, image, snapshot)
 
 
-async def _settle(tx: Transaction, image: Image) -> None:
+async def _settle(tx: Transaction, image: Image, ended: Snapshot) -> None:
     """An image is available with the last of its snapshots, and has failed with the first that failed."""
     snapshots = await tx.get_many(Snapshot, set(image.snapshots))
     bad = [each for each in snapshots if each.state in (SnapshotState.error, SnapshotState.deleting)]
@@ -67,9 +67,12 @@ async def _settle(tx: Transaction, image: Image) -> None:
         image = replace(image, state=ImageState.available)
     else:
         return
+    if image.cancelled:
+        image = replace(image, state=ImageState.deregistered)
     await tx.put(image)
     instance = await tx.get(Instance, image.source_instance) if image.source_instance else None
-    if instance is not None and instance.capturing == image.id:
+    is_off = not any(each.after for each in (ended, *snapshots))
+    if instance is not None and instance.capturing == image.id and is_off:
         await tx.put(_started(instance))
 
 

@@ -357,7 +357,9 @@ class Manager:
                 async with self._neighbours.read() as (reader, neighbours):
                     revision = reader.revision
                     ports = session.specs.ports
-                    only = self._neighbours.only_networks_since(session.host, session.whole_revision)
+                    only = self._neighbours.only_networks_since(
+                        session.host, session.sent_revision, session.told
+                    )
                     if only and neighbours is not None and ports is not None:
                         # A change of a group concerns many hosts, and nothing else on them.
                         load = Networks.load(reader, self.cloud, session.host, neighbours, ports)

@@ -22,6 +22,7 @@ from gureum.resources import (
     DhcpOptions,
     FlowLog,
     HostToken,
+    Instance,
     InternetGateway,
     KeyPair,
     NatGateway,
@@ -32,13 +33,17 @@ from gureum.resources import (
     PrefixList,
     RouteTable,
     SecurityGroup,
+    Snapshot,
+    Volume,
 )
+from gureum.resources.volume import shared
 from gureum.store.base import Change, Reader, Store
 
 PAGE = 1000
 ATTEMPTS_MAX = 10
 CHANGES_MAX = 64
 """So many are remembered one by one: what a host was told before that is put together anew."""
+TOUCHES_MAX = 1024
 NETWORK_KINDS = frozenset(
     kind.kind
     for kind in (
@@ -63,6 +68,14 @@ class Neighbour(NamedTuple):
     remote: RemoteSpec
     groups: tuple[str, ...]
     addresses: tuple[str, ...]
+
+
+class _Touch(NamedTuple):
+    """A change of something that only these hosts may be told of, and those that know one of these ids."""
+
+    revision: int
+    hosts: frozenset[str | None]
+    ids: frozenset[str]
 
 
 class _Told(NamedTuple):
@@ -223,15 +236,22 @@ class Following:
         self._neighbours: Neighbours | None = None
         self._revision = 0
         self._lock = asyncio.Lock()
-        # The last revisions at which more than its network may have changed: of a host, and of all.
-        self._touched: dict[str, int] = {}
+        # What may be told to hosts, but with their networks; and the last change that may be so anywhere.
+        self._touches: deque[_Touch] = deque(maxlen=TOUCHES_MAX)
         self._all_touched = 0
 
-    def only_networks_since(self, host: str, revision: int) -> bool:
+    def only_networks_since(self, host: str, revision: int, things: Collection[str]) -> bool:
         """Whether what the host shall have is at the revision that was read as it was at this one, but for
-        its network, and there for its ports.
+        its network, and there for its ports. ``things``: what it was told of then, interfaces included.
         """
-        return max(self._touched.get(host, 0), self._all_touched) <= revision
+        if self._all_touched > revision:
+            return False
+        for touch in reversed(self._touches):
+            if touch.revision <= revision:
+                break
+            if host in touch.hosts or not touch.ids.isdisjoint(things):
+                return False
+        return True
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[tuple[Reader, Neighbours | None]]:
@@ -279,13 +299,19 @@ class Following:
             networks = change.kind in NETWORK_KINDS or change.kind in IDLE_KINDS
         if networks:
             return
-        before = neighbours.where(change.id)
-        now = change.record.host if isinstance(change.record, NetworkInterface) else None
-        if before is None or now is None:
-            # What has no port may be told of with a machine that is off.
+        record = change.record
+        hosts = {neighbours.where(change.id)}
+        if isinstance(record, NetworkInterface | Instance) or (
+            isinstance(record, Volume | Snapshot) and not shared(record.pool)
+        ):
+            hosts.add(record.host)
+        elif change.kind not in (NetworkInterface.kind, Instance.kind):
             self._all_touched = change.revision
-        else:
-            self._touched[before] = self._touched[now] = change.revision
+            return
+        if len(self._touches) == TOUCHES_MAX:
+            self._all_touched = max(self._all_touched, self._touches[0].revision)
+        ids = {change.id, str(getattr(record, "instance", None))}
+        self._touches.append(_Touch(change.revision, frozenset(hosts), frozenset(ids)))
 
     async def _load(self) -> None:
         neighbours, after = Neighbours(), ""

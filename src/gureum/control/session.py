@@ -69,8 +69,8 @@ class Session:
         """What the last spec names: ids of what is on the host, and of its VPCs and their parts."""
         self._things: frozenset[str] = frozenset()
         """Of these, what is on the host."""
-        self.whole_revision = 0
-        """Of the last spec that was not made of its network only."""
+        self.told: frozenset[str] = frozenset()
+        """That, and the interfaces of its machines."""
         self._remotes: tuple[RemoteSpec, ...] = ()
         """Its remote ports, by id: so many that their ids are not kept once more."""
         self._meanwhile: list[Change] | None = None
@@ -118,9 +118,11 @@ class Session:
 
     def made(self, spec: HostSpec, now: float) -> None:
         """This spec is sent now. What changed since it was read out is looked at again."""
-        self.whole_revision = spec.revision
         things = (spec.machines, spec.volumes, spec.snapshots)
         self._things = frozenset(thing.id for part in things for thing in part)
+        self.told = self._things.union(
+            each.id for machine in spec.machines for each in machine.metadata.interfaces
+        )
         self.made_network(spec.revision, spec.network, now)
 
     def made_network(self, revision: int, network: NetworkSpec, now: float) -> None:

@@ -9,6 +9,7 @@ import platform
 import socket
 import struct
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from gureum.network.conntrack import attribute
 
@@ -32,7 +33,7 @@ _BPF_FD, _BPF_NAME, _BPF_FLAGS = 6, 7, 8
 _DIRECT = 1
 """The program's answer is what happens to the packet."""
 _FILTER_HANDLE = 1
-_ETHERTYPE_IP = 0x0800
+_PRIORITIES = {0x0800: 1, 0x86DD: 2}
 _RECEIVE_BYTES = 1 << 16
 _MESSAGES_AT_ONCE = 64
 _SECONDS_MAX = 5.0
@@ -85,18 +86,28 @@ def _bpf(command: int, attributes: bytes) -> int:
     return result
 
 
-def place(programs: Iterable[tuple[int, int, int]]) -> None:
-    """Have each (device index, INGRESS or EGRESS, program) at its place in the calling thread's namespace, in
-    place of what was there. No packet is lost by that. OSError; devices that are gone are not missed.
+class Place(NamedTuple):
+    """``way``: INGRESS or EGRESS. For packets of this type only."""
+
+    device: int
+    way: int
+    ether_type: int
+    program: int
+
+
+def place(places: Iterable[Place]) -> None:
+    """Have each program at its place in the calling thread's namespace, instead of what was there. No packet
+    is lost by that. OSError; devices that are gone are not missed.
     """
     messages: list[bytes] = []
     ready: set[int] = set()
-    for device, way, program in programs:
+    for device, way, ether_type, program in places:
         if device not in ready:
             ready.add(device)
             kind = attribute(_KIND, b"clsact\0")
             messages.append(_message(_NEW_QDISC, device, _CLSACT_HANDLE, _CLSACT, 0, kind))
-        info = 1 << 16 | socket.htons(_ETHERTYPE_IP)
+        # A type has a priority of its own.
+        info = _PRIORITIES[ether_type] << 16 | socket.htons(ether_type)
         options = attribute(_BPF_FD, struct.pack("=I", program)) + attribute(_BPF_NAME, b"gureum\0")
         options += attribute(_BPF_FLAGS, struct.pack("=I", _DIRECT))
         body = attribute(_KIND, b"bpf\0") + attribute(_OPTIONS, options, nested=True)

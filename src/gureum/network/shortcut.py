@@ -12,7 +12,7 @@ void after. So a note is never more than a copy of what the filter has just deci
 
 What the filter has to see itself takes the long way always: the first and last packets of a connection,
 fragments, packets with options, those whose time to live ends or which do not fit; flows that are translated,
-logged or between VPCs; IPv6, and all but TCP and UDP.
+logged or between VPCs; all but TCP and UDP.
 """
 
 from __future__ import annotations
@@ -37,14 +37,10 @@ from gureum.network.bytecode import assemble
 from gureum.network.names import UPLINK, VXLAN
 from gureum.network.namespaces import visit
 from gureum.network.plan import VpcPlan
+from gureum.network.programs import ESTABLISHED_MARK, FOUR, KEY_BYTES, NOTE_BYTES, SIX, Family, learn, take
 
 log = logging.getLogger(__name__)
 
-ESTABLISHED_MARK = 1 << 24
-"""The bit of a packet's mark by which the filter says that its flow may be noted. The lower 16 are the number
-of its route table; VXLAN carries only these.
-"""
-NOTE_NS = 500_000_000
 _MARGIN_NS = 40_000_000
 """The kernel's coarse clock is up to a tick behind; a packet's way through the filter takes less."""
 FLOWS_MAX = 8192
@@ -52,169 +48,8 @@ FLOWS_MAX = 8192
 DEVICES_MAX = 4096
 _NEVER = (1 << 63) - 1
 _ETHERNET_BYTES = 14
-
 _CLOCK = struct.Struct("=Q")
 _DEVICE = struct.Struct("=II6sxx")
-_KEY_BYTES, _NOTE_BYTES = 20, 48
-
-_HEADERS = """
-    # The first bytes: Ethernet, IPv4 without options, no fragment, TCP or UDP. r3 is the protocol.
-    r2 = u32[r6 + 16]
-    if r2 != 8 goto pass                # ether type, as it is on the wire
-    r2 = u32[r6 + 20]
-    if r2 != 0 goto pass                # a VLAN tag
-    r7 = u32[r6 + 76]
-    r8 = u32[r6 + 80]
-    r2 = r7
-    r2 += 54
-    if r2 > r8 goto pass
-    r2 = u8[r7 + 14]
-    if r2 != 0x45 goto pass
-    r2 = u16[r7 + 20]
-    if r2 & 0xff3f goto pass
-    r3 = u8[r7 + 23]
-    r5 = 42
-    if r3 == 17 goto flow
-    if r3 != 6 goto pass
-    r2 = u8[r7 + 47]
-    if r2 & 7 goto pass                 # FIN, SYN, RST
-    r5 = u8[r7 + 46]
-    r5 >>= 2
-    r5 &= 0x3c
-    r5 += 34
-flow:
-    # Of the flow: device, addresses, ports, protocol, at r10 - 24. r5 is how long all headers are.
-    u32[r10 - 24] = r4
-    r2 = u32[r7 + 26]
-    u32[r10 - 20] = r2
-    r2 = u32[r7 + 30]
-    u32[r10 - 16] = r2
-    r2 = u32[r7 + 34]
-    u32[r10 - 12] = r2
-    u32[r10 - 8] = r3
-"""
-
-_TAKE = f"""
-    r6 = r1
-    r2 = u32[r6 + 4]
-    if r2 != 0 goto pass                # not sent to this device's Ethernet address
-    r4 = u32[r6 + 40]
-    {_HEADERS}
-    u64[r10 - 32] = r5
-    r1 = map flows
-    r2 = r10
-    r2 += -24
-    call map_lookup
-    if r0 == 0 goto pass
-    r9 = r0
-    # Not older than the last change, nor than a note may be.
-    call coarse_ns
-    r1 = value clock
-    r2 = u64[r1 + 0]
-    r3 = u64[r9 + 0]
-    if r3 <= r2 goto pass
-    r0 -= r3
-    if r0 > {NOTE_NS} goto pass
-    # It fits: what is in one piece here becomes packets of gso_size and headers.
-    r3 = u32[r6 + 0]
-    r2 = u32[r6 + 176]
-    if r2 == 0 goto whole
-    r3 = u64[r10 - 32]
-    r3 += r2
-whole:
-    r2 = u32[r9 + 8]
-    if r3 > r2 goto pass
-    # The sender's Ethernet address.
-    r2 = u32[r9 + 12]
-    if r2 == 0 goto known
-    r2 = u32[r9 + 16]
-    r3 = u32[r7 + 6]
-    if r2 != r3 goto pass
-    r2 = u16[r9 + 20]
-    r3 = u16[r7 + 10]
-    if r2 != r3 goto pass
-known:
-    r2 = u8[r7 + 22]
-    if r2 <= 1 goto pass                # the router answers that its time is over
-    r2 -= 1
-    u8[r7 + 22] = r2
-    r2 = u16[r7 + 24]                   # the checksum, as the byte before it has one less
-    r2 += 1
-    if r2 < 0xffff goto summed
-    r2 += 1
-summed:
-    u16[r7 + 24] = r2
-    r2 = u32[r9 + 24]
-    u32[r7 + 0] = r2
-    r2 = u32[r9 + 28]
-    u32[r7 + 4] = r2
-    r2 = u32[r9 + 32]
-    u32[r7 + 8] = r2
-    r2 = u32[r9 + 36]
-    u32[r6 + 8] = r2
-    r1 = u32[r9 + 40]
-    r2 = 0
-    call redirect
-    exit
-pass:
-    r0 = -1
-    exit
-"""
-
-_LEARN = f"""
-    r6 = r1
-    r9 = u32[r6 + 8]
-    r2 = r9
-    r2 &= {ESTABLISHED_MARK}
-    if r2 == 0 goto pass
-    r9 &= 0xffff
-    u32[r6 + 8] = r9
-    r4 = u32[r6 + 36]
-    {_HEADERS}
-    # The device where it came in: the sender's Ethernet address, if it has to be a certain one.
-    r1 = map devices
-    r2 = r10
-    r2 += -24
-    call map_lookup
-    if r0 == 0 goto pass
-    r2 = u32[r0 + 4]
-    u32[r10 - 68] = r2
-    r2 = u32[r0 + 8]
-    u32[r10 - 64] = r2
-    r2 = u32[r0 + 12]
-    u32[r10 - 60] = r2
-    # The one where it goes out: how long a frame may be there.
-    r2 = u32[r6 + 40]
-    u32[r10 - 40] = r2
-    r1 = map devices
-    r2 = r10
-    r2 += -40
-    call map_lookup
-    if r0 == 0 goto pass
-    r2 = u32[r0 + 0]
-    u32[r10 - 72] = r2
-    r2 = u32[r7 + 0]
-    u32[r10 - 56] = r2
-    r2 = u32[r7 + 4]
-    u32[r10 - 52] = r2
-    r2 = u32[r7 + 8]
-    u32[r10 - 48] = r2
-    u32[r10 - 44] = r9
-    r2 = 0
-    u32[r10 - 36] = r2
-    call coarse_ns
-    u64[r10 - 80] = r0
-    r1 = map flows
-    r2 = r10
-    r2 += -24
-    r3 = r10
-    r3 += -80
-    r4 = 0
-    call map_update
-pass:
-    r0 = -1
-    exit
-"""
 
 
 def note_rule(vpc: VpcPlan) -> str:
@@ -229,10 +64,15 @@ def note_rule(vpc: VpcPlan) -> str:
 
 
 class Device(msgspec.Struct, frozen=True):
-    """``mac``: the only sender there may be; "" for any."""
+    """``mac``: the only sender there may be; "" for any. ``six``: there is IPv6."""
 
     mtu: int
     mac: str = ""
+    six: bool = False
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        return (FOUR, SIX) if self.six else (FOUR,)
 
 
 class Shortcut:
@@ -252,15 +92,18 @@ class Shortcut:
             return descriptor
 
         maps = {
-            "flows": keep(bpf.create_map(bpf.LRU_HASH, _KEY_BYTES, _NOTE_BYTES, FLOWS_MAX)),
+            "flows": keep(bpf.create_map(bpf.LRU_HASH, KEY_BYTES, NOTE_BYTES, FLOWS_MAX)),
             "devices": keep(bpf.create_map(bpf.HASH, 4, _DEVICE.size, DEVICES_MAX, bpf.NO_PREALLOCATION)),
             "clock": keep(bpf.create_map(bpf.ARRAY, 4, _CLOCK.size, 1)),
         }
         self._devices, self._clock = maps["devices"], maps["clock"]
         self._placed: dict[str, tuple[int, Device]] = {}
         self.suspend()
-        self._take = keep(bpf.load(assemble(_TAKE, maps)))
-        self._learn = keep(bpf.load(assemble(_LEARN, maps)))
+        self._programs = {
+            (way, family): keep(bpf.load(assemble(text(family), maps)))
+            for way, text in ((bpf.EGRESS, learn), (bpf.INGRESS, take))
+            for family in (FOUR, SIX)
+        }
 
     def suspend(self) -> None:
         """From now on nothing goes the short way."""
@@ -289,9 +132,10 @@ class Shortcut:
         for index, device in new.values():
             bpf.update(self._devices, struct.pack("=I", index), _packed(device))
         bpf.place(
-            place
-            for index, _ in new.values()
-            for place in ((index, bpf.EGRESS, self._learn), (index, bpf.INGRESS, self._take))
+            bpf.Place(index, way, family.ether_type, self._programs[way, family])
+            for index, device in new.values()
+            for family in device.families
+            for way in (bpf.EGRESS, bpf.INGRESS)
         )
         self._placed |= new
 
@@ -349,8 +193,9 @@ def devices(vpc: VpcPlan, carrier_mtu: int) -> dict[str, Device]:
     """The devices of a VPC's namespace between which there is a short way. ``carrier_mtu`` is that of its way
     to other hosts, 0 if it has none.
     """
+    six = bool(vpc.cidrs6)
     found = {
-        port.tap: Device(vpc.mtu, port.mac if port.kind is PortKind.machine else "")
+        port.tap: Device(vpc.mtu, port.mac if port.kind is PortKind.machine else "", six)
         for port in vpc.ports.values()
     }
-    return {**found, VXLAN: Device(carrier_mtu)} if carrier_mtu else found
+    return {**found, VXLAN: Device(carrier_mtu, six=six)} if carrier_mtu else found

@@ -69,6 +69,8 @@ class Image(Record, frozen=True, kw_only=True, omit_defaults=True):
     sriov: str = ""
     message: str = ""
     """Why it failed."""
+    cancelled: bool = False
+    """Deregistered while it was pending: nobody sees it any more, and it goes when nothing waits for it."""
     created: datetime
 
     @property

@@ -63,6 +63,7 @@ class FakeSan:
         self.cut_off: set[str] = set()
         """Hosts that do not reach it."""
         self._failures: list[tuple[str, PoolError]] = []
+        self._delays: dict[str, float] = {}
 
     # What can be told to happen.
 
@@ -72,6 +73,10 @@ class FakeSan:
 
     def fail_nothing(self) -> None:
         self._failures.clear()
+
+    def delay_next(self, step: str, seconds: float) -> None:
+        """Let the next step of this name take so long."""
+        self._delays[step] = seconds
 
     def reaches(self, host: str) -> bool:
         return not self.down and host not in self.cut_off
@@ -132,6 +137,9 @@ class FakeSan:
             if name == step:
                 del self._failures[index]
                 raise error
+
+    def take_delay(self, step: str) -> float:
+        return self._delays.pop(step, 0.0)
 
     def image(self, id: str) -> FakeImage:
         image = self.rbd.get(id)
@@ -366,7 +374,7 @@ class FakeSharedPool:
                 if not done.done():
                     done.set_result(result)
 
-        seconds = rng.uniform(*(SLOW_SECONDS if slow else STEP_SECONDS))
+        seconds = rng.uniform(*(SLOW_SECONDS if slow else STEP_SECONDS)) + self._san.take_delay(step)
         asyncio.get_running_loop().call_later(seconds, happen, context=contextvars.Context())
         return await done
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 
 import msgspec
@@ -67,9 +68,18 @@ async def test_secondary_addresses_have_their_own_public_ones(site: Site) -> Non
             assert accepted.getpeername()[0] == second.public_ip
 
 
-async def test_where_encryption_cannot_be_nothing_is_sent_in_the_clear(site: Site) -> None:
-    if wireguard.public_key(site.run_dir / "key"):
-        pytest.skip("this kernel has WireGuard")
+@pytest.mark.parametrize("lacks", ["a program", "keys"])
+async def test_where_encryption_cannot_be_nothing_is_sent_in_the_clear(
+    site: Site, monkeypatch: pytest.MonkeyPatch, lacks: str
+) -> None:
+    why = "has no WireGuard key"
+    if lacks == "a program":
+        if wireguard.in_kernel():
+            pytest.skip("this kernel has WireGuard")
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+        why = "kernel has no WireGuard"
+    elif not wireguard.carrier():
+        pytest.skip("nothing encrypts here")
     one, two = site.place(port(5), 1), site.place(port(6), 2)
     await site.apply()
     a, b = await site.guest(one), await site.guest(two)
@@ -77,7 +87,7 @@ async def test_where_encryption_cannot_be_nothing_is_sent_in_the_clear(site: Sit
         assert a.reaches(b.ip, 80)
         encrypted = msgspec.structs.replace(site.spec(1), encrypted=True)
         for _ in range(2):
-            with pytest.raises(NetworkError, match="kernel has no WireGuard"):
+            with pytest.raises(NetworkError, match=why):
                 await site.hosts[0].network.apply(encrypted)
             assert not a.reaches(b.ip, 80)
         await site.apply()

@@ -31,6 +31,7 @@ MODULES = (
     "net/core/failover",
     "drivers/net/net_failover",
     "drivers/net/virtio_net",
+    "drivers/char/virtio_console",
     "drivers/acpi/button",
     "drivers/input/evdev",
     "drivers/misc/pvpanic/pvpanic",

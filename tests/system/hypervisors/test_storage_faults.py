@@ -120,52 +120,55 @@ async def test_shut_out(
     storage.admin("osd blocklist", blocklistop="rm", addr=addresses[0])
 
 
+async def waits(hypervisor: QemuHypervisor) -> None:
+    """Until the machine is found to wait for its storage."""
+    async with asyncio.timeout(30):
+        while hypervisor.machines()[ID].message != messages.storage_waits(volume(0)):
+            await asyncio.sleep(0.3)
+            await hypervisor._machines[ID].look_at_storage()
+    assert hypervisor.machines()[ID].state is MachineState.running
+
+
 async def test_full(
     images: Images, storage: CephCluster, hypervisor: QemuHypervisor, guest_files: GuestFiles
 ) -> None:
-    """The guest goes on when there is room again."""
+    """A full pool takes no writes, and fails none: the guest goes on when there is room again."""
     root = images.create(64 * MIB)
     await hypervisor.start(linux(guest_files, ID, disk(0, root)))
     await booted(hypervisor, ID)
-    machine = hypervisor._machines[ID]
-    await machine.look_at_storage()
     async with shell(hypervisor, ID) as guest:
-        storage.admin("osd set-full-ratio", ratio=0.001)
+        await guest.run("dd if=/dev/urandom of=/dev/vda bs=1M count=1 seek=8 conv=fsync status=none")
         try:
-            while "OSD_FULL" not in storage.admin("status")["health"]["checks"]:
-                await asyncio.sleep(0.5)
-            print(storage.admin("status")["health"]["checks"])
+            storage.admin("osd pool set-quota", pool=root.pool, field="max_bytes", val="1000")
+            async with asyncio.timeout(30):
+                while "POOL_FULL" not in storage.admin("status")["health"]["checks"]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.5)
             digest, writing = await write(guest)
-            for _ in range(6):
-                await asyncio.sleep(0.5)
-                await machine.look_at_storage()
-            print("FULL", hypervisor.machines()[ID])
+            await waits(hypervisor)
         finally:
-            storage.admin("osd set-full-ratio", ratio=0.95)
-        await asyncio.sleep(3)
-        if hypervisor.machines()[ID].state is MachineState.paused:
-            await hypervisor.resume(ID)
+            storage.admin("osd pool set-quota", pool=root.pool, field="max_bytes", val="0")
         await writing
     assert hashlib.sha256(images.content(root, 4 * MIB)).hexdigest() == digest
 
 
-async def test_image_is_deleted(
+async def test_pool_is_deleted(
     images: Images, storage: CephCluster, hypervisor: QemuHypervisor, guest_files: GuestFiles
 ) -> None:
-    """The machine pauses and says which disk fails; more of the same when it is told to go on."""
+    """Nothing brings it back: the machine waits until somebody ends it."""
+    settings, keyring = storage.settings, storage.cluster.keyring("admin")
     storage.admin("osd pool create", pool="other", pg_num=1)
     storage.admin("osd pool application enable", pool="other", app="rbd")
-    settings = storage.settings
-    keyring = storage.cluster.keyring("admin")
-    images = Images(dataclasses.replace(settings, pool="other", user="admin", keyring=keyring))
-    root = images.create(64 * MIB)
+    elsewhere = Images(dataclasses.replace(settings, pool="other", user="admin", keyring=keyring))
+    root = elsewhere.create(64 * MIB)
     await hypervisor.start(linux(guest_files, ID, disk(0, root)))
     await booted(hypervisor, ID)
     async with shell(hypervisor, ID) as guest:
         storage.admin("config set", who="mon", name="mon_allow_pool_delete", value="true")
         storage.admin("osd pool delete", pool="other", pool2="other", yes_i_really_really_mean_it=True)
         _, writing = await write(guest)
-        await asyncio.sleep(10)
-        print("DELETED", hypervisor.machines()[ID])
+        await waits(hypervisor)
+        async with asyncio.timeout(20):
+            await hypervisor.power_off(ID)
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
+    assert hypervisor.machines()[ID].message == messages.STOPPED

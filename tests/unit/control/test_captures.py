@@ -179,6 +179,19 @@ async def test_an_instance_that_is_ended_meanwhile(bench: Any, make: Any, state:
     assert (await bench.get(Instance, "i-1")).generation == 1
 
 
+async def test_an_image_that_is_deregistered_meanwhile(bench: Any, make: Any) -> None:
+    """Its snapshot goes before the machine is off; that starts again when it is, and not before."""
+    await capturing(bench, make)
+    await bench.put(replace(await bench.get(Image, "ami-9"), cancelled=True))
+    await bench.put(replace(await bench.get(Snapshot, "snap-1"), state=SnapshotState.deleting))
+    await bench.step_snapshot()
+    assert (await bench.get(Image, "ami-9")).state is ImageState.deregistered
+    assert (await bench.get(Instance, "i-1")).capturing == "ami-9"
+    bench.machine(state=MachineState.off)
+    started = await bench.step_instance()
+    assert (started.capturing, started.generation) == ("", 2)
+
+
 async def test_who_is_captured_is_found_again(bench: Any, make: Any) -> None:
     await capturing(bench, make)
     async with bench.store.read() as reader:

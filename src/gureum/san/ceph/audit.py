@@ -148,7 +148,7 @@ async def repair(client: Client, finding: Finding) -> bool:
         case Action.none:
             return False
         case Action.delete_volume:
-            await client.delete_volume(finding.id, [])
+            await client.delete_volume(finding.id)
         case Action.delete_snapshot:
             await client.delete_snapshot(finding.id, finding.volume)
         case Action.remove_image:

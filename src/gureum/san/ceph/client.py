@@ -93,9 +93,14 @@ class Client:
     async def close(self) -> None:
         await self._worker.close()
 
-    def address(self) -> str:
-        """The client's address in the cluster; "" before the first call."""
-        return str(self._worker.hello.get("address", ""))
+    @property
+    def killed(self) -> list[str]:
+        """Addresses of workers that did not end by themselves, and are not fenced yet."""
+        return self._worker.killed
+
+    async def fence(self, addresses: list[str]) -> None:
+        """Let the cluster take nothing more from clients whose process has ended."""
+        await self._change("fence", addresses=addresses)
 
     async def hello(self) -> Mapping[str, Any]:
         await self._ask("hello")
@@ -127,9 +132,8 @@ class Client:
     async def resize_volume(self, id: str, size_bytes: int) -> None:
         await self._change("resize_volume", id=id, size=size_bytes)
 
-    async def delete_volume(self, id: str, own: list[str]) -> None:
-        """``own``: addresses of further clients of this host that may watch the image and are no machines."""
-        await self._change("delete_volume", id=id, own=own)
+    async def delete_volume(self, id: str) -> None:
+        await self._change("delete_volume", id=id)
 
     async def open_volume(self, id: str) -> int:
         """Its depth."""

@@ -110,8 +110,9 @@ class RbdPool:
     async def delete_volume(self, id: str) -> None:
         require_id(id, "vol")
         async with self._locks.hold(id):
-            await self._upkeep.leave(id)
-            await self._client.delete_volume(id, self._upkeep.addresses())
+            if killed := await self._upkeep.leave(id):
+                await self._client.fence(killed)
+            await self._client.delete_volume(id)
         self._upkeep.kick()
 
     async def open_volume(self, id: str) -> DiskSource:

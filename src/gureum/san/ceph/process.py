@@ -26,7 +26,8 @@ BACKOFF_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 UNDER_WAY_MAX = 16
 SAID_LINES = 5
 LINE_BYTES = 4096
-END_SECONDS = 5.0
+END_SECONDS = 3.0
+FENCE_SECONDS = 30.0
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "2"}
 
 ERRORS: Mapping[str, type[PoolError]] = {
@@ -67,6 +68,13 @@ class Worker:
         self._said: deque[str] = deque(maxlen=SAID_LINES)
         self.hello: Mapping[str, Any] = {}
         """What the worker said of its connection when it last started."""
+        self.killed: list[str] = []
+        """Addresses of those that did not end by themselves: they may have sent what is not done yet."""
+
+    @property
+    def address(self) -> str:
+        """The client's address in the cluster, of the worker that last started."""
+        return str(self.hello.get("address", ""))
 
     @property
     def pid(self) -> int | None:
@@ -83,30 +91,49 @@ class Worker:
         """PoolUnavailable if there is no answer in time; another PoolError if that is the answer."""
         async with self._slots:
             process = await self._started()
-            number = next(self._numbers)
-            call = _Call(asyncio.get_running_loop().create_future(), progress)
-            self._calls[number] = call
-            try:
-                async with asyncio.timeout(timeout_seconds):
-                    await self._send(process, {"id": number, "op": op, "with": arguments or {}}, payload)
-                    answer = await call.answer
-            except TimeoutError as error:
-                reason = f"{op} took longer than {timeout_seconds:.0f} s"
-                self._fail(process, f"the storage cluster does not answer: {reason}")
-                raise PoolUnavailable(f"the storage cluster does not answer: {reason}") from error
-            finally:
-                self._calls.pop(number, None)
-                call.answer.cancel()
+            answer = await self._exchange(process, op, timeout_seconds, arguments or {}, payload, progress)
             self._failures = 0
             return answer
 
+    async def _exchange(
+        self,
+        process: asyncio.subprocess.Process,
+        op: str,
+        timeout_seconds: float,
+        arguments: Mapping[str, Any],
+        payload: bytes,
+        progress: Progress | None,
+    ) -> Answer:
+        number = next(self._numbers)
+        call = _Call(asyncio.get_running_loop().create_future(), progress)
+        self._calls[number] = call
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._send(process, {"id": number, "op": op, "with": arguments}, payload)
+                return await call.answer
+        except TimeoutError as error:
+            reason = f"the storage cluster does not answer: {op} took longer than {timeout_seconds:.0f} s"
+            self._fail(process, reason)
+            raise PoolUnavailable(reason) from error
+        finally:
+            self._calls.pop(number, None)
+            call.answer.cancel()
+
     async def close(self) -> None:
-        """End the worker. Calls under way fail."""
-        if self._process is not None:
-            self._stop(self._process, "the storage worker is being ended")
-        for reader in tuple(self._readers):
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait_for(reader, END_SECONDS)
+        """End the worker, which closes what it has open. Calls under way fail."""
+        process = self._process
+        if process is None:
+            return
+        self._abandon("the storage worker is being ended")
+        assert process.stdin is not None
+        process.stdin.close()
+        readers = tuple(self._readers)
+        await asyncio.wait(readers, timeout=END_SECONDS)
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await asyncio.wait(readers, timeout=END_SECONDS)
+        if process.returncode != 0:
+            self._remember_killed()
 
     # --- the process
 
@@ -121,6 +148,7 @@ class Worker:
 
     async def _start(self) -> asyncio.subprocess.Process:
         self._said.clear()
+        self.hello = {}
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._command,
@@ -150,12 +178,24 @@ class Worker:
             self._fail(process, str(error))
             raise
         except asyncio.CancelledError:
-            self._stop(process, "the start was given up")
+            self._fail(process, "the start was given up")
             raise
         finally:
             self._calls.pop(0, None)
             call.answer.cancel()
+        if self.killed:
+            await self._fence(process)
         return process
+
+    async def _fence(self, process: asyncio.subprocess.Process) -> None:
+        """What those before had sent must not be done after what is sent now."""
+        addresses = list(self.killed)
+        await self._exchange(process, "fence", FENCE_SECONDS, {"addresses": addresses}, b"", None)
+        self.killed = [address for address in self.killed if address not in addresses]
+
+    def _remember_killed(self) -> None:
+        if self.address and self.address not in self.killed:
+            self.killed.append(self.address)
 
     def _failed(self, reason: str) -> PoolUnavailable:
         """Remember why, and until when not to try again."""
@@ -166,18 +206,17 @@ class Worker:
         return PoolUnavailable(reason)
 
     def _fail(self, process: asyncio.subprocess.Process, reason: str) -> None:
-        if process is self._process:
-            self._failed(reason)
-            log.warning("%s; the storage worker is killed", reason)
-            self._stop(process, reason)
-
-    def _stop(self, process: asyncio.subprocess.Process, reason: str) -> None:
         """Kill it, and let its calls fail."""
-        if process is not self._process:
-            return
-        self._process = None
         with contextlib.suppress(ProcessLookupError):
             process.kill()
+        if process is self._process:
+            self._failed(reason)
+            log.warning("%s; the storage worker is started again", reason)
+            self._remember_killed()
+            self._abandon(reason)
+
+    def _abandon(self, reason: str) -> None:
+        self._process = None
         for call in self._calls.values():
             if not call.answer.done():
                 call.answer.set_exception(PoolUnavailable(reason))

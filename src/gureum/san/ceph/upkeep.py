@@ -31,7 +31,7 @@ CHILDREN_MAX = 4
 """A deleted parent's data is copied to at most so many clones. With more of them, the copies would take much
 more room than the parent that they share, and it stays until enough of them are gone."""
 LONG_MAX = 1000
-ADDRESSES_MAX = 8
+KILLED_MAX = 8
 
 
 class Making:
@@ -59,7 +59,7 @@ class Upkeep:
         self._kicked = asyncio.Event()
         self._long: dict[str, None] = {}
         self._flattening = ""
-        self._addresses: deque[str] = deque(maxlen=ADDRESSES_MAX)
+        self._killed: deque[str] = deque(maxlen=KILLED_MAX)
 
     def begin(self) -> None:
         """From now on, until ``close``."""
@@ -85,16 +85,14 @@ class Upkeep:
             self._long[volume] = None
             self.kick()
 
-    async def leave(self, volume: str) -> None:
-        """Stop what is done to the volume."""
+    async def leave(self, volume: str) -> list[str]:
+        """Stop what is done to the volume. Addresses of clients that may hold it, and have ended."""
         self._long.pop(volume, None)
         if self._flattening == volume and self._round is not None:
             self._round.cancel()
             await asyncio.wait((self._round,))
-
-    def addresses(self) -> list[str]:
-        """Of the workers here, which may have a volume open and are no machines."""
-        return list(self._addresses)
+            self._kicked.set()
+        return list(self._killed)
 
     async def check(self, repair: bool) -> list[str]:
         async with contextlib.AsyncExitStack() as stack:
@@ -121,13 +119,15 @@ class Upkeep:
         client = Client(Worker(self._command))
         try:
             if await client.lead(LEAD_SECONDS):
-                self._addresses.append(client.address())
+                await client.fence(list(self._killed))
+                self._killed.clear()
                 await self._work(client)
                 await client.follow()
         except PoolError as error:
             log.warning("upkeep of the pool is left for later: %s", error)
         finally:
             await client.close()
+            self._killed.extend(client.killed)
 
     async def _work(self, client: Client) -> None:
         for line in await client.survey(sorted(self._making.tokens), repair=True):

@@ -57,7 +57,7 @@ async def wanted(ctx: Context, spec: Mapping[str, Any], snapshot: Snapshot | Non
     check_key(ctx, spec.get("KmsKeyId"), encrypted)
     if snapshot is not None and inherited and spec.get("Encrypted") is False:
         raise invalid_combination(
-            f"The snapshot '{snapshot.id}' is encrypted, and what is made of it is, too: it can't be decrypted."
+            f"The snapshot '{snapshot.id}' is encrypted, and so is what is made of it: it can't be decrypted."
         )
     return encrypted
 

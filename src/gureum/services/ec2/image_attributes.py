@@ -11,7 +11,6 @@ from gureum.resources import Image
 from gureum.services.ec2 import lookup
 from gureum.services.ec2.faults import invalid_combination, invalid_value, missing, unsupported
 from gureum.services.ec2.image_names import checked_description
-from gureum.services.ec2.images import mappings
 from gureum.services.ec2.registration import own_image
 from gureum.services.ec2.sharing import Sharing, changed
 from gureum.services.operation import Context, Input, Output, operation
@@ -29,7 +28,6 @@ def _shown(image: Image, attribute: str) -> dict[str, Any]:
     shown: dict[str, dict[str, Any]] = {
         "description": {"Description": {"Value": image.description}},
         PERMISSION: {"LaunchPermissions": Sharing(image.public, image.users).shown()},
-        "blockDeviceMapping": {"BlockDeviceMappings": mappings(image)},
         "productCodes": {"ProductCodes": []},
         "bootMode": {"BootMode": {"Value": image.boot_mode}},
         "sriovNetSupport": {"SriovNetSupport": {"Value": image.sriov}},
@@ -41,8 +39,15 @@ def _shown(image: Image, attribute: str) -> dict[str, Any]:
         "uefiData": {"UefiData": {}},
         "lastLaunchedTime": {"LastLaunchedTime": {}},
     }
+    if attribute == "blockDeviceMapping":
+        # As EC2 does since it deprecated the attribute.
+        raise ApiError(
+            "AuthFailure",
+            "Unauthorized attempt to access restricted resource: DescribeImages shows the block device mapping.",
+            401,
+        )
     if attribute not in shown:
-        raise _unknown(attribute)
+        raise ApiError("InvalidRequest", "The request received was invalid")
     return shown[attribute]
 
 

@@ -6,13 +6,12 @@ import re
 
 from gureum.errors import ApiError
 from gureum.resources import Image, ImageState
-from gureum.services.ec2 import limits
+from gureum.services.ec2 import limits, lookup
 from gureum.services.ec2.faults import invalid_value
 from gureum.services.ec2.tagging import specified_tags
 from gureum.services.operation import Context, Input
 
 _NAME = re.compile(r"[A-Za-z0-9()\[\] ./\-'@_]{3,128}\Z")
-_GONE = (ImageState.deregistered, ImageState.failed)
 
 
 async def checked_name(ctx: Context, name: str) -> str:
@@ -24,7 +23,7 @@ async def checked_name(ctx: Context, name: str) -> str:
             "and the characters ( ) [ ] . / - ' @ _",
         )
     for image in await ctx.tx.find(Image, account=ctx.caller.account, name=name):
-        if image.state not in _GONE:
+        if lookup.IMAGE.visible(image) and image.state is not ImageState.failed:
             raise ApiError("InvalidAMIName.Duplicate", f"AMI name {name} is already in use by AMI {image.id}")
     if await ctx.tx.count(Image, account=ctx.caller.account) >= limits.IMAGES_MAX:
         raise ApiError("ResourceLimitExceeded", "The maximum number of images has been reached.")

@@ -84,7 +84,7 @@ INSTANCE = Noun(
 IMAGE = Noun(
     Image, "ami", "InvalidAMIID.NotFound", "The image id '[{ids}]' does not exist",
     "The image ids '[{ids}]' do not exist", "InvalidAMIID.Malformed", shared=True,
-    visible=lambda image: image.state is not ImageState.deregistered,
+    visible=lambda image: image.state is not ImageState.deregistered and not image.cancelled,
 )  # fmt: skip
 VOLUME = Noun(
     Volume, "vol", "InvalidVolume.NotFound", "The volume '{ids}' does not exist.",

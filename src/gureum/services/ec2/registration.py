@@ -103,8 +103,10 @@ async def deregister_image(ctx: Context, input: Input) -> Output:
     """Instances of the image go on, and can be stopped and started: their disks do not need it."""
     image = await own_image(ctx, input["ImageId"])
     if image.state is ImageState.pending:
-        raise ApiError("InvalidAMIID.Unavailable", f"The image ID '{image.id}' is not available yet: wait.")
-    await ctx.tx.put(replace(image, state=ImageState.deregistered))
+        # Its instance may be off for it: that one has to start again first.
+        await ctx.tx.put(replace(image, cancelled=True))
+    else:
+        await ctx.tx.put(replace(image, state=ImageState.deregistered))
     output: dict[str, Any] = {"Return": True}
     if input.get("DeleteAssociatedSnapshots"):
         ids = dict.fromkeys(image.snapshots)
@@ -128,5 +130,5 @@ async def own_image(ctx: Context, id: str) -> Image:
     """An image of the caller. Raises AuthFailure for somebody else's."""
     image = await lookup.one(ctx, lookup.IMAGE, id)
     if image.account != ctx.caller.account:
-        raise ApiError("AuthFailure", f"Not authorized for image:{id}", 403)
+        raise ApiError("AuthFailure", f"Not authorized for image:{id}", 401)
     return image

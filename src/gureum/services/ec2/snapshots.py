@@ -8,7 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from gureum.errors import ApiError
-from gureum.resources import Image, ImageState, Snapshot, SnapshotState, Volume, VolumeState
+from gureum.resources import Image, Snapshot, SnapshotState, Volume, VolumeState
 from gureum.services.ec2 import limits, lookup
 from gureum.services.ec2.block_devices import gib
 from gureum.services.ec2.capacity import require_room_in
@@ -158,7 +158,7 @@ async def delete(ctx: Context, snapshot: Snapshot) -> None:
     if snapshot.account != ctx.caller.account:
         raise ApiError("UnauthorizedOperation", "You do not own this snapshot.", 403)
     for image in await ctx.tx.find(Image, snapshots=snapshot.id):
-        if image.state is not ImageState.deregistered:
+        if lookup.IMAGE.visible(image):
             raise ApiError(
                 "InvalidSnapshot.InUse", f"The snapshot {snapshot.id} is currently in use by {image.id}"
             )

@@ -99,5 +99,14 @@ async def test_deregister_with_snapshots(rig: Rig) -> None:
 async def test_deregister_refuses(rig: Rig) -> None:
     await rig.change(Image, OWN, account="")
     await rig.fails("AuthFailure", "DeregisterImage", ImageId=OWN)
-    await rig.image("ami-00000000000000002", name="pending", state=ImageState.pending)
-    await rig.fails("InvalidAMIID.Unavailable", "DeregisterImage", ImageId="ami-00000000000000002")
+
+
+async def test_deregister_while_it_is_made(rig: Rig) -> None:
+    instance = await rig.running()
+    id = (await rig.call("CreateImage", InstanceId=instance, Name="gold"))["ImageId"]
+    [snapshot] = (await rig.get(Image, id)).snapshots
+    await rig.call("DeregisterImage", ImageId=id)
+    await rig.fails("InvalidAMIID.NotFound", "DescribeImages", ImageIds=[id])
+    image = await rig.get(Image, id)
+    assert (image.state, image.cancelled) == (ImageState.pending, True)
+    await rig.call("DeleteSnapshot", SnapshotId=snapshot)

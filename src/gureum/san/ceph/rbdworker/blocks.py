@@ -68,7 +68,7 @@ def write(session: Session, id: str, offset: int, data: bytes) -> None:
             with session.handles.use(id) as image:
                 if names.marks(image).get(names.DELETED):
                     raise Refused(f"there is no volume {id}", "missing")
-                volumes.require_unused(session, id, image, [])
+                volumes.require_unused(session, id, image)
                 _require_inside(id, image.size(), offset, len(data))
                 image.write(data, offset)
                 image.flush()

@@ -58,6 +58,11 @@ class Handles:
                 self._dropped.append(self._handles.pop(key))
             self._close_unused()
 
+    def close(self) -> None:
+        """All that nobody uses."""
+        for image, _ in list(self._handles):
+            self.drop(image)
+
     def _close_unused(self) -> None:
         excess = sorted(self._handles, key=lambda key: self._handles[key].used_at)[:-OPEN_MAX]
         for key in excess:

@@ -20,12 +20,14 @@ from . import blocks, frames, images, locks, snapshots, upkeep, volumes
 from .session import Refused, Session, explained
 
 THREADS = 8
+END_SECONDS = 1.0
 PROGRESS_STEP = 0.01
 Handler = Callable[..., Any]
 
 OPERATIONS: Mapping[str, Handler] = {
     "hello": Session.hello,
     "status": Session.status,
+    "fence": Session.fence,
     "find_volume": volumes.find,
     "create_volume": volumes.create,
     "resize_volume": volumes.resize,
@@ -139,4 +141,14 @@ def serve(session: Session, output: Output) -> None:
     with os.fdopen(0, "rb") as stream:
         while (message := frames.read(stream)) is not None:
             threads.submit(Request(session, output, *message).run)
-    os._exit(0)  # without waiting: a call to an absent cluster may never end
+    end(session, threads)
+
+
+def end(session: Session, threads: ThreadPoolExecutor) -> None:
+    """Finish what takes no longer than END_SECONDS: a call to a cluster that is away may never end."""
+    timer = threading.Timer(END_SECONDS, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+    threads.shutdown(wait=True, cancel_futures=True)
+    session.close()
+    os._exit(0)

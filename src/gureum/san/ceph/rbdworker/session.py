@@ -19,6 +19,8 @@ MON_SECONDS = 15
 """Mon commands here only ask, so that one may be given up and repeated. Writes have no such limit: one that
 was given up may still be done, after what was written next. Who waits too long for one kills this process."""
 STATUS_SECONDS = 2.0
+FENCED_SECONDS = 3600
+"""For clients whose process has ended: longer than anything of theirs can be on its way."""
 RESERVE_BYTES = 256 << 20
 OLD_RELEASES = ("firefly", "hammer", "infernalis", "jewel", "kraken", "luminous")
 """Clients of these cannot read clones of format 2."""
@@ -74,6 +76,22 @@ class Session:
             "address": self.cluster.get_addrs(),
             "client": self.cluster.get_instance_id(),
         }
+
+    def close(self) -> None:
+        self.handles.close()
+        self.io.close()
+        self.cluster.shutdown()
+
+    def fence(self, addresses: list[str], seconds: int = FENCED_SECONDS) -> None:
+        """Let the cluster take nothing more from these clients, and free what they hold.
+
+        From when this returns on, nothing that is done here can be followed by something of theirs.
+        """
+        add = getattr(self.cluster, "blocklist_add", None) or self.cluster.blacklist_add
+        with explained("fencing"):
+            for address in addresses:
+                add(address, seconds)
+            self.cluster.wait_for_latest_osdmap()
 
     def ask(self, prefix: str, **arguments: str) -> Any:
         """A mon command that changes nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import rbd
@@ -9,12 +10,15 @@ import rbd
 from . import volumes
 from .session import Refused, Session, explained
 
+log = logging.getLogger(__name__)
+
 
 def has(session: Session, id: str, volume: str) -> bool:
+    """Whether it is there, whole: see ``_complete``."""
     with explained(id):
         try:
-            with session.image(volume, read_only=True) as image:
-                return id in volumes.user_snapshots(image)
+            with session.image(volume, read_only=True, snapshot=id):
+                return True
         except rbd.ImageNotFound:
             return False
 
@@ -32,6 +36,8 @@ def create(session: Session, id: str, volume: str) -> bool:
 
 def _create(session: Session, image: Any, id: str, volume: str) -> bool:
     if id in volumes.user_snapshots(image):
+        if not has(session, id, volume):
+            _complete(image, id)
         return False
     if volumes.is_husk(image):
         raise Refused(f"there is no volume {volume}", "missing")
@@ -41,6 +47,13 @@ def _create(session: Session, image: Any, id: str, volume: str) -> bool:
     except rbd.ImageExists:
         return False
     return True
+
+
+def _complete(image: Any, id: str) -> None:
+    """Make the object map of a snapshot whose maker died before it did: without one it cannot be opened."""
+    log.warning("%s was cut short: its object map is made anew", id)
+    image.set_snap(id)
+    image.rebuild_object_map()
 
 
 def delete(session: Session, id: str, volume: str) -> bool:

@@ -13,7 +13,7 @@ from .session import Refused, Session, explained
 
 log = logging.getLogger(__name__)
 
-FENCED_SECONDS = 30 * 24 * 3600
+EVICTED_SECONDS = 30 * 24 * 3600
 """How long a lost host's clients are shut out: longer than one sleeps that wakes up once more."""
 
 
@@ -136,29 +136,34 @@ def release(session: Session, id: str, holder: str) -> bool:
 def evict(session: Session, id: str, holder: str) -> bool:
     """Take the lock from ``holder`` (CLOUD/HOST), a host that is lost; whether it had it.
 
-    Should its machines still run, they can write no more: the OSDs refuse all clients that have the image open.
+    Should its machines still run, they can write no more: the OSDs refuse all clients that have the image
+    open, and the one that has librbd's own lock, which it keeps when it cannot be reached for a while.
     """
     with explained(id):
         try:
             with session.image(id, read_only=True) as image:
                 object = locks.header(image)
-                watchers = {each["addr"] for each in image.watchers_list()}
+                clients = {each["addr"] for each in image.watchers_list()} | _lock_owners(image)
         except rbd.ImageNotFound:
             return False
         found = locks.holder(session, object)
         if found is None or found.cookie != holder:
             return False
-        for address in sorted(watchers - {session.cluster.get_addrs()}):
-            session.cluster.blocklist_add(address, FENCED_SECONDS)
+        others = sorted(clients - {session.cluster.get_addrs()})
+        session.fence(others, EVICTED_SECONDS)
+        for address in others:
             log.warning("%s: client %s is shut out of the cluster", id, address)
         return locks.release(session, object, holder)
 
 
-def delete(session: Session, id: str, own: list[str]) -> None:
-    """To the trash, or what its snapshots do not need of it.
+def _lock_owners(image: Any) -> set[str]:
+    """Addresses of who has librbd's own lock. It outlasts its owner's connection."""
+    found = image.list_lockers()
+    return {address for _, _, address in found["lockers"]} if found else set()
 
-    ``own``: addresses of this host's workers, which may have it open. Any other who has is a machine.
-    """
+
+def delete(session: Session, id: str) -> None:
+    """To the trash, or what its snapshots do not need of it."""
     session.handles.drop(id)
     with explained(id):
         names.settle(session, id)
@@ -170,7 +175,7 @@ def delete(session: Session, id: str, own: list[str]) -> None:
             return
         locks.take(session, id, object)
         with session.image(id) as image:
-            require_unused(session, id, image, own)
+            require_unused(session, id, image)
             kept = user_snapshots(image)
             if kept and not is_husk(image):
                 names.mark(image, **{names.DELETED: True})
@@ -221,9 +226,8 @@ def user_snapshots(image: Any) -> list[str]:
     ]
 
 
-def require_unused(session: Session, id: str, image: Any, own: list[str]) -> None:
+def require_unused(session: Session, id: str, image: Any) -> None:
     """Who has an image open to write watches it; after a process was killed, for 30 s more."""
-    mine = {session.cluster.get_addrs(), *own}
-    others = sorted({each["addr"] for each in image.watchers_list()} - mine)
+    others = sorted({each["addr"] for each in image.watchers_list()} - {session.cluster.get_addrs()})
     if others:
         raise Refused(f"{id} is open in a running machine (client {', '.join(others)})", "busy")

@@ -1,0 +1,85 @@
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gureum.cli import ceph
+from gureum.cli.cloud import Cloud
+from gureum.cli.main import app
+from gureum.errors import PoolUnavailable
+from gureum.san.ceph.health import ERROR, OK, WARN, Finding, Health, Recovery
+from gureum.san.ceph.status import Osd, Room, Status
+from gureum.san.settings import SanSettings
+
+GIB = 1 << 30
+ROOM = Room(raw=18 * GIB, raw_used=3 * GIB, usable=5 * GIB, used=GIB, copies=3, copies_min=2)
+OSDS = (
+    Osd("osd.0", True, True, 6 * GIB, GIB, "machine", "/dev/vdb", 4711),
+    Osd("osd.1", False, True, 6 * GIB, GIB),
+)
+
+
+def status(health: Health) -> Status:
+    return Status("f-s-i-d", "16.2.15", "gureum", health, ROOM, OSDS)
+
+
+def run(cloud: Cloud, *words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["san", "status", "--state-dir", str(cloud.state_dir), *words])
+    return result.exit_code, result.stdout
+
+
+def test_a_local_pool(cloud: Cloud) -> None:
+    cloud.configure()
+    layers = cloud.state_dir / "pool/layers"
+    layers.mkdir(parents=True)
+    (layers / "a").write_bytes(b"x" * 8192)
+    (cloud.state_dir / "pool/records").mkdir()
+    (cloud.state_dir / "pool/records/vol-1").touch()
+    code, text = run(cloud, "--json")
+    (pool,) = json.loads(text)["pools"]
+    assert (code, pool["volumes"], pool["used"]) == (0, 1, 8192)
+    code, text = run(cloud)
+    assert str(cloud.state_dir / "pool") in text
+    assert "8.0 KiB" in text
+
+
+@pytest.fixture
+def in_ceph(cloud: Cloud, tmp_path: Path) -> Cloud:
+    cloud.configure()
+    SanSettings("ceph", tmp_path / "ceph.conf", tmp_path / "keyring").save(cloud.state_dir)
+    return cloud
+
+
+@pytest.mark.parametrize(("severity", "code"), [(OK, 0), (WARN, 0), (ERROR, 1)])
+def test_a_cluster(in_ceph: Cloud, monkeypatch: pytest.MonkeyPatch, severity: str, code: int) -> None:
+    found = status(Health(severity))
+    monkeypatch.setattr(ceph, "look", lambda _cloud, _settings: found)
+    assert run(in_ceph)[0] == code
+    seen, text = run(in_ceph, "--json")
+    document = json.loads(text)
+    assert (seen, document["health"]["status"], document["room"]["copies"]) == (code, severity, 3)
+    assert document["osds"][0]["pid"] == 4711
+
+
+def test_in_words() -> None:
+    finding = Finding("OSD_DOWN", WARN, "osd.1 is down", "look at it")
+    text = "\n".join(ceph.lines(status(Health(WARN, (finding,), Recovery(300, 0, 4 << 20, 185)))))
+    assert "osd.1 is down  [OSD_DOWN]" in text
+    assert "-> look at it" in text
+    assert "300 copies of objects are missing; 4.0 MiB/s, about 3 min to go" in text
+    assert "1.0 GiB of 5.0 GiB used (20 %)" in text
+    assert "3 copies, writes need 2" in text
+    assert "DOWN, in" in text
+    idle = "\n".join(ceph.lines(status(Health(WARN, (), Recovery(300, 7, 0, None)))))
+    assert "7 are to move; nothing is being copied now" in idle
+
+
+def test_one_that_does_not_answer(in_ceph: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(*_: object) -> Status:
+        raise PoolUnavailable("no monitor answers")
+
+    monkeypatch.setattr(ceph, "look", look)
+    result = CliRunner().invoke(app, ["san", "status", "--state-dir", str(in_ceph.state_dir)])
+    assert "no monitor answers" in str(result.exception)
+    assert getattr(result.exception, "exit_code", None) == 4

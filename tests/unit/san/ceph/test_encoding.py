@@ -1,0 +1,53 @@
+"""Messages of object classes, against what a cluster said."""
+
+from __future__ import annotations
+
+from gureum.san.ceph.rbdworker import encoding
+from gureum.san.ceph.rbdworker.encoding import Locker
+
+GET_INFO_REPLY = bytes.fromhex(
+    "01015f00000001000000010112000000082310000000000000050000"
+    "0063312f683101013800000000000000000000000101011c000000"
+    "010000004c3c569c10000000020000007f0000010000000000000000"
+    "0900000064657363207465787401"
+    "00000000"
+)
+"""Of Ceph 16.2.15, with one locker."""
+
+
+def test_lockers_are_read():
+    assert encoding.lockers(GET_INFO_REPLY) == [Locker(0x1023, "c1/h1", "desc text")]
+
+
+def test_no_lockers():
+    assert encoding.lockers(encoding.structure(bytes(4) + b"\1" + bytes(4))) == []
+
+
+def test_what_a_newer_version_appends_is_skipped():
+    """In the structure of the locker's name."""
+    longer = GET_INFO_REPLY.replace(bytes.fromhex("01011200000008"), bytes.fromhex("02011700000008")).replace(
+        b"c1/h1", b"c1/h1later"
+    )
+    assert encoding.lockers(longer) == [Locker(0x1023, "c1/h1", "desc text")]
+
+
+def test_addresses_in_the_old_form():
+    start = GET_INFO_REPLY.index(bytes.fromhex("0101011c000000"))
+    end = GET_INFO_REPLY.index(bytes.fromhex("09000000646573"))
+    old = GET_INFO_REPLY[:start] + bytes(136) + GET_INFO_REPLY[end:]
+    info = GET_INFO_REPLY.index(bytes.fromhex("010138000000"))
+    grown = 0x38 + 136 - (end - start)
+    old = old[: info + 2] + grown.to_bytes(4, "little") + old[info + 6 :]
+    assert encoding.lockers(old) == [Locker(0x1023, "c1/h1", "desc text")]
+
+
+def test_requests():
+    assert encoding.lock_name("gureum") == b"\1\1\x0a\0\0\0" + b"\6\0\0\0gureum"
+    locker = Locker(0x1023, "c1/h1", "")
+    assert encoding.break_lock("g", locker) == (
+        b"\1\1\x17\0\0\0" + b"\1\0\0\0g" + b"\x08\x23\x10\0\0\0\0\0\0" + b"\5\0\0\0c1/h1"
+    )
+
+
+def test_strings():
+    assert encoding.read_string(b"xx" + encoding.string("größer") + b"more", 2) == ("größer", 14)
