@@ -130,6 +130,8 @@ class VolumeSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     source: str = ""
     source_volume: str = ""
     key: bytes = b""
+    encrypts: bool = False
+    """Its source is not encrypted: it is copied into it."""
     iops: int = 0
     throughput: int = 0
     machine: str = ""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gureum.agent.disks import Disks
+from gureum.agent.holds import Holds
 from gureum.agent.pool_volumes import PoolVolumes
 from gureum.control import instances, volumes
 from gureum.resources import Instance, Volume
@@ -35,11 +35,11 @@ def found(pattern: str, **options: Any) -> None:
 
 
 def test_a_volume_is_let_go_of_while_the_machine_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def let_go(self: Disks, pool: PoolVolumes, id: str) -> None:
+    async def let_go(self: Holds, pool: PoolVolumes, id: str) -> None:
         if pool.holds.pop(id, None) is not None:
             await pool.pool.release_volume(id)
 
-    monkeypatch.setattr(Disks, "_let_go", let_go)
+    monkeypatch.setattr(Holds, "let_go", let_go)
     found("holds it|held by None")
 
 

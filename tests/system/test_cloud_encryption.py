@@ -44,7 +44,7 @@ def cloud(tiny_image: ImageManifest) -> Iterator[RealCloud]:
 
 def programs(cloud: RealCloud) -> set[int]:
     """The processes that encrypt, where it is not the kernel."""
-    mark = f"{wireguard.PROGRAM}\0wg{cloud.config.index}".encode()
+    mark = f"{wireguard.PROGRAM}\0gw{cloud.config.index}".encode()
     return {pid for pid, command in command_lines() if command.startswith(mark)}
 
 

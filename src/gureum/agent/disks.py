@@ -9,10 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
+from gureum.agent.copies import Copies, source_volume
+from gureum.agent.failures import Failures, Key
+from gureum.agent.holds import Holds
 from gureum.agent.live import MachineDisk
-from gureum.agent.pool_volumes import Lost, PoolVolumes, header_bytes, lasting, passing, stored_bytes
+from gureum.agent.pool_volumes import Lost, PoolVolumes, header_bytes, stored_bytes
 from gureum.agent.settled import Settled
 from gureum.agent.workers import Workers
 from gureum.env import Env
@@ -38,21 +41,7 @@ log = logging.getLogger(__name__)
 S = TypeVar("S", VolumeSpec, SnapshotSpec)
 
 CONCURRENT_MAX = 8
-ATTEMPTS_MAX = 4
-"""A pool operation that fails so often is reported as failed for good; a deletion never is."""
-
 HOLDS = (MachineState.starting, MachineState.running, MachineState.paused, MachineState.shutdown)
-
-Key = tuple[str, str]
-"""What work is on: "volume", "snapshot", "compact", "release" or "image", and the id."""
-
-
-class Failure(NamedTuple):
-    """``final``: it is not tried again, but reported as failed."""
-
-    attempts: int
-    error: PoolError
-    final: bool
 
 
 class Disks:
@@ -74,19 +63,20 @@ class Disks:
         self.local = self.pools[LOCAL]
         self.shared = [pool for pool in self.pools.values() if pool.shared]
         self._changed = changed
-        self._released = released
         self._images: dict[str, ImageSpec] = {}
         self._locks = KeyedLocks()
+        self._holds = Holds(env, self.shared, self._locks, self._live, released)
         self._held: dict[str, frozenset[str]] = {}
         """The volumes that each machine had when it was last looked at."""
         self._limits: dict[str, tuple[int, int]] = {}
         """The IOPS and throughput that each volume has for certain, in a machine or when one opens it."""
         self._sealed: set[str] = set()
         """New encrypted volumes that have their header for certain."""
-        self._failures: dict[Key, Failure] = {}
+        self._failures = Failures()
         self._volume_specs = Settled[VolumeSpec]()
         self._snapshot_specs = Settled[SnapshotSpec]()
         self._workers = Workers[Key](self._work, CONCURRENT_MAX)
+        self._copies = Copies(env, lambda volume: self._workers.kick(("volume", volume)))
 
     async def refresh(self, pool: PoolVolumes) -> None:
         """See how much room there is, and whether a shared pool answers. Raises PoolError."""
@@ -94,7 +84,7 @@ class Disks:
         await pool.refresh()
         if away:
             log.info("the pool %s answers again", pool.name)
-            for key in list(self._failures):
+            for key in self._failures.known():
                 self._workers.kick(key)
             for id, spec in self._volume_specs.specs.items():
                 if spec.pool == pool.name:
@@ -103,6 +93,7 @@ class Disks:
     async def close(self) -> None:
         """End the work under way, and let other processes have the pools."""
         await self._workers.close()
+        await self._copies.close()
         for pool in self.pools.values():
             await pool.pool.close()
 
@@ -124,7 +115,7 @@ class Disks:
                 self._workers.kick(("image", image.id))
 
     def _asked_anew(self, key: Key, wanted: bool) -> None:
-        self._failures.pop(key, None)
+        self._failures.forget(key)
         if not wanted and key[0] == "volume":
             self._volume_specs.forget(key[1])
         elif not wanted:
@@ -145,7 +136,7 @@ class Disks:
                 self._workers.kick(("volume", id))
             elif id in released and spec.pool == LOCAL:
                 self._workers.kick(("compact", id))
-        for id in self.holding(machine) - holds:
+        for id in self._holds.of(machine) - holds:
             self._workers.kick(("release", id))
 
     # For machines
@@ -161,15 +152,14 @@ class Disks:
 
     def lost(self, volume: str) -> bool:
         """Whether the pool once had the volume, and does not any more."""
-        failure = self._failures.get(("volume", volume))
-        return failure is not None and isinstance(failure.error, Lost)
+        return isinstance(self._failures.error("volume", volume), Lost)
 
     def spec(self, volume: str) -> VolumeSpec:
         return self._volume_specs.specs[volume]
 
     def holding(self, machine: str) -> set[str]:
         """The shared volumes that are held for the machine: other hosts can't have them."""
-        return {id for pool in self.shared for id, owner in pool.holds.items() if owner == machine}
+        return self._holds.of(machine)
 
     def stuck(self, volumes: Iterable[str]) -> str:
         """Why a machine with these volumes can't use them now, "" if it can."""
@@ -242,7 +232,7 @@ class Disks:
             await self._towards(key, self._snapshot_specs, self._step_snapshot)
             await self._forget(key, self._snapshot_specs)
         elif kind == "release":
-            await self._release(id)
+            await self._holds.release(id)
             await self._forget(key, self._volume_specs)
         elif kind == "image":
             await self._bring_image(id)
@@ -254,8 +244,8 @@ class Disks:
     async def _towards(self, key: Key, specs: Settled[S], step: Callable[[S], Awaitable[bool]]) -> None:
         """Make the volume or snapshot what its spec says, and say so; or say for good that it failed."""
         kind, id = key
-        spec, failure = specs.specs.get(id), self._failures.get(key)
-        if spec is None or (failure is not None and failure.final):
+        spec = specs.specs.get(id)
+        if spec is None or self._failures.final(kind, id) is not None:
             return
         try:
             done = await step(spec)
@@ -265,16 +255,13 @@ class Disks:
             if specs.specs.get(id) != spec:
                 self._workers.kick(key)
                 return
-            attempts = (failure.attempts if failure is not None else 0) + (not passing(error))
-            final = spec.present and (lasting(error) or attempts >= ATTEMPTS_MAX)
-            self._failures[key] = Failure(attempts, error, final)
-            if not final:
+            if not self._failures.note(key, error, spec.present).final:
                 raise
             log.error("%s %s: %s", kind, id, error)
             specs.settle(id, spec)
             self._kick_dependents(spec)
         else:
-            self._failures.pop(key, None)
+            self._failures.forget(key)
             if done and not specs.settle(id, spec):
                 self._workers.kick(key)
         self._changed(spec.id if isinstance(spec, VolumeSpec) else spec.volume)
@@ -284,7 +271,7 @@ class Disks:
         id = key[1]
         if id not in specs.specs and self.shared:
             if key[0] != "snapshot":
-                await self._release(id)
+                await self._holds.release(id)
             for pool in self.shared:
                 if id not in specs.specs and id not in pool.holds:
                     pool.forget(id)
@@ -295,10 +282,14 @@ class Disks:
         if pool.shared:
             await self._ask(pool, spec)
         if not spec.present:
+            await self._copies.stop(id)
             async with self._locks.hold(id):
                 if self._live(id) is not None or self._awaits_snapshot(pool, id):
                     return False
-                await self._let_go(pool, id)
+                await self._holds.let_go(pool, id)
+                if spec.encrypts:
+                    await pool.pool.delete_volume(source_volume(id))
+                    pool.volumes.pop(source_volume(id), None)
                 await pool.pool.delete_volume(id)
             pool.volumes.pop(id, None)
             self._limits.pop(id, None)
@@ -313,30 +304,41 @@ class Disks:
             async with self._locks.hold(id):
                 await pool.create(spec)
             self.env.crashpoint("agent.volume.created")
-            await self._seal(pool, spec)
-            self._kick_dependents(spec)
+            if self._is_whole(spec):
+                self._kick_dependents(spec)
         elif pool.volumes[id].size_bytes < stored_bytes(spec):
             async with self._locks.hold(id):
                 await pool.pool.resize_volume(id, stored_bytes(spec), self._live(id))
             pool.volumes[id] = VolumeInfo(id=id, size_bytes=stored_bytes(spec))
             self.env.crashpoint("agent.volume.resized")
-        await self._seal(pool, spec)
+        if not self._is_whole(spec):
+            if not await self._seal(pool, spec):
+                return False
+            self._kick_dependents(spec)
         await self._limit(spec)
         return True
 
-    async def _seal(self, pool: PoolVolumes, spec: VolumeSpec) -> None:
-        """Give a new encrypted volume its header. Done once more, it changes nothing (see ``san.luks``)."""
-        if self._is_whole(spec):
-            return
+    async def _seal(self, pool: PoolVolumes, spec: VolumeSpec) -> bool:
+        """Give a new encrypted volume its header, and what is to be copied into it; whether that is done.
+
+        Done once more, it changes nothing (see ``san.luks``).
+        """
         async with self._locks.hold(spec.id):
+            # A machine had it only after it was done.
             if self._live(spec.id) is None:
-                await pool.pool.write_volume(spec.id, 0, luks_header(spec.key))
+                if not spec.encrypts:
+                    await pool.pool.write_volume(spec.id, 0, luks_header(spec.key))
+                elif not await self._copies.step(pool.pool, spec):
+                    return False
+                pool.volumes.pop(source_volume(spec.id), None)
         self._sealed.add(spec.id)
         self.env.crashpoint("agent.volume.sealed")
+        return True
 
     def _is_whole(self, spec: VolumeSpec) -> bool:
         """Whether a volume that the pool has is all made: encrypted ones have their header, or a clone's."""
-        return not spec.key or spec.made or bool(spec.source) or spec.id in self._sealed
+        cloned = bool(spec.source) and not spec.encrypts
+        return not spec.key or spec.made or cloned or spec.id in self._sealed
 
     async def _ask(self, pool: PoolVolumes, spec: VolumeSpec) -> None:
         """See what the shared pool has of the volume; let go of it if an agent before this one did not."""
@@ -347,7 +349,7 @@ class Disks:
                 return
             await pool.ask_volume(spec)
             if spec.id in pool.volumes:
-                await self._let_go(pool, spec.id)
+                await self._holds.let_go(pool, spec.id)
             else:
                 pool.holds.pop(spec.id, None)
         self._kick_dependents(spec)
@@ -367,13 +369,13 @@ class Disks:
             snapshot.volume == id
             and snapshot.present
             and snapshot.id not in pool.snapshots
-            and self._final_error("snapshot", snapshot.id) is None
+            and self._failures.final("snapshot", snapshot.id) is None
             for snapshot in self._snapshot_specs.specs.values()
         )
 
     async def _source_ready(self, pool: PoolVolumes, spec: VolumeSpec) -> bool:
         if spec.source.startswith("snap-"):
-            if (error := self._final_error("snapshot", spec.source)) is not None:
+            if (error := self._failures.final("snapshot", spec.source)) is not None:
                 raise Lost(str(error))
             return pool.shared or spec.source in pool.snapshots
         if spec.source:
@@ -392,10 +394,9 @@ class Disks:
                 pool = self._pool(name)
                 await (pool.add_image(image) if image.present else pool.remove_image(image))
             except PoolError as error:
-                before = self._failures.get(("image", id))
-                self._failures["image", id] = Failure(before.attempts + 1 if before else 1, error, False)
+                self._failures.note(("image", id), error, False)
                 raise
-        self._failures.pop(("image", id), None)
+        self._failures.forget(("image", id))
 
     async def _step_snapshot(self, spec: SnapshotSpec) -> bool:
         """As ``_step_volume``."""
@@ -411,7 +412,8 @@ class Disks:
             if spec.made:
                 raise Lost(f"{id} is not in the pool any more: its data is lost")
             async with self._locks.hold(spec.volume):
-                if spec.volume not in pool.volumes:
+                volume = self._volume_specs.specs.get(spec.volume)
+                if spec.volume not in pool.volumes or (volume is not None and not self._is_whole(volume)):
                     return False
                 await pool.pool.create_snapshot(id, spec.volume, self._live(spec.volume))
             pool.snapshots.add(id)
@@ -429,26 +431,6 @@ class Disks:
         for volume in self._volume_specs.specs.values():
             if volume.source == spec.id:
                 self._workers.kick(("volume", volume.id))
-
-    async def _release(self, id: str) -> None:
-        """Let other hosts have the volume, if no machine here has it open any more."""
-        for pool in self.shared:
-            if id in pool.holds:
-                async with self._locks.hold(id):
-                    await self._let_go(pool, id)
-
-    async def _let_go(self, pool: PoolVolumes, id: str) -> None:
-        """The caller holds the volume's lock."""
-        if id not in pool.holds:
-            return
-        live = self._live(id)
-        if live is not None:
-            pool.holds[id] = live.machine
-            return
-        await pool.pool.release_volume(id)
-        owner = pool.holds.pop(id)
-        self.env.crashpoint("agent.volume.released")
-        self._released(owner)
 
     async def _compact(self, id: str) -> None:
         """Merge the layers of a volume that no machine has, if there are many. The caller holds its lock."""
@@ -468,7 +450,7 @@ class Disks:
 
     def volume_reports(self) -> Iterator[VolumeReport]:
         for id, spec in sorted(self._volume_specs.specs.items()):
-            pool, error = self.pools.get(spec.pool), self._final_error("volume", id)
+            pool, error = self.pools.get(spec.pool), self._failures.final("volume", id)
             info = pool.volumes.get(id) if pool is not None else None
             yield VolumeReport(
                 id=id,
@@ -488,28 +470,23 @@ class Disks:
                 id=id,
                 revision=self._snapshot_specs.settled(id),
                 present=pool is not None and id in pool.snapshots,
-                error=str(self._final_error("snapshot", id) or ""),
+                error=str(self._failures.final("snapshot", id) or ""),
             )
         for id in sorted(self._leaving("snapshot", self._snapshot_specs)):
             yield SnapshotReport(id=id)
 
     def _leaving(self, kind: str, specs: Settled[S]) -> set[str]:
         """What no spec names any more, and work here is not done with yet."""
-        held = {id for pool in self.shared for id in pool.holds} if kind == "volume" else set()
+        held = self._holds.all() if kind == "volume" else set()
         busy = {id for each, id in self._workers.busy_keys() if each == kind} if self.shared else set()
         return (held | busy) - specs.specs.keys()
-
-    def _final_error(self, kind: str, id: str) -> PoolError | None:
-        failure = self._failures.get((kind, id))
-        return failure.error if failure is not None and failure.final else None
 
     def problems(self) -> Iterator[str]:
         """For people: what goes wrong, and what the pool has that no spec mentions."""
         for pool in self.shared:
             if pool.error:
                 yield f"pool {pool.name}: {pool.error}"
-        for (kind, id), failure in self._failures.items():
-            yield f"{kind} {id}: {failure.error} ({failure.attempts} attempts)"
+        yield from self._failures.texts()
         if self._volume_specs.revision:
             for id in sorted(self.local.volumes.keys() - self._volume_specs.specs.keys()):
                 yield f"volume {id}: in the pool, but unknown to the manager; kept"

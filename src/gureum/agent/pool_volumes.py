@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from gureum.errors import PoolError, PoolFull, PoolUnavailable
+from gureum.errors import PoolError
 from gureum.hostspec import ImageSpec, PoolReport, VolumeSpec
 from gureum.san.base import Pool, VolumeInfo
 from gureum.san.luks import LUKS_HEADER_BYTES
@@ -116,7 +116,8 @@ class PoolVolumes:
     async def create(self, spec: VolumeSpec) -> None:
         try:
             size = stored_bytes(spec)
-            await self.pool.create_volume(spec.id, size, spec.source, spec.source_volume)
+            source = "" if spec.encrypts else spec.source
+            await self.pool.create_volume(spec.id, size, source, spec.source_volume if source else "")
         except PoolError:
             # The image may have left the pool meanwhile.
             self._images.pop(spec.source, None)
@@ -142,16 +143,6 @@ def header_bytes(spec: VolumeSpec) -> int:
 def stored_bytes(spec: VolumeSpec) -> int:
     """The size that the volume has in the pool."""
     return spec.size_bytes + header_bytes(spec)
-
-
-def passing(error: PoolError) -> bool:
-    """Whether an operation that failed so is tried again without end."""
-    return isinstance(error, PoolUnavailable)
-
-
-def lasting(error: PoolError) -> bool:
-    """Whether another try would fail, too."""
-    return isinstance(error, PoolFull | Lost)
 
 
 class Lost(PoolError):

@@ -1,11 +1,13 @@
-"""One end of a TCP flow, as a process: how fast it goes, or how long an answer takes.
+"""One end of a TCP flow, as a process: how fast it goes, how long an answer takes, what that costs.
 
     python -m gureum.bench.flow serve ADDRESS PORT
     python -m gureum.bench.flow send ADDRESS PORT SECONDS      prints bytes a second
     python -m gureum.bench.flow ask ADDRESS PORT SECONDS       prints seconds to an answer, the median
+    python -m gureum.bench.flow cost ADDRESS PORT SECONDS      prints seconds of processor time for an answer
 
 The server takes one connection after another; the first byte of each says what it is for: "s" to be sent to,
-"a" to be asked. Standard library only, so that it starts at once.
+"a" to be asked, "c" to be asked and to tell its processor time at the end. Standard library only, so that it
+starts at once.
 """
 
 from __future__ import annotations
@@ -31,9 +33,12 @@ def serve(address: str, port: int) -> None:
             if kind == b"s":
                 received = _sink(connection)
                 connection.sendall(received.to_bytes(8, "big"))
-            elif kind == b"a":
+            elif kind in (b"a", b"c"):
+                began = time.process_time_ns()
                 while data := connection.recv(64):
                     connection.sendall(data)
+                if kind == b"c":
+                    connection.sendall((time.process_time_ns() - began).to_bytes(8, "big"))
 
 
 def _say(text: str) -> None:
@@ -84,19 +89,37 @@ def ask(address: str, port: int, seconds: float) -> float:
     return statistics.median(times)
 
 
+def cost(address: str, port: int, seconds: float) -> float:
+    """The processor time of both ends for a byte there and back; the kernel's on the way is theirs."""
+    with _connect(address, port) as connection:
+        connection.sendall(b"c")
+        count = 0
+        began, end = time.process_time_ns(), time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            connection.sendall(b"x")
+            connection.recv(1)
+            count += 1
+        own = time.process_time_ns() - began
+        connection.shutdown(socket.SHUT_WR)
+        other = int.from_bytes(connection.recv(8, socket.MSG_WAITALL), "big")
+    return (own + other) / 1e9 / count
+
+
 def _pin(last: bool) -> None:
-    """Each end on a processor of its own: where the scheduler puts them makes more than any device does."""
+    """Each end on a processor of its own: where the scheduler puts them makes more than any device does. For
+    what it costs, both on one.
+    """
     processors = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {processors[-1 if last else 0]})
 
 
 def main(arguments: list[str]) -> None:
     what, address, port = arguments[0], arguments[1], int(arguments[2])
-    _pin(what == "serve")
+    _pin(what in ("serve", "cost"))
     if what == "serve":
         serve(address, port)
     else:
-        _say(str({"send": send, "ask": ask}[what](address, port, float(arguments[3]))))
+        _say(str({"send": send, "ask": ask, "cost": cost}[what](address, port, float(arguments[3]))))
 
 
 if __name__ == "__main__":

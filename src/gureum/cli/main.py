@@ -218,6 +218,8 @@ def down(
         daemons = cloud.running_daemons()
         if not keep_guests and (was_running or guests or daemons or cloud.has_fabric()):
             cloud.evacuate()
+        elif not guests:
+            cloud.stop_daemons()
     left = cloud.guests()
     if as_json:
         show_json({"was_running": was_running, "guests_running": left})

@@ -19,7 +19,7 @@ from gureum.cli.san_options import OSD_BYTES_MIN, Choice
 from gureum.errors import GureumError, PoolUnavailable
 from gureum.files import make_directories
 from gureum.resources import Snapshot, Volume
-from gureum.san.ceph import bootstrap, existing, pools
+from gureum.san.ceph import bootstrap, existing, machine, pools
 from gureum.san.ceph.cluster import LOOPBACK, OSDS_MAX, OSDS_MIN, Cluster, Record, new_fsid
 from gureum.san.settings import SanSettings
 from gureum.store.base import Transaction
@@ -58,6 +58,7 @@ def choose(cloud: Cloud, choice: Choice | None) -> None:
         elif choice.kind == "ceph":
             _require_good(after)
         if after != before:
+            cloud.stop_daemons()  # those that went on without the cloud are not known as its own from here on
             after.save(cloud.state_dir)
     except (GureumError, OSError) as error:
         raise CliError(str(error)) from error
@@ -150,7 +151,7 @@ def _have_record(cloud: Cloud, choice: Choice) -> None:
     make_directories(cluster.directory)
     record = Record(
         fsid=new_fsid(),
-        mon_port=bootstrap.choose_port(index, LOOPBACK),
+        mon_port=machine.choose_port(index, LOOPBACK),
         osds=len(choice.devices) or OSDS_MIN,
         osd_bytes=0 if choice.devices else choice.osd_bytes or default_osd_bytes(cloud.state_dir),
         devices=choice.devices,
@@ -229,7 +230,7 @@ def prepare(cloud: Cloud, config: CloudConfig, progress: Callable[[str], None]) 
 
 def _require_port(cluster: Cluster, address: str) -> None:
     port = cluster.record().mon_port
-    if not bootstrap.is_free(address, port):
+    if not machine.is_free(address, port):
         raise CliError(
             f"{address} port {port}, the storage cluster's own, cannot be used",
             f"see who has it: ss -ltnp 'sport = :{port}'",

@@ -122,7 +122,7 @@ async def forget_key(tx: Transaction, thing: Volume | Snapshot) -> None:
     """``thing`` was just deleted: its key goes, too, unless another volume or snapshot has it."""
     if not thing.key:
         return
-    others = await tx.count(Volume, key=thing.key) + await tx.count(Snapshot, key=thing.key)
+    others = await tx.count(Volume, keys=thing.key) + await tx.count(Snapshot, keys=thing.key)
     record = await tx.get(VolumeKey, thing.key)
     if record is not None and not others:
         await tx.delete(record)

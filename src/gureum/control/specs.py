@@ -136,6 +136,7 @@ def _volume(volume: Volume, shares: Shares, key: bytes) -> VolumeSpec:
         source=volume.source,
         source_volume=shares.volumes.get(volume.source, ""),
         key=key,
+        encrypts=volume.encrypts,
         machine=(volume.instance or "") if shared(volume.pool) else "",
         evict=shares.lost(volume) if shared(volume.pool) else (),
         iops=volume.iops,

@@ -19,7 +19,8 @@ _MAP_CREATE, _MAP_UPDATE, _MAP_DELETE, _PROGRAM_LOAD = 0, 2, 3, 5
 HASH, ARRAY, LRU_HASH = 1, 2, 9
 NO_PREALLOCATION = 1
 _CLASSIFIER = 3
-_LICENSE = b"GPL"
+_LICENSE = b""
+"""The kernel wants one for some functions only, of which none is called here."""
 _VERIFIER_LOG_BYTES = 1 << 16
 
 _NEW_QDISC, _NEW_FILTER = 36, 44

@@ -13,12 +13,13 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
+from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
 
 from gureum.errors import NetworkError
 from gureum.network import namespaces, wireguard
-from gureum.network.names import INDEX_MAX, storage_ports
+from gureum.network.names import INDEX_MAX, Names, storage_ports
 from gureum.network.namespaces import command, ip_batch, nft, visit, write_sysctl
 from gureum.network.ruleset import Chain, Table, replace_table
 
@@ -151,7 +152,8 @@ class Fabric:
             ip_batch([f"link delete {port}" for port in ports])
             for namespace in self.namespaces():
                 # What encrypts may be a process, which would keep the namespace.
-                visit(namespace, lambda: wireguard.remove(f"wg{self.index}"))
+                own = Names(self.index, host=int(namespace.rpartition("-")[2])).wireguard
+                visit(namespace, partial(wireguard.remove, own))
                 namespaces.remove(namespace)
             if self.bridge in _devices():
                 ip_batch([f"link delete {self.bridge}"])

@@ -57,8 +57,8 @@ class Names:
         self.namespace_prefix = f"gm{owner}-"
         self.nat_prefix = f"gn{owner}-"
         self.uplink_prefix = f"gu{index}-"
-        # A program that makes the device has a socket of this name, which is the machine's.
-        self.wireguard = f"wg{owner}"
+        # A program that makes the device has a socket of this name, which is the machine's. Others have wg0.
+        self.wireguard = f"gw{owner}"
 
     def namespace(self, network_id: int) -> str:
         return f"{self.namespace_prefix}{network_id}"

@@ -125,10 +125,9 @@ def _start(name: str, why: str) -> None:
         raise NetworkError(f"{PROGRAM} {name}: {' '.join(done.stderr.split())[-500:]}")
 
 
-def remove(prefix: str) -> None:
-    """Remove the devices of the calling thread's namespace whose names begin so, and what made them."""
-    for name in sorted(links.devices(prefix)):
-        command(["ip", "link", "delete", name], fails=True)
+def remove(name: str) -> None:
+    """Remove the device of the calling thread's namespace, and with it the process that made it, if any."""
+    command(["ip", "link", "delete", name], fails=True)
 
 
 def configure(hosts: Iterable[HostPlan], key_file: Path) -> str:

@@ -83,6 +83,8 @@ class Volume(Record, frozen=True, kw_only=True, omit_defaults=True):
     encrypted: bool = False
     key: str = ""
     """The id of its key in the key store."""
+    encrypts: bool = False
+    """Its source is not encrypted: making it is copying that."""
     snapshot: str = ""
     """The snapshot id that DescribeVolumes shows, "" if made empty."""
     created: datetime
@@ -96,8 +98,13 @@ class Volume(Record, frozen=True, kw_only=True, omit_defaults=True):
     """The id of the snapshot that it is made for: nobody sees it, and it goes when that one is taken."""
     purge_at: float = 0.0
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """For the index: most volumes have none."""
+        return (self.key,) if self.key else ()
+
     kind: ClassVar[str] = "volume"
-    indexes: ClassVar[tuple[str, ...]] = ("account", "host", "state", "instance", "source", "key")
+    indexes: ClassVar[tuple[str, ...]] = ("account", "host", "state", "instance", "source", "keys")
     transitions: ClassVar[Transitions] = table(
         VolumeState,
         creating="available in_use deleting error",
@@ -151,6 +158,11 @@ class Snapshot(Record, frozen=True, kw_only=True, omit_defaults=True):
     """Accounts that may make volumes of it, besides its own."""
 
     @property
+    def keys(self) -> tuple[str, ...]:
+        """As of a volume."""
+        return (self.key,) if self.key else ()
+
+    @property
     def taken_of(self) -> str:
         """The volume in the pool."""
         return self.staging or self.volume
@@ -161,7 +173,7 @@ class Snapshot(Record, frozen=True, kw_only=True, omit_defaults=True):
         return bool(self.after) or self.timeout_seconds > 0
 
     kind: ClassVar[str] = "snapshot"
-    indexes: ClassVar[tuple[str, ...]] = ("account", "host", "state", "volume", "key")
+    indexes: ClassVar[tuple[str, ...]] = ("account", "host", "state", "volume", "keys")
     transitions: ClassVar[Transitions] = table(
         SnapshotState, pending="completed error deleting", completed="deleting", error="deleting"
     )

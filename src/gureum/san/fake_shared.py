@@ -15,12 +15,13 @@ from typing import TypeVar
 from gureum.env import Env
 from gureum.errors import PoolError, PoolFull, PoolUnavailable
 from gureum.san.base import Inventory, LiveDisk, RbdDisk, VolumeInfo
-from gureum.san.blocks import merged
+from gureum.san.blocks import merged, require_inside
 from gureum.san.fake import BLOCK_BYTES, Blocks
+from gureum.san.layers import SIZE_MAX
+from gureum.san.records import require_id
 
 STEP_SECONDS = (0.001, 0.05)
 SLOW_SECONDS = (0.5, 30.0)
-SLOW_CHANCE = 0.02
 QUICK = ("open_volume", "release_volume", "evict")
 """What is never slow: a hold that comes to pass long after its agent died would stay."""
 AWAY_SECONDS = 5.0
@@ -40,6 +41,8 @@ class FakeImage:
         self.source = source
         self.blocks = blocks
         self.snapshots: dict[str, Blocks] = {}
+        self.sizes: dict[str, int] = {}
+        """In bytes, of the snapshots."""
         self.husk = False
         self.holder: str | None = None
         self.holds = 0
@@ -59,6 +62,8 @@ class FakeSan:
         self.rbd: dict[str, FakeImage] = {}
         self.made: dict[str, str] = {}
         """By volume that ever was, what it was made from."""
+        self.slow_chance = 0.0
+        """That what is asked takes SLOW_SECONDS."""
         self.down = False
         self.cut_off: set[str] = set()
         """Hosts that do not reach it."""
@@ -144,7 +149,7 @@ class FakeSan:
     def image(self, id: str) -> FakeImage:
         image = self.rbd.get(id)
         if image is None or image.husk:
-            raise PoolError(f"{id} is not in the pool {self.name}")
+            raise PoolError(f"there is no volume {id}")
         return image
 
     def require(self, need_bytes: int) -> None:
@@ -181,6 +186,8 @@ class FakeSharedPool:
         )
 
     async def find_volume(self, id: str) -> VolumeInfo | None:
+        require_id(id, "vol")
+
         def find() -> VolumeInfo | None:
             if id not in self._san.volumes():
                 return None
@@ -197,10 +204,16 @@ class FakeSharedPool:
     async def create_volume(
         self, id: str, size_bytes: int, source: str = "", source_volume: str = ""
     ) -> None:
+        require_id(id, "vol")
+        _require_size(id, size_bytes)
+
         def create() -> None:
             san = self._san
             if id in san.volumes():
+                if san.made[id] != source:
+                    raise PoolError(f"{id} exists already, made from {san.made[id] or 'nothing'}")
                 return
+            origin: FakeImage | None = None
             if source.startswith("ami-"):
                 blocks = san.images.get(source)
             elif source:
@@ -209,7 +222,11 @@ class FakeSharedPool:
             else:
                 blocks = {}
             if blocks is None:
-                raise PoolError(f"{source} is not in the pool {san.name}")
+                raise PoolError(f"{id}: there is no {source} to make it from")
+            if origin is not None and size_bytes < origin.sizes[source]:
+                raise PoolError(
+                    f"{id}: {size_bytes} bytes are less than the {origin.sizes[source]} of {source}"
+                )
             assert id not in san.made or san.made[id] == source, f"{id} is made once more, of something else"
             san.require((1 + len(blocks)) * BLOCK_BYTES)
             san.rbd[id] = FakeImage(size_bytes, source, dict(blocks))
@@ -221,7 +238,7 @@ class FakeSharedPool:
         def resize() -> None:
             image = self._san.image(id)
             if image.size_bytes > size_bytes:
-                raise PoolError(f"{id} has {image.size_bytes} bytes, which is more than {size_bytes}")
+                raise PoolError(f"{id} has {image.size_bytes} bytes, and cannot shrink to {size_bytes}")
             image.size_bytes = size_bytes
 
         await self._do("resize_volume", resize)
@@ -244,7 +261,8 @@ class FakeSharedPool:
         def create() -> None:
             image = self._san.image(volume)
             self._san.require(BLOCK_BYTES)
-            image.snapshots.setdefault(id, dict(image.blocks))
+            if id not in image.snapshots:
+                image.snapshots[id], image.sizes[id] = dict(image.blocks), image.size_bytes
 
         frozen = live is not None and await live.freeze()
         try:
@@ -263,6 +281,10 @@ class FakeSharedPool:
         await self._do("delete_snapshot", delete)
 
     async def add_image(self, id: str, disk: str, format: str, size_bytes: int) -> None:
+        if format not in ("raw", "qcow2"):
+            raise PoolError(f"{id}: disk format {format[:80]!r} is neither raw nor qcow2")
+        _require_size(id, size_bytes)
+
         def add() -> None:
             self._san.images.setdefault(id, dict(self._san.disks.get(disk, {})))
 
@@ -325,13 +347,17 @@ class FakeSharedPool:
 
     async def read_snapshot(self, id: str, volume: str, offset: int, length: int) -> bytes:
         def read() -> bytes:
-            return _bytes(self._taken(id, volume).snapshots[id], offset, length)
+            image = self._taken(id, volume)
+            require_inside(id, image.sizes[id], offset, length)
+            return _bytes(image.snapshots[id], offset, length)
 
         return await self._do("read_snapshot", read)
 
     async def write_volume(self, id: str, offset: int, data: bytes) -> None:
         def write() -> None:
-            blocks = self._san.image(id).blocks
+            image = self._san.image(id)
+            require_inside(id, image.size_bytes, offset, len(data))
+            blocks = image.blocks
             first, last = offset // BLOCK_BYTES, (offset + len(data) - 1) // BLOCK_BYTES
             start = offset - first * BLOCK_BYTES
             old = _bytes(blocks, first * BLOCK_BYTES, (last - first + 1) * BLOCK_BYTES)
@@ -344,7 +370,7 @@ class FakeSharedPool:
     def _taken(self, id: str, volume: str) -> FakeImage:
         image = self._san.rbd.get(volume)
         if image is None or id not in image.snapshots:
-            raise PoolError(f"{id} is not in the pool {self._san.name}")
+            raise PoolError(f"there is no snapshot {id}")
         return image
 
     async def close(self) -> None:
@@ -359,7 +385,7 @@ class FakeSharedPool:
         self._env.crashpoint("fake.san.asked")
         self._san.take_failure(step)
         rng = self._env.random
-        slow = step not in QUICK and rng.random() < SLOW_CHANCE
+        slow = step not in QUICK and rng.random() < self._san.slow_chance
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
         def happen() -> None:
@@ -377,6 +403,11 @@ class FakeSharedPool:
         seconds = rng.uniform(*(SLOW_SECONDS if slow else STEP_SECONDS)) + self._san.take_delay(step)
         asyncio.get_running_loop().call_later(seconds, happen, context=contextvars.Context())
         return await done
+
+
+def _require_size(id: str, size_bytes: int) -> None:
+    if not 0 < size_bytes <= SIZE_MAX or size_bytes % 512:
+        raise PoolError(f"{id}: {size_bytes} bytes is no size of a disk")
 
 
 def _bytes(blocks: Blocks, offset: int, length: int) -> bytes:

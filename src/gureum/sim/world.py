@@ -161,6 +161,7 @@ class World:
             self.cloud = replace(CLOUD, pool=SAN, type_pools=(("standard", LOCAL),))
             self.san = FakeSan(SAN, POOL_BYTES)
             self.san.disks[IMAGE.disk] = dict(IMAGE_BLOCKS)
+            self.san.slow_chance = 0.02
             for host in self.hosts[:-1]:
                 host.zone = ""
         self.manager: Manager | None = None

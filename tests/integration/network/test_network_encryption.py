@@ -192,7 +192,7 @@ def cut(host: Host) -> None:
     pids = processes(host)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    name = f"wg{INDEX}.{host.number}"
+    name = f"gw{INDEX}.{host.number}"
     for _ in range(100):
         if host.here(lambda: run("ip", "link", "show", name, check=False)).returncode:
             return

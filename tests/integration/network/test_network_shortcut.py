@@ -19,7 +19,9 @@ from gureum.network.namespaces import visit
 
 from .conftest import CLOSED, INDEX, OPEN, Guest, Rig, port, run, spec, vpc
 from .hosts import Site, connect
-from .packets import IP, UDP, ethernet, ipv4, udp
+from .packets import IP, IP6, UDP, ethernet, ipv4, ipv6, udp, udp6
+from .test_network_ipv6 import clouds, six
+from .test_network_ipv6 import guest as six_guest
 
 pytestmark = pytest.mark.root
 
@@ -283,6 +285,60 @@ async def test_without_a_rule_that_let_it_in_it_goes_on_and_nobody_new_comes(rig
         await rig.call(ask_often, connection, accepted)
         with b.listen(81):
             assert not await rig.call(a.reaches, b.ip, 81)
+
+
+async def test_ipv6(rig: Rig) -> None:
+    one, other = six(5), six(106)
+    await rig.network.apply(clouds(one, other))
+    watch()
+    a, b = await six_guest(rig, one), await six_guest(rig, other)
+    await settled()
+
+    def bind(guest: Guest, number: int) -> socket.socket:
+        def work() -> socket.socket:
+            sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+            sock.bind(("::", number))
+            return sock
+
+        return visit(guest.namespace, work)
+
+    def connect6() -> socket.socket:
+        sock = socket.create_connection((other.ipv6[0], 80), 3)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+
+    with visit(b.namespace, lambda: socket.create_server(("::", 80), family=socket.AF_INET6)) as server:
+        connection = await rig.call(visit, a.namespace, connect6)
+        accepted, _ = server.accept()
+    with connection, accepted:
+        await rig.call(ask_often, connection, accepted, 3)
+        before = went_long()
+        await rig.call(ask_often, connection, accepted)
+        assert went_long() - before < MANY / 2
+        await rig.network.apply(clouds(one, other, acl=(AclEntrySpec(number=1, cidr="0.0.0.0/0"),)))
+        accepted.settimeout(0.5)
+        connection.sendall(DATA)
+        with pytest.raises(TimeoutError):
+            await rig.call(accepted.recv, 99)
+    with bind(a, SOURCE) as left, bind(b, TARGET) as right, b.sniff() as sniffer:
+        await rig.network.apply(clouds(one, other))
+        await settled()
+        left.connect((other.ipv6[0], TARGET))
+        right.connect((one.ipv6[0], SOURCE))
+        await rig.call(ask_often, left, right, 3)
+        before = went_long()
+        body = udp6(one.ipv6[0], other.ipv6[0], SOURCE, TARGET, b"three routers more to pass")
+        packets = [ethernet(one.mac, IP6, ipv6(one.ipv6[0], other.ipv6[0], UDP, body, n)) for n in (3, 1)]
+        await rig.call(a.send_raw, packets[0])
+        got = await rig.call(found, sniffer, b"three routers")
+        assert got is not None
+        assert went_long() == before
+        assert got[14:] == ipv6(one.ipv6[0], other.ipv6[0], UDP, body, 2)
+        await rig.call(a.send_raw, packets[1])
+        assert await rig.call(found, sniffer, b"three routers") is None
+        spoofed = ethernet("06:00:00:00:01:77", IP6, ipv6(one.ipv6[0], other.ipv6[0], UDP, body, 3))
+        await rig.call(a.send_raw, spoofed)
+        assert await rig.call(found, sniffer, b"three routers") is None
 
 
 async def test_a_kernel_that_cannot_do_it(

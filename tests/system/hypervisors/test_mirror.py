@@ -187,3 +187,57 @@ async def test_limits_and_growth_stay(mover: QemuHypervisor, guest_files: GuestF
     overlay = qcow2(tmp_path / "overlay.qcow2", 32 * MIB)
     await mover.switch_layer(ID, volume(0), overlay)
     assert await mover.active_layer(ID, volume(0)) == overlay.path
+
+
+class Crashed(Exception):
+    pass
+
+
+POINTS = ("opened", "started", "finish", "switched", "cancelled")
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_killed_in_between(run_dir: Path, guest_files: GuestFiles, tmp_path: Path, point: str) -> None:
+    """The next agent finds the disk in one place or the other, or on its way, and nothing left over."""
+
+    def crash(name: str) -> None:
+        if name == f"qemu.mirror.{point}":
+            raise Crashed
+
+    source, target = raw_disk(tmp_path / "a.raw", 16 * MIB), raw_disk(tmp_path / "b.raw", 16 * MIB)
+    hypervisor = QemuHypervisor(Env(crashpoint=crash), run_dir)
+    await hypervisor.recover()
+    await hypervisor.start(linux(guest_files, ID, disk(0, source)))
+    await booted(hypervisor, ID)
+
+    async def move() -> None:
+        await hypervisor.mirror_disk(ID, volume(0), target)
+        await ready(hypervisor)
+        if point == "cancelled":
+            await hypervisor.cancel_mirror(ID, volume(0))
+        await hypervisor.finish_mirror(ID, volume(0))
+
+    with pytest.raises(Crashed):
+        await move()
+    await hypervisor.close()
+    again = QemuHypervisor(Env(), run_dir)
+    await again.recover()
+    try:
+        moving = again.machines()[ID].mirrors
+        assert (volume(0) in moving) == (point in ("started", "finish", "cancelled"))
+        if point == "cancelled":
+            await again.cancel_mirror(ID, volume(0))
+        elif point != "switched":
+            await again.mirror_disk(ID, volume(0), target)
+            await ready(again)
+            await again.finish_mirror(ID, volume(0))
+        expected = source if point == "cancelled" else target
+        assert await again.active_layer(ID, volume(0)) == expected.layers[0].path
+        assert again.machines()[ID].mirrors == {}
+        assert await nodes(again) == 1
+        assert len(await again._machines[ID].disks().nodes.fdsets()) == 2
+        async with shell(again, ID) as guest:
+            await guest.run("dd if=/dev/zero of=/dev/vda bs=1M count=1 conv=fsync status=none")
+    finally:
+        await again.remove(ID)
+        await again.close()

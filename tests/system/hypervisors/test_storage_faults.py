@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import errno
 import hashlib
+import os
 from collections.abc import Iterator
 
 import pytest
 
+from gureum.errors import PoolError
 from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
 from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
@@ -154,7 +158,7 @@ async def test_full(
 async def test_pool_is_deleted(
     images: Images, storage: CephCluster, hypervisor: QemuHypervisor, guest_files: GuestFiles
 ) -> None:
-    """Nothing brings it back: the machine waits until somebody ends it."""
+    """The cluster answers with an error: the machine pauses, and says which disk and why, also to others."""
     settings, keyring = storage.settings, storage.cluster.keyring("admin")
     storage.admin("osd pool create", pool="other", pg_num=1)
     storage.admin("osd pool application enable", pool="other", app="rbd")
@@ -164,9 +168,22 @@ async def test_pool_is_deleted(
     await booted(hypervisor, ID)
     async with shell(hypervisor, ID) as guest:
         storage.admin("config set", who="mon", name="mon_allow_pool_delete", value="true")
-        storage.admin("osd pool delete", pool="other", pool2="other", yes_i_really_really_mean_it=True)
+        async with asyncio.timeout(20):
+            while "other" in str(storage.admin("osd pool ls")):
+                with contextlib.suppress(PoolError):
+                    storage.admin(
+                        "osd pool delete", pool="other", pool2="other", yes_i_really_really_mean_it=True
+                    )
+                await asyncio.sleep(0.5)
         _, writing = await write(guest)
-        await waits(hypervisor)
+        await until(lambda: hypervisor.machines()[ID].state is MachineState.paused)
+        reason = messages.storage_failed(volume(0), os.strerror(errno.EPERM))
+        assert hypervisor.machines()[ID].message == reason
+        await hypervisor.close()
+        await hypervisor.recover()
+        assert hypervisor.machines()[ID].message == reason
+        await hypervisor.resume(ID)
+        await until(lambda: hypervisor.machines()[ID].state is MachineState.paused)
         async with asyncio.timeout(20):
             await hypervisor.power_off(ID)
         writing.cancel()

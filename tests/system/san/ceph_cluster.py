@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gureum.cli.supervisor import command, daemon_environment
-from gureum.san.ceph import bootstrap, pools
+from gureum.san.ceph import bootstrap, machine, pools
 from gureum.san.ceph.cluster import LOOPBACK, MON, Cluster, Record, new_fsid
 from gureum.san.ceph.commands import ask
 from gureum.san.settings import SanSettings
@@ -34,15 +34,16 @@ def until(condition: Callable[[], object], timeout_s: float = TIMEOUT_S) -> None
 class CephCluster:
     """``settings``: what a pool is opened with; ``admin``: a client.admin's `ceph` commands."""
 
-    def __init__(self, osd_bytes: int = OSD_BYTES, index: int = INDEX) -> None:
+    def __init__(self, osd_bytes: int = OSD_BYTES, index: int = INDEX, devices: tuple[str, ...] = ()) -> None:
         # Ceph's own user must be able to pass, which it cannot below pytest's directories.
         self.directory = Path(tempfile.mkdtemp(prefix="gureum-san-", dir="/var/tmp"))
         self.directory.chmod(0o711)
         self.cluster = Cluster(self.directory)
         self.index = index
         self.cluster.directory.mkdir()
-        port = bootstrap.choose_port(index, LOOPBACK)
-        self.cluster.create(Record(fsid=new_fsid(), mon_port=port, osd_bytes=osd_bytes))
+        port = machine.choose_port(index, LOOPBACK)
+        size = 0 if devices else osd_bytes
+        self.cluster.create(Record(fsid=new_fsid(), mon_port=port, osd_bytes=size, devices=devices))
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     @property

@@ -13,15 +13,19 @@ from pathlib import Path
 
 import pytest
 
+from gureum.cli import storage
 from gureum.cli.children import little_process
 from gureum.cli.cloud import Cloud
 from gureum.cli.config import make_state_dir
+from gureum.cli.output import CliError
 from gureum.cli.processes import read_pid_file
-from gureum.san.ceph import configuration, pools
-from gureum.san.ceph.cluster import LOOPBACK, MON, daemon_user, osd
+from gureum.errors import PoolError
+from gureum.san.ceph import configuration, pools, status
+from gureum.san.ceph.cluster import LOOPBACK, MON, osd
+from gureum.san.ceph.machine import daemon_user
 from gureum.san.settings import SanSettings
 
-from .ceph_cluster import INDEX, TIMEOUT_S, CephCluster, until
+from .ceph_cluster import INDEX, OSD_BYTES, TIMEOUT_S, CephCluster, until
 
 pytestmark = [pytest.mark.root, pytest.mark.ceph]
 
@@ -114,14 +118,14 @@ def test_stopped_in_order_and_started_again(ceph: CephCluster) -> None:
     assert ceph.admin("fsid") == before
 
 
-def test_killed_at_any_moment_of_its_making(fresh: CephCluster) -> None:
-    command = [sys.executable, "-c", PREPARE, str(fresh.directory), str(fresh.index)]
+def make_with_kills(ceph: CephCluster) -> None:
+    command = [sys.executable, "-c", PREPARE, str(ceph.directory), str(ceph.index)]
     after_s = 0.2
     for attempt in range(40):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
         try:
             assert process.wait(after_s) == 0
-            break
+            return
         except subprocess.TimeoutExpired:
             # Once alone, so that what it started goes on without it, once with all that it started.
             if attempt % 2:
@@ -130,10 +134,49 @@ def test_killed_at_any_moment_of_its_making(fresh: CephCluster) -> None:
                 process.kill()
             process.wait()
         after_s += 0.17
-    else:
-        pytest.fail("it was never made")
+    pytest.fail("it was never made")
+
+
+def test_killed_at_any_moment_of_its_making(fresh: CephCluster) -> None:
+    make_with_kills(fresh)
     fresh.bring_up()
     assert not [*fresh.cluster.directory.glob("*.new")]
+
+
+@pytest.fixture
+def devices(tmp_path: Path) -> Iterator[tuple[str, ...]]:
+    made: list[str] = []
+    try:
+        for number in range(3):
+            disk = tmp_path / f"disk-{number}"
+            with open(disk, "wb") as file:
+                file.truncate(OSD_BYTES)
+            attach = ["losetup", "--find", "--show", str(disk)]
+            done = subprocess.run(attach, capture_output=True, text=True, check=True)
+            made.append(done.stdout.strip())
+        yield tuple(made)
+    finally:
+        for device in made:
+            subprocess.run(["losetup", "--detach", device], check=False)
+
+
+def test_on_devices(devices: tuple[str, ...]) -> None:
+    storage.check_devices(devices)
+    ceph = CephCluster(index=INDEX + 1, devices=devices)
+    try:
+        make_with_kills(ceph)
+        ceph.bring_up()
+        with pytest.raises(CliError, match=f"there is something on {devices[0]}"):
+            storage.check_devices(devices)
+        for device in devices:
+            os.chown(device, 0, 0)  # as after a boot
+        ceph.take_down()
+        ceph.bring_up()
+        found = status.look(pools.admin(ceph.cluster), ceph.pool)
+        assert tuple(each.device for each in found.osds) == devices
+        assert ceph.admin("df")["stats"]["total_bytes"] == 3 * OSD_BYTES
+    finally:
+        ceph.close()
 
 
 def test_killed_while_the_pool_is_made(fresh: CephCluster) -> None:
@@ -148,6 +191,16 @@ def test_killed_while_the_pool_is_made(fresh: CephCluster) -> None:
     fresh.bring_up()
     assert list(fresh.admin("osd dump")["pools"][0]["application_metadata"]) == ["rbd"]
     assert fresh.rbd("ls") == ""
+
+
+def test_what_had_data_is_not_made_anew(fresh: CephCluster) -> None:
+    fresh.prepare()
+    fresh.cluster.pool_mark.touch()
+    lost = fresh.cluster.daemon_dir(osd(1))
+    lost.rename(fresh.directory / "elsewhere")
+    with pytest.raises(PoolError, match=r"osd\.1 had data and is gone"):
+        fresh.prepare()
+    assert not lost.exists()
 
 
 def test_moved_to_another_address_and_back(ceph: CephCluster) -> None:

@@ -16,6 +16,7 @@ from gureum.cli import machine_hosts, storage
 from gureum.cli.cloud import Cloud
 from gureum.cli.config import CloudConfig, default_base
 from gureum.cli.san_options import Choice
+from gureum.network.fabric import UPLINK
 from gureum.network.names import Names
 from gureum.san.ceph.cluster import Cluster
 
@@ -85,6 +86,7 @@ def plug(config: CloudConfig, host: str, guest: str) -> None:
     ip("-n", host, "address", "add", "169.254.200.1/30", "dev", device)
     ip("-n", host, "link", "set", device, "up")
     ip("-n", host, "route", "add", address, "dev", device)
+    ip("-n", host, "neighbour", "add", "proxy", address, "dev", UPLINK)
     ip("-n", guest, "address", "add", f"{address}/32", "dev", "eth0")
     ip("-n", guest, "link", "set", "eth0", "up")
     ip("-n", guest, "route", "add", "169.254.200.1", "dev", "eth0")
@@ -98,26 +100,12 @@ def test_hosts_reach_it_and_guests_do_not(cloud: Cloud, guest: str) -> None:
     cluster = Cluster(cloud.state_dir)
     port = cluster.record().mon_port
     settings = cluster.settings()
+    rbd = ["rbd", "--conf", str(settings.conf), "--id", settings.user, "ls", settings.pool]
     listed = subprocess.run(
-        [
-            "ip",
-            "netns",
-            "exec",
-            host,
-            "rbd",
-            "--conf",
-            str(settings.conf),
-            "--id",
-            settings.user,
-            "ls",
-            "gureum",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
+        ["ip", "netns", "exec", host, *rbd], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )
     assert listed.returncode == 0, listed.stderr
+    cloud.stop_processes()  # an agent would put back what is taken away here
     plug(config, host, guest)
     assert not connects(guest, fabric.gateway, port)
     # Two filters stand between them; without those the same guest gets there, so it was they.

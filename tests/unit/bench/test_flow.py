@@ -35,6 +35,10 @@ def test_answers_take_some_time(port: int) -> None:
     assert 0 < flow.ask(ADDRESS, port, 0.05) < 1
 
 
+def test_answers_cost_both_ends_something(port: int) -> None:
+    assert 0 < flow.cost(ADDRESS, port, 0.05) < 1
+
+
 def test_the_command_prints_a_number(port: int, capsys: pytest.CaptureFixture[str]) -> None:
     flow.main(["ask", ADDRESS, str(port), "0.05"])
     assert float(capsys.readouterr().out) > 0

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 from ipaddress import IPv4Network
 
+import msgspec
 import pytest
 
 from gureum.hostspec import FlowLogSpec, NetworkSpec, PortKind, PortSpec, SubnetSpec, VpcSpec
@@ -37,10 +38,15 @@ def test_a_machine_sends_from_its_own_ethernet_address_only() -> None:
     machine, gateway = (vpc.ports[id].tap for id in ("eni-1", "eni-2"))
     assert devices(vpc, 0) == {machine: Device(1400, "06:00:00:00:00:01"), gateway: Device(1400)}
     assert devices(vpc, 8950)[VXLAN] == Device(8950)
+    with_six = msgspec.structs.replace(vpc, cidrs6=("fd00::/56",))
+    assert all(device.six for device in devices(with_six, 8950).values())
 
 
 def test_what_is_logged_is_not_noted() -> None:
-    plain, logged = plan(), plan(FlowLogSpec(id="fl-1", account="1", traffic="ALL", interval_seconds=60, ports=("eni-1",)))
+    plain, logged = (
+        plan(),
+        plan(FlowLogSpec(id="fl-1", account="1", traffic="ALL", interval_seconds=60, ports=("eni-1",))),
+    )
     assert "@logged" not in note_rule(plain)
     assert "iifname != @logged oifname != @logged" in note_rule(logged)
     table = filter_table(logged, NAMES, "198.19.0.1")
@@ -84,4 +90,5 @@ def test_what_was_opened_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shortcut.os, "close", closed.append)
     way = shortcut.Shortcut()
     del way
-    assert closed == [100, 101, 102, 103, 104]
+    # Three maps, two programs for each family.
+    assert closed == [100, 101, 102, 103, 104, 105, 106]

@@ -29,8 +29,8 @@ SYNC_SECONDS = 0.4
 FREEZE_SECONDS = 4.0
 """How long the guest may take to write what it has in memory."""
 THAW_ANSWER_SECONDS = 10.0
-THAW_TRIES = 6
-THAW_PAUSE_SECONDS = 1.0
+THAW_PAUSE_SECONDS_MIN = 0.5
+THAW_PAUSE_SECONDS_MAX = 15.0
 ANSWER_BYTES_MAX = 64 * 1024
 
 _DELIMITER = b"\xff"
@@ -125,6 +125,8 @@ class Freezer:
             return True
 
     async def _freeze(self) -> bool:
+        if self._limit is not None and not self._limit.done():
+            return False  # it is being thawed, for all that is known
         try:
             if not await self._listens():
                 return False
@@ -153,7 +155,8 @@ class Freezer:
             self._holders -= 1
             if self._holders == 0:
                 self.close()
-                await self._thaw()
+                self._limit = asyncio.create_task(self._thaw())
+                await asyncio.wait({self._limit}, timeout=THAW_ANSWER_SECONDS)
 
     async def _thaw_in_time(self) -> None:
         await asyncio.sleep(THAW_SECONDS)
@@ -162,9 +165,9 @@ class Freezer:
         await self._thaw()
 
     async def _thaw(self) -> None:
-        for attempt in range(THAW_TRIES):
-            if attempt:
-                await asyncio.sleep(THAW_PAUSE_SECONDS)
+        """Until the agent says that it is done: a freeze that took too long may come only now."""
+        pause = THAW_PAUSE_SECONDS_MIN
+        while True:
             try:
                 if await self._listens():
                     async with conversation(self._env, self._id, self._path) as agent:
@@ -175,6 +178,8 @@ class Freezer:
                 log.warning("%s: its file systems may be frozen still: %s", self._id, error)
             else:
                 return
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, THAW_PAUSE_SECONDS_MAX)
 
     def thaw_later(self) -> None:
         """Another process of ours may have left it frozen."""

@@ -342,6 +342,12 @@ class QemuHypervisor:
         except FileNotFoundError:
             return b""
 
+    def process_id(self, id: str) -> int | None:
+        """The machine's process, None if it has none."""
+        machine = self._machines.get(id)
+        identity = machine.identity if machine is not None else None
+        return identity.pid if identity is not None else None
+
     def console_socket(self, id: str) -> Path | None:
         machine = self._machines.get(id)
         return machine.files.console if machine is not None and machine.lives else None

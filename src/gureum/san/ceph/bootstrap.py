@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -19,59 +18,20 @@ from pathlib import Path
 
 from gureum.errors import ConfigError, PoolError
 from gureum.files import make_directories, sync, write_atomically
-from gureum.network.names import storage_ports
-from gureum.san.ceph import configuration
-from gureum.san.ceph.cluster import ADMIN, MGR, MON, MON_PORTS, Cluster, Record, daemon_user
+from gureum.san.ceph import configuration, modules
+from gureum.san.ceph.cluster import ADMIN, MGR, MON, Cluster, Record
 from gureum.san.ceph.keys import MON_KEY, capabilities, keyring, new_keys, read_keyring
+from gureum.san.ceph.machine import daemon_user, memory_bytes
 from gureum.san.settings import DEFAULT_USER
 
 STEP_TIMEOUT_S = 120.0
 LOCK_TIMEOUT_S = 120.0
 POLL_S = 0.05
+LABEL_BYTES = 64 << 10
+"""At the beginning of an OSD's disk: its label, and the root of its files' names."""
 ADDRESS_FILE = "gureum-address"
 """In the monitor's directory: the address that its map of monitors says."""
-MGR_LIBRARY = Path("/usr/share/ceph/mgr")
-ALWAYS_ON = (
-    "balancer",
-    "crash",
-    "devicehealth",
-    "orchestrator",
-    "pg_autoscaler",
-    "progress",
-    "rbd_support",
-    "status",
-    "telemetry",
-    "volumes",
-)
-"""Modules without which a manager is unhealthy (MgrMonitor.cc, always_on_modules)."""
-IDLE_MODULE = """from mgr_module import MgrModule
-
-
-class Module(MgrModule):
-    \"\"\"Does nothing: the manager must have a module of this name, and this cluster no use for it.\"\"\"
-"""
-
 Progress = Callable[[str], None]
-
-
-def choose_port(index: int, address: str) -> int:
-    """A free port for the monitor, which keeps it for ever. Raises PoolError."""
-    candidates = storage_ports(index)[:MON_PORTS]
-    for port in candidates:
-        if is_free(address, port):
-            return port
-    raise PoolError(f"ports {candidates[0]} to {candidates[-1]} of {address} are all in use")
-
-
-def is_free(address: str, port: int) -> bool:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError:
-            return False
-    return True
 
 
 def prepare(cluster: Cluster, index: int, address: str, progress: Progress) -> None:
@@ -108,6 +68,7 @@ class _Preparation:
         self.keys: dict[str, str] = {}
 
     def run(self) -> None:
+        self.require_whole()
         self.sweep()
         self.configure()
         self.have_keys()
@@ -129,6 +90,17 @@ class _Preparation:
             self.progress(f"the monitor moves to {self.mon_address} ...")
             self.move_mon()
 
+    def require_whole(self) -> None:
+        """What was once in use is not made anew: that would be an empty thing in the place of data."""
+        if not self.cluster.pool_mark.exists():
+            return
+        gone = [name for name in self.cluster.daemons if not self.cluster.daemon_dir(name).exists()]
+        if gone:
+            raise PoolError(
+                f"{', '.join(gone)} had data and is gone from {self.cluster.directory}: "
+                "put it back from a backup"
+            )
+
     def sweep(self) -> None:
         """What killed preparations left; none runs, as they hold the lock."""
         for path in self.cluster.directory.glob("*.new"):
@@ -138,7 +110,7 @@ class _Preparation:
         texts = {
             self.cluster.conf: configuration.clients_conf(self.cluster, self.record, self.address),
             self.cluster.daemons_conf: configuration.daemons_conf(
-                self.cluster, self.record, self.index, self.address, machine_memory(), self.user is None
+                self.cluster, self.record, self.index, self.address, memory_bytes(), self.user is None
             ),
         }
         for path, text in texts.items():
@@ -157,20 +129,12 @@ class _Preparation:
                 write_atomically(self.cluster.keyring(user), text.encode())
 
     def have_modules(self) -> None:
-        """A directory with the manager's modules: those that it must have and that this cluster does not use
-        do nothing, which takes a third of the memory.
-        """
         directory = self.cluster.directory / "mgr-modules"
-        if directory.exists():
+        if directory.exists() and modules.are_in(directory):
             return
+        shutil.rmtree(directory, ignore_errors=True)  # of another version of Ceph
         new = _new(directory)
-        new.mkdir()
-        for library in ("mgr_module.py", "mgr_util.py"):
-            (new / library).symlink_to(MGR_LIBRARY / library)
-        for name in ALWAYS_ON:
-            (new / name).mkdir()
-            (new / name / "__init__.py").write_text("from .module import Module\n")
-            (new / name / "module.py").write_text(IDLE_MODULE)
+        modules.make(new)
         self._name(new, directory)
 
     def have_mgr(self) -> None:
@@ -210,6 +174,10 @@ class _Preparation:
         self._keyring(new, name)
         if self.record.devices:
             (new / "block").symlink_to(self.record.devices[number])
+            # What a killed step left there would be taken for an OSD's.
+            with open(self.record.devices[number], "r+b") as device:
+                device.write(bytes(LABEL_BYTES))
+                os.fsync(device.fileno())
         with open(_mkfs_log(new), "wb") as log:
             return subprocess.Popen(
                 [
@@ -297,10 +265,6 @@ class _Preparation:
         _sync_tree(new)
         new.rename(final)
         sync(final.parent)
-
-
-def machine_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def last_words(output: str) -> str:

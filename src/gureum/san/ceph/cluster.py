@@ -15,10 +15,8 @@ Imported by what starts a cloud: msgspec and the standard library only.
 
 from __future__ import annotations
 
-import pwd
 import secrets
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -142,16 +140,3 @@ def is_osd(name: str) -> bool:
 
 def new_fsid() -> str:
     return str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))
-
-
-def daemon_user(directory: Path) -> pwd.struct_passwd | None:
-    """Who the daemons run as: Ceph's own user; None, which is root, where that cannot reach the directory."""
-    try:
-        user = pwd.getpwnam(CEPH_USER)
-    except KeyError:
-        return None
-    return user if all(path.stat().st_mode & 0o001 for path in _above(directory)) else None
-
-
-def _above(directory: Path) -> Iterator[Path]:
-    yield from (path for path in (directory, *directory.resolve().parents) if path.exists())

@@ -122,18 +122,20 @@ class Worker:
     async def close(self) -> None:
         """End the worker, which closes what it has open. Calls under way fail."""
         process = self._process
-        if process is None:
-            return
-        self._abandon("the storage worker is being ended")
-        assert process.stdin is not None
-        process.stdin.close()
-        readers = tuple(self._readers)
-        await asyncio.wait(readers, timeout=END_SECONDS)
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await asyncio.wait(readers, timeout=END_SECONDS)
-        if process.returncode != 0:
+        if process is not None:
+            self._abandon("the storage worker is being ended")
+            assert process.stdin is not None
+            process.stdin.close()
+        await self._ended()
+        if process is not None and process.returncode != 0:
             self._remember_killed()
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await self._ended()
+
+    async def _ended(self) -> None:
+        if self._readers:
+            await asyncio.wait(tuple(self._readers), timeout=END_SECONDS)
 
     # --- the process
 

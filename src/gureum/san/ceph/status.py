@@ -127,5 +127,5 @@ def osds(dump: dict[str, Any], metadata: list[dict[str, Any]], usage: dict[str, 
 
 
 def _device(metadata: dict[str, Any]) -> str:
-    path = metadata.get("bluestore_bdev_partition_path") or metadata.get("bluestore_bdev_path") or ""
-    return str(path or metadata.get("devices") or "")
+    names = ("bluestore_bdev_dev_node", "bluestore_bdev_partition_path", "bluestore_bdev_path", "devices")
+    return str(next((metadata[name] for name in names if metadata.get(name)), ""))

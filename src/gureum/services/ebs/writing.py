@@ -104,8 +104,8 @@ async def _check_unencrypted(ctx: Context, input: Input, parent: Snapshot | None
     if (parent is not None and parent.encrypted) or asked or await encryption.by_default(ctx):
         raise invalid(
             "INVALID_CUSTOMER_KEY",
-            "gureum's EBS direct APIs do not write encrypted snapshots. Leave Encrypted out and take a parent "
-            "that is not encrypted (if it is the account's default: DisableEbsEncryptionByDefault).",
+            "gureum's EBS direct APIs do not write encrypted snapshots. Leave Encrypted out and take a "
+            "parent that is not encrypted (if it is the account's default: DisableEbsEncryptionByDefault).",
         )
 
 

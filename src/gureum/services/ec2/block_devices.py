@@ -51,7 +51,8 @@ class Disk(NamedTuple):
     """A volume to be made. ``iops`` and ``throughput`` are 0 unless they were asked for.
 
     ``source`` is what its data comes from (an image or snapshot id, or ""), ``snapshot`` what is shown.
-    ``key``: of what it is made from; an encrypted one without gets a key of its own. ``origin``: see Volume.
+    ``key``: of what it is made from; an encrypted one without gets a key of its own. ``encrypts``,
+    ``origin``: as in Volume.
     """
 
     size_gib: int
@@ -63,6 +64,7 @@ class Disk(NamedTuple):
     pool: str = LOCAL
     encrypted: bool = False
     key: str = ""
+    encrypts: bool = False
     origin: str = ""
 
     @property
@@ -181,12 +183,6 @@ def snapshot_source(snapshot: Snapshot) -> str:
 async def settled(ctx: Context, disk: Disk, spec: Mapping[str, Any], snapshot: Snapshot | None) -> Disk:
     """The disk with its source, pool and encryption. ``spec`` is the request's part about it."""
     encrypted = await encryption.wanted(ctx, spec, snapshot)
-    if encrypted and snapshot is not None and not snapshot.encrypted:
-        raise unsupported(
-            f"The snapshot '{snapshot.id}' is not encrypted, and gureum does not encrypt a copy of it yet. "
-            "Make an empty encrypted volume and copy the data in the guest, or leave Encrypted out (if it is "
-            "the account's default: DisableEbsEncryptionByDefault)."
-        )
     disk = disk._replace(encrypted=encrypted, pool=pool_for(ctx, disk.type, snapshot))
     await require_room_in(ctx.tx, disk.pool)
     if snapshot is not None:
@@ -194,6 +190,7 @@ async def settled(ctx: Context, disk: Disk, spec: Mapping[str, Any], snapshot: S
             source=snapshot_source(snapshot),
             snapshot=snapshot.id,
             key=snapshot.key,
+            encrypts=encrypted and not snapshot.encrypted,
             origin=snapshot.origin or snapshot.image,
         )
     return check_disk(disk)
@@ -278,13 +275,9 @@ async def _of_image(ctx: Context, image: Image, device: ImageDevice, ebs: Mappin
         size = _size(ebs, device.size_gib, wanted)
         disk = Disk(size, source=image.id, snapshot=wanted, origin=image.id)
         disk = _tuned(disk, ebs, device.type)
-        if await encryption.wanted(ctx, ebs):
-            raise unsupported(
-                f"The image '{image.id}' is not encrypted, and gureum does not encrypt a copy of it yet. "
-                "Leave Encrypted out for its root (if it is the account's default: "
-                "DisableEbsEncryptionByDefault)."
-            )
-        disk = check_disk(disk._replace(pool=pool_for(ctx, disk.type)))
+        encrypted = await encryption.wanted(ctx, ebs)
+        disk = disk._replace(encrypted=encrypted, encrypts=encrypted, pool=pool_for(ctx, disk.type))
+        disk = check_disk(disk)
         await require_room_in(ctx.tx, disk.pool)
     else:
         snapshot = await usable_snapshot(ctx, wanted) if wanted else None
@@ -296,8 +289,8 @@ async def _of_image(ctx: Context, image: Image, device: ImageDevice, ebs: Mappin
             iops=device.iops if own else 0,
             throughput=device.throughput if own else 0,
         )
-        encrypted = {"Encrypted": True} if device.encrypted else {}
-        disk = await settled(ctx, _tuned(disk, ebs, device.type), {**encrypted, **ebs}, snapshot)
+        as_image = {"Encrypted": True} if device.encrypted else {}
+        disk = await settled(ctx, _tuned(disk, ebs, device.type), {**as_image, **ebs}, snapshot)
     keep = ebs.get("DeleteOnTermination", device.delete_on_termination)
     return DiskMapping(device.device, disk, keep is not False)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from msgspec.structs import replace
 
 from gureum.errors import ApiError
 from gureum.resources import Image
@@ -127,12 +129,21 @@ async def describe_images(ctx: Context, input: Input) -> Output:
     scope = None
     if input.get("Owners"):
         scope = {"account": [_owner(ctx, owner) for owner in input["Owners"]]}
-    if input.get("ExecutableUsers"):
-        # There is one account: what is not public is its own, whoever else may launch it.
-        public = "all" in input["ExecutableUsers"]
-        extra = {"Name": "is-public", "Values": ["true" if public else "false"]}
-        input = {**input, "Filters": [*(input.get("Filters") or ()), extra]}
-    return await IMAGES.answer(ctx, input, scope=scope)
+    listing = IMAGES
+    if users := input.get("ExecutableUsers"):
+        listing = replace(IMAGES, admits=_launchable(ctx, users))
+    return await listing.answer(ctx, input, scope=scope)
+
+
+def _launchable(ctx: Context, users: Sequence[str]) -> Callable[[Image], bool]:
+    """Tells the images that one of these users may launch: everybody (``all``), oneself, or by permission."""
+    own = not {"self", ctx.caller.account}.isdisjoint(users)
+
+    def admits(image: Image) -> bool:
+        shared = not set(image.users).isdisjoint(users)
+        return shared or (own and not image.public) or ("all" in users and image.public)
+
+    return admits
 
 
 def _owner(ctx: Context, owner: str) -> str:

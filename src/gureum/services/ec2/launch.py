@@ -172,6 +172,7 @@ async def _volume(ctx: Context, plan: Plan, instance: str, mapping: DiskMapping)
         source=disk.source,
         encrypted=disk.encrypted,
         key=await key_for(ctx, disk),
+        encrypts=disk.encrypts,
         snapshot=disk.snapshot,
         origin=disk.origin,
         created=plan.instance.launched,

@@ -75,6 +75,7 @@ async def staged(
             source=disk.source,
             encrypted=disk.encrypted,
             key=await key_for(ctx, disk),
+            encrypts=disk.encrypts,
             origin=disk.origin,
             created=ctx.env.utcnow(),
             staged=id,

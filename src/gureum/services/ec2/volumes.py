@@ -149,6 +149,7 @@ async def create_volume(ctx: Context, input: Input) -> Output:
             source=disk.source,
             encrypted=disk.encrypted,
             key=await key_for(ctx, disk),
+            encrypts=disk.encrypts,
             snapshot=disk.snapshot,
             origin=disk.origin,
             created=ctx.env.utcnow(),

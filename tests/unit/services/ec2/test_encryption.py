@@ -69,10 +69,20 @@ async def test_refuses(rig: Rig) -> None:
     await rig.fails(
         "InvalidParameterCombination", "CreateVolume", **BASE, SnapshotId=encrypted, Encrypted=False
     )
+
+
+async def test_what_is_not_encrypted_is_copied(rig: Rig) -> None:
     plain = await rig.snapshot(await rig.volume())
-    await rig.fails("UnsupportedOperation", "CreateVolume", **BASE, SnapshotId=plain, Encrypted=True)
+    clone = await rig.call("CreateVolume", **BASE, SnapshotId=plain, Encrypted=True)
+    volume = await rig.get(Volume, clone["VolumeId"])
+    assert (volume.encrypted, volume.encrypts, volume.source) == (True, True, plain)
+    answer = await rig.call("CopySnapshot", SourceSnapshotId=plain, SourceRegion="us-east-1", Encrypted=True)
+    copy = await rig.get(Snapshot, answer["SnapshotId"])
+    staged = await rig.get(Volume, copy.staging)
+    assert copy.encrypted
+    assert (staged.encrypts, staged.key) == (True, copy.key)
+    assert copy.key != volume.key
     await rig.call("EnableEbsEncryptionByDefault")
-    message = await rig.fails(
-        "UnsupportedOperation", "RunInstances", ImageId="ami-00000000000000001", MinCount=1, MaxCount=1
-    )
-    assert "DisableEbsEncryptionByDefault" in message
+    instance = (await rig.launch())["InstanceId"]
+    [root] = await rig.find(Volume, instance=instance)
+    assert (root.encrypted, root.encrypts, root.source) == (True, True, "ami-00000000000000001")

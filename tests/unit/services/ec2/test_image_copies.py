@@ -27,7 +27,6 @@ async def test_copy(rig: Rig) -> None:
 async def test_refuses(rig: Rig) -> None:
     await rig.fails("InvalidAMIName.Duplicate", "CopyImage", Name="tiny", **HERE)
     await rig.fails("InvalidParameterValue", "CopyImage", Name="new", **{**HERE, "SourceRegion": "x"})
-    await rig.fails("UnsupportedOperation", "CopyImage", Name="new", Encrypted=True, **HERE)
     await rig.fails("UnsupportedOperation", "CopyImage", Name="new", DestinationOutpostArn="x", **HERE)
     missing = {**HERE, "SourceImageId": "ami-00000009"}
     await rig.fails("InvalidAMIID.NotFound", "CopyImage", Name="new", **missing)

@@ -137,7 +137,7 @@ async def test_harmless_options_are_accepted(rig: Rig) -> None:
         {"CpuOptions": {"CoreCount": 1, "ThreadsPerCore": 1}},
         {"MetadataOptions": {"HttpProtocolIpv6": "enabled"}},
         {"PrivateDnsNameOptions": {"HostnameType": "resource-name"}},
-        {"BlockDeviceMappings": [{"DeviceName": "/dev/xvda", "Ebs": {"Encrypted": True}}]},
+        {"BlockDeviceMappings": [{"DeviceName": "/dev/xvda", "Ebs": {"OutpostArn": "x"}}]},
         {"NetworkInterfaces": [{"DeviceIndex": 0, "Ipv4PrefixCount": 1}]},
         {"NetworkInterfaces": [{"DeviceIndex": 0, "NetworkCardIndex": 1}]},
         {"NetworkInterfaces": [{"DeviceIndex": 0, "InterfaceType": "efa"}]},

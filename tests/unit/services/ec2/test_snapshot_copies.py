@@ -49,7 +49,6 @@ async def test_refuses(rig: Rig) -> None:
         DestinationRegion="eu-west-1",
         **HERE,
     )
-    await rig.fails("UnsupportedOperation", "CopySnapshot", SourceSnapshotId=source, Encrypted=True, **HERE)
     await rig.fails(
         "UnsupportedOperation", "CopySnapshot", SourceSnapshotId=source, DestinationOutpostArn="x", **HERE
     )

@@ -1,0 +1,68 @@
+"""Copies that take long: of what is not encrypted into new encrypted volumes, beside all other work."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+
+from gureum.env import Env
+from gureum.hostspec import VolumeSpec
+from gureum.san import encrypted_copy
+from gureum.san.base import Pool
+from gureum.san.luks import luks_header
+
+CONCURRENT_MAX = 2
+
+
+def source_volume(volume: str) -> str:
+    """The id of the source's clone while it is copied, of which the manager does not know."""
+    return "vol-" + hashlib.sha256(f"source of {volume}".encode()).hexdigest()[:17]
+
+
+class Copies:
+    """``done(volume id)`` is called when a copy has ended, well or not."""
+
+    def __init__(self, env: Env, done: Callable[[str], None]) -> None:
+        self._env = env
+        self._done = done
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._turn = asyncio.Semaphore(CONCURRENT_MAX)
+
+    async def step(self, pool: Pool, spec: VolumeSpec) -> bool:
+        """Whether the copy is done; begins it if it is not begun. Raises PoolError as the copy did."""
+        task = self._tasks.get(spec.id)
+        if task is None:
+            task = self._tasks[spec.id] = asyncio.create_task(self._copy(pool, spec))
+            task.add_done_callback(lambda _: self._done(spec.id))
+        if not task.done():
+            return False
+        del self._tasks[spec.id]
+        task.result()
+        return True
+
+    async def stop(self, volume: str) -> None:
+        """End the copy, if there is one."""
+        task = self._tasks.pop(volume, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def close(self) -> None:
+        for volume in list(self._tasks):
+            await self.stop(volume)
+
+    async def _copy(self, pool: Pool, spec: VolumeSpec) -> None:
+        source = source_volume(spec.id)
+        async with self._turn:
+            await pool.create_volume(source, spec.size_bytes, spec.source, spec.source_volume)
+            self._env.crashpoint("agent.copy.begun")
+            await pool.write_volume(spec.id, 0, luks_header(spec.key))
+            try:
+                opened = await pool.open_volume(source), await pool.open_volume(spec.id)
+                await encrypted_copy.copy(*opened, spec.key, spec.size_bytes)
+            finally:
+                for volume in (source, spec.id):
+                    await pool.release_volume(volume)
+            self._env.crashpoint("agent.copy.done")
+            await pool.delete_volume(source)

@@ -1,0 +1,123 @@
+"""A guest's writes to one of its disks, of which it is known afterwards whether each one holds.
+
+In the guest a shell loop, over one ssh session, writes block after block, flushes each, and says its number
+when that was answered. Block N goes to slot N modulo SLOTS, and says N at its beginning and at its end. So
+each slot has to hold the last of its numbers that was said, or the one that was under way at the end.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+
+from gureum.bench.servers import BenchError
+
+BLOCK_BYTES = 4096
+SLOTS = 256
+AREA_BYTES = SLOTS * BLOCK_BYTES
+END_SECONDS = 30.0
+ERROR = "error"
+
+_LOOP = (
+    "i=0; while :; do "
+    "printf '%-2048d%2047d\\n' $i $i"
+    " | dd of={device} bs={block} seek=$((i % {slots})) iflag=fullblock conv=notrunc,fsync 2>/dev/null"
+    " && echo $i || echo {error} $i; i=$((i + 1)); done"
+)
+
+
+class Acknowledged(NamedTuple):
+    """``at``: by the monotonic clock."""
+
+    number: int
+    at: float
+
+
+def block(number: int) -> bytes:
+    return f"{number:<2048d}{number:2047d}\n".encode()
+
+
+class CheckedLoad:
+    """Runs from ``with`` to ``stop``. ``ssh``: the command that runs one more word, a command, in the guest."""
+
+    def __init__(self, ssh: Sequence[str], device: str) -> None:
+        loop = _LOOP.format(device=device, block=BLOCK_BYTES, slots=SLOTS, error=ERROR)
+        self._argv = [*ssh, loop]
+        self.acknowledged: list[Acknowledged] = []
+        self.errors: list[str] = []
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            self._argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _read(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            now = time.monotonic()
+            if line.strip().isdecimal():
+                self.acknowledged.append(Acknowledged(int(line), now))
+            else:
+                self.errors.append(line.strip())
+
+    def stop(self) -> None:
+        """What was answered before is known afterwards."""
+        if self._process is None or self._reader is None:
+            return
+        self._process.terminate()
+        self._process.wait(END_SECONDS)
+        self._reader.join(END_SECONDS)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._process = None
+
+    @property
+    def written(self) -> int:
+        """How many blocks were acknowledged."""
+        return len(self.acknowledged)
+
+    def wait_written(self, count: int, seconds_max: float) -> None:
+        """Until so many more are acknowledged. Raises BenchError."""
+        wanted, deadline = self.written + count, time.monotonic() + seconds_max
+        while self.written < wanted:
+            if self.errors:
+                raise BenchError(f"the guest's writes fail: {self.errors[:3]}")
+            if time.monotonic() > deadline:
+                raise BenchError(f"the guest wrote {self.written - wanted + count} of {count} blocks in time")
+            time.sleep(0.05)
+
+    def stall(self, since: float = 0.0) -> float:
+        """The longest time in seconds between two answers, of those that ended after ``since``."""
+        times = [each.at for each in self.acknowledged]
+        gaps = [after - before for before, after in zip(times, times[1:], strict=False) if after >= since]
+        return max(gaps, default=0.0)
+
+    def check(self, area: bytes) -> list[str]:
+        """What is wrong with the first AREA_BYTES of the disk, read after the load's end."""
+        wrong = list(self.errors)
+        numbers = [each.number for each in self.acknowledged]
+        if not numbers or numbers != list(range(len(numbers))):
+            wrong.append(f"{len(numbers)} numbers were said, not in order")
+        last = {number % SLOTS: number for number in numbers}
+        for slot, number in last.items():
+            found = area[slot * BLOCK_BYTES : (slot + 1) * BLOCK_BYTES]
+            # After the last that was said there may be more: written, and not said any more.
+            if found not in (block(number), *(block(n) for n in self._unsaid(slot))):
+                wrong.append(f"slot {slot} is to hold {number}, and holds {found[:16]!r}...{found[-16:]!r}")
+        return wrong
+
+    def _unsaid(self, slot: int) -> list[int]:
+        end = len(self.acknowledged)
+        return [number for number in range(end, end + SLOTS) if number % SLOTS == slot]

@@ -1,0 +1,76 @@
+"""What is not encrypted, copied into a new encrypted volume: by qemu-img, which encrypts on the way.
+
+All of it is copied, zeros too: what was never written to an encrypted volume is no zeros to the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from gureum.errors import PoolError
+from gureum.san import qemu_img
+from gureum.san.base import DiskSource, FileDisk, RbdDisk
+from gureum.san.luks import passphrase
+
+BYTES_PER_SECOND_MIN = 10 << 20
+START_SECONDS = 120.0
+
+
+async def copy(source: DiskSource, target: DiskSource, key: bytes, size_bytes: int) -> None:
+    """``target`` begins with the LUKS header of ``key``; nobody else has either of them open.
+
+    Cut short it can be done again from its beginning. Raises PoolError.
+    """
+    secret, feed = os.pipe()
+    try:
+        with os.fdopen(feed, "wb") as pipe:
+            pipe.write(passphrase(key).encode())  # fits into the pipe
+        await qemu_img.run(
+            [
+                *("convert", "-n", "--object", f"secret,id=key,format=raw,file=/dev/fd/{secret}"),
+                *("--target-image-opts", _read(source), _written(target)),
+            ],
+            START_SECONDS + size_bytes / BYTES_PER_SECOND_MIN,
+            memory_bytes=qemu_img.RBD_MEMORY_BYTES,
+            pass_fds=(secret,),
+        )
+    finally:
+        os.close(secret)
+
+
+def _read(disk: DiskSource) -> str:
+    """As a file name for QEMU, with each layer named: what the files say of their backing is not followed."""
+    if isinstance(disk, RbdDisk):
+        return _rbd(disk)
+    node: dict[str, Any] | None = None
+    for layer in reversed(disk.layers):
+        backing = {"backing": node} if layer.format == "qcow2" else {}
+        file = {"driver": "file", "filename": layer.path}
+        node = {"driver": layer.format, "file": file, **backing}
+    return "json:" + json.dumps(node)
+
+
+def _written(disk: DiskSource) -> str:
+    """As options: LUKS over the volume."""
+    luks = "driver=luks,key-secret=key"
+    if isinstance(disk, FileDisk):
+        if len(disk.layers) != 1:
+            raise PoolError(f"{disk.layers[0].path}: a new volume has one layer, not {len(disk.layers)}")
+        [layer] = disk.layers
+        path = layer.path.replace(",", ",,")
+        return f"{luks},file.driver={layer.format},file.file.driver=file,file.file.filename={path}"
+    return f"{luks},file.filename={_rbd(disk).replace(',', ',,')}"
+
+
+def _rbd(disk: RbdDisk) -> str:
+    parts = {"id": disk.user, "conf": disk.conf, "keyring": disk.keyring}
+    options = "".join(f":{name}={_escaped(value)}" for name, value in parts.items())
+    return f"rbd:{_escaped(disk.pool)}/{_escaped(disk.image)}{options}"
+
+
+def _escaped(text: str) -> str:
+    for character in "\\:@=":
+        text = text.replace(character, "\\" + character)
+    return text

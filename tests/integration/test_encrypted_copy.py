@@ -1,0 +1,106 @@
+"""What is not encrypted is copied into encrypted volumes by the real qemu-img, also by an agent that dies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from gureum.agent.copies import Copies, source_volume
+from gureum.env import Env
+from gureum.hostspec import VolumeSpec
+from gureum.san import qemu_img
+from gureum.san.base import FileDisk
+from gureum.san.local import LocalPool
+from gureum.san.luks import LUKS_HEADER_BYTES, passphrase
+from gureum.san.pool import LayeredPool
+
+MIB = 1 << 20
+SIZE = 16 * MIB
+KEY = random.Random(5).randbytes(64)
+SOURCE, SNAPSHOT, TARGET = "vol-00000001", "snap-00000001", "vol-00000002"
+SPEC = VolumeSpec(id=TARGET, size_bytes=SIZE, source=SNAPSHOT, key=KEY, encrypts=True)
+DATA = random.Random(6).randbytes(3 * MIB)
+"""At 1 MiB; around it are zeros."""
+
+
+class Died(Exception):
+    pass
+
+
+async def prepared(directory: Path, env: Env) -> LayeredPool:
+    """A pool with a snapshot, and the volume that it is to be copied into."""
+    pool = LocalPool(env, directory)
+    await pool.create_volume(SOURCE, SIZE)
+    await pool.write_volume(SOURCE, MIB, DATA)
+    await pool.create_snapshot(SNAPSHOT, SOURCE)
+    await pool.create_volume(TARGET, SIZE + LUKS_HEADER_BYTES)
+    return pool
+
+
+async def copied(pool: LayeredPool, env: Env) -> None:
+    ended = asyncio.Event()
+    copies = Copies(env, lambda volume: ended.set())
+    assert not await copies.step(pool, SPEC)
+    await ended.wait()
+    assert await copies.step(pool, SPEC)
+    await copies.close()
+
+
+async def plain(pool: LayeredPool, directory: Path) -> bytes:
+    """What a machine with the key would see."""
+    disk = await pool.open_volume(TARGET)
+    assert isinstance(disk, FileDisk)
+    [layer] = disk.layers
+    secret = directory / "secret"
+    secret.write_text(passphrase(KEY))
+    options = (
+        f"driver=luks,key-secret=key,file.driver={layer.format},"
+        f"file.file.driver=file,file.file.filename={layer.path}"
+    )
+    object = f"secret,id=key,format=raw,file={secret}"
+    raw = directory / "plain.raw"
+    await qemu_img.run(["convert", "--object", object, "--image-opts", options, "-O", "raw", str(raw)], 60.0)
+    return raw.read_bytes()
+
+
+def assert_hidden(directory: Path) -> None:
+    """No file of the volume has the data as it is. The source has."""
+    for path in (directory / "pool").rglob("*"):
+        if path.is_file() and TARGET in path.name:
+            assert DATA[: 1 << 12] not in path.read_bytes()
+
+
+@pytest.mark.parametrize("point", ["", "agent.copy.begun", "agent.copy.done"])
+async def test_copy(tmp_path: Path, point: str) -> None:
+    def die(name: str) -> None:
+        if name == point:
+            raise Died
+
+    pool = await prepared(tmp_path / "pool", Env())
+    if point:
+        with pytest.raises(Died):
+            await copied(pool, Env(crashpoint=die))
+        await pool.close()
+        pool = LocalPool(Env(), tmp_path / "pool")
+    await copied(pool, Env())
+    assert await plain(pool, tmp_path) == bytes(MIB) + DATA + bytes(SIZE - MIB - len(DATA))
+    assert_hidden(tmp_path)
+    assert source_volume(TARGET) not in (await pool.inventory()).volumes
+    await pool.close()
+    assert os.listdir(tmp_path / "pool")
+
+
+async def test_a_copy_that_is_ended_leaves_nothing_open(tmp_path: Path) -> None:
+    pool = await prepared(tmp_path / "pool", Env())
+    copies = Copies(Env(), lambda volume: None)
+    assert not await copies.step(pool, SPEC)
+    await asyncio.sleep(0.05)
+    await copies.stop(TARGET)
+    for volume in (source_volume(TARGET), TARGET):
+        await pool.delete_volume(volume)
+    assert set((await pool.inventory()).volumes) == {SOURCE}
+    await pool.close()
