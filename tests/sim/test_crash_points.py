@@ -7,7 +7,7 @@ import pytest
 from gureum.sim.run import simulate
 
 STEPS = 50
-SEEDS_MAX = 12
+SEEDS_MAX = 16
 """How many workloads are tried until one reaches the crash point."""
 
 NAMES = (

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gureum.agent import certificate
+from gureum.agent import certificate, storage_addresses
 from gureum.agent.agent import Agent
 from gureum.agent.evacuate import evacuate
 from gureum.agent.here import Here, on_joined, on_machine
@@ -41,17 +41,20 @@ class Parts:
     def __init__(self, here: Here, env: Env, accelerator: str) -> None:
         self.agent: Agent | None = None
         images = None
+        san = SanSettings.load(here.cloud_dir)
+        shared = san.kind == "ceph"
         if here.joined:
             images = Fetched(here.directory / "fetched", partial(certificate.connect, here.directory))
             images.open()
-            self.hypervisor: QemuHypervisor = FetchingHypervisor(env, here.run, accelerator, images)
+            self.hypervisor: QemuHypervisor = FetchingHypervisor(
+                env, here.run, accelerator, images, shared_disks=shared
+            )
             self.pool: LocalPool = FetchingPool(env, here.directory / "pool", images)
         else:
-            self.hypervisor = QemuHypervisor(env, here.run, accelerator)
+            self.hypervisor = QemuHypervisor(env, here.run, accelerator, shared_disks=shared)
             self.pool = LocalPool(env, here.directory / "pool")
         self.pools: dict[str, Pool] = {LOCAL: self.pool}
-        san = SanSettings.load(here.cloud_dir)
-        if san.kind == "ceph":
+        if shared:
             self.pools[san.pool] = self._rbd_pool(here, env, san, images)
         self.network = KernelNetwork(
             env,
@@ -112,6 +115,9 @@ async def serve(here: Here, env: Env) -> None:
     write_atomically(ready, f'{{"pid": {os.getpid()}}}\n'.encode(), durable=False)
     work = asyncio.create_task(agent.run())
     others: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
+    san = SanSettings.load(here.cloud_dir)
+    if san.kind == "ceph":
+        others.append(asyncio.create_task(storage_addresses.watch(san, here.run, parts.network.deny_storage)))
     if here.joined:
         others.append(asyncio.create_task(certificate.renew_forever(env, here.directory, afar.drop)))
     await asyncio.wait([work, *others], return_when=asyncio.FIRST_COMPLETED)

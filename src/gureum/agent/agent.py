@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from gureum.agent import blocks
+from gureum.agent import audits, blocks
 from gureum.agent.disks import Disks
 from gureum.agent.machines import Machines
 from gureum.agent.pool_volumes import PoolVolumes
@@ -273,6 +273,8 @@ class Agent:
             case "import-flows":
                 await self.network.import_flows(call.interface, call.data)
                 return b""
+            case "list-pool" | "mend-pool":
+                return await audits.called(self.disks.pool_volumes(call.pool), self.identity.cloud, call)
             case _:
                 return await blocks.called(self.disks, call)
 

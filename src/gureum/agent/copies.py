@@ -13,6 +13,7 @@ from gureum.san.base import Pool
 from gureum.san.luks import luks_header
 
 CONCURRENT_MAX = 2
+ATTEMPTS_MAX = 3
 
 
 def source_volume(volume: str) -> str:
@@ -27,23 +28,38 @@ class Copies:
         self._env = env
         self._done = done
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._attempts: dict[str, int] = {}
+        """That failed."""
         self._turn = asyncio.Semaphore(CONCURRENT_MAX)
 
     async def step(self, pool: Pool, spec: VolumeSpec) -> bool:
-        """Whether the copy is done; begins it if it is not begun. Raises PoolError as the copy did."""
+        """Whether the copy is done; begins it if it is not begun.
+
+        Raises PoolError as the copy did. Then the next step begins it once more, but not for ever.
+        """
         task = self._tasks.get(spec.id)
         if task is None:
             task = self._tasks[spec.id] = asyncio.create_task(self._copy(pool, spec))
             task.add_done_callback(lambda _: self._done(spec.id))
         if not task.done():
             return False
-        del self._tasks[spec.id]
+        if task.exception() is not None:
+            self._attempts[spec.id] = self._attempts.get(spec.id, 0) + 1
+            if self._attempts[spec.id] < ATTEMPTS_MAX:
+                del self._tasks[spec.id]
+        else:
+            self._forget(spec.id)
         task.result()
         return True
 
+    def _forget(self, volume: str) -> None:
+        self._tasks.pop(volume, None)
+        self._attempts.pop(volume, None)
+
     async def stop(self, volume: str) -> None:
         """End the copy, if there is one."""
-        task = self._tasks.pop(volume, None)
+        task = self._tasks.get(volume)
+        self._forget(volume)
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

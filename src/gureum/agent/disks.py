@@ -200,6 +200,10 @@ class Disks:
         """Raises PoolError if this host has none of this name."""
         return self._pool(name).pool
 
+    def pool_volumes(self, name: str) -> PoolVolumes:
+        """Likewise, with what is known of it."""
+        return self._pool(name)
+
     async def write(self, volume: str, offset: int, data: bytes) -> None:
         """To a volume that no machine has open. Raises PoolError."""
         async with self._locks.hold(volume):

@@ -121,8 +121,10 @@ class FetchingPool(LocalPool):
 class FetchingHypervisor(QemuHypervisor):
     """Boots machines with kernels that it fetches."""
 
-    def __init__(self, env: Env, run: Path, accelerator: str, images: Fetched) -> None:
-        super().__init__(env, run, accelerator)
+    def __init__(
+        self, env: Env, run: Path, accelerator: str, images: Fetched, shared_disks: bool = False
+    ) -> None:
+        super().__init__(env, run, accelerator, shared_disks=shared_disks)
         self._images = images
 
     async def start(self, config: MachineConfig) -> None:

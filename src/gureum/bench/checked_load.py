@@ -7,6 +7,7 @@ each slot has to hold the last of its numbers that was said, or the one that was
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import threading
 import time
@@ -41,7 +42,7 @@ def block(number: int) -> bytes:
 
 
 class CheckedLoad:
-    """Runs from ``with`` to ``stop``. ``ssh``: the command that runs one more word, a command, in the guest."""
+    """Runs from ``with`` to ``stop``. ``ssh``: what runs one more word, a command, in the guest."""
 
     def __init__(self, ssh: Sequence[str], device: str) -> None:
         loop = _LOOP.format(device=device, block=BLOCK_BYTES, slots=SLOTS, error=ERROR)
@@ -101,7 +102,7 @@ class CheckedLoad:
     def stall(self, since: float = 0.0) -> float:
         """The longest time in seconds between two answers, of those that ended after ``since``."""
         times = [each.at for each in self.acknowledged]
-        gaps = [after - before for before, after in zip(times, times[1:], strict=False) if after >= since]
+        gaps = [after - before for before, after in itertools.pairwise(times) if after >= since]
         return max(gaps, default=0.0)
 
     def check(self, area: bytes) -> list[str]:

@@ -1,7 +1,7 @@
 """A tiny guest that measures its disk with fio, told to by its serial console.
 
-Its kernel and first programs are the tiny image's. fio is this machine's, with the libraries that it needs, in
-a second archive behind the image's initial RAM file system: Linux unpacks both.
+Its kernel and first programs are the tiny image's. fio is this machine's, with the libraries that it needs,
+in a second archive behind the image's initial RAM file system: Linux unpacks both.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ async def disk_guest(
         reader, writer = await asyncio.open_connection(sock=connect_socket(socket))
         try:
             async with asyncio.timeout(BOOT_SECONDS):
-                while READY not in await hypervisor.console(ID, 1 << 16):
+                while READY not in await hypervisor.console(ID, 1 << 16):  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
             yield DiskGuest(pid, reader, writer)
         except TimeoutError:

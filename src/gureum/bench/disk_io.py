@@ -2,8 +2,8 @@
 
 What the guest's number lacks of the peer's is what the virtual machine costs. Both run right after each
 other, so many times, and the ratio is that of the pairs. Whether the processor is the limit shows in what
-guest, peer and the storage's daemons take of it, which is said beside each figure: under emulation (TCG) the
-guest's own kernel takes a core before the disk is busy.
+guest and storage daemons take of it, and what is left idle, which is said beside each figure: under emulation
+(TCG) the guest's own kernel takes a core before the disk is busy.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from pathlib import Path
 
 from gureum.bench.disk_guest import DiskGuest, Load, disk_guest, initrd
 from gureum.bench.figures import Figure, Promise, Say, compare
-from gureum.bench.processes import cpu_seconds
+from gureum.bench.processes import TICKS, cpu_seconds
 from gureum.bench.servers import BenchError
 from gureum.env import Env
 from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
-from gureum.hypervisors.qemu.rbd import memory_file, open_rbd, rbd_node
+from gureum.hypervisors.qemu.rbd import confine, memory_file, rbd_node
+from gureum.images.builder import build_tiny
 from gureum.images.manifest import ImageManifest
-from gureum.san.base import DiskSource, FileDisk, RbdDisk
+from gureum.san.base import DiskSource, FileDisk, Layer, RbdDisk
+from gureum.san.settings import SanSettings
 
 KIB, MIB = 1 << 10, 1 << 20
 LOADS = tuple(
@@ -41,11 +43,61 @@ FIRST_REQUESTS = {4 * KIB: 300, MIB: 40}
 """So many tell how many it takes for the wanted time."""
 REQUESTS_MAX = 2_000_000
 PEER_SECONDS_MAX = 300.0
+DISK_BYTES = 512 * MIB
+IMAGE = "bench-disk"
+FIO_SECONDS = 0.7
+"""About so long it takes to begin, under emulation."""
 RATIO_LEAST = 0.9
 _SECONDS = re.compile(r"Run completed in ([0-9.]+) seconds")
 
 
-async def measure(
+def measure(
+    settings: SanSettings, directory: Path, daemons: Sequence[int], say: Say, *, quick: bool
+) -> list[Figure]:
+    """The cloud's pool in a cluster, and a local one. ``daemons``: the cluster's processes. Blocks."""
+    say("the image tiny")
+    manifest = asyncio.run(build_tiny(directory / "images", lambda step, share: None))
+    local = directory / "local.raw"
+    with open(local, "wb") as file:
+        file.truncate(DISK_BYTES)
+    pools: dict[str, tuple[DiskSource, Sequence[int]]] = {
+        "local": (FileDisk(layers=(Layer(path=str(local), format="raw"),)), ()),
+        "ceph": (_disk(settings), daemons),
+    }
+    _rbd(settings, "create", IMAGE, "--size", f"{DISK_BYTES}B")
+    seconds, rounds = (1.0, 1) if quick else (4.0, 3)
+    found: list[Figure] = []
+    try:
+        for name, (source, processes) in pools.items():
+            run = measure_disk(
+                name, source, manifest, directory, processes, say, seconds=seconds, rounds=rounds
+            )
+            found += asyncio.run(run)
+    finally:
+        local.unlink(missing_ok=True)
+        _rbd(settings, "rm", IMAGE, "--no-progress")
+    return found
+
+
+def _disk(settings: SanSettings) -> RbdDisk:
+    return RbdDisk(
+        pool=settings.pool,
+        image=IMAGE,
+        conf=str(settings.conf),
+        user=settings.user,
+        keyring=str(settings.keyring),
+    )
+
+
+def _rbd(settings: SanSettings, *words: str) -> None:
+    access = ("--conf", str(settings.conf), "--id", settings.user, "--keyring", str(settings.keyring))
+    command = ["rbd", *access, "--pool", settings.pool, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PEER_SECONDS_MAX)
+    if done.returncode != 0:
+        raise BenchError(f"rbd {words[0]} failed: {done.stderr.strip()}")
+
+
+async def measure_disk(
     name: str,
     source: DiskSource,
     manifest: ImageManifest,
@@ -92,8 +144,8 @@ def _figure(
 ) -> Figure:
     busy = ", ".join(f"{who} {share:.2f}" for who, share in used.items())
     total = os.cpu_count() or 1
-    limited = used["guest"] >= 0.9 or sum(used.values()) >= 0.9 * total
-    remark = f"cores busy, of {total}: {busy}" + ("; the processor is the limit" if limited else "")
+    limited = used["guest"] >= 0.9 or used["idle"] < 0.1 * total
+    remark = f"of {total} cores: {busy}" + ("; the processor is the limit" if limited else "")
     return compare(
         f"{name}: {load.name}",
         "requests/s",
@@ -109,19 +161,27 @@ def _figure(
 async def _guest(
     guest: DiskGuest, load: Load, seconds: float, daemons: Sequence[int]
 ) -> tuple[float, dict[str, float]]:
-    """Requests a second, and what processes took meanwhile, in cores."""
+    """Requests a second, and what processes took of cores in the second half of it."""
+    running = asyncio.create_task(guest.run(load, seconds))
+    await asyncio.sleep(FIO_SECONDS + seconds / 2)
     before, began = _taken(guest.pid, daemons), time.monotonic()
-    rate = await guest.run(load, seconds)
+    await asyncio.sleep(seconds / 2)
     lasted = time.monotonic() - began
     after = _taken(guest.pid, daemons)
-    return rate, {who: (after[who] - before[who]) / lasted for who in after}
+    return await running, {who: (after[who] - before[who]) / lasted for who in after}
 
 
 def _taken(guest: int, daemons: Sequence[int]) -> dict[str, float]:
-    taken = {"guest": cpu_seconds(guest)}
+    taken = {"guest": cpu_seconds(guest), "idle": _idle_seconds()}
     if daemons:
         taken["storage"] = sum(map(cpu_seconds, daemons))
     return taken
+
+
+def _idle_seconds() -> float:
+    """Of all cores together, since the machine started. Waiting for a disk is idle too (proc(5))."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    return (int(fields[4]) + int(fields[5])) / TICKS
 
 
 def _peer(source: DiskSource, load: Load, seconds: float) -> float:
@@ -150,16 +210,17 @@ def _file(source: FileDisk) -> dict[str, object]:
 
 
 def _bench_rbd(disk: RbdDisk, options: Sequence[str]) -> float:
-    opened = open_rbd(disk, 0)
-    key = memory_file("key", opened.secret)
+    """With the cluster's configuration and the keyring by its path: qemu-img bench takes no secret."""
+    conf = memory_file(
+        "ceph.conf", f"{confine(Path(disk.conf).read_text(), disk.user)}keyring = {disk.keyring}\n"
+    )
+    node = rbd_node("image", disk, conf, "key")
+    for option in ("node-name", "cache", "key-secret"):
+        del node[option]
     try:
-        node = rbd_node("image", disk, opened.conf, "key")
-        del node["node-name"], node["cache"]
-        secret = ["--object", f"secret,id=key,format=base64,file=/proc/self/fd/{key}"]
-        return _run([*secret, *options, *_target({"driver": "raw", "file": node})], (opened.conf, key))
+        return _run([*options, *_target({"driver": "raw", "file": node})], (conf,))
     finally:
-        opened.close()
-        os.close(key)
+        os.close(conf)
 
 
 def _target(image: Mapping[str, object]) -> list[str]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
+from gureum.bench import disk_io, san_faults
 from gureum.bench.clouds import launcher
 from gureum.bench.figures import Figure, Promise, Say
 from gureum.bench.processes import busy_percent, memory_mb
@@ -21,6 +22,7 @@ from gureum.cli.output import CliError
 from gureum.san.ceph.cluster import Cluster
 from gureum.san.ceph.commands import ask
 from gureum.san.ceph.pools import admin, is_well
+from gureum.san.settings import SanSettings
 
 OSD_SIZE = "8G"
 FIRST_SECONDS = 20
@@ -30,8 +32,7 @@ SETTLE_SECONDS = 5.0
 
 
 def measure(directory: Path, say: Say, *, quick: bool) -> list[Figure]:
-    """``directory`` is not used: the cluster's daemons need one that others may pass."""
-    del directory
+    """``directory`` is for the measured disks: the cluster's daemons need one that others may pass."""
     rounds, idle_seconds = (1, 10.0) if quick else (5, 60.0)
     first, later = [], []
     for number in range(1, rounds + 1):
@@ -46,6 +47,9 @@ def measure(directory: Path, say: Say, *, quick: bool) -> list[Figure]:
                 pids = {name: found.pid for name, found in cloud.running_daemons().items()}
                 percent = busy_percent(list(pids.values()), idle_seconds)
                 memory = {name: memory_mb(pid)[0] for name, pid in pids.items()}
+                settings = SanSettings.load(cloud.state_dir)
+                disks = disk_io.measure(settings, directory, list(pids.values()), say, quick=quick)
+                faults = san_faults.measure(cloud, directory, say, quick=quick)
     return [
         _start("first `gureum up --san ceph` to HEALTH_OK", first, FIRST_SECONDS),
         _start("later `gureum up` to HEALTH_OK", later, LATER_SECONDS),
@@ -56,6 +60,8 @@ def measure(directory: Path, say: Say, *, quick: bool) -> list[Figure]:
             remark=", ".join(f"{name} {rss:.0f}" for name, rss in memory.items()),
         ),
         Figure(name="CPU of the idle storage daemons, of one core", value=percent, unit="%"),
+        *disks,
+        *faults,
     ]
 
 

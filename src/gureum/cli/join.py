@@ -20,6 +20,7 @@ from gureum.cli.config import (
     make_state_dir,
 )
 from gureum.cli.output import USAGE, CliError
+from gureum.control.storage import keep
 from gureum.env import Env
 from gureum.errors import ConfigError, NetworkError, TransportError
 from gureum.files import make_directories, write_atomically
@@ -159,6 +160,8 @@ def _keep(
         expires=answer.expires,
         renew_at=renewal(Env().now(), answer.expires),
     )
+    if answer.storage is not None:
+        keep(cloud.state_dir, answer.storage)
     # Last: with it this directory is a host's.
     config.save(cloud.state_dir)
     return config

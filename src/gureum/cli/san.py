@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from gureum.cli import san_backup
 from gureum.cli.commands import COMMANDS
 from gureum.cli.options import MARKUP, AsJson, StateDir, cloud_at
-from gureum.cli.output import FAILED, NOT_RUNNING, CliError, human_bytes, show_json, table
+from gureum.cli.output import FAILED, NOT_RUNNING, CliError, counted, human_bytes, show_json, table
 
 app = typer.Typer(help=COMMANDS["san"].help, no_args_is_help=True, rich_markup_mode=MARKUP)
 
 BLOCK_BYTES = 512
-
-
-@app.callback()
-def san() -> None:
-    """A group also with a single command in it."""
 
 
 @app.command(
@@ -106,3 +103,112 @@ def show_ceph(cloud: Any, settings: Any, *, as_json: bool) -> int:
     else:
         print("\n".join(ceph.lines(found)))
     return FAILED if found.health.status == ERROR else 0
+
+
+# ---- what is in the pools
+
+
+@app.command(
+    "check",
+    short_help="Compare what is in the pools with what the cloud says.",
+    help="Compare what is in the pools of a running cloud with what it says of its volumes and snapshots: "
+    "what nobody needs, what is missing, who has what open. Changes nothing without --repair.",
+    epilog="Exit code 0 if all is as it should be, or is now; 1 if something is not.",
+)
+def check(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove what nobody needs; at a terminal it asks first.")
+    ] = False,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    cloud = cloud_at(state_dir)
+    found = [(pool, finding) for pool in pools(cloud) for finding in findings(cloud, pool)]
+    repaired: list[dict[str, Any]] = []
+    repairable = [(pool, finding) for pool, finding in found if finding.get("FindingId")]
+    if not as_json:
+        print(
+            "\n".join(check_lines(found)) or "nothing is in a pool that should not be, and nothing is missing"
+        )
+    if repair and repairable and (as_json or agreed(repairable)):
+        repaired = mend(cloud, repairable)
+        for finding in repaired if not as_json else ():
+            print(f"done: {finding['ResourceId']}: {finding['Repair']}")
+    problems = {(pool["HostId"], each["Message"]) for pool, each in found if each["Problem"]}
+    left = len(problems) - len(repaired)
+    if as_json:
+        rows = [{**pool, **each} for pool, each in found]
+        show_json({"Clean": left <= 0, "Findings": rows, "Repaired": repaired})
+    elif repairable and not repair:
+        print(f"\n{counted(len(repairable), 'thing')} can be repaired: gureum san check --repair")
+    if left > 0:
+        raise typer.Exit(FAILED)
+
+
+def pools(cloud: Any) -> list[dict[str, Any]]:
+    from gureum.cli import api
+
+    found: list[dict[str, Any]] = api.call(cloud, "fleet", "describe_pools")["Pools"]
+    return found
+
+
+def findings(cloud: Any, pool: dict[str, Any]) -> list[dict[str, Any]]:
+    from gureum.cli import api
+
+    found: list[dict[str, Any]] = []
+    asked = {"PoolName": pool["PoolName"], "HostId": pool["HostId"]}
+    while True:
+        page = api.call(cloud, "fleet", "check_pool", **asked)
+        found += page["Findings"]
+        if not page.get("NextToken"):
+            return found
+        asked["NextToken"] = page["NextToken"]
+
+
+def check_lines(found: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:
+    """A line for each finding, and one for what --repair would do."""
+    lines = []
+    for pool, each in found:
+        where = pool["PoolName"] if pool["Shared"] else f"{pool['PoolName']} of host {pool['HostId']}"
+        lines.append(f"{'PROBLEM' if each['Problem'] else 'note   '}  {where}: {each['Message']}")
+        if each.get("Repair"):
+            lines.append(f"         -> --repair: {each['Repair']} ({each['ResourceId']})")
+        elif each["Problem"]:
+            lines.append("         -> nothing repairs this by itself")
+    return lines
+
+
+def agreed(repairable: list[tuple[dict[str, Any], dict[str, Any]]]) -> bool:
+    if not sys.stdin.isatty():
+        return True
+    return typer.confirm(
+        f"Do that to {counted(len(repairable), 'thing')}? What is removed cannot be had back"
+    )
+
+
+def mend(cloud: Any, repairable: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[dict[str, Any]]:
+    """One at a time: each may take some seconds."""
+    from gureum.cli import api
+
+    done: list[dict[str, Any]] = []
+    for pool, each in repairable:
+        asked = {key: pool[key] for key in ("PoolName", "HostId")}
+        done += api.call(cloud, "fleet", "repair_pool", **asked, FindingIds=[each["FindingId"]])["Repaired"]
+    return done
+
+
+# ---- backup
+
+app.command(
+    "backup",
+    short_help="Write a snapshot to files: all of it, or what changed since the last time.",
+    help="Write a snapshot, or a new one of a volume, to a directory: at first all of it, later what changed "
+    "since the snapshot before. It uses the API, so the cloud may be any, also AWS. Interrupted, the same "
+    "command goes on. The files are NOT encrypted, whatever the snapshot is.",
+)(san_backup.backup)
+app.command(
+    "restore",
+    short_help="Make a snapshot of a backup, in this cloud or another.",
+    help="Make a snapshot of what `gureum san backup` wrote, in this cloud or another, and print its id. All "
+    "checksums are checked first. Interrupted, the same command goes on.",
+)(san_backup.restore)

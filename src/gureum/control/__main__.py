@@ -18,6 +18,7 @@ from gureum.control.access import Access
 from gureum.control.keys import DIRECTORY as KEYS_DIRECTORY
 from gureum.control.keys import KeyStore
 from gureum.control.manager import Manager
+from gureum.control.storage import storage
 from gureum.control.upgrade import upgrade
 from gureum.dns import private_domain
 from gureum.env import Env
@@ -91,7 +92,15 @@ async def listen_far_agents(state_dir: Path, config: CloudConfig, manager: Manag
     address = tls_links.Address.parse(config.agents)
     directory = state_dir / AUTHORITY_DIRECTORY
     context = tls_links.manager_context(directory)
-    access = Access(manager.env, manager.cloud, manager.store, directory, config.agents_url, manager.speak)
+    access = Access(
+        manager.env,
+        manager.cloud,
+        manager.store,
+        directory,
+        config.agents_url,
+        manager.speak,
+        lambda: storage(state_dir, SanSettings.load(state_dir)),
+    )
     manager.access = access
     server = await tls_links.listen(address, context, access.serve)
     log.info("hosts of other machines can join at %s", config.agents_url)

@@ -35,6 +35,7 @@ from gureum.transport.messages import (
     Refused,
     Renew,
     Renewed,
+    Storage,
 )
 from gureum.transport.tls import AUTHORITY, Peer, fingerprint
 from gureum.transport.token import identify
@@ -57,9 +58,23 @@ Speak = Callable[[Link, Hello, HostCertificate], Awaitable[None]]
 
 
 class Access:
-    """``directory``: the authority's. ``speak``: serves an agent from its Hello on. ``url``: for people."""
+    """``directory``: the authority's. ``speak``: serves an agent from its Hello on. ``url``: for people.
 
-    def __init__(self, env: Env, cloud: Cloud, store: Store, directory: Path, url: str, speak: Speak) -> None:
+    ``storage``: how a host reaches the cloud's disks; None if it has its own. Raises TransportError where
+    only the manager's machine does.
+    """
+
+    def __init__(
+        self,
+        env: Env,
+        cloud: Cloud,
+        store: Store,
+        directory: Path,
+        url: str,
+        speak: Speak,
+        storage: Callable[[], Storage | None] = lambda: None,
+    ) -> None:
+        self._storage = storage
         self._env = env
         self._cloud = cloud
         self._store = store
@@ -160,6 +175,7 @@ class Access:
                 "host- with a number, as the manager's own are called; choose another with --name"
             )
         await self._usable(join)
+        storage = self._storage()
         issued = await self._issue(join.name, join.request)
 
         async def work(tx: Transaction) -> str:
@@ -190,6 +206,7 @@ class Access:
             public_cidr=self._cloud.public_cidr,
             certificate=issued.certificate,
             expires=issued.expires,
+            storage=storage,
         )
 
     async def _usable(self, join: Join) -> None:

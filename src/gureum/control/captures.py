@@ -72,8 +72,8 @@ async def _settle(tx: Transaction, image: Image, ended: Snapshot) -> None:
     await tx.put(image)
     instance = await tx.get(Instance, image.source_instance) if image.source_instance else None
     is_off = not any(each.after for each in (ended, *snapshots))
-    if instance is not None and instance.capturing == image.id and is_off:
-        await tx.put(_started(instance))
+    if instance is not None and image.id in instance.capturing and is_off:
+        await tx.put(_without(instance, image.id))
 
 
 async def captured(reader: Reader) -> list[Instance]:
@@ -83,24 +83,29 @@ async def captured(reader: Reader) -> list[Instance]:
     return [instance for instance in sources if instance.capturing]
 
 
-def _started(instance: Instance) -> Instance:
-    return replace(instance, capturing="", generation=instance.generation + 1, reboots=0)
+def _without(instance: Instance, *images: str) -> Instance:
+    """The image is made; with the last of them the machine, which is off, starts again."""
+    left = tuple(id for id in instance.capturing if id not in images)
+    if left:
+        return replace(instance, capturing=left)
+    return replace(instance, capturing=(), generation=instance.generation + 1, reboots=0)
 
 
 async def step(tx: Transaction, instance: Instance, off: bool) -> None:
-    """For an instance that runs but for an image that is made of it; ``off``: its machine is."""
+    """For an instance that runs but for images that are made of it; ``off``: its machine is."""
     if not off:
         return
     await release(tx, instance)
-    image = await tx.get(Image, instance.capturing)
-    if image is None or image.state is not ImageState.pending:
-        await tx.put(_started(instance))
+    images = await tx.get_many(Image, instance.capturing)
+    pending = {image.id for image in images if image.state is ImageState.pending}
+    if done := set(instance.capturing) - pending:
+        await tx.put(_without(instance, *done))
 
 
 async def release(tx: Transaction, instance: Instance) -> None:
     """The machine is off: the snapshots that wait for that can be taken."""
-    image = await tx.get(Image, instance.capturing) if instance.capturing else None
-    for snapshot in await tx.get_many(Snapshot, set(image.snapshots) if image is not None else ()):
+    images = await tx.get_many(Image, instance.capturing)
+    for snapshot in await tx.get_many(Snapshot, {id for image in images for id in image.snapshots}):
         if snapshot.after == instance.id:
             volume = await tx.get(Volume, snapshot.taken_of)
             host = volume.host if volume is not None else None

@@ -178,7 +178,7 @@ async def _guest_shut_down(tx: Transaction, env: Env, instance: Instance) -> Non
 
 async def _stopped(tx: Transaction, env: Env, instance: Instance) -> None:
     await captures.release(tx, instance)
-    await tx.put(replace(instance, state=InstanceState.stopped, force=False, impaired="", capturing=""))
+    await tx.put(replace(instance, state=InstanceState.stopped, force=False, impaired="", capturing=()))
     for interface in await tx.find(NetworkInterface, instance=instance.id):
         public_ip = interface.public_ip if interface.address else ""
         await tx.put(replace(interface, host=None, public_ip=public_ip))
@@ -205,7 +205,7 @@ async def _terminated(tx: Transaction, env: Env, instance: Instance) -> None:
             interfaces=(),
             devices=(),
             impaired="",
-            capturing="",
+            capturing=(),
             purge_at=env.now() + PURGE_SECONDS,
         )
     )

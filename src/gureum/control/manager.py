@@ -23,6 +23,7 @@ from gureum.control.kinds import SPEC_KINDS
 from gureum.control.neighbours import Following
 from gureum.control.networks import Networks
 from gureum.control.observed import NETWORK, TAKEN, Observed
+from gureum.control.pools import PoolChecks
 from gureum.control.reports import REPORTS_PER_SECOND_MAX, bounded, concerning, on_host
 from gureum.control.session import Session
 from gureum.control.shares import shared_pools
@@ -97,6 +98,7 @@ class Manager:
         self.calls = Calls(self.observed)
         self.sessions = self.calls.sessions
         self.blocks = SnapshotBlocks(store, self.calls)
+        self.pools = PoolChecks(store, self.calls, cloud.name)
         self._neighbours = Following(store)
         self.access: Access | None = None
         """Where hosts of other machines come in, if they may."""

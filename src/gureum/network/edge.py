@@ -50,6 +50,8 @@ class Edge:
         self._asked: object = None
         # The device that encrypts, "" for none.
         self._carrier = ""
+        self.storage: frozenset[str] = frozenset()
+        """Where guests find nothing: addresses and networks of the storage cluster."""
 
     def underlay(self, spec: NetworkSpec, key_file: Path) -> Underlay:
         """What VXLAN packets of the hosts of this spec go through; made as far as it is made by us."""
@@ -82,7 +84,7 @@ class Edge:
         # Over WireGuard, VXLAN packets come from its device only.
         self._carrier = self._names.wireguard if spec.encrypted and self._uplink else ""
         table = hostfilter.host_table(
-            self._names, self._cloud, dns.upstream()[1], self._uplink, peers, carrier=self._carrier
+            self._names, self._cloud, dns.upstream()[1], self._uplink, peers, self._carrier, self.storage
         )
         if self.known and self._table is not None:
             nft(change_table(self._table, table))

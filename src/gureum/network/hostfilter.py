@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
 from gureum.network.filters import bound_flows, flow_sets
 from gureum.network.names import BENCHMARK_RANGE, VXLAN_PORT, Names
@@ -16,13 +17,15 @@ def host_table(
     uplink: str = "",
     peers: Iterable[str] = (),
     carrier: str = "",
+    storage: Iterable[str] = (),
 ) -> Table:
     """The host's side: guests reach the Internet and other guests' public addresses, not the host itself.
 
     ``resolvers`` are the host's name servers: a VPC's own resolver may ask those that run on the host.
     ``uplink``: the device on which other hosts are, ``peers`` their addresses: VXLAN comes from them only.
     Public addresses are real there, so the host does not hide them. ``carrier``: VXLAN comes from that device
-    only, and goes there only.
+    only, and goes there only. ``storage``: addresses and networks of the storage cluster, of both families:
+    hosts reach them, guests do not, whatever the host would forward.
     """
     # Flows between hosts are not tracked: what is inside them is.
     stranger = f'iifname != "{carrier}"' if carrier else "ip saddr != @peers"
@@ -35,7 +38,7 @@ def host_table(
     return Table(
         name=f"inet {names.table}",
         comment=cloud,
-        counters=("denied_host", "denied_range", "too_many_flows"),
+        counters=("denied_host", "denied_range", "denied_storage", "too_many_flows"),
         sets={
             **flow_sets("ipv4_addr"),
             "peers": Set("ipv4_addr", dict.fromkeys(sorted(peers), "")),
@@ -75,6 +78,7 @@ def host_table(
             ),
             "forward": Chain(
                 (
+                    *_no_storage(guests, storage),
                     established,
                     f"iifname {guests} ip daddr {BENCHMARK_RANGE} ip daddr != {names.public} "
                     "counter name denied_range drop",
@@ -97,3 +101,13 @@ def host_table(
             ),
         },
     )
+
+
+def _no_storage(guests: str, storage: Iterable[str]) -> Iterator[str]:
+    """Before all that accepts: a flow that was there when the cluster got the address ends, too."""
+    networks = [ip_network(each) for each in storage]
+    four = collapse_addresses(each for each in networks if isinstance(each, IPv4Network))
+    six = collapse_addresses(each for each in networks if isinstance(each, IPv6Network))
+    for word, found in (("ip", [*map(str, four)]), ("ip6", [*map(str, six)])):
+        if found:
+            yield f"iifname {guests} {word} daddr {{ {', '.join(found)} }} counter name denied_storage drop"

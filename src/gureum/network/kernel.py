@@ -105,6 +105,23 @@ class KernelNetwork:
                 raise
             self._applied = spec
 
+    async def deny_storage(self, storage: frozenset[str]) -> None:
+        """Let guests not reach these addresses and networks, from now on. Raises NetworkError."""
+        async with self._lock:
+            if storage == self._edge.storage:
+                return
+            self._edge.storage = storage
+            applied = self._applied
+            if applied is None:  # the next spec has it done
+                self._edge.known = False
+                return
+            try:
+                await self._work(lambda: self._edge.prepare(applied))
+            except BaseException:
+                self._applied = None
+                self._assume_nothing()
+                raise
+
     async def _make(self, spec: NetworkSpec, plans: dict[int, VpcPlan]) -> None:
         if self._differs_in_rules(plans):
             await self._change_rules(plans)

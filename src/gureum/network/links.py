@@ -39,7 +39,7 @@ _NAMESPACE_SYSCTLS = {
     "ipv6/conf/default/accept_redirects": "0",
     "ipv6/conf/all/forwarding": "1",
     # Of an established flow connection tracking sees some packets only (``shortcut``): it cannot know which
-    # sequence number is next, nor what was acknowledged. What is sent again and again, it still sees.
+    # sequence number is next, nor what was acknowledged.
     "netfilter/nf_conntrack_tcp_be_liberal": "1",
     "netfilter/nf_conntrack_tcp_timeout_unacknowledged": str(5 * 24 * 3600),
 }
@@ -106,6 +106,9 @@ def build_vpc(names: Names, vpc: VpcPlan, slot: int, linked: bool) -> bool:
 def _prepare_namespace() -> None:
     for name, value in _NAMESPACE_SYSCTLS.items():
         write_sysctl(name, value)
+    # For the same reason: a reset may look old. A kernel before 5.15 does not have it.
+    if Path("/proc/sys/net/netfilter/nf_conntrack_tcp_ignore_invalid_rst").exists():
+        write_sysctl("netfilter/nf_conntrack_tcp_ignore_invalid_rst", "1")
 
 
 def _configure_router(vpc: VpcPlan, host_end: str, vpc_end: str) -> None:

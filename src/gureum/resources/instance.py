@@ -103,8 +103,8 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
     instance_profile: str = ""
     cpu_credits: str = ""
     """The credit option that was asked for: standard or unlimited, "" for the type's default."""
-    capturing: str = ""
-    """The image that is being made of it: the machine is off until its snapshots are taken."""
+    capturing: tuple[str, ...] = ()
+    """Images that are being made of it: its machine is off until their snapshots are taken."""
     impaired: str = ""
     """Why the instance does not make progress now (e.g. its pool is full), for status checks."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import msgspec
+
 from gureum.resources.record import Record
 
 
@@ -17,6 +19,6 @@ class Pool(Record, frozen=True, kw_only=True, omit_defaults=True):
     free_bytes: int = 0
     full: bool = False
     message: str = ""
-    away: dict[str, str] = {}
+    away: dict[str, str] = msgspec.field(default_factory=dict)
 
     kind: ClassVar[str] = "pool"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 from gureum.errors import PoolError
@@ -23,21 +24,42 @@ async def copy(source: DiskSource, target: DiskSource, key: bytes, size_bytes: i
 
     Cut short it can be done again from its beginning. Raises PoolError.
     """
-    secret, feed = os.pipe()
+    secrets = [("key", "raw", passphrase(key))]
+    if isinstance(target, RbdDisk):
+        secrets.append(("cluster", "base64", _cluster_key(target)))
+    pipes: list[int] = []
     try:
-        with os.fdopen(feed, "wb") as pipe:
-            pipe.write(passphrase(key).encode())  # fits into the pipe
+        objects: list[str] = []
+        for id, format, text in secrets:
+            pipes.append(_piped(text))
+            objects += ["--object", f"secret,id={id},format={format},file=/dev/fd/{pipes[-1]}"]
         await qemu_img.run(
-            [
-                *("convert", "-n", "--object", f"secret,id=key,format=raw,file=/dev/fd/{secret}"),
-                *("--target-image-opts", _read(source), _written(target)),
-            ],
+            ["convert", "-n", *objects, "--target-image-opts", _read(source), _written(target)],
             START_SECONDS + size_bytes / BYTES_PER_SECOND_MIN,
             memory_bytes=qemu_img.RBD_MEMORY_BYTES,
-            pass_fds=(secret,),
+            pass_fds=pipes,
         )
     finally:
-        os.close(secret)
+        for pipe in pipes:
+            os.close(pipe)
+
+
+def _piped(text: str) -> int:
+    """What reads as this text, once. Short ones only: they fit into the pipe."""
+    end, feed = os.pipe()
+    with os.fdopen(feed, "wb") as pipe:
+        pipe.write(text.encode())
+    return end
+
+
+def _cluster_key(disk: RbdDisk) -> str:
+    """The key of the cluster's user, as the keyring has it."""
+    from gureum.san.ceph.keys import read_keyring  # only where there is a cluster
+
+    try:
+        return read_keyring(Path(disk.keyring).read_text())[f"client.{disk.user}"]
+    except (OSError, KeyError) as error:
+        raise PoolError(f"{disk.keyring} has no key of client.{disk.user}") from error
 
 
 def _read(disk: DiskSource) -> str:
@@ -61,7 +83,9 @@ def _written(disk: DiskSource) -> str:
         [layer] = disk.layers
         path = layer.path.replace(",", ",,")
         return f"{luks},file.driver={layer.format},file.file.driver=file,file.file.filename={path}"
-    return f"{luks},file.filename={_rbd(disk).replace(',', ',,')}"
+    parts = {"pool": disk.pool, "image": disk.image, "user": disk.user, "conf": disk.conf}
+    options = "".join(f",file.{name}={value.replace(',', ',,')}" for name, value in parts.items())
+    return f"{luks},file.driver=rbd,file.key-secret=cluster{options}"
 
 
 def _rbd(disk: RbdDisk) -> str:

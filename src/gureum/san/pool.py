@@ -378,6 +378,11 @@ class LayeredPool:
             await self._catalogue.collect(orphans)
         return found
 
+    async def snapshot_volumes(self) -> dict[str, str]:
+        """By snapshot, the volume that it is of."""
+        await self._catalogue.load()
+        return {record.id: record.volume for record in self._catalogue.snapshots()}
+
     def _shared_tail(self, record: VolumeRecord) -> tuple[str, ...]:
         """The end of the chain that others need too, at most half of what is allowed."""
         users = self._catalogue.users()

@@ -7,7 +7,7 @@ touches a host.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -15,6 +15,7 @@ import msgspec
 from gureum.env import Env
 from gureum.hostspec import LOCAL
 from gureum.resources.volume import Snapshot
+from gureum.san.ceph.audit import Finding
 from gureum.store.base import Transaction
 from gureum.transport.messages import BlockUse
 
@@ -47,6 +48,23 @@ class Hosts(Protocol):
     @property
     def blocks(self) -> Blocks:
         """The data of snapshots."""
+
+    @property
+    def pools(self) -> Pools:
+        """What is in pools, held against the store."""
+
+
+class Pools(Protocol):
+    """All raise TransportError."""
+
+    def hosts(self, pool: str) -> list[str]:
+        """Which can be asked about the pool: each has one of its own, or one of them is enough."""
+
+    async def check(self, pool: str, host: str, after: str) -> tuple[list[Finding], str]:
+        """What is to be told of the images with names above ``after``, and where the next page begins."""
+
+    async def mend(self, pool: str, host: str, keys: Collection[str]) -> list[Finding]:
+        """Repair what has one of these keys, if it is still found. Returns what was repaired."""
 
 
 class Blocks(Protocol):

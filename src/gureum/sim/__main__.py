@@ -19,6 +19,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=60, help="API calls in a run")
     parser.add_argument("--hosts", type=int, default=1)
     parser.add_argument("--networks", action="store_true", help="mostly calls about VPCs")
+    parser.add_argument("--shared", action="store_true", help="with a shared pool")
     parser.add_argument("--crash-at", default="", help="die at this crash point only")
     parser.add_argument("--timeline", action="store_true", help="print what happens")
     options = parser.parse_args()
@@ -29,7 +30,12 @@ def main() -> int:
     for seed in range(options.seed, options.seed + options.runs):
         try:
             outcome = simulate(
-                seed, options.steps, options.hosts, options.crash_at, networks=options.networks
+                seed,
+                options.steps,
+                options.hosts,
+                options.crash_at,
+                networks=options.networks,
+                shared=options.shared,
             )
         except BaseException:
             print(f"seed {seed} failed", file=sys.stderr)

@@ -71,6 +71,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
     for at most ``length`` blocks with data from block ``offset`` on, or for those that may not be as in the
     snapshot ``since`` of ``since_volume``; ``read-block``, ``length`` bytes from ``offset`` on.
     ``write-block``: ``data`` at ``offset`` of a volume that no machine has.
+
+    ``list-pool``: what is in ``pool``, a Listing of at most ``length`` images with names above ``since``.
+    ``mend-pool``: repair the Finding in ``data`` there.
     """
 
     id: int
@@ -117,8 +120,17 @@ class Join(msgspec.Struct, frozen=True, kw_only=True, tag="join"):
     """For a certificate, PKCS #10 in PEM."""
 
 
+class Storage(msgspec.Struct, frozen=True, kw_only=True):
+    """A storage cluster, for who has its disks there: the contents of two files, a user of it and a pool."""
+
+    conf: bytes
+    keyring: bytes
+    user: str
+    pool: str
+
+
 class Joined(msgspec.Struct, frozen=True, kw_only=True, tag="joined"):
-    """``public_cidr``: the cloud's public addresses."""
+    """``public_cidr``: the cloud's public addresses. ``storage``: None if each host has its own disks."""
 
     cloud: str
     host: str
@@ -127,6 +139,7 @@ class Joined(msgspec.Struct, frozen=True, kw_only=True, tag="joined"):
     certificate: bytes
     expires: float
     """Of the certificate, as Unix time."""
+    storage: Storage | None = None
 
 
 class Renew(msgspec.Struct, frozen=True, tag="renew"):

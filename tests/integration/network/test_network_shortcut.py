@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import struct
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from gureum.env import Env
 from gureum.hostspec import AclEntrySpec, AclSpec, FlowLogSpec, NetworkSpec, SubnetSpec
-from gureum.network import bpf
+from gureum.network import bpf, conntrack
 from gureum.network.kernel import KernelNetwork
 from gureum.network.namespaces import visit
 
@@ -128,6 +129,47 @@ async def test_established_flows_go_past_the_filter(rig: Rig) -> None:
         before = went_long()
         await rig.call(ask_often, connection, accepted)
         assert went_long() - before < MANY / 2
+
+
+async def test_an_idle_connection_is_not_forgotten(rig: Rig) -> None:
+    """Connection tracking sees what the server sends first, and not that it is acknowledged: that goes the
+    way of the handshake's last packet.
+    """
+    a, b = await pair(rig)
+    await settled()
+    connection, accepted = await rig.call(connect, a, b, 80)
+    with connection, accepted:
+        accepted.sendall(DATA)
+        assert await rig.call(connection.recv, 99) == DATA
+        await asyncio.sleep(0.2)
+        tracked = visit(VPC, lambda: list(conntrack.flows_of([a.ip])))
+        seconds = [int.from_bytes(flow[7], "big") for _, flow in tracked]
+        assert len(seconds) == 1
+        assert seconds[0] > 24 * 3600
+
+
+async def test_connections_that_end_are_forgotten(rig: Rig) -> None:
+    def lives() -> list[int]:
+        tracked = visit(VPC, lambda: list(conntrack.flows_of([a.ip])))
+        return [int.from_bytes(flow[7], "big") for _, flow in tracked]
+
+    a, b = await pair(rig)
+    await settled()
+    connection, accepted = await rig.call(connect, a, b, 80)
+    with connection, accepted:
+        await rig.call(ask_often, connection, accepted)
+    await asyncio.sleep(0.2)
+    assert max(lives()) < 600
+    # By a reset, too.
+    visit(VPC, lambda: conntrack.forget_flows([a.ip]))
+    connection, accepted = await rig.call(connect, a, b, 81)
+    with connection, accepted:
+        await rig.call(ask_often, connection, accepted)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+        with pytest.raises(ConnectionResetError):
+            await rig.call(accepted.recv, 99)
+        assert max(lives()) < 600
 
 
 async def test_an_agent_that_begins_anew(rig: Rig) -> None:

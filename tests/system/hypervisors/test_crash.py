@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from gureum.env import CRASH_VARIABLE
@@ -28,22 +28,15 @@ ID = "i-0123456789abcdef0"
 AGENT_SECONDS = 60.0
 
 AGENT = """
-import asyncio, sys
+import asyncio, pickle, sys
 from pathlib import Path
-import msgspec
 from gureum.env import Env
-from gureum.hypervisors.base import Disk, MachineConfig
 from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
-from gureum.san.base import Layer
-
-TYPES = {"start": MachineConfig, "attach_disk": Disk, "switch_layer": Layer}
 
 async def main(run_dir, orders):
     hypervisor = QemuHypervisor(Env(), Path(run_dir))
     await hypervisor.recover()
-    for method, arguments in msgspec.json.decode(orders):
-        if method in TYPES:
-            arguments[-1] = msgspec.convert(arguments[-1], TYPES[method])
+    for method, arguments in pickle.loads(bytes.fromhex(orders)):
         await getattr(hypervisor, method)(*arguments)
     await asyncio.sleep(30)
 
@@ -55,7 +48,7 @@ def agent_dies(run_dir: Path, point: str, *orders: tuple[str, list[object]]) -> 
     """Let an agent in a process of its own carry out orders until it dies at ``point``."""
 
     result = subprocess.run(
-        [sys.executable, "-c", AGENT, str(run_dir), msgspec.json.encode(orders).decode()],
+        [sys.executable, "-c", AGENT, str(run_dir), pickle.dumps(orders).hex()],
         env={**os.environ, CRASH_VARIABLE: point, "PYTHONPATH": "src"},
         timeout=AGENT_SECONDS,
         check=False,
@@ -137,7 +130,7 @@ async def test_dies_in_attach(hypervisor: QemuHypervisor, run_dir: Path, tmp_pat
     assert (volume(1) in status.disks) is (point == "qemu.attach.plugged")
     await hypervisor.attach_disk(ID, data)
     assert hypervisor.machines()[ID].disks == (volume(0), volume(1))
-    assert len(await hypervisor._machines[ID].disks()._fdsets()) == 3
+    assert len(await hypervisor._machines[ID].disks().nodes.fdsets()) == 3
 
 
 @pytest.mark.parametrize("point", ["qemu.switch.opened", "qemu.switch.done"])
@@ -152,7 +145,7 @@ async def test_dies_in_switch(hypervisor: QemuHypervisor, run_dir: Path, tmp_pat
     assert await hypervisor.active_layer(ID, volume(0)) == expected
     await hypervisor.switch_layer(ID, volume(0), overlay)
     assert await hypervisor.active_layer(ID, volume(0)) == overlay.path
-    assert len(await hypervisor._machines[ID].disks()._fdsets()) == 4  # three layers and the console's
+    assert len(await hypervisor._machines[ID].disks().nodes.fdsets()) == 4  # three layers and the console's
 
 
 async def test_dies_after_the_guest_gave_a_disk_up(
@@ -167,4 +160,4 @@ async def test_dies_after_the_guest_gave_a_disk_up(
     status = await recovered(hypervisor)
     assert status is not None
     assert status.disks == (volume(0),)
-    assert len(await hypervisor._machines[ID].disks()._fdsets()) == 2
+    assert len(await hypervisor._machines[ID].disks().nodes.fdsets()) == 2

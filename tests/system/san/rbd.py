@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
@@ -54,6 +55,13 @@ class Cluster:
 
     def trash(self) -> list[str]:
         return self.run("rbd", "trash", "ls", self.settings.pool).split("\n")
+
+
+def drop_watches(cluster: Cluster) -> None:
+    """Those of killed workers, which the OSDs may keep until the next peering."""
+    groups = cluster.run("ceph", "pg", "ls-by-pool", cluster.settings.pool, "-f", "json")
+    for group in json.loads(groups)["pg_stats"]:
+        cluster.run("ceph", "pg", "repeer", group["pgid"])
 
 
 async def tidied(cluster: Cluster, pool: RbdPool) -> None:

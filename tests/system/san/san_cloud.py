@@ -8,26 +8,36 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from botocore.exceptions import ClientError
+
 from gureum.bench.checked_load import AREA_BYTES, CheckedLoad
 from gureum.cli import machine_hosts, storage
+from gureum.cli.api import client
+from gureum.cli.processes import read_pid_file
 from gureum.cli.san_options import Choice
-from gureum.env import CRASH_MARK_VARIABLE, CRASH_VARIABLE
+from gureum.env import CRASH_MARK_VARIABLE, CRASH_VARIABLE, Env
+from gureum.errors import PoolError
 from gureum.images.manifest import ImageManifest
-from gureum.san.ceph import audit, client
+from gureum.san.ceph import audit
+from gureum.san.ceph import client as workers
 from gureum.san.ceph.cluster import Cluster
 from gureum.san.ceph.commands import ask
+from gureum.san.ceph.pool import RbdPool
 from gureum.san.ceph.pools import admin
 from gureum.san.ceph.process import Worker
 
-from ..host import difference, environment
-from ..realcloud import CLOUDS, OPTIONS, RealCloud
+from ..host import command_lines, difference, environment
+from ..realcloud import CLOUDS, LOOK_SECONDS, OPTIONS, RealCloud
 
 TIMEOUT_S = 60.0
 LOOK_HOST = "check"
+BALLAST_BYTES = 8 << 20
 
 
 def quiet(_text: str) -> None:
@@ -99,14 +109,107 @@ class SanCloud(RealCloud):
         )
         return json.loads(done.stdout) if done.stdout else {"error": done.stderr, "code": done.returncode}
 
+    def fill_volume(self, volume: str, share: float) -> None:
+        """Write so much to a volume that the OSDs are filled to this share."""
+        osd = self.san_status()["osds"][0]
+        mib = int(osd["size"] * share - osd["used"]) >> 20
+        self.rbd("bench", "--io-type", "write", "--io-size", "4M", "--io-total", f"{mib}M", volume)
+
+    def fill(self, complaint: str) -> None:
+        """Put objects into the pool until the cluster complains so."""
+        ballast = self.directory / "ballast"
+        ballast.write_bytes(bytes(BALLAST_BYTES))
+        settings = self.cluster.settings()
+        command = ["rados", "--conf", str(settings.conf), "--id", settings.user, "--pool", settings.pool]
+        number = 0
+        while complaint not in self.admin("health")["checks"]:
+            # What is on its way when the cluster is full waits there.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                put = [*command, "put", f"ballast-{number}", str(ballast)]
+                subprocess.run(put, timeout=5.0, check=True)
+            number += 1
+
+    def refusal(self, operation: str, **parameters: Any) -> str:
+        """Code and message of the answer to a call that is not repeated; "" if it is not refused."""
+        try:
+            getattr(client(self.cloud, "ec2"), operation)(**parameters)
+        except ClientError as error:
+            return f"{error.response['Error']['Code']}: {error.response['Error']['Message']}"
+        return ""
+
+    @contextlib.contextmanager
+    def cut(self, host: int) -> Iterator[None]:
+        """Nothing goes between a host and the storage any more."""
+        fabric = self.cloud.fabric(self.config)
+        inside = ["ip", "netns", "exec", fabric.namespace(host), "nft"]
+        rule = f"ip daddr {fabric.gateway} tcp dport 20000-26999 drop"
+        chain = f"chain output {{ type filter hook output priority -300; {rule}; }}"
+        text = f"table inet cut {{ {chain}\n}}\n"
+        subprocess.run([*inside, text], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run([*inside, "delete table inet cut"], check=True)
+
+    @contextlib.contextmanager
+    def watched(self, volume: str) -> Iterator[Callable[[], int]]:
+        """How many had the volume open to write at once, at most, of all looks until the end."""
+        most, ends = 0, threading.Event()
+
+        def look() -> None:
+            nonlocal most
+            while not ends.wait(LOOK_SECONDS):
+                most = max(most, len(self.watchers(volume)))
+
+        looks = threading.Thread(target=look, daemon=True)
+        looks.start()
+        try:
+            yield lambda: most
+        finally:
+            ends.set()
+            looks.join(TIMEOUT_S)
+
+    def watchers(self, volume: str) -> list[str]:
+        status = json.loads(self.rbd("status", "--format", "json", volume))
+        return [each["address"] for each in status["watchers"]]
+
+    # ---- its hosts
+
+    def host_of(self, instance: str) -> int:
+        """The number of the host that runs it, of several."""
+        [found] = [run for run in self.cloud.host_run_dirs() if (run / "machines" / instance).is_dir()]
+        return int(found.parent.name)
+
+    def kill_ready(self, role: str) -> None:
+        """As soon as it runs."""
+        identity = self.wait(role, lambda: read_pid_file(self.cloud.run_dir / f"{role}.pid"))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(identity.pid, signal.SIGKILL)
+
+    def kill_workers(self, after_s: float) -> None:
+        """Those of its agents that work on the pool."""
+        time.sleep(after_s)
+        mark = str(self.cloud.state_dir).encode()
+        for pid, command in command_lines():
+            if b"rbdworker" in command and mark in command:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
     # ---- its pool
 
     def rbd(self, *words: str) -> str:
         settings = self.cluster.settings()
-        command = ["rbd", "--conf", str(settings.conf), "--id", settings.user, "--pool", settings.pool, *words]
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True
-        ).stdout
+        command = [
+            "rbd",
+            "--conf",
+            str(settings.conf),
+            "--id",
+            settings.user,
+            "--pool",
+            settings.pool,
+            *words,
+        ]
+        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True).stdout
 
     def exported(self, volume: str, length: int = AREA_BYTES) -> bytes:
         """The first bytes of the volume, as another client of the cluster reads them."""
@@ -121,7 +224,7 @@ class SanCloud(RealCloud):
     def listing(self) -> audit.Listing:
         async def look() -> audit.Listing:
             settings = self.cluster.settings()
-            found = client.Client(Worker(client.command(settings, self.config.name, LOOK_HOST)))
+            found = workers.Client(Worker(workers.command(settings, self.config.name, LOOK_HOST)))
             try:
                 return await audit.look(found)
             finally:
@@ -162,6 +265,21 @@ class SanCloud(RealCloud):
             *difference("lock", held, {image.name for image in images if image.holder}),
             *difference("watcher", {(id, 1) for id in held}, {each for each in open_ if each[1]}),
         ]
+
+    def steal(self, volume: str, host: int) -> str:
+        """Open a volume as the agent of a host would that is told an old spec; why not, "" if it may."""
+
+        async def open_volume() -> str:
+            pool = RbdPool(Env(), self.cluster.settings(), self.config.name, f"host-{host}")
+            try:
+                await pool.open_volume(volume)
+                return ""
+            except PoolError as error:
+                return str(error)
+            finally:
+                await pool.close()
+
+        return asyncio.run(open_volume())
 
     # ---- guests
 

@@ -53,11 +53,24 @@ def cloud() -> Iterator[Cloud]:
         yield made
     finally:
         made.stop_processes()
-        made.evacuate()
-        shutil.rmtree(directory, ignore_errors=True)
-        for claim in (default_base() / "indexes").iterdir():
-            if claim.is_symlink() and claim.readlink() == made.state_dir:
-                claim.unlink()
+        try:
+            made.evacuate()
+        finally:
+            sweep(made)
+            shutil.rmtree(directory, ignore_errors=True)
+            for claim in (default_base() / "indexes").iterdir():
+                if claim.is_symlink() and claim.readlink() == made.state_dir:
+                    claim.unlink()
+
+
+def sweep(cloud: Cloud) -> None:
+    """Also where the cloud cannot end itself."""
+    cloud.stop_daemons()
+    config = cloud.config()
+    cloud.fabric(config).remove()
+    remove = [path.name for path in Path("/run/netns").glob(f"gm{config.index}[-.]*")]
+    for name in remove:
+        subprocess.run(["ip", "netns", "delete", name], check=False)
 
 
 def ip(*words: str) -> None:

@@ -1,16 +1,17 @@
-"""The storage breaks under a guest that writes: nothing that was acknowledged is lost, and the guest only waits."""
+"""The storage breaks under a guest that writes: it waits, and nothing that was acknowledged is lost."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import signal
+import random
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from gureum.bench.checked_load import AREA_BYTES, CheckedLoad
+from gureum.cli.config import ZONES
 from gureum.images.manifest import ImageManifest
 from gureum.san.ceph.cluster import MGR, MON
 
@@ -34,9 +35,9 @@ def cloud(tiny_image: ImageManifest) -> Iterator[SanCloud]:
 class Writer:
     """A guest with a volume, and the load on it."""
 
-    def __init__(self, cloud: SanCloud) -> None:
+    def __init__(self, cloud: SanCloud, instance: str = "") -> None:
         self.cloud = cloud
-        [self.id] = cloud.launch()
+        self.id = instance or cloud.launch()[0]
         cloud.waiter("instance_running", InstanceIds=[self.id])
         cloud.wait_ssh(self.id)
         self.volume = cloud.create_volume(Size=1)
@@ -105,7 +106,7 @@ def test_two_osds_down(cloud: SanCloud, writer: Writer) -> None:
 
 
 def test_all_halted(cloud: SanCloud, writer: Writer) -> None:
-    """As when the network to them is cut; an agent dies meanwhile, and the API is asked for all kinds of things."""
+    """As when the network to them is cut. An agent dies meanwhile, and the API is asked for things."""
     with cloud.load(writer.id, writer.volume) as load:
         load.wait_written(SOME, WRITE_SECONDS)
         spare = cloud.create_volume(Size=1)
@@ -150,3 +151,230 @@ def test_all_killed(cloud: SanCloud, writer: Writer) -> None:
         cloud.wait_well()
         print("well after", time.monotonic() - began)
     writer.check(load)
+
+
+STAGES = (
+    ("agent.machine.start", "agent.volume.created", "agent.disk.attach", "agent.disk.attached"),
+    ("agent.volume.resized", "agent.snapshot.created", "agent.disk.detached", "agent.volume.released"),
+    ("agent.snapshot.deleted", "agent.volume.deleted"),
+)
+
+
+def test_the_agent_dies_after_each_step(cloud: SanCloud) -> None:
+    """Anew for each stage, so that the supervisor's growing delay starts from its smallest."""
+    cloud.stop()
+    cloud.start(STAGES[0], cloud.directory / "hit")
+    [id] = cloud.launch()
+    volume = cloud.create_volume(Size=1)
+    cloud.waiter("instance_running", InstanceIds=[id])
+    cloud.attach(volume, id)
+    cloud.wait_ssh(id)
+    device = cloud.device(id, volume)
+    cloud.ssh(id, f"echo kept | dd of={device} bs=4096 conv=sync,fsync 2>/dev/null")
+
+    cloud.stop()
+    cloud.start(STAGES[1], cloud.directory / "hit")
+    cloud.ec2.modify_volume(VolumeId=volume, Size=2)
+    snapshot = cloud.ec2.create_snapshot(VolumeId=volume)["SnapshotId"]
+    cloud.wait_snapshot(snapshot)
+    cloud.wait_ssh(id, f"grep -x 4194304 /sys/block/{device.removeprefix('/dev/')}/size")
+    cloud.ec2.detach_volume(VolumeId=volume)
+    cloud.waiter("volume_available", VolumeIds=[volume])
+    assert cloud.exported(volume, 4) == b"kept"
+
+    cloud.stop()
+    cloud.start(STAGES[2], cloud.directory / "hit")
+    copy = cloud.create_volume(SnapshotId=snapshot)
+    assert cloud.exported(copy, 4) == b"kept"
+    cloud.ec2.delete_snapshot(SnapshotId=snapshot)
+    for each in (volume, copy):
+        cloud.ec2.delete_volume(VolumeId=each)
+        cloud.wait("the volume to go", lambda each=each: cloud.gone(each))
+    cloud.ec2.terminate_instances(InstanceIds=[id])
+    cloud.waiter("instance_terminated", InstanceIds=[id])
+    missed = [name for names in STAGES for name in names if not (cloud.directory / f"hit.{name}").exists()]
+    assert missed == []
+    cloud.wait("nothing to be left over", lambda: cloud.leaks() == [])
+
+
+def test_workers_die_in_the_middle(cloud: SanCloud, writer: Writer) -> None:
+    """Of each thing that is done to the pool, at a moment by chance."""
+    chance = random.Random(3)
+    with cloud.load(writer.id, writer.volume) as load:
+        for _ in range(2):
+            volume = cloud.ec2.create_volume(AvailabilityZone=f"{cloud.config.region}a", Size=1)["VolumeId"]
+            cloud.kill_workers(chance.random() / 4)
+            cloud.waiter("volume_available", VolumeIds=[volume])
+            snapshot = cloud.ec2.create_snapshot(VolumeId=writer.volume)["SnapshotId"]
+            cloud.kill_workers(chance.random() / 4)
+            cloud.wait_snapshot(snapshot)
+            copy = cloud.ec2.create_volume(
+                AvailabilityZone=f"{cloud.config.region}a", SnapshotId=snapshot, Size=2
+            )["VolumeId"]
+            cloud.kill_workers(chance.random() / 4)
+            cloud.waiter("volume_available", VolumeIds=[copy])
+            cloud.ec2.delete_snapshot(SnapshotId=snapshot)
+            for each in (volume, copy):
+                cloud.ec2.delete_volume(VolumeId=each)
+            cloud.kill_workers(chance.random() / 4)
+            for each in (volume, copy):
+                cloud.wait("the volume to go", lambda each=each: cloud.gone(each))
+    writer.check(load)
+
+
+def test_an_osd_whose_disk_fails(cloud: SanCloud, writer: Writer) -> None:
+    """The last one: its copies are lost for good."""
+    with cloud.load(writer.id, writer.volume) as load:
+        load.wait_written(SOME, WRITE_SECONDS)
+        began = time.monotonic()
+        os.truncate(cloud.cluster.daemon_dir("osd.2") / "block", 0)
+        cloud.wait("it to be seen", lambda: "OSD_DOWN" in cloud.admin("health")["checks"])
+        load.wait_written(5 * SOME, WRITE_SECONDS)
+        print("stall", load.stall(began))
+        found = {each["code"]: each["text"] for each in cloud.san_status()["health"]["findings"]}
+        assert found["OSD_DOWN"].startswith("osd.2 is down")
+    writer.check(load)
+
+
+LAST_HOST = len(ZONES)
+SMALL_OSD_BYTES = 1536 << 20
+NEARFULL, FULL = "OSD_NEARFULL", "OSD_FULL"
+
+
+@pytest.fixture
+def small_cloud(tiny_image: ImageManifest) -> Iterator[SanCloud]:
+    with opened(tiny_image, SMALL_OSD_BYTES) as made:
+        made.start()
+        yield made
+
+
+def test_full(small_cloud: SanCloud) -> None:
+    cloud = small_cloud
+    writer = Writer(cloud)
+    spare, filled = cloud.create_volume(Size=1), cloud.create_volume(Size=1)
+    with cloud.load(writer.id, writer.volume) as load:
+        load.wait_written(SOME, WRITE_SECONDS)
+        cloud.fill_volume(filled, 0.87)
+        cloud.wait("that to be known", lambda: NEARFULL in cloud.admin("health")["checks"])
+        time.sleep(11)
+        print(cloud.san_status()["health"])
+        load.wait_written(SOME, WRITE_SECONDS)
+        began = time.monotonic()
+        said = cloud.refusal("create_volume", AvailabilityZone=f"{cloud.config.region}a", Size=1)
+        print("refused", said, time.monotonic() - began)
+        said = cloud.refusal(
+            "run_instances", ImageId=cloud.image, InstanceType="t3.nano", MinCount=1, MaxCount=1
+        )
+        print("refused", said)
+        load.wait_written(SOME, WRITE_SECONDS)
+        cloud.fill(FULL)
+        cloud.wait("it to be told", lambda: cloud.told(writer.id)[0] == "impaired", 90)
+        print(cloud.ec2.describe_instance_status(InstanceIds=[writer.id])["InstanceStatuses"][0]["Events"])
+        print(cloud.san_status()["health"])
+        before = load.written
+        time.sleep(2)
+        assert load.written == before
+        began = time.monotonic()
+        cloud.ec2.delete_volume(VolumeId=filled)
+        cloud.wait("the volume to go", lambda: cloud.gone(filled))
+        print("deleted after", time.monotonic() - began)
+        load.wait_written(SOME, WRITE_SECONDS)
+        print("goes on after", time.monotonic() - began)
+        cloud.wait_well()
+        cloud.ec2.delete_volume(VolumeId=spare)
+        fresh = cloud.create_volume(Size=1)
+        cloud.ec2.delete_volume(VolumeId=fresh)
+    writer.check(load)
+
+
+@pytest.fixture(scope="module")
+def two_hosts(tiny_image: ImageManifest) -> Iterator[SanCloud]:
+    """Of one zone: those with the first and the last number."""
+    with opened(tiny_image, OSD_BYTES, hosts=LAST_HOST + 1) as made:
+        made.start()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def pair(two_hosts: SanCloud) -> tuple[str, str]:
+    """A guest on each of two hosts."""
+    cloud = two_hosts
+    found: dict[int, str] = {}
+    for _ in range(4):
+        [id] = cloud.launch(Placement={"AvailabilityZone": f"{cloud.config.region}a"})
+        cloud.waiter("instance_running", InstanceIds=[id])
+        host = cloud.host_of(id)
+        if host in found:
+            cloud.ec2.terminate_instances(InstanceIds=[id])
+        found.setdefault(host, id)
+        if len(found) == 2:
+            break
+    for id in found.values():
+        cloud.wait_ssh(id)
+    return found[0], found[LAST_HOST]
+
+
+def test_one_volume_never_has_two_writers(two_hosts: SanCloud, pair: tuple[str, str]) -> None:
+    """Given from host to host and back, while agents die at any moment of it."""
+    cloud = two_hosts
+    volume = cloud.create_volume(Size=1)
+    chance = random.Random(7)
+    written = ""
+    with cloud.watched(volume) as most:
+        for number in range(4):
+            instance = pair[number % 2]
+            cloud.ec2.attach_volume(VolumeId=volume, InstanceId=instance, Device="/dev/sdf")
+            time.sleep(chance.random())
+            cloud.kill_ready(f"agent-{chance.choice((0, LAST_HOST))}")
+            cloud.wait_attached(volume)
+            other = (LAST_HOST, 0)[number % 2]
+            assert "is in use by another host" in cloud.steal(volume, other)
+            device = cloud.device(instance, volume)
+            assert cloud.ssh(instance, f"head -c 64 {device} | tr -d '\\0'").strip() == written
+            written = f"round {number}"
+            cloud.ssh(instance, f"echo {written} | dd of={device} bs=4096 conv=sync,fsync 2>/dev/null")
+            cloud.ec2.detach_volume(VolumeId=volume)
+            time.sleep(chance.random() / 2)
+            cloud.kill_ready(f"agent-{chance.choice((0, LAST_HOST))}")
+            cloud.waiter("volume_available", VolumeIds=[volume])
+    assert most() == 1
+    cloud.ec2.delete_volume(VolumeId=volume)
+    cloud.wait("the volume to go", lambda: cloud.gone(volume))
+    cloud.wait("nothing to be left over", lambda: cloud.leaks() == [])
+
+
+def test_a_host_cut_from_its_storage(two_hosts: SanCloud, pair: tuple[str, str]) -> None:
+    cloud = two_hosts
+    cut, other = Writer(cloud, pair[0]), Writer(cloud, pair[1])
+    with cloud.load(cut.id, cut.volume) as waits, cloud.load(other.id, other.volume) as goes_on:
+        waits.wait_written(SOME, WRITE_SECONDS)
+        began = time.monotonic()
+        with cloud.cut(0):
+            cloud.wait("it to be told", lambda: cloud.told(cut.id)[0] == "impaired", 60)
+            print("told after", time.monotonic() - began)
+            print(cloud.ec2.describe_instance_status(InstanceIds=[cut.id])["InstanceStatuses"][0]["Events"])
+            print(cloud.ec2.describe_volume_status(VolumeIds=[cut.volume])["VolumeStatuses"][0]["Events"])
+            goes_on.wait_written(SOME, WRITE_SECONDS)
+            assert cloud.told(other.id)[0] == "ok"
+        back = time.monotonic()
+        waits.wait_written(SOME, WRITE_SECONDS)
+        print("stall", waits.stall(began), "writes again after", time.monotonic() - back)
+    cut.check(waits)
+    other.check(goes_on)
+
+
+def test_a_machine_killed_while_its_host_is_cut_off(two_hosts: SanCloud, pair: tuple[str, str]) -> None:
+    """Its disks are still its host's, until that can say to the storage that it has let go of them."""
+    cloud = two_hosts
+    id = pair[0]
+    with cloud.cut(0):
+        cloud.ec2.stop_instances(InstanceIds=[id], Force=True)
+        cloud.wait("its process to end", lambda: id not in cloud.qemu_pids())
+        time.sleep(3)
+        assert cloud.state(id) == "stopping"
+        print(cloud.refusal("start_instances", InstanceIds=[id]))
+    cloud.waiter("instance_stopped", InstanceIds=[id])
+    cloud.ec2.start_instances(InstanceIds=[id])
+    cloud.waiter("instance_running", InstanceIds=[id])
+    cloud.wait_ssh(id)
+    cloud.wait("nothing to be left over", lambda: cloud.leaks() == [])

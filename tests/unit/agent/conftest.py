@@ -34,6 +34,7 @@ from gureum.hostspec import (
 from gureum.hypervisors.fake import FakeHypervisor, FakeMachines
 from gureum.network.fake import FakeNetwork, FakeWires
 from gureum.san.fake import FakePool, FakePoolDisk
+from gureum.san.fake_shared import FakeSan, FakeSharedPool
 from gureum.sim.link import SimLink, Weather, pair
 from gureum.sim.loop import run
 
@@ -51,6 +52,8 @@ class Lab:
         )
         self.machines = FakeMachines(self.env)
         self.disk = FakePoolDisk()
+        self.san = FakeSan()
+        self.san.disks["/images/a"] = {0: b"boot"}
         self.wires = FakeWires()
         self.spec_file = spec_file
         self.links: list[SimLink] = []
@@ -70,7 +73,10 @@ class Lab:
             self.env,
             identity,
             FakeHypervisor(self.env, self.machines),
-            {LOCAL: FakePool(self.env, self.disk, chain_max=3)},
+            {
+                LOCAL: FakePool(self.env, self.disk, chain_max=3),
+                self.san.name: FakeSharedPool(self.env, self.san, "h"),
+            },
             FakeNetwork(self.env, "h", self.wires),
             self._connect,
             self.spec_file,

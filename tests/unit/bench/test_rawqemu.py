@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from gureum.bench.rawqemu import plain, same_hardware
+from gureum.bench.rawqemu import SERIAL_PORT, plain, same_hardware
 from gureum.bench.servers import BenchError
 from gureum.hypervisors.base import Disk, MachineConfig, Nic
 from gureum.hypervisors.qemu.command import Files, Host, command_line
-from gureum.hypervisors.qemu.disks import OpenLayer
+from gureum.hypervisors.qemu.disks import OpenDisk, OpenLayer
 from gureum.images.manifest import ImageManifest
 from gureum.san.base import FileDisk, Layer
 
@@ -41,10 +41,11 @@ def ours() -> list[str]:
         disks=(Disk(volume="vol-1", index=0, source=FileDisk(layers=(LAYER,))),),
         nics=(Nic(interface="eni-1", mac="0a:00:00:00:00:01", index=0, fd=9),),
     )
-    files = Files(monitor=3, console=5, console_log=6, kernel=7, initrd=8)
-    opened = {"vol-1": [OpenLayer(10, LAYER, (11, 12), True, True)]}
+    files = Files(monitor=3, console=5, console_log=6, agent=9, kernel=7, initrd=8)
+    layer = OpenLayer(10, LAYER, (11, 12), True, True)
+    opened = {"vol-1": OpenDisk(volume="vol-1", number=10, layers=(layer,))}
     return command_line(
-        Host("/usr/bin/qemu-system-x86_64", "tcg", "qemu64"), config, "pc-q35-7.2", "g", files, opened
+        Host("/usr/bin/qemu-system-x86_64", "tcg", "qemu64"), config, "pc-q35-7.2", "g", files, opened, {}
     )
 
 
@@ -56,7 +57,7 @@ def test_same_machine_and_devices(ours: list[str]) -> None:
     raw = same_hardware(ours, MANIFEST, OVERLAY, CONSOLE)
     for option in ("-machine", "-accel", "-cpu", "-smp", "-m", "-append", "-smbios"):
         assert values(raw, option) == values(ours, option) != []
-    devices = [json.loads(value) for value in values(ours, "-device")]
+    devices = [json.loads(value) for value in values(ours, "-device") if SERIAL_PORT not in value]
     raw_devices = [json.loads(value) for value in values(raw, "-device")]
     assert [{**device, "drive": ""} for device in devices] == [
         {**device, "drive": ""} for device in raw_devices

@@ -360,3 +360,17 @@ def test_launcher_needs_the_standard_library_only() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["up", "--san", "ceph"], {Need.SAN}),
+        (["up", "--san=ceph:/etc/ceph/ceph.conf", "-d"], {Need.SAN}),
+        (["up", "--san", "local"], set()),
+        (["up", "--san"], set()),
+        (["up", "--state-dir", "ceph"], set()),
+    ],
+)
+def test_storage_in_ceph_needs_more_packages(arguments: list[str], wanted: set[Need]) -> None:
+    assert bootstrap.needs_of(arguments) == wanted

@@ -9,6 +9,7 @@ import pytest
 from gureum.cli import doctor
 from gureum.cli.doctor import FAIL, OK, WARN, Finding, disk, examine, free_port, kvm
 from gureum.cli.packages import PACKAGES
+from gureum.san.settings import SanSettings
 
 
 def test_every_finding_says_why_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,3 +98,17 @@ def test_kvm_is_what_the_probe_found(
     monkeypatch.setitem(sys.modules, "gureum.hypervisors.qemu.probe", probe)
     monkeypatch.setattr(doctor.importlib, "import_module", sys.modules.__getitem__)
     assert kvm(tmp_path).status == status
+
+
+def test_packages_for_ceph_only_where_disks_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = [package for package in PACKAGES if package.name == "ceph-osd"]
+    monkeypatch.setattr(
+        doctor.packages, "missing", lambda needs: lacking if doctor.packages.Need.SAN in needs else []
+    )
+    assert doctor.debian_packages(tmp_path).status == OK
+    SanSettings("ceph", tmp_path / "ceph.conf", tmp_path / "keyring").save(tmp_path)
+    found = doctor.debian_packages(tmp_path)
+    assert found.status == FAIL
+    assert "ceph-osd" in found.todo

@@ -9,8 +9,9 @@ import pytest
 from gureum.cli import supervisor
 from gureum.cli.children import little_process
 from gureum.cli.cloud import Cloud
-from gureum.cli.processes import Identity, read_pid_file, send, wait_gone
+from gureum.cli.processes import Identity, find, read_pid_file, send, wait_gone
 from gureum.cli.supervisor import Child, Supervisor, backoff_s, describe_end, rotate
+from gureum.san.ceph.cluster import Cluster, Record
 
 
 def quiet(_text: str) -> None:
@@ -143,3 +144,75 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+FAKE_DAEMON = """#!/bin/sh
+echo "{name} python: $PYTHONPATH"
+trap 'exit 0' TERM
+while :; do sleep 0.05; done
+"""
+
+
+@pytest.fixture
+def storage(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cloud:
+    """The cloud with a storage cluster whose daemons are scripts."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for kind in ("mon", "mgr", "osd"):
+        program = programs / f"ceph-{kind}"
+        program.write_text(FAKE_DAEMON.format(name=kind))
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    cluster = Cluster(cloud.state_dir)
+    cluster.settings().save(cloud.state_dir)
+    cluster.create(Record(fsid="1", mon_port=20000, osd_bytes=1))
+    return cloud
+
+
+def test_storage_daemons_outlive_the_cloud_and_are_taken_over(storage: Cloud) -> None:
+    config = storage.configure(port=free_port())
+    try:
+        storage.start(config, quiet)
+        first = storage.running_daemons()
+        assert tuple(first) == storage.daemons == ("mon.a", "mgr.x", "osd.0", "osd.1", "osd.2")
+        storage.stop_processes()
+        assert storage.running_daemons() == first
+        storage.start(config, quiet)
+        assert storage.running_daemons() == first
+        # Nobody is told of the end of what was taken over: it is seen all the same.
+        send(first["osd.1"], signal.SIGKILL)
+        while storage.running_daemons().get("osd.1", first["osd.1"]) == first["osd.1"]:
+            pass
+        storage.stop_processes()
+    finally:
+        storage.stop_processes()
+        storage.stop_daemons()
+    assert storage.running_daemons() == {}
+
+
+def test_storage_daemons_do_not_get_our_python_s_settings(storage: Cloud) -> None:
+    try:
+        storage.start(storage.configure(port=free_port()), quiet)
+        log = storage.log_dir / "mgr.x.log"
+        while not log.read_text():
+            pass
+        assert log.read_text() == "mgr python: \n"
+    finally:
+        storage.stop_processes()
+        storage.stop_daemons()
+
+
+def test_a_daemon_is_found_by_its_command(storage: Cloud) -> None:
+    """As where its supervisor was killed before it wrote down what it had started."""
+    try:
+        storage.start(storage.configure(port=free_port()), quiet)
+        wanted = storage.running_daemons()["osd.2"]
+        (storage.run_dir / "osd.2.pid").unlink()
+        words = Path(f"/proc/{wanted.pid}/cmdline").read_text().split("\0")[:-1]
+        assert find(words) == wanted
+        assert find([*words, "more"]) is None
+        assert find(words[:-1]) is None
+        assert send(wanted, signal.SIGKILL)
+    finally:
+        storage.stop_processes()
+        storage.stop_daemons()

@@ -140,7 +140,7 @@ async def test_an_image_waits_for_the_last_of_its_snapshots(bench: Any, make: An
 async def capturing(bench: Any, make: Any, **values: Any) -> None:
     await bench.put(
         make.host(),
-        make.instance(state=InstanceState.running, capturing="ami-9", **values),
+        make.instance(state=InstanceState.running, capturing=("ami-9",), **values),
         make.attached(),
         make.snapshot(host=None, after="i-1"),
         image("snap-1", source_instance="i-1"),
@@ -156,14 +156,14 @@ async def test_the_machine_is_off_while_snapshots_are_taken_for_an_image(bench: 
     await bench.step_instance()
     assert (await bench.step_snapshot()).held  # that it is off was before it was asked for
     bench.machine(state=MachineState.off)
-    assert (await bench.step_instance()).capturing == "ami-9"
+    assert (await bench.step_instance()).capturing == ("ami-9",)
     snapshot = await bench.get(Snapshot, "snap-1")
     assert (snapshot.host, snapshot.held) == ("host-0", False)
     bench.snapshot()
     await bench.step_snapshot()
     assert (await bench.get(Image, "ami-9")).state is ImageState.available
     started = await bench.get(Instance, "i-1")
-    assert (started.state, started.capturing, started.generation) == (InstanceState.running, "", 2)
+    assert (started.state, started.capturing, started.generation) == (InstanceState.running, (), 2)
 
 
 @pytest.mark.parametrize("state", [InstanceState.stopping, InstanceState.shutting_down])
@@ -171,7 +171,7 @@ async def test_an_instance_that_is_ended_meanwhile(bench: Any, make: Any, state:
     await capturing(bench, make)
     await bench.put(replace(await bench.get(Instance, "i-1"), state=state))
     bench.machine(state=MachineState.off)
-    assert (await bench.step_instance()).capturing == ""
+    assert (await bench.step_instance()).capturing == ()
     assert (await bench.get(Snapshot, "snap-1")).host == "host-0"
     bench.snapshot()
     await bench.step_snapshot()
@@ -186,10 +186,27 @@ async def test_an_image_that_is_deregistered_meanwhile(bench: Any, make: Any) ->
     await bench.put(replace(await bench.get(Snapshot, "snap-1"), state=SnapshotState.deleting))
     await bench.step_snapshot()
     assert (await bench.get(Image, "ami-9")).state is ImageState.deregistered
-    assert (await bench.get(Instance, "i-1")).capturing == "ami-9"
+    assert (await bench.get(Instance, "i-1")).capturing == ("ami-9",)
     bench.machine(state=MachineState.off)
     started = await bench.step_instance()
-    assert (started.capturing, started.generation) == ("", 2)
+    assert (started.capturing, started.generation) == ((), 2)
+
+
+async def test_two_images_at_once(bench: Any, make: Any) -> None:
+    """The machine starts once, when both are made."""
+    await capturing(bench, make)
+    await bench.put(
+        replace(await bench.get(Instance, "i-1"), capturing=("ami-9", "ami-8")),
+        make.snapshot("snap-2", host=None, after="i-1"),
+        image("snap-2", id="ami-8", source_instance="i-1"),
+    )
+    bench.machine(state=MachineState.off)
+    await bench.step_instance()
+    for id, left in (("snap-1", ("ami-8",)), ("snap-2", ())):
+        bench.snapshot(id)
+        await bench.step_snapshot(id)
+        assert (await bench.get(Instance, "i-1")).capturing == left
+    assert (await bench.get(Instance, "i-1")).generation == 2
 
 
 async def test_who_is_captured_is_found_again(bench: Any, make: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from functools import cache
 from typing import Any, TypeVar
 
@@ -36,6 +36,7 @@ from gureum.resources import (
     Volume,
     VolumeState,
 )
+from gureum.san.ceph.audit import Finding
 from gureum.services.ec2.defaults import ensure_defaults
 from gureum.services.operation import OPERATIONS, Caller, Cloud, Context, Joining
 from gureum.store.base import Reader, Transaction
@@ -118,6 +119,29 @@ class FakeBlocks:
         self._of(snapshot)[index] = data
 
 
+class FakePools:
+    """Findings by pool and host; ``done``: the keys of what was to be repaired."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, str], list[Finding]] = {}
+        self.more: dict[str, str] = {}
+        self.down = False
+
+    def hosts(self, pool: str) -> list[str]:
+        return sorted(host for name, host in self.found if name == pool)
+
+    async def check(self, pool: str, host: str, after: str) -> tuple[list[Finding], str]:
+        if self.down:
+            raise TransportError("the host does not answer")
+        return [each for each in self.found[pool, host] if each.id > after], self.more.get(after, "")
+
+    async def mend(self, pool: str, host: str, keys: Collection[str]) -> list[Finding]:
+        found, _ = await self.check(pool, host, "")
+        done = [each for each in found if each.key in keys]
+        self.found[pool, host] = [each for each in found if each not in done]
+        return done
+
+
 class FakeHosts:
     """Console output by instance id; a host that is not known does not answer."""
 
@@ -127,6 +151,7 @@ class FakeHosts:
         self.joining: Joining | None = None
         self.wrong: dict[str, tuple[str, ...]] = {}
         self.blocks = FakeBlocks()
+        self.pools = FakePools()
 
     def problems(self, host: str) -> tuple[str, ...]:
         return self.wrong.get(host, ())

@@ -62,10 +62,13 @@ class Trashed(msgspec.Struct, frozen=True):
 
 
 class Purged(msgspec.Struct, frozen=True):
-    """``why`` it is still there, "" if it is not; ``children``: volumes that need its data."""
+    """``why`` it is still there, "" if it is not; ``children``: volumes that need its data; ``open``: who
+    has it open may let go of it soon.
+    """
 
     why: str
     children: tuple[str, ...] = ()
+    open: bool = False
 
 
 def command(settings: SanSettings, cloud: str, host: str, nice: int = 0) -> tuple[str, ...]:

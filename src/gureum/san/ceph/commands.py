@@ -45,7 +45,7 @@ except rados.Error as error:
     sys.exit(f"connect {type(error).__name__} {error}")
 """
 
-# Prints [code, output, message] in the order of the commands; {"rbd init": POOL} prepares a pool.
+# Writes [code, output, message] in the order of the commands; {"rbd init": POOL} prepares a pool.
 ASK = """
 answers = []
 for command in asked["commands"]:
@@ -61,7 +61,7 @@ for command in asked["commands"]:
         answers.append([code, output.decode(errors="replace"), message])
     except (rados.Error, rbd.Error) as error:
         answers.append([-(error.errno or 5), "", str(error)])
-print(json.dumps(answers))
+sys.stdout.write(json.dumps(answers))
 """
 
 # To take leave of the cluster in order may take longer than all that was asked.

@@ -16,6 +16,8 @@ SEVERITIES = {"HEALTH_OK": OK, "HEALTH_WARN": WARN, "HEALTH_ERR": ERROR}
 ORDER = (OK, WARN, ERROR)
 STALLS = frozenset({"PG_AVAILABILITY", "POOL_FULL", "OSD_ROOT_DOWN"})
 """What Ceph only warns of, and guests wait for."""
+WAITING = frozenset({"peered", "down", "incomplete"})
+"""States of placement groups that do not pass by themselves."""
 SHOWN_MAX = 5
 DAEMON = re.compile(r"\b((?:osd|mon|mgr)\.[\w-]+)")
 
@@ -55,6 +57,8 @@ def read(status: dict[str, Any], detail: dict[str, Any]) -> Health:
     findings = tuple(
         finding(code, check) for code, check in sorted(detail["checks"].items()) if not check.get("muted")
     )
+    if "PG_AVAILABILITY" not in detail["checks"]:
+        findings = (*findings, *out_of_reach(status.get("pgmap", {})))
     said = SEVERITIES.get(detail["status"], ERROR)
     worst = max((said, *(found.severity for found in findings)), key=ORDER.index)
     return Health(worst, findings, recovery(status.get("pgmap", {})))
@@ -65,6 +69,17 @@ def finding(code: str, check: Check) -> Finding:
     text, todo = words(check) if words else (_summary(check), "")
     severity = ERROR if code in STALLS else SEVERITIES.get(check.get("severity", ""), WARN)
     return Finding(code, severity, text, todo)
+
+
+def out_of_reach(pgmap: dict[str, Any]) -> tuple[Finding, ...]:
+    """Parts of the data that take no writes until an OSD is back: Ceph's own check says so after a minute."""
+    states = pgmap.get("pgs_by_state", ())
+    total = sum(each["count"] for each in states)
+    waiting = sum(each["count"] for each in states if WAITING & {*each["state_name"].split("+")})
+    if not waiting:
+        return ()
+    text = f"{waiting} of {total} parts of the data cannot be written now: guests that want to wait"
+    return (Finding("PG_INACTIVE", ERROR, text, "bring the OSDs that are down up again"),)
 
 
 def recovery(pgmap: dict[str, Any]) -> Recovery | None:

@@ -15,6 +15,7 @@ from typing import TypeVar
 from gureum.env import Env
 from gureum.errors import HostError, PoolError, PoolUnavailable
 from gureum.san.base import THAW_SECONDS, DiskSource, Inventory, LiveDisk, RbdDisk, VolumeInfo
+from gureum.san.ceph import audit
 from gureum.san.ceph import client as workers
 from gureum.san.ceph.client import Client
 from gureum.san.ceph.imports import Importer
@@ -83,6 +84,16 @@ class RbdPool:
 
     async def check(self, repair: bool = False) -> list[str]:
         return await self._upkeep.check(repair)
+
+    async def look(self, after: str, count: int) -> audit.Listing:
+        """What is in the pool, at most ``count`` images with names above ``after``."""
+        return await audit.look(self._client, after, count, self._making.tokens)
+
+    async def mend(self, finding: audit.Finding) -> None:
+        """Repair what was found. It may be done again."""
+        async with self._locks.hold(finding.volume or finding.id):
+            await audit.repair(self._client, finding, self._making.tokens)
+        self._upkeep.kick()
 
     # --- volumes
 

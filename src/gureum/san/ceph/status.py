@@ -95,10 +95,12 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 def room(df: dict[str, Any], dump: dict[str, Any], pool: str) -> Room:
-    stats = next((each["stats"] for each in df["pools"] if each["name"] == pool), None)
     shape = next((each for each in dump["pools"] if each["pool_name"] == pool), None)
-    if stats is None or shape is None:
+    if shape is None:
         raise PoolError(f"the cluster has no pool {pool!r}")
+    # For some seconds after a start nobody has counted yet.
+    uncounted = {"stored": 0, "max_avail": 0}
+    stats = next((each["stats"] for each in df["pools"] if each["name"] == pool), uncounted)
     return Room(
         raw=df["stats"]["total_bytes"],
         raw_used=df["stats"]["total_used_raw_bytes"],

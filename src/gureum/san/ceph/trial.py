@@ -10,7 +10,7 @@ from gureum.san.ceph.commands import Access, run
 
 TIMEOUT_S = 60.0
 
-# Prints [step, message] for the first step that fails, null if none does. Removes what it made.
+# Writes [step, message] for the first step that fails, null if none does. Removes what it made.
 PROGRAM = """
 cluster.conf_set("rbd_default_clone_format", "2")  # clones of snapshots that nobody protected
 ioctx = cluster.open_ioctx(asked["pool"])
@@ -43,7 +43,7 @@ try:
         rbds.remove(ioctx, name)
 except (rados.Error, rbd.Error) as error:
     answer = answer or ["remove an image", str(error)]
-print(json.dumps(answer))
+sys.stdout.write(json.dumps(answer))
 """
 
 

@@ -23,6 +23,8 @@ from gureum.san.settings import SanSettings
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 300.0
+OPEN_SECONDS = 30.0
+"""So long the cluster takes a client for alive that was killed: until then what it had open stays."""
 SETTLE_SECONDS = 1.0
 """After a deletion: more may follow, and are done in one go."""
 LEAD_SECONDS = 120
@@ -57,6 +59,7 @@ class Upkeep:
         self._loop: asyncio.Task[None] | None = None
         self._round: asyncio.Task[None] | None = None
         self._kicked = asyncio.Event()
+        self._any_open = False
         self._long: dict[str, None] = {}
         self._flattening = ""
         self._killed: deque[str] = deque(maxlen=KILLED_MAX)
@@ -108,7 +111,7 @@ class Upkeep:
     async def _run(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(EVERY_SECONDS):
+                async with asyncio.timeout(OPEN_SECONDS if self._any_open else EVERY_SECONDS):
                     await self._kicked.wait()
             await asyncio.sleep(SETTLE_SECONDS)
             self._kicked.clear()
@@ -141,12 +144,13 @@ class Upkeep:
         """Empty the trash as far as it goes; the volumes that hold what is left there."""
         removed, waiting = True, list[Purged]()
         while removed:
-            removed, waiting = False, []
+            removed, waiting, self._any_open = False, [], False
             for trashed in await client.trash():
                 if not await client.lead(LEAD_SECONDS):
                     return []
                 purged = await client.purge(trashed)
                 if purged.why:
+                    self._any_open = self._any_open or purged.open
                     waiting.append(purged)
                     log.info("%s stays in the trash: %s", trashed.name, purged.why)
                 removed = removed or not purged.why

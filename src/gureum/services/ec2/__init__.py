@@ -63,8 +63,24 @@ Volume
                     that one has to be taken first.
 
 Snapshot
-    CreateSnapshot  new: ``pending``, with the volume's pool and host; volume ``available`` or ``in-use``
+    CreateSnapshot, CreateSnapshots
+                    new: ``pending``, with the volume's pool and host; volume ``available`` or ``in-use``
+    CopySnapshot    new: ``pending`` and host None, with a new Volume that nobody sees (``staged``,
+                    ``staging``): it is made, the snapshot taken of it, and it goes
+    StartSnapshot (of the service ebs)
+                    the same, but not to be taken yet: timeout_seconds is above 0 until CompleteSnapshot
+    CreateImage     as CreateSnapshot; with ``after`` set and host None if the machine has to be off first
     DeleteSnapshot  -> ``deleting`` (from any state); not while an image needs it or a volume is made of it
+
+Image
+    CreateImage     new: ``pending``, with a new Snapshot for each volume; then ``available`` or ``failed``.
+                    The instance's ``capturing`` has its id while its machine is to be off for it
+    CopyImage       new: ``pending``, with a CopySnapshot for each snapshot
+    RegisterImage   new: ``available``
+    DeregisterImage -> ``deregistered``; ``pending`` with ``cancelled`` for one that is still being made
+
+VolumeKey           new for each encrypted volume that is not made of something encrypted; deleted with the
+                    last Volume or Snapshot that has it
 
 Address             AllocateAddress new, ReleaseAddress deletes; association, interface, instance and
                     private_ip are set and cleared together, with the interface's public_ip and address

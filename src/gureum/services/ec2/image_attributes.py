@@ -43,7 +43,7 @@ def _shown(image: Image, attribute: str) -> dict[str, Any]:
         # As EC2 does since it deprecated the attribute.
         raise ApiError(
             "AuthFailure",
-            "Unauthorized attempt to access restricted resource (DescribeImages shows the mappings)",
+            "Unauthorized attempt to access restricted resource",
             401,
         )
     if attribute not in shown:

@@ -48,14 +48,12 @@ async def create_image(ctx: Context, input: Input) -> Output:
     snapshots.check_place({"Location": input.get("SnapshotLocation")})
     if input.get("BootModeOverride"):
         raise unsupported("Booting by UEFI is not supported by gureum.")
+    own_tags, snapshot_tags = image_tags(input)
     name = await checked_name(ctx, input["Name"])
     description = checked_description(input)
-    own_tags, snapshot_tags = image_tags(input)
     instance = await lookup.one(ctx, lookup.INSTANCE, input["InstanceId"])
     if instance.state not in STATES:
         raise incorrect_state(f"Instance '{instance.id}' is not 'running' or 'stopped'.")
-    if instance.capturing:
-        raise incorrect_state(f"Instance '{instance.id}' is just being made into {instance.capturing}.")
     id = ctx.env.new_id("ami")
     off_first = instance.state is InstanceState.running and not input.get("NoReboot")
     plan = await _devices(ctx, input, instance, Snapshots(ctx, instance, id, snapshot_tags, off_first))
@@ -78,7 +76,7 @@ async def create_image(ctx: Context, input: Input) -> Output:
         )
     )
     if off_first:
-        await ctx.tx.put(replace(instance, capturing=id))
+        await ctx.tx.put(replace(instance, capturing=(*instance.capturing, id)))
     return {"ImageId": id}
 
 

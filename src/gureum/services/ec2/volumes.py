@@ -9,7 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from gureum.errors import ApiError
-from gureum.resources import Modification, Pool, Snapshot, Volume, VolumeState
+from gureum.resources import Instance, Modification, Pool, Snapshot, Volume, VolumeState
 from gureum.services.ec2 import encryption, limits, lookup
 from gureum.services.ec2.block_devices import (
     DEFAULT_KIND,
@@ -338,16 +338,24 @@ async def describe_volumes_modifications(ctx: Context, input: Input) -> Output:
 
 async def _status_items(ctx: Context, volumes: Sequence[Volume]) -> list[dict[str, Any]]:
     pools = {pool.id: pool for pool in await ctx.tx.get_many(Pool, {volume.pool for volume in volumes})}
-    return [_status_item(ctx, volume, pools.get(volume.pool)) for volume in volumes]
+    users = {volume.attachment.instance for volume in volumes if volume.attachment is not None}
+    stalls = {instance.id: instance.impaired for instance in await ctx.tx.get_many(Instance, users)}
+    return [
+        _status_item(ctx, volume, pools.get(volume.pool), stalls.get(volume.instance or "", ""))
+        for volume in volumes
+    ]
 
 
-def _status_item(ctx: Context, volume: Volume, pool: Pool | None) -> dict[str, Any]:
+def _status_item(ctx: Context, volume: Volume, pool: Pool | None, stall: str) -> dict[str, Any]:
+    """``stall``: why its instance makes no progress, which may be another volume's doing."""
     status = {VolumeState.error: "impaired", VolumeState.creating: "insufficient-data"}.get(
         volume.state, "ok"
     )
     message, since = volume.message, volume.created
     if pool is not None and volume.host is not None and volume.host in pool.away:
         status, message, since = "impaired", pool.away[volume.host], ctx.env.utcnow()
+    elif volume.id in stall:
+        status, message, since = "impaired", stall, ctx.env.utcnow()
     detail = {"ok": "passed", "impaired": "failed"}.get(status, status)
     attached: Mapping[str, Any] | None = None
     if volume.attachment is not None:

@@ -1,5 +1,5 @@
-"""The Fleet API: the hosts of the cloud. Not AWS's; its model is in ``gateway/models/fleet``."""
+"""The Fleet API: the hosts and pools of the cloud. Not AWS's; its model is in ``gateway/models/fleet``."""
 
-from gureum.services.fleet import hosts, joining, tracing
+from gureum.services.fleet import hosts, joining, pools, tracing
 
-__all__ = ["hosts", "joining", "tracing"]
+__all__ = ["hosts", "joining", "pools", "tracing"]

@@ -121,3 +121,64 @@ def test_what_is_not_ours_is_kept():
         ("vol-8 is of the cloud c2; kept", Action.none),
         ("vol-9 was not made by a cloud; kept", Action.none),
     ]
+
+
+def test_a_page_is_compared_with_what_may_be_on_it():
+    three = Expected(
+        volumes={"vol-1": "h1", "vol-2": "", "vol-3": ""},
+        snapshots={"snap-1": "vol-1", "snap-3": "vol-3"},
+        images=frozenset({"ami-1"}),
+        made=frozenset({"vol-1", "vol-2", "vol-3", "snap-1", "snap-3"}),
+    )
+    first = compare(Listing((IMAGE, VOLUME), (), "vol-1"), three.between("", "vol-1"), CLOUD)
+    assert first == []
+    second = compare(Listing((), ()), three.between("vol-1", ""), CLOUD)
+    assert [each.id for each in second] == ["vol-2", "vol-3", "snap-3"]
+
+
+def test_the_lock_of_an_unknown_volume_goes_first_if_its_host_is_gone():
+    held = replace(VOLUME, watchers=(), snapshots=())
+    assert found(held, IMAGE, expected=NOTHING)[1][1] is Action.release
+    assert found(held, IMAGE, expected=replace(NOTHING, up=frozenset({"h1"})))[1][1] is Action.none
+
+
+@pytest.mark.parametrize(
+    "changed", [{"keepers": {"vol-1": frozenset({"h1"})}}, {"busy": frozenset({"vol-1"})}]
+)
+def test_a_lock_that_is_on_its_way_is_in_order(changed):
+    moving = replace(EXPECTED, volumes={"vol-1": "h2"}, **changed)
+    assert found(replace(VOLUME, watchers=()), IMAGE, expected=moving) == []
+
+
+def test_a_host_that_answers_gives_its_lock_back_itself():
+    moved = replace(EXPECTED, volumes={"vol-1": "h2"}, up=frozenset({"h1"}))
+    ((line, action),) = found(replace(VOLUME, watchers=()), IMAGE, expected=moved)
+    assert action is Action.none
+    assert "gives it back when its agent is started anew" in line
+
+
+@pytest.mark.parametrize(
+    ("line", "action", "note"),
+    [
+        ("new.1.2.vol-1 is unfinished", Action.tidy, False),
+        ("unfinished file x", Action.tidy, False),
+        ("nothing needs the layer x", Action.tidy, False),
+        ("vol-1 is damaged: its layer x is missing", Action.none, False),
+        ("vol-1 waits in the trash", Action.none, True),
+        ("precious is not an image of the cloud's; kept", Action.none, True),
+    ],
+)
+def test_other_lines(line, action, note):
+    (finding,) = compare(Listing((), (line,)), NOTHING, CLOUD)
+    assert (finding.action, finding.note, finding.line) == (action, note, line)
+
+
+def test_snapshots_that_are_things_of_their_own():
+    listing = Listing(
+        (replace(VOLUME, snapshots=(), holder="", watchers=()),), (), "", (("snap-9", "vol-1"),)
+    )
+    (stray, lost) = compare(listing, EXPECTED, CLOUD)
+    assert (stray.action, stray.id, stray.volume) == (Action.delete_snapshot, "snap-9", "vol-1")
+    assert lost.id == "snap-1"
+    whole = replace(listing, snapshots=(("snap-1", "vol-1"),))
+    assert compare(whole, EXPECTED, CLOUD) == []

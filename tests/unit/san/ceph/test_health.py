@@ -64,6 +64,16 @@ def test_data_out_of_reach_is_an_error_even_where_ceph_only_warns() -> None:
     assert said("two down")["PG_AVAILABILITY"][0] == ERROR
 
 
+def test_data_out_of_reach_is_known_before_ceph_says_so() -> None:
+    status, detail, *_ = RECORDED["two down"]
+    checks = {code: check for code, check in detail["checks"].items() if code != "PG_AVAILABILITY"}
+    found = read(status, {**detail, "checks": checks})
+    assert found.status == ERROR
+    [text] = [each.text for each in found.findings if each.code == "PG_INACTIVE"]
+    assert text.startswith("32 of 32 parts of the data cannot be written now")
+    assert all(each.code != "PG_INACTIVE" for each in health("two down").findings)
+
+
 def test_what_is_muted_is_not_repeated_and_what_is_unknown_is_passed_on() -> None:
     check: dict[str, Any] = {
         "severity": "HEALTH_WARN",

@@ -37,6 +37,13 @@ def test_a_user_without_the_right_to_see_disks_sees_the_rest() -> None:
     assert [(osd.is_up, osd.size, osd.device) for osd in found.osds] == [(True, 0, "")] * 3
 
 
+def test_a_pool_that_nobody_has_counted_yet() -> None:
+    given = answers("well")
+    given[2] = Answer(0, json.dumps({**RECORDED["well"][2], "pools": []}), "")
+    room = read(given, "gureum").room
+    assert (room.usable, room.used, room.copies) == (0, 0, 3)
+
+
 def test_no_such_pool() -> None:
     with pytest.raises(PoolError, match="no pool 'elsewhere'"):
         read(answers("well"), "elsewhere")

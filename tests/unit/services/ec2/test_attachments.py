@@ -4,7 +4,15 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from gureum.resources import AttachmentState, Image, Instance, InstanceState, Volume, VolumeState
+from gureum.resources import (
+    AttachmentState,
+    Image,
+    Instance,
+    InstanceState,
+    Snapshot,
+    Volume,
+    VolumeState,
+)
 from gureum.services.ec2 import limits
 
 if TYPE_CHECKING:
@@ -154,3 +162,14 @@ async def test_a_local_volume_of_another_host_is_refused(rig: Rig) -> None:
     await rig.fails(
         "UnsupportedOperation", "AttachVolume", VolumeId=volume, InstanceId=instance, Device="/dev/sdf"
     )
+
+
+async def test_a_volume_of_a_shared_pool_comes_to_the_instances_host(rig: Rig) -> None:
+    instance, volume = await rig.running(), await rig.volume()
+    await rig.put(replace(await rig.get(Instance, instance), host="host-0"))
+    await rig.put(replace(await rig.get(Volume, volume), host="host-1", pool="san"))
+    snapshot = (await rig.call("CreateSnapshot", VolumeId=volume))["SnapshotId"]
+    await rig.call("AttachVolume", VolumeId=volume, InstanceId=instance, Device="/dev/sdf")
+    assert (await rig.get(Volume, volume)).host == "host-0"
+    waiting = await rig.get(Snapshot, snapshot)
+    assert (waiting.host, waiting.former) == ("host-0", ("host-1",))

@@ -198,3 +198,26 @@ async def test_public_address_is_new_after_stop_and_start(rig: Rig) -> None:
     again = await rig.get(NetworkInterface, interface.id)
     assert again.public_ip not in ("", interface.public_ip)
     assert not await rig.find(Address)
+
+
+async def test_with_all_its_volumes_in_shared_pools_it_starts_where_there_is_room(rig: Rig) -> None:
+    instance = await rig.stopped()
+    await rig.change(Instance, instance, host="host-0")
+    [root] = await rig.find(Volume, instance=instance)
+    await rig.change(Volume, root.id, pool="san", host="host-0")
+    await rig.call("StartInstances", InstanceIds=[instance])
+    assert (await rig.get(Instance, instance)).host is None
+
+
+async def test_a_local_volume_decides_where_it_starts_and_the_others_come(rig: Rig) -> None:
+    instance = await rig.stopped()
+    await rig.change(Instance, instance, host="host-0")
+    [root] = await rig.find(Volume, instance=instance)
+    await rig.change(Volume, root.id, host="host-0")
+    volume = await rig.volume()
+    await rig.change(Volume, volume, pool="san", host="host-1")
+    await rig.call("AttachVolume", VolumeId=volume, InstanceId=instance, Device="/dev/sdf")
+    assert (await rig.get(Volume, volume)).host == "host-1"
+    await rig.call("StartInstances", InstanceIds=[instance])
+    assert (await rig.get(Instance, instance)).host == "host-0"
+    assert (await rig.get(Volume, volume)).host == "host-0"

@@ -71,8 +71,8 @@ PROMISED = {
     "UpdateSecurityGroupRuleDescriptionsEgress",
     "UpdateSecurityGroupRuleDescriptionsIngress",
 }
-READING = ("Describe", "Get", "List", "Trace")
-TO_HOSTS = ("PutSnapshotBlock",)
+READING = ("Check", "Describe", "Get", "List", "Trace")
+TO_HOSTS = ("PutSnapshotBlock", "RepairPool")
 """What changes data on a host, and nothing in the store."""
 
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from gureum.resources import Volume, VolumeState
+from gureum.resources import Instance, Volume, VolumeState
 
 if TYPE_CHECKING:
     from ..conftest import Rig
@@ -254,6 +254,19 @@ async def test_status(rig: Rig) -> None:
     filters = [{"Name": "volume-status.status", "Values": ["impaired"]}]
     answer = await rig.call("DescribeVolumeStatus", Filters=filters)
     assert [each["VolumeId"] for each in answer["VolumeStatuses"]] == [bad]
+
+
+async def test_status_of_a_volume_that_its_instance_waits_for(rig: Rig) -> None:
+    instance = await rig.running()
+    stuck, other = await rig.volume(), await rig.volume()
+    for id, device in ((stuck, "/dev/sdf"), (other, "/dev/sdg")):
+        await rig.call("AttachVolume", VolumeId=id, InstanceId=instance, Device=device)
+    message = f"its storage does not answer: {stuck}"
+    await rig.change(Instance, instance, impaired=message)
+    answer = await rig.call("DescribeVolumeStatus", VolumeIds=[stuck, other])
+    assert [each["VolumeStatus"]["Status"] for each in answer["VolumeStatuses"]] == ["impaired", "ok"]
+    [event], none = [each["Events"] for each in answer["VolumeStatuses"]]
+    assert (event["Description"], none) == (message, [])
 
 
 async def test_attribute(rig: Rig) -> None:

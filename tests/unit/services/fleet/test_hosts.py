@@ -249,3 +249,37 @@ async def test_what_a_token_cannot_be(fleet: Any) -> None:
     for ttl in (59, 604801):
         with pytest.raises(Exception, match="TtlSeconds"):
             await fleet.call("CreateHostToken", TtlSeconds=ttl)
+
+
+async def test_what_is_in_a_shared_pool_does_not_bind_to_its_host(fleet: Any) -> None:
+    await fleet.put(host("second", draining=True, state=HostState.down), certificate("second"))
+    instance, volume = await fleet.occupy("second")
+    await fleet.rig.change(Volume, volume, pool="san")
+    assert (await fleet.call("DescribeHosts"))["Hosts"][0]["InstanceIds"] == [instance]
+    error = await fleet.refused("InvalidHostStateException", "RemoveHost", HostId="second")
+    assert instance in error.message
+    assert volume not in error.message
+    await fleet.rig.change(Instance, instance, state=InstanceState.stopping)
+    await fleet.rig.change(Instance, instance, state=InstanceState.stopped)
+    await fleet.call("RemoveHost", HostId="second")
+    assert (await fleet.get(Instance, instance)).host is None
+    after = await fleet.get(Volume, volume)
+    assert (after.host, after.former, after.state) == (None, ("second",), "in-use")
+
+
+async def test_an_instance_on_a_shared_pool_survives_its_host(fleet: Any) -> None:
+    await fleet.put(host("second", draining=True, state=HostState.down), certificate("second"))
+    one, volume = await fleet.occupy("second")
+    await fleet.rig.change(Volume, volume, pool="san")
+    other, local = await fleet.occupy("second")
+    snapshot = (await fleet.rig.call("CreateSnapshot", VolumeId=volume))["SnapshotId"]
+    await fleet.call("RemoveHost", HostId="second", Force=True)
+    saved = await fleet.get(Instance, one)
+    assert (saved.state, saved.host) == ("stopping", None)
+    assert "second is lost" in saved.transition_reason
+    assert (await fleet.get(Instance, other)).state == "shutting-down"
+    assert (await fleet.get(Volume, local)).state == "deleting"
+    kept = await fleet.get(Volume, volume)
+    assert (kept.state, kept.host, kept.former) == ("in-use", None, ("second",))
+    taken = await fleet.get(Snapshot, snapshot)
+    assert (taken.state, taken.host, taken.former) == ("pending", None, ("second",))

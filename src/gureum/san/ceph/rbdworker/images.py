@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import rbd
@@ -15,6 +17,7 @@ from .session import Refused, Session, explained
 
 CHUNK_BYTES = 4 << 20
 """An object's size: each is written at most once."""
+WRITES_AT_ONCE = 4
 _ZEROS = bytes(CHUNK_BYTES)
 
 Progress = Callable[[float], None]
@@ -47,13 +50,19 @@ def fill(session: Session, name: str, path: str, progress: Progress) -> dict[str
         if length > image.size():
             raise Refused(f"{path} has {length} bytes, more than the image's {image.size()}")
         digest, written = hashlib.sha256(), 0
-        for offset, data in _chunks(file.fileno(), length):
-            progress(offset / length)
-            if data != _ZEROS[: len(data)]:
-                digest.update(offset.to_bytes(8, "big"))
-                digest.update(data)
-                image.write(data, offset)
-                written += len(data)
+        with ThreadPoolExecutor(WRITES_AT_ONCE) as threads:
+            writes: deque[Future[Any]] = deque()
+            for offset, data in _chunks(file.fileno(), length):
+                progress(offset / length)
+                if data != _ZEROS[: len(data)]:
+                    digest.update(offset.to_bytes(8, "big"))
+                    digest.update(data)
+                    writes.append(threads.submit(image.write, data, offset))
+                    written += len(data)
+                if len(writes) > WRITES_AT_ONCE:
+                    writes.popleft().result()
+            for write in writes:
+                write.result()
         image.flush()
         names.mark_new(session, image, **{names.DIGEST: digest.hexdigest()})
         return {"written": written, "digest": digest.hexdigest()}

@@ -21,10 +21,9 @@ was given up may still be done, after what was written next. Who waits too long 
 STATUS_SECONDS = 2.0
 FENCED_SECONDS = 3600
 """For clients whose process has ended: longer than anything of theirs can be on its way."""
+TRASH = "rbd_trash"
+"""librbd's name for it."""
 RESERVE_BYTES = 256 << 20
-OLD_RELEASES = ("firefly", "hammer", "infernalis", "jewel", "kraken", "luminous")
-"""Clients of these cannot read clones of format 2."""
-
 FULL_CHECKS = ("OSD_NEARFULL", "OSD_BACKFILLFULL", "OSD_FULL")
 FULL_POOL_CHECKS = ("POOL_NEAR_FULL", "POOL_BACKFILLFULL", "POOL_FULL")
 
@@ -52,6 +51,8 @@ class Session:
             "rados_mon_op_timeout": str(MON_SECONDS),
             "rbd_cache": "false",
             "rbd_move_to_trash_on_remove": "false",
+            # Clones of snapshots that need no protection, also where clients older than Ceph 13 are admitted.
+            "rbd_default_clone_format": "2",
             "admin_socket": "",
             "log_to_stderr": "false",
         }
@@ -63,9 +64,11 @@ class Session:
             self.io = self.cluster.open_ioctx(pool)
         except rados.ObjectNotFound:
             raise Refused(f"the storage cluster has no pool {pool}", "missing") from None
+        # In a full cluster what needs room fails at once, and what makes room can be done.
+        self.io.set_osdmap_full_try()
+        self._has_trash = False
         self.handles = Handles(lambda key: self.image(key[0], bool(key[1]), key[1] or None))
         self._status: tuple[float, dict[str, Any]] | None = None
-        self._require_clones()
 
     def hello(self) -> dict[str, Any]:
         """``address``: this client's, as it is among an image's watchers."""
@@ -93,6 +96,31 @@ class Session:
                 add(address, seconds)
             self.cluster.wait_for_latest_osdmap()
 
+    def have_trash(self) -> None:
+        """Have the object that lists the trash: in a full cluster it could not be made any more."""
+        if not self._has_trash:
+            with rados.WriteOpCtx() as op:
+                op.new(rados.LIBRADOS_CREATE_IDEMPOTENT)
+                self.io.operate_write_op(op, TRASH)
+            self._has_trash = True
+
+    def watchers(self, image: Any) -> list[str]:
+        """Addresses of other clients that have the image open to write.
+
+        Not of those that are shut out: where one died in the moment of opening, the OSD keeps its watch until
+        the placement group's next peering.
+        """
+        found = {each["addr"] for each in image.watchers_list()} - {self.cluster.get_addrs()}
+        return sorted(found - self._shut_out()) if found else []
+
+    def _shut_out(self) -> set[str]:
+        command = json.dumps({"prefix": "osd blocklist ls", "format": "json"})
+        code, out, _ = self.cluster.mon_command(command, b"", timeout=MON_SECONDS)
+        if code:  # before Ceph 16 it had another name: then they are counted
+            return set()
+        entries, _ = json.JSONDecoder().raw_decode(out.decode())  # a second list, of ranges, may follow
+        return {entry["addr"] for entry in entries}
+
     def ask(self, prefix: str, **arguments: str) -> Any:
         """A mon command that changes nothing."""
         command = json.dumps({"prefix": prefix, "format": "json", **arguments})
@@ -103,16 +131,6 @@ class Session:
             return json.loads(out)
         except ValueError:
             return out.decode(errors="replace").strip()
-
-    def _require_clones(self) -> None:
-        """Clones of snapshots that are not protected: format 2, which old clients cannot read."""
-        release = str(self.ask("osd get-require-min-compat-client"))
-        if release in OLD_RELEASES:
-            raise Refused(
-                f"the storage cluster still admits clients as old as {release}, which cannot read the clones"
-                " that are made here (format 2); let its administrator run:"
-                " ceph osd set-require-min-compat-client mimic"
-            )
 
     def status(self, fresh: bool = True) -> dict[str, Any]:
         """In bytes of data, copies not counted. ``full``: nothing new; ``message`` says why."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import rados
 import rbd
 
 from . import locks, names, volumes
@@ -41,7 +42,7 @@ def describe(session: Session, name: str) -> dict[str, Any] | None:
                     "snapshots": volumes.user_snapshots(image),
                     "holder": holder.cookie if holder else "",
                     "held_since": holder.description if holder else "",
-                    "watchers": sorted({each["addr"] for each in image.watchers_list()}),
+                    "watchers": session.watchers(image),
                 }
         except rbd.ImageNotFound:
             return None
@@ -73,15 +74,24 @@ def _unfinished(
                 if repair:
                     names.settle(session, target)
                 return [f"{target} is still called {name}, too"]
-            used = bool(list(image.watchers_list()))
+            used = bool(session.watchers(image))
             age = time.time() - image.create_timestamp().timestamp()
     except rbd.ImageNotFound:  # not even that far
-        used, age = False, ABANDONED_SECONDS
+        used, age = False, _id_age(session, name)
     if tag != names.host_tag(session) and (used or age < ABANDONED_SECONDS):
         return []
     if repair and not used:
         volumes.discard(session, name)
     return [f"{name} is unfinished"]
+
+
+def _id_age(session: Session, name: str) -> float:
+    """How long ago the image got its name, in seconds; 0 if it has hardly that."""
+    try:
+        _, modified = session.io.stat(f"rbd_id.{name}")
+    except rados.ObjectNotFound:
+        return 0.0
+    return time.time() - time.mktime(modified)
 
 
 def trash(session: Session) -> list[dict[str, Any]]:
@@ -125,9 +135,31 @@ def purge(session: Session, id: str, name: str) -> dict[str, Any]:
             with suppress(rbd.ImageNotFound):
                 session.rbd.trash_remove(session.io, id)
         except rbd.ImageBusy:
-            return {"why": "it is open", "children": []}
+            if not _remove_by_hand(session, id):
+                return {"why": "it is open", "open": True}
     log.info("%s is removed", name)
     return {"why": "", "children": []}
+
+
+def _remove_by_hand(session: Session, id: str) -> bool:
+    """Remove an image which nobody has open but clients that are shut out; whether it was such a one.
+
+    librbd removes nothing that is watched, and the OSD may keep a dead client's watch until the object goes
+    (Session.watchers). So the image is emptied, leaves its parent and loses its header, and librbd the rest.
+    """
+    try:
+        with session.image("", by_id=id) as image:
+            if session.watchers(image):
+                return False
+            image.resize(0)
+            with suppress(rbd.InvalidArgument):  # it has no parent
+                image.flatten()
+        session.io.remove_object(f"rbd_header.{id}")
+    except (rbd.ImageNotFound, rados.ObjectNotFound):  # begun before
+        pass
+    with suppress(rbd.ImageNotFound):
+        session.rbd.trash_remove(session.io, id)
+    return True
 
 
 def flatten(session: Session, id: str, progress: Progress) -> bool:

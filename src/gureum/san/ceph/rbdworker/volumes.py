@@ -36,6 +36,7 @@ def create(session: Session, id: str, size: int, source: str, source_volume: str
         if _is_made(session, id, source):
             return False
         session.require_room()
+        session.have_trash()
         name = names.temporary(session, token, id)
         try:
             _make(session, id, name, size, source, source_volume)
@@ -228,6 +229,5 @@ def user_snapshots(image: Any) -> list[str]:
 
 def require_unused(session: Session, id: str, image: Any) -> None:
     """Who has an image open to write watches it; after a process was killed, for 30 s more."""
-    others = sorted({each["addr"] for each in image.watchers_list()} - {session.cluster.get_addrs()})
-    if others:
+    if others := session.watchers(image):
         raise Refused(f"{id} is open in a running machine (client {', '.join(others)})", "busy")

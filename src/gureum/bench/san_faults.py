@@ -1,0 +1,158 @@
+"""OSDs that are killed while a guest writes: how long it waits, how soon all is well, what was kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from gureum.bench.checked_load import AREA_BYTES, BLOCK_BYTES, CheckedLoad
+from gureum.bench.clouds import wait
+from gureum.bench.figures import Figure, Say
+from gureum.bench.requests import Endpoint, client
+from gureum.bench.servers import BenchError
+from gureum.cli import images
+from gureum.cli.cloud import Cloud
+from gureum.san.ceph.cluster import Cluster
+from gureum.san.ceph.commands import ask
+from gureum.san.ceph.pools import admin, is_well
+
+KEY = "bench"
+TYPE = "t3.nano"
+KILLS = 10
+BLOCKS = 20
+"""Acknowledged before each kill, and after it."""
+SECONDS_MAX = 120.0
+COMMAND_SECONDS = 60.0
+OPTIONS = (
+    "StrictHostKeyChecking=no",
+    "UserKnownHostsFile=/dev/null",
+    "LogLevel=ERROR",
+    "ConnectTimeout=5",
+    "BatchMode=yes",
+    "IdentitiesOnly=yes",
+)
+
+
+def measure(cloud: Cloud, directory: Path, say: Say, *, quick: bool) -> list[Figure]:
+    """``cloud`` runs, with a storage cluster of its own; ``directory`` is for what is needed meanwhile."""
+    with writing(cloud, directory, say) as (load, volume):
+        kills = 3 if quick else KILLS
+        stalls, recoveries = [], []
+        osds = Cluster(cloud.state_dir).osds
+        for number in range(kills):
+            # By turns: the supervisor starts again later what has just been started.
+            stall, recovery = killed(cloud, load, osds[number % len(osds)])
+            stalls.append(stall)
+            recoveries.append(recovery)
+            say(f"kill {number + 1} of {kills}: writes stall {stall:.2f} s, well after {recovery:.1f} s")
+        load.stop()
+        if wrong := load.check(exported(cloud, volume, directory)):
+            raise BenchError(f"what the guest wrote is not there: {'; '.join(wrong[:3])}")
+    return [
+        Figure(
+            name=f"longest stall of a guest's write, {kills} OSDs killed",
+            value=max(stalls),
+            unit="s",
+            samples=tuple(stalls),
+        ),
+        Figure(name="OSD killed to HEALTH_OK", value=median(recoveries), unit="s", samples=tuple(recoveries)),
+        Figure(
+            name="bytes acknowledged meanwhile, all of them found again",
+            value=load.written * BLOCK_BYTES / 1e6,
+            unit="MB",
+            remark=f"{load.written} writes, each flushed",
+        ),
+    ]
+
+
+def killed(cloud: Cloud, load: CheckedLoad, osd: str) -> tuple[float, float]:
+    """Seconds of the longest stall, and until all is well."""
+    load.wait_written(BLOCKS, SECONDS_MAX)
+    began = time.monotonic()
+    os.kill(cloud.running_daemons()[osd].pid, signal.SIGKILL)
+    wait(f"{osd} to be missed", lambda: not well(cloud), SECONDS_MAX)
+    wait("the cluster to be well", lambda: well(cloud), SECONDS_MAX)
+    recovery = time.monotonic() - began
+    load.wait_written(BLOCKS, SECONDS_MAX)
+    return load.stall(began), recovery
+
+
+def well(cloud: Cloud) -> bool:
+    return is_well(ask(admin(Cluster(cloud.state_dir)), [{"prefix": "status"}])[0].document())
+
+
+@contextmanager
+def writing(cloud: Cloud, directory: Path, say: Say) -> Iterator[tuple[CheckedLoad, str]]:
+    """The load of a guest of its own on a volume of its own, and the volume."""
+    say("a guest that writes")
+    image = str(images.build(cloud.state_dir / "images", "tiny", refresh=False)["ImageId"])
+    config = cloud.config()
+    endpoint = Endpoint(port=config.port, access_key=config.access_key_id, secret=config.secret_access_key)
+    ec2 = client(endpoint, "ec2")
+    key = directory / "key"
+    key.touch(0o600)
+    key.write_text(ec2.create_key_pair(KeyName=KEY, KeyType="ed25519")["KeyMaterial"])
+    groups = ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["default"]}])
+    ec2.authorize_security_group_ingress(
+        GroupId=groups["SecurityGroups"][0]["GroupId"],
+        IpProtocol="tcp",
+        FromPort=22,
+        ToPort=22,
+        CidrIp="0.0.0.0/0",
+    )
+    wait("the image", lambda: bool(_images(ec2, image)), SECONDS_MAX)
+    asked = {"ImageId": image, "InstanceType": TYPE, "MinCount": 1, "MaxCount": 1, "KeyName": KEY}
+    disk = {"DeviceName": "/dev/sdf", "Ebs": {"VolumeSize": 1, "DeleteOnTermination": True}}
+    [instance] = ec2.run_instances(**asked, BlockDeviceMappings=[disk])["Instances"]
+    id = instance["InstanceId"]
+    wait("the guest to run", lambda: _instance(ec2, id)["State"]["Name"] == "running", SECONDS_MAX)
+    shown = _instance(ec2, id)
+    ssh = ssh_command(key, shown["PublicIpAddress"])
+    wait("the guest to answer", lambda: _answers(ssh), SECONDS_MAX)
+    volumes = {each["DeviceName"]: each["Ebs"]["VolumeId"] for each in shown["BlockDeviceMappings"]}
+    with CheckedLoad(ssh, "/dev/vdb") as load:
+        yield load, volumes["/dev/sdf"]
+
+
+def ssh_command(key: Path, address: str) -> list[str]:
+    flags = [flag for option in OPTIONS for flag in ("-o", option)]
+    return ["ssh", "-F", "none", *flags, "-i", str(key), f"root@{address}"]
+
+
+def _images(ec2: Any, id: str) -> Sequence[object]:
+    found: Sequence[object] = ec2.describe_images(Filters=[{"Name": "image-id", "Values": [id]}])["Images"]
+    return found
+
+
+def _instance(ec2: Any, id: str) -> dict[str, Any]:
+    found: dict[str, Any] = ec2.describe_instances(InstanceIds=[id])["Reservations"][0]["Instances"][0]
+    return found
+
+
+def _answers(ssh: Sequence[str]) -> bool:
+    done = subprocess.run(
+        [*ssh, "true"], capture_output=True, stdin=subprocess.DEVNULL, timeout=COMMAND_SECONDS, check=False
+    )
+    return done.returncode == 0
+
+
+def exported(cloud: Cloud, volume: str, directory: Path) -> bytes:
+    """The beginning of the volume, as another client of the cluster reads it."""
+    settings = Cluster(cloud.state_dir).settings()
+    file = directory / "volume"
+    command = ["rbd", "--conf", str(settings.conf), "--id", settings.user, "--pool", settings.pool]
+    subprocess.run(
+        [*command, "export", "--no-progress", volume, str(file)],
+        capture_output=True,
+        timeout=COMMAND_SECONDS,
+        check=True,
+    )
+    with open(file, "rb") as disk:
+        return disk.read(AREA_BYTES)

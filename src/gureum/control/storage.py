@@ -1,0 +1,43 @@
+"""The cloud's storage cluster, as hosts of other machines are told of it when they join."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gureum.errors import TransportError
+from gureum.files import make_directories, write_atomically
+from gureum.san.settings import DIRECTORY, SanSettings
+from gureum.transport.messages import Storage
+
+OWN = "cluster.json"
+"""In the cloud's directory of a cluster that it made itself."""
+
+
+def storage(state_dir: Path, san: SanSettings) -> Storage | None:
+    """None if each host has its own disks. Raises TransportError if a host of another machine has none."""
+    if san.kind == "local":
+        return None
+    if (state_dir / DIRECTORY / OWN).exists():
+        raise TransportError(
+            "this cloud's disks are in a storage cluster on its own machine, which others do not reach."
+            " Hosts of other machines need one that they reach, too: a cloud made with --san ceph:CONF"
+        )
+    assert san.conf is not None
+    assert san.keyring is not None
+    try:
+        conf, keyring = san.conf.read_bytes(), san.keyring.read_bytes()
+    except OSError as error:
+        raise TransportError(f"{error.filename} cannot be read: {error.strerror}") from error
+    return Storage(conf=conf, keyring=keyring, user=san.user, pool=san.pool)
+
+
+def keep(state_dir: Path, given: Storage) -> None:
+    """On a machine that joins: what its agent and guests reach the cluster by. Raises OSError."""
+    directory = state_dir / DIRECTORY
+    make_directories(directory)
+    conf, keyring = directory / "ceph.conf", directory / f"ceph.client.{given.user}.keyring"
+    write_atomically(conf, given.conf)
+    conf.chmod(0o644)
+    write_atomically(keyring, given.keyring)
+    keyring.chmod(0o600)
+    SanSettings("ceph", conf, keyring, given.user, given.pool).save(state_dir)

@@ -1,0 +1,229 @@
+"""What the agent does with volumes that every host can reach."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from gureum.errors import PoolError
+from gureum.hostspec import ImageSpec, MachineState, SnapshotSpec
+
+GIB = 1 << 30
+
+
+def shared(parts: Any, id: str = "vol-1", **values: Any) -> Any:
+    return parts.volume(id, **{"pool": "san", "machine": "i-1", **values})
+
+
+def test_a_volume_is_held_while_a_machine_has_it(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(), shared(parts, source="ami-1"))
+        assert lab.seen().state is MachineState.running
+        assert lab.san.contents_of("vol-1") == {0: b"boot"}
+        assert lab.san.rbd["vol-1"].holder == "h"
+        await lab.take(parts.machine(run=False), shared(parts, source="ami-1", made=True))
+        assert (lab.seen().state, lab.seen().revision) == (MachineState.off, lab.revision)
+        assert lab.san.rbd["vol-1"].holder is None
+
+    parts.on_lab(test)
+
+
+def test_a_machine_is_not_reported_off_before_its_volumes_are_let_go_of(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(), shared(parts))
+        lab.san.delay_next("release_volume", 20)
+        await lab.take(parts.machine(run=False), shared(parts, made=True), seconds=10)
+        assert not lab.machines.running()
+        assert lab.seen().revision < lab.revision
+        await asyncio.sleep(15)
+        assert lab.seen().revision == lab.revision
+
+    parts.on_lab(test)
+
+
+def test_nor_without_a_disk(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        both = (shared(parts), shared(parts, "vol-2"))
+        await lab.take(parts.machine(volumes=("vol-1", "vol-2")), *both)
+        assert lab.seen().disks == ("vol-1", "vol-2")
+        lab.san.delay_next("release_volume", 20)
+        await lab.take(parts.machine(), *both, seconds=10)
+        assert (lab.seen().disks, lab.seen().revision < lab.revision) == (("vol-1",), True)
+        await asyncio.sleep(15)
+        assert lab.seen().revision == lab.revision
+        assert lab.san.rbd["vol-2"].holder is None
+
+    parts.on_lab(test)
+
+
+def test_an_agent_lets_go_of_what_the_one_before_held(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(), shared(parts), shared(parts, "vol-2", machine=""))
+        lab.san.rbd["vol-2"].holder = "h"
+        await lab.stop()
+        lab.start()
+        await asyncio.sleep(1)
+        await lab.take(parts.machine(), shared(parts, made=True), shared(parts, "vol-2", made=True))
+        assert lab.san.rbd["vol-1"].holder == "h"
+        assert lab.san.rbd["vol-2"].holder is None
+        assert lab.machines.machines["i-1"].run == 1
+
+    parts.on_lab(test)
+
+
+def test_what_leaves_the_spec_is_let_go_of_and_kept(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(shared(parts), SnapshotSpec(id="snap-1", volume="vol-1", pool="san"))
+        assert lab.seen_snapshot().present
+        lab.san.rbd["vol-1"].holder = "h"
+        await lab.take()
+        assert (lab.san.volumes(), lab.san.snapshots()) == ({"vol-1"}, {"snap-1"})
+        assert not lab.agent.report().volumes
+        assert not lab.agent.report().problems
+        lab.san.rbd["vol-1"].size_bytes = 3 * GIB  # by another host
+        await lab.take(shared(parts, made=True))
+        assert lab.seen_volume().size_bytes == 3 * GIB
+
+    parts.on_lab(test)
+
+
+def test_work_that_is_under_way_is_told_also_of_what_left_the_spec(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        lab.san.delay_next("create_volume", 20)
+        await lab.take(shared(parts))
+        await lab.take()
+        assert [(each.id, each.revision) for each in lab.agent.report().volumes] == [("vol-1", 0)]
+        await asyncio.sleep(25)
+        assert not lab.agent.report().volumes
+        assert lab.san.volumes() == {"vol-1"}
+
+    parts.on_lab(test)
+
+
+def test_a_volume_that_another_host_has_is_waited_for(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(shared(parts))
+        lab.san.rbd["vol-1"].holder = "other"
+        await lab.take(parts.machine(), shared(parts, made=True), seconds=60)
+        assert lab.seen().state is MachineState.starting
+        lab.san.rbd["vol-1"].holder = None
+        await asyncio.sleep(20)
+        assert lab.seen().state is MachineState.running
+
+    parts.on_lab(test)
+
+
+def test_it_is_taken_from_a_host_that_is_lost(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(shared(parts))
+        lab.san.rbd["vol-1"].holder = "other"
+        await lab.take(parts.machine(), shared(parts, made=True, evict=("other",)))
+        assert lab.seen().state is MachineState.running
+        assert lab.san.rbd["vol-1"].evicted == {"other"}
+
+    parts.on_lab(test)
+
+
+def test_while_the_pool_is_away_its_work_waits_and_the_rest_goes_on(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        lab.san.down = True
+        await lab.take(shared(parts), parts.volume("vol-2"), seconds=200)
+        assert (lab.seen_volume().error, lab.seen_volume().present) == ("", False)
+        assert lab.seen_volume("vol-2").present
+        [pool] = lab.agent.report().pools
+        assert (pool.name, pool.error) == ("san", "the pool san can't be reached from h")
+        assert "pool san: the pool san can't be reached from h" in lab.agent.report().problems
+        lab.san.down = False
+        await asyncio.sleep(20)
+        assert lab.seen_volume().present
+        [pool] = lab.agent.report().pools
+        assert (pool.error, pool.size_bytes) == ("", lab.san.size_bytes)
+
+    parts.on_lab(test)
+
+
+def test_a_machine_that_waits_for_the_pool_says_why_and_goes_on(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(), shared(parts))
+        lab.san.down = True
+        await asyncio.sleep(20)
+        assert lab.seen().state is MachineState.running
+        assert "can't be reached" in lab.seen().message
+        lab.machines.lose_shared_storage()
+        assert lab.seen().state is MachineState.paused
+        await asyncio.sleep(30)
+        assert lab.seen().state is MachineState.paused
+        lab.san.down = False
+        lab.machines.lose_shared_storage(False)
+        await asyncio.sleep(20)
+        assert (lab.seen().state, lab.seen().message) == (MachineState.running, "")
+
+    parts.on_lab(test)
+
+
+def test_a_pool_that_is_nearly_full_says_so(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(shared(parts))
+        await asyncio.sleep(11)
+        assert not lab.agent.report().pools[0].full
+        lab.san.size_bytes = lab.san.used_bytes() + 1
+        await asyncio.sleep(11)
+        [pool] = lab.agent.report().pools
+        assert pool.full
+        assert "nearly full" in pool.message
+
+    parts.on_lab(test)
+
+
+def test_lost_data_is_reported(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(
+            shared(parts, made=True), SnapshotSpec(id="snap-1", volume="vol-1", pool="san", made=True)
+        )
+        assert "lost" in lab.seen_volume().error
+        assert "lost" in lab.seen_snapshot().error
+        assert not lab.san.volumes()
+
+    parts.on_lab(test)
+
+
+def test_volumes_are_deleted_by_word_once_no_machine_has_them(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(), shared(parts))
+        lab.machines.ignore_power_button("i-1")
+        off = parts.machine(run=False, shutdown_seconds=5.0, volumes=())
+        await lab.take(off, shared(parts, present=False), seconds=2)
+        assert lab.san.volumes()
+        await asyncio.sleep(10)
+        assert not lab.san.rbd
+        assert not lab.seen_volume().present
+
+    parts.on_lab(test)
+
+
+def test_images_are_brought_in_before_anybody_asks(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        image = ImageSpec(id="ami-2", disk="/images/a", format="raw", size_bytes=GIB, pools=("san",))
+        lab.san.fail_next("add_image", PoolError("told to fail"))
+        spec = lab.spec()
+        lab.agent.take(type(spec)(cloud="c", host="h", revision=1000, images=(image,)))
+        await asyncio.sleep(0.3)
+        assert any("ami-2: told to fail" in each for each in lab.agent.report().problems)
+        await asyncio.sleep(2)
+        assert lab.san.images == {"ami-2": {0: b"boot"}}
+        gone = ImageSpec(
+            id="ami-2", disk="/images/a", format="raw", size_bytes=GIB, pools=("san",), present=False
+        )
+        lab.agent.take(type(spec)(cloud="c", host="h", revision=1001, images=(gone,)))
+        await asyncio.sleep(1)
+        assert not lab.san.images
+
+    parts.on_lab(test)
+
+
+def test_a_pool_that_the_host_has_not_fails(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(shared(parts, pool="nowhere"), seconds=30)
+        assert lab.seen_volume().error == "this host has no pool nowhere"
+
+    parts.on_lab(test)

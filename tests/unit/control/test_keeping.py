@@ -1,0 +1,287 @@
+"""Who looks after what is in a shared pool, and what is known of the pool."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from gureum.control.keeping import Keeping
+from gureum.control.observed import Observed
+from gureum.control.placement import NoCapacity, choose_host
+from gureum.control.shares import Shares, shared_pools
+from gureum.control.specs import host_spec
+from gureum.hostspec import HostReport, PoolReport, SnapshotReport, VolumeReport
+from gureum.resources import (
+    Host,
+    HostState,
+    Image,
+    Instance,
+    InstanceState,
+    Pool,
+    Snapshot,
+    SnapshotState,
+    Volume,
+    VolumeState,
+)
+from gureum.services.ec2 import keepers
+from gureum.services.ec2.capacity import require_room_in
+from gureum.services.operation import Cloud
+from gureum.store.base import Change
+
+GIB = 1 << 30
+NEWEST = 1 << 40
+CLOUD = Cloud(
+    name="test",
+    account="123456789012",
+    region="us-east-1",
+    zones=("us-east-1a", "us-east-1b"),
+    public_cidr="198.18.0.0/24",
+    pool="san",
+)
+
+
+def san(make: Any, id: str = "vol-1", **values: Any) -> Volume:
+    volume: Volume = make.volume(id, **{"pool": "san", **values})
+    return volume
+
+
+async def test_a_new_volume_gets_the_host_with_the_least_to_look_after(bench: Any, make: Any) -> None:
+    await bench.put(
+        make.host("host-0"),
+        make.host("host-1"),
+        make.host("host-2", state=HostState.down),
+        make.host("host-3", draining=True),
+        san(make, "vol-9", host="host-0"),
+        san(make, host=None),
+    )
+    assert (await bench.step_volume()).host == "host-1"
+
+
+async def test_a_detached_volume_gets_another_host_when_its_own_is_down(bench: Any, make: Any) -> None:
+    await bench.put(
+        make.host(state=HostState.down),
+        make.host("host-1"),
+        san(make, state=VolumeState.available),
+        make.snapshot(pool="san"),
+        make.snapshot("snap-2", pool="san", state=SnapshotState.completed, host=None),
+    )
+    after = await bench.step_volume()
+    assert (after.host, after.former) == ("host-1", ())
+    assert (await bench.get(Snapshot, "snap-1")).host == "host-1"
+    assert (await bench.get(Snapshot, "snap-1")).former == ("host-0",)
+    assert (await bench.get(Snapshot, "snap-2")).host is None
+
+
+async def test_an_attached_volume_stays_until_its_instance_is_off(bench: Any, make: Any) -> None:
+    await bench.put(
+        make.host(state=HostState.down),
+        make.host("host-1"),
+        make.instance(state=InstanceState.running),
+        make.attached(pool="san"),
+    )
+    assert (await bench.step_volume()).host == "host-0"
+    instance = await bench.get(Instance, "i-1")
+    instance = replace(instance, state=InstanceState.stopping)
+    await bench.put(instance)
+    assert (await bench.step_volume()).host == "host-0"
+    await bench.put(replace(await bench.get(Instance, "i-1"), state=InstanceState.stopped))
+    assert (await bench.step_volume()).host == "host-1"
+
+
+async def test_a_local_volume_stays(bench: Any, make: Any) -> None:
+    await bench.put(
+        make.host(state=HostState.down), make.host("host-1"), make.volume(state=VolumeState.available)
+    )
+    assert (await bench.step_volume()).host == "host-0"
+
+
+async def test_what_another_host_may_still_make_is_not_forgotten(bench: Any, make: Any) -> None:
+    await bench.put(make.host(state=HostState.down), make.host("host-1"), san(make))
+    after = await bench.step_volume()
+    assert (after.host, after.former) == ("host-1", ("host-0",))
+    await bench.put(replace(after, state=VolumeState.deleting))
+    says(bench, "host-1")
+    assert (await bench.step_volume()).former == ("host-0",)
+    says(bench, "host-0", VolumeReport(id="vol-1"))
+    assert (await bench.step_volume()).former == ("host-0",)
+    says(bench, "host-0", revision=1)
+    assert (await bench.step_volume()).former == ("host-0",)
+    says(bench, "host-0")
+    assert (await bench.step_volume()).former == ()
+    says(bench, "host-1", VolumeReport(id="vol-1", revision=NEWEST, present=False))
+    assert await bench.step_volume() is None
+
+
+def says(bench: Any, host: str, *things: VolumeReport | SnapshotReport, revision: int = NEWEST) -> None:
+    bench.observed.take(
+        HostReport(
+            cloud="test",
+            host=host,
+            boot_id="b",
+            revision=revision,
+            volumes=tuple(each for each in things if isinstance(each, VolumeReport)),
+            snapshots=tuple(each for each in things if isinstance(each, SnapshotReport)),
+        )
+    )
+
+
+async def test_a_host_that_is_no_more_counts_until_the_volume_was_taken_from_it(
+    bench: Any, make: Any
+) -> None:
+    gone = san(make, host=None, former=("host-9",), state=VolumeState.available)
+    await bench.put(make.host("host-1"), gone)
+    assert (await bench.step_volume()).host == "host-1"
+    async with bench.store.read() as reader:
+        [spec] = (await host_spec(reader, CLOUD, "host-1")).volumes
+    assert (spec.evict, spec.pool, spec.made) == (("host-9",), "san", True)
+    says(bench, "host-1", VolumeReport(id="vol-1", revision=1))
+    assert (await bench.step_volume()).former == ("host-9",)
+    says(bench, "host-1", VolumeReport(id="vol-1", revision=NEWEST))
+    assert (await bench.step_volume()).former == ()
+
+
+async def test_a_volume_that_no_host_ever_had_is_deleted_at_once(bench: Any, make: Any) -> None:
+    await bench.put(make.host(), san(make, host=None, state=VolumeState.deleting))
+    assert await bench.step_volume() is None
+
+
+async def test_a_snapshot_that_is_taken_needs_no_host_until_it_goes(bench: Any, make: Any) -> None:
+    await bench.put(make.host(), san(make, state=VolumeState.available), make.snapshot(pool="san"))
+    bench.snapshot()
+    taken = await bench.step_snapshot()
+    assert (taken.state, taken.host) == (SnapshotState.completed, None)
+    await bench.put(replace(taken, state=SnapshotState.deleting))
+    assert (await bench.step_snapshot()).host == "host-0"
+    bench.snapshot(present=False)
+    assert await bench.step_snapshot() is None
+
+
+async def test_the_volumes_follow_their_instance(bench: Any, make: Any) -> None:
+    await bench.put(
+        make.host(),
+        make.host("host-1", memory_bytes=64 * GIB),
+        make.instance(host=None, generation=2),
+        make.attached(pool="san"),
+        make.attached("vol-2", pool="san", host=None),
+    )
+    assert (await bench.step_instance()).host == "host-1"
+    assert (await bench.get(Volume, "vol-1")).host == "host-1"
+    assert (await bench.get(Volume, "vol-2")).host == "host-1"
+
+
+async def test_a_local_volume_binds_its_instance_and_a_shared_one_does_not(bench: Any, make: Any) -> None:
+    await bench.put(
+        make.host(state=HostState.down),
+        make.host("host-1"),
+        make.instance(host=None),
+        make.attached(pool="san"),
+        make.instance("i-2", host=None),
+        make.volume("vol-2", instance="i-2"),
+        make.instance("i-3", host=None),
+        san(make, "vol-3", instance="i-3", host=None, source="snap-1"),
+        make.snapshot(pool="san", state=SnapshotState.completed),
+    )
+    async with bench.store.read() as reader:
+        for id in ("i-1", "i-3"):
+            assert (await choose_host(reader, await reader.get(Instance, id))).id == "host-1"
+        with pytest.raises(NoCapacity):
+            await choose_host(reader, await reader.get(Instance, "i-2"))
+
+
+async def test_one_host_brings_the_images_in(bench: Any, make: Any) -> None:
+    image = Image(
+        id="ami-1", name="i", disk="/images/a", disk_bytes=GIB, created=make.volume().created, account="1"
+    )
+    await bench.put(make.host(), make.host("host-1"), image, replace(image, id="ami-2", disk=""))
+    async with bench.store.read() as reader:
+        first, second = [await host_spec(reader, CLOUD, host) for host in ("host-0", "host-1")]
+    assert [(each.id, each.pools) for each in first.images] == [("ami-1", ("san",))]
+    assert not second.images
+    host = await bench.get(Host, "host-0")
+    await bench.put(replace(host, state=HostState.down))
+    async with bench.store.read() as reader:
+        assert (await host_spec(reader, CLOUD, "host-1")).images
+        assert not (await host_spec(reader, replace(CLOUD, pool="local"), "host-1")).images
+
+
+async def test_a_volume_of_a_snapshot_names_the_snapshots_volume(bench: Any, make: Any) -> None:
+    await bench.put(
+        make.host(),
+        san(make, source="snap-7", instance="i-1"),
+        make.snapshot("snap-7", pool="san", volume="vol-7", host=None, state=SnapshotState.completed),
+    )
+    async with bench.store.read() as reader:
+        [spec] = (await host_spec(reader, CLOUD, "host-0")).volumes
+    assert (spec.source, spec.source_volume, spec.machine) == ("snap-7", "vol-7", "i-1")
+
+
+async def test_what_is_awaited_is_not_in_the_spec(bench: Any, make: Any) -> None:
+    awaited = san(make, state=VolumeState.deleting, former=("host-1",))
+    await bench.put(make.host(), make.host("host-1"), awaited, san(make, "vol-2", former=("host-1",)))
+    async with bench.store.read() as reader:
+        spec = await host_spec(reader, CLOUD, "host-0")
+    assert [each.id for each in spec.volumes] == ["vol-2"]
+    assert Shares(frozenset({"host-0"}), {}).lost(awaited) == ("host-1",)
+
+
+def test_shared_pools_of_a_cloud() -> None:
+    assert shared_pools(CLOUD) == ("san",)
+    assert shared_pools(replace(CLOUD, pool="local")) == ()
+    assert shared_pools(replace(CLOUD, pool="local", type_pools=(("io2", "fast"),))) == ("fast",)
+
+
+async def test_whoever_can_look_after_volumes_is_known(bench: Any, make: Any) -> None:
+    keeping = Keeping(bench.store, "1")
+    host = make.host()
+    assert keeping.changed(Change(1, "host", "host-0", host))
+    assert not keeping.changed(Change(2, "host", "host-0", replace(host, pool_free_bytes=1)))
+    await bench.put(san(make), make.volume("vol-2"), san(make, "vol-3", host="host-1"))
+    async with bench.store.read() as reader:
+        assert await keeping.abandoned(reader) == []
+        assert keeping.changed(Change(3, "host", "host-0", replace(host, draining=True)))
+        assert await keeping.abandoned(reader) == [("volume", "vol-1")]
+    assert keeping.changed(Change(4, "host", "host-0", None))
+    assert not keeping.changed(Change(5, "host", "host-0", None))
+
+
+async def test_the_pools_record_is_what_the_first_host_says(bench: Any, make: Any) -> None:
+    await bench.put(make.host(), make.host("host-1"))
+    keeping, observed = Keeping(bench.store, "1"), Observed()
+
+    async def hears(host: str, **said: Any) -> Pool:
+        pool = PoolReport(**{"name": "san", "size_bytes": 1000, "free_bytes": 900, **said})
+        report = HostReport(cloud="test", host=host, boot_id="b", revision=1, pools=(pool,))
+        observed.take(report)
+        await keeping.note(report, observed)
+        found: Pool = await bench.get(Pool, "san")
+        return found
+
+    first = await hears("host-0")
+    assert (first.size_bytes, first.free_bytes, first.full) == (1000, 900, False)
+    assert (await hears("host-1", free_bytes=1, full=True, message="full")).version == first.version
+    assert (await hears("host-0", free_bytes=899)).version == first.version
+    full = await hears("host-0", free_bytes=1, full=True, message="nearly full")
+    assert (full.full, full.message) == (True, "nearly full")
+    async with bench.store.read() as reader:
+        await require_room_in(reader, "local")
+        with pytest.raises(Exception, match="nearly full") as error:
+            await require_room_in(reader, "san")
+    assert (error.value.code, error.value.status) == ("InsufficientVolumeCapacity", 500)  # type: ignore[attr-defined]
+    away = await hears("host-0", size_bytes=0, free_bytes=0, error="gone")
+    assert (away.away, away.full, away.size_bytes) == ({"host-0": "gone"}, True, 1000)
+    assert not (await hears("host-1")).full
+    assert (await hears("host-0")).away == {}
+
+
+async def test_a_drained_host_gives_away_what_it_looks_after(bench: Any, make: Any) -> None:
+    await bench.put(make.host(draining=True), make.host("host-1"), san(make, state=VolumeState.available))
+    assert (await bench.step_volume()).host == "host-1"
+
+
+async def test_nobody_is_there_to_take_it(bench: Any, make: Any) -> None:
+    await bench.put(make.host(state=HostState.down), san(make, state=VolumeState.available))
+    assert (await bench.step_volume()).host == "host-0"
+    async with bench.store.read() as reader:
+        assert await keepers.choose(reader) is None
