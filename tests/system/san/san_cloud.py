@@ -176,9 +176,9 @@ class SanCloud(RealCloud):
     # ---- its hosts
 
     def host_of(self, instance: str) -> int:
-        """The number of the host that runs it, of several."""
+        """The number of the host that runs it."""
         [found] = [run for run in self.cloud.host_run_dirs() if (run / "machines" / instance).is_dir()]
-        return int(found.parent.name)
+        return 0 if found == self.cloud.run_dir else int(found.parent.name)
 
     def kill_ready(self, role: str) -> None:
         """As soon as it runs."""
