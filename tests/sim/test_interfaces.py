@@ -247,7 +247,7 @@ class Fuzz:
             await self.faults.step()
             await self.always()
             await asyncio.sleep(self.random.expovariate(1.0))
-        self.faults.end()
+        await self.faults.end()
         for _ in range(240):
             problems = [each for each in await invariants.at_rest(self.world) if "no instance" not in each]
             if not problems:

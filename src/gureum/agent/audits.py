@@ -9,7 +9,7 @@ import msgspec
 from gureum.agent.pool_volumes import PoolVolumes
 from gureum.errors import HostError
 from gureum.san.ceph.audit import Action, Finding, Listing
-from gureum.san.ceph.client import FoundImage
+from gureum.san.ceph.found import FoundImage
 from gureum.san.pool import LayeredPool
 from gureum.transport.messages import Call
 

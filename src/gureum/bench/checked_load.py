@@ -99,6 +99,10 @@ class CheckedLoad:
                 raise BenchError(f"the guest wrote {self.written - wanted + count} of {count} blocks in time")
             time.sleep(0.05)
 
+    def waits(self, seconds: float) -> bool:
+        """Whether the last answer is as old as that."""
+        return bool(self.acknowledged) and time.monotonic() - self.acknowledged[-1].at > seconds
+
     def stall(self, since: float = 0.0) -> float:
         """The longest time in seconds between two answers, of those that ended after ``since``."""
         times = [each.at for each in self.acknowledged]

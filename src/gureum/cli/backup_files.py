@@ -177,8 +177,8 @@ class Directory:
         return Part(*self._files(snapshot))
 
     def discard(self, snapshot: str) -> None:
-        """Forget a part."""
-        for path in self._files(snapshot):
+        """Forget a part; "" is none."""
+        for path in self._files(snapshot) if snapshot else ():
             part_of(path).unlink(missing_ok=True)
 
     def complete(self, manifest: Manifest, point: Point) -> Manifest:

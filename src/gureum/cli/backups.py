@@ -194,8 +194,8 @@ class Backup:
         if manifest.volume != volume:
             raise CliError(f"{self._files.path} is a backup of {manifest.volume}, not of {volume}")
         pending = manifest.pending
-        if pending is not None and pending.snapshot and not self._api.state(pending.snapshot):
-            note(f"the cloud has no {pending.snapshot} any more: what was read of it is given up")
+        if pending is not None and (gone := self._gone(pending)):
+            note(f"the cloud has no {gone} any more: what was read of {pending.snapshot} is given up")
             self._files.discard(pending.snapshot)
             pending = None
         if pending is None:
@@ -214,6 +214,14 @@ class Backup:
                 f"gureum san backup {pending.snapshot} ...",
             )
         return manifest, bool(pending.token)
+
+    def _gone(self, pending: Pending) -> str:
+        """A snapshot that is needed to go on and cannot be had, "" if there is none."""
+        if pending.snapshot and self._api.state(pending.snapshot) not in ("pending", "completed"):
+            return pending.snapshot
+        if pending.parent and self._api.state(pending.parent) != "completed":
+            return pending.parent
+        return ""
 
     def _parent(self, manifest: Manifest) -> str:
         """The last point, if the cloud still has its snapshot: else everything is read once more."""

@@ -28,7 +28,7 @@ COMMANDS: dict[str, Command] = {
     "console": Command("Connect to an instance's serial console."),
     "logs": Command("Show the logs of a cloud's processes."),
     "host": Command("List, add, drain and remove the hosts of a cloud.", _RUN),
-    "san": Command("Show a cloud's storage: room, copies, health."),
+    "san": Command("Show, check, back up and restore a cloud's storage."),
     "net": Command("Ask about a cloud's network: would a packet get there?"),
     "image": Command("Build and list machine images.", _RUN_IMAGE),
     "doctor": Command("Tell what this machine can and cannot do, and what helps."),

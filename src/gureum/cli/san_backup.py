@@ -46,7 +46,7 @@ def backup(
             "SnapshotId": point.snapshot,
             "Directory": str(directory),
             "Parent": point.parent or None,
-            "Blocks": point.entries,
+            "Blocks": point.data_blocks,
             "Bytes": size,
             "BytesRead": bytes_read,
         }

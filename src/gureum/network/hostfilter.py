@@ -78,6 +78,8 @@ def host_table(
             ),
             "forward": Chain(
                 (
+                    # The machine on whose address the storage is may ask guests, and they answer.
+                    f"iifname {guests} ct direction reply {established}",
                     *_no_storage(guests, storage),
                     established,
                     f"iifname {guests} ip daddr {BENCHMARK_RANGE} ip daddr != {names.public} "

@@ -301,11 +301,17 @@ class SanCloud(RealCloud):
         words = ("i/o error", "remount", "abort", "ext4-fs error", "buffer error", "critical")
         return [line for line in said if any(word in line.lower() for word in words)]
 
-    def told(self, instance: str) -> tuple[str, str]:
+    def told(self, instance: str) -> tuple[str, list[str]]:
         """State of the instance's check, and the words that explain it."""
         [shown] = self.ec2.describe_instance_status(InstanceIds=[instance])["InstanceStatuses"]
-        reason = self.instance(instance).get("StateReason", {}).get("Message", "")
-        return str(shown["InstanceStatus"]["Status"]), reason
+        return str(shown["InstanceStatus"]["Status"]), [each["Description"] for each in shown["Events"]]
+
+    def told_of_volume(self, volume: str) -> str:
+        """Why it is impaired, "" if it is not."""
+        [shown] = self.ec2.describe_volume_status(VolumeIds=[volume])["VolumeStatuses"]
+        if shown["VolumeStatus"]["Status"] != "impaired":
+            return ""
+        return "; ".join(each["Description"] for each in shown["Events"])
 
 
 @contextlib.contextmanager

@@ -64,23 +64,17 @@ def writer(cloud: SanCloud) -> Writer:
     return Writer(cloud)
 
 
-def test_one_osd_killed(cloud: SanCloud, writer: Writer) -> None:
-    cloud.wait_well()
+def test_one_osd_down(cloud: SanCloud, writer: Writer) -> None:
+    """Started again at once, or not for a while: writes go on."""
     with cloud.load(writer.id, writer.volume) as load:
         load.wait_written(SOME, WRITE_SECONDS)
-        began = time.monotonic()
         cloud.kill("osd.0")
         load.wait_written(5 * SOME, WRITE_SECONDS)
-        print("one killed, stall", load.stall(began))
         cloud.wait_well()
-        print("well after", time.monotonic() - began)
-        began = time.monotonic()
         with cloud.held_down("osd.1"):
             load.wait_written(5 * SOME, WRITE_SECONDS)
-            print("one down, stall", load.stall(began), cloud.told(writer.id))
-        began = time.monotonic()
+            assert cloud.told(writer.id) == ("ok", [])
         cloud.wait_well()
-        print("well after", time.monotonic() - began)
         load.wait_written(SOME, WRITE_SECONDS)
     writer.check(load)
 
@@ -89,18 +83,13 @@ def test_two_osds_down(cloud: SanCloud, writer: Writer) -> None:
     """Less copies than the pool writes with: writes wait."""
     with cloud.load(writer.id, writer.volume) as load:
         load.wait_written(SOME, WRITE_SECONDS)
-        began = time.monotonic()
         with cloud.held_down("osd.1", "osd.2"):
-            cloud.wait("it to be told", lambda: cloud.told(writer.id)[0] == "impaired", 60)
-            print("told after", time.monotonic() - began, cloud.told(writer.id))
-            print(cloud.ec2.describe_instance_status(InstanceIds=[writer.id])["InstanceStatuses"])
-            print(cloud.ec2.describe_volume_status(VolumeIds=[writer.volume])["VolumeStatuses"])
-            print(cloud.san_status())
+            cloud.wait("both to be missed", lambda: cloud.admin("status")["osdmap"]["num_up_osds"] == 1)
+            cloud.wait("it to be said", lambda: cloud.san_status()["health"]["status"] == "error")
             before = load.written
             time.sleep(3)
             assert load.written == before
         load.wait_written(SOME, WRITE_SECONDS)
-        print("stall", load.stall(began))
         cloud.wait_well()
     writer.check(load)
 
@@ -110,46 +99,39 @@ def test_all_halted(cloud: SanCloud, writer: Writer) -> None:
     with cloud.load(writer.id, writer.volume) as load:
         load.wait_written(SOME, WRITE_SECONDS)
         spare = cloud.create_volume(Size=1)
-        began = time.monotonic()
         with cloud.halted(MON, MGR, *OSDS):
-            cloud.wait("it to be told", lambda: cloud.told(writer.id)[0] == "impaired", 60)
-            print("told after", time.monotonic() - began, cloud.told(writer.id))
-            asked = time.monotonic()
             made = cloud.ec2.create_volume(AvailabilityZone=f"{cloud.config.region}a", Size=1)["VolumeId"]
             snapshot = cloud.ec2.create_snapshot(VolumeId=writer.volume)["SnapshotId"]
             cloud.ec2.delete_volume(VolumeId=spare)
             [second] = cloud.launch()
-            print("four calls", time.monotonic() - asked)
+            cloud.wait("it to be told", lambda: cloud.told(writer.id)[0] == "impaired")
+            [reason] = cloud.told(writer.id)[1]
+            assert "does not answer" in reason
+            assert "does not answer" in cloud.told_of_volume(writer.volume)
             cloud.kill("agent")
-            time.sleep(20)
-            print(cloud.told(writer.id), cloud.state(second), cloud.volume(made)["State"])
-        back = time.monotonic()
+            assert cloud.volume(made)["State"] == "creating"
+            assert cloud.state(second) == "pending"
         load.wait_written(SOME, WRITE_SECONDS)
-        print("writes again after", time.monotonic() - back)
         cloud.waiter("volume_available", VolumeIds=[made])
         cloud.wait_snapshot(snapshot)
         cloud.wait("the spare to go", lambda: cloud.gone(spare))
         cloud.waiter("instance_running", InstanceIds=[second])
         cloud.wait_well()
-        print("converged after", time.monotonic() - back)
     cloud.ec2.terminate_instances(InstanceIds=[second])
     cloud.waiter("instance_terminated", InstanceIds=[second])
     cloud.ec2.delete_snapshot(SnapshotId=snapshot)
     cloud.ec2.delete_volume(VolumeId=made)
-    cloud.wait("volume to go", lambda: cloud.gone(made))
+    cloud.wait("the volume to go", lambda: cloud.gone(made))
     writer.check(load)
 
 
 def test_all_killed(cloud: SanCloud, writer: Writer) -> None:
     with cloud.load(writer.id, writer.volume) as load:
         load.wait_written(SOME, WRITE_SECONDS)
-        began = time.monotonic()
         cloud.kill(MON, MGR, *OSDS)
-        cloud.wait("all to run again", lambda: len(cloud.cloud.running_daemons()) == 5)
+        cloud.wait("all to run again", lambda: len(cloud.cloud.running_daemons()) == len(cloud.cloud.daemons))
         load.wait_written(SOME, WRITE_SECONDS)
-        print("stall", load.stall(began))
         cloud.wait_well()
-        print("well after", time.monotonic() - began)
     writer.check(load)
 
 
@@ -226,19 +208,16 @@ def test_an_osd_whose_disk_fails(cloud: SanCloud, writer: Writer) -> None:
     """The last one: its copies are lost for good."""
     with cloud.load(writer.id, writer.volume) as load:
         load.wait_written(SOME, WRITE_SECONDS)
-        began = time.monotonic()
         os.truncate(cloud.cluster.daemon_dir("osd.2") / "block", 0)
         cloud.wait("it to be seen", lambda: "OSD_DOWN" in cloud.admin("health")["checks"])
         load.wait_written(5 * SOME, WRITE_SECONDS)
-        print("stall", load.stall(began))
         found = {each["code"]: each["text"] for each in cloud.san_status()["health"]["findings"]}
         assert found["OSD_DOWN"].startswith("osd.2 is down")
     writer.check(load)
 
 
-LAST_HOST = len(ZONES)
 SMALL_OSD_BYTES = 1536 << 20
-NEARFULL, FULL = "OSD_NEARFULL", "OSD_FULL"
+NEARFULL_SHARE = 0.87
 
 
 @pytest.fixture
@@ -251,40 +230,40 @@ def small_cloud(tiny_image: ImageManifest) -> Iterator[SanCloud]:
 def test_full(small_cloud: SanCloud) -> None:
     cloud = small_cloud
     writer = Writer(cloud)
-    spare, filled = cloud.create_volume(Size=1), cloud.create_volume(Size=1)
+    filled = cloud.create_volume(Size=1)
+    zone = f"{cloud.config.region}a"
+    launch = {"ImageId": cloud.image, "InstanceType": "t3.nano", "MinCount": 1, "MaxCount": 1}
     with cloud.load(writer.id, writer.volume) as load:
         load.wait_written(SOME, WRITE_SECONDS)
-        cloud.fill_volume(filled, 0.87)
-        cloud.wait("that to be known", lambda: NEARFULL in cloud.admin("health")["checks"])
-        time.sleep(11)
-        print(cloud.san_status()["health"])
-        load.wait_written(SOME, WRITE_SECONDS)
-        began = time.monotonic()
-        said = cloud.refusal("create_volume", AvailabilityZone=f"{cloud.config.region}a", Size=1)
-        print("refused", said, time.monotonic() - began)
-        said = cloud.refusal(
-            "run_instances", ImageId=cloud.image, InstanceType="t3.nano", MinCount=1, MaxCount=1
+        cloud.fill_volume(filled, NEARFULL_SHARE)
+        cloud.wait("that to be known", lambda: "OSD_NEARFULL" in cloud.admin("health")["checks"])
+        # Before guests suffer.
+        cloud.wait(
+            "no volume to be made any more",
+            lambda: (
+                cloud.refusal("create_volume", AvailabilityZone=zone, Size=1, DryRun=True)
+                .removeprefix("DryRunOperation")
+                .startswith("InsufficientVolumeCapacity")
+            ),
         )
-        print("refused", said)
+        said = cloud.refusal("run_instances", **launch)
+        assert said.startswith("InsufficientVolumeCapacity: ")
+        assert "the storage cluster is nearly full" in said
         load.wait_written(SOME, WRITE_SECONDS)
-        cloud.fill(FULL)
-        cloud.wait("it to be told", lambda: cloud.told(writer.id)[0] == "impaired", 90)
-        print(cloud.ec2.describe_instance_status(InstanceIds=[writer.id])["InstanceStatuses"][0]["Events"])
-        print(cloud.san_status()["health"])
-        before = load.written
-        time.sleep(2)
-        assert load.written == before
-        began = time.monotonic()
+        cloud.fill("OSD_FULL")
+        cloud.wait("writes to wait", lambda: load.waits(3.0))
+        assert cloud.san_status()["health"]["status"] == "error"
+        # What makes room can be done.
         cloud.ec2.delete_volume(VolumeId=filled)
         cloud.wait("the volume to go", lambda: cloud.gone(filled))
-        print("deleted after", time.monotonic() - began)
         load.wait_written(SOME, WRITE_SECONDS)
-        print("goes on after", time.monotonic() - began)
         cloud.wait_well()
-        cloud.ec2.delete_volume(VolumeId=spare)
         fresh = cloud.create_volume(Size=1)
         cloud.ec2.delete_volume(VolumeId=fresh)
     writer.check(load)
+
+
+LAST_HOST = len(ZONES)
 
 
 @pytest.fixture(scope="module")
@@ -348,17 +327,12 @@ def test_a_host_cut_from_its_storage(two_hosts: SanCloud, pair: tuple[str, str])
     cut, other = Writer(cloud, pair[0]), Writer(cloud, pair[1])
     with cloud.load(cut.id, cut.volume) as waits, cloud.load(other.id, other.volume) as goes_on:
         waits.wait_written(SOME, WRITE_SECONDS)
-        began = time.monotonic()
         with cloud.cut(0):
-            cloud.wait("it to be told", lambda: cloud.told(cut.id)[0] == "impaired", 60)
-            print("told after", time.monotonic() - began)
-            print(cloud.ec2.describe_instance_status(InstanceIds=[cut.id])["InstanceStatuses"][0]["Events"])
-            print(cloud.ec2.describe_volume_status(VolumeIds=[cut.volume])["VolumeStatuses"][0]["Events"])
+            cloud.wait("it to be told", lambda: cloud.told(cut.id)[0] == "impaired")
+            assert "does not answer" in cloud.told_of_volume(cut.volume)
             goes_on.wait_written(SOME, WRITE_SECONDS)
-            assert cloud.told(other.id)[0] == "ok"
-        back = time.monotonic()
+            assert cloud.told(other.id) == ("ok", [])
         waits.wait_written(SOME, WRITE_SECONDS)
-        print("stall", waits.stall(began), "writes again after", time.monotonic() - back)
     cut.check(waits)
     other.check(goes_on)
 
@@ -372,7 +346,8 @@ def test_a_machine_killed_while_its_host_is_cut_off(two_hosts: SanCloud, pair: t
         cloud.wait("its process to end", lambda: id not in cloud.qemu_pids())
         time.sleep(3)
         assert cloud.state(id) == "stopping"
-        print(cloud.refusal("start_instances", InstanceIds=[id]))
+        said = cloud.refusal("start_instances", InstanceIds=[id])
+        assert said.startswith("IncorrectInstanceState")
     cloud.waiter("instance_stopped", InstanceIds=[id])
     cloud.ec2.start_instances(InstanceIds=[id])
     cloud.waiter("instance_running", InstanceIds=[id])

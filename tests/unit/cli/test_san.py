@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -83,3 +84,62 @@ def test_one_that_does_not_answer(in_ceph: Cloud, monkeypatch: pytest.MonkeyPatc
     result = CliRunner().invoke(app, ["san", "status", "--state-dir", str(in_ceph.state_dir)])
     assert "no monitor answers" in str(result.exception)
     assert getattr(result.exception, "exit_code", None) == 4
+
+
+SHARED = {"PoolName": "gureum", "HostId": "host-0", "Shared": True}
+ORPHAN = {
+    "FindingId": "delete_volume/vol-1",
+    "ResourceId": "vol-1",
+    "Problem": True,
+    "Message": "vol-1 is in the pool, but no volume of the cloud",
+    "Repair": "delete the volume",
+}
+LOST = {"ResourceId": "vol-2", "Problem": True, "Message": "vol-2 is lost"}
+KEPT = {"Problem": False, "Message": "precious is not an image of the cloud's; kept"}
+
+
+class Fleet:
+    """Answers of the Fleet API; a page for each finding."""
+
+    def __init__(self, *findings: dict[str, object]) -> None:
+        self.findings = list(findings)
+        self.repaired: list[str] = []
+
+    def call(self, _: Cloud, service: str, operation: str, **asked: Any) -> dict[str, Any]:
+        if operation == "describe_pools":
+            return {"Pools": [SHARED]}
+        if operation == "check_pool":
+            at = int(asked.get("NextToken", 0))
+            more = {"NextToken": str(at + 1)} if at + 1 < len(self.findings) else {}
+            return {"Findings": self.findings[at : at + 1], **more}
+        self.repaired += asked["FindingIds"]
+        return {"Repaired": [each for each in self.findings if each.get("FindingId") in asked["FindingIds"]]}
+
+
+@pytest.mark.parametrize(
+    ("findings", "words", "code", "repaired"),
+    [
+        ((), (), 0, []),
+        ((KEPT,), (), 0, []),
+        ((KEPT, ORPHAN), (), 1, []),
+        ((KEPT, ORPHAN), ("--repair",), 0, ["delete_volume/vol-1"]),
+        ((ORPHAN, LOST), ("--repair",), 1, ["delete_volume/vol-1"]),
+    ],
+)
+def test_check(
+    cloud: Cloud,
+    monkeypatch: pytest.MonkeyPatch,
+    findings: tuple[dict[str, object], ...],
+    words: tuple[str, ...],
+    code: int,
+    repaired: list[str],
+) -> None:
+    fleet = Fleet(*findings)
+    monkeypatch.setattr("gureum.cli.api.call", fleet.call)
+    command = ["san", "check", "--state-dir", str(cloud.state_dir), *words]
+    result = CliRunner().invoke(app, command)
+    assert (result.exit_code, fleet.repaired) == (code, repaired)
+    assert all(str(each["Message"]) in result.stdout for each in findings)
+    found = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert found["Clean"] is (code == 0)
+    assert len(found["Findings"]) == len(findings)

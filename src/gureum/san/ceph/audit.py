@@ -14,11 +14,15 @@ import asyncio
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec.structs import replace
 
-from gureum.san.ceph.client import Client, FoundImage
+from gureum.san.ceph.found import FoundImage
+
+if TYPE_CHECKING:
+    from gureum.san.ceph.client import Client
 
 AT_ONCE = 8
 IN_TRASH, KEPT = "waits in the trash", "; kept"

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from gureum.san.ceph.found import FoundImage
 from gureum.san.ceph.process import Progress, Worker
 from gureum.san.settings import SanSettings
 
@@ -35,23 +36,6 @@ class FoundVolume(msgspec.Struct, frozen=True):
 
     size: int
     depth: int
-
-
-class FoundImage(msgspec.Struct, frozen=True):
-    """``cloud``: which made it, "" for none. ``snapshots``: without those that only clones still need.
-
-    ``holder``: CLOUD/HOST that has the attach lock, "" for none; ``held_since`` its words. ``watchers``:
-    addresses of clients that have it open to write.
-    """
-
-    name: str
-    size: int
-    cloud: str
-    deleted: bool
-    snapshots: tuple[str, ...]
-    holder: str
-    held_since: str
-    watchers: tuple[str, ...]
 
 
 class Trashed(msgspec.Struct, frozen=True):

@@ -412,24 +412,3 @@ VOLUME_STATUSES = Listing(
 @operation("ec2", "DescribeVolumeStatus")
 async def describe_volume_status(ctx: Context, input: Input) -> Output:
     return await VOLUME_STATUSES.answer(ctx, input)
-
-
-@operation("ec2", "DescribeVolumeAttribute")
-async def describe_volume_attribute(ctx: Context, input: Input) -> Output:
-    volume = await lookup.one(ctx, lookup.VOLUME, input["VolumeId"])
-    attribute = input["Attribute"]
-    if attribute == "autoEnableIO":
-        return {"VolumeId": volume.id, "AutoEnableIO": {"Value": volume.auto_enable_io}}
-    if attribute == "productCodes":
-        return {"VolumeId": volume.id, "ProductCodes": []}
-    raise invalid_value(f"Value ({attribute}) for parameter attribute is invalid. Unknown attribute.")
-
-
-@operation("ec2", "ModifyVolumeAttribute", write=True)
-async def modify_volume_attribute(ctx: Context, input: Input) -> Output:
-    """AutoEnableIO is kept. There is nothing that it changes: no volume's I/O is ever disabled here."""
-    volume = await lookup.one(ctx, lookup.VOLUME, input["VolumeId"])
-    if input.get("AutoEnableIO") is None:
-        raise missing("AutoEnableIO")
-    await ctx.tx.put(replace(volume, auto_enable_io=bool(input["AutoEnableIO"].get("Value"))))
-    return {}

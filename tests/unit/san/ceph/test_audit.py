@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from gureum.san.ceph.audit import Action, Expected, Listing, compare
-from gureum.san.ceph.client import FoundImage
+from gureum.san.ceph.found import FoundImage
 
 CLOUD = "c1"
 NOTHING = Expected(volumes={}, snapshots={}, images=frozenset(), made=frozenset())

@@ -278,16 +278,6 @@ async def test_attribute(rig: Rig) -> None:
     await rig.fails("InvalidParameterValue", "DescribeVolumeAttribute", VolumeId=id, Attribute="x")
 
 
-async def test_auto_enable_io_is_kept(rig: Rig) -> None:
-    id = await rig.volume()
-    for value in (True, False):
-        await rig.call("ModifyVolumeAttribute", VolumeId=id, AutoEnableIO={"Value": value})
-        shown = await rig.call("DescribeVolumeAttribute", VolumeId=id, Attribute="autoEnableIO")
-        assert shown["AutoEnableIO"] == {"Value": value}
-    await rig.fails("MissingParameter", "ModifyVolumeAttribute", VolumeId=id)
-    await rig.fails("InvalidVolume.NotFound", "ModifyVolumeAttribute", VolumeId=NOBODY, AutoEnableIO={})
-
-
 async def test_where_types_have_pools(rig: Rig) -> None:
     rig.cloud = msgspec.structs.replace(rig.cloud, pool="fast", type_pools=(("st1", "slow"),))
     fast = await rig.volume()
