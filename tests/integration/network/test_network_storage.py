@@ -39,3 +39,21 @@ async def test_a_filter_that_is_made_anew_denies_it_too(rig: Rig) -> None:
     guest = await rig.guest(public)
     with rig.internet(lambda: _listen(MON, socket.SOCK_STREAM)):
         assert not await rig.call(guest.reaches, SERVER, MON)
+
+
+async def test_a_flow_that_is_there_ends_too(rig: Rig) -> None:
+    public = port(5, public=True)
+    await rig.network.apply(spec(public))
+    guest = await rig.guest(public)
+    with rig.internet(lambda: _listen(MON, socket.SOCK_STREAM)) as server:
+        client = await rig.call(guest.connect, SERVER, MON)
+        assert client is not None
+        with client, server.accept()[0] as far:
+            far.settimeout(1.5)
+            for word in (b"one", b"two"):  # the second may go by what is known of the flow
+                client.send(word)
+                assert await rig.call(far.recv, 3) == word
+            await rig.network.deny_storage(frozenset({SERVER}))
+            client.send(b"end")
+            with pytest.raises(TimeoutError):
+                await rig.call(far.recv, 3)

@@ -128,3 +128,26 @@ def test_a_record_that_does_not_fit_on_the_disk_leaves_the_one_before(files: Mac
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert files.load() == SAVED
     assert os.listdir(files.directory) == ["machine.json"]
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_record_of_gureum_0_2_0(files: MachineFiles, changed: bool) -> None:
+    """A guest that was started by it runs on."""
+    old = {
+        **msgspec.to_builtins(SAVED),
+        "config": {
+            "id": ID,
+            "generation": 3,
+            "vcpus": 1,
+            "memory_bytes": 1 << 29,
+            "disks": [{"volume": "vol-1", "index": 0, "source": {"layers": []}}],
+            "nics": [{"interface": "eni-1", "mac": "02:00:00:00:00:01", "index": 0, "fd": -1}],
+        },
+        "volumes": ["vol-1", "vol-2"] if changed else None,
+        "nics": None,
+    }
+    files.record.write_bytes(msgspec.json.encode(old))
+    loaded = files.load()
+    assert loaded is not None and loaded.generation == 3
+    assert loaded.volumes == (("vol-1", "vol-2") if changed else ("vol-1",))
+    assert loaded.nics == ("eni-1",)

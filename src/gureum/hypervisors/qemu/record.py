@@ -66,6 +66,41 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     frozen: bool = False
 
 
+class _Disk(msgspec.Struct):
+    volume: str
+
+
+class _Nic(msgspec.Struct):
+    interface: str
+
+
+class _Config(msgspec.Struct):
+    disks: list[_Disk] = []
+    nics: list[_Nic] = []
+
+
+class _StartedBy020(msgspec.Struct):
+    """gureum 0.2.0 kept how a machine was started, and ``volumes`` and ``nics`` only once they had changed."""
+
+    config: _Config
+    volumes: list[str] | None = None
+    nics: list[str] | None = None
+
+
+def decoded(data: bytes) -> Saved:
+    """The record in a file's bytes, also if an older gureum wrote it. Raises MsgspecError."""
+    try:
+        return msgspec.json.decode(data, type=Saved)
+    except msgspec.ValidationError:
+        old = msgspec.json.decode(data, type=_StartedBy020)
+        fields = msgspec.json.decode(data, type=dict[str, object])
+        if old.volumes is None:
+            fields["volumes"] = [disk.volume for disk in old.config.disks]
+        if old.nics is None:
+            fields["nics"] = [nic.interface for nic in old.config.nics]
+        return msgspec.convert(fields, Saved)
+
+
 class Identity(NamedTuple):
     """A process for certain: a pid is used again, a pid with its start time (clock ticks after boot) is
     not.
@@ -119,7 +154,7 @@ class MachineFiles:
     def load(self) -> Saved | None:
         """The record; None if there is none or it is damaged."""
         try:
-            return msgspec.json.decode(self.record.read_bytes(), type=Saved)
+            return decoded(self.record.read_bytes())
         except FileNotFoundError:
             return None
         except msgspec.MsgspecError as error:
