@@ -52,6 +52,10 @@ class Env:
         """``length`` random lower-case hexadecimal digits."""
         return f"{self.random.getrandbits(4 * length):0{length}x}"
 
+    def secret(self, length: int) -> bytes:
+        """``length`` random bytes."""
+        return self.random.getrandbits(8 * length).to_bytes(length, "big")
+
     def new_id(self, prefix: str) -> str:
         """A resource id as EC2 makes them: ``prefix-`` and 17 hexadecimal digits."""
         return f"{prefix}-{self.token(17)}"

@@ -17,7 +17,6 @@ from gureum.env import Env
 from gureum.errors import ConfigError
 from gureum.files import make_directories
 from gureum.hostspec import MachineState
-from gureum.hypervisors.base import MachineConfig
 from gureum.hypervisors.qemu.record import MachineFiles, Saved
 from gureum.images import library
 from gureum.images.imports import import_disk
@@ -94,7 +93,6 @@ def test_a_machine_s_record_is_the_last_durable_one_or_a_later_one(medium: Mediu
     files = MachineFiles(machines, MACHINE)
     first = Saved(
         generation=1,
-        config=MachineConfig(id=MACHINE, generation=1, vcpus=1, memory_bytes=1 << 28),
         machine_type="pc-q35-7.2",
         boot_id="boot",
         uid=1,
@@ -125,7 +123,6 @@ def test_the_end_of_a_machine_is_kept(medium: Medium) -> None:
     files = MachineFiles(machines, MACHINE)
     saved = Saved(
         generation=1,
-        config=MachineConfig(id=MACHINE, generation=1, vcpus=1, memory_bytes=1 << 28),
         machine_type="pc-q35-7.2",
         boot_id="boot",
         uid=1,

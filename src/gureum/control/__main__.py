@@ -122,7 +122,7 @@ async def serve(state_dir: Path) -> None:
         await store.transact(upgrade)
         await store.transact(lambda tx: ensure_defaults(tx, env, cloud))
         await images.register_all(store, env, cloud, state_dir / "images")
-        keys = KeyStore.open(state_dir / KEYS_DIRECTORY)
+        keys = KeyStore.open(env, state_dir / KEYS_DIRECTORY)
         manager = Manager(env, cloud, store, keys)
         gateway = Gateway(
             Dispatcher(env, cloud, store, manager, keys),

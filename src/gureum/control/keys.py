@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,14 +51,14 @@ class KeyStore:
         return "KeyStore()"
 
     @classmethod
-    def open(cls, directory: Path) -> KeyStore:
+    def open(cls, env: Env, directory: Path) -> KeyStore:
         """The cloud's own, made at its first start. Raises ConfigError."""
         path = directory / MASTER
         try:
             make_directories(directory, 0o700)
             directory.chmod(0o700)
             if not path.exists():
-                write_atomically(path, os.urandom(MASTER_BYTES))
+                write_atomically(path, env.secret(MASTER_BYTES))
             master = path.read_bytes()
         except OSError as error:
             raise ConfigError(f"{path}: the master key can't be read: {error.strerror}") from error
@@ -71,14 +70,14 @@ class KeyStore:
         return cls(master)
 
     @classmethod
-    def passing(cls) -> KeyStore:
-        """One that is gone with its process, for clouds in memory."""
-        return cls(os.urandom(MASTER_BYTES))
+    def unsafe(cls) -> KeyStore:
+        """For clouds in memory: everybody knows its master key, and a simulation stays what its seed says."""
+        return cls(bytes(MASTER_BYTES))
 
     def new(self, env: Env, id: str) -> bytes:
         """A new key, wrapped for the record of this id."""
-        key = env.random.getrandbits(8 * KEY_BYTES).to_bytes(KEY_BYTES, "big")
-        nonce = env.random.getrandbits(8 * NONCE_BYTES).to_bytes(NONCE_BYTES, "big")
+        key = env.secret(KEY_BYTES)
+        nonce = env.secret(NONCE_BYTES)
         return nonce + self._cipher().encrypt(nonce, key, id.encode())
 
     def unwrap(self, record: VolumeKey) -> bytes:

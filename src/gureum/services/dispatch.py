@@ -53,12 +53,12 @@ class Dispatcher:
     """Runs operations. Call it with a ``Call``; ``implemented`` tells which there are."""
 
     def __init__(self, env: Env, cloud: Cloud, store: Store, hosts: Hosts, keys: Keys | None = None) -> None:
-        """Without ``keys`` what is encrypted is lost with this process."""
+        """Without ``keys`` nothing that is encrypted is secret: for clouds in memory."""
         self.env = env
         self.cloud = cloud
         self.store = store
         self.hosts = hosts
-        self.keys = keys or KeyStore.passing()
+        self.keys = keys or KeyStore.unsafe()
 
     def implemented(self, service: str, operation: str) -> bool:
         return (service, operation) in OPERATIONS

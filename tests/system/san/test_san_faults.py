@@ -210,11 +210,12 @@ def test_workers_die_in_the_middle(cloud: SanCloud, writer: Writer) -> None:
     writer.check(load)
 
 
-def test_an_osd_whose_disk_fails(cloud: SanCloud, writer: Writer) -> None:
-    """The last one: its copies are lost for good."""
+def test_an_osd_whose_disk_is_lost(cloud: SanCloud, writer: Writer) -> None:
+    """The last one: it finds nothing there when it starts, and its copies are lost for good."""
     with cloud.load(writer.id, writer.volume) as load:
         load.wait_written(SOME, WRITE_SECONDS)
         os.truncate(cloud.cluster.daemon_dir("osd.2") / "block", 0)
+        cloud.kill("osd.2")
         cloud.wait("it to be seen", lambda: "OSD_DOWN" in cloud.admin("health")["checks"])
         load.wait_written(5 * SOME, WRITE_SECONDS)
         found = {each["code"]: each["text"] for each in cloud.san_status()["health"]["findings"]}

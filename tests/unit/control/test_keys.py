@@ -20,18 +20,18 @@ def key(store: KeyStore, id: str = "key-1") -> VolumeKey:
 
 def test_the_master_key_is_made_once_for_nobody_else(tmp_path: Path) -> None:
     directory = tmp_path / "keys"
-    record = key(KeyStore.open(directory))
+    record = key(KeyStore.open(Env(), directory))
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     [file] = directory.iterdir()
     assert (stat.S_IMODE(file.stat().st_mode), file.stat().st_size) == (0o600, 32)
-    again = KeyStore.open(directory)
+    again = KeyStore.open(Env(), directory)
     assert len(again.unwrap(record)) == KEY_BYTES
     assert again.unwrap(record) not in record.wrapped
-    assert again.sign(b"x") == KeyStore.open(directory).sign(b"x") != again.sign(b"y")
+    assert again.sign(b"x") == KeyStore.open(Env(), directory).sign(b"x") != again.sign(b"y")
 
 
 def test_what_another_master_key_wrapped_is_not_opened(tmp_path: Path) -> None:
-    one, other = KeyStore.open(tmp_path / "one"), KeyStore.open(tmp_path / "other")
+    one, other = KeyStore.open(Env(), tmp_path / "one"), KeyStore.open(Env(), tmp_path / "other")
     record = key(one)
     with pytest.raises(ConfigError, match="master key"):
         other.unwrap(record)
@@ -46,7 +46,7 @@ def test_a_damaged_master_key_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "keys").mkdir()
     (tmp_path / "keys/master").write_bytes(b"short")
     with pytest.raises(ConfigError, match="backup"):
-        KeyStore.open(tmp_path / "keys")
+        KeyStore.open(Env(), tmp_path / "keys")
     assert (tmp_path / "keys/master").read_bytes() == b"short"
 
 

@@ -148,6 +148,7 @@ def test_a_record_of_gureum_0_2_0(files: MachineFiles, changed: bool) -> None:
     }
     files.record.write_bytes(msgspec.json.encode(old))
     loaded = files.load()
-    assert loaded is not None and loaded.generation == 3
+    assert loaded is not None
+    assert loaded.generation == 3
     assert loaded.volumes == (("vol-1", "vol-2") if changed else ("vol-1",))
     assert loaded.nics == ("eni-1",)

@@ -80,7 +80,7 @@ class _Config(msgspec.Struct):
 
 
 class _StartedBy020(msgspec.Struct):
-    """gureum 0.2.0 kept how a machine was started, and ``volumes`` and ``nics`` only once they had changed."""
+    """0.2.0 kept how a machine was started, and ``volumes`` and ``nics`` only once they had changed."""
 
     config: _Config
     volumes: list[str] | None = None

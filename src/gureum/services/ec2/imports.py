@@ -16,20 +16,17 @@ from gureum.services.operation import Context, Input, Output, operation
 
 _FILTERS = Filters({"task-state": "state"})
 _NO_S3 = "Importing is from S3, which this cloud does not have yet, and gureum fetches no other URL."
-_FILE = "on the cloud's own machine `gureum images import FILE` makes an image of a disk file"
+_BLOCKS = "the EBS direct APIs take a disk in blocks (StartSnapshot, PutSnapshotBlock, CompleteSnapshot)"
 
 
 @operation("ec2", "ImportImage", write=True)
 async def import_image(ctx: Context, input: Input) -> Output:
-    raise unsupported(f"{_NO_S3} What works: {_FILE}.")
+    raise unsupported(f"{_NO_S3} What works: {_BLOCKS}, and RegisterImage makes an image of it.")
 
 
 @operation("ec2", "ImportSnapshot", write=True)
 async def import_snapshot(ctx: Context, input: Input) -> Output:
-    raise unsupported(
-        f"{_NO_S3} What works: the EBS direct APIs take a disk in blocks (StartSnapshot, PutSnapshotBlock, "
-        f"CompleteSnapshot), and {_FILE}."
-    )
+    raise unsupported(f"{_NO_S3} What works: {_BLOCKS}.")
 
 
 @operation("ec2", "DescribeImportImageTasks")

@@ -20,7 +20,7 @@ ROOT_DEVICE = "/dev/sda1"
 """Where no RootDeviceName is given."""
 _UNSUPPORTED = {
     "ImageLocation": "Images of manifests in S3 are not supported by gureum: give BlockDeviceMappings with "
-    "snapshots, or build or import the image with `gureum images`.",
+    "snapshots, or build an image with `gureum image build`.",
     "BillingProducts": "There is no billing in gureum.",
     "TpmSupport": "TPMs are not supported by gureum.",
     "UefiData": "Booting by UEFI is not supported by gureum.",
