@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -348,6 +349,11 @@ async def gone(pool: RbdPool) -> bool:
     return await pool.check() == []
 
 
+async def repaired(pool: RbdPool) -> bool:
+    """What a killed client watches is let be: for 30 s its watch is like that of a living one."""
+    return await pool.check(repair=True) == []
+
+
 async def test_a_parent_goes_when_its_clones_have_its_data(pool, cluster, ids, image, start):
     """One of the clones is in use by a machine meanwhile."""
     vol, snap, copy = ids("vol-1"), ids("snap-1"), ids("vol-2")
@@ -481,7 +487,7 @@ async def killing(cluster: Cluster, chance: random.Random, work: Awaitable[objec
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(6 if "GUREUM_TEST_LONG" in os.environ else 2))
 async def test_killed_workers_leave_nothing_half_made(pool, cluster, ids, image, image_disk, seed):
     chance = random.Random(seed)
     for number in range(2):
@@ -508,8 +514,7 @@ async def test_killed_workers_leave_nothing_half_made(pool, cluster, ids, image,
         assert await pool.find_volume(vol) is None
         await eventually(lambda copy=copy: pool.delete_volume(copy))
     drop_watches(cluster)
-    await eventually(lambda: pool.check(repair=True))
-    await until(lambda: gone(pool))
+    await until(lambda: repaired(pool))
 
 
 async def test_renaming_that_was_cut_short_is_completed(pool, cluster, ids, image, tmp_path):
