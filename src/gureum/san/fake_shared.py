@@ -17,8 +17,7 @@ from gureum.errors import PoolError, PoolFull, PoolUnavailable
 from gureum.san.base import Inventory, LiveDisk, RbdDisk, VolumeInfo
 from gureum.san.blocks import merged, require_inside
 from gureum.san.fake import BLOCK_BYTES, Blocks
-from gureum.san.layers import SIZE_MAX
-from gureum.san.records import require_id
+from gureum.san.records import require_format, require_id, require_size
 
 STEP_SECONDS = (0.001, 0.05)
 SLOW_SECONDS = (0.5, 30.0)
@@ -205,7 +204,7 @@ class FakeSharedPool:
         self, id: str, size_bytes: int, source: str = "", source_volume: str = ""
     ) -> None:
         require_id(id, "vol")
-        _require_size(id, size_bytes)
+        require_size(id, size_bytes)
 
         def create() -> None:
             san = self._san
@@ -281,9 +280,8 @@ class FakeSharedPool:
         await self._do("delete_snapshot", delete)
 
     async def add_image(self, id: str, disk: str, format: str, size_bytes: int) -> None:
-        if format not in ("raw", "qcow2"):
-            raise PoolError(f"{id}: disk format {format[:80]!r} is neither raw nor qcow2")
-        _require_size(id, size_bytes)
+        require_format(id, format)
+        require_size(id, size_bytes)
 
         def add() -> None:
             self._san.images.setdefault(id, dict(self._san.disks.get(disk, {})))
@@ -403,11 +401,6 @@ class FakeSharedPool:
         seconds = rng.uniform(*(SLOW_SECONDS if slow else STEP_SECONDS)) + self._san.take_delay(step)
         asyncio.get_running_loop().call_later(seconds, happen, context=contextvars.Context())
         return await done
-
-
-def _require_size(id: str, size_bytes: int) -> None:
-    if not 0 < size_bytes <= SIZE_MAX or size_bytes % 512:
-        raise PoolError(f"{id}: {size_bytes} bytes is no size of a disk")
 
 
 def _bytes(blocks: Blocks, offset: int, length: int) -> bytes:

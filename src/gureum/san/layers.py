@@ -14,8 +14,6 @@ import msgspec
 from gureum.errors import PoolFull
 
 GIB = 1 << 30
-SIZE_MAX = 64 << 40
-"""EBS's largest volume, in bytes."""
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,19 +15,18 @@ Repeated after a crash, the machine says how far it got; without a machine, goin
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar
 
 from msgspec.structs import replace
 
 from gureum.env import Env
-from gureum.errors import HostError, PoolError
+from gureum.errors import PoolError
 from gureum.san import blocks
 from gureum.san.base import FileDisk, Inventory, Layer, LiveDisk, VolumeInfo
 from gureum.san.catalogue import Catalogue
-from gureum.san.layers import SIZE_MAX, LayerStore, full
+from gureum.san.layers import LayerStore, full
+from gureum.san.live import answered
 from gureum.san.locks import KeyedLocks
 from gureum.san.records import (
     ImageRecord,
@@ -36,7 +35,9 @@ from gureum.san.records import (
     VolumeRecord,
     layer_format,
     layers_of,
+    require_format,
     require_id,
+    require_size,
 )
 
 CHAIN_MAX = 16
@@ -45,9 +46,6 @@ LAYERS_MAX = 128
 """So many layers cost a machine memory and time: the volume gets no more snapshots before it is compacted."""
 LAYER_BYTES = 1 << 20
 """What must be free to add a layer: its header, records, and a little to write at once."""
-LIVE_SECONDS = 30.0
-
-T = TypeVar("T")
 
 
 class LayeredPool:
@@ -135,7 +133,7 @@ class LayeredPool:
         self, id: str, size_bytes: int, source: str = "", source_volume: str = ""
     ) -> None:
         require_id(id, "vol")
-        self._require_size(id, size_bytes)
+        require_size(id, size_bytes)
         await self._catalogue.load()
         async with self._locks.hold(id):
             if (present := self._catalogue.get(id, VolumeRecord)) is not None:
@@ -154,7 +152,7 @@ class LayeredPool:
 
     async def resize_volume(self, id: str, size_bytes: int, live: LiveDisk | None = None) -> None:
         require_id(id, "vol")
-        self._require_size(id, size_bytes)
+        require_size(id, size_bytes)
         await self._catalogue.load()
         async with self._locks.hold(id):
             record = await self._settle(self._volume(id), live)
@@ -164,7 +162,7 @@ class LayeredPool:
                 return
             await self._require_space(LAYER_BYTES)
             if live is not None:
-                await self._live(id, live.resize(size_bytes))
+                await answered(id, live.resize(size_bytes))
             else:
                 await self._require_unused(record)
                 await self._store.verify(record.chain)
@@ -232,7 +230,7 @@ class LayeredPool:
             await self._require_space(LAYER_BYTES)
             # The file's own size: a machine may have grown it just before a crash, and must not see less.
             size_bytes = max(record.size_bytes, await self._store.layer_size(record.chain[0]))
-            self._require_size(volume, size_bytes)
+            require_size(volume, size_bytes)
             async with self._new_layer(volume, size_bytes, record.chain) as overlay:
                 self._env.crashpoint("pool.snapshot.layer")
                 intent = SwitchIntent(snapshot=id, overlay=overlay, size_bytes=size_bytes)
@@ -293,14 +291,14 @@ class LayeredPool:
 
     async def _switch(self, record: VolumeRecord, intent: SwitchIntent, live: LiveDisk) -> None:
         overlay = self._layer(intent.overlay)
-        active = await self._live(record.id, live.active_layer())
+        active = await answered(record.id, live.active_layer())
         if active == overlay.path:
             return
         if active != self._store.path(record.chain[0]):
             raise PoolError(
                 f"{record.id}: the machine writes to {active}, which is not the volume's top layer"
             )
-        await self._live(record.id, live.switch_layer(overlay))
+        await answered(record.id, live.switch_layer(overlay))
 
     # --- blocks
 
@@ -334,9 +332,8 @@ class LayeredPool:
 
     async def add_image(self, id: str, disk: str, format: str, size_bytes: int) -> None:
         require_id(id, "ami")
-        if format not in ("raw", "qcow2"):
-            raise PoolError(f"{id}: disk format {format[:80]!r} is neither raw nor qcow2")
-        self._require_size(id, size_bytes)
+        require_format(id, format)
+        require_size(id, size_bytes)
         await self._catalogue.load()
         async with self._locks.hold(id):
             if self._catalogue.get(id, ImageRecord) is not None:
@@ -437,10 +434,6 @@ class LayeredPool:
     def _layer(self, name: str) -> Layer:
         return Layer(path=self._store.path(name), format=layer_format(name))
 
-    def _require_size(self, id: str, size_bytes: int) -> None:
-        if not 0 < size_bytes <= SIZE_MAX or size_bytes % 512:
-            raise PoolError(f"{id}: {size_bytes} bytes is no size of a disk")
-
     async def _require_space(self, need_bytes: int) -> None:
         space = await self._store.space()
         if space.free_bytes < need_bytes + self._reserve_bytes:
@@ -452,15 +445,3 @@ class LayeredPool:
         for name in tops:
             if await self._store.in_use(name):
                 raise PoolError(f"{record.id} is open in a running machine")
-
-    async def _live(self, volume: str, answer: Awaitable[T]) -> T:
-        """What the running machine answers, in time."""
-        try:
-            async with asyncio.timeout(LIVE_SECONDS):
-                return await answer
-        except TimeoutError as error:
-            raise PoolError(f"{volume}: the machine did not answer within {LIVE_SECONDS:.0f} s") from error
-        except PoolError:
-            raise
-        except HostError as error:
-            raise PoolError(f"{volume}: {error}") from error

@@ -14,6 +14,9 @@ import msgspec
 
 from gureum.errors import PoolError
 
+SIZE_MAX = 64 << 40
+"""EBS's largest volume, in bytes."""
+
 _ID = re.compile(r"(vol|snap|ami)-[0-9a-z]{1,40}")
 _LAYER = re.compile(r"(vol|ami)-[0-9a-z]{1,40}\.[0-9a-f]{8}\.(qcow2|raw)")
 
@@ -64,6 +67,18 @@ def require_id(id: str, *kinds: str) -> None:
     found = _ID.fullmatch(id)
     if found is None or found[1] not in kinds:
         raise PoolError(f"{id[:80]!r} is no id of the form {' or '.join(kind + '-...' for kind in kinds)}")
+
+
+def require_size(id: str, size_bytes: int) -> None:
+    """Raise PoolError unless a disk can have this size: whole sectors, at most ``SIZE_MAX``."""
+    if not 0 < size_bytes <= SIZE_MAX or size_bytes % 512:
+        raise PoolError(f"{id}: {size_bytes} bytes is no size of a disk")
+
+
+def require_format(id: str, format: str) -> None:
+    """Raise PoolError unless an image can come in this format: "raw" or "qcow2"."""
+    if format not in ("raw", "qcow2"):
+        raise PoolError(f"{id}: disk format {format[:80]!r} is neither raw nor qcow2")
 
 
 def is_id(id: str) -> bool:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
-from typing import TypeVar
 
 from gureum.env import Env
-from gureum.errors import HostError, PoolError, PoolUnavailable
+from gureum.errors import PoolUnavailable
 from gureum.san.base import THAW_SECONDS, DiskSource, Inventory, LiveDisk, RbdDisk, VolumeInfo
 from gureum.san.ceph import audit
 from gureum.san.ceph import client as workers
@@ -21,21 +19,18 @@ from gureum.san.ceph.client import Client
 from gureum.san.ceph.imports import Importer
 from gureum.san.ceph.process import Worker
 from gureum.san.ceph.upkeep import Making, Upkeep
-from gureum.san.layers import SIZE_MAX
+from gureum.san.live import answered
 from gureum.san.locks import KeyedLocks
-from gureum.san.records import require_id
+from gureum.san.records import require_format, require_id, require_size
 from gureum.san.settings import SanSettings
 
 log = logging.getLogger(__name__)
 
-LIVE_SECONDS = 30.0
 FROZEN_SECONDS = THAW_SECONDS - 1.0
 """How long a guest waits for its snapshot: one that takes longer is whole too, but not of a quiet disk."""
 
 DEPTH_MAX = 8
 """A volume over more parents than that gets their data, and none of them, in the background."""
-
-T = TypeVar("T")
 
 
 class RbdPool:
@@ -101,7 +96,7 @@ class RbdPool:
         self, id: str, size_bytes: int, source: str = "", source_volume: str = ""
     ) -> None:
         require_id(id, "vol")
-        _require_size(id, size_bytes)
+        require_size(id, size_bytes)
         if source:
             require_id(source, "snap", "ami")
         if source.startswith("snap-"):
@@ -112,11 +107,11 @@ class RbdPool:
 
     async def resize_volume(self, id: str, size_bytes: int, live: LiveDisk | None = None) -> None:
         require_id(id, "vol")
-        _require_size(id, size_bytes)
+        require_size(id, size_bytes)
         async with self._locks.hold(id):
             await self._client.resize_volume(id, size_bytes)
             if live is not None:
-                await _live(id, live.resize(size_bytes))
+                await answered(id, live.resize(size_bytes), silent=PoolUnavailable)
 
     async def delete_volume(self, id: str) -> None:
         require_id(id, "vol")
@@ -170,7 +165,7 @@ class RbdPool:
 
     async def _snapshot_live(self, id: str, volume: str, live: LiveDisk) -> None:
         """Without a guest that can be asked, or one that takes too long, it is as after a power cut."""
-        if not await _live(volume, live.freeze()):
+        if not await answered(volume, live.freeze(), silent=PoolUnavailable):
             await self._client.create_snapshot(id, volume)
             return
         taking = asyncio.ensure_future(self._client.create_snapshot(id, volume))
@@ -178,7 +173,7 @@ class RbdPool:
             done, _ = await asyncio.wait((taking,), timeout=FROZEN_SECONDS)
             if not done:
                 log.warning("%s: %s is thawed before the snapshot is taken", id, volume)
-            await _live(volume, live.thaw())
+            await answered(volume, live.thaw(), silent=PoolUnavailable)
             await taking
         finally:
             taking.cancel()
@@ -215,9 +210,8 @@ class RbdPool:
 
     async def add_image(self, id: str, disk: str, format: str, size_bytes: int) -> None:
         require_id(id, "ami")
-        if format not in ("raw", "qcow2"):
-            raise PoolError(f"{id}: disk format {format[:80]!r} is neither raw nor qcow2")
-        _require_size(id, size_bytes)
+        require_format(id, format)
+        require_size(id, size_bytes)
         async with self._locks.hold(id):
             if not await self._client.has_image(id):
                 await self._importer.add(id, disk, format, size_bytes)
@@ -227,21 +221,3 @@ class RbdPool:
         async with self._locks.hold(id):
             await self._client.remove_image(id)
         self._upkeep.kick()
-
-
-def _require_size(id: str, size_bytes: int) -> None:
-    if not 0 < size_bytes <= SIZE_MAX or size_bytes % 512:
-        raise PoolError(f"{id}: {size_bytes} bytes is no size of a disk")
-
-
-async def _live(volume: str, answer: Awaitable[T]) -> T:
-    """What the running machine answers, in time."""
-    try:
-        async with asyncio.timeout(LIVE_SECONDS):
-            return await answer
-    except TimeoutError as error:
-        raise PoolUnavailable(f"{volume}: the machine did not answer within {LIVE_SECONDS:.0f} s") from error
-    except PoolError:
-        raise
-    except HostError as error:
-        raise PoolError(f"{volume}: {error}") from error
