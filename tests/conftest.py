@@ -8,6 +8,20 @@ from functools import cache
 import pytest
 from hypothesis import HealthCheck, settings
 
+INDICES = 4
+"""That a test run uses from its first: clouds and networks of tests that run at once need their own."""
+
+
+def own_index(first: int, worker: str) -> int:
+    """Of a worker of pytest-xdist ("gw0", "gw1" ...), or of the only process ("")."""
+    return first - INDICES * int(worker[2:] or 0)
+
+
+# Before any test module reads it.
+os.environ["GUREUM_TEST_INDEX"] = str(
+    own_index(int(os.environ.get("GUREUM_TEST_INDEX", "62")), os.environ.get("PYTEST_XDIST_WORKER", ""))
+)
+
 # A busy machine makes an example slow, not wrong.
 settings.register_profile("gureum", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("gureum")

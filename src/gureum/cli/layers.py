@@ -18,6 +18,8 @@ LAYERS = ("unit", "conformance", "sim", "integration", "system")
 CHOSEN = "chosen"
 LAYER_TIMEOUT_S = 3600
 NO_TESTS = 5  # pytest's exit code
+WORKERS_MAX = 4
+"""Each may run a storage cluster and some guests, and has networks of its own (tests/conftest.py)."""
 RUN_VARIABLE = "GUREUM_TEST_RUN"
 
 
@@ -133,7 +135,7 @@ def run_layer(checkout: Path, layer: str, extra: Sequence[str]) -> Result:
     with tempfile.TemporaryDirectory(prefix="gureum-test-") as directory:
         report = Path(directory) / "report.xml"
         where = [] if names_paths(extra) else [f"tests/{layer}"]
-        command = [sys.executable, "-m", "pytest", f"--junitxml={report}", *where, *extra]
+        command = [sys.executable, "-m", "pytest", f"--junitxml={report}", *workers(extra), *where, *extra]
         try:
             code = subprocess.run(command, cwd=checkout, timeout=LAYER_TIMEOUT_S, check=False).returncode
         except subprocess.TimeoutExpired:
@@ -146,6 +148,17 @@ def run_layer(checkout: Path, layer: str, extra: Sequence[str]) -> Result:
     if code != 0 and failed == 0:
         return Result(layer, passed, 1, skipped, seconds, f"pytest ended with code {code}", skips)
     return Result(layer, passed, failed, skipped, seconds, skips=skips)
+
+
+def workers(extra: Sequence[str]) -> list[str]:
+    """For pytest: a whole layer is shared out by files among processes, as most tests wait for something.
+
+    What somebody chose runs in one process: it can be stopped in a debugger, and starts at once.
+    """
+    count = min(os.cpu_count() or 1, WORKERS_MAX)
+    return (
+        [] if extra or count < 2 else ["--numprocesses", str(count), "--dist", "loadfile", "--durations=10"]
+    )
 
 
 def read_report(report: Path) -> tuple[int, int, tuple[str, ...]]:

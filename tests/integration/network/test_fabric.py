@@ -18,7 +18,7 @@ from gureum.network.links import read_json
 
 pytestmark = pytest.mark.root
 
-INDEX = 59
+INDEX = 48
 
 
 @pytest.fixture

@@ -40,6 +40,16 @@ def test_unknown_layer() -> None:
         choose(["unti"])
 
 
+@pytest.mark.parametrize(("processors", "count"), [(1, None), (2, "2"), (64, "4"), (None, None)])
+def test_a_whole_layer_is_shared_out(
+    processors: int | None, count: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    options = layers.workers([])
+    assert (options[1] if options else None) == count
+    assert layers.workers(["-x"]) == layers.workers(["tests/unit/cli"]) == []
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     (tmp_path / "tests" / "unit").mkdir(parents=True)
