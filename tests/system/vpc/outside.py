@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import os
 import subprocess
 import threading
 import urllib.request
@@ -15,8 +16,9 @@ from gureum.network.namespaces import visit
 from .guests import PORT
 
 TRY_SECONDS = 2
-OUTSIDE, CABLE = "gvpct-outside", "gvpct0"
-OUTSIDE_ADDRESS, ROUTER_ADDRESS = "198.51.100.2", "198.51.100.1"
+INDEX = int(os.environ["GUREUM_TEST_INDEX"])
+OUTSIDE, CABLE = f"gvpct{INDEX}-outside", f"gvpct{INDEX}"
+OUTSIDE_ADDRESS, ROUTER_ADDRESS = f"198.51.100.{4 * INDEX + 2}", f"198.51.100.{4 * INDEX + 1}"
 """Of who is there, and of the machine there (RFC 5737)."""
 
 
@@ -44,9 +46,9 @@ def outside_world() -> Iterator[None]:
     _ip("netns", "add", OUTSIDE)
     try:
         _ip("link", "add", CABLE, "type", "veth", "peer", "name", "eth0", "netns", OUTSIDE)
-        _ip("address", "add", f"{ROUTER_ADDRESS}/24", "dev", CABLE)
+        _ip("address", "add", f"{ROUTER_ADDRESS}/30", "dev", CABLE)
         _ip("link", "set", CABLE, "up")
-        for words in ("link set lo up", f"address add {OUTSIDE_ADDRESS}/24 dev eth0", "link set eth0 up"):
+        for words in ("link set lo up", f"address add {OUTSIDE_ADDRESS}/30 dev eth0", "link set eth0 up"):
             _ip("-n", OUTSIDE, *words.split())
         _ip("-n", OUTSIDE, "route", "add", "default", "via", ROUTER_ADDRESS)
         server = visit(OUTSIDE, lambda: http.server.ThreadingHTTPServer((OUTSIDE_ADDRESS, PORT), _Who))

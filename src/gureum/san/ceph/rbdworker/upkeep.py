@@ -162,6 +162,16 @@ def _remove_by_hand(session: Session, id: str) -> bool:
     return True
 
 
+def _counted(progress: Progress) -> Callable[[int, int], int]:
+    """As librbd wants it: with objects done of how many, and 0 for going on."""
+
+    def reported(done: int, total: int) -> int:
+        progress(done / total if total else 1.0)
+        return 0
+
+    return reported
+
+
 def flatten(session: Session, id: str, progress: Progress) -> bool:
     """Give a volume what it shares with its parents. Who has it open does it; begun again, it goes on."""
     with explained(id):
@@ -172,7 +182,7 @@ def flatten(session: Session, id: str, progress: Progress) -> bool:
                 except rbd.ImageNotFound:
                     return False
                 session.require_room()
-                image.flatten(lambda done, total: progress(done / total if total else 1.0))
+                image.flatten(_counted(progress))
                 names.mark(image, **{names.DEPTH: 0})
         except rbd.ImageNotFound:
             raise Refused(f"there is no volume {id}", "missing") from None
