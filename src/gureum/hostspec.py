@@ -115,7 +115,7 @@ class MachineSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class VolumeSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """A volume of this host's ``pool``, or of a shared one that this host is to look after now.
+    """A volume of this host's ``pool``, or of a shared one that this host is to look after or to open now.
 
     ``source`` is "", an image id or a snapshot id; ``source_volume`` the volume of that snapshot. ``key``:
     what its data is encrypted with, LUKS in the hypervisor; b"" for not.
@@ -136,18 +136,31 @@ class VolumeSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     throughput: int = 0
     machine: str = ""
     """The instance that has it, gets it or gives it up; "" for none."""
+    multi_attach: bool = False
+    """Machines of several hosts may have it open at the same time."""
+    keeper: bool = True
+    """Whether this host looks after it; else it only opens it, for its machines, and another one does."""
     evict: tuple[str, ...] = ()
     """Hosts that are lost for good: what one of them still has of the volume is taken from it first."""
     made: bool = False
     present: bool = True
+    target: str = ""
+    """The pool that it is to be copied to, and to be kept the same as here; "" for none."""
+    leaves: tuple[str, ...] = ()
+    """Pools in which no copy of it is to be. One of them has its data until ``pool`` has all of it."""
 
 
 class SnapshotSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """``made`` as in VolumeSpec."""
+    """``made`` as in VolumeSpec.
+
+    ``zeros``: its volume was made for it, and is encrypted. Of one that is a clone of nothing, what was never
+    written is to be zeros to a machine, before it is taken.
+    """
 
     id: str
     volume: str
     pool: str = LOCAL
+    zeros: bool = False
     made: bool = False
     present: bool = True
 
@@ -237,9 +250,12 @@ class RemoteSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class RouteKind(StrEnum):
-    """Where a route leads: the VPC's Internet gateway, an interface, a peering connection, or nowhere."""
+    """Where a route leads: the VPC's Internet gateway, its egress-only one (IPv6, and what begins inside), an
+    interface, a peering connection, or nowhere.
+    """
 
     internet = "internet"
+    egress = "egress"
     port = "port"
     peering = "peering"
     blackhole = "blackhole"
@@ -366,12 +382,17 @@ class NetworkSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
 
     ``number`` is this host's own (0: the cloud has only this host, nothing of VXLAN is made), ``hosts`` are
     the other ones. ``mtu``: of all guests' interfaces. ``encrypted``: between hosts only over WireGuard.
+
+    ``networks6``: what the IPv6 networks of all VPCs of the cloud are parts of. ``hidden6``: those of them
+    that nobody leads to the hosts, so that guests go out with their host's own address.
     """
 
     number: int = 0
     hosts: tuple[PeerHostSpec, ...] = ()
     mtu: int = 1500
     encrypted: bool = False
+    networks6: tuple[str, ...] = ()
+    hidden6: tuple[str, ...] = ()
     vpcs: tuple[VpcSpec, ...] = ()
     ports: tuple[PortSpec, ...] = ()
     remotes: tuple[RemoteSpec, ...] = ()
@@ -438,6 +459,15 @@ class VolumeReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     error: str = ""
     full: bool = False
     """The error is for lack of space."""
+    copied: str = ""
+    """The pool that has all of it, too, what is written now included: it can go on there."""
+    done_bytes: int = 0
+    total_bytes: int = 0
+    """Of the copy that is being made."""
+    stuck: str = ""
+    """Why the copy is not made: for good, as long as the spec is the same."""
+    leaves: tuple[str, ...] = ()
+    """Of the spec's, those in which there may still be a copy."""
 
 
 class PoolReport(Document, frozen=True, kw_only=True, omit_defaults=True):

@@ -83,10 +83,14 @@ def fleet(count: int) -> Iterator[tuple[Instance, Volume, NetworkInterface]]:
                 host=host,
                 source="ami-0123456789abcdef0",
                 created=CREATED,
-                attachment=Attachment(
-                    instance=instance, device="/dev/xvda", state=AttachmentState.attached, attached=CREATED
+                attachments=(
+                    Attachment(
+                        instance=instance,
+                        device="/dev/xvda",
+                        state=AttachmentState.attached,
+                        attached=CREATED,
+                    ),
                 ),
-                instance=instance,
             ),
             NetworkInterface(
                 id=interface,
@@ -180,7 +184,7 @@ async def measure_reads(path: Path, count: int) -> None:
 
     async def volumes(store: SqliteStore) -> None:
         async with store.read() as reader:
-            assert len(await reader.find(Volume, instance=some)) == len(some)
+            assert len(await reader.find(Volume, instances=some)) == len(some)
 
     async def rare(store: SqliteStore) -> None:
         async with store.read() as reader:

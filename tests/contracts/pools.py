@@ -59,6 +59,18 @@ class PoolContract:
         finally:
             await pool.delete_snapshot(snapshot, volume)
 
+    async def test_a_copy_says_that_it_is_not_complete(self, pool: Pool, ids: Ids) -> None:
+        volume = ids("vol-1")
+        await pool.create_volume(volume, GIB, partial=True)
+        for partial in (True, True, False, False, True):
+            await pool.mark_partial(volume, partial)
+            found = await pool.find_volume(volume)
+            assert found is not None
+            assert found.partial is partial
+        await pool.delete_volume(volume)
+        with pytest.raises(PoolError):
+            await pool.mark_partial(volume, False)
+
     async def test_an_empty_volume_is_zeros(self, pool, ids):
         vol, snap = ids("vol-1"), ids("snap-1")
         assert await pool.find_volume(vol) is None
@@ -171,6 +183,23 @@ class PoolContract:
         assert not {0, 32 * MIB} & part
         assert await pool.read_snapshot(first, vol, 32 * MIB, BLOCK) == bytes(BLOCK)
         assert await pool.read_snapshot(second, vol, 32 * MIB, BLOCK) == block("two")
+
+    async def test_a_volume_that_nobody_has_is_read(self, pool, ids, image):
+        vol = ids("vol-1")
+        await pool.create_volume(vol, IMAGE_BYTES, image)
+        await pool.write_volume(vol, 16 * MIB, block("one"))
+        full = covered(await pool.volume_extents(vol))
+        assert {0, 16 * MIB} <= full
+        assert 48 * MIB not in full
+        assert await pool.volume_extents(vol, 48 * MIB, 8 * MIB) == []
+        assert await pool.read_volume(vol, 16 * MIB, BLOCK) == block("one")
+        assert await pool.read_volume(vol, 0, BLOCK) == BOOT
+        assert await pool.read_volume(vol, 48 * MIB, BLOCK) == bytes(BLOCK)
+        with pytest.raises(PoolError, match="or are too many"):
+            await pool.read_volume(vol, IMAGE_BYTES - 512, 1024)
+        for look in (pool.volume_extents(ids("vol-9")), pool.read_volume(ids("vol-9"), 0, 512)):
+            with pytest.raises(PoolError, match="there is no"):
+                await look
 
     async def test_blocks_have_bounds(self, pool, ids):
         vol, snap = ids("vol-1"), ids("snap-1")

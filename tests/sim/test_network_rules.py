@@ -25,7 +25,7 @@ def probes(rng: random.Random, spec: NetworkSpec) -> Iterator[tuple[str, str, st
         source, target = rng.choice(sources), rng.choice(spec.ports)
         six = bool(source.ipv6) and rng.random() < 0.4
         addresses = [*target.ipv6] if six else [target.private_ip, *filter(None, [target.public_ip])]
-        addresses += [] if six else [topologies.OUTSIDE]
+        addresses += [topologies.OUTSIDE6 if six else topologies.OUTSIDE]
         if not addresses or target == source:
             continue
         protocol = rng.choice(("tcp", "tcp", "udp", "icmpv6" if six else "icmp"))

@@ -217,7 +217,7 @@ def test_a_detached_disk_is_not_awaited(monkeypatch: pytest.MonkeyPatch) -> None
 
     async def attachment(tx: Any, observed: Any, volume: Any, attachment: Any) -> Any:
         if attachment.state is volumes.AttachmentState.detaching:
-            return volumes._detached(volume)
+            return volumes._detached(volume, attachment.instance)
         return await right(tx, observed, volume, attachment)
 
     monkeypatch.setattr(volumes, "_attachment", attachment)

@@ -48,7 +48,7 @@ def test_a_volume_is_given_away_while_its_instance_runs(monkeypatch: pytest.Monk
         return True
 
     monkeypatch.setattr(volumes, "_may_change_hands", may_change_hands)
-    found("looks after it|held and not open|holds it")
+    found("looks after it|held and not open|holds it|is attaching")
 
 
 def test_the_agent_deletes_what_leaves_its_spec(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,9 @@ def value(text: str) -> Range:
     if re.fullmatch(r"\d+-\d+", text):
         first, _, last = text.partition("-")
         return int(first), int(last)
+    if "-" in text:
+        low, _, high = text.partition("-")
+        return int(ip_address(low)), int(ip_address(high))
     if text.startswith("0x"):
         return int(text, 16), int(text, 16)
     if text.isdecimal():

@@ -14,9 +14,10 @@ from gureum.hostspec import NetworkSpec, PortKind
 from gureum.network.filters import filter_table
 from gureum.network.guard import guard_table
 from gureum.network.names import PEERINGS, UPLINK, Names
-from gureum.network.plan import NOWHERE, Hop, VpcPlan, make_plan
+from gureum.network.plan import VpcPlan, make_plan
 from gureum.network.portplan import PortPlan
 from gureum.network.ruleset import Table
+from gureum.network.ways import NOWHERE, Hop
 
 from . import nft
 
@@ -78,6 +79,7 @@ class World:
 
     def __init__(self, spec: NetworkSpec, change: Change | None = None) -> None:
         self.plans = make_plan(spec, PUBLIC)
+        self.networks6 = spec.networks6
         self.guards = {id: guard_table(plan) for id, plan in self.plans.items()}
         tables = {id: filter_table(plan, Names(0), LINK) for id, plan in self.plans.items()}
         self.filters = {id: change(table) if change else table for id, table in tables.items()}
@@ -120,8 +122,11 @@ class World:
             "iifname": device,
             "oifname": hop.device,
             "fib oifname": hop.device,
-            "ct status": int(device == UPLINK),
+            "ct status": int(device == UPLINK and ":" not in flow.target),
         }
+        if device == UPLINK:
+            # As the filter marks it: with the table of the port that it is for.
+            packet["meta mark"] = int(table.sets["tables"].elements.get(f'"{hop.device}"', "0"))
         if hop == NOWHERE or not nft.hook(table, "filter hook prerouting", packet):
             return None
         if not nft.hook(table, "filter hook forward", packet):
@@ -130,6 +135,8 @@ class World:
             peering = next(each for each in plan.peerings.values() if each.device == hop.device)
             return self._forward(peering.peer, hop.device, flow, depth + 1)
         if hop.device == UPLINK:
+            if ":" in flow.target and not hop.via:
+                return None
             return self._to_uplink(table, flow)
         port = next(each for each in plan.ports.values() if each.tap == hop.device)
         return self._at_port(network_id, port, flow, depth)
@@ -154,7 +161,11 @@ class World:
 
     def _to_uplink(self, table: Table, flow: Flow) -> Arrival | None:
         if ":" in flow.source:
-            return Arrival("", flow)
+            packet = {**flow.fields(), "oifname": UPLINK}
+            if not nft.hook(table, "filter hook postrouting", packet):
+                return None
+            inside = any(ip_address(flow.target) in ip_network(each) for each in self.networks6)
+            return self._from_uplink(flow) if inside else Arrival("", flow)
         public = table.sets["private"].elements.get(flow.source)
         if public is None:
             return None
@@ -163,7 +174,7 @@ class World:
 
     def _from_uplink(self, flow: Flow) -> Arrival | None:
         if ":" in flow.target:
-            found = [id for id, plan in self.plans.items() if flow.target in plan.owners]
+            found = [id for id, plan in self.plans.items() if plan.outside6 and flow.target in plan.owners]
             return self._forward(found[0], UPLINK, flow) if found else None
         for network_id, table in self.filters.items():
             private = table.sets["public"].elements.get(flow.target)

@@ -22,7 +22,7 @@ from gureum.hostspec import (
 
 PORTS = (22, 80, 443, 1024, 49152, 65535)
 PROTOCOLS = ("tcp", "udp", "icmp", "icmpv6")
-OUTSIDE = "203.0.113.9"
+OUTSIDE, OUTSIDE6 = "203.0.113.9", "2001:db8::9"
 GROUPS = ("sg-1", "sg-2", "sg-3")
 
 
@@ -34,7 +34,7 @@ def networks(rng: random.Random) -> str:
             "0.0.0.0/0", "0.0.0.0/0", "::/0", "::/0", f"10.{vpc}.0.0/16", f"10.{vpc}.{subnet}.0/24",
             f"10.{vpc}.{subnet}.{rng.randint(4, 6)}/32", f"10.{vpc}.{subnet}.4/31", "203.0.113.0/24",
             f"fd00:{vpc}::/56", f"fd00:{vpc}:0:{subnet}::/64", f"fd00:{vpc}:0:{subnet}::4/126",
-            "198.18.0.0/22",
+            "198.18.0.0/22", "2001:db8::/64",
         )
     )  # fmt: skip
 
@@ -96,6 +96,7 @@ def topology(rng: random.Random) -> NetworkSpec:
         ports += own
         vpcs.append(vpc(rng, number, own, internet))
     return NetworkSpec(
+        networks6=("fd00::/16",),
         vpcs=tuple(vpcs),
         ports=tuple(ports),
         groups=tuple(group(rng, id) for id in GROUPS),
@@ -171,12 +172,15 @@ def vpc(rng: random.Random, number: int, ports: list[PortSpec], internet: bool) 
 def routes(rng: random.Random, vpc: int, ports: list[PortSpec], internet: bool) -> tuple[RouteSpec, ...]:
     other = 3 - vpc
     found = []
-    for network in ("0.0.0.0/0", "::/0", f"10.{other}.0.0/16", f"fd00:{other}::/56", "203.0.113.0/24"):
+    networks = ("0.0.0.0/0", "::/0", "2001:db8::/32", f"fd00:{other}:0:2::/64")
+    for network in (*networks, f"10.{other}.0.0/16", f"fd00:{other}::/56", "203.0.113.0/24"):
         targets = [port.id for port in ports if port.ipv6 or ":" not in network]
         kinds = [(RouteKind.blackhole, "")]
         kinds += [(RouteKind.port, rng.choice(targets))] if targets else []
-        if network.startswith(("10.", "fd")):
+        if network.startswith("10.") or network.endswith("/56"):
             kinds += [(RouteKind.peering, "pcx-1")] * 4
+        elif ":" in network:
+            kinds += [(RouteKind.internet, "")] * 3 * internet + [(RouteKind.egress, "eigw-1")] * 2
         elif internet:
             kinds += [(RouteKind.internet, "")] * 3
         kind, id = rng.choice(kinds)

@@ -56,10 +56,18 @@ AT_START = ("manager.spec", "agent.spec.taken", "agent.network.applied", "networ
 
 HOSTS = "needs more VPCs than the story has; tests/integration/network/test_network_hosts_life.py"
 MIRROR = "disks move between pools; tests/system/hypervisors/test_mirror.py"
+MOVE = "volumes move between pools; tests/system/san/test_moves.py"
 FREEZE = "the story's guest has no agent; tests/system/hypervisors/test_freeze.py"
 ELSEWHERE = {
     "agent.copy.begun": "of copies that are encrypted; tests/integration/test_encrypted_copy.py",
     "agent.copy.done": "of copies that are encrypted; tests/integration/test_encrypted_copy.py",
+    "agent.move.begun": MOVE,
+    "agent.move.cancelled": MOVE,
+    "agent.move.complete": MOVE,
+    "agent.move.copied": MOVE,
+    "agent.move.left": MOVE,
+    "agent.move.mirrored": MOVE,
+    "agent.move.switched": MOVE,
     "agent.volume.released": "of shared pools only; tests/sim/test_shared_pool.py",
     "agent.volume.sealed": "of encrypted volumes only; tests/unit/agent/test_blocks.py",
     "network.nat.built": HOSTS,

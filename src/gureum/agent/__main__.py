@@ -41,7 +41,7 @@ class Parts:
     def __init__(self, here: Here, env: Env, accelerator: str) -> None:
         self.agent: Agent | None = None
         images = None
-        san = SanSettings.load(here.cloud_dir)
+        self.san = san = SanSettings.load(here.cloud_dir)
         shared = san.kind == "ceph"
         if here.joined:
             images = Fetched(here.directory / "fetched", partial(certificate.connect, here.directory))
@@ -115,9 +115,9 @@ async def serve(here: Here, env: Env) -> None:
     write_atomically(ready, f'{{"pid": {os.getpid()}}}\n'.encode(), durable=False)
     work = asyncio.create_task(agent.run())
     others: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
-    san = SanSettings.load(here.cloud_dir)
-    if san.kind == "ceph":
-        others.append(asyncio.create_task(storage_addresses.watch(san, here.run, parts.network.deny_storage)))
+    if parts.san.kind == "ceph":
+        watch = storage_addresses.watch(parts.san, here.run, parts.network.deny_storage)
+        others.append(asyncio.create_task(watch))
     if here.joined:
         others.append(asyncio.create_task(certificate.renew_forever(env, here.directory, afar.drop)))
     await asyncio.wait([work, *others], return_when=asyncio.FIRST_COMPLETED)

@@ -7,19 +7,24 @@ until no machine has it open any more, and says that a machine is off, or withou
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
+from msgspec.structs import replace
+
+from gureum.agent import disk_reports
 from gureum.agent.copies import Copies, source_volume
 from gureum.agent.failures import Failures, Key
 from gureum.agent.holds import Holds
 from gureum.agent.live import MachineDisk
+from gureum.agent.moves import Moves, pools_of
 from gureum.agent.pool_volumes import Lost, PoolVolumes, header_bytes, stored_bytes
 from gureum.agent.settled import Settled
 from gureum.agent.workers import Workers
+from gureum.agent.zeros import Zeros
 from gureum.env import Env
-from gureum.errors import PoolError, PoolFull
+from gureum.errors import PoolError, PoolUnavailable
 from gureum.hostspec import (
     LOCAL,
     HostSpec,
@@ -32,9 +37,9 @@ from gureum.hostspec import (
     VolumeSpec,
 )
 from gureum.hypervisors.base import Hypervisor
-from gureum.san.base import DiskSource, Pool, VolumeInfo
+from gureum.san.base import DiskSource, Pool
 from gureum.san.locks import KeyedLocks
-from gureum.san.luks import luks_header
+from gureum.san.luks import encrypted, luks_header
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +70,9 @@ class Disks:
         self._changed = changed
         self._images: dict[str, ImageSpec] = {}
         self._locks = KeyedLocks()
-        self._holds = Holds(env, self.shared, self._locks, self._live, released)
+        self._holds = Holds(
+            env, self.shared, self._locks, self._live, released, lambda id: self._workers.kick(("opened", id))
+        )
         self._held: dict[str, frozenset[str]] = {}
         """The volumes that each machine had when it was last looked at."""
         self._limits: dict[str, tuple[int, int]] = {}
@@ -76,7 +83,17 @@ class Disks:
         self._volume_specs = Settled[VolumeSpec]()
         self._snapshot_specs = Settled[SnapshotSpec]()
         self._workers = Workers[Key](self._work, CONCURRENT_MAX)
+        self._zeros = Zeros()
         self._copies = Copies(env, lambda volume: self._workers.kick(("volume", volume)))
+        self._moves = Moves(
+            env,
+            self.pools,
+            hypervisor,
+            self._locks,
+            self._live,
+            changed,
+            lambda volume: self._workers.kick(("move", volume)),
+        )
 
     async def refresh(self, pool: PoolVolumes) -> None:
         """See how much room there is, and whether a shared pool answers. Raises PoolError."""
@@ -94,6 +111,7 @@ class Disks:
         """End the work under way, and let other processes have the pools."""
         await self._workers.close()
         await self._copies.close()
+        await self._moves.close()
         for pool in self.pools.values():
             await pool.pool.close()
 
@@ -102,10 +120,10 @@ class Disks:
         volumes = {volume.id: volume for volume in spec.volumes}
         snapshots = {snapshot.id: snapshot for snapshot in spec.snapshots}
         for volume in spec.volumes:
-            pool = self.pools.get(volume.pool)
-            if pool is not None and not pool.knows(volume.id):
-                # An agent before this one may have opened it.
-                pool.holds.setdefault(volume.id, volume.machine)
+            for pool in self._pools_of(volume):
+                if not pool.knows(volume.id):
+                    # An agent before this one may have opened it.
+                    pool.holds.setdefault(volume.id, volume.machine)
         for id in self._volume_specs.take(volumes, spec.revision):
             self._asked_anew(("volume", id), id in volumes)
         for id in self._snapshot_specs.take(snapshots, spec.revision):
@@ -116,6 +134,8 @@ class Disks:
 
     def _asked_anew(self, key: Key, wanted: bool) -> None:
         self._failures.forget(key)
+        if key[0] == "volume":
+            self._moves.asked_anew(key[1])
         if not wanted and key[0] == "volume":
             self._volume_specs.forget(key[1])
         elif not wanted:
@@ -136,7 +156,9 @@ class Disks:
                 self._workers.kick(("volume", id))
             elif id in released and spec.pool == LOCAL:
                 self._workers.kick(("compact", id))
-        for id in self._holds.of(machine) - holds:
+            if (spec.target or spec.leaves) and (id in holds or id in released):
+                self._workers.kick(("move", id))
+        for id in sorted(self._holds.of(machine) - holds):
             self._workers.kick(("release", id))
 
     # For machines
@@ -148,7 +170,8 @@ class Disks:
 
     def _has(self, spec: VolumeSpec) -> bool:
         pool = self.pools.get(spec.pool)
-        return pool is not None and spec.id in pool.volumes and self._is_whole(spec)
+        made = pool is not None and spec.id in pool.volumes and self._is_whole(spec)
+        return made and self._moves.arrived(spec)
 
     def lost(self, volume: str) -> bool:
         """Whether the pool once had the volume, and does not any more."""
@@ -175,7 +198,7 @@ class Disks:
         return all(self.pools[name].usable for name in names if name in self.pools)
 
     @asynccontextmanager
-    async def opened(self, machine: str, volumes: Iterable[str]) -> AsyncIterator[dict[str, DiskSource]]:
+    async def opened(self, machine: str, volumes: Collection[str]) -> AsyncIterator[dict[str, DiskSource]]:
         """Hold the volumes still (no snapshot, resize or deletion) while the machine opens them."""
         shared = []
         try:
@@ -183,18 +206,24 @@ class Disks:
                 disks = {}
                 for id in sorted(volumes):
                     await stack.enter_async_context(self._locks.hold(id))
-                    pool = self._pool(self._volume_specs.specs[id].pool)
+                    spec = self._volume_specs.specs[id]
+                    if not self._moves.arrived(spec):
+                        raise PoolUnavailable(f"{id} is on its way to {spec.pool}")
+                    await self._moves.before_open(spec)
+                    pool = self._pool(spec.pool)
                     if pool.shared:
                         shared.append(id)
                         pool.holds[id] = machine
                     else:
                         await self._compact(id)
-                    disks[id] = await pool.pool.open_volume(id)
+                    disks[id] = await self._holds.open(pool, spec, stack)
                 yield disks
         finally:
             for id in shared:
                 # It may not have come to it.
                 self._workers.kick(("release", id))
+            for id in volumes:
+                self._workers.kick(("move", id))
 
     def pool(self, name: str) -> Pool:
         """Raises PoolError if this host has none of this name."""
@@ -205,19 +234,25 @@ class Disks:
         return self._pool(name)
 
     async def write(self, volume: str, offset: int, data: bytes) -> None:
-        """To a volume that no machine has open. Raises PoolError."""
+        """What a machine would write, to a volume that none has open. Raises PoolError."""
         async with self._locks.hold(volume):
             if not self.ready(volume) or self._live(volume) is not None:
                 raise PoolError(f"{volume} can't be written to: it is not there, or a machine has it")
-            await self.pool(self.spec(volume).pool).write_volume(volume, offset, data)
+            spec = self.spec(volume)
+            if spec.key:
+                offset, data = header_bytes(spec) + offset, encrypted(spec.key, offset, data)
+            await self.pool(spec.pool).write_volume(volume, offset, data)
 
     def _live(self, volume: str) -> MachineDisk | None:
+        return next(self._lives(volume), None)
+
+    def _lives(self, volume: str) -> Iterator[MachineDisk]:
+        """As each machine has it: several may only of one that is to be shared."""
         for machine in self.hypervisor.machines().values():
             if volume in machine.disks and machine.state in HOLDS:
                 spec = self._volume_specs.specs.get(volume)
                 header = header_bytes(spec) if spec is not None else 0
-                return MachineDisk(self.hypervisor, machine.id, volume, header)
-        return None
+                yield MachineDisk(self.hypervisor, machine.id, volume, header)
 
     def _pool(self, name: str) -> PoolVolumes:
         try:
@@ -238,12 +273,48 @@ class Disks:
         elif kind == "release":
             await self._holds.release(id)
             await self._forget(key, self._volume_specs)
+        elif kind == "opened":
+            await self._holds.note_opened(id)
         elif kind == "image":
             await self._bring_image(id)
+        elif kind == "move":
+            await self._move(id)
         else:
             async with self._locks.hold(id):
                 if self.ready(id):
                     await self._compact(id)
+
+    async def _move(self, id: str) -> None:
+        """A volume that is to be, and is, made: one step on its way, if it has one."""
+        spec = self._volume_specs.specs.get(id)
+        if spec is None or not (spec.present or self._awaits_snapshot(spec)):
+            await self._moves.stop(id)
+            return
+        if not (spec.target or spec.leaves) or not all(pool.knows(id) for pool in self._pools_of(spec)):
+            return
+        pool = self._pool(spec.pool)
+        if id not in pool.volumes or not self._is_whole(spec):
+            return
+        if self._moves.arrived(spec) and self._awaits_snapshot(spec):
+            return
+        try:
+            arrived = await self._moves.step(spec)
+        except Lost as error:
+            self._failures.note(("volume", id), error, True)
+            self._changed(id)
+            return
+        except PoolError:
+            self._untidy(spec)
+            raise
+        if self._volume_specs.specs.get(id) != spec:
+            # What was found is of the spec before.
+            self._moves.asked_anew(id)
+            self._workers.kick(("move", id))
+        elif arrived:
+            self._workers.kick(("move", id))
+            self._workers.kick(("volume", id))
+            self._kick_dependents(spec)
+            self._changed(id)
 
     async def _towards(self, key: Key, specs: Settled[S], step: Callable[[S], Awaitable[bool]]) -> None:
         """Make the volume or snapshot what its spec says, and say so; or say for good that it failed."""
@@ -254,8 +325,7 @@ class Disks:
         try:
             done = await step(spec)
         except PoolError as error:
-            if spec.pool in self.pools:
-                self.pools[spec.pool].untidy = True
+            self._untidy(spec)
             if specs.specs.get(id) != spec:
                 self._workers.kick(key)
                 return
@@ -275,6 +345,7 @@ class Disks:
         id = key[1]
         if id not in specs.specs and self.shared:
             if key[0] != "snapshot":
+                await self._moves.stop(id)
                 await self._holds.release(id)
             for pool in self.shared:
                 if id not in specs.specs and id not in pool.holds:
@@ -283,13 +354,18 @@ class Disks:
     async def _step_volume(self, spec: VolumeSpec) -> bool:
         """Make it so; False if it has to wait for something else, which will kick it."""
         id, pool = spec.id, self._pool(spec.pool)
-        if pool.shared:
-            await self._ask(pool, spec)
+        for each in self._pools_of(spec):
+            if each.shared:
+                await self._ask(each, spec)
         if not spec.present:
             await self._copies.stop(id)
             async with self._locks.hold(id):
-                if self._live(id) is not None or self._awaits_snapshot(pool, id):
+                if self._awaits_snapshot(spec):
+                    self._workers.kick(("move", id))
                     return False
+                if self._live(id) is not None:
+                    return False
+                await self._moves.delete(spec)
                 await self._holds.let_go(pool, id)
                 if spec.encrypts:
                     await pool.pool.delete_volume(source_volume(id))
@@ -298,28 +374,34 @@ class Disks:
             pool.volumes.pop(id, None)
             self._limits.pop(id, None)
             self._sealed.discard(id)
+            self._zeros.forget(id)
             self.env.crashpoint("agent.volume.deleted")
             return True
         if id not in pool.volumes:
             if spec.made:
                 raise Lost(f"{id} is not in the pool any more: its data is lost")
-            if not await self._source_ready(pool, spec):
+            if not spec.keeper or not await self._source_ready(pool, spec):
                 return False
             async with self._locks.hold(id):
                 await pool.create(spec)
             self.env.crashpoint("agent.volume.created")
             if self._is_whole(spec):
                 self._kick_dependents(spec)
-        elif pool.volumes[id].size_bytes < stored_bytes(spec):
+        elif not self._moves.arrived(spec):
+            self._workers.kick(("move", id))
+            return False
+        elif spec.keeper and pool.volumes[id].size_bytes < stored_bytes(spec):
             async with self._locks.hold(id):
                 await pool.pool.resize_volume(id, stored_bytes(spec), self._live(id))
-            pool.volumes[id] = VolumeInfo(id=id, size_bytes=stored_bytes(spec))
+            pool.volumes[id] = replace(pool.volumes[id], size_bytes=stored_bytes(spec))
             self.env.crashpoint("agent.volume.resized")
         if not self._is_whole(spec):
             if not await self._seal(pool, spec):
                 return False
             self._kick_dependents(spec)
         await self._limit(spec)
+        if spec.target or spec.leaves:
+            self._workers.kick(("move", id))
         return True
 
     async def _seal(self, pool: PoolVolumes, spec: VolumeSpec) -> bool:
@@ -354,6 +436,8 @@ class Disks:
             await pool.ask_volume(spec)
             if spec.id in pool.volumes:
                 await self._holds.let_go(pool, spec.id)
+                if spec.multi_attach and spec.id in pool.holds:
+                    await pool.pool.note_opened(spec.id)
             else:
                 pool.holds.pop(spec.id, None)
         self._kick_dependents(spec)
@@ -363,19 +447,31 @@ class Disks:
         wanted = spec.iops, spec.throughput
         if self._limits.get(spec.id) != wanted:
             async with self._locks.hold(spec.id):
-                if (live := self._live(spec.id)) is not None:
+                for live in list(self._lives(spec.id)):
                     await live.limit(*wanted)
             self._limits[spec.id] = wanted
 
-    def _awaits_snapshot(self, pool: PoolVolumes, id: str) -> bool:
-        """Whether a snapshot of the volume is still to be taken: until then it is not deleted."""
-        return id in pool.volumes and any(
-            snapshot.volume == id
+    def _awaits_snapshot(self, spec: VolumeSpec) -> bool:
+        """Whether a snapshot of the volume is still to be taken: until then it is deleted nowhere."""
+        return any(
+            spec.id in pool.volumes
+            and snapshot.volume == spec.id
             and snapshot.present
             and snapshot.id not in pool.snapshots
             and self._failures.final("snapshot", snapshot.id) is None
             for snapshot in self._snapshot_specs.specs.values()
+            if (pool := self.pools.get(snapshot.pool)) is not None
         )
+
+    def _untidy(self, spec: VolumeSpec | SnapshotSpec) -> None:
+        """Something failed: there may be something in its pools that nothing needs."""
+        for name in pools_of(spec) if isinstance(spec, VolumeSpec) else (spec.pool,):
+            if name in self.pools:
+                self.pools[name].untidy = True
+
+    def _pools_of(self, spec: VolumeSpec) -> list[PoolVolumes]:
+        """Those of this host in which there may be something of the volume."""
+        return [self.pools[name] for name in pools_of(spec) if name in self.pools]
 
     async def _source_ready(self, pool: PoolVolumes, spec: VolumeSpec) -> bool:
         if spec.source.startswith("snap-"):
@@ -417,9 +513,17 @@ class Disks:
                 raise Lost(f"{id} is not in the pool any more: its data is lost")
             async with self._locks.hold(spec.volume):
                 volume = self._volume_specs.specs.get(spec.volume)
-                if spec.volume not in pool.volumes or (volume is not None and not self._is_whole(volume)):
+                if spec.volume not in pool.volumes or (volume is not None and not self._has(volume)):
                     return False
-                await pool.pool.create_snapshot(id, spec.volume, self._live(spec.volume))
+                if spec.zeros and volume is not None and volume.key and not volume.source:
+                    await self.refresh(pool)
+                    if not await self._zeros.step(pool, volume):
+                        self._workers.kick(("snapshot", id))
+                        return False
+                # One of several guests that write, held still, makes nothing whole.
+                several = volume is not None and volume.multi_attach
+                live = None if several else self._live(spec.volume)
+                await pool.pool.create_snapshot(id, spec.volume, live)
             pool.snapshots.add(id)
             self.env.crashpoint("agent.snapshot.created")
             self._kick_dependents(spec)
@@ -438,7 +542,7 @@ class Disks:
 
     async def _compact(self, id: str) -> None:
         """Merge the layers of a volume that no machine has, if there are many. The caller holds its lock."""
-        if self._live(id) is not None:
+        if self._live(id) is not None or self.spec(id).target:
             return
         try:
             if await self.local.pool.compact(id):
@@ -455,27 +559,16 @@ class Disks:
     def volume_reports(self) -> Iterator[VolumeReport]:
         for id, spec in sorted(self._volume_specs.specs.items()):
             pool, error = self.pools.get(spec.pool), self._failures.final("volume", id)
-            info = pool.volumes.get(id) if pool is not None else None
-            yield VolumeReport(
-                id=id,
-                revision=self._volume_specs.settled(id),
-                size_bytes=info.size_bytes - header_bytes(spec) if info else 0,
-                present=info is not None and (self._is_whole(spec) or not spec.present),
-                error=str(error or ""),
-                full=isinstance(error, PoolFull),
-            )
+            revision = self._volume_specs.settled(id)
+            report = disk_reports.of_volume(spec, pool, revision, self._is_whole(spec), error)
+            yield self._moves.told(spec, report)
         for id in sorted(self._leaving("volume", self._volume_specs)):
             yield VolumeReport(id=id)
 
     def snapshot_reports(self) -> Iterator[SnapshotReport]:
         for id, spec in sorted(self._snapshot_specs.specs.items()):
-            pool = self.pools.get(spec.pool)
-            yield SnapshotReport(
-                id=id,
-                revision=self._snapshot_specs.settled(id),
-                present=pool is not None and id in pool.snapshots,
-                error=str(self._failures.final("snapshot", id) or ""),
-            )
+            pool, error = self.pools.get(spec.pool), self._failures.final("snapshot", id)
+            yield disk_reports.of_snapshot(spec, pool, self._snapshot_specs.settled(id), error)
         for id in sorted(self._leaving("snapshot", self._snapshot_specs)):
             yield SnapshotReport(id=id)
 

@@ -70,7 +70,13 @@ def on_machine(state_dir: Path, number: int | None) -> Here:
         )
     directory = host_dir(state_dir, number)
     make_host_dir(directory)
-    network = fabric.Fabric(config.index, config.public_cidr, state_dir / "run/fabric.lock")
+    network = fabric.Fabric(
+        config.index,
+        config.public_cidr,
+        state_dir / "run/fabric.lock",
+        config.networks6,
+        config.ipv6_prefix,
+    )
     namespaces.enter(network.ensure(number))
     return Here(
         name=f"agent-{number}",

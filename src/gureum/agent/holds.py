@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 
 from gureum.agent.live import MachineDisk
 from gureum.agent.pool_volumes import PoolVolumes
 from gureum.env import Env
+from gureum.errors import PoolError
+from gureum.hostspec import VolumeSpec
+from gureum.san.base import DiskSource
 from gureum.san.locks import KeyedLocks
+
+log = logging.getLogger(__name__)
 
 
 class Holds:
     """Each pool knows which volumes are held, and for which machine (``PoolVolumes.holds``).
 
     ``live``: a volume as a machine has it open. ``released(machine id)`` is called when other hosts can have
-    a volume that was held for the machine.
+    a volume that was held for the machine; ``note_later(volume)`` when ``note_opened`` is to be called again.
     """
 
     def __init__(
@@ -24,18 +31,43 @@ class Holds:
         locks: KeyedLocks,
         live: Callable[[str], MachineDisk | None],
         released: Callable[[str], None],
+        note_later: Callable[[str], None],
     ) -> None:
         self._env = env
         self._pools = pools
         self._locks = locks
         self._live = live
         self._released = released
+        self._note_later = note_later
 
     def of(self, machine: str) -> set[str]:
         return {id for pool in self._pools for id, owner in pool.holds.items() if owner == machine}
 
     def all(self) -> set[str]:
         return {id for pool in self._pools for id in pool.holds}
+
+    async def open(self, pool: PoolVolumes, spec: VolumeSpec, until: AsyncExitStack) -> DiskSource:
+        """For a machine that opens the volume before ``until`` ends. Raises PoolError."""
+        if not spec.multi_attach:
+            return await pool.pool.open_volume(spec.id)
+        # Who is lost may still have it open: what it shares with others would not keep this host out.
+        for host in spec.evict:
+            await pool.pool.evict(spec.id, host)
+        source = await pool.pool.share_volume(spec.id)
+        until.push_async_callback(self._opened, pool, spec.id)
+        return source
+
+    async def _opened(self, pool: PoolVolumes, id: str) -> None:
+        try:
+            await pool.pool.note_opened(id)
+        except PoolError as error:
+            log.warning("%s: who has it open is written down later: %s", id, error)
+            self._note_later(id)
+
+    async def note_opened(self, id: str) -> None:
+        for pool in self._pools:
+            if id in pool.holds:
+                await pool.pool.note_opened(id)
 
     async def release(self, id: str) -> None:
         """Let other hosts have the volume, if no machine here has it open any more."""

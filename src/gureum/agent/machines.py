@@ -206,7 +206,7 @@ class Machines:
             return
         self.env.crashpoint("agent.machine.start")
         try:
-            async with self.disks.opened(spec.id, (disk.volume for disk in spec.disks)) as sources:
+            async with self.disks.opened(spec.id, [disk.volume for disk in spec.disks]) as sources:
                 if self._specs.specs.get(spec.id) != spec:
                     return
                 disks = tuple(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 
+from msgspec.structs import replace
+
 from gureum.errors import PoolError
 from gureum.hostspec import ImageSpec, PoolReport, VolumeSpec
 from gureum.san.base import Pool, VolumeInfo
@@ -37,7 +39,8 @@ class PoolVolumes:
         """Volumes of a shared pool that this host may hold against the others, and for which machine."""
         self._asked: set[str] = set()
         self._images: dict[str, ImageSpec] = {}
-        self._full = ""
+        self.full = ""
+        """Why nothing new can be made now, as far as is known."""
 
     async def open(self) -> None:
         """Remove what a killed agent left half-made, and learn what the pool has. Not of a shared one."""
@@ -58,10 +61,10 @@ class PoolVolumes:
             raise
         self.error = ""
         self.size_bytes, self.free_bytes = inventory.size_bytes, inventory.free_bytes
-        self._full = inventory.full
-        if not self._full and self.free_bytes < FULL_SHARE * self.size_bytes:
+        self.full = inventory.full
+        if not self.full and self.free_bytes < FULL_SHARE * self.size_bytes:
             free, size = self.free_bytes / 2**30, self.size_bytes / 2**30
-            self._full = f"the pool {self.name} is nearly full: {free:.1f} of {size:.1f} GiB are free"
+            self.full = f"the pool {self.name} is nearly full: {free:.1f} of {size:.1f} GiB are free"
 
     async def _tidy(self) -> None:
         self.untidy = False
@@ -82,8 +85,8 @@ class PoolVolumes:
             name=self.name,
             size_bytes=self.size_bytes,
             free_bytes=self.free_bytes,
-            full=bool(self._full),
-            message=self._full,
+            full=bool(self.full),
+            message=self.full,
             error=self.error,
         )
 
@@ -123,6 +126,22 @@ class PoolVolumes:
             self._images.pop(spec.source, None)
             raise
         self.volumes[spec.id] = VolumeInfo(id=spec.id, size_bytes=size)
+
+    async def create_copy(self, spec: VolumeSpec) -> None:
+        """An empty one of the same size, which says that it is not complete."""
+        await self.pool.create_volume(spec.id, stored_bytes(spec), partial=True)
+        self.volumes[spec.id] = VolumeInfo(id=spec.id, size_bytes=stored_bytes(spec), partial=True)
+
+    async def mark(self, id: str, partial: bool) -> None:
+        """See ``Pool.mark_partial``."""
+        info = self.volumes[id]
+        if info.partial != partial:
+            await self.pool.mark_partial(id, partial)
+            self.volumes[id] = replace(info, partial=partial)
+
+    async def delete(self, id: str) -> None:
+        await self.pool.delete_volume(id)
+        self.volumes.pop(id, None)
 
     async def add_image(self, image: ImageSpec) -> None:
         if self._images.get(image.id) != image:

@@ -73,14 +73,15 @@ async def _put(
             state=VolumeState.in_use,
             size_bytes=8 * 2**30,
             created=now,
-            attachment=Attachment(
-                instance=id,
-                device="/dev/xvda",
-                state=AttachmentState.attached,
-                attached=now,
-                delete_on_termination=True,
+            attachments=(
+                Attachment(
+                    instance=id,
+                    device="/dev/xvda",
+                    state=AttachmentState.attached,
+                    attached=now,
+                    delete_on_termination=True,
+                ),
             ),
-            instance=id,
         )
     )
     await tx.put(

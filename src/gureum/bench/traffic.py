@@ -1,6 +1,8 @@
 """Traffic between two ports, on one host and on two, beside a bare veth pair and a bare VXLAN pair.
 
-Guests are network namespaces: a veth stands in place of the tap that a virtual machine would have open. The
+Guests are network namespaces: a veth stands in place of the tap that a virtual machine would have open, as it
+does at NAT gateways. Through a tap a packet is in the guest's queue; through a veth it would have to be
+received once more, which the short way spares it as soon as its flow is established. The
 peers are the same kernel's devices with nothing between: two namespaces with a veth pair, and two with a
 VXLAN device over the same bridge. Beside them, so that one sees what the difference is due to: as many
 devices as ours, with namespaces between that only route, and the same with the least filter that knows
@@ -26,6 +28,7 @@ from gureum.hostspec import (
     PeerHostSpec,
     PortSpec,
     RemoteSpec,
+    RouteTableSpec,
     RuleSpec,
     SubnetSpec,
     VpcSpec,
@@ -180,7 +183,11 @@ def _spec(host: int, network_id: int, placed: list[tuple[PortSpec, int]]) -> Net
                 id=f"vpc-{network_id}",
                 network_id=network_id,
                 cidr="10.0.0.0/16",
-                subnets=tuple(SubnetSpec(id=f"subnet-{n}", cidr=f"10.0.{n}.0/24") for n in (1, 2)),
+                # As every subnet has one.
+                route_tables=(RouteTableSpec(id="rtb-1", number=1),),
+                subnets=tuple(
+                    SubnetSpec(id=f"subnet-{n}", cidr=f"10.0.{n}.0/24", route_table="rtb-1") for n in (1, 2)
+                ),
                 dns_support=False,
             ),
         ),

@@ -13,6 +13,9 @@ PAGES_MAX = 1000
 FAILED_MAX = 20
 """Volumes and snapshots that failed, of which the reasons are asked for."""
 
+SHOWN_MAX = 8
+"""Of what is on a host that is down."""
+
 
 def client(cloud: Cloud, service: str, *, read_timeout_s: float = 10.0) -> Any:
     """A botocore client with the cloud's root credentials."""
@@ -68,6 +71,23 @@ def instances(cloud: Cloud) -> Iterator[dict[str, Any]]:
 
 def instances_by_state(cloud: Cloud) -> dict[str, int]:
     return dict(sorted(Counter(instance["State"]["Name"] for instance in instances(cloud)).items()))
+
+
+def hosts_down(cloud: Cloud) -> dict[str, str]:
+    """By host, what does not work as long as it is down."""
+    found: dict[str, str] = {}
+    parameters: dict[str, Any] = {}
+    for _ in range(PAGES_MAX):
+        page = call(cloud, "fleet", "describe_hosts", **parameters)
+        for host in page["Hosts"]:
+            if host["State"] == "down":
+                things = [*host.get("NatGatewayIds", ()), *host["InstanceIds"]]
+                more = f" and {len(things) - SHOWN_MAX} more" if len(things) > SHOWN_MAX else ""
+                found[host["HostId"]] = ", ".join(things[:SHOWN_MAX]) + more
+        if "NextToken" not in page:
+            break
+        parameters["NextToken"] = page["NextToken"]
+    return found
 
 
 def failed(cloud: Cloud) -> dict[str, str]:

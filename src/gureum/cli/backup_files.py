@@ -7,7 +7,10 @@
     *.part               the same, of what is under way
 
 A part is appended to, data before index, each flushed: after a crash at any point what the index names is
-there, and the rest is cut off. All files are for their owner only: what they hold is not encrypted.
+there, and the rest is cut off. All files are for their owner only.
+
+In an encrypted backup (``Manifest.key``) each block of data is sealed (``backup_keys``), and somewhat longer.
+The index has the SHA-256 of that: whether all is there can be seen without the key.
 """
 
 from __future__ import annotations
@@ -15,17 +18,19 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import msgspec
 
+from gureum.cli.backup_keys import OVERHEAD_BYTES, Seal
 from gureum.errors import GureumError
 from gureum.files import make_directories, write_atomically
 
 BLOCK_BYTES = 512 * 1024
-FORMAT, VERSION = "gureum-backup", 1
+FORMAT, VERSION, SEALED_VERSION = "gureum-backup", 1, 2
+"""A version of their own for encrypted ones: who does not know of them takes them for damaged."""
 MANIFEST, LOCK, RESTORE = "manifest.json", "lock", "restore.json"
 ZERO = bytes(32)
 INDEX_BYTES = 8
@@ -38,7 +43,7 @@ class Damaged(GureumError):
 
 
 class Entry(NamedTuple):
-    """``at``: the number of the block; ``digest``: SHA-256 of the block's data, ZERO for a block of zeros."""
+    """``at``: the number of the block; ``digest``: SHA-256 of what is kept of it, ZERO for zeros."""
 
     at: int
     digest: bytes
@@ -47,7 +52,8 @@ class Entry(NamedTuple):
 class Point(msgspec.Struct, frozen=True, kw_only=True):
     """A snapshot. ``parent``: the one before, "" if it is whole. ``volume_size``: in GiB.
 
-    ``encrypted``: it was, in its cloud. ``made``: for this backup, by the backup.
+    ``encrypted``: it was, in its cloud. ``noise``: blocks that are in no index are noise to a machine, since
+    they were never written; else they are zeros. ``made``: for this backup, by the backup.
     """
 
     snapshot: str
@@ -56,6 +62,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     started: str = ""
     description: str = ""
     encrypted: bool = False
+    noise: bool = False
     made: bool = False
     entries: int
     data_blocks: int
@@ -71,19 +78,35 @@ class Pending(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """``key``: of an encrypted backup, wrapped (``backup_keys.Seal``); b"" of one that is not."""
+
     format: str = FORMAT
     version: int = VERSION
     block_bytes: int = BLOCK_BYTES
     volume: str
+    key: bytes = b""
     points: tuple[Point, ...] = ()
     pending: Pending | None = None
 
 
+class Place(NamedTuple):
+    """Where a block is: in the file of the point ``snapshot``, as number ``position``. ZERO is nowhere."""
+
+    snapshot: str
+    position: int
+    digest: bytes
+
+
 class Directory:
-    """Of one process at a time. All methods block; they raise Damaged, OSError."""
+    """Of one process at a time. All methods block; they raise Damaged, OSError.
+
+    ``seal``: to be set before the blocks of an encrypted backup are written, or read in clear.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.seal: Seal | None = None
+        self._stored_bytes = BLOCK_BYTES
         self._lock = -1
 
     def __enter__(self) -> Self:
@@ -107,8 +130,10 @@ class Directory:
             return None
         except msgspec.MsgspecError as error:
             raise Damaged(f"{path} is damaged: {error}") from error
-        if found.format != FORMAT or found.version != VERSION or found.block_bytes != BLOCK_BYTES:
+        version = SEALED_VERSION if found.key else VERSION
+        if found.format != FORMAT or found.version != version or found.block_bytes != BLOCK_BYTES:
             raise Damaged(f"{path} is not of a backup that this gureum understands")
+        self._stored_bytes = stored_bytes(found)
         pending = found.pending.snapshot if found.pending is not None else ""
         if pending and not _is_id(pending):
             raise Damaged(f"{path} is damaged: {pending!r} is no snapshot")
@@ -120,6 +145,7 @@ class Directory:
         return found
 
     def save(self, manifest: Manifest) -> None:
+        self._stored_bytes = stored_bytes(manifest)
         write_atomically(self.path / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
         (self.path / MANIFEST).chmod(0o600)
 
@@ -133,8 +159,10 @@ class Directory:
             raise Damaged(f"{error.filename} is missing") from error
         if hashlib.sha256(raw).hexdigest() != point.index_sha256:
             raise Damaged(f"{index} is damaged: its checksum is another")
-        if size != point.data_blocks * BLOCK_BYTES:
-            raise Damaged(f"{blocks} is damaged: it has {size} bytes, not {point.data_blocks * BLOCK_BYTES}")
+        if size != point.data_blocks * self._stored_bytes:
+            raise Damaged(
+                f"{blocks} is damaged: it has {size} bytes, not {point.data_blocks * self._stored_bytes}"
+            )
         return decoded(raw)
 
     def chain(self, manifest: Manifest, snapshot: str) -> list[Point]:
@@ -148,33 +176,55 @@ class Directory:
             snapshot = points[snapshot].parent
         return found[::-1]
 
-    def where(self, chain: Iterable[Point]) -> dict[int, tuple[str, int, bytes]]:
-        """By block: the point that has its data, its position there, and its digest. No zeros."""
-        found: dict[int, tuple[str, int, bytes]] = {}
+    def where(self, chain: Iterable[Point], zeros: bool = False) -> dict[int, Place]:
+        """By block. With ``zeros`` also those that are, and that somebody once wrote."""
+        found: dict[int, Place] = {}
         for point in chain:
             at = 0
             for entry in self.entries(point):
-                if entry.digest == ZERO:
-                    found.pop(entry.at, None)
-                else:
-                    found[entry.at] = (point.snapshot, at, entry.digest)
+                if entry.digest != ZERO:
+                    found[entry.at] = Place(point.snapshot, at, entry.digest)
                     at += 1
+                elif zeros:
+                    found[entry.at] = Place(point.snapshot, -1, ZERO)
+                else:
+                    found.pop(entry.at, None)
         return found
 
-    def block(self, snapshot: str, at: int, digest: bytes) -> bytes:
-        """The data at this position. Raises Damaged unless it is what was written."""
-        path = self._files(snapshot)[1]
+    def kept(self, place: Place) -> bytes:
+        """What is kept at this place, which may be sealed. Raises Damaged unless it is what was written."""
+        if place.digest == ZERO:
+            return b""
+        path, begin = self._files(place.snapshot)[1], place.position * self._stored_bytes
         with open(path, "rb") as file:
-            file.seek(at * BLOCK_BYTES)
-            data = file.read(BLOCK_BYTES)
-        if hashlib.sha256(data).digest() != digest:
+            file.seek(begin)
+            data = file.read(self._stored_bytes)
+        if hashlib.sha256(data).digest() != place.digest:
             raise Damaged(
-                f"{path} is damaged: block {at}, at byte {at * BLOCK_BYTES}, is not what was written"
+                f"{path} is damaged: block {place.position}, at byte {begin}, is not what was written"
             )
         return data
 
+    def block(self, index: int, place: Place) -> bytes:
+        """The data of a block. Raises Damaged likewise."""
+        data = self.kept(place)
+        if self.seal is None or not data:
+            return data or bytes(BLOCK_BYTES)
+        clear = self.seal.unsealed(data, place.snapshot, index)
+        if clear is None:
+            path = self._files(place.snapshot)[1]
+            raise Damaged(f"{path} is damaged: block {place.position} is not block {index} of the volume")
+        return clear
+
     def part(self, snapshot: str) -> Part:
-        return Part(*self._files(snapshot))
+        return Part(*self._files(snapshot), self._stored_bytes, self._sealed(snapshot))
+
+    def _sealed(self, snapshot: str) -> Callable[[int, bytes], bytes]:
+        """What is kept of a block's data."""
+        seal = self.seal
+        if seal is None:
+            return lambda _, data: data
+        return lambda index, data: seal.sealed(data, snapshot, index)
 
     def discard(self, snapshot: str) -> None:
         """Forget a part; "" is none."""
@@ -216,19 +266,23 @@ class Directory:
 
 
 class Part:
-    """A point that is being written."""
+    """A point that is being written. ``sealed``: what is kept of a block, ``stored_bytes`` long."""
 
-    def __init__(self, index: Path, blocks: Path) -> None:
+    def __init__(
+        self, index: Path, blocks: Path, stored_bytes: int, sealed: Callable[[int, bytes], bytes]
+    ) -> None:
+        self._stored_bytes = stored_bytes
+        self._sealed = sealed
         for path in (index, blocks):
             if path.exists() and not part_of(path).exists():
                 path.rename(part_of(path))  # a crash came between this and the manifest
         self._index = _opened(part_of(index))
         self._blocks = _opened(part_of(blocks))
         raw = os.pread(self._index, os.fstat(self._index).st_size, 0)
-        self.entries = list(_kept(decoded(raw), os.fstat(self._blocks).st_size))
+        self.entries = list(_kept(decoded(raw), os.fstat(self._blocks).st_size // stored_bytes))
         self.data_blocks = sum(entry.digest != ZERO for entry in self.entries)
         os.ftruncate(self._index, len(self.entries) * ENTRY_BYTES)
-        os.ftruncate(self._blocks, self.data_blocks * BLOCK_BYTES)
+        os.ftruncate(self._blocks, self.data_blocks * stored_bytes)
 
     def __enter__(self) -> Self:
         return self
@@ -241,11 +295,13 @@ class Part:
         """Durably. Empty data is a block of zeros."""
         come: list[Entry] = []
         for index, data in blocks:
-            zero = not data.strip(b"\0")
-            come.append(Entry(index, ZERO if zero else hashlib.sha256(data).digest()))
-            if not zero:
-                _write(self._blocks, data, self.data_blocks * BLOCK_BYTES)
-                self.data_blocks += 1
+            if not data.strip(b"\0"):
+                come.append(Entry(index, ZERO))
+                continue
+            kept = self._sealed(index, data)
+            come.append(Entry(index, hashlib.sha256(kept).digest()))
+            _write(self._blocks, kept, self.data_blocks * self._stored_bytes)
+            self.data_blocks += 1
         os.fdatasync(self._blocks)
         raw = b"".join(entry.at.to_bytes(INDEX_BYTES, "big") + entry.digest for entry in come)
         _write(self._index, raw, len(self.entries) * ENTRY_BYTES)
@@ -261,6 +317,11 @@ def _is_id(text: str) -> bool:
     return text.startswith("snap-") and text.removeprefix("snap-").isalnum()
 
 
+def stored_bytes(manifest: Manifest) -> int:
+    """Of a block that is not zeros."""
+    return BLOCK_BYTES + (OVERHEAD_BYTES if manifest.key else 0)
+
+
 def part_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
@@ -274,12 +335,12 @@ def decoded(raw: bytes) -> list[Entry]:
     ]
 
 
-def _kept(entries: Iterable[Entry], data_bytes: int) -> Iterator[Entry]:
+def _kept(entries: Iterable[Entry], data_blocks: int) -> Iterator[Entry]:
     """Those whose data is there."""
     blocks = 0
     for entry in entries:
         blocks += entry.digest != ZERO
-        if blocks * BLOCK_BYTES > data_bytes:
+        if blocks > data_blocks:
             return
         yield entry
 

@@ -1,4 +1,4 @@
-"""Backups of snapshots by the EC2 and EBS direct APIs, to directories and back. Blocking; needs botocore."""
+"""Backups of snapshots by the EC2 and EBS direct APIs, to directories. Blocking; needs botocore."""
 
 from __future__ import annotations
 
@@ -19,7 +19,18 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from msgspec.structs import replace
 
-from gureum.cli.backup_files import BLOCK_BYTES, Damaged, Directory, Manifest, Part, Pending, Point
+from gureum.cli.backup_files import (
+    BLOCK_BYTES,
+    SEALED_VERSION,
+    VERSION,
+    Damaged,
+    Directory,
+    Manifest,
+    Part,
+    Pending,
+    Point,
+)
+from gureum.cli.backup_keys import Seal, make_key, read_key
 from gureum.cli.options import cloud_at
 from gureum.cli.output import CliError, human_bytes, note
 
@@ -27,9 +38,9 @@ PARALLEL = 8
 BATCH_BLOCKS = 32
 PAGE_BLOCKS = 1000
 ATTEMPTS = 8
-WAIT_SECONDS = 1800.0
+WAIT_SECONDS = 24 * 3600.0
+"""An encrypted snapshot is pending until all of it is written."""
 LOOK_SECONDS = 0.5
-UPLOAD_MINUTES = 240
 TAG = "gureum-backup"
 READ_SECONDS = 60.0
 
@@ -55,9 +66,13 @@ def reported() -> Iterator[None]:
 
 
 class Api:
-    """The EC2 and EBS APIs of a cloud. ``endpoint``: "" for AWS's own."""
+    """The EC2 and EBS APIs of a cloud. ``endpoint``: "aws" for AWS's own, None for that of ``state_dir``.
+
+    ``own``: it is a cloud of ours for certain.
+    """
 
     def __init__(self, endpoint: str | None, state_dir: Path | None) -> None:
+        self.own = endpoint is None
         session = botocore.session.Session()
         more: dict[str, Any] = {}
         if endpoint is None:
@@ -102,6 +117,12 @@ class Api:
             raise CliError(f"{id} is {found['State']}: {found.get('StateMessage') or 'not completed'}")
         return found
 
+    def encrypted(self, source: str) -> bool:
+        """Whether a volume or snapshot is."""
+        if source.startswith("vol-"):
+            return bool(self.ec2.describe_volumes(VolumeIds=[source])["Volumes"][0]["Encrypted"])
+        return bool(self.snapshot(source)["Encrypted"])
+
     def blocks(self, id: str, since: str) -> Iterator[tuple[int, str]]:
         """Block numbers in order, and the token to read each with, "" for one that has become zeros."""
         asked: dict[str, Any] = {"MaxResults": PAGE_BLOCKS}
@@ -144,22 +165,26 @@ class Api:
 
 
 class Backup:
-    def __init__(self, api: Api, files: Directory) -> None:
+    """``key_file``: what its files are encrypted with, None for not.
+
+    ``clear``: they may be in clear also where the cloud's volume is encrypted.
+    """
+
+    def __init__(self, api: Api, files: Directory, key_file: Path | None = None, clear: bool = False) -> None:
         self._api = api
         self._files = files
+        self._key_file = key_file
+        self._clear = clear
 
     def run(self, source: str) -> tuple[Point, int]:
         """The point, and how many bytes were read for it."""
         manifest = self._files.manifest()
         if done := self._done(manifest, source):
             return done, 0
-        manifest, made = self._begin(manifest, source)
+        key = self._key(manifest, source)
+        manifest, made = self._begin(manifest, source, key)
         assert manifest.pending is not None
         found = self._api.wait_completed(manifest.pending.snapshot)
-        if found["Encrypted"]:
-            note(
-                f"{found['SnapshotId']} is encrypted; the backup's files are NOT: keep them as you keep keys"
-            )
         since = manifest.pending.parent
         with self._files.part(found["SnapshotId"]) as part:
             read = self._copy(part, found["SnapshotId"], since)
@@ -170,6 +195,7 @@ class Backup:
                 started=found["StartTime"].isoformat(),
                 description=found.get("Description") or "",
                 encrypted=found["Encrypted"],
+                noise=found["Encrypted"] and self._api.own,
                 made=made,
                 entries=len(part.entries),
                 data_blocks=part.data_blocks,
@@ -185,12 +211,45 @@ class Backup:
         points = manifest.points if manifest is not None else ()
         return next((point for point in points if point.snapshot == source), None)
 
-    def _begin(self, manifest: Manifest | None, source: str) -> tuple[Manifest, bool]:
+    def _key(self, manifest: Manifest | None, source: str) -> bytes:
+        """The backup's key, wrapped, b"" for none; from now on blocks are sealed with it."""
+        path = self._files.path
+        if manifest is not None and manifest.key:
+            self._files.seal = unlocked(self._files, manifest, self._key_file)
+            return manifest.key
+        if self._key_file is not None:
+            if manifest is not None:
+                raise CliError(
+                    f"{path} is a backup that is not encrypted", "begin another in a new directory"
+                )
+            if self._key_file.resolve().is_relative_to(path.resolve()):
+                raise CliError(f"{self._key_file} is in the backup that it opens", "keep the key elsewhere")
+            file_key = self._file_key(self._key_file)
+            self._files.seal = Seal.new()
+            return self._files.seal.wrapped(file_key)
+        if self._api.encrypted(source):
+            if not self._clear:
+                raise CliError(
+                    f"{source} is encrypted, and a backup in {path} would not be",
+                    "--key-file FILE encrypts one in a new directory (FILE is made if there is none); "
+                    "--clear does not",
+                )
+            note(f"{source} is encrypted; the backup's files are NOT: keep them as you keep keys")
+        return b""
+
+    def _file_key(self, path: Path) -> bytes:
+        if path.exists():
+            return read_key(path)
+        key = make_key(path)
+        note(f"{path} is made: without it the backup can't be read. Keep copies of it, apart from the backup")
+        return key
+
+    def _begin(self, manifest: Manifest | None, source: str, key: bytes) -> tuple[Manifest, bool]:
         """Decide once what is read, and on top of what. Goes on with what a crash has left."""
         is_volume = source.startswith("vol-")
         volume = source if is_volume else self._api.wait_completed(source)["VolumeId"]
         if manifest is None:
-            manifest = Manifest(volume=volume)
+            manifest = Manifest(volume=volume, key=key, version=SEALED_VERSION if key else VERSION)
         if manifest.volume != volume:
             raise CliError(f"{self._files.path} is a backup of {manifest.volume}, not of {volume}")
         pending = manifest.pending
@@ -267,72 +326,18 @@ class Backup:
         return read
 
 
-class Restore:
-    """``point``: what is restored; ``where``: its blocks."""
-
-    def __init__(self, files: Directory, snapshot: str) -> None:
-        manifest = files.manifest()
-        if manifest is None or not manifest.points:
-            raise CliError(f"there is no complete backup in {files.path}")
-        self._files = files
-        self._volume = manifest.volume
-        chain = files.chain(manifest, snapshot or manifest.points[-1].snapshot)
-        self.point = chain[-1]
-        self.where = files.where(chain)
-
-    def verify(self) -> None:
-        """Read all of it: nothing is begun with a damaged backup."""
-        progress = Progress("check", len(self.where))
-        for _ in parallel(lambda place: len(self._files.block(*place)), self.where.values()):
-            progress.add(1)
-        progress.end()
-
-    def run(self, api: Api, clear: bool) -> str:
-        """The new snapshot's id."""
-        id, done = self._start(api, clear)
-        left = [index for index in sorted(self.where) if index >= done]
-        progress = Progress("written", len(left))
-        for count, index in enumerate(parallel(lambda index: self._put(api, id, index), left), 1):
-            if count % BATCH_BLOCKS == 0:
-                self._files.set_journal({**self._journal(api, clear), "id": id, "done": index + 1})
-                progress.add(BATCH_BLOCKS)
-        progress.end()
-        digests = b"".join(self.where[index][2] for index in sorted(self.where))
-        more: dict[str, Any] = {}
-        if digests:
-            checksum = base64.b64encode(hashlib.sha256(digests).digest()).decode()
-            more = {
-                "Checksum": checksum,
-                "ChecksumAlgorithm": "SHA256",
-                "ChecksumAggregationMethod": "LINEAR",
-            }
-        api.ebs.complete_snapshot(SnapshotId=id, ChangedBlocksCount=len(self.where), **more)
-        api.wait_completed(id)
-        self._files.set_journal(None)
-        return id
-
-    def _journal(self, api: Api, clear: bool) -> dict[str, Any]:
-        return {"endpoint": api.endpoint, "point": self.point.snapshot, "clear": clear}
-
-    def _start(self, api: Api, clear: bool) -> tuple[str, int]:
-        """A snapshot to write to: the one that a crash has left, and the first block that may lack there."""
-        mine, found = self._journal(api, clear), self._files.journal()
-        if found.items() >= mine.items() and api.state(found["id"]) == "pending":
-            return found["id"], found["done"]
-        encrypted = self.point.encrypted and not clear
-        answer = api.ebs.start_snapshot(
-            VolumeSize=self.point.volume_size,
-            Description=(self.point.description or f"{self.point.snapshot} of {self._volume}")[:255],
-            Timeout=UPLOAD_MINUTES,
-            **({"Encrypted": True} if encrypted else {}),
+def unlocked(files: Directory, manifest: Manifest, key_file: Path | None) -> Seal:
+    """The key of an encrypted backup. Raises CliError."""
+    if key_file is None:
+        raise CliError(
+            f"{files.path} is an encrypted backup", "--key-file FILE, the one that it was made with"
         )
-        id = str(answer["SnapshotId"])
-        self._files.set_journal({**mine, "id": id, "done": 0})
-        return id, 0
-
-    def _put(self, api: Api, id: str, index: int) -> int:
-        api.write(id, index, self._files.block(*self.where[index]))
-        return index
+    seal = Seal.opened(manifest.key, read_key(key_file))
+    if seal is None:
+        raise CliError(
+            f"{key_file} is not the key of {files.path}", "--key-file FILE, the one that it was made with"
+        )
+    return seal
 
 
 def parallel(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

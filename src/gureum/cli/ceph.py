@@ -3,23 +3,48 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 
 from gureum.cli.cloud import Cloud
 from gureum.cli.output import human_bytes, table
 from gureum.errors import PoolUnavailable
-from gureum.san.ceph import status
-from gureum.san.ceph.cluster import Cluster
+from gureum.san.ceph import health, room, status
+from gureum.san.ceph.cluster import ADDED, GONE, LEAVING, MGR, REPLACED, USED, Cluster
 from gureum.san.ceph.commands import Access
-from gureum.san.ceph.health import ERROR, OK, WARN, Finding, Health, Recovery
+from gureum.san.ceph.health import DAEMON, ERROR, OK, WARN, Finding, Health, Recovery
 from gureum.san.ceph.pools import admin
 from gureum.san.settings import SanSettings
 
 WORDS = {OK: "all is well", WARN: "works, but not all is well", ERROR: "something does not work"}
 MINUTE, HOUR = 60, 3600
+LOG_BYTES = 1 << 20
+ERRNO = re.compile(r"\(\d+\) ([A-Z][\w /]+)")
+"""As Ceph words an error: (5) Input/output error."""
+LOGS = "gureum logs {name} shows why"
+OWN_WORDS = {
+    "OSD_DOWN": f"{LOGS}; the supervisor starts it again by itself. If its disk is lost: "
+    "gureum san osd replace {id}",
+    "OSD_ROOT_DOWN": "gureum logs osd.0 shows why; the supervisor starts them again by itself",
+    "MGR_DOWN": "gureum logs mgr.x shows why; the supervisor starts it again by itself",
+    "OSD_TOO_MANY_REPAIRS": "gureum san osd add, then gureum san osd remove {id}",
+    "BLUESTORE_SLOW_OP_ALERT": "is its disk failing? gureum san osd add, then gureum san osd remove {id}",
+    **dict.fromkeys(
+        ("OSD_NEARFULL", "OSD_BACKFILLFULL", "OSD_FULL", "POOL_NEARFULL", "POOL_BACKFILLFULL", "POOL_FULL"),
+        "delete volumes and snapshots, or gureum san osd add",
+    ),
+}
+"""What to do, by the code of what is wrong."""
+CHANGES = {
+    ADDED: ("is being added", "interrupted? gureum san osd add goes on"),
+    REPLACED: ("is being replaced", "interrupted? gureum san osd replace {} goes on"),
+    LEAVING: ("is being removed", "interrupted? gureum san osd remove {0} goes on, with --cancel it stays"),
+    GONE: ("is being removed", "interrupted? gureum san osd remove {} goes on"),
+}
 
 
 def look(cloud: Cloud, settings: SanSettings) -> status.Status:
@@ -36,18 +61,20 @@ def with_machine(cloud: Cloud, cluster: Cluster, found: status.Status) -> status
     """Adds each daemon's process, and whether the machine has the room that the OSDs' files promise."""
     pids = {name: identity.pid for name, identity in cloud.running_daemons().items()}
     osds = tuple(msgspec.structs.replace(osd, pid=pids.get(osd.name)) for osd in found.osds)
-    findings = [*found.health.findings, *overcommitted(cluster)]
+    findings = [own_words(cloud.log_dir, finding) for finding in found.health.findings]
+    findings += [*half_done(cluster), *overcommitted(cluster)]
+    if MGR not in pids and not any(finding.code == "MGR_DOWN" for finding in findings):
+        # The monitor says so only after a minute and a half.
+        unsaid = {"severity": "HEALTH_WARN", "summary": {"message": f"{MGR} does not run"}}
+        findings.append(own_words(cloud.log_dir, health.finding("MGR_DOWN", unsaid)))
     severity = WARN if found.health.status == OK and findings else found.health.status
-    health = Health(severity, tuple(findings), found.health.recovery)
-    return msgspec.structs.replace(found, osds=osds, health=health)
+    said = Health(severity, tuple(findings), found.health.recovery)
+    return msgspec.structs.replace(found, osds=osds, health=said)
 
 
 def overcommitted(cluster: Cluster) -> list[Finding]:
-    record = cluster.record()
-    if record.devices:
-        return []
-    taken = [os.stat(cluster.daemon_dir(name) / "block").st_blocks * 512 for name in cluster.osds]
-    missing = sum(max(0, record.osd_bytes - bytes) for bytes in taken)
+    files = [disk for disk in cluster.disks() if disk.runs and not disk.device]
+    missing = sum(max(0, disk.bytes - room.taken(cluster, disk)) for disk in files)
     free = shutil.disk_usage(cluster.directory).free
     if free >= missing:
         return []
@@ -57,24 +84,62 @@ def overcommitted(cluster: Cluster) -> list[Finding]:
     return [Finding("DISK_OVERCOMMITTED", WARN, text, "free space on it: a full disk stops the OSDs")]
 
 
+def own_words(logs: Path, finding: Finding) -> Finding:
+    """What to do about it where the daemons are the cloud's own, and why it is so."""
+    words = OWN_WORDS.get(finding.code)
+    if words is None:
+        return finding
+    named = DAEMON.search(finding.text)
+    name = named[1] if named else "osd.ID"
+    why = disk_error(logs / f"{name}.log") if finding.code == "OSD_DOWN" else ""
+    text = f"{finding.text} (its disk: {why})" if why else finding.text
+    todo = words.format(name=name, id=name.partition(".")[2])
+    return msgspec.structs.replace(finding, text=text, todo=todo)
+
+
+def disk_error(log: Path) -> str:
+    """What an OSD said last of errors of its disk, "" if nothing lately."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    errors = [found[1] for line in lines if "bdev" in line and (found := ERRNO.search(line))]
+    return errors[-1] if errors else ""
+
+
+def half_done(cluster: Cluster) -> list[Finding]:
+    """Changes of its OSDs that are under way, or were interrupted."""
+    changing = [(disk, *CHANGES[disk.state]) for disk in cluster.disks() if disk.state != USED]
+    return [
+        Finding("OSD_CHANGE", WARN, f"{disk.name} {text}", todo.format(disk.number))
+        for disk, text, todo in changing
+    ]
+
+
 def lines(found: status.Status) -> Iterator[str]:
-    room, health = found.room, found.health
+    held, said = found.room, found.health
     yield f"Ceph {found.version}  {found.fsid}  pool {found.pool}"
-    yield f"health: {WORDS[health.status]}"
-    for finding in health.findings:
+    yield f"health: {WORDS[said.status]}"
+    for finding in said.findings:
         yield f"  {finding.severity:<7}  {finding.text}  [{finding.code}]"
         if finding.todo:
             yield f"           -> {finding.todo}"
-    if health.recovery is not None:
-        yield f"recovery: {recovery(health.recovery)}"
-    share = f"{100 * room.used / room.usable:.0f} %" if room.usable else "-"
-    yield f"room: {human_bytes(room.used)} of {human_bytes(room.usable)} used ({share})"
-    yield f"      {room.copies} copies, writes need {room.copies_min}; with all copies and overhead " + (
-        f"{human_bytes(room.raw_used)} of {human_bytes(room.raw)}"
+    if said.recovery is not None:
+        yield f"recovery: {recovery(said.recovery)}"
+    share = f"{100 * held.used / held.usable:.0f} %" if held.usable else "-"
+    yield f"room: {human_bytes(held.used)} of {human_bytes(held.usable)} used ({share})"
+    yield f"      {held.copies} copies, writes need {held.copies_min}; with all copies and overhead " + (
+        f"{human_bytes(held.raw_used)} of {human_bytes(held.raw)}"
     )
     if found.osds:
         yield ""
-        yield table(("osd", "state", "used", "size", "pid", "device"), map(_row, found.osds))
+        yield osd_table(found)
+
+
+def osd_table(found: status.Status) -> str:
+    return table(("osd", "state", "used", "size", "pid", "device"), map(_row, found.osds))
 
 
 def recovery(going: Recovery) -> str:

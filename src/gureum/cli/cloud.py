@@ -109,9 +109,16 @@ class Cloud:
     @property
     def daemons(self) -> tuple[str, ...]:
         """The names of the processes of the cloud's own Ceph cluster, which the supervisor starts too."""
+        return cluster.daemons if (cluster := self._cluster()) is not None else ()
+
+    @property
+    def all_daemons(self) -> tuple[str, ...]:
+        """`daemons`, and those of OSDs that were let go."""
+        return cluster.all_daemons if (cluster := self._cluster()) is not None else ()
+
+    def _cluster(self) -> Cluster | None:
         try:
-            cluster = Cluster.of(self.state_dir)
-            return cluster.daemons if cluster is not None else ()
+            return Cluster.of(self.state_dir)
         except ConfigError as error:
             raise CliError(str(error)) from error
 
@@ -273,7 +280,7 @@ class Cloud:
     def running_daemons(self) -> dict[str, Identity]:
         """Those of the cloud's own Ceph cluster that run, with or without a supervisor."""
         found = {}
-        for name in self.daemons:
+        for name in self.all_daemons:
             file = self.run_dir / f"{name}.pid"
             identity = read_pid_file(file) or find(child_command(name, str(self.state_dir)))
             if identity is not None:
@@ -289,7 +296,7 @@ class Cloud:
         last = running.pop(MON, None)
         killed = stop(running.values(), DAEMON_STOP_TIMEOUT_S)
         killed += stop([last], DAEMON_STOP_TIMEOUT_S) if last else []
-        for name in self.daemons:
+        for name in self.all_daemons:
             (self.run_dir / f"{name}.pid").unlink(missing_ok=True)
         return killed
 
@@ -322,7 +329,13 @@ class Cloud:
         ]
 
     def fabric(self, config: CloudConfig) -> Fabric:
-        return Fabric(config.index, config.public_cidr, self.run_dir / "fabric.lock")
+        return Fabric(
+            config.index,
+            config.public_cidr,
+            self.run_dir / "fabric.lock",
+            config.networks6,
+            config.ipv6_prefix,
+        )
 
     def has_fabric(self) -> bool:
         """Whether the network between several hosts is there, with or without processes."""

@@ -44,7 +44,8 @@ class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     tls_cert, tls_key: paths of PEM files, both or neither. hosts: how many compute hosts run on this machine;
     one uses the machine's own network, several have a network namespace each. agents: ADDRESS:PORT for the
     agents of other machines, "" for none; agents_url: where they reach it; uplink: the device on which this
-    machine's host reaches theirs. encrypted: what goes between hosts goes through WireGuard.
+    machine's host reaches theirs. encrypted: what goes between hosts goes through WireGuard. ipv6_prefix: a
+    network that is led to the hosts, from which VPCs get theirs; "" for none.
     """
 
     name: str
@@ -61,6 +62,7 @@ class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     agents: str = ""
     agents_url: str = ""
     encrypted: bool = False
+    ipv6_prefix: str = ""
     uplink: str = ""
 
     @classmethod
@@ -81,6 +83,15 @@ class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def public_cidr(self) -> str:
         """The cloud's public addresses: 1,022 of a range that nothing routes (RFC 2544)."""
         return f"198.18.{4 * self.index}.0/22"
+
+    @property
+    def networks6(self) -> tuple[str, ...]:
+        """What the IPv6 networks of all VPCs are parts of."""
+        # Not for the supervisor, which has this module, too.
+        from gureum.network.names import local6
+
+        local = str(local6(self.name, self.account_id, self.region))
+        return (local, self.ipv6_prefix) if self.ipv6_prefix else (local,)
 
     @property
     def agent_roles(self) -> tuple[str, ...]:

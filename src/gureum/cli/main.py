@@ -16,6 +16,7 @@ import gureum
 from gureum.cli import host as host_commands
 from gureum.cli import net as net_commands
 from gureum.cli import san as san_commands
+from gureum.cli import volume as volume_commands
 from gureum.cli.commands import COMMANDS, exit_code_help
 from gureum.cli.options import MARKUP, AsJson, StateDir, attend, cloud_at
 from gureum.cli.output import MISSING, USAGE, CliError, counted, note, show_error, show_json, table
@@ -36,6 +37,7 @@ app.add_typer(image_app, name="image")
 app.add_typer(host_commands.app, name="host")
 app.add_typer(net_commands.app, name="net")
 app.add_typer(san_commands.app, name="san")
+app.add_typer(volume_commands.app, name="volume")
 
 PASS_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -111,6 +113,15 @@ def up(
             show_default=False,
         ),
     ] = None,
+    ipv6_prefix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PREFIX",
+            help="An IPv6 network that your router leads to this machine (or to the network between hosts): "
+            "VPCs get theirs from it. off: they get private ones, hidden behind the machine. Default: off.",
+            show_default=False,
+        ),
+    ] = None,
     san: Annotated[
         str | None,
         typer.Option(
@@ -140,13 +151,14 @@ def up(
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    from gureum.cli import join, machine_hosts, san_options, storage
+    from gureum.cli import ipv6, join, machine_hosts, san_options, storage
     from gureum.cli.cloud import require_root
 
     require_root()
     cloud = cloud_at(state_dir)
     if (joined := cloud.joined()) is not None:
-        if any((port, host, tls_cert, tls_key, hosts, agents_address, encrypt, san, san_size, san_device)):
+        others = (agents_address, encrypt, ipv6_prefix, san, san_size, san_device)
+        if any((port, host, tls_cert, tls_key, hosts, *others)):
             raise CliError(
                 f"this machine is host {joined.host} of cloud {joined.cloud}, which has these settings",
                 "gureum up without them starts its agent",
@@ -170,6 +182,7 @@ def up(
     config = cloud.configure(
         **agents,
         encrypted=encrypt,
+        ipv6_prefix=ipv6.prefix_setting(ipv6_prefix),
         hosts=hosts,
         port=port,
         host=host,

@@ -8,6 +8,8 @@ from gureum.cli.commands import COMMANDS
 from gureum.cli.options import MARKUP, AsJson, StateDir, cloud_at
 from gureum.cli.output import FAILED, USAGE, CliError, show_json, table
 
+PING = {"icmp": "ping (icmp)", "icmpv6": "ping (icmpv6)"}
+
 app = typer.Typer(help=COMMANDS["net"].help, no_args_is_help=True, rich_markup_mode=MARKUP)
 
 
@@ -66,7 +68,7 @@ def trace(
         show_json(answer)
     else:
         print(table(("", "at", "step", "why"), [row(hop) for hop in hops(answer)]))
-        by = protocol if port is None else f"{protocol} {port}"
+        by = f"{protocol} {port}" if port is not None else PING.get(protocol, f"protocol {protocol}")
         print(f"{'reachable' if answer['Reachable'] else 'NOT reachable'} by {by}. {answer['Explanation']}")
     if not answer["Reachable"]:
         raise typer.Exit(FAILED)

@@ -9,12 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from gureum.cli import san_backup
+from gureum.cli import san_backup, san_osd
 from gureum.cli.commands import COMMANDS
 from gureum.cli.options import MARKUP, AsJson, StateDir, cloud_at
 from gureum.cli.output import FAILED, NOT_RUNNING, CliError, counted, human_bytes, show_json, table
 
 app = typer.Typer(help=COMMANDS["san"].help, no_args_is_help=True, rich_markup_mode=MARKUP)
+app.add_typer(san_osd.app, name="osd")
 
 BLOCK_BYTES = 512
 
@@ -204,7 +205,7 @@ app.command(
     short_help="Write a snapshot to files: all of it, or what changed since the last time.",
     help="Write a snapshot, or a new one of a volume, to a directory: at first all of it, later what changed "
     "since the snapshot before. It uses the API, so the cloud may be any, also AWS. Interrupted, the same "
-    "command goes on. The files are NOT encrypted, whatever the snapshot is.",
+    "command goes on. With --key-file the files are encrypted, as those of an encrypted volume have to be.",
 )(san_backup.backup)
 app.command(
     "restore",

@@ -24,10 +24,12 @@ def show_cloud(cloud: Cloud, *, as_json: bool) -> int:
     trouble = ""
     counts: dict[str, int] | None = None
     failed: dict[str, str] = {}
+    down: dict[str, str] = {}
     if answers:
         try:
             counts = api.instances_by_state(cloud)
             failed = api.failed(cloud)
+            down = api.hosts_down(cloud)
         except CliError as error:
             trouble = error.message
     guests = cloud.guests()
@@ -44,6 +46,7 @@ def show_cloud(cloud: Cloud, *, as_json: bool) -> int:
                 "processes": msgspec.to_builtins(processes),
                 "instances": counts,
                 "failed": failed,
+                "hosts_down": down,
                 "guests_running": guests,
                 "trouble": trouble,
             }
@@ -55,6 +58,8 @@ def show_cloud(cloud: Cloud, *, as_json: bool) -> int:
         said = ", ".join(f"{count} {state}" for state, count in (counts or {}).items()) or "none"
         print(f"\ninstances: {said if counts is not None else trouble or 'unknown, the cloud does not run'}")
         print(f"guest processes on this machine: {len(guests)}")
+        for host, things in down.items():
+            print(f"host {host} is down{f', and with it {things}' if things else ''}")
         for id, reason in failed.items():
             print(f"failed: {id}: {reason or 'no reason is known'}")
     return 0 if answers and not trouble else NOT_RUNNING

@@ -7,7 +7,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from gureum.cli import packages
@@ -19,8 +19,8 @@ from gureum.cli.san_options import OSD_BYTES_MIN, Choice
 from gureum.errors import GureumError, PoolUnavailable
 from gureum.files import make_directories
 from gureum.resources import Snapshot, Volume
-from gureum.san.ceph import bootstrap, existing, machine, pools
-from gureum.san.ceph.cluster import LOOPBACK, OSDS_MAX, OSDS_MIN, Cluster, Record, new_fsid
+from gureum.san.ceph import bootstrap, existing, machine, making, pools
+from gureum.san.ceph.cluster import LOOPBACK, OSDS_MAX, OSDS_MIN, Cluster, Record, new_uuid
 from gureum.san.settings import SanSettings
 from gureum.store.base import Transaction
 from gureum.store.sqlite import SqliteStore
@@ -28,7 +28,6 @@ from gureum.transport.tls import Address
 
 OSD_BYTES_MAX_UNASKED = 32 << 30
 FREE_SHARE = 3
-DEVICE_HEAD_BYTES = 64 << 10
 POOL_TIMEOUT_S = 90.0
 WELL_TIMEOUT_S = 15.0
 """A cluster in which a disk is missing for good should not hold up each start for longer."""
@@ -150,7 +149,7 @@ def _have_record(cloud: Cloud, choice: Choice) -> None:
     index = cloud.configure().index
     make_directories(cluster.directory)
     record = Record(
-        fsid=new_fsid(),
+        fsid=new_uuid(),
         mon_port=machine.choose_port(index, LOOPBACK),
         osds=len(choice.devices) or OSDS_MIN,
         osd_bytes=0 if choice.devices else choice.osd_bytes or default_osd_bytes(cloud.state_dir),
@@ -164,7 +163,8 @@ def _refuse_other_disks(record: Record, choice: Choice) -> None:
     if asked and (choice.osd_bytes, choice.devices) != (record.osd_bytes, record.devices):
         disks = ", ".join(record.devices) or f"{record.osds} files of {human_bytes(record.osd_bytes)}"
         raise CliError(
-            f"the cluster's disks are {disks}, and stay so", "gureum up without --san-size and --san-device"
+            f"the cluster was made with {disks}",
+            "gureum up without --san-size and --san-device; gureum san osd changes its disks",
         )
 
 
@@ -187,15 +187,20 @@ def check_devices(devices: tuple[str, ...]) -> None:
             f"three copies need {OSDS_MIN} to {OSDS_MAX} different devices, not {len(set(devices))}"
         )
     for device in devices:
-        try:
-            if not stat.S_ISBLK(Path(device).stat().st_mode):
-                raise CliError(f"{device} is no block device", "--san-device /dev/DISK, once for each")
-            with open(device, "rb") as disk:
-                head = disk.read(DEVICE_HEAD_BYTES)
-        except OSError as error:
-            raise CliError(f"{device} cannot be read: {error.strerror}") from error
-        if any(head):
-            raise CliError(f"there is something on {device}", f"if it may be lost: wipefs --all {device}")
+        check_device(device)
+
+
+def check_device(device: str, labels: Collection[str] = ()) -> None:
+    """Raises CliError unless it is a disk and nothing is on it but an OSD that ``labels`` names."""
+    try:
+        if not stat.S_ISBLK(Path(device).stat().st_mode):
+            raise CliError(f"{device} is no block device", "name a disk, as in /dev/sdb")
+        with open(device, "rb") as disk:
+            head = disk.read(making.LABEL_BYTES)
+    except OSError as error:
+        raise CliError(f"{device} cannot be read: {error.strerror}") from error
+    if any(head) and making.label(head) not in labels:
+        raise CliError(f"there is something on {device}", f"if it may be lost: wipefs --all {device}")
 
 
 def bind_address(cloud: Cloud, config: CloudConfig) -> str:

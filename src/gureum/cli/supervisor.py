@@ -8,6 +8,7 @@ the guests' disks are: those belong to the machine, not to it. Such daemons that
 Each child has a name: manager, agent, or agent-K for host K of several on this machine; mon.a, mgr.x, osd.N.
 Files in STATE/run: supervisor.lock (held while it lives), NAME.pid, NAME.ready (written by manager and agents
 themselves when they answer, removed before each start), NAME.restarts (what `status` shows).
+STATE/run/daemons, read on SIGHUP and removed: the names of the daemons to run from then on.
 Files in STATE/log: NAME.log, NAME.log.1.
 """
 
@@ -164,6 +165,7 @@ class Child:
 
 class Supervisor:
     def __init__(self, state_dir: str, children: list[Child]) -> None:
+        self.state_dir = state_dir
         self.children = children
         self.log = f"{state_dir}/log/supervisor.log"
         self.stopping = False
@@ -226,14 +228,40 @@ class Supervisor:
                 delay = child.failed(f"could not be started: {error}")
                 self.say(f"{child.name} could not be started: {error}; trying again in {delay:.1f} s")
 
+    def reload(self) -> None:
+        """Looks after other daemons from now on. Those no longer named go on: who asked for it ends them."""
+        path = daemons_file(self.state_dir)
+        with attempt():
+            with open(path) as file:
+                names = file.read().split()
+            known = {child.name for child in self.children}
+            for child in [child for child in self.children if child.is_daemon and child.name not in names]:
+                self.children.remove(child)
+                child.forget()
+                self.say(f"{child.name} is let go")
+            for name in names:
+                if name not in known:
+                    child = Child(name, command(name, self.state_dir), self.state_dir)
+                    child.adopt()
+                    self.children.append(child)
+            os.unlink(path)
+
     def sleep(self) -> None:
         due = [
             child.start_next_at - monotonic() for child in self.children if child.start_next_at is not None
         ]
         tick = TICK_ADOPTED_S if any(child.is_adopted for child in self.children) else TICK_S
         received = signal.sigtimedwait(SIGNALS, max(0.0, min([tick, *due])))
-        if received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT):
+        if received is None:
+            return
+        if received.si_signo in (signal.SIGTERM, signal.SIGINT):
             self.stopping = True
+        elif received.si_signo == signal.SIGHUP:
+            self.reload()
+
+
+def daemons_file(state_dir: str) -> str:
+    return f"{state_dir}/run/daemons"
 
 
 def is_daemon(name: str) -> bool:
@@ -278,6 +306,8 @@ def supervise(state_dir: str, names: list[str]) -> int:
     if own is not None:
         with attempt():
             write_pid_file(pid_file, own)
+    with attempt():
+        os.unlink(daemons_file(state_dir))  # meant for an earlier one: the names given are newer
     supervisor = Supervisor(state_dir, children)
     supervisor.say(f"supervisor started, pid {os.getpid()}")
     for child in adopted:

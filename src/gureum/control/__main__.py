@@ -53,6 +53,8 @@ def cloud_settings(config: CloudConfig, san: SanSettings | None = None) -> Cloud
         region=config.region,
         zones=config.zones,
         public_cidr=config.public_cidr,
+        ipv6_prefix=config.ipv6_prefix,
+        one_machine=config.hosts > 1,
         dns_domain=private_domain(config.region),
         encrypted=config.encrypted,
         pool=san.pool if san is not None and san.kind == "ceph" else LOCAL,

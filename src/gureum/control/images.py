@@ -11,14 +11,13 @@ from gureum.env import Env
 from gureum.errors import GureumError
 from gureum.images.manifest import ImageManifest, load_manifest
 from gureum.resources import Image, Snapshot, SnapshotState
+from gureum.resources.volume import OF_NO_VOLUME
 from gureum.services.operation import Cloud
 from gureum.store.base import Store, Transaction
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 2.0
-ROOT_OF_IMAGE = "vol-ffffffff"
-"""What EC2 shows as the volume of a snapshot that no volume of the account was."""
 
 
 def image_id(manifest: ImageManifest, machine: str = "") -> str:
@@ -54,7 +53,7 @@ async def _put(tx: Transaction, env: Env, cloud: Cloud, manifest: ImageManifest,
         id=f"snap-{id[4:]}",
         account=cloud.account,
         state=SnapshotState.completed,
-        volume=ROOT_OF_IMAGE,
+        volume=OF_NO_VOLUME,
         size_bytes=manifest.disk_bytes,
         description=f"Disk of image {name}",
         started=env.utcnow(),

@@ -92,7 +92,7 @@ def _is_off(instance: Instance, seen: MachineReport | None) -> bool:
 
 
 async def _pending(tx: Transaction, env: Env, instance: Instance, seen: MachineReport | None) -> None:
-    for volume in await tx.find(Volume, instance=instance.id):
+    for volume in await tx.find(Volume, instances=instance.id):
         if volume.state is VolumeState.error:
             await _launch_failed(tx, env, instance, f"Volume {volume.id}: {volume.message}")
             return
@@ -118,11 +118,11 @@ async def _place(tx: Transaction, env: Env, instance: Instance) -> None:
         await _launch_failed(tx, env, instance, str(error), code="Server.InsufficientInstanceCapacity")
         return
     await plug(tx, await tx.put(replace(instance, host=host.id)))
-    for volume in await tx.find(Volume, instance=instance.id):
+    for volume in await tx.find(Volume, instances=instance.id):
         if volume.host is None and not volume.former:
             await tx.put(replace(volume, host=host.id))
         else:
-            await keepers.give(tx, volume, host.id)
+            await keepers.follow(tx, volume, host.id)
 
 
 async def _launch_failed(
@@ -195,8 +195,8 @@ async def _terminated(tx: Transaction, env: Env, instance: Instance) -> None:
     await captures.release(tx, instance)
     for interface in await tx.find(NetworkInterface, instance=instance.id):
         await let_go(tx, interface)
-    for volume in await tx.find(Volume, instance=instance.id):
-        await _let_go_volume(tx, volume)
+    for volume in await tx.find(Volume, instances=instance.id):
+        await _let_go_volume(tx, volume, instance.id)
     await tx.put(
         replace(
             instance,
@@ -211,10 +211,14 @@ async def _terminated(tx: Transaction, env: Env, instance: Instance) -> None:
     )
 
 
-async def _let_go_volume(tx: Transaction, volume: Volume) -> None:
-    delete = volume.attachment is not None and volume.attachment.delete_on_termination
-    free = replace(volume, attachment=None, instance=None)
-    if delete:
+async def _let_go_volume(tx: Transaction, volume: Volume, instance: str) -> None:
+    attachment = volume.attached_to(instance)
+    delete = attachment is not None and attachment.delete_on_termination
+    free = volume.without_attachment(instance)
+    if free.attachments:
+        # As EC2: what the last of several instances says counts.
+        await tx.put(free)
+    elif delete:
         await tx.put(replace(free, state=VolumeState.deleting))
     elif volume.state is VolumeState.in_use:
         await tx.put(replace(free, state=VolumeState.available))

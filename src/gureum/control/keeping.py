@@ -31,7 +31,7 @@ class Keeping:
         before = self._able.get(change.id)
         if not isinstance(record, Host):
             return self._able.pop(change.id, None) is not None
-        self._able[record.id] = record.state is HostState.up and not record.draining
+        self._able[record.id] = record.schedulable
         return self._able[record.id] != before
 
     async def abandoned(self, reader: Reader) -> list[Key]:

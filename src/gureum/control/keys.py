@@ -8,7 +8,8 @@ copy of the store alone, or of the disks, or of both, tells nothing. Snapshots o
 of these, have the same key.
 
 A key in clear is in the memory of the manager, of the agent of the host that has the volume, and of the
-machine that has it open; on the way to the agent it is in the HostSpec. It is in no file, log or answer.
+machine that has it open; on the way to the agent it is in the HostSpec, or in the call for a block of a
+snapshot that a host is to decrypt. It is in no file, log or answer.
 """
 
 from __future__ import annotations

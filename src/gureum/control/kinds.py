@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gureum.resources import (
     DhcpOptions,
+    EgressGateway,
     FlowLog,
     Instance,
     InternetGateway,
@@ -24,6 +25,7 @@ SPEC_KINDS = frozenset(
     kind.kind
     for kind in (
         DhcpOptions,
+        EgressGateway,
         FlowLog,
         Instance,
         InternetGateway,

@@ -97,7 +97,7 @@ class Manager:
         """Of clouds with shared pools."""
         self.calls = Calls(self.observed)
         self.sessions = self.calls.sessions
-        self.blocks = SnapshotBlocks(store, self.calls)
+        self.blocks = SnapshotBlocks(store, self.calls, keys)
         self.pools = PoolChecks(store, self.calls, cloud.name)
         self._neighbours = Following(store)
         self.access: Access | None = None
@@ -165,8 +165,9 @@ class Manager:
             self.access.changed(change)
         if isinstance(record, Instance):
             await self._kick_attached([record.id])
-        elif isinstance(record, Volume) and record.instance is not None:
-            self.kick("instance", record.instance)
+        elif isinstance(record, Volume):
+            for instance in record.instances:
+                self.kick("instance", instance)
 
     def _all_need_specs(self) -> None:
         for session in self.sessions.values():
@@ -190,8 +191,7 @@ class Manager:
         elif isinstance(record, Volume):
             settled = volumes.settled(record)
             other = tuple((TAKEN, host) for host in record.former)
-            if record.instance is not None:
-                other = (*other, ("instance", record.instance))
+            other += tuple(("instance", instance) for instance in record.instances)
         elif isinstance(record, NetworkInterface):
             settled = interfaces.settled(record)
             other = (("instance", record.instance),) if record.instance is not None else ()
@@ -215,7 +215,7 @@ class Manager:
             if kind == NetworkInterface.kind and not others.isdisjoint(other):
                 self.kick(kind, id)
         async with self.store.read() as reader:
-            for volume in await reader.find(Volume, instance=instances):
+            for volume in await reader.find(Volume, instances=instances):
                 self.kick("volume", volume.id)
 
     async def _kick_unsettled(self) -> None:
@@ -466,6 +466,11 @@ class Manager:
     def problems(self, host: str) -> tuple[str, ...]:
         """What is wrong with the host, for people."""
         return self.calls.problems(host)
+
+    def copied(self, host: str, volume: str) -> tuple[int, int]:
+        """Bytes of a volume that its host has copied to where it moves, of how many."""
+        seen = self.observed.volume(host, volume)
+        return (seen.done_bytes, seen.total_bytes) if seen is not None else (0, 0)
 
     async def console(self, host: str, instance: str, max_bytes: int) -> bytes:
         """The end of a machine's console. Raises TransportError."""

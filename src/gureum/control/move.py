@@ -14,7 +14,6 @@ from msgspec.structs import replace
 from gureum.control.manager import Manager
 from gureum.errors import TransportError
 from gureum.resources import Host, HostState, Instance, InstanceState, NetworkInterface, Volume
-from gureum.resources.volume import shared
 from gureum.services.ec2 import keepers
 from gureum.services.ec2.capacity import serves
 from gureum.store.base import Transaction
@@ -42,10 +41,12 @@ async def move_instance(tx: Transaction, id: str, to: str) -> Instance:
     for interface in await tx.find(NetworkInterface, instance=id):
         if interface.host is not None:
             await tx.put(replace(interface, host=to))
-    for volume in await tx.find(Volume, instance=id):
-        if not shared(volume.pool):
-            raise CannotMove(f"{volume.id} is in the local pool of host {instance.host}")
-        await keepers.give(tx, volume, to)
+    for volume in await tx.find(Volume, instances=id):
+        if volume.bound:
+            raise CannotMove(
+                f"{volume.id} is in the local pool of host {instance.host}, or on its way to another pool"
+            )
+        await keepers.follow(tx, volume, to)
     return await tx.put(replace(instance, host=to))
 
 

@@ -99,11 +99,7 @@ async def move(tx: Transaction, nat: NatGateway, interface: NetworkInterface) ->
 
 async def _choose_host(tx: Transaction, zone: str) -> Host | None:
     """The host of the zone that has the fewest gateways; None if none is up."""
-    hosts = [
-        host
-        for host in await tx.find(Host)
-        if host.state is HostState.up and not host.draining and serves(host, zone)
-    ]
+    hosts = [host for host in await tx.find(Host) if host.schedulable and serves(host, zone)]
     working = (str(NatGatewayState.pending), str(NatGatewayState.available))
     used = Counter(nat.host for nat in await tx.find(NatGateway, state=working))
     return min(hosts, key=lambda host: (used[host.id], host.id), default=None)

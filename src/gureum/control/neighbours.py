@@ -20,6 +20,7 @@ from gureum.resources import (
     Address,
     ClientToken,
     DhcpOptions,
+    EgressGateway,
     FlowLog,
     HostToken,
     Instance,
@@ -48,6 +49,7 @@ NETWORK_KINDS = frozenset(
     kind.kind
     for kind in (
         DhcpOptions,
+        EgressGateway,
         FlowLog,
         InternetGateway,
         NatGateway,

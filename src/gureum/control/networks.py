@@ -28,6 +28,7 @@ from gureum.hostspec import (
 )
 from gureum.resources import (
     DhcpOptions,
+    EgressGateway,
     FlowLog,
     Host,
     InternetGateway,
@@ -43,6 +44,7 @@ from gureum.resources import (
     Subnet,
     Vpc,
 )
+from gureum.services.ec2.networks6 import hidden6, networks6
 from gureum.services.ec2.routing import Targets, expand, resolve
 from gureum.services.ec2.zones import zone_ids
 from gureum.services.operation import Cloud
@@ -56,6 +58,7 @@ WIREGUARD_BYTES = 100
 """What the outer headers take of a packet between hosts: 80 are its own, and VXLAN over IPv6 has 20 more."""
 RESOLVER = "AmazonProvidedDNS"
 NAT_INTERFACE = "nat_gateway"
+_OUTWARDS = (RouteKind.internet, RouteKind.egress)
 EVERYWHERE = ""
 """In place of a host: all of them."""
 
@@ -73,6 +76,7 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
     vpcs: dict[str, Vpc]
     subnets: dict[str, Subnet]
     gateways: list[InternetGateway]
+    egress: list[EgressGateway]
     tables: list[RouteTable]
     acls: list[NetworkAcl]
     options: dict[str, DhcpOptions]
@@ -138,6 +142,7 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
             vpcs=by_id(vpcs),
             subnets=by_id(await reader.find(Subnet, vpc=ids)),
             gateways=await reader.find(InternetGateway, vpc=ids),
+            egress=await reader.find(EgressGateway, vpc=ids),
             tables=tables,
             acls=await reader.find(NetworkAcl, vpc=ids),
             options=by_id(await reader.get_many(DhcpOptions, {vpc.dhcp_options for vpc in vpcs})),
@@ -159,6 +164,8 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
             hosts=tuple(self._peer_hosts()) if spans else (),
             mtu=self._mtu() if spans else GUEST_MTU,
             encrypted=self.cloud.encrypted,
+            networks6=tuple(map(str, networks6(self.cloud))),
+            hidden6=tuple(map(str, hidden6(self.cloud))),
             vpcs=tuple(self._vpc(vpc) for vpc in self.vpcs.values()),
             ports=self.ports,
             remotes=self.neighbours.remotes(self.vpcs, self.host) if self.host != EVERYWHERE else (),
@@ -188,6 +195,7 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
         targets = Targets(
             vpc=vpc,
             gateways=self.gateways,
+            egress=self.egress,
             nats=self.nats,
             interfaces=self.targets,
             peerings=self.peerings,
@@ -229,7 +237,7 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
             yield RouteSpec(
                 destination=destination,
                 kind=kind,
-                target=target.id if target is not None and kind is not RouteKind.internet else "",
+                target=target.id if target is not None and kind not in _OUTWARDS else "",
             )
 
     def _dhcp(self, vpc: Vpc) -> DhcpSpec:

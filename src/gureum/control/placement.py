@@ -22,7 +22,7 @@ async def choose_host(reader: Reader, instance: Instance) -> Host:
     A volume on a local pool binds the instance to that pool's host, and so does a snapshot to be cloned.
     """
     size = machine_size(instance.type)
-    bound = await homes(reader, await reader.find(Volume, instance=instance.id))
+    bound = await homes(reader, await reader.find(Volume, instances=instance.id))
     if len(bound) > 1:
         raise NoCapacity("its volumes, or what they are made from, are on different hosts")
     hosts = [host for host in await reader.find(Host) if serves(host, instance.zone)]

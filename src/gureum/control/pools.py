@@ -6,7 +6,7 @@ is nobody's. To repair something, both are looked at once more.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
@@ -17,6 +17,7 @@ from gureum.resources import (
     Host,
     HostState,
     Image,
+    Instance,
     Snapshot,
     SnapshotState,
     Volume,
@@ -84,6 +85,7 @@ async def expected(reader: Reader, pool: str, host: str) -> Expected:
     images |= {each.origin for each in volumes if each.origin}
     images |= {each.origin for each in snapshots if each.origin}
     hosts = await reader.find(Host)
+    where = await _hosts(reader, volumes)
     here = [each for each in volumes if _here(each, pool, host)]
     made = {each.id for each in here if each.state in THERE}
     made |= {
@@ -92,11 +94,11 @@ async def expected(reader: Reader, pool: str, host: str) -> Expected:
         if _here(each, pool, host) and not each.image and each.state is SnapshotState.completed
     }
     return Expected(
-        volumes={each.id: _opener(each) for each in volumes},
+        volumes={each.id: _opener(each, where) for each in volumes},
         snapshots={each.id: each.taken_of for each in snapshots},
         images=frozenset(images),
         made=frozenset(made),
-        keepers={each.id: _keepers(each) for each in volumes},
+        keepers={each.id: _keepers(each, where) for each in volumes},
         busy=frozenset(each.id for each in volumes if _busy(each)),
         up=frozenset(each.id for each in hosts if each.state is HostState.up),
     )
@@ -106,16 +108,26 @@ def _here(thing: Volume | Snapshot, pool: str, host: str) -> bool:
     return thing.pool == pool and (pool != LOCAL or thing.host == host)
 
 
-def _opener(volume: Volume) -> str:
-    """The host on which a machine may have it open."""
-    return volume.host or "" if volume.attachment is not None else ""
+def _opener(volume: Volume, where: Mapping[str, str]) -> str:
+    """The host on which a machine may have it open, or the first of several."""
+    if volume.multi_attach:
+        return next((where[instance] for instance in volume.instances if instance in where), "")
+    return volume.host or "" if volume.attachments else ""
 
 
-def _keepers(volume: Volume) -> frozenset[str]:
-    return frozenset(filter(None, (volume.host, *volume.former)))
+def _keepers(volume: Volume, where: Mapping[str, str]) -> frozenset[str]:
+    openers = [where.get(instance) for instance in volume.instances]
+    return frozenset(filter(None, (volume.host, *volume.former, *openers)))
+
+
+async def _hosts(reader: Reader, volumes: Iterable[Volume]) -> dict[str, str]:
+    """Where the instances are that have volumes besides other instances."""
+    wanted = {id for volume in volumes if volume.multi_attach for id in volume.instances}
+    return {each.id: each.host for each in await reader.get_many(Instance, wanted) if each.host is not None}
 
 
 def _busy(volume: Volume) -> bool:
     """Whether work is under way that has it open, or will soon not have it open any more."""
     changing = volume.modification is not None and volume.modification.state == "modifying"
-    return bool(volume.staged) or changing or volume.state not in THERE
+    moving = bool(volume.target or volume.leaves)
+    return bool(volume.staged) or changing or moving or volume.state not in THERE

@@ -12,6 +12,7 @@ from gureum.errors import TransportError
 from gureum.hostspec import HostReport, HostSpec, NetworkSpec, RemoteSpec
 from gureum.resources import (
     DhcpOptions,
+    EgressGateway,
     FlowLog,
     HostCertificate,
     Instance,
@@ -90,7 +91,8 @@ class Session:
 
     def _concerned(self, change: Change) -> bool:
         record = change.record
-        if self._mentions(change.id):
+        # What a deleted gateway was of, nothing says any more.
+        if self._mentions(change.id) or (record is None and change.kind == EgressGateway.kind):
             return True
         if record is None or (isinstance(record, Instance) and record.host != self.host):
             return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from gureum.resources import Host, HostState, Image, ImageState, Snapshot, SnapshotState, Volume, VolumeState
+from gureum.resources import Host, Image, ImageState, Snapshot, SnapshotState, Volume, VolumeState
 from gureum.resources.volume import shared
 from gureum.services.operation import Cloud
 from gureum.store.base import Reader
@@ -44,7 +44,7 @@ class Shares(NamedTuple):
         sources = {volume.source for volume in volumes if volume.source.startswith("snap-")}
         taken_of = {each.id: each.taken_of for each in await reader.get_many(Snapshot, sources)}
         present = frozenset(each.id for each in hosts)
-        up = [each.id for each in hosts if each.state is HostState.up and not each.draining]
+        up = [each.id for each in hosts if each.schedulable]
         if not shared(cloud.pool) or not up or host != min(up):
             return cls(present, taken_of)
         return cls(present, taken_of, (cloud.pool,), await _images(reader))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from gureum.control.keys import KeyStore, keys_of
 from gureum.control.neighbours import Neighbours
 from gureum.control.networks import Networks, by_id
-from gureum.control.shares import Shares
+from gureum.control.shares import Shares, shared_pools
 from gureum.dns import private_name, public_name
 from gureum.hostspec import (
     DiskSpec,
@@ -73,6 +73,7 @@ async def host_spec(
     """
     instances = await reader.find(Instance, host=host, state=[str(state) for state in ON_HOST])
     volumes = await reader.find(Volume, host=host)
+    volumes += await _opened(reader, cloud, host, instances, volumes)
     snapshots = await reader.find(Snapshot, host=host)
     interfaces = await reader.find(NetworkInterface, instance=[instance.id for instance in instances])
     sources = {volume.source for volume in volumes if volume.source.startswith("ami-")}
@@ -84,8 +85,8 @@ async def host_spec(
     views = await _Views.load(reader, interfaces)
     volumes_of: dict[str, list[Volume]] = defaultdict(list)
     for volume in volumes:
-        if volume.instance is not None:
-            volumes_of[volume.instance].append(volume)
+        for instance in volume.instances:
+            volumes_of[instance].append(volume)
     interfaces_of: dict[str, list[NetworkInterface]] = defaultdict(list)
     for interface in interfaces:
         interfaces_of[str(interface.instance)].append(interface)
@@ -105,7 +106,7 @@ async def host_spec(
             for instance in instances
         ),
         volumes=tuple(
-            _volume(volume, shares, volume_keys.get(volume.key, b""))
+            _volume(volume, shares, volume_keys.get(volume.key, b""), host, instances)
             for volume in volumes
             if volume.state is not VolumeState.error
             and not shares.awaited(volume)
@@ -128,7 +129,21 @@ def _image(image: Image, shares: Shares) -> ImageSpec:
     )
 
 
-def _volume(volume: Volume, shares: Shares, key: bytes) -> VolumeSpec:
+async def _opened(
+    reader: Reader, cloud: Cloud, host: str, instances: Sequence[Instance], kept: Sequence[Volume]
+) -> list[Volume]:
+    """Volumes that machines here have or get, and another host looks after."""
+    if not shared_pools(cloud) and not any(shared(volume.pool) for volume in kept):
+        return []
+    attached = await reader.find(Volume, instances=[instance.id for instance in instances])
+    return [volume for volume in attached if volume.multi_attach and volume.host != host]
+
+
+def _volume(
+    volume: Volume, shares: Shares, key: bytes, host: str, instances: Sequence[Instance]
+) -> VolumeSpec:
+    here = {instance.id for instance in instances}
+    machines = [each for each in volume.instances if each in here or not volume.multi_attach]
     return VolumeSpec(
         id=volume.id,
         size_bytes=volume.size_bytes,
@@ -137,8 +152,12 @@ def _volume(volume: Volume, shares: Shares, key: bytes) -> VolumeSpec:
         source_volume=shares.volumes.get(volume.source, ""),
         key=key,
         encrypts=volume.encrypts,
-        machine=(volume.instance or "") if shared(volume.pool) else "",
+        machine=next(iter(machines), "") if any(map(shared, volume.pools)) else "",
+        multi_attach=volume.multi_attach,
+        keeper=volume.host == host,
         evict=shares.lost(volume) if shared(volume.pool) else (),
+        target=volume.target,
+        leaves=volume.leaves,
         iops=volume.iops,
         throughput=volume.throughput,
         made=volume.state in (VolumeState.available, VolumeState.in_use),
@@ -152,6 +171,7 @@ def _snapshot(snapshot: Snapshot) -> SnapshotSpec:
         id=snapshot.id,
         volume=snapshot.taken_of,
         pool=snapshot.pool,
+        zeros=bool(snapshot.staging and snapshot.key),
         made=snapshot.state is SnapshotState.completed,
         present=snapshot.state in (SnapshotState.pending, SnapshotState.completed),
     )
@@ -180,7 +200,9 @@ def _machine(
         cmdline=image.cmdline if image else "",
         disks=_disks(instance, volumes),
         force_detach=tuple(
-            volume.id for volume in volumes if volume.attachment is not None and volume.attachment.force
+            volume.id
+            for volume in volumes
+            if (attachment := volume.attached_to(instance.id)) is not None and attachment.force
         ),
         nics=tuple(
             NicSpec(interface=interface.id, mac=interface.mac, index=interface.device_index)
@@ -201,23 +223,21 @@ def _shutdown_seconds(instance: Instance) -> float:
 def _disks(instance: Instance, volumes: Iterable[Volume]) -> tuple[DiskSpec, ...]:
     """The root disk first, the others in the order of their device names, which is the guest's order too."""
     wanted = [
-        volume
+        (attachment.device, volume.id)
         for volume in volumes
-        if volume.attachment is not None and volume.attachment.state is not AttachmentState.detaching
+        if (attachment := volume.attached_to(instance.id)) is not None
+        and attachment.state is not AttachmentState.detaching
     ]
 
-    def order(volume: Volume) -> tuple[bool, str]:
-        assert volume.attachment is not None
-        return volume.attachment.device != instance.root_device, volume.attachment.device
+    def order(disk: tuple[str, str]) -> tuple[bool, str]:
+        return disk[0] != instance.root_device, disk[0]
 
-    disks = []
-    for position, volume in enumerate(sorted(wanted, key=order)):
-        assert volume.attachment is not None
-        root = volume.attachment.device == instance.root_device
-        disks.append(
-            DiskSpec(volume=volume.id, device=volume.attachment.device, index=0 if root else max(position, 1))
+    return tuple(
+        DiskSpec(
+            volume=volume, device=device, index=0 if device == instance.root_device else max(position, 1)
         )
-    return tuple(disks)
+        for position, (device, volume) in enumerate(sorted(wanted, key=order))
+    )
 
 
 def _block_devices(instance: Instance) -> dict[str, str]:

@@ -6,18 +6,16 @@ from pathlib import Path
 
 from gureum.errors import TransportError
 from gureum.files import make_directories, write_atomically
-from gureum.san.settings import DIRECTORY, SanSettings
+from gureum.san.ceph.cluster import Cluster
+from gureum.san.settings import SanSettings
 from gureum.transport.messages import Storage
-
-OWN = "cluster.json"
-"""In the cloud's directory of a cluster that it made itself."""
 
 
 def storage(state_dir: Path, san: SanSettings) -> Storage | None:
     """None if each host has its own disks. Raises TransportError if a host of another machine has none."""
     if san.kind == "local":
         return None
-    if (state_dir / DIRECTORY / OWN).exists():
+    if Cluster(state_dir).exists:
         raise TransportError(
             "this cloud's disks are in a storage cluster on its own machine, which others do not reach."
             " Hosts of other machines need one that they reach, too: a cloud made with --san ceph:CONF"
@@ -33,9 +31,9 @@ def storage(state_dir: Path, san: SanSettings) -> Storage | None:
 
 def keep(state_dir: Path, given: Storage) -> None:
     """On a machine that joins: what its agent and guests reach the cluster by. Raises OSError."""
-    directory = state_dir / DIRECTORY
-    make_directories(directory)
-    conf, keyring = directory / "ceph.conf", directory / f"ceph.client.{given.user}.keyring"
+    cluster = Cluster(state_dir)
+    make_directories(cluster.directory)
+    conf, keyring = cluster.conf, cluster.keyring(given.user)
     write_atomically(conf, given.conf)
     conf.chmod(0o644)
     write_atomically(keyring, given.keyring)

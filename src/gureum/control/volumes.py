@@ -11,7 +11,7 @@ import logging
 
 from msgspec.structs import replace
 
-from gureum.control import captures
+from gureum.control import captures, volume_moves
 from gureum.control.keys import forget_key
 from gureum.control.observed import Observed
 from gureum.env import Env
@@ -31,21 +31,22 @@ from gureum.resources import (
 from gureum.resources.volume import shared
 from gureum.services.ec2 import keepers
 from gureum.services.ec2.capacity import serves
+from gureum.services.ec2.volume_moves import ended
 from gureum.store.base import Transaction
 
 log = logging.getLogger(__name__)
 
 SNAPSHOT_UNSETTLED = (SnapshotState.pending, SnapshotState.deleting)
-NOT_RUNNING = (InstanceState.stopped, InstanceState.terminated)
+NOT_RUNNING = keepers.NOT_RUNNING
 
 
 def settled(volume: Volume) -> bool:
     """As ``instances.settled``."""
     if volume.state not in (VolumeState.available, VolumeState.in_use):
         return volume.state is VolumeState.error
-    attached = volume.attachment is None or volume.attachment.state is AttachmentState.attached
+    attached = all(each.state is AttachmentState.attached for each in volume.attachments)
     modified = volume.modification is None or volume.modification.state != "modifying"
-    return attached and modified and not volume.former
+    return attached and modified and not volume.former and volume_moves.settled(volume)
 
 
 def snapshot_settled(snapshot: Snapshot) -> bool:
@@ -75,9 +76,13 @@ async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> N
     after = volume
     if after.state is VolumeState.creating:
         after = _created(after, seen)
-    if after.attachment is not None and after.state is VolumeState.in_use:
-        after = await _attachment(tx, observed, after, after.attachment)
+    if after.state is VolumeState.in_use:
+        for attachment in after.attachments:
+            after = await _attachment(tx, observed, after, attachment)
     after = _modified(env, after, seen)
+    if after == volume:
+        # On what is said of the record as it is.
+        after = await volume_moves.step(tx, env, volume, seen)
     if after != volume:
         after = await tx.put(after)
     await captures.follow(tx, after)
@@ -102,7 +107,7 @@ async def _kept(tx: Transaction, observed: Observed, volume: Volume) -> Volume:
     """See to it that a host looks after a volume of a shared pool, and that those before it have let go."""
     after = volume
     never = volume.host is None and not volume.former and volume.state is VolumeState.deleting
-    movable = not never and await _may_change_hands(tx, volume)
+    movable = not never and not (volume.bound and volume.host) and await _may_change_hands(tx, volume)
     if movable and not await keepers.can_keep(tx, volume.host):
         host = await keepers.choose(tx, volume.zone)
         if host is not None:
@@ -115,11 +120,14 @@ async def _kept(tx: Transaction, observed: Observed, volume: Volume) -> Volume:
 
 
 async def _may_change_hands(tx: Transaction, volume: Volume) -> bool:
-    """Whether no machine can have it open. One that is made with an instance is placed with it."""
-    if volume.instance is None:
+    """Whether no machine can have it open, or several may.
+
+    One that is made with an instance is placed with it.
+    """
+    if volume.multi_attach:
         return True
-    instance = await tx.get(Instance, volume.instance)
-    return instance is None or instance.state in NOT_RUNNING
+    instances = await tx.get_many(Instance, volume.instances)
+    return all(instance.state in NOT_RUNNING for instance in instances)
 
 
 async def _working(tx: Transaction, observed: Observed, thing: Volume | Snapshot) -> tuple[str, ...]:
@@ -142,7 +150,7 @@ async def _place(tx: Transaction, volume: Volume) -> None:
 
     One that is made with an instance is placed with it.
     """
-    if volume.instance is not None or shared(volume.pool):
+    if volume.attachments or shared(volume.pool):
         return
     hosts = [
         host
@@ -176,7 +184,7 @@ def _created(volume: Volume, seen: VolumeReport | None) -> Volume:
         log.warning("%s could not be made: %s", volume.id, seen.error)
         return replace(volume, state=VolumeState.error, message=seen.error)
     if seen.present and not seen.error and seen.size_bytes >= volume.size_bytes:
-        state = VolumeState.available if volume.attachment is None else VolumeState.in_use
+        state = VolumeState.in_use if volume.attachments else VolumeState.available
         return replace(volume, state=state, message="")
     return volume
 
@@ -184,24 +192,27 @@ def _created(volume: Volume, seen: VolumeReport | None) -> Volume:
 async def _attachment(tx: Transaction, observed: Observed, volume: Volume, attachment: Attachment) -> Volume:
     instance = await tx.get(Instance, attachment.instance)
     if instance is None:
-        return _detached(volume)
+        return _detached(volume, attachment.instance)
     seen = observed.machine(instance.host, instance.id, instance.generation)
     has = seen is not None and seen.state is not MachineState.starting and volume.id in seen.disks
     if attachment.state is AttachmentState.attaching:
         if has or instance.state is InstanceState.stopped:
-            return replace(volume, attachment=replace(attachment, state=AttachmentState.attached))
+            return volume.with_attachment(replace(attachment, state=AttachmentState.attached))
     elif attachment.state is AttachmentState.detaching:
         gone = seen is not None and volume.id not in seen.disks and seen.revision >= volume.version
         if gone or instance.state in NOT_RUNNING or instance.host is None:
             devices = tuple(device for device in instance.devices if device.volume != volume.id)
             if devices != instance.devices:
                 await tx.put(replace(instance, devices=devices))
-            return _detached(volume)
+            return _detached(volume, instance.id)
     return volume
 
 
-def _detached(volume: Volume) -> Volume:
-    return replace(volume, state=VolumeState.available, attachment=None, instance=None)
+def _detached(volume: Volume, instance: str) -> Volume:
+    """Without the instance; with the last one it is free again."""
+    left = volume.without_attachment(instance)
+    free = not left.attachments and left.state is VolumeState.in_use
+    return replace(left, state=VolumeState.available) if free else left
 
 
 def _modified(env: Env, volume: Volume, seen: VolumeReport | None) -> Volume:
@@ -211,6 +222,8 @@ def _modified(env: Env, volume: Volume, seen: VolumeReport | None) -> Volume:
         return volume
     if seen.error and seen.revision >= volume.version:
         log.warning("%s could not be modified: %s", volume.id, seen.error)
+        if volume.target:
+            volume = ended(volume, "failed", seen.error, env.utcnow())
         failed = replace(modification, state="failed", ended=env.utcnow(), message=seen.error)
         return replace(
             volume,
@@ -220,7 +233,8 @@ def _modified(env: Env, volume: Volume, seen: VolumeReport | None) -> Volume:
             iops=modification.original_iops,
             throughput=modification.original_throughput,
         )
-    if seen.size_bytes >= volume.size_bytes and seen.revision >= volume.version:
+    done = seen.size_bytes >= volume.size_bytes and not volume.target
+    if done and seen.revision >= volume.version:
         return replace(volume, modification=replace(modification, state="completed", ended=env.utcnow()))
     return volume
 

@@ -26,11 +26,14 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
     throughput: int = 0
 
 
+RBD_PREFIX = "rbd:"
+
+
 def describe(source: DiskSource) -> str:
     """What the disk is called: the path of the file that is written, or "rbd:pool/image"."""
     if isinstance(source, FileDisk):
         return source.layers[0].path
-    return f"rbd:{source.pool}/{source.image}"
+    return f"{RBD_PREFIX}{source.pool}/{source.image}"
 
 
 class Mirror(msgspec.Struct, frozen=True, kw_only=True):

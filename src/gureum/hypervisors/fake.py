@@ -15,7 +15,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from gureum.env import Env
-from gureum.errors import HypervisorError
+from gureum.errors import HypervisorError, PoolError
 from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
 from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Mirror, Nic, describe
@@ -41,6 +41,8 @@ class FakeMachines:
         self.away = False
         self.start_errors: dict[str, str] = {}
         self.mirror_errors: dict[str, str] = {}
+        self.copy: Callable[[FakeDisk, Disk], None] = lambda disk, target: None
+        """What copies a disk's data to where it moves; raises PoolError if that has no room."""
         self._changed: Callable[[str], None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._context = contextvars.copy_context()
@@ -143,13 +145,19 @@ class FakeMachines:
             machine.state, machine.message = MachineState.paused, messages.STORAGE_AWAY
             self.changed(machine)
 
-    def later(self, machine: FakeMachine, seconds: tuple[float, float], act: Callable[[], None]) -> None:
-        """Let the guest of the present run do ``act`` after some time."""
+    def later(
+        self,
+        machine: FakeMachine,
+        seconds: tuple[float, float],
+        act: Callable[[], None],
+        held: bool = False,
+    ) -> None:
+        """Let the guest of the present run do ``act`` after some time; ``held``: also one that is off."""
         run = machine.run
 
         async def guest() -> None:
             await asyncio.sleep(self.env.random.uniform(*seconds))
-            if machine.run == run and machine.runs:
+            if machine.run == run and (machine.runs or (held and machine.held)):
                 act()
 
         self._spawn(guest())
@@ -290,6 +298,7 @@ class FakeHypervisor:
         if machine.runs and disk.volume not in machine.disks:
             machine.disks[disk.volume] = FakeDisk(disk)
             self.host.changed(machine)
+            self.host.hold_if_stuck(machine)
 
     async def detach_disk(self, id: str, volume: str, force: bool = False) -> None:
         machine = self._get(id)
@@ -362,16 +371,21 @@ class FakeHypervisor:
             return
         disk.target = replace(disk.disk, source=target, key=key)
         mirror = disk.mirror = Mirror(target=describe(target), total_bytes=MIRROR_BYTES)
-        self.env.crashpoint("fake.mirror.started")
 
         def copied() -> None:
-            if disk.mirror is mirror:
+            present = machine.disks.get(volume) is disk
+            if present and disk.mirror is mirror and disk.target is not None:
                 error = self.host.mirror_errors.get(volume, "")
+                try:
+                    self.host.copy(disk, disk.target)
+                except PoolError as failure:
+                    error = str(failure)
                 done = 0 if error else MIRROR_BYTES
                 disk.mirror = replace(mirror, done_bytes=done, ready=not error, error=error)
                 self.host.changed(machine)
 
-        self.host.later(machine, MIRROR_SECONDS, copied)
+        self.host.later(machine, MIRROR_SECONDS, copied, held=True)
+        self.env.crashpoint("fake.mirror.started")
         self.host.changed(machine)
 
     async def finish_mirror(self, id: str, volume: str) -> None:

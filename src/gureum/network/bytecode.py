@@ -16,7 +16,7 @@ import re
 import struct
 from collections.abc import Mapping
 
-HELPERS = {"map_lookup": 1, "map_update": 2, "redirect": 23, "coarse_ns": 160}
+HELPERS = {"map_lookup": 1, "map_update": 2, "redirect": 23, "redirect_peer": 155, "coarse_ns": 160}
 _SIZES = {"u32": 0x00, "u16": 0x08, "u8": 0x10, "u64": 0x18}
 _LOAD, _STORE, _NUMBER = 0x61, 0x63, 0x18
 _ARITHMETIC = {"+": 0x07, "-": 0x17, "&": 0x57, ">>": 0x77, "": 0xB7}

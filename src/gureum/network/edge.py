@@ -6,17 +6,16 @@ one answers ARP for it, and says so to all when it gets it; who has it else is f
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import socket
-from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address
+from collections.abc import Iterable
+from ipaddress import IPv6Network, ip_address
 from pathlib import Path
 
 from gureum.env import Env
 from gureum.errors import NetworkError
 from gureum.hostspec import NetworkSpec
-from gureum.network import dns, hostfilter, links, wireguard
+from gureum.network import dns, hostfilter, links, outside6, wireguard
+from gureum.network.announcements import announce
 from gureum.network.conntrack import forget_flows
 from gureum.network.names import Names
 from gureum.network.namespaces import command, command_batch, ip_batch, nft, write_sysctl
@@ -25,9 +24,6 @@ from gureum.network.ruleset import Table, change_table, replace_table
 from gureum.network.vxlan import Underlay
 
 log = logging.getLogger(__name__)
-
-_ETHERNET_BROADCAST = b"\xff" * 6
-_ARP = 0x0806
 
 
 class Edge:
@@ -44,8 +40,12 @@ class Edge:
         self._cloud = cloud
         self._uplink = uplink
         self._table: Table | None = None
-        self._routes: set[tuple[str, str]] = set()
+        # None: as found when they are asked for, as devices that go take theirs along.
+        self._routes: set[tuple[str, str]] | None = None
         self._proxies: set[str] = set()
+        # What of IPv6 is led here; None: not known.
+        self._networks6: tuple[str, ...] | None = None
+        self._warned6 = False
         self._underlay = Underlay()
         self._asked: object = None
         # The device that encrypts, "" for none.
@@ -81,14 +81,16 @@ class Edge:
     def prepare(self, spec: NetworkSpec) -> None:
         """The filter, and what is done once."""
         peers = [host.outer for host in plan_hosts(spec).values()]
+        six = outside6.wanted(spec, self._uplink)
         # Over WireGuard, VXLAN packets come from its device only.
         self._carrier = self._names.wireguard if spec.encrypted and self._uplink else ""
         table = hostfilter.host_table(
-            self._names, self._cloud, dns.upstream()[1], self._uplink, peers, self._carrier, self.storage
+            self._names, self._cloud, dns.upstream()[1], self._uplink, peers, self._carrier, self.storage, six
         )
         if self.known and self._table is not None:
             nft(change_table(self._table, table))
             self._table = table
+            self._lead_out6(six)
             return
         self.check_owner()
         self._asked = None
@@ -98,13 +100,32 @@ class Edge:
             write_sysctl(f"ipv4/conf/{self._uplink}/forwarding", "1")
             write_sysctl(f"ipv4/neigh/{self._uplink}/proxy_delay", "0")
             ip_batch([f"route replace {self._names.public} dev {self._uplink} scope link"])
-            self._proxies = self._find_proxies()
         else:
             ip_batch([f"route replace unreachable {self._names.public}"])
         self._table = table
+        self._networks6 = None
+        self._lead_out6(six)
+        self._proxies = self._find_proxies() if self._uplink else set()
         self._env.crashpoint("network.host.prepared")
-        self._routes = links.public_routes(self._names)
+        self._routes = None
         self.known = True
+
+    def _lead_out6(self, six: hostfilter.Outside6) -> None:
+        """What IPv6 to the outside needs of the host, once the filter is there."""
+        wanted = six.networks if six.guests else ()
+        if wanted == self._networks6:
+            return
+        self._networks6 = wanted
+        if not wanted:
+            outside6.clear(self._names)
+            return
+        outside6.prepare(self._names, six.networks, self._uplink)
+        if not self._warned6 and not outside6.has_way():
+            self._warned6 = True
+            log.warning(
+                "this host has no default route of IPv6: what guests send to the IPv6 Internet is answered "
+                '"unreachable"'
+            )
 
     def filter_is_gone(self) -> bool:
         return (
@@ -128,32 +149,37 @@ class Edge:
 
     def forget(self, device: str) -> None:
         """The device is gone, and its routes with it."""
-        self._routes = {route for route in self._routes if route[1] != device}
+        if self._routes is not None:
+            self._routes = {route for route in self._routes if route[1] != device}
 
     def route(self, plans: Iterable[VpcPlan], gateways: dict[str, str], there: set[str]) -> None:
         """Public addresses to their VPCs. ``gateways``: by the host's end of a link, the address of the
         other; ``there``: all ends that may be led to.
         """
-        was = self._routes
+        was = links.public_routes(self._names) if self._routes is None else self._routes
         wanted = {
             route for route in links.wanted_routes(self._names, plans) if route in was or route[1] in there
         }
+        gone = links.gone_route_commands(was, wanted)
         commands = links.route_commands(was, wanted, gateways)
         addresses = {address for address, _ in wanted}
         come: set[str] = set()
         if self._uplink:
             come = addresses - self._proxies
             commands += [f"neighbour replace proxy {address} dev {self._uplink}" for address in sorted(come)]
-        if commands or self._proxies - addresses:
+        if gone or commands or self._proxies - addresses:
             self.known = False
             if self._uplink:
                 # Before its route goes: the address may have another host by now.
                 gone = [
-                    f"neighbour delete proxy {address} dev {self._uplink}"
-                    for address in sorted(self._proxies - addresses)
+                    *(
+                        f"neighbour delete proxy {address} dev {self._uplink}"
+                        for address in sorted(self._proxies - addresses)
+                    ),
+                    *gone,
                 ]
-                command_batch("ip", gone, gone=True)
                 self._proxies = addresses
+            command_batch("ip", gone, gone=True)
             ip_batch(commands)
             self.known = True
         self._env.crashpoint("network.public.routed")
@@ -162,8 +188,14 @@ class Edge:
         announce(self._uplink, sorted(come))
 
     def _find_proxies(self) -> set[str]:
-        found = links.read_json("neighbour", "show", "proxy", "dev", self._uplink)
-        return {entry["dst"] for entry in found if IPv4Address(entry["dst"]) in self._names.public}
+        """Of this cloud: of its public addresses, and of its IPv6 networks that are led to this uplink."""
+        found = [entry["dst"] for entry in links.read_json("neighbour", "show", "proxy", "dev", self._uplink)]
+        led = [IPv6Network(each) for each in outside6.led(self._names)]
+        return {
+            address
+            for address in found
+            if (number := ip_address(address)) in self._names.public or any(number in each for each in led)
+        }
 
     def clear(self) -> None:
         """Remove it all."""
@@ -176,28 +208,7 @@ class Edge:
             command(["ip", "route", "delete", public, "dev", self._uplink], fails=True)
         else:
             command(["ip", "route", "delete", "unreachable", public], fails=True)
+        outside6.clear(self._names)
         wireguard.remove(self._names.wireguard)
         command(["nft", "delete", "table", "inet", self._names.table], fails=True)
         self.known = False
-
-
-def announce(device: str, addresses: Sequence[str]) -> None:
-    """Tell all on the device's network that this host has these addresses (gratuitous ARP, RFC 5944 4.6).
-
-    It only makes others quicker to know: that it cannot be sent is no failure.
-    """
-    if not addresses:
-        return
-    with (
-        contextlib.suppress(OSError),
-        socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as sock,
-    ):
-        sock.setblocking(False)
-        sock.bind((device, 0))
-        own: bytes = sock.getsockname()[4]
-        for address in addresses:
-            packed = IPv4Address(address).packed
-            head = _ETHERNET_BROADCAST + own + _ARP.to_bytes(2, "big")
-            for operation in (1, 2):
-                body = b"\x00\x01\x08\x00\x06\x04" + operation.to_bytes(2, "big")
-                sock.send(head + body + own + packed + _ETHERNET_BROADCAST + packed)

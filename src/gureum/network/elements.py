@@ -54,12 +54,16 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 def supported(found: Set) -> bool:
-    """Whether elements of such a set can be told so. Intervals of one field are kept in another way."""
+    """Whether elements of such a set can be told so. Intervals of one field are kept in another way, and
+    numbers of the processor's byte order in another one where there are intervals.
+    """
     keys, _, value = found.type.partition(" : ")
     fields = keys.split(" . ")
     if found.of != "type" or "timeout" in found.flags or not all(field in _FIELDS for field in fields):
         return False
-    return ("interval" not in found.flags or len(fields) > 1) and value in ("", "verdict", *_FIELDS)
+    if "interval" in found.flags and (len(fields) == 1 or "mark" in fields):
+        return False
+    return value in ("", "verdict", *_FIELDS)
 
 
 def transaction(changes: Iterable[Change]) -> Batch:

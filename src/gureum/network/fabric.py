@@ -14,13 +14,14 @@ import fcntl
 import os
 from collections.abc import Iterator
 from functools import partial
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from gureum.errors import NetworkError
-from gureum.network import namespaces, wireguard
+from gureum.network import namespaces, outside6, wireguard
+from gureum.network.links import read_json
 from gureum.network.names import INDEX_MAX, Names, storage_ports
-from gureum.network.namespaces import command, ip_batch, nft, visit, write_sysctl
+from gureum.network.namespaces import command, has_ipv6, ip_batch, nft, visit, write_sysctl
 from gureum.network.ruleset import Chain, Table, replace_table
 
 UPLINK = "uplink"
@@ -34,18 +35,30 @@ _FIRST = 10
 class Fabric:
     """The fabric of the cloud with this index (0 to 63), whose public addresses are ``public_cidr``.
 
+    ``networks6``: what its VPCs' IPv6 networks are parts of; ``ipv6_prefix``: which of these is led to the
+    machine, "" for none.
     ``lock_file`` keeps its users from building at the same time. Methods block, need root, and raise
     NetworkError.
     """
 
-    def __init__(self, index: int, public_cidr: str, lock_file: Path) -> None:
+    def __init__(
+        self,
+        index: int,
+        public_cidr: str,
+        lock_file: Path,
+        networks6: tuple[str, ...] = (),
+        ipv6_prefix: str = "",
+    ) -> None:
         if not 0 <= index <= INDEX_MAX:
             raise NetworkError(f"the index of a cloud is 0 to {INDEX_MAX}, not {index}")
         self.index = index
         self.bridge = f"gb{index}"
         self.table = f"gureum_fabric_{index}"
         self.network = IPv4Network(f"198.19.{64 + index}.0/24")
+        self.network6 = IPv6Network(f"fd67:75:2:{index:x}::/64")
         self.public = IPv4Network(public_cidr)
+        self._networks6 = networks6 if has_ipv6() else ()
+        self._ipv6_prefix = ipv6_prefix
         self._lock_file = lock_file
 
     def namespace(self, host: int) -> str:
@@ -57,6 +70,10 @@ class Fabric:
     @property
     def gateway(self) -> str:
         return str(self.network.network_address + 1)
+
+    @property
+    def gateway6(self) -> str:
+        return str(self.network6.network_address + 1)
 
     def _port(self, host: int) -> str:
         """The machine's end of a host's cable."""
@@ -92,16 +109,41 @@ class Fabric:
         for name, value in {"send_redirects": "0", "accept_redirects": "0", "rp_filter": "1"}.items():
             write_sysctl(f"ipv4/conf/{self.bridge}/{name}", value)
         nft(replace_table(self._table()))
+        if self._networks6:
+            self._ensure_network6()
+
+    def _ensure_network6(self) -> None:
+        outside6.forward()
+        for name, value in {"disable_ipv6": "0", "accept_ra": "0", "accept_dad": "0"}.items():
+            write_sysctl(f"ipv6/conf/{self.bridge}/{name}", value)
+        ip_batch(
+            [
+                f"address replace {self.gateway6}/{self.network6.prefixlen} dev {self.bridge} nodad",
+                *(f"route replace {network} dev {self.bridge}" for network in self._networks6),
+            ]
+        )
+        wanted = {*self._networks6, str(self.network6)}
+        for route in read_json("-6", "route", "show", "dev", self.bridge):
+            # Of a prefix that the cloud had.
+            if "/" in route["dst"] and route["dst"] not in wanted and not route["dst"].startswith("fe80:"):
+                command(["ip", "-6", "route", "delete", route["dst"], "dev", self.bridge], fails=True)
 
     def _table(self) -> Table:
         """What a router does, and no more: guests reach the world through it, but not the machine itself."""
         ours = f"{{ {self.network}, {self.public} }}"
+        inside6 = {str(self.network6), *self._networks6}
+        ours6 = f"{{ {', '.join(sorted(inside6))} }}"
+        hidden6 = f"{{ {', '.join(sorted(inside6 - {self._ipv6_prefix}))} }}"
+        outwards = f'oifname != "{self.bridge}" oifname != "lo"'
         storage = storage_ports(self.index)
         return Table(
             name=f"inet {self.table}",
             chains={
                 "spoofed": Chain(
-                    (f'iifname "{self.bridge}" ip saddr != {ours} drop',),
+                    (
+                        f'iifname "{self.bridge}" ip saddr != {ours} drop',
+                        f'iifname "{self.bridge}" ip6 saddr != {{ {ours6[2:-2]}, fe80::/10, ::/128 }} drop',
+                    ),
                     "type filter hook prerouting priority -150; policy accept;",
                 ),
                 "machine": Chain(
@@ -109,6 +151,8 @@ class Fabric:
                         f'iifname != "{self.bridge}" accept',
                         "ct state { established, related } accept",
                         f"ip saddr {self.network} icmp type echo-request limit rate 100/second accept",
+                        f"ip6 saddr {self.network6} icmpv6 type echo-request limit rate 100/second accept",
+                        "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept",
                         f"ip saddr {self.network} meta l4proto {{ tcp, udp }} th dport 53 accept",
                         f"ip saddr {self.network} tcp dport {storage[0]}-{storage[-1]} accept",
                         "drop",
@@ -116,7 +160,10 @@ class Fabric:
                     "type filter hook input priority -10; policy accept;",
                 ),
                 "hide": Chain(
-                    (f'ip saddr {ours} oifname != "{self.bridge}" oifname != "lo" masquerade',),
+                    (
+                        f"ip saddr {ours} {outwards} masquerade",
+                        f"ip6 saddr {hidden6} ip6 daddr != {ours6} {outwards} masquerade",
+                    ),
                     "type nat hook postrouting priority srcnat; policy accept;",
                 ),
             },
@@ -132,13 +179,26 @@ class Fabric:
         write_sysctl(f"ipv6/conf/{port}/disable_ipv6", "1")
         ip_batch([f"link set dev {port} mtu {MTU} master {self.bridge} up"])
 
+        address6 = self.network6.network_address + _FIRST + host
+
         def configure() -> None:
+            if self._networks6:
+                for name, value in {"disable_ipv6": "0", "accept_ra": "0", "accept_dad": "0"}.items():
+                    write_sysctl(f"ipv6/conf/{UPLINK}/{name}", value)
             ip_batch(
                 [
                     "link set lo up",
                     f"link set dev {UPLINK} address 02:67:68:00:{self.index:02x}:{host:02x} mtu {MTU} up",
                     f"address replace {self.address(host)}/{self.network.prefixlen} dev {UPLINK}",
                     f"route replace default via {self.gateway} dev {UPLINK}",
+                    *(
+                        (
+                            f"address replace {address6}/{self.network6.prefixlen} dev {UPLINK} nodad",
+                            f"route replace ::/0 via {self.gateway6} dev {UPLINK}",
+                        )
+                        if self._networks6
+                        else ()
+                    ),
                 ]
             )
 

@@ -18,7 +18,7 @@ from gureum.network.groups import FOUR, SIX, member_set
 from gureum.network.names import PEERINGS, UPLINK, VXLAN, Names
 from gureum.network.plan import VpcPlan, interfaces
 from gureum.network.ruleset import Chain, Set, Table
-from gureum.network.shortcut import note_rule
+from gureum.network.shortcut import note_rules
 
 METADATA_ADDRESS = "169.254.169.254"
 RESOLVER_ADDRESS, RESOLVER_ADDRESS6 = "169.254.169.253", "fd00:ec2::253"
@@ -82,6 +82,7 @@ def filter_table(
         "egress": Set("ifname : verdict", egress),
         "acl_in": Set("ifname : verdict", acl_in),
         "acl_out": Set("ifname : verdict", acl_out),
+        "inbound6": Set("mark . ipv6_addr", _inbound6(vpc), flags="interval"),
         "public": Set("ipv4_addr : ipv4_addr", public),
         "private": Set("ipv4_addr : ipv4_addr", {private: outer for outer, private in public.items()}),
         "asking": Set("ifname", flags="dynamic,timeout", timeout="60s", size=PORTS_MAX),
@@ -135,6 +136,10 @@ def _peered(vpc: VpcPlan, other: str) -> dict[str, str]:
     }
 
 
+def _inbound6(vpc: VpcPlan) -> dict[str, str]:
+    return {f"{number} . {network}": "" for number, found in vpc.inbound6.items() for network in found}
+
+
 def _carrier_chains(vpc: VpcPlan) -> dict[str, Chain]:
     """For packets from and to other hosts and peers. What is decided is decided at ports: by the sender's
     host as egress, by the receiver's as ingress. Between the two, packets only pass through: the answers may
@@ -166,7 +171,11 @@ def _carrier_chains(vpc: VpcPlan) -> dict[str, Chain]:
 def _base_chains(vpc: VpcPlan, names: Names, link_address: str) -> dict[str, Chain]:
     own6 = f", {', '.join(vpc.cidrs6)}" if vpc.cidrs6 else ""
     established = "ct state vmap { established : accept, related : accept, invalid : drop }"
-    leave = f'oifname "{UPLINK}" accept' if vpc.internet else f'oifname "{UPLINK}" drop'
+    leave = [f'oifname "{UPLINK}" {"accept" if vpc.internet else "drop"}']
+    if vpc.outside6:
+        leave.insert(0, f'oifname "{UPLINK}" meta nfproto ipv6 accept')
+    strangers6 = f'oifname "{UPLINK}" ip6 saddr != {{ {", ".join((*vpc.cidrs6, str(names.links6)))} }}'
+    outwards6 = (f"{strangers6} counter name untranslated drop",) if vpc.outside6 else ()
     resolvers = f"{{ {vpc.dns}, {RESOLVER_ADDRESS} }}"
     often = f"iifname limit rate over {ASKING_PACKETS_MAX}/second burst {ASKING_PACKETS_MAX} packets"
     bounded = bound_flows(f'iifname != "{UPLINK}"', "iifname", ("ip", "ip6"))
@@ -196,20 +205,23 @@ def _base_chains(vpc: VpcPlan, names: Names, link_address: str) -> dict[str, Cha
                 forged.DHCP_ANSWERS,
                 *bounded,
                 *((f'iifname "{UPLINK}" ct status dnat accept',) if vpc.internet else ()),
-                # IPv6 addresses are public ones: groups decide.
-                *((f'iifname "{UPLINK}" ip6 daddr {inside6} accept',) if vpc.internet and vpc.cidrs6 else ()),
+                *((f'iifname "{UPLINK}" ip6 daddr {inside6} goto outside6',) if vpc.outside6 else ()),
                 "iifname vmap @egress",
                 "drop",
             ),
             "type filter hook forward priority -10; policy drop;",
         ),
+        # IPv6 addresses are public ones: groups decide, if the port's table has the answer go the same way.
+        "outside6": Chain(
+            ("meta mark set oifname map @tables", "meta mark . ip6 saddr @inbound6 accept", "drop")
+        ),
         "forward_ingress": Chain(
             (
-                note_rule(vpc),
+                *note_rules(vpc),
                 f"oifname {CARRIERS} accept",
                 "oifname vmap @acl_in",
                 established,
-                leave,
+                *leave,
                 "oifname vmap @ingress",
             ),
             "type filter hook forward priority 0; policy drop;",
@@ -243,36 +255,40 @@ def _base_chains(vpc: VpcPlan, names: Names, link_address: str) -> dict[str, Cha
             (
                 f'oifname "{UPLINK}" ip saddr != {{ {names.public}, {link_address} }} '
                 "counter name untranslated drop",
+                *outwards6,
             ),
             "type filter hook postrouting priority 300; policy accept;",
         ),
     }
 
 
-def flow_sets(key: str) -> dict[str, Set]:
+def flow_sets(key: str, suffix: str = "") -> dict[str, Set]:
     """What ``bound_flows`` needs for a key of this type. Elements come with packets, and go again."""
     return {
-        "rushing": Set(key, flags="dynamic,timeout", timeout="60s", size=PORTS_MAX),
-        "flows": Set(f"{key} . mark", flags="dynamic", size=PORTS_MAX * FLOW_BUCKETS),
+        f"rushing{suffix}": Set(key, flags="dynamic,timeout", timeout="60s", size=PORTS_MAX),
+        f"flows{suffix}": Set(f"{key} . mark", flags="dynamic", size=PORTS_MAX * FLOW_BUCKETS),
     }
 
 
-def bound_flows(which: str, key: str, families: tuple[str, ...] = ("ip",)) -> tuple[str, ...]:
+def bound_flows(
+    which: str, key: str, families: tuple[str, ...] = ("ip",), suffix: str = ""
+) -> tuple[str, ...]:
     """Rules that drop new flows of a sender (``key``) that begins or keeps too many. For packets of no flow.
-    ``families``: ip, ip6.
+    ``families``: ip, ip6. ``suffix``: of the names of the sets.
 
     A bucket's number has the type of a mark, as there is no key of type integer.
     """
     often = f"{key} limit rate over {NEW_FLOWS_MAX}/second burst {NEW_FLOWS_MAX} packets"
     bucket = f"mod {FLOW_BUCKETS} ct count over {FLOWS_IN_BUCKET_MAX}"
     drop = "counter name too_many_flows drop"
-    rules = [f"{which} update @rushing {{ {often} }} {drop}"]
+    rules = [f"{which} update @rushing{suffix} {{ {often} }} {drop}"]
     for family in families:
         ends = f"{family} saddr . {family} daddr"
         rules += (
             f"{which} meta l4proto {{ tcp, udp }} "
-            f"add @flows {{ {key} . jhash {ends} . th sport . th dport {bucket} }} {drop}",
-            f"{which} meta l4proto != {{ tcp, udp }} add @flows {{ {key} . jhash {ends} {bucket} }} {drop}",
+            f"add @flows{suffix} {{ {key} . jhash {ends} . th sport . th dport {bucket} }} {drop}",
+            f"{which} meta l4proto != {{ tcp, udp }} "
+            f"add @flows{suffix} {{ {key} . jhash {ends} {bucket} }} {drop}",
         )
     return tuple(rules)
 

@@ -27,7 +27,7 @@ from gureum.network.edge import Edge
 from gureum.network.flowlogs import FlowLogs, Reading
 from gureum.network.names import GUEST_MTU, Names, choose_slot, tap_name
 from gureum.network.namespaces import visit
-from gureum.network.plan import NOWHERE, VpcPlan
+from gureum.network.plan import VpcPlan
 from gureum.network.portplan import PortPlan
 from gureum.network.replan import Planner, differs_in_rules
 from gureum.network.services import PortServices, Sockets
@@ -35,6 +35,7 @@ from gureum.network.taps import open_tap
 from gureum.network.tokens import Tokens, load_key
 from gureum.network.vpc import VpcNetwork, remove_vpc, served
 from gureum.network.vxlan import Underlay
+from gureum.network.ways import NOWHERE, without6
 from gureum.network.wireguard import KEY_FILE
 
 log = logging.getLogger(__name__)
@@ -86,11 +87,14 @@ class KernelNetwork:
         # What is in effect, whole; nothing, if that is not known.
         self._plans: dict[int, VpcPlan] = {}
         self._tokens: Tokens | None = None
+        self._warned6 = False
         self._check_at = 0.0
         self._mtu = GUEST_MTU
         self._flow_logs = FlowLogs(env, flow_logs, self._take_flows) if flow_logs else None
 
     async def apply(self, spec: NetworkSpec) -> None:
+        if not namespaces.has_ipv6():
+            spec = self._without6(spec)
         async with self._lock:
             if spec == self._applied and not await self._host_needs_repair():
                 return
@@ -104,6 +108,13 @@ class KernelNetwork:
                 self._assume_nothing()
                 raise
             self._applied = spec
+
+    def _without6(self, spec: NetworkSpec) -> NetworkSpec:
+        less = without6(spec)
+        if not self._warned6 and less.ports != spec.ports:
+            self._warned6 = True
+            log.warning("this kernel has no IPv6: its guests get none, whatever their VPCs have")
+        return less
 
     async def deny_storage(self, storage: frozenset[str]) -> None:
         """Let guests not reach these addresses and networks, from now on. Raises NetworkError."""

@@ -10,7 +10,16 @@ from typing import Any
 from gureum.hostspec import PortKind
 from gureum.network import namespaces
 from gureum.network.filters import METADATA_ADDRESS, RESOLVER_ADDRESS, RESOLVER_ADDRESS6
-from gureum.network.names import LINK_MACS, NEIGHBOUR6, ROUTER_MAC, UPLINK, Names, is_port
+from gureum.network.names import (
+    LINK_MACS,
+    LINK_NEIGHBOUR6,
+    NEIGHBOUR6,
+    ROUTER_MAC,
+    UPLINK,
+    Names,
+    is_port,
+    single,
+)
 from gureum.network.namespaces import command, has_ipv6, ip_batch, visit, write_sysctl
 from gureum.network.plan import VpcPlan
 from gureum.network.portplan import PortPlan
@@ -97,10 +106,25 @@ def build_vpc(names: Names, vpc: VpcPlan, slot: int, linked: bool) -> bool:
     sysctls = {"rp_filter": "1", "forwarding": "1", "accept_redirects": "0", "send_redirects": "0"}
     for name, value in sysctls.items():
         write_sysctl(f"ipv4/conf/{uplink}/{name}", value)
-    write_sysctl(f"ipv6/conf/{uplink}/disable_ipv6", "1")
-    ip_batch([f"address replace {host_end}/31 dev {uplink}", f"link set dev {uplink} up"])
-    visit(namespace, lambda: _configure_router(vpc, host_end, vpc_end))
+    for name, value in {"accept_ra": "0", "accept_dad": "0", "accept_redirects": "0"}.items():
+        write_sysctl(f"ipv6/conf/{uplink}/{name}", value)
+    write_sysctl(f"ipv6/conf/{uplink}/disable_ipv6", "0" if vpc.outside6 else "1")
+    host_end6, vpc_end6 = names.link6(slot)
+    ip_batch(
+        [
+            f"address replace {host_end}/31 dev {uplink}",
+            f"link set dev {uplink} addrgenmode none up",
+            *([f"address replace {host_end6}/128 dev {uplink} nodad"] if vpc.outside6 else []),
+            *([_neighbour6(uplink)] if vpc.outside6 else []),
+        ]
+    )
+    ends = [f"{vpc_end}/31", *([f"{vpc_end6}/128"] if vpc.outside6 else [])]
+    visit(namespace, lambda: _configure_router(vpc, ends))
     return new
+
+
+def _neighbour6(uplink: str) -> str:
+    return f"neighbour replace {LINK_NEIGHBOUR6} lladdr {LINK_MACS[1]} dev {uplink} nud permanent"
 
 
 def _prepare_namespace() -> None:
@@ -111,7 +135,8 @@ def _prepare_namespace() -> None:
         write_sysctl("netfilter/nf_conntrack_tcp_ignore_invalid_rst", "1")
 
 
-def _configure_router(vpc: VpcPlan, host_end: str, vpc_end: str) -> None:
+def _configure_router(vpc: VpcPlan, ends: list[str]) -> None:
+    """``ends``: its addresses on the link."""
     _prepare_namespace()
     wanted = router_addresses(vpc)
     present = {
@@ -122,8 +147,8 @@ def _configure_router(vpc: VpcPlan, host_end: str, vpc_end: str) -> None:
     ip_batch(
         [
             "link set lo up",
-            f"address replace {vpc_end}/31 dev {UPLINK}",
             f"link set dev {UPLINK} addrgenmode none up",
+            *(f"address replace {end} dev {UPLINK}" for end in ends),
             # The first of them is whom the kernel's own errors come from: a router, and not a service.
             *(f"address replace {address} dev lo" for address in sorted(wanted, key=_routers_first(vpc))),
             *(f"address delete {address} dev lo" for address in sorted(present - wanted)),
@@ -216,11 +241,14 @@ def port_commands(port: PortPlan, mtu: int) -> list[str]:
 
 
 def public_routes(names: Names) -> set[tuple[str, str]]:
-    """(address, device) of all routes of the host to public addresses of this cloud."""
+    """(address, device) of all routes of the host to addresses of this cloud: public ones, and of IPv6."""
     return {
         (route["dst"], route["dev"])
-        for route in read_json("route", "show")
-        if str(route.get("dev", "")).startswith(names.uplink_prefix) and "/" not in route["dst"]
+        for family in (("-4", "-6") if has_ipv6() else ("-4",))
+        for route in read_json(family, "route", "show")
+        if str(route.get("dev", "")).startswith(names.uplink_prefix)
+        and "/" not in route["dst"]
+        and route.get("protocol") != "kernel"
     }
 
 
@@ -231,22 +259,31 @@ def wanted_routes(names: Names, plans: Iterable[VpcPlan]) -> set[tuple[str, str]
             nat = port.kind is PortKind.nat
             device = names.nat_uplink(port.tap) if nat else names.uplink(vpc.network_id)
             found |= {(address.public_ip, device) for address in port.addresses if address.public_ip}
+            if vpc.outside6 and not nat:
+                found |= {(address, device) for address in port.ipv6}
     return found
 
 
 def route_commands(
     was: set[tuple[str, str]], wanted: set[tuple[str, str]], gateways: dict[str, str]
 ) -> list[str]:
-    """``ip`` commands for the host's routes; ``gateways``: device to the VPC's end of the link. A NAT gateway
+    """``ip`` commands for those that come; ``gateways``: device to the VPC's end of the link. A NAT gateway
     has the public address itself.
     """
-    kept = {address for address, _ in wanted}
     via = {device: f"via {gateway} " for device, gateway in gateways.items()}
     return [
-        *(
-            f"route delete {address}/32 dev {device}"
-            for address, device in sorted(was)
-            if address not in kept
-        ),
-        *(f"route replace {a}/32 {via.get(device, '')}dev {device}" for a, device in sorted(wanted - was)),
+        f"route replace {single(address)} via {LINK_NEIGHBOUR6} dev {device}"
+        if ":" in address
+        else f"route replace {single(address)} {via.get(device, '')}dev {device}"
+        for address, device in sorted(wanted - was)
+    ]
+
+
+def gone_route_commands(was: set[tuple[str, str]], wanted: set[tuple[str, str]]) -> list[str]:
+    """The same for those that go. Some may be gone already: of IPv6, with that of the device."""
+    kept = {address for address, _ in wanted}
+    return [
+        f"route delete {single(address)} dev {device}"
+        for address, device in sorted(was)
+        if address not in kept
     ]

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from gureum.errors import NetworkError
 
 BENCHMARK_RANGE = IPv4Network("198.18.0.0/15")
 """RFC 2544 addresses, never routed in the Internet: 198.18 for public addresses, 198.19 for our links."""
+OWN_RANGE6 = IPv6Network("fd67:75::/32")
+"""Our own devices': links to VPCs, and what is between hosts. Of no VPC: those begin with fd80::/9."""
 LINK_SLOTS = 128
 """How many VPCs a host can have: each takes a /31 of its cloud's /24."""
 ROUTER_MAC = "02:67:75:72:75:6d"
@@ -29,6 +31,8 @@ PEERINGS = "pr"
 """What the names of a VPC's devices towards its peers begin with."""
 NEIGHBOUR, NEIGHBOUR6 = "169.254.1.1", "fe80::1"
 """Who is at the other end of a device that leads to one place only; its Ethernet address is programmed."""
+LINK_NEIGHBOUR6 = "fe80::2"
+"""The same of the host's end of a link."""
 GUEST_MTU = 1500
 HOST_NUMBER_MAX = 16383
 INDEX_MAX = 63
@@ -52,6 +56,7 @@ class Names:
         self.index = index
         self.public = IPv4Network(public_cidr or f"198.18.{4 * index}.0/22")
         self.links = IPv4Network(f"198.19.{index}.0/24")
+        self.links6 = IPv6Network(f"fd67:75:1:{index:x}::/64")
         self.table = f"gureum_{index}"
         owner = f"{index}.{host}" if host else f"{index}"
         self.namespace_prefix = f"gm{owner}-"
@@ -87,10 +92,26 @@ class Names:
         base = self.links.network_address + 2 * slot
         return str(base), str(base + 1)
 
+    def link6(self, slot: int) -> tuple[str, str]:
+        """The same of IPv6: whom errors come from. Between the two, packets go by link-local addresses."""
+        base = self.links6.network_address + (slot << 16)
+        return str(base + 1), str(base + 2)
+
     def slot(self, address: str) -> int | None:
         """The slot that an address of the host's end belongs to."""
         number = IPv4Address(address)
         return (int(number) - int(self.links.network_address)) // 2 if number in self.links else None
+
+
+def local6(cloud: str, account: str, region: str) -> IPv6Network:
+    """The unique local prefix of a cloud, for the IPv6 networks of its VPCs.
+
+    As RFC 4193 wants, it (fd80::/9 and 23 bits) is as good as random: it is derived from what names the
+    cloud.
+    """
+    digest = bytearray(hashlib.sha256(f"{cloud}/{account}/{region}".encode()).digest()[:3])
+    digest[0] |= 0x80  # away from fd00:ec2::, where EC2 has its own services
+    return IPv6Network((b"\xfd" + bytes(digest) + bytes(12), 32))
 
 
 def storage_ports(index: int) -> range:
@@ -109,6 +130,11 @@ def choose_slot(network_id: int, used: set[int]) -> int:
         if slot not in used:
             return slot
     raise NetworkError(f"a host has room for {LINK_SLOTS} VPCs of one cloud")
+
+
+def single(address: str) -> str:
+    """The network of one address."""
+    return f"{address}/{128 if ':' in address else 32}"
 
 
 def next_hop(number: int) -> tuple[str, str]:

@@ -43,6 +43,7 @@ from gureum.network.portplan import (
     plan_remote,
     plan_subnet,
 )
+from gureum.network.ways import NOWHERE, Hop, all_networks, goes_out6, inbound6
 
 PEERING_NUMBER_MAX = 10**9
 TABLE_NUMBER_MAX = 65535
@@ -51,16 +52,6 @@ SERVERS_MAX = 16
 """Of one kind, in a set of DHCP options: an option has 255 bytes."""
 MTU_MIN, MTU_MAX = 1280, 9000
 TRAFFIC = ("ALL", "ACCEPT", "REJECT")
-
-
-class Hop(msgspec.Struct, frozen=True):
-    """Where a route leads: ``via`` an address on a device; "" is the link's other end. No device: nowhere."""
-
-    device: str = ""
-    via: str = ""
-
-
-NOWHERE = Hop()
 
 
 class PeeringPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,7 +72,8 @@ class VpcPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     ``public`` are the cloud's public addresses. ``number`` is this host's, 0 for the only one. ``hosts`` are
     those that have something of this VPC. ``tables``: by number, the routes by destination, without the local
-    ones.
+    ones. ``inbound6``: by number, the networks outside from which connections may come in by IPv6; empty
+    where it has no way out by IPv6.
     """
 
     id: str
@@ -105,6 +97,7 @@ class VpcPlan(msgspec.Struct, frozen=True, kw_only=True):
     acls: dict[str, AclSpec]
     ports: dict[str, PortPlan]
     remotes: dict[str, RemotePlan]
+    inbound6: dict[int, tuple[str, ...]] = {}
     peerings: dict[int, PeeringPlan]
     groups: dict[str, GroupSpec]
     members: dict[str, tuple[str, ...]]
@@ -114,6 +107,11 @@ class VpcPlan(msgspec.Struct, frozen=True, kw_only=True):
     def has_ipv6(self, port: PortPlan) -> bool:
         """Whether its guest is told of IPv6: its subnet has it."""
         return bool(self.subnets[port.subnet].cidr6)
+
+    @property
+    def outside6(self) -> bool:
+        """Whether it has a way out by IPv6."""
+        return bool(self.inbound6)
 
     @property
     def owners(self) -> dict[str, str]:
@@ -195,7 +193,7 @@ class _Planner:
 
     def _vpc(self, vpc: VpcSpec) -> VpcPlan:
         network = checks.network(vpc.cidr)
-        cidrs, cidrs6 = _networks(vpc)
+        cidrs, cidrs6 = all_networks(vpc)
         subnets = {subnet.id: plan_subnet(vpc, subnet) for subnet in vpc.subnets}
         ports = self._plan_ports(vpc, subnets)
         remotes = {
@@ -204,6 +202,7 @@ class _Planner:
         }
         _check_addresses(vpc, ports, remotes)
         peerings = self._peerings(vpc)
+        tables = _tables(vpc, ports, remotes, peerings, goes_out6(vpc, self._spec.networks6))
         hosts = {remote.host for remote in remotes.values()}
         groups = {
             id: self._groups.get(id, GroupSpec(id=id))
@@ -233,7 +232,8 @@ class _Planner:
             dns_hostnames=vpc.dns_hostnames,
             dhcp=_dhcp(vpc.dhcp),
             subnets=subnets,
-            tables=_tables(vpc, ports, remotes, peerings),
+            tables=tables,
+            inbound6=inbound6(tables),
             acls={acl.id: checks.acl(acl) for acl in vpc.acls},
             ports=ports,
             remotes=remotes,
@@ -295,19 +295,9 @@ class _Planner:
             found[peering.id] = PeeringPlan(
                 number=peering.number,
                 peer=peer.network_id,
-                networks=tuple(text for texts in _networks(peer) for text in texts),
+                networks=tuple(text for texts in all_networks(peer) for text in texts),
             )
         return found
-
-
-def _networks(vpc: VpcSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """All IPv4 and all IPv6 networks of a VPC, the first IPv4 one first."""
-    four = [vpc.cidr, *(cidr for cidr in vpc.cidrs if ":" not in cidr)]
-    six = [cidr for cidr in vpc.cidrs if ":" in cidr]
-    return (
-        tuple(dict.fromkeys(str(checks.network(cidr)) for cidr in four)),
-        tuple(dict.fromkeys(str(checks.network6(cidr)) for cidr in six)),
-    )
 
 
 def _check_addresses(vpc: VpcSpec, ports: dict[str, PortPlan], remotes: dict[str, RemotePlan]) -> None:
@@ -341,6 +331,7 @@ def _tables(
     ports: dict[str, PortPlan],
     remotes: dict[str, RemotePlan],
     peerings: dict[str, PeeringPlan],
+    outside6: bool,
 ) -> dict[int, dict[str, Hop]]:
     tables: dict[int, dict[str, Hop]] = {}
     for table in vpc.route_tables:
@@ -349,7 +340,7 @@ def _tables(
         hops = tables[table.number] = {}
         for route in table.routes:
             destination = str(checks.any_network(route.destination))
-            hops[destination] = _hop(vpc, route, ports, remotes, peerings)
+            hops[destination] = _hop(vpc, route, ports, remotes, peerings, outside6)
     return tables
 
 
@@ -359,13 +350,16 @@ def _hop(
     ports: dict[str, PortPlan],
     remotes: dict[str, RemotePlan],
     peerings: dict[str, PeeringPlan],
+    outside6: bool,
 ) -> Hop:
     """Nowhere for a target that is not there, as EC2's blackhole; so for a port that takes only what is sent
     to itself.
     """
     six = ":" in route.destination
     if route.kind is RouteKind.internet and vpc.internet:
-        return Hop(UPLINK)
+        return Hop(UPLINK, NEIGHBOUR6 if six and outside6 else "")
+    if route.kind is RouteKind.egress and six:
+        return Hop(UPLINK, NEIGHBOUR6 if outside6 else "", egress_only=True)
     if route.kind is RouteKind.peering and route.target in peerings:
         return Hop(peerings[route.target].device, NEIGHBOUR6 if six else NEIGHBOUR)
     if route.kind is RouteKind.port and route.target in remotes and remotes[route.target].host:

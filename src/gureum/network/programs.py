@@ -161,8 +161,13 @@ known:
     r2 = u32[r9 + 36]
     u32[r6 + 8] = r2
     r1 = u32[r9 + 40]
-    r2 = 0
+    r2 = u32[r9 + 44]
+    if r2 != 0 goto through
     call redirect
+    exit
+through:
+    r2 = 0
+    call redirect_peer
     exit
 pass:
     r0 = -1
@@ -172,7 +177,7 @@ pass:
 
 def learn(family: Family) -> str:
     """A note: time (0), longest frame (8), whether there is one sender only (12), its address (16), the
-    addresses to send with (24), mark (36), device (40).
+    addresses to send with (24), mark (36), device (40), whether to go to the device's other end at once (44).
     """
     return f"""
     r6 = r1
@@ -206,6 +211,11 @@ def learn(family: Family) -> str:
     if r0 == 0 goto pass
     r2 = u32[r0 + 0]
     u32[r10 - {_NOTE - 8}] = r2
+    r2 = u32[r0 + 16]
+    u32[r10 - {_NOTE - 44}] = r2
+    if r2 == 0 goto marked
+    r9 = 0                              # the mark is this namespace's
+marked:
     r2 = u32[r7 + 0]
     u32[r10 - {_NOTE - 24}] = r2
     r2 = u32[r7 + 4]
@@ -213,8 +223,6 @@ def learn(family: Family) -> str:
     r2 = u32[r7 + 8]
     u32[r10 - {_NOTE - 32}] = r2
     u32[r10 - {_NOTE - 36}] = r9
-    r2 = 0
-    u32[r10 - {_NOTE - 44}] = r2
     call coarse_ns
     u64[r10 - {_NOTE}] = r0
     r1 = map flows

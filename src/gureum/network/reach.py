@@ -35,6 +35,11 @@ ICMP = ("1", "58")
 EPHEMERAL = 49152
 """Where answers go, if the source port is not given: the first of IANA's dynamic ports."""
 HOPS_MAX = 4
+_TARGETS = {
+    str(RouteKind.internet): "internet-gateway",
+    str(RouteKind.egress): "egress-only-internet-gateway",
+    str(RouteKind.blackhole): "blackhole (its target is gone, or does not work)",
+}
 
 IpAddress = IPv4Address | IPv6Address
 
@@ -64,10 +69,13 @@ class Hop(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Path(msgspec.Struct, frozen=True, kw_only=True):
-    """``answer`` is empty if the packet did not pass, or leaves the cloud."""
+    """``answer`` is empty if the packet did not pass, or leaves the cloud. ``arrives``: the port it gets to,
+    "" for none, or the outside.
+    """
 
     hops: tuple[Hop, ...]
     answer: tuple[Hop, ...] = ()
+    arrives: str = ""
 
     @property
     def passes(self) -> bool:
@@ -125,7 +133,9 @@ def _path(steps: list[_Step], start: Packet, source_port: int, world: _World) ->
     hops = tuple(step.hop for step in steps)
     if not all(hop.passes for hop in hops):
         return Path(hops=hops)
-    return Path(hops=hops, answer=tuple(world.answers(steps, source_port)))
+    last = steps[-1]
+    arrives = last.port.id if last.port is not None and not last.egress else ""
+    return Path(hops=hops, answer=tuple(world.answers(steps, source_port)), arrives=arrives)
 
 
 def _address(port: PortSpec, towards: str) -> str:
@@ -145,6 +155,8 @@ class _World:
         self.peerings = {peering.id: peering for peering in spec.peerings}
         self.by_private = {(port.vpc, address): port for port in spec.ports for address in _private(port)}
         self.by_public = {public: port for port in spec.ports for public, _ in _publics(port)}
+        # Of IPv6 an address is the same inside and outside.
+        self.by_public |= {address: port for port in spec.ports for address in port.ipv6}
 
     # A packet on its way
 
@@ -162,13 +174,16 @@ class _World:
         vpc, subnet = self.vpcs[port.vpc], self._subnet(port)
         route = self.best_route(vpc, subnet, packet.destination)
         if route is None:
-            yield _Step(_hop(subnet.route_table or vpc.id, "route", False, "no route leads there"))
+            why = f"no route leads to {packet.destination}"
+            yield _Step(_hop(subnet.route_table or vpc.id, "route", False, why))
             return
         destination, kind, target = route
-        where = f"{destination} -> {target or kind}"
+        where = f"{destination} -> {target or _TARGETS.get(kind, kind)}"
         yield _Step(_hop(subnet.route_table or vpc.id, "route", kind != RouteKind.blackhole, where))
         if kind == "local":
             yield from self._arrive(vpc, packet)
+        elif kind in (RouteKind.internet, RouteKind.egress) and ":" in packet.destination:
+            yield from self._to_outside6(port, packet, kind)
         elif kind == RouteKind.internet:
             yield from self._to_internet(port, packet)
         elif kind == RouteKind.port:
@@ -225,9 +240,6 @@ class _World:
         yield from self._arrive(other, packet)
 
     def _to_internet(self, port: PortSpec, packet: Packet) -> Iterator[_Step]:
-        if ":" in packet.destination:
-            yield _Step(_hop(port.vpc, "internet gateway", True, f"as {packet.source}"))
-            return
         outer = port.public_ip if port.kind is PortKind.nat else dict(_by_private(port)).get(packet.source)
         if not outer:
             yield _Step(_hop(port.id, "internet gateway", False, f"{packet.source} has no public address"))
@@ -236,11 +248,49 @@ class _World:
         if packet.destination in self.by_public:
             yield from self.from_outside(msgspec.structs.replace(packet, source=outer))
 
+    def _to_outside6(self, port: PortSpec, packet: Packet, kind: str) -> Iterator[_Step]:
+        vpc = self.vpcs[port.vpc]
+        step = "internet gateway" if kind == RouteKind.internet else "egress-only gateway"
+        own = [network for network in _networks(vpc) if ":" in network]
+        if not all(_within(network.partition("/")[0], self.spec.networks6) for network in own):
+            why = f"{', '.join(own)} is not of the cloud's IPv6 networks (any more): it is led nowhere"
+            yield _Step(_hop(vpc.id, step, False, why))
+            return
+        if not _within(packet.source, own):
+            yield _Step(_hop(vpc.id, step, False, f"{packet.source} is not of the VPC's networks"))
+            return
+        if packet.destination in self.by_public:
+            yield _Step(_hop(vpc.id, step, True, f"as {packet.source}"))
+            yield from self.from_outside(packet)
+            return
+        if _within(packet.destination, self.spec.networks6):
+            yield _Step(_hop(vpc.id, step, False, f"no interface has {packet.destination}"))
+            return
+        hidden = _within(packet.source, self.spec.hidden6)
+        outer = f"{packet.source}, hidden behind its host's address" if hidden else packet.source
+        yield _Step(_hop(vpc.id, step, True, f"as {outer}"))
+
+    def _from_outside6(self, port: PortSpec, packet: Packet) -> Iterator[_Step]:
+        vpc, subnet = self.vpcs[port.vpc], self._subnet(port)
+        route = self.best_route(vpc, subnet, packet.source)
+        kind = route[1] if route is not None else ""
+        if kind != RouteKind.internet or not vpc.internet:
+            why = f"{subnet.id} has no route to an internet gateway by which answers go to {packet.source}"
+            if kind == RouteKind.egress:
+                why = f"{subnet.id} has a route to an egress-only one: nothing comes in by it"
+            yield _Step(_hop(port.vpc, "internet gateway", False, why))
+            return
+        yield _Step(_hop(port.vpc, "internet gateway", True, f"{packet.destination} is of {port.id}"))
+        yield from self._enter(port, packet)
+
     def from_outside(self, packet: Packet) -> Iterator[_Step]:
         """To a public address of the cloud."""
         port = self.by_public.get(packet.destination)
         if port is None:
             yield _Step(_hop("internet", "address", False, f"no interface has {packet.destination}"))
+            return
+        if ":" in packet.destination:
+            yield from self._from_outside6(port, packet)
             return
         if not self.vpcs[port.vpc].internet:
             yield _Step(_hop(port.vpc, "internet gateway", False, "the VPC has no Internet gateway"))
@@ -268,7 +318,9 @@ class _World:
         at = subnet.route_table or vpc.id
         if route is None or route[1] == RouteKind.blackhole:
             return _hop(at, "answer: route", False, f"no route leads back to {answer.destination}")
-        return _hop(at, "answer: route", True, f"{route[0]} -> {route[2] or route[1]}")
+        return _hop(
+            at, "answer: route", True, f"{route[0]} -> {route[2] or _TARGETS.get(route[1], route[1])}"
+        )
 
     # Who decides
 
@@ -287,7 +339,9 @@ class _World:
     def _group(self, port: PortSpec, packet: Packet, egress: bool) -> _Step:
         rule = self.group_rule(port, packet, egress)
         direction = "egress" if egress else "ingress"
-        why = rule or f"no {direction} rule of {', '.join(port.groups) or 'its groups'} allows it"
+        peer = f"to {packet.destination}" if egress else f"from {packet.source}"
+        groups = ", ".join(port.groups) or "its groups"
+        why = rule or f"no {direction} rule of {groups} allows {_packet_words(packet)} {peer}"
         hop = _hop(port.id, f"security groups, {direction}", rule is not None, why)
         return _Step(hop, port, packet, egress)
 
@@ -382,6 +436,13 @@ def _traffic_matches(protocol: str, first: int, last: int, packet: Packet) -> bo
         # The codes of what is traced are 0.
         return first == -1 or (packet.port == first and last in (-1, 0))
     return number not in WITH_PORTS or first == -1 or first <= packet.port <= last
+
+
+def _packet_words(packet: Packet) -> str:
+    name = next((name for name, number in NUMBERS.items() if number == packet.protocol), packet.protocol)
+    if (name, packet.port) in (("icmp", 8), ("icmpv6", 128)):
+        return f"ping ({name})"
+    return f"{name} {packet.port}" if packet.protocol in WITH_PORTS else f"protocol {name}"
 
 
 def _rule_words(rule: RuleSpec) -> str:

@@ -17,17 +17,20 @@ import msgspec
 
 from gureum.network.links import read_json
 from gureum.network.names import (
+    LINK_MACS,
     NEIGHBOUR,
     NEIGHBOUR6,
     ROUTER_MAC,
     UPLINK,
     VXLAN,
     next_hop,
+    single,
     tap_name,
     vxlan_mac,
 )
 from gureum.network.namespaces import command, command_batch, has_ipv6, ip_batch
-from gureum.network.plan import NOWHERE, Hop, VpcPlan
+from gureum.network.plan import VpcPlan
+from gureum.network.ways import NOWHERE, Hop
 
 MAIN = 254
 OWN_TABLE = 900
@@ -88,6 +91,8 @@ def wanted(vpc: VpcPlan, link: str) -> Routing:
     for host in vpc.hosts:
         for hop_address in next_hop(host.number)[: 1 + bool(vpc.cidrs6)]:
             neighbours[VXLAN, hop_address] = vxlan_mac(host.number)
+    if vpc.outside6:
+        neighbours[UPLINK, NEIGHBOUR6] = LINK_MACS[0]
     for peering in vpc.peerings.values():
         for neighbour in (NEIGHBOUR, NEIGHBOUR6)[: 1 + bool(vpc.cidrs6)]:
             neighbours[peering.device, neighbour] = ROUTER_MAC
@@ -100,16 +105,11 @@ def wanted(vpc: VpcPlan, link: str) -> Routing:
     )
 
 
-def single(address: str) -> str:
-    """The network of one address."""
-    return f"{address}/{128 if ':' in address else 32}"
-
-
 def _text(hop: Hop, link: str, six: bool = False) -> str:
     if hop == NOWHERE:
         return "blackhole"
-    if hop.device == UPLINK and six:
-        # Links to the host have no IPv6: told so, programs try IPv4 at once.
+    if hop.device == UPLINK and six and not hop.via:
+        # Told so, programs try IPv4 at once.
         return "unreachable"
     return f"via {hop.via or link} dev {hop.device} onlink"
 

@@ -17,7 +17,10 @@ logged or between VPCs; all but TCP and UDP.
 
 from __future__ import annotations
 
+import array
 import contextlib
+import errno
+import fcntl
 import logging
 import os
 import socket
@@ -26,7 +29,8 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Network
 
 import msgspec
 
@@ -47,28 +51,46 @@ FLOWS_MAX = 8192
 """How many are noted in a VPC: those that are used least are forgotten first."""
 DEVICES_MAX = 4096
 _NEVER = (1 << 63) - 1
+_WAYS = (bpf.EGRESS, bpf.INGRESS)
 _ETHERNET_BYTES = 14
 _CLOCK = struct.Struct("=Q")
-_DEVICE = struct.Struct("=II6sxx")
+_DEVICE = struct.Struct("=II6sxxI")
+_GET_DRIVER, _ETHTOOL = 0x3, 0x8946
+_DRIVER_INFO = struct.Struct("=I32s160x")
 
 
-def note_rule(vpc: VpcPlan) -> str:
-    """The rule that lets packets be noted. It stands in the filter for what is forwarded: what other rules
+def note_rules(vpc: VpcPlan) -> tuple[str, ...]:
+    """The rules that let packets be noted. They stand in the filter for what is forwarded: what other rules
     refuse, before it or after it, does not come to ``learn``.
     """
     unlogged = " iifname != @logged oifname != @logged" if vpc.flow_logs else ""
-    return (
+    note = (
         f'ct state established iifname != "{UPLINK}" oifname != "{UPLINK}"{unlogged} '
         f"meta mark set meta mark or {ESTABLISHED_MARK:#x}"
     )
+    if any(IPv4Network(each).subnet_of(IPv4Network(own)) for each in _routed(vpc) for own in vpc.cidrs):
+        return (note,)
+    # Inside the VPC all route tables say the same then. Which one it is need not be told to the other host,
+    # and the way there costs the kernel one more look for a packet with a mark.
+    inside = f'ct state established oifname "{VXLAN}" ip daddr {{ {", ".join(vpc.cidrs)} }}'
+    return note, f"{inside} meta mark set meta mark and {ESTABLISHED_MARK:#x}"
+
+
+def _routed(vpc: VpcPlan) -> Iterator[str]:
+    """Destinations of IPv4 in the VPC's route tables."""
+    for hops in vpc.tables.values():
+        yield from (network for network in hops if ":" not in network)
 
 
 class Device(msgspec.Struct, frozen=True):
-    """``mac``: the only sender there may be; "" for any. ``six``: there is IPv6."""
+    """``mac``: the only sender there may be; "" for any. ``six``: there is IPv6. ``carrier``: it leads to
+    other hosts.
+    """
 
     mtu: int
     mac: str = ""
     six: bool = False
+    carrier: bool = False
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -125,19 +147,37 @@ class Shortcut:
             with contextlib.suppress(FileNotFoundError):
                 bpf.delete(self._devices, struct.pack("=I", index))
         new: dict[str, tuple[int, Device]] = {}
+        told: dict[int, bytes] = {}
         for name in devices.keys() - self._placed.keys():
             # One that is gone already is not missed.
             with contextlib.suppress(OSError):
-                new[name] = socket.if_nametoindex(name), devices[name]
-        for index, device in new.values():
-            bpf.update(self._devices, struct.pack("=I", index), _packed(device))
+                index = socket.if_nametoindex(name)
+                told[index] = _packed(devices[name], paired=_driver(name) == "veth")
+                new[name] = index, devices[name]
+        for index, value in told.items():
+            bpf.update(self._devices, struct.pack("=I", index), value)
+        waited = {index for index, device in new.values() if device.carrier and self._attach(index, device)}
         bpf.place(
             bpf.Place(index, way, family.ether_type, self._programs[way, family])
             for index, device in new.values()
+            if index not in waited
             for family in device.families
-            for way in (bpf.EGRESS, bpf.INGRESS)
+            for way in _WAYS
         )
         self._placed |= new
+
+    def _attach(self, index: int, device: Device) -> bool:
+        """Stand at the better places of a device, if it is still there. False if this kernel has none."""
+        try:
+            for way in _WAYS:
+                bpf.attach(index, way, [self._programs[way, family] for family in device.families])
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENODEV):
+                raise
+            return error.errno == errno.ENODEV
+        # Those of an agent that did not know of them.
+        bpf.unplace(index)
+        return True
 
 
 class Shortcuts:
@@ -184,9 +224,20 @@ def _close(descriptors: list[int]) -> None:
         os.close(descriptor)
 
 
-def _packed(device: Device) -> bytes:
+def _packed(device: Device, paired: bool) -> bytes:
+    """``paired``: it is an end of a veth, whose other end is in another namespace, as a NAT gateway's is."""
     mac = bytes.fromhex(device.mac.replace(":", ""))
-    return _DEVICE.pack(device.mtu + _ETHERNET_BYTES, bool(mac), mac)
+    return _DEVICE.pack(device.mtu + _ETHERNET_BYTES, bool(mac), mac, paired)
+
+
+def _driver(name: str) -> str:
+    """Of a device of the calling thread's namespace. OSError."""
+    answer = array.array("B", _DRIVER_INFO.pack(_GET_DRIVER, b""))
+    request = struct.pack("16sQ16x", name.encode(), answer.buffer_info()[0])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        fcntl.ioctl(sock, _ETHTOOL, request)
+    driver: bytes = _DRIVER_INFO.unpack(answer)[1]
+    return driver.rstrip(b"\0").decode()
 
 
 def devices(vpc: VpcPlan, carrier_mtu: int) -> dict[str, Device]:
@@ -198,4 +249,4 @@ def devices(vpc: VpcPlan, carrier_mtu: int) -> dict[str, Device]:
         port.tap: Device(vpc.mtu, port.mac if port.kind is PortKind.machine else "", six)
         for port in vpc.ports.values()
     }
-    return {**found, VXLAN: Device(carrier_mtu, six=six)} if carrier_mtu else found
+    return {**found, VXLAN: Device(carrier_mtu, six=six, carrier=True)} if carrier_mtu else found

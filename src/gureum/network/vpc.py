@@ -160,7 +160,8 @@ class VpcNetwork:
 
     def _resembles(self, old: VpcPlan, plan: VpcPlan) -> bool:
         """Whether the namespace's own parts are the same, apart from subnets."""
-        return (old.cidr, old.id, old.number, old.mtu) == (plan.cidr, plan.id, plan.number, plan.mtu)
+        was, now = ((each.cidr, each.id, each.number, each.mtu, each.outside6) for each in (old, plan))
+        return was == now
 
     def _compile(self, plan: VpcPlan) -> tuple[Table, Table]:
         return guard.guard_table(plan), self._compile_routed(plan)

@@ -22,6 +22,7 @@ from gureum.resources.keypair import KeyPair
 from gureum.resources.pool import Pool
 from gureum.resources.record import KINDS, Record
 from gureum.resources.routing import (
+    EgressGateway,
     InternetGateway,
     NatGateway,
     NatGatewayState,
@@ -34,6 +35,7 @@ from gureum.resources.volume import (
     Attachment,
     AttachmentState,
     Modification,
+    Move,
     Snapshot,
     SnapshotState,
     Volume,
@@ -60,6 +62,7 @@ __all__ = [
     "ClientToken",
     "DhcpOptions",
     "EbsDefaults",
+    "EgressGateway",
     "FlowLog",
     "Host",
     "HostCertificate",
@@ -75,6 +78,7 @@ __all__ = [
     "KeyPair",
     "MetadataOptions",
     "Modification",
+    "Move",
     "NatGateway",
     "NatGatewayState",
     "NetworkAcl",

@@ -35,6 +35,11 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
     draining: bool = False
     """Takes no more instances."""
 
+    @property
+    def schedulable(self) -> bool:
+        """Whether something new may be put on it."""
+        return self.state is HostState.up and not self.draining
+
     kind: ClassVar[str] = "host"
     transitions: ClassVar[Transitions] = table(HostState, up="down", down="up")
 

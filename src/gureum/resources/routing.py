@@ -12,7 +12,7 @@ from gureum.resources.record import Record, Transitions, table
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """``destination`` is a CIDR or a prefix list's id; ``target`` the id of a gateway (igw-, nat-,
+    """``destination`` is a CIDR or a prefix list's id; ``target`` the id of a gateway (igw-, eigw-, nat-,
     pcx-, vpce-) or an interface (eni-). A target that is gone or cannot carry traffic makes it a blackhole.
     """
 
@@ -47,6 +47,15 @@ class InternetGateway(Record, frozen=True, kw_only=True, omit_defaults=True):
     vpc: str = ""
 
     kind: ClassVar[str] = "internet-gateway"
+    indexes: ClassVar[tuple[str, ...]] = ("account", "vpc")
+
+
+class EgressGateway(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """An egress-only Internet gateway: for IPv6, and connections that begin inside."""
+
+    vpc: str
+
+    kind: ClassVar[str] = "egress-only-internet-gateway"
     indexes: ClassVar[tuple[str, ...]] = ("account", "vpc")
 
 

@@ -58,14 +58,30 @@ class Modification(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     target_type: str = ""
     target_iops: int = 0
     target_throughput: int = 0
+    original_multi_attach: bool = False
+    target_multi_attach: bool = False
+
+
+class Move(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A volume's way from the pool ``source`` to ``target``.
+
+    ``state``: moving, completed, cancelled or failed. ``message`` says why it did not come to its end.
+    """
+
+    state: str
+    source: str
+    target: str
+    started: datetime
+    ended: datetime | None = None
+    message: str = ""
 
 
 class Volume(Record, frozen=True, kw_only=True, omit_defaults=True):
     """``size_bytes`` is the desired size. ``source`` is "", an image id or a snapshot id.
 
     ``host`` is where a local pool's volume lives: it is placed with its first instance, or at creation. In a
-    shared pool it is the host that looks after the volume now, and the only one that may have it open.
-    ``instance`` repeats ``attachment.instance``, for the index.
+    shared pool it is the host that looks after the volume now, and the only one that may have it open, unless
+    ``multi_attach``: then those of all instances that have it may.
     """
 
     state: VolumeState = VolumeState.creating
@@ -88,9 +104,14 @@ class Volume(Record, frozen=True, kw_only=True, omit_defaults=True):
     snapshot: str = ""
     """The snapshot id that DescribeVolumes shows, "" if made empty."""
     created: datetime
-    attachment: Attachment | None = None
-    instance: str | None = None
+    attachments: tuple[Attachment, ...] = ()
+    """Of one instance at most, unless ``multi_attach``; of each once."""
+    multi_attach: bool = False
     modification: Modification | None = None
+    move: Move | None = None
+    """The latest."""
+    leaves: tuple[str, ...] = ()
+    """Pools in which a copy of it is to be removed: where it was before it moved, or did not come to."""
     auto_enable_io: bool = False
     origin: str = ""
     """The built image that its data began as, "" for none: its kernel may be needed to boot from it."""
@@ -103,8 +124,52 @@ class Volume(Record, frozen=True, kw_only=True, omit_defaults=True):
         """For the index: most volumes have none."""
         return (self.key,) if self.key else ()
 
+    @property
+    def target(self) -> str:
+        """The pool that it is on its way to, "" for none: its data is in ``pool`` until that is this one.
+
+        A volume that is not made yet does not go, nor one that hosts before this one may still be making.
+        """
+        stays = self.state in (VolumeState.creating, VolumeState.error) or self.former
+        return "" if stays else self._goes_to
+
+    @property
+    def _goes_to(self) -> str:
+        return self.move.target if self.move is not None and self.move.state == "moving" else ""
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """All in which something of it may be."""
+        return tuple(filter(None, dict.fromkeys((self.pool, self._goes_to, *self.leaves))))
+
+    @property
+    def bound(self) -> bool:
+        """Whether only its host can have it: part of it is on the host's own disk, or it is on its way."""
+        moves = bool(self.target) and self.state is not VolumeState.deleting
+        return moves or not all(map(shared, self.pools))
+
+    @property
+    def instances(self) -> tuple[str, ...]:
+        """Those that have it, for the index, too."""
+        return tuple(each.instance for each in self.attachments)
+
+    def attached_to(self, instance: str) -> Attachment | None:
+        return next((each for each in self.attachments if each.instance == instance), None)
+
+    def with_attachment(self, attachment: Attachment) -> Volume:
+        """With this one in the place of its instance's, or added."""
+        known = attachment.instance in self.instances
+        others = tuple(
+            attachment if each.instance == attachment.instance else each for each in self.attachments
+        )
+        return msgspec.structs.replace(self, attachments=others if known else (*others, attachment))
+
+    def without_attachment(self, instance: str) -> Volume:
+        left = tuple(each for each in self.attachments if each.instance != instance)
+        return msgspec.structs.replace(self, attachments=left)
+
     kind: ClassVar[str] = "volume"
-    indexes: ClassVar[tuple[str, ...]] = ("account", "host", "state", "instance", "source", "keys")
+    indexes: ClassVar[tuple[str, ...]] = ("account", "host", "state", "instances", "source", "keys")
     transitions: ClassVar[Transitions] = table(
         VolumeState,
         creating="available in_use deleting error",
@@ -113,6 +178,11 @@ class Volume(Record, frozen=True, kw_only=True, omit_defaults=True):
         error="deleting",
         deleting="deleted",
     )
+
+
+OF_NO_VOLUME = "vol-ffffffff"
+"""What EC2 shows as the volume of a snapshot that was taken of none of the account's: of an image's own, of a
+copy, of one that was uploaded."""
 
 
 class SnapshotState(StrEnum):
@@ -125,7 +195,7 @@ class SnapshotState(StrEnum):
 
 
 class Snapshot(Record, frozen=True, kw_only=True, omit_defaults=True):
-    """``volume`` is the volume it was taken of ("vol-ffffffff" for an image's own, and for copies).
+    """``volume`` is the volume it was taken of (or OF_NO_VOLUME).
 
     ``staging`` is the volume that it is taken of instead, if that is one that nobody sees (``staged``).
     ``timeout_seconds``: while it is above 0 the blocks are still being written (StartSnapshot), and the

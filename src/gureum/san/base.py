@@ -41,12 +41,13 @@ DiskSource = FileDisk | RbdDisk
 class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
     """``used_bytes`` is what the volume itself occupies, without what it shares with its source.
 
-    0 where finding that out takes long: in a shared pool.
+    0 where finding that out takes long: in a shared pool. ``partial``: not all of its data is there yet.
     """
 
     id: str
     size_bytes: int
     used_bytes: int = 0
+    partial: bool = False
 
 
 class Inventory(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,12 +112,16 @@ class Pool(Protocol):
     async def has_snapshot(self, id: str, volume: str) -> bool: ...
 
     async def create_volume(
-        self, id: str, size_bytes: int, source: str = "", source_volume: str = ""
+        self, id: str, size_bytes: int, source: str = "", source_volume: str = "", partial: bool = False
     ) -> None:
         """``source``: "" for an empty volume, or the id of an image or snapshot to clone without copying.
 
-        ``source_volume``: the volume that the snapshot is of.
+        ``source_volume``: the volume that the snapshot is of. ``partial``: it says that it is, from its
+        beginning on.
         """
+
+    async def mark_partial(self, id: str, partial: bool) -> None:
+        """Let the volume say that data is missing, or no more; also while a machine has it open. Durable."""
 
     async def resize_volume(self, id: str, size_bytes: int, live: LiveDisk | None = None) -> None:
         """Grow. Smaller than now is a PoolError."""
@@ -144,6 +149,18 @@ class Pool(Protocol):
         Raises PoolUnavailable while it is another host's.
         """
 
+    async def share_volume(self, id: str) -> DiskSource:
+        """As ``open_volume``, of a volume of a shared pool that machines of other hosts may have open, too.
+
+        Raises PoolUnavailable while it is another host's alone, or another host opens it.
+        """
+
+    async def note_opened(self, id: str) -> None:
+        """A machine of this host has opened what was shared, or is not going to.
+
+        Who has it open is written down, so that ``evict`` leaves out the machines of other hosts.
+        """
+
     async def release_volume(self, id: str) -> None:
         """No machine of this host has the volume open any more: another host may have it."""
 
@@ -168,8 +185,14 @@ class Pool(Protocol):
     async def read_snapshot(self, id: str, volume: str, offset: int, length: int) -> bytes:
         """At most BLOCKS_BYTES_MAX. Offsets and lengths are multiples of 512."""
 
+    async def volume_extents(self, id: str, offset: int = 0, length: int = 0) -> list[tuple[int, int]]:
+        """As ``snapshot_extents``, of a volume that no machine has open."""
+
+    async def read_volume(self, id: str, offset: int, length: int) -> bytes:
+        """As ``read_snapshot``, of a volume that no machine has open."""
+
     async def write_volume(self, id: str, offset: int, data: bytes) -> None:
-        """Of a volume that no machine has open. As ``read_snapshot``; durable when it returns."""
+        """Likewise; durable when it returns."""
 
     async def close(self) -> None:
         """Let another process have the pool. Nothing may be under way."""

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 
 from gureum.env import Env
 from gureum.errors import PoolError
+from gureum.san import fake_parts
+from gureum.san.fake_parts import BLOCK_BYTES, Blocks, Failing
 from gureum.san.layers import Listing, Space, full
 from gureum.san.pool import CHAIN_MAX, LayeredPool
 from gureum.san.records import (
@@ -24,12 +26,8 @@ from gureum.san.records import (
     layers_of,
 )
 
-BLOCK_BYTES = 64 << 10
-"""What a write of any data occupies, and a layer or record by itself."""
 STEP_SECONDS = (0.0005, 0.005)
 FOLDER = "/fake-pool/"
-
-Blocks = dict[int, bytes]
 
 
 class FakeLayer:
@@ -41,28 +39,23 @@ class FakeLayer:
         self.blocks: Blocks = {}
 
 
-class FakePoolDisk:
-    """The disk of one fake host, of ``size_bytes``. Images are named by their disk's path in ``images``."""
+class FakePoolDisk(Failing):
+    """The disk of one fake host, of ``size_bytes``. Images are named by their disk's path in ``images``.
+
+    Steps are those of LayerStore.
+    """
 
     def __init__(self, size_bytes: int = 1 << 40) -> None:
+        super().__init__()
         self.size_bytes = size_bytes
         self.layers: dict[str, FakeLayer] = {}
         self.records: dict[str, bytes] = {}
         self.images: dict[str, Blocks] = {}
         self.opened: set[str] = set()
         """Layers that a machine has open for writing (as QEMU's image locks tell), where a test says so."""
-        self._failures: list[tuple[str, PoolError]] = []
         self._frozen: set[str] = set()
 
     # What can be told to happen.
-
-    def fail_next(self, step: str, error: PoolError | None = None) -> None:
-        """Let the next step of this name (a method of LayerStore) fail before it has had an effect."""
-        self._failures.append((step, error or PoolError(f"{step}: input/output error")))
-
-    def fail_nothing(self) -> None:
-        """Take back what was told to fail and has not yet."""
-        self._failures.clear()
 
     def write(self, path: str, block: int, data: bytes) -> None:
         """What a guest does. PoolFull for lack of space; AssertionError if the layer may not change now."""
@@ -135,12 +128,6 @@ class FakePoolDisk:
         space = self.space()
         if space.free_bytes < need_bytes:
             raise full("the fake pool", need_bytes, 0, space)
-
-    def take_failure(self, step: str) -> None:
-        for index, (name, error) in enumerate(self._failures):
-            if name == step:
-                del self._failures[index]
-                raise error
 
     def freeze(self, record: PoolRecord) -> None:
         """What a record says must not change any more."""
@@ -231,21 +218,13 @@ class FakeLayers:
 
     async def read(self, chain: Sequence[str], offset: int, length: int) -> bytes:
         await self._step("read")
-        contents = self._disk.contents(self.path(chain[0]))
-        first, last = offset // BLOCK_BYTES, (offset + length - 1) // BLOCK_BYTES
-        data = b"".join(
-            contents.get(number, b"").ljust(BLOCK_BYTES, b"\0") for number in range(first, last + 1)
-        )
-        return data[offset - first * BLOCK_BYTES :][:length]
+        return fake_parts.read(self._disk.contents(self.path(chain[0])), offset, length)
 
     async def write(self, chain: Sequence[str], offset: int, data: bytes) -> None:
-        first, last = offset // BLOCK_BYTES, (offset + len(data) - 1) // BLOCK_BYTES
-        before = await self.read(chain, first * BLOCK_BYTES, (last - first + 1) * BLOCK_BYTES)
+        await self._step("read")
+        before = self._disk.contents(self.path(chain[0]))
         await self._step("write")
-        start = offset - first * BLOCK_BYTES
-        after = before[:start] + data + before[start + len(data) :]
-        for number in range(first, last + 1):
-            block = after[(number - first) * BLOCK_BYTES :][:BLOCK_BYTES]
+        for number, block in fake_parts.changed(before, offset, data).items():
             self._disk.write(self.path(chain[0]), number, block)
 
     async def in_use(self, layer: str) -> bool:

@@ -14,14 +14,15 @@ from typing import TypeVar
 
 from gureum.env import Env
 from gureum.errors import PoolError, PoolFull, PoolUnavailable
+from gureum.san import fake_parts
 from gureum.san.base import Inventory, LiveDisk, RbdDisk, VolumeInfo
 from gureum.san.blocks import merged, require_inside
-from gureum.san.fake import BLOCK_BYTES, Blocks
+from gureum.san.fake_parts import BLOCK_BYTES, Blocks, Failing
 from gureum.san.records import require_format, require_id, require_size
 
 STEP_SECONDS = (0.001, 0.05)
 SLOW_SECONDS = (0.5, 30.0)
-QUICK = ("open_volume", "release_volume", "evict")
+QUICK = ("open_volume", "share_volume", "note_opened", "release_volume", "evict")
 """What is never slow: a hold that comes to pass long after its agent died would stay."""
 AWAY_SECONDS = 5.0
 """After which a cluster that does not answer is given up for now."""
@@ -44,16 +45,23 @@ class FakeImage:
         """In bytes, of the snapshots."""
         self.husk = False
         self.holder: str | None = None
+        self.sharers: dict[str, int] = {}
+        """Hosts that may open it besides each other, and what ``holds`` was then."""
         self.holds = 0
         """Counts how often it was taken: a release of an earlier time has no effect."""
         self.evicted: set[str] = set()
         """Hosts whose writes are refused."""
+        self.partial = False
 
 
-class FakeSan:
-    """The cluster, of ``size_bytes``. Images to bring in are named by their disk's path in ``disks``."""
+class FakeSan(Failing):
+    """The cluster, of ``size_bytes``. Images to bring in are named by their disk's path in ``disks``.
+
+    Steps are those of Pool.
+    """
 
     def __init__(self, name: str = "san", size_bytes: int = 1 << 40) -> None:
+        super().__init__()
         self.name = name
         self.size_bytes = size_bytes
         self.disks: dict[str, Blocks] = {}
@@ -66,17 +74,9 @@ class FakeSan:
         self.down = False
         self.cut_off: set[str] = set()
         """Hosts that do not reach it."""
-        self._failures: list[tuple[str, PoolError]] = []
         self._delays: dict[str, float] = {}
 
     # What can be told to happen.
-
-    def fail_next(self, step: str, error: PoolError | None = None) -> None:
-        """Let the next step of this name (a method of Pool) fail before it has had an effect."""
-        self._failures.append((step, error or PoolError(f"{step}: input/output error")))
-
-    def fail_nothing(self) -> None:
-        self._failures.clear()
 
     def delay_next(self, step: str, seconds: float) -> None:
         """Let the next step of this name take so long."""
@@ -90,7 +90,8 @@ class FakeSan:
         image = self.rbd[self.id(path)]
         assert self.reaches(host), f"{host} does not reach {path}"
         assert host not in image.evicted, f"{host} was fenced off {path}"
-        assert image.holder == host, f"{path} is written on {host}, and held by {image.holder}"
+        holders = {image.holder, *image.sharers}
+        assert host in holders, f"{path} is written on {host}, and held by {holders}"
         if block not in image.blocks and self.free_bytes() < BLOCK_BYTES:
             raise PoolFull("the fake SAN is full")
         image.blocks[block] = data
@@ -135,12 +136,6 @@ class FakeSan:
         return max(0, self.size_bytes - self.used_bytes())
 
     # For FakeSharedPool.
-
-    def take_failure(self, step: str) -> None:
-        for index, (name, error) in enumerate(self._failures):
-            if name == step:
-                del self._failures[index]
-                raise error
 
     def take_delay(self, step: str) -> float:
         return self._delays.pop(step, 0.0)
@@ -190,7 +185,8 @@ class FakeSharedPool:
         def find() -> VolumeInfo | None:
             if id not in self._san.volumes():
                 return None
-            return VolumeInfo(id=id, size_bytes=self._san.rbd[id].size_bytes)
+            image = self._san.rbd[id]
+            return VolumeInfo(id=id, size_bytes=image.size_bytes, partial=image.partial)
 
         return await self._do("find_volume", find)
 
@@ -201,7 +197,7 @@ class FakeSharedPool:
         return await self._do("has_snapshot", has)
 
     async def create_volume(
-        self, id: str, size_bytes: int, source: str = "", source_volume: str = ""
+        self, id: str, size_bytes: int, source: str = "", source_volume: str = "", partial: bool = False
     ) -> None:
         require_id(id, "vol")
         require_size(id, size_bytes)
@@ -226,12 +222,22 @@ class FakeSharedPool:
                 raise PoolError(
                     f"{id}: {size_bytes} bytes are less than the {origin.sizes[source]} of {source}"
                 )
-            assert id not in san.made or san.made[id] == source, f"{id} is made once more, of something else"
+            again = id in san.made and san.made[id] != source
+            assert partial or not again, f"{id} is made once more, of something else"
+            if id in san.rbd:
+                raise PoolError(f"{id} was deleted, and only its snapshots are left")
             san.require((1 + len(blocks)) * BLOCK_BYTES)
             san.rbd[id] = FakeImage(size_bytes, source, dict(blocks))
+            san.rbd[id].partial = partial
             san.made[id] = source
 
         await self._do("create_volume", create)
+
+    async def mark_partial(self, id: str, partial: bool) -> None:
+        def mark() -> None:
+            self._san.image(id).partial = partial
+
+        await self._do("mark_partial", mark)
 
     async def resize_volume(self, id: str, size_bytes: int, live: LiveDisk | None = None) -> None:
         def resize() -> None:
@@ -249,9 +255,9 @@ class FakeSharedPool:
             image = self._san.rbd.get(id)
             if image is None:
                 return
-            if image.holder not in (None, self._host) and not image.husk:
-                raise PoolUnavailable(f"{id} is held by {image.holder}")
-            image.husk, image.blocks = True, {}
+            if not image.husk:
+                _require_alone(id, image, self._host)
+            image.husk, image.blocks, image.holder = True, {}, None
             self._san.drop_empty(id)
 
         await self._do("delete_volume", delete)
@@ -297,34 +303,58 @@ class FakeSharedPool:
     async def open_volume(self, id: str) -> RbdDisk:
         def hold() -> None:
             image = self._san.image(id)
-            if image.holder not in (None, self._host):
-                raise PoolUnavailable(f"{id} is held by host {image.holder}")
-            image.holder = self._host
+            _require_alone(id, image, self._host)
+            image.holder, image.sharers = self._host, {}
             image.evicted.discard(self._host)
             image.holds += 1
 
         await self._do("open_volume", hold)
+        return self._disk(id)
+
+    def _disk(self, id: str) -> RbdDisk:
         return RbdDisk(
             pool=self._san.name, image=id, conf="/fake/ceph.conf", user="fake", keyring="/fake/keyring"
         )
 
+    async def share_volume(self, id: str) -> RbdDisk:
+        def share() -> None:
+            image = self._san.image(id)
+            if image.holder not in (None, self._host):
+                raise PoolUnavailable(f"{id} is held by host {image.holder}")
+            image.holder = None
+            image.evicted.discard(self._host)
+            image.holds += 1
+            image.sharers[self._host] = image.holds
+
+        await self._do("share_volume", share)
+        return self._disk(id)
+
+    async def note_opened(self, id: str) -> None:
+        await self._do("note_opened", lambda: None)
+
     async def release_volume(self, id: str) -> None:
         before = self._san.rbd.get(id)
         holds = before.holds if before is not None else 0
+        shared = before.sharers.get(self._host) if before is not None else None
 
         def release() -> None:
             image = self._san.rbd.get(id)
-            if image is not None and image.holder == self._host and image.holds == holds:
+            if image is None:
+                return
+            if image.holder == self._host and image.holds == holds:
                 image.holder = None
+            if image.sharers.get(self._host) == shared:
+                image.sharers.pop(self._host, None)
 
         await self._do("release_volume", release)
 
     async def evict(self, id: str, host: str) -> None:
         def evict() -> None:
             image = self._san.rbd.get(id)
-            if image is not None and image.holder == host:
+            if image is not None and host in (image.holder, *image.sharers):
                 image.evicted.add(host)
-                image.holder = None
+                image.holder = None if image.holder == host else image.holder
+                image.sharers.pop(host, None)
 
         await self._do("evict", evict)
 
@@ -347,21 +377,31 @@ class FakeSharedPool:
         def read() -> bytes:
             image = self._taken(id, volume)
             require_inside(id, image.sizes[id], offset, length)
-            return _bytes(image.snapshots[id], offset, length)
+            return fake_parts.read(image.snapshots[id], offset, length)
 
         return await self._do("read_snapshot", read)
+
+    async def volume_extents(self, id: str, offset: int = 0, length: int = 0) -> list[tuple[int, int]]:
+        def extents() -> list[tuple[int, int]]:
+            image = self._san.image(id)
+            end = offset + length if length else image.size_bytes
+            return merged([(at * BLOCK_BYTES, BLOCK_BYTES) for at in image.blocks], offset, end)
+
+        return await self._do("volume_extents", extents)
+
+    async def read_volume(self, id: str, offset: int, length: int) -> bytes:
+        def read() -> bytes:
+            image = self._san.image(id)
+            require_inside(id, image.size_bytes, offset, length)
+            return fake_parts.read(image.blocks, offset, length)
+
+        return await self._do("read_volume", read)
 
     async def write_volume(self, id: str, offset: int, data: bytes) -> None:
         def write() -> None:
             image = self._san.image(id)
             require_inside(id, image.size_bytes, offset, len(data))
-            blocks = image.blocks
-            first, last = offset // BLOCK_BYTES, (offset + len(data) - 1) // BLOCK_BYTES
-            start = offset - first * BLOCK_BYTES
-            old = _bytes(blocks, first * BLOCK_BYTES, (last - first + 1) * BLOCK_BYTES)
-            new = old[:start] + data + old[start + len(data) :]
-            for at in range(first, last + 1):
-                blocks[at] = new[(at - first) * BLOCK_BYTES :][:BLOCK_BYTES]
+            image.blocks.update(fake_parts.changed(image.blocks, offset, data))
 
         await self._do("write_volume", write)
 
@@ -403,7 +443,6 @@ class FakeSharedPool:
         return await done
 
 
-def _bytes(blocks: Blocks, offset: int, length: int) -> bytes:
-    first, last = offset // BLOCK_BYTES, (offset + length - 1) // BLOCK_BYTES
-    data = b"".join(blocks.get(at, b"").ljust(BLOCK_BYTES, b"\0") for at in range(first, last + 1))
-    return data[offset - first * BLOCK_BYTES :][:length]
+def _require_alone(id: str, image: FakeImage, host: str) -> None:
+    if others := {image.holder, *image.sharers} - {None, host}:
+        raise PoolUnavailable(f"{id} is held by host {', '.join(sorted(filter(None, others)))}")

@@ -7,11 +7,13 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from gureum.errors import PoolError
+from gureum.files import sync
 from gureum.san import qemu_img
 from gureum.san.base import Layer
 
@@ -66,7 +68,7 @@ async def write(chain: Sequence[Layer], offset: int, data: bytes) -> None:
         target = _name(_window(chain, offset, len(data)))
         arguments = ("convert", "-n", "-f", "raw", f"/proc/self/fd/{file}", "-O", "raw", target)
         await qemu_img.run(arguments, SECONDS, pass_fds=(file,))
-    await asyncio.to_thread(_flush, chain[0].path)
+    await asyncio.to_thread(sync, Path(chain[0].path))
 
 
 def _window(chain: Sequence[Layer], offset: int, length: int) -> Node:
@@ -84,13 +86,5 @@ def _memory(length: int) -> Iterator[int]:
     try:
         os.ftruncate(file, length)
         yield file
-    finally:
-        os.close(file)
-
-
-def _flush(path: str) -> None:
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
     finally:
         os.close(file)

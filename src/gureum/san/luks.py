@@ -11,6 +11,9 @@ measure how many there should be.
 
 All of a header follows from the key: the same key always has the same header. So it can be written again
 where nobody knows whether it was, with data after it or not. Each new volume has a new key.
+
+The data is encrypted in sectors, each by itself. Here is that, too, for who reads or writes a few of them
+without a machine.
 """
 
 from __future__ import annotations
@@ -37,6 +40,10 @@ LUKS_HEADER_BYTES = (FIRST_SLOT_SECTOR + SLOTS * SLOT_SECTORS) * SECTOR_BYTES
 _HEADER = struct.Struct(">6sH32s32s32sII20s32sI40s")
 _SLOT = struct.Struct(">II32sII")
 _ACTIVE, _UNUSED = 0x00AC71F3, 0x0000DEAD
+HEAD_BYTES = _HEADER.size + SLOTS * _SLOT.size
+"""Of a header, without the key slots' stripes."""
+_NEVER_WRITTEN = bytes(SECTOR_BYTES)
+"""A sector of the pool's, as no data becomes by being encrypted (but once in 2**4096 times)."""
 
 
 def passphrase(key: bytes) -> str:
@@ -49,13 +56,59 @@ def luks_header(key: bytes) -> bytes:
 
     Its master key is not ``key``, which only opens it. Raises PoolError for a key of a wrong length.
     """
+    header = bytearray(LUKS_HEADER_BYTES)
+    header[:HEAD_BYTES] = _head(key)
+    opens = hashlib.pbkdf2_hmac("sha256", passphrase(key).encode(), _slot_salt(key), ROUNDS, KEY_BYTES)
+    begin = FIRST_SLOT_SECTOR * SECTOR_BYTES
+    header[begin : begin + STRIPES * KEY_BYTES] = _ciphered(opens, _split(key, _master(key)), 0, True)
+    return bytes(header)
+
+
+def require_header(id: str, key: bytes, head: bytes) -> None:
+    """Raises PoolError unless a volume or snapshot that begins with ``head`` is encrypted with ``key``."""
+    if head[:HEAD_BYTES] != _head(key):
+        raise PoolError(
+            f"{id} does not begin with the LUKS header of its key: it is damaged, or of another key"
+        )
+
+
+def decrypted(key: bytes, offset: int, data: bytes) -> bytes:
+    """What ``data`` from ``offset`` of the pool's volume on, after the header, is to the machine.
+
+    But what was never written: noise to the machine, it is zeros here. Whole sectors. Takes about 8 ms of CPU
+    time for a MiB.
+    """
+    plain = _ciphered(_master(key), data, offset // SECTOR_BYTES, False)
+    if _NEVER_WRITTEN not in data:
+        return plain
+    return b"".join(
+        _NEVER_WRITTEN if data[at : at + SECTOR_BYTES] == _NEVER_WRITTEN else plain[at : at + SECTOR_BYTES]
+        for at in range(0, len(data), SECTOR_BYTES)
+    )
+
+
+def encrypted(key: bytes, offset: int, data: bytes) -> bytes:
+    """What the pool's volume has, after the header, for ``data`` that the machine has from ``offset`` on."""
+    return _ciphered(_master(key), data, offset // SECTOR_BYTES, True)
+
+
+def zeroed(key: bytes, offset: int, data: bytes) -> bytes:
+    """``data`` of the pool's volume, but with zeros for the machine in sectors that were never written."""
+    if _NEVER_WRITTEN not in data:
+        return data
+    zeros = encrypted(key, offset, bytes(len(data)))
+    return b"".join(
+        zeros[at : at + SECTOR_BYTES] if sector == _NEVER_WRITTEN else sector
+        for at in range(0, len(data), SECTOR_BYTES)
+        for sector in (data[at : at + SECTOR_BYTES],)
+    )
+
+
+def _head(key: bytes) -> bytes:
     if len(key) != KEY_BYTES:
         raise PoolError(f"a volume's key has {KEY_BYTES} bytes, not {len(key)}")
-    master, digest_salt, slot_salt = (
-        _derived(key, purpose, size)
-        for purpose, size in ((b"master key", KEY_BYTES), (b"digest salt", 32), (b"slot salt", 32))
-    )
-    header = bytearray(LUKS_HEADER_BYTES)
+    master, digest_salt = _master(key), _derived(key, b"digest salt", 32)
+    header = bytearray(HEAD_BYTES)
     _HEADER.pack_into(
         header,
         0,
@@ -66,12 +119,17 @@ def luks_header(key: bytes) -> bytes:
     )
     for slot in range(SLOTS):
         sector = FIRST_SLOT_SECTOR + slot * SLOT_SECTORS
-        used = (_ACTIVE, ROUNDS, slot_salt) if slot == 0 else (_UNUSED, 0, b"")
+        used = (_ACTIVE, ROUNDS, _slot_salt(key)) if slot == 0 else (_UNUSED, 0, b"")
         _SLOT.pack_into(header, _HEADER.size + slot * _SLOT.size, *used, sector, STRIPES)
-    opens = hashlib.pbkdf2_hmac("sha256", passphrase(key).encode(), slot_salt, ROUNDS, KEY_BYTES)
-    begin = FIRST_SLOT_SECTOR * SECTOR_BYTES
-    header[begin : begin + STRIPES * KEY_BYTES] = _encrypted(opens, _split(key, master))
     return bytes(header)
+
+
+def _master(key: bytes) -> bytes:
+    return _derived(key, b"master key", KEY_BYTES)
+
+
+def _slot_salt(key: bytes) -> bytes:
+    return _derived(key, b"slot salt", 32)
 
 
 def _derived(key: bytes, purpose: bytes, size: int) -> bytes:
@@ -100,11 +158,14 @@ def _diffused(block: bytes) -> bytes:
     )
 
 
-def _encrypted(key: bytes, data: bytes) -> bytes:
+def _ciphered(master: bytes, data: bytes, first: int, encrypt: bool) -> bytes:
+    """AES-256-XTS of whole sectors, the first of which has the number ``first``."""
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes  # heavy
 
+    cipher = algorithms.AES(master)
     sectors: list[bytes] = []
-    for number in range(len(data) // SECTOR_BYTES):
-        encryptor = Cipher(algorithms.AES(key), modes.XTS(number.to_bytes(16, "little"))).encryptor()
-        sectors.append(encryptor.update(data[number * SECTOR_BYTES : (number + 1) * SECTOR_BYTES]))
+    for at in range(0, len(data), SECTOR_BYTES):
+        mode = modes.XTS((first + at // SECTOR_BYTES).to_bytes(16, "little"))
+        context = Cipher(cipher, mode).encryptor() if encrypt else Cipher(cipher, mode).decryptor()
+        sectors.append(context.update(data[at : at + SECTOR_BYTES]))
     return b"".join(sectors)

@@ -104,6 +104,7 @@ class LayeredPool:
                 id=record.id,
                 size_bytes=record.size_bytes,
                 used_bytes=sum(used.get(name, 0) for name in names),
+                partial=record.partial,
             )
             for record, names in own.items()
         }
@@ -120,6 +121,13 @@ class LayeredPool:
             await self._store.verify(record.chain)
             return FileDisk(layers=tuple(self._layer(name) for name in record.chain))
 
+    async def share_volume(self, id: str) -> FileDisk:
+        """Its files have one writer."""
+        raise PoolError(f"{id} is in {self._name}, where one machine at a time can have it")
+
+    async def note_opened(self, id: str) -> None:
+        require_id(id, "vol")
+
     async def release_volume(self, id: str) -> None:
         """Nobody else can have it."""
         require_id(id, "vol")
@@ -130,7 +138,7 @@ class LayeredPool:
     # --- volumes
 
     async def create_volume(
-        self, id: str, size_bytes: int, source: str = "", source_volume: str = ""
+        self, id: str, size_bytes: int, source: str = "", source_volume: str = "", partial: bool = False
     ) -> None:
         require_id(id, "vol")
         require_size(id, size_bytes)
@@ -145,10 +153,21 @@ class LayeredPool:
                 await self._require_space(LAYER_BYTES)
                 async with self._new_layer(id, size_bytes, chain) as layer:
                     self._env.crashpoint("pool.volume.layer")
+                    chain = (layer, *chain)
                     await self._catalogue.save(
-                        VolumeRecord(id=id, size_bytes=size_bytes, chain=(layer, *chain), source=source)
+                        VolumeRecord(
+                            id=id, size_bytes=size_bytes, chain=chain, source=source, partial=partial
+                        )
                     )
         self._env.crashpoint("pool.volume.recorded")
+
+    async def mark_partial(self, id: str, partial: bool) -> None:
+        require_id(id, "vol")
+        await self._catalogue.load()
+        async with self._locks.hold(id):
+            record = self._volume(id)
+            if record.partial != partial:
+                await self._catalogue.save(replace(record, partial=partial))
 
     async def resize_volume(self, id: str, size_bytes: int, live: LiveDisk | None = None) -> None:
         require_id(id, "vol")
@@ -317,13 +336,28 @@ class LayeredPool:
         with self._catalogue.pin(record.chain):
             return await self._store.read(record.chain, offset, length)
 
-    async def write_volume(self, id: str, offset: int, data: bytes) -> None:
+    async def volume_extents(self, id: str, offset: int = 0, length: int = 0) -> list[tuple[int, int]]:
+        async with self._unused(id) as record:
+            end = min(offset + length, record.size_bytes) if length else record.size_bytes
+            return await blocks.extents(self._store, record.chain, (), offset, end)
+
+    async def read_volume(self, id: str, offset: int, length: int) -> bytes:
+        async with self._unused(id) as record:
+            blocks.require_inside(id, record.size_bytes, offset, length)
+            return await self._store.read(record.chain, offset, length)
+
+    @asynccontextmanager
+    async def _unused(self, id: str) -> AsyncIterator[VolumeRecord]:
+        """A volume that no machine has open, held still."""
         require_id(id, "vol")
         await self._catalogue.load()
         async with self._locks.hold(id):
             record = self._volume(id)
             await self._require_unused(record)
-            record = await self._settle(record, None)
+            yield await self._settle(record, None)
+
+    async def write_volume(self, id: str, offset: int, data: bytes) -> None:
+        async with self._unused(id) as record:
             blocks.require_inside(id, record.size_bytes, offset, len(data))
             await self._require_space(len(data))
             await self._store.write(record.chain, offset, data)

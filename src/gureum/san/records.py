@@ -41,6 +41,8 @@ class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     chain: tuple[str, ...]
     source: str = ""
     pending: SwitchIntent | None = None
+    partial: bool = False
+    """It is a copy that is not complete."""
 
 
 class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -41,6 +41,11 @@ class Hosts(Protocol):
     def problems(self, host: str) -> tuple[str, ...]:
         """What is wrong with the host, for people."""
 
+    def copied(self, host: str, volume: str) -> tuple[int, int]:
+        """Of a volume on its way to another pool: how many bytes are there, of how many; zeros if nobody
+        knows.
+        """
+
     @property
     def joining(self) -> Joining | None:
         """How other machines join the cloud; None if it takes none."""
@@ -68,7 +73,7 @@ class Pools(Protocol):
 
 
 class Blocks(Protocol):
-    """The data of snapshots, in blocks of BLOCK_BYTES. All raise TransportError."""
+    """The data of snapshots, in blocks of BLOCK_BYTES, in clear. All raise TransportError."""
 
     async def used(
         self, snapshot: Snapshot, since: Snapshot | None, first: int, count: int
@@ -77,7 +82,8 @@ class Blocks(Protocol):
         may differ from this one's.
         """
 
-    async def read(self, snapshot: Snapshot, index: int) -> bytes: ...
+    async def read(self, snapshot: Snapshot, index: int) -> bytes:
+        """Raises ConfigError, too, if there is no key that opens it."""
 
     async def write(self, snapshot: Snapshot, index: int, data: bytes) -> None:
         """Of one that is not taken yet. Its volume may still be being made: waits for that, for a moment."""
@@ -99,13 +105,19 @@ class Joining(NamedTuple):
 
 
 class Cloud(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings that operations need. ``public_cidr``: where public and elastic addresses come from."""
+    """Settings that operations need. ``public_cidr``: where public and elastic addresses come from.
+
+    ``ipv6_prefix``: an IPv6 network that others lead to the hosts, from which VPCs get theirs; "" for none.
+    ``one_machine``: all hosts are on one machine, which is their router.
+    """
 
     name: str
     account: str
     region: str
     zones: tuple[str, ...]
     public_cidr: str
+    ipv6_prefix: str = ""
+    one_machine: bool = False
     dns_domain: str = "ec2.internal"
     encrypted: bool = False
     """What goes from host to host goes through WireGuard, or not at all."""

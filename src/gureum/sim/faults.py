@@ -10,7 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from gureum.resources import Host
-from gureum.san.fake import BLOCK_BYTES
+from gureum.san.fake_parts import BLOCK_BYTES
 from gureum.sim.world import POOL_BYTES, SimHost, World
 from gureum.store.base import Transaction
 

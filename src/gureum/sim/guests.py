@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from msgspec.structs import replace
+
 from gureum.errors import PoolFull
 from gureum.hostspec import MachineState
+from gureum.hypervisors.base import Disk, describe
 from gureum.hypervisors.fake_machine import FakeDisk
-from gureum.san.fake import Blocks, FakePoolDisk
+from gureum.san.fake import FakePoolDisk
+from gureum.san.fake_parts import Blocks
 from gureum.san.fake_shared import FakeSan
 from gureum.sim.world import IMAGE_BLOCKS, SimHost, World
 
@@ -41,6 +45,8 @@ class Guests:
         self.due: dict[str, int] = {}
         """By snapshot, how many writes it must contain: those acknowledged before it was asked for."""
         self.count = 0
+        self.sources: dict[str, str] = {}
+        """What volumes are made from, where the store says so: a copy in another pool does not know."""
 
     def asked_for_snapshot(self, snapshot: str, writes: int) -> None:
         self.due[snapshot] = writes
@@ -72,8 +78,10 @@ class Guests:
     def _write(self, host: SimHost, volume: str, disk: FakeDisk) -> Iterator[str]:
         pool, path = self._pool(host, disk), disk.layers[0]
         written = self._written(pool, volume)
-        if pool.contents(path) != written.contents():
-            yield f"{volume} contains {pool.contents(path)} instead of {written.contents()}"
+        if disk.target is not None and not host.reaches(disk.target):
+            return  # it waits for where the disk moves, too
+        if (found := _data(pool.contents(path))) != written.contents():
+            yield f"{volume} contains {found} instead of {written.contents()}"
         self.count += 1
         block, data = self.world.random.randrange(BLOCKS), f"{self.count}".encode()
         try:
@@ -83,7 +91,17 @@ class Guests:
                 pool.write(path, block, data)
         except PoolFull:
             return
+        if disk.target is not None and disk.mirror is not None and not disk.mirror.error:
+            self._mirrored(host, disk, disk.target, block, data)
         written.writes.append((block, data))
+
+    def _mirrored(self, host: SimHost, disk: FakeDisk, target: Disk, block: int, data: bytes) -> None:
+        """What is written goes to where the disk moves, too; else it does not move."""
+        try:
+            host.write(describe(target.source), block, data)
+        except PoolFull as error:
+            assert disk.mirror is not None
+            disk.mirror = replace(disk.mirror, ready=False, error=str(error))
 
     def _written(self, pool: Storage, volume: str) -> Written:
         if volume not in self.volumes:
@@ -91,18 +109,22 @@ class Guests:
         return self.volumes[volume]
 
     def _base(self, pool: Storage, volume: str) -> Blocks:
-        source = pool.source_of(volume)
+        source = self._source(pool, volume)
         if source.startswith("ami-"):
             return dict(IMAGE_BLOCKS)
         return dict(self.snapshots[source]) if source else {}
 
+    def _source(self, pool: Storage, volume: str) -> str:
+        return self.sources[volume] if volume in self.sources else pool.source_of(volume)
+
     def _look(self, pool: Storage) -> Iterator[str]:
         """Look at each new snapshot once: it is the volume as it was at one moment since it was asked for."""
         for id in sorted(pool.volumes() - self.volumes.keys()):
-            if pool.source_of(id) in ("", *self.snapshots) or pool.source_of(id).startswith("ami-"):
+            source = self._source(pool, id)
+            if source in ("", *self.snapshots) or source.startswith("ami-"):
                 self._written(pool, id)
         for id in sorted(pool.snapshots() - self.snapshots.keys()):
-            found = self.snapshots[id] = pool.contents_of(id)
+            found = self.snapshots[id] = _data(pool.contents_of(id))
             written = self._written(pool, pool.volume_of(id))
             first = self.due.get(id, 0)
             moments = range(first, len(written.writes) + 1)
@@ -128,9 +150,15 @@ class Guests:
         }
         for volume in sorted(pool.volumes()):
             expected = self._written(pool, volume).contents()
-            found = pool.contents(active[volume]) if volume in active else pool.contents_of(volume)
+            found = _data(pool.contents(active[volume]) if volume in active else pool.contents_of(volume))
             if found != expected:
                 yield f"{volume} contains {found} instead of {expected}"
         for snapshot in sorted(pool.snapshots()):
-            if pool.contents_of(snapshot) != self.snapshots[snapshot]:
+            if _data(pool.contents_of(snapshot)) != self.snapshots[snapshot]:
                 yield f"{snapshot} changed"
+
+
+def _data(blocks: Blocks) -> Blocks:
+    """Without the zeros that copying brings."""
+    stripped = {at: data.rstrip(b"\0") for at, data in blocks.items()}
+    return {at: data for at, data in stripped.items() if data}

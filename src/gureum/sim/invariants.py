@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Container, Iterator, Mapping
 
+from gureum.hostspec import LOCAL
 from gureum.resources import (
     AttachmentState,
     Instance,
@@ -26,10 +27,10 @@ RESTING_VOLUMES = (VolumeState.available, VolumeState.in_use, VolumeState.error)
 async def always(world: World) -> None:
     """Raise Violation if something is wrong that must not be wrong for a moment."""
     _no_double_run(world)
-    _no_two_writers(world)
     async with world.store.read() as reader:
         instances = {each.id: each for each in await reader.find(Instance)}
         volumes = {each.id: each for each in await reader.find(Volume)}
+        _no_two_writers(world, {id for id, volume in volumes.items() if volume.multi_attach})
         await network_invariants.always(world, reader)
     for host in world.hosts:
         _true(world, host, instances, volumes)
@@ -44,12 +45,13 @@ def _no_double_run(world: World) -> None:
             where[machine] = host.name
 
 
-def _no_two_writers(world: World) -> None:
+def _no_two_writers(world: World, several: Container[str]) -> None:
+    """``several``: volumes for which more than one writer was asked for."""
     writer: dict[str, str] = {}
     for host in world.hosts:
         for id, machine in host.machines.machines.items():
             for volume in machine.disks:
-                if volume in writer:
+                if volume in writer and volume not in several:
                     raise Violation(f"{volume} is written by {writer[volume]} and by {id}")
                 writer[volume] = id
 
@@ -65,20 +67,27 @@ def _true(
         if instance is None or instance.state in (InstanceState.stopped, InstanceState.terminated):
             raise Violation(f"{id} runs, and is {instance.state if instance else 'gone'} in the store")
         for volume, disk in machine.disks.items():
-            owner = volumes[volume].instance if volume in volumes else "nobody"
-            if owner != id:
-                raise Violation(f"{id} has {volume}, which the store gives to {owner}")
+            owners = volumes[volume].instances if volume in volumes else ()
+            if id not in owners:
+                raise Violation(f"{id} has {volume}, which the store gives to {owners or 'nobody'}")
             if disk.shared:
-                _true_of_shared(world, host, id, volumes[volume])
+                _true_of_shared(world, host, instances[id], volumes[volume])
             elif host.disk.name(disk.layers[0]) not in host.disk.layers:
                 raise Violation(f"{id} has {volume}, which the pool has not")
 
 
-def _true_of_shared(world: World, host: SimHost, machine: str, volume: Volume) -> None:
+def _true_of_shared(world: World, host: SimHost, instance: Instance, volume: Volume) -> None:
+    machine = instance.id
     assert world.san is not None
     image = world.san.rbd.get(volume.id)
     if image is None or image.husk:
         raise Violation(f"{machine} has {volume.id}, which the pool has not")
+    if image.partial:
+        raise Violation(f"{machine} has {volume.id}, which is not complete")
+    if volume.multi_attach:
+        if host.name not in image.sharers:
+            raise Violation(f"{machine} has {volume.id} on {host.name}, shared by {sorted(image.sharers)}")
+        return
     if volume.host != host.name:
         raise Violation(f"{machine} has {volume.id} on {host.name}, and {volume.host} looks after it")
     if image.holder != host.name:
@@ -102,10 +111,12 @@ async def _unrest(world: World) -> AsyncIterator[str]:
     for volume in volumes:
         if volume.state not in RESTING_VOLUMES:
             yield f"{volume.id} is {volume.state}"
-        elif volume.attachment is not None and volume.attachment.state is not AttachmentState.attached:
-            yield f"{volume.id} is {volume.attachment.state}"
+        elif changing := [each for each in volume.attachments if each.state is not AttachmentState.attached]:
+            yield f"{volume.id} is {changing[0].state}"
         elif volume.modification is not None and volume.modification.state == "modifying":
             yield f"{volume.id} is being modified"
+        elif volume.target or volume.leaves:
+            yield f"{volume.id} is in {', '.join(volume.pools)}"
     for interface in interfaces:
         if interface.changing:
             yield f"{interface.id} is {interface.attachment_state}"
@@ -132,10 +143,11 @@ def _loose_ends(
     interfaces: list[NetworkInterface],
 ) -> Iterator[str]:
     """Records that say different things of each other, or hold what nobody uses any more."""
-    owned: list[Volume | NetworkInterface] = [*volumes, *interfaces]
-    for each in owned:
-        if each.instance is not None and each.instance not in alive:
-            yield f"{each.id} belongs to {each.instance}, which is gone"
+    owned = [(volume.id, owner) for volume in volumes for owner in volume.instances]
+    owned += [(each.id, each.instance) for each in interfaces if each.instance is not None]
+    for id, owner in owned:
+        if owner not in alive:
+            yield f"{id} belongs to {owner}, which is gone"
     for interface in interfaces:
         if interface.instance is not None and interface.public_ip and not interface.address:
             state = alive[interface.instance].state if interface.instance in alive else "gone"
@@ -143,7 +155,7 @@ def _loose_ends(
                 yield f"{interface.id} of an instance that is {state} keeps {interface.public_ip}"
     for instance in alive.values():
         had = {device.volume for device in instance.devices}
-        has = {volume.id for volume in volumes if volume.instance == instance.id}
+        has = {volume.id for volume in volumes if instance.id in volume.instances}
         if had != has:
             yield f"{instance.id} shows {sorted(had)} and has {sorted(has)}"
 
@@ -159,7 +171,7 @@ def _machines(world: World, running: dict[str, Instance], volumes: list[Volume])
         for id, machine in host.machines.machines.items()
         for volume in machine.disks
     }
-    attached = {(str(each.instance), each.id) for each in volumes if each.instance in running}
+    attached = {(owner, each.id) for each in volumes for owner in each.instances if owner in running}
     if disks != attached:
         yield f"disks {sorted(disks ^ attached)} are on one side only"
 
@@ -173,6 +185,7 @@ def _pools(world: World, volumes: list[Volume], snapshots: list[Snapshot]) -> It
     whole = {each.id for each in volumes if each.state is not VolumeState.error}
     if not whole <= in_pools <= known:
         yield f"volumes {sorted(in_pools ^ known)} are in the pool or in the store only"
+    yield from _places(world, volumes)
     held = {id for host in world.hosts for id in host.disk.snapshots()}
     if san is not None:
         held |= san.snapshots()
@@ -187,18 +200,30 @@ def _pools(world: World, volumes: list[Volume], snapshots: list[Snapshot]) -> It
             yield f"{host.name}: {leak}"
 
 
+def _places(world: World, volumes: list[Volume]) -> Iterator[str]:
+    """Each volume is in its pool, and in no other."""
+    homes = {each.id: each.host if each.pool == LOCAL else each.pool for each in volumes}
+    places = [(host.name, host.disk.volumes()) for host in world.hosts]
+    if world.san is not None:
+        places.append((world.san.name, world.san.volumes()))
+    for place, there in places:
+        for id in sorted(there - {FOREIGN}):
+            if homes.get(id) != place:
+                yield f"{id} is in {place}, and not only in {homes.get(id)}"
+
+
 def _san(world: World, san: FakeSan) -> Iterator[str]:
     if FOREIGN not in san.volumes():
         yield f"{san.name}: the volume that nobody knows was not kept"
     yield from san.leaks()
     opened = {
-        volume
+        (volume, host.name)
         for host in world.hosts
         for machine in host.machines.machines.values()
         for volume, disk in machine.disks.items()
-        if disk.shared
+        if disk.shared and host.name not in san.rbd[volume].evicted
     }
-    held = {id for id, image in san.rbd.items() if image.holder is not None}
+    held = {(id, host) for id, image in san.rbd.items() for host in (image.holder, *image.sharers) if host}
     if held != opened:
         yield f"volumes {sorted(held ^ opened)} are held and not open, or open and not held"
 

@@ -89,7 +89,7 @@ class Ledger:
                 self._launched(input, output)
             case "TerminateInstances" | "StopInstances" | "StartInstances":
                 self._changed(name, input["InstanceIds"][0], output is not None)
-            case "ModifyVolume" if output is not None:
+            case "ModifyVolume" if output is not None and "Size" in input:
                 self.sizes[input["VolumeId"]] = input["Size"]
             case name if name in MAKERS and output is not None:
                 kind, path = MAKERS[name]

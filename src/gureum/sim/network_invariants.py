@@ -12,6 +12,7 @@ from gureum.control.specs import host_spec
 from gureum.hostspec import NetworkSpec
 from gureum.resources import (
     Address,
+    Host,
     Instance,
     InstanceState,
     InterfaceAttachment,
@@ -152,7 +153,10 @@ async def at_rest(world: World) -> AsyncIterator[str]:
         interfaces = {each.id: each for each in await reader.find(NetworkInterface)}
         addresses = {each.id: each for each in await reader.find(Address)}
         nats = await reader.find(NatGateway)
-        specs = {host.name: (await host_spec(reader, CLOUD, host.name)).network for host in world.hosts}
+        # A host that was removed gets no spec any more.
+        specs = {host.name: NetworkSpec() for host in world.hosts}
+        for known in await reader.find(Host):
+            specs[known.id] = (await host_spec(reader, CLOUD, known.id)).network
     for nat in nats:
         if nat.state not in (NatGatewayState.available, NatGatewayState.deleted):
             yield f"{nat.id} is {nat.state}"

@@ -8,6 +8,7 @@ from collections import Counter
 
 import msgspec
 
+from gureum.resources import Volume
 from gureum.sim import invariants
 from gureum.sim.faults import Faults
 from gureum.sim.guests import Guests
@@ -54,14 +55,21 @@ class Run:
     """A cloud, who uses it, and what goes wrong in it."""
 
     def __init__(
-        self, seed: int, hosts: int, networks: bool, shared: bool, crash_at: str, crash_at_count: int
+        self,
+        seed: int,
+        hosts: int,
+        networks: bool,
+        shared: bool,
+        several: bool,
+        crash_at: str,
+        crash_at_count: int,
     ) -> None:
         self.seed = seed
         self.world = World(seed, hosts, shared)
         self.world.points.at, self.world.points.count = crash_at, crash_at_count
         self.guests = Guests(self.world)
         self.ledger = Ledger()
-        self.workload = Workload(self.world, self.guests, self.ledger, networks)
+        self.workload = Workload(self.world, self.guests, self.ledger, networks, several)
         self.faults = Faults(self.world, networks)
         self.random_faults = not crash_at
 
@@ -97,6 +105,9 @@ class Run:
 
     async def _always(self) -> None:
         await invariants.always(self.world)
+        if self.world.san is not None:
+            async with self.world.store.read() as reader:
+                self.guests.sources |= {each.id: each.source for each in await reader.find(Volume)}
         for problem in self.guests.step():
             raise Violation(f"seed {self.seed}: {problem}")
         if self.world.failure is not None:
@@ -130,12 +141,14 @@ def simulate(
     crash_at_count: int = 1,
     networks: bool = False,
     shared: bool = False,
+    several: bool = False,
 ) -> Outcome:
     """Run a cloud for ``steps`` calls. Raises Violation, or whatever else went wrong.
 
     ``crash_at``: the only fault is that the process which reaches this crash point for the
     ``crash_at_count``-th time dies there. ``networks``: most calls are about VPCs and what
-    is in them. ``shared``: there is a shared pool.
+    is in them. ``shared``: there is a shared pool. ``several``: many calls are about volumes in it that more
+    than one instance has.
     """
     errors = ErrorLog()
     root = logging.getLogger("gureum")
@@ -143,7 +156,7 @@ def simulate(
     propagate, root.propagate = root.propagate, root.getEffectiveLevel() < logging.ERROR
 
     async def work() -> Outcome:
-        return await Run(seed, hosts, networks, shared, crash_at, crash_at_count)(steps)
+        return await Run(seed, hosts, networks, shared, several, crash_at, crash_at_count)(steps)
 
     try:
         outcome = run_virtual(work())

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gureum.errors import ApiError
+from gureum.hostspec import LOCAL
 from gureum.resources import (
     Address,
     Image,
@@ -16,10 +17,11 @@ from gureum.resources import (
     Volume,
 )
 from gureum.resources.record import Record
+from gureum.resources.volume import shared
 from gureum.sim.guests import Guests
 from gureum.sim.ledger import Ledger
 from gureum.sim.networks import NetworkCalls
-from gureum.sim.world import CLOUD, World
+from gureum.sim.world import CLOUD, SAN, World
 
 INSTANCES_MAX = 12
 VOLUMES_MAX = 24
@@ -70,7 +72,19 @@ EXPECTED_OF_NETWORKS = frozenset(
         "VpcPeeringConnectionAlreadyExists",
     }
 )
-EXPECTED_OF_SHARED = frozenset({"InsufficientInstanceCapacity", "InsufficientVolumeCapacity"})
+EXPECTED_OF_SHARED = frozenset(
+    {
+        "InsufficientInstanceCapacity",
+        "InsufficientVolumeCapacity",
+        "InvalidStateException",
+        "ResourceNotFoundException",
+    }
+)
+OF_FLEET = ("MoveVolume", "CancelVolumeMove")
+EXPECTED_OF_SEVERAL = frozenset({"AttachmentLimitExceeded", "MissingParameter"})
+SEVERAL_SHARE = 0.45
+"""Of the calls, in runs with volumes that several instances have."""
+SEVERAL_VOLUMES_MAX = 4
 NETWORK_SHARE = 0.6
 """Of the calls, in runs with networks."""
 
@@ -78,14 +92,21 @@ NETWORK_SHARE = 0.6
 class Workload:
     """Random calls over what the store has now."""
 
-    def __init__(self, world: World, guests: Guests, ledger: Ledger, networks: bool = False) -> None:
+    def __init__(
+        self, world: World, guests: Guests, ledger: Ledger, networks: bool = False, several: bool = False
+    ) -> None:
         self.world = world
         self.guests = guests
         self.ledger = ledger
         self.networks = NetworkCalls(world) if networks else None
         self._expected = EXPECTED | EXPECTED_OF_NETWORKS if networks else EXPECTED
+        self.several = several
+        self._begun = ""
+        """The volume whose move was just begun."""
         if world.san is not None:
             self._expected |= EXPECTED_OF_SHARED
+        if several:
+            self._expected |= EXPECTED_OF_SEVERAL
         self.answers: Counter[str] = Counter()
 
     async def step(self) -> None:
@@ -95,7 +116,7 @@ class Workload:
             return
         written = self.guests.writes(str(input.get("VolumeId")))
         try:
-            output = await self.world.call(name, input)
+            output = await self.world.call(name, input, "fleet" if name in OF_FLEET else "ec2")
         except ApiError as error:
             self.answers[error.code] += 1
             if error.code not in self._expected:
@@ -110,6 +131,8 @@ class Workload:
         rng = self.world.random
         if self.networks is not None and rng.random() < NETWORK_SHARE:
             return await self.networks.choose()
+        if self.several and rng.random() < SEVERAL_SHARE:
+            return await self._several()
         makers = (
             (self._run_instances, 10),
             (self._change_instance, 25),
@@ -119,6 +142,9 @@ class Workload:
             (self._address, 10),
             (self._describe, 10),
         )
+        begun, self._begun = self._begun, ""
+        if begun and rng.random() < 0.25:
+            return "CancelVolumeMove", {"VolumeId": begun}
         chosen = rng.choices([maker for maker, _ in makers], [weight for _, weight in makers])[0]
         return await chosen()
 
@@ -193,12 +219,27 @@ class Workload:
         choice = rng.random()
         if not isinstance(volume, Volume):
             return "", {}
-        if choice < 0.45 and volume.attachment is not None:
+        if choice < 0.45 and volume.attachments:
             force = {"Force": True} if rng.random() < 0.2 else {}
             return "DetachVolume", {"VolumeId": volume.id, **force}
         if choice < 0.75:
-            return "ModifyVolume", {"VolumeId": volume.id, "Size": volume.size_bytes // 2**30 + 1}
+            larger = {"VolumeId": volume.id, "Size": volume.size_bytes // 2**30 + 1}
+            return self._moved(volume, larger) if self.world.san is not None else ("ModifyVolume", larger)
         return "DeleteVolume", {"VolumeId": volume.id}
+
+    def _moved(self, volume: Volume, larger: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+        """Where there is more than one pool, a volume may be moved instead of growing."""
+        choice = self.world.random.random()
+        if choice < 0.3:
+            return "ModifyVolume", larger
+        if choice < 0.5:
+            other = "standard" if volume.type != "standard" else "gp3"
+            return "ModifyVolume", {**larger, "VolumeType": other}
+        if choice < 0.85:
+            target = LOCAL if shared(volume.pool) else SAN
+            self._begun = volume.id
+            return "MoveVolume", {"VolumeId": volume.id, "PoolName": target}
+        return "CancelVolumeMove", {"VolumeId": volume.id}
 
     async def _attach(self) -> tuple[str, Mapping[str, Any]]:
         volume, instance = await self._any(Volume, state="available"), await self._any(Instance)
@@ -206,6 +247,34 @@ class Workload:
             return "", {}
         device = f"/dev/sd{self.world.random.choice('ghijk')}"
         return "AttachVolume", {"VolumeId": volume.id, "InstanceId": instance.id, "Device": device}
+
+    async def _several(self) -> tuple[str, Mapping[str, Any]]:
+        """About volumes that several instances may have."""
+        rng = self.world.random
+        async with self.world.store.read() as reader:
+            volumes = [each for each in await reader.find(Volume) if each.multi_attach]
+            instances = await reader.find(Instance, state=str(InstanceState.running))
+        if len(volumes) < SEVERAL_VOLUMES_MAX and rng.random() < 0.25:
+            zone = rng.choice(CLOUD.zones)
+            kind = {"VolumeType": "io2", "Iops": 100, "Size": 4, "MultiAttachEnabled": True}
+            return "CreateVolume", {"AvailabilityZone": zone, **kind}
+        if not volumes:
+            return "", {}
+        volume, choice = rng.choice(volumes), rng.random()
+        near = [each for each in instances if each.zone == volume.zone and each.id not in volume.instances]
+        if near and choice < 0.6:
+            both = {"VolumeId": volume.id, "InstanceId": rng.choice(near).id}
+            return "AttachVolume", {**both, "Device": f"/dev/sd{rng.choice('lmnop')}"}
+        if volume.instances and choice < 0.9:
+            force = {"Force": True} if rng.random() < 0.2 else {}
+            return "DetachVolume", {
+                "VolumeId": volume.id,
+                "InstanceId": rng.choice(volume.instances),
+                **force,
+            }
+        if choice < 0.95:
+            return "ModifyVolume", {"VolumeId": volume.id, "MultiAttachEnabled": False}
+        return "DeleteVolume", {"VolumeId": volume.id}
 
     async def _snapshot(self) -> tuple[str, Mapping[str, Any]]:
         """Mostly of the same volumes, so that their chains of layers become long."""

@@ -19,13 +19,15 @@ from gureum.agent.agent import Agent, Identity
 from gureum.control.images import register
 from gureum.control.manager import Manager
 from gureum.env import Env
-from gureum.errors import TransportError
+from gureum.errors import PoolError, TransportError
 from gureum.gateway.call import Call
 from gureum.hostspec import LOCAL
+from gureum.hypervisors.base import RBD_PREFIX, Disk, describe
 from gureum.hypervisors.fake import FakeHypervisor, FakeMachines
+from gureum.hypervisors.fake_machine import FakeDisk
 from gureum.images.manifest import ImageManifest
 from gureum.network.fake import FakeNetwork, FakeWires
-from gureum.san.base import Pool
+from gureum.san.base import FileDisk, Pool
 from gureum.san.fake import FakePool, FakePoolDisk
 from gureum.san.fake_shared import FakeSan, FakeSharedPool
 from gureum.services import ec2, fleet, sts  # noqa: F401  (registers their operations)
@@ -101,6 +103,7 @@ class SimHost:
         self.machines = FakeMachines(env)
         self.disk = FakePoolDisk(POOL_BYTES)
         self.disk.images[IMAGE.disk] = dict(IMAGE_BLOCKS)
+        self.machines.copy = self._copy
         self.boot = 1
         self.power = asyncio.Event()
         """Without it its agent does not start."""
@@ -133,6 +136,33 @@ class SimHost:
 
     async def _connect(self) -> Link:
         return await self.world.connect(self)
+
+    def reaches(self, disk: Disk) -> bool:
+        san = self.world.san
+        return isinstance(disk.source, FileDisk) or (san is not None and san.reaches(self.name))
+
+    def write(self, path: str, block: int, data: bytes) -> None:
+        """What a machine here does, in either pool. Raises PoolFull."""
+        if not path.startswith(RBD_PREFIX):
+            self.disk.write(path, block, data)
+        else:
+            assert self.world.san is not None
+            self.world.san.write(path, block, data, self.name)
+
+    def _copy(self, disk: FakeDisk, target: Disk) -> None:
+        """All of a disk, to where it moves: what an earlier copy left there goes."""
+        path, source = describe(target.source), disk.layers[0]
+        san = self.world.san
+        assert san is not None
+        if not self.reaches(target):
+            raise PoolError(f"{path} can't be reached")
+        blocks = san.contents(source) if disk.shared else self.disk.contents(source)
+        if path.startswith(RBD_PREFIX):
+            san.rbd[san.id(path)].blocks.clear()
+        else:
+            self.disk.layers[self.disk.name(path)].blocks.clear()
+        for block, data in blocks.items():
+            self.write(path, block, data)
 
 
 class World:

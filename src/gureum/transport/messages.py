@@ -70,7 +70,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
     Of ``snapshot``, which is of ``volume`` in ``pool`` and has ``size`` bytes: ``list-blocks``, a BlockUse
     for at most ``length`` blocks with data from block ``offset`` on, or for those that may not be as in the
     snapshot ``since`` of ``since_volume``; ``read-block``, ``length`` bytes from ``offset`` on.
-    ``write-block``: ``data`` at ``offset`` of a volume that no machine has.
+    ``write-block``: ``data`` at ``offset`` of a volume that no machine has. Of what is ``encrypted``, offsets
+    and data are those that a machine sees; to read takes its ``key``.
 
     ``list-pool``: what is in ``pool``, a Listing of at most ``length`` images with names above ``since``.
     ``mend-pool``: repair the Finding in ``data`` there.
@@ -89,6 +90,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
     offset: int = 0
     length: int = 0
     size: int = 0
+    encrypted: bool = False
+    key: bytes = b""
     data: bytes = b""
 
 

@@ -136,6 +136,40 @@ def test_public_addresses_lead_to_the_hosts(fabric: Fabric) -> None:
     assert done.returncode == 0
 
 
+def test_ipv6_networks_lead_to_the_hosts(tmp_path: Path) -> None:
+    """As public addresses do, and not past them."""
+    networks = ("fd99:1::/32", "2001:db8:7::/48")
+    forwarding = Path("/proc/sys/net/ipv6/conf/all/forwarding")
+    before = forwarding.read_text()
+    found = Fabric(INDEX, f"198.18.{4 * INDEX}.0/22", tmp_path / "lock", networks, networks[1])
+    try:
+        for host in range(2):
+            found.ensure(host)
+        route = inside(found, 0, "ip", "-6", "route", "show", "default")
+        assert route.startswith(f"default via {found.gateway6}")
+        assert reaches(found, 0, "-6", found.gateway6)
+        assert reaches(found, 0, "-6", str(found.network6.network_address + 11))
+        inside(found, 1, "ip", "address", "add", "2001:db8:7::7/128", "dev", UPLINK, "nodad")
+        done = subprocess.run(
+            ["ping", "-6", "-c", "1", "-W", "2", "2001:db8:7::7"], capture_output=True, check=False
+        )
+        assert done.returncode == 0
+        inside(found, 1, "ip", "address", "add", "2001:db8:8::8/128", "dev", UPLINK, "nodad")
+        assert not reaches(found, 1, "-6", "-I", "2001:db8:8::8", found.gateway6)
+        led = [route["dst"] for route in read_json("-6", "route", "show", "dev", found.bridge)]
+        assert {*networks} <= {*led}
+        # Another prefix takes the place of the one that was.
+        other = Fabric(INDEX, f"198.18.{4 * INDEX}.0/22", tmp_path / "lock", networks[:1])
+        other.ensure(0)
+        led = [route["dst"] for route in read_json("-6", "route", "show", "dev", found.bridge)]
+        assert networks[0] in led
+        assert networks[1] not in led
+    finally:
+        found.remove()
+        forwarding.write_text(before)
+    assert leftovers() == []
+
+
 def test_what_does_not_belong_to_the_hosts_is_not_routed(fabric: Fabric) -> None:
     fabric.ensure(0)
     inside(fabric, 0, "ip", "address", "add", "203.0.113.9/32", "dev", "lo")

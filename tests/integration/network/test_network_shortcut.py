@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import platform
 import re
 import socket
 import struct
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from gureum.env import Env
-from gureum.hostspec import AclEntrySpec, AclSpec, FlowLogSpec, NetworkSpec, SubnetSpec
+from gureum.hostspec import AclEntrySpec, AclSpec, FlowLogSpec, NetworkSpec, PortSpec, SubnetSpec
 from gureum.network import bpf, conntrack
 from gureum.network.kernel import KernelNetwork
-from gureum.network.namespaces import visit
+from gureum.network.names import VXLAN, tap_name
+from gureum.network.namespaces import visit, write_sysctl
 
 from .conftest import CLOSED, INDEX, OPEN, Guest, Rig, port, run, spec, vpc
 from .hosts import Site, connect
@@ -208,6 +212,116 @@ async def test_between_hosts(site: Site) -> None:
         # Where the guest is now, its flow is noted anew; where it was, nothing is left of it.
         await site.move(b, 3)
         await asyncio.to_thread(ask_often, connection, accepted)
+
+
+async def cable(rig: Rig, port: PortSpec) -> Guest:
+    """A guest at the end of a veth, which stands in the place of the port's tap, as a NAT gateway's does."""
+    guest, tap = await rig.guest(port, configure=False), tap_name(port.id)
+    guest.unplug()
+    guest.run("ip", "link", "delete", "eth0")
+
+    def plug() -> None:
+        run("ip", "link", "delete", tap)
+        run("ip", "link", "add", tap, "type", "veth", "peer", "name", "eth0", "netns", guest.namespace)
+        write_sysctl(f"ipv4/conf/{tap}/proxy_arp", "1")
+        write_sysctl(f"ipv4/neigh/{tap}/proxy_delay", "0")
+
+    visit(VPC, plug)
+    guest.run("ip", "link", "set", "eth0", "address", port.mac, "up")
+    return guest
+
+
+def sent(device: str) -> int:
+    """Packets."""
+    lines = visit(VPC, lambda: Path("/proc/thread-self/net/dev").read_text().splitlines())
+    return next(int(line.split()[10]) for line in lines if line.strip().startswith(f"{device}:"))
+
+
+async def test_through_a_cable_to_its_other_end(rig: Rig) -> None:
+    current = spec(port(5), port(6), port(7))
+    await rig.network.apply(current)
+    a, b, c = await cable(rig, port(5)), await cable(rig, port(6)), await rig.guest(port(7))
+    await rig.network.close()
+    rig.network = rig.make_network()
+    await rig.network.apply(current)
+    for guest in (a, b):
+        await rig.call(guest.configure, "172.31.0.1")
+    watch()
+    await settled()
+    connection, accepted = await rig.call(connect, a, b, 80)
+    with connection, accepted:
+        await rig.call(ask_often, connection, accepted, 3)
+        before = went_long(), sent(tap_name(b.port.id))
+        await rig.call(ask_often, connection, accepted)
+        assert went_long() - before[0] < MANY / 2
+        assert sent(tap_name(b.port.id)) - before[1] < MANY / 2
+        await rig.network.apply(spec(port(5), port(6), port(7), port(8)))
+        await rig.call(ask_often, connection, accepted)
+    await settled()
+    # To a tap there is no such way, from one there is.
+    for one, other in ((b, c), (c, a)):
+        connection, accepted = await rig.call(connect, one, other, 81)
+        with connection, accepted:
+            await rig.call(ask_often, connection, accepted, 3)
+            began = went_long()
+            await rig.call(ask_often, connection, accepted)
+            assert went_long() - began < MANY / 2
+    one, other = await rig.call(datagrams, a, b)
+    with one, other, b.sniff() as sniffer:
+        await rig.call(a.send_raw, frame(a, b, b"honest, and long enough"))
+        got = await rig.call(found, sniffer, b"honest")
+        assert got is not None
+        assert (got[:6].hex(":"), got[6:12].hex(":")) == (b.port.mac, "02:67:75:72:75:6d")
+        await rig.call(a.send_raw, frame(a, b, b"another Ethernet address", mac="06:00:00:00:01:77"))
+        assert await rig.call(found, sniffer, b"another") is None
+
+
+@pytest.mark.skipif(
+    tuple(map(int, platform.release().split(".")[:2])) < (6, 6), reason="the kernel has no such places"
+)
+async def test_places_at_the_carrier(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new agent's programs are in the place of the old one's, whatever kind of place either knows."""
+    attach = bpf.attach
+
+    def before_linux_6_6(device: int, way: int, programs: Sequence[int]) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    def places() -> tuple[list[int], bool]:
+        """How many programs are there, of one kind, and whether there are some of the other."""
+        index = socket.if_nametoindex(VXLAN)
+        kinds = [len(bpf._attached(index, kind)) for kind in bpf._ATTACH_TYPES.values()]
+        return kinds, "clsact" in run("tc", "qdisc", "show", "dev", VXLAN).stdout
+
+    one, other = site.place(port(5), 1), site.place(port(6), 2)
+    await site.apply()
+    a, b = await site.guest(one), await site.guest(other)
+    spaces = [host.vpc_namespace(1) for host in site.hosts[:2]]
+    for namespace in spaces:
+        watch(namespace)
+    connection, accepted = await asyncio.to_thread(connect, a, b, 80)
+    with connection, accepted:
+        for namespace in spaces:
+            assert visit(namespace, places) == ([1, 1], False)
+            visit(namespace, unattach)
+        for there, wanted in (
+            (before_linux_6_6, ([0, 0], True)),
+            (attach, ([1, 1], False)),
+            (attach, ([1, 1], False)),
+        ):
+            monkeypatch.setattr(bpf, "attach", there)
+            await site.restart()
+            await settled()
+            assert [visit(namespace, places) for namespace in spaces] == [wanted, wanted]
+            await asyncio.to_thread(ask_often, connection, accepted, 3)
+            before = [went_long(namespace) for namespace in spaces]
+            await asyncio.to_thread(ask_often, connection, accepted)
+            after = [went_long(namespace) for namespace in spaces]
+            assert all(late - early < MANY / 2 for early, late in zip(before, after, strict=True))
+
+
+def unattach() -> None:
+    for way in bpf._ATTACH_TYPES:
+        bpf.attach(socket.if_nametoindex(VXLAN), way, [])
 
 
 async def test_only_the_sender_itself(rig: Rig) -> None:

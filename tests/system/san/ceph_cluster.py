@@ -14,7 +14,7 @@ from typing import Any
 
 from gureum.cli.supervisor import command, daemon_environment
 from gureum.san.ceph import bootstrap, machine, pools
-from gureum.san.ceph.cluster import LOOPBACK, MON, Cluster, Record, new_fsid
+from gureum.san.ceph.cluster import LOOPBACK, MON, Cluster, Record, new_uuid
 from gureum.san.ceph.commands import ask
 from gureum.san.settings import SanSettings
 
@@ -43,7 +43,7 @@ class CephCluster:
         self.cluster.directory.mkdir()
         port = machine.choose_port(index, LOOPBACK)
         size = 0 if devices else osd_bytes
-        self.cluster.create(Record(fsid=new_fsid(), mon_port=port, osd_bytes=size, devices=devices))
+        self.cluster.create(Record(fsid=new_uuid(), mon_port=port, osd_bytes=size, devices=devices))
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     @property

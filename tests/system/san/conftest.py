@@ -1,14 +1,34 @@
-"""One Ceph cluster for all tests of storage; each leaves it as it was."""
+"""One Ceph cluster for all tests of storage; each leaves it as it was.
+
+GUREUM_TEST_CEPH=DIR, GUREUM_TEST_LIBRBD=DIR: with the daemons, or the librbd of workers, that
+scripts/other_ceph.sh put there.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
+
+from gureum.san.ceph import client, commands, modules
 
 from .ceph_cluster import CephCluster
 
 CLUSTERS: list[CephCluster] = []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _other_ceph() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        if daemons := os.environ.get("GUREUM_TEST_CEPH"):
+            patch.setenv("PATH", f"{daemons}/bin:{os.environ['PATH']}")
+            patch.setattr(modules, "MGR_LIBRARY", Path(daemons, "root/usr/share/ceph/mgr"))
+        if library := os.environ.get("GUREUM_TEST_LIBRBD"):
+            for module in (client, commands):
+                patch.setattr(module, "PYTHON", f"{library}/python3")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ And `gureum san check` of real pools.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -28,7 +29,7 @@ from .san_cloud import SanCloud, opened
 
 pytestmark = [pytest.mark.ceph, pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(300)]
 
-OSD_BYTES = 3 << 30
+OSD_BYTES = 6 << 30
 BLOCKS = 100
 """Several times what is flushed at once."""
 DEADLINE_S = 60.0
@@ -160,6 +161,107 @@ def test_a_damaged_backup_makes_nothing(local_cloud: RealCloud, tmp_path: Path) 
     error = str(san(local_cloud, "restore", str(tmp_path), code=1)["error"])
     assert f"{snapshot}.blocks is damaged: block 5" in error
     assert local_cloud.ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"] == before
+
+
+def booted(cloud: RealCloud) -> str:
+    [id] = cloud.launch()
+    cloud.wait_ssh(id)
+    return id
+
+
+def plugged(cloud: RealCloud, guest: str, **parameters: Any) -> tuple[str, str]:
+    """A new volume of a guest's, and the device that it is there."""
+    volume = cloud.create_volume(VolumeType="gp3", **parameters)
+    cloud.attach(volume, guest)
+    return volume, cloud.device(guest, volume)
+
+
+def unplug(cloud: RealCloud, *volumes: str) -> None:
+    for volume in volumes:
+        cloud.ec2.detach_volume(VolumeId=volume)
+        cloud.waiter("volume_available", VolumeIds=[volume])
+        cloud.ec2.delete_volume(VolumeId=volume)
+
+
+@pytest.mark.parametrize("name", ["local_cloud", "ceph_cloud"])
+def test_encrypted_snapshots_by_the_api(name: str, request: pytest.FixtureRequest) -> None:
+    """What is put is what a guest has, what is not put is zeros there; and what a guest wrote is got."""
+    cloud: RealCloud = request.getfixturevalue(name)
+    api = Api(None, cloud.cloud.state_dir)
+    id: str = api.ebs.start_snapshot(VolumeSize=1, Encrypted=True)["SnapshotId"]
+    source = random.Random(8)
+    put = {at: source.randbytes(BLOCK_BYTES) for at in (0, 9, 2047)}
+    for at, data in put.items():
+        api.write(id, at, data)
+    api.ebs.complete_snapshot(SnapshotId=id, ChangedBlocksCount=len(put))
+    api.wait_completed(id)
+    listed = dict(api.blocks(id, ""))
+    for at in (*put, 8, 10, 1000):
+        assert api.read(id, at, listed.get(at, "")) == put.get(at, bytes(BLOCK_BYTES)), at
+
+    guest = booted(cloud)
+    volume, device = plugged(cloud, guest, SnapshotId=id)
+    for at in (*put, 8, 10, 1000):
+        seen = cloud.ssh(guest, f"dd if={device} bs=512k skip={at} count=1 2>/dev/null | sha256sum")
+        assert seen.split()[0] == hashlib.sha256(put.get(at, bytes(BLOCK_BYTES))).hexdigest(), at
+    first = cloud.ec2.create_snapshot(VolumeId=volume)["SnapshotId"]
+    cloud.wait_snapshot(first)
+    said = cloud.ssh(
+        guest,
+        "yes gureum | head -c 524288 >/tmp/x; sha256sum /tmp/x; "
+        f"dd if=/tmp/x of={device} bs=512k seek=500 conv=fsync 2>/dev/null; "
+        f"dd if=/dev/zero of={device} bs=512k seek=9 count=1 conv=fsync 2>/dev/null",
+    )
+    second = cloud.ec2.create_snapshot(VolumeId=volume)["SnapshotId"]
+    cloud.wait_snapshot(second)
+    changed = dict(api.blocks(second, first))
+    assert {9, 500} <= changed.keys() <= {8, 9, 10, 499, 500, 501} | set(range(496, 512)) | set(range(16))
+    assert hashlib.sha256(api.read(second, 500, changed[500])).hexdigest() == said.split()[0]
+    assert api.read(second, 9, changed[9]) == bytes(BLOCK_BYTES)
+    unplug(cloud, volume)
+    cloud.ec2.terminate_instances(InstanceIds=[guest])
+    for snapshot in (id, first, second):
+        cloud.ec2.delete_snapshot(SnapshotId=snapshot)
+
+
+def test_an_encrypted_volume_goes_to_another_cloud(
+    ceph_cloud: SanCloud, local_cloud: RealCloud, tmp_path: Path
+) -> None:
+    """Whose master key is another: a file system of a guest's, and what was written to it since."""
+    directory, key = tmp_path / "b", tmp_path / "keys" / "key"
+    guest = booted(local_cloud)
+    volume, device = plugged(local_cloud, guest, Size=1, Encrypted=True)
+    local_cloud.ssh(guest, f"mkfs.ext4 -q {device} && mount {device} /mnt && seq 1 200000 >/mnt/one && sync")
+    assert "--key-file" in str(san(local_cloud, "backup", volume, str(directory), code=1)["error"])
+    words = ("backup", volume, str(directory), "--key-file", str(key))
+    whole = san(local_cloud, *words)
+    assert whole["Encrypted"]
+    local_cloud.ssh(guest, "seq 200000 300000 >/mnt/two && sync")
+    changed = san(local_cloud, *words)
+    assert changed["Parent"] == whole["SnapshotId"]
+    assert 0 < changed["Bytes"] < whole["Bytes"]
+    sums = local_cloud.ssh(guest, "cd /mnt && md5sum one two")
+    clear = b"199998\n199999\n"
+    assert not [path for path in directory.iterdir() if clear in path.read_bytes()]
+    assert san(ceph_cloud, "restore", str(directory), "--verify")["Whole"]
+    assert "encrypted backup" in str(san(ceph_cloud, "restore", str(directory), code=1)["error"])
+
+    snapshot = san(ceph_cloud, "restore", str(directory), "--key-file", str(key))["SnapshotId"]
+    [shown] = ceph_cloud.ec2.describe_snapshots(SnapshotIds=[snapshot])["Snapshots"]
+    assert shown["Encrypted"]
+    other = booted(ceph_cloud)
+    there, device = plugged(ceph_cloud, other, SnapshotId=snapshot)
+    assert ceph_cloud.ssh(other, f"mount {device} /mnt && cd /mnt && md5sum one two") == sums
+    assert ceph_cloud.ssh(other, f"umount /mnt && e2fsck -fn {device} >/dev/null 2>&1; echo $?") == "0"
+    used = sum(each["length"] for each in json.loads(ceph_cloud.rbd("diff", "--format", "json", there)))
+    assert used < 300 << 20  # of a GiB
+    assert clear not in ceph_cloud.exported(there, 1 << 30)
+    left = ceph_cloud.ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]
+    assert not [each for each in left if each["Description"].startswith("empty")]
+    unplug(ceph_cloud, there)
+    unplug(local_cloud, volume)
+    ceph_cloud.ec2.terminate_instances(InstanceIds=[other])
+    local_cloud.ec2.terminate_instances(InstanceIds=[guest])
 
 
 def test_check_finds_and_repairs(ceph_cloud: SanCloud) -> None:

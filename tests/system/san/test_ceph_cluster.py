@@ -14,18 +14,14 @@ from pathlib import Path
 import pytest
 
 from gureum.cli import storage
-from gureum.cli.children import little_process
-from gureum.cli.cloud import Cloud
-from gureum.cli.config import make_state_dir
 from gureum.cli.output import CliError
-from gureum.cli.processes import read_pid_file
 from gureum.errors import PoolError
 from gureum.san.ceph import configuration, pools, status
 from gureum.san.ceph.cluster import LOOPBACK, MON, osd
 from gureum.san.ceph.machine import daemon_user
-from gureum.san.settings import SanSettings
 
 from .ceph_cluster import INDEX, OSD_BYTES, TIMEOUT_S, CephCluster, until
+from .supervised import Supervised
 
 pytestmark = [pytest.mark.root, pytest.mark.ceph]
 
@@ -197,11 +193,13 @@ def test_killed_while_the_pool_is_made(fresh: CephCluster) -> None:
 def test_what_had_data_is_not_made_anew(fresh: CephCluster) -> None:
     fresh.prepare()
     fresh.cluster.pool_mark.touch()
-    lost = fresh.cluster.daemon_dir(osd(1))
-    lost.rename(fresh.directory / "elsewhere")
-    with pytest.raises(PoolError, match=r"osd\.1 had data and is gone"):
+    lost = [fresh.cluster.daemon_dir(osd(number)) for number in (1, 2)]
+    lost[0].rename(fresh.directory / "elsewhere")
+    fresh.prepare()  # the others have all that it had
+    lost[1].rename(fresh.directory / "elsewhere-2")
+    with pytest.raises(PoolError, match=r"osd\.1, osd\.2 had data and is gone"):
         fresh.prepare()
-    assert not lost.exists()
+    assert not any(path.exists() for path in lost)
 
 
 def test_moved_to_another_address_and_back(ceph: CephCluster) -> None:
@@ -223,31 +221,6 @@ def test_moved_to_another_address_and_back(ceph: CephCluster) -> None:
             assert "moved" in ceph.rbd("ls").split()
     finally:
         ceph.rbd("rm", "--no-progress", "moved")
-
-
-class Supervised:
-    """The cluster's daemons under a cloud's supervisor, without the rest of a cloud."""
-
-    def __init__(self, ceph: CephCluster) -> None:
-        self.ceph = ceph
-        self.cloud = Cloud(ceph.directory)
-        self.process: subprocess.Popen[bytes] | None = None
-        make_state_dir(ceph.directory)
-        SanSettings.save(ceph.settings, ceph.directory)
-
-    def start(self) -> None:
-        command = little_process("gureum.cli.supervisor", self.ceph.directory, *self.ceph.daemons)
-        self.process = subprocess.Popen(command, start_new_session=True)
-        until(lambda: self.cloud.supervisor() is not None and len(self.pids()) == len(self.ceph.daemons))
-
-    def pids(self) -> dict[str, int]:
-        files = {name: self.cloud.run_dir / f"{name}.pid" for name in self.ceph.daemons}
-        return {name: found.pid for name, file in files.items() if (found := read_pid_file(file))}
-
-    def end(self, number: signal.Signals) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
-        self.process.wait(TIMEOUT_S)
 
 
 @pytest.fixture

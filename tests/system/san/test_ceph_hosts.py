@@ -9,9 +9,11 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gureum.bench.clouds import launcher
 from gureum.cli import machine_hosts, storage
 from gureum.cli.cloud import Cloud
 from gureum.cli.config import CloudConfig, default_base
@@ -19,6 +21,8 @@ from gureum.cli.san_options import Choice
 from gureum.network.fabric import UPLINK
 from gureum.network.names import Names
 from gureum.san.ceph.cluster import Cluster
+from gureum.san.ceph.commands import ask
+from gureum.san.ceph.pools import admin
 
 from ..host import free_port
 from .ceph_cluster import OSD_BYTES, TIMEOUT_S, until
@@ -106,12 +110,26 @@ def plug(config: CloudConfig, host: str, guest: str) -> None:
     ip("-n", guest, "route", "add", "default", "via", "169.254.200.1", "dev", "eth0", "src", address)
 
 
+def add_osd(cloud: Cloud) -> dict[str, Any]:
+    """One more, as the cluster shows it."""
+    command = [*launcher(), "san", "osd", "add", "--size", "1G", "--state-dir", str(cloud.state_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * TIMEOUT_S, check=False)
+    assert "osd.3 is added" in done.stdout, done.stderr
+    [dump] = ask(admin(Cluster(cloud.state_dir)), [{"prefix": "osd dump"}])
+    [found] = [each for each in dump.document()["osds"] if each["osd"] == 3]
+    return dict(found)
+
+
 def test_hosts_reach_it_and_guests_do_not(cloud: Cloud, guest: str) -> None:
     config = up(cloud, 2)
     fabric = cloud.fabric(config)
     host = fabric.namespace(0)
     cluster = Cluster(cloud.state_dir)
     port = cluster.record().mon_port
+    added = add_osd(cloud)
+    assert added["public_addr"].startswith(f"{fabric.gateway}:")
+    new_port = int(added["public_addr"].rpartition("/")[0].rpartition(":")[2])
+    assert connects(host, fabric.gateway, new_port)
     settings = cluster.settings()
     rbd = ["rbd", "--conf", str(settings.conf), "--id", settings.user, "ls", settings.pool]
     listed = subprocess.run(
@@ -121,6 +139,7 @@ def test_hosts_reach_it_and_guests_do_not(cloud: Cloud, guest: str) -> None:
     cloud.stop_processes()  # an agent would put back what is taken away here
     plug(config, host, guest)
     assert not connects(guest, fabric.gateway, port)
+    assert not connects(guest, fabric.gateway, new_port)
     # Two filters stand between them; without those the same guest gets there, so it was they.
     names = Names(config.index)
     ip("netns", "exec", host, "nft", "delete", "table", "inet", names.table)

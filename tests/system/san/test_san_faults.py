@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import time
@@ -10,12 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from gureum.bench.checked_load import AREA_BYTES, CheckedLoad
 from gureum.cli.config import ZONES
 from gureum.images.manifest import ImageManifest
 from gureum.san.ceph.cluster import MGR, MON
 
 from .san_cloud import SanCloud, opened
+from .writer import SOME, WRITE_SECONDS, Writer
 
 pytestmark = [pytest.mark.ceph, pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(300)]
 
@@ -24,8 +23,6 @@ long = pytest.mark.skipif("GUREUM_TEST_LONG" not in os.environ, reason="takes lo
 
 OSD_BYTES = 6 << 30
 OSDS = ("osd.0", "osd.1", "osd.2")
-SOME = 10
-WRITE_SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -33,33 +30,6 @@ def cloud(tiny_image: ImageManifest) -> Iterator[SanCloud]:
     with opened(tiny_image, OSD_BYTES) as made:
         made.start()
         yield made
-
-
-class Writer:
-    """A guest with a volume, and the load on it."""
-
-    def __init__(self, cloud: SanCloud, instance: str = "") -> None:
-        self.cloud = cloud
-        self.id = instance or cloud.launch()[0]
-        cloud.waiter("instance_running", InstanceIds=[self.id])
-        cloud.wait_ssh(self.id)
-        self.volume = cloud.create_volume(Size=1)
-        cloud.attach(self.volume, self.id)
-        self.boot = cloud.boot_id(self.id)
-        self.complaints = cloud.kernel_complaints(self.id)
-
-    def check(self, load: CheckedLoad) -> None:
-        """After the load's end and the storage's recovery."""
-        cloud = self.cloud
-        load.stop()
-        area = cloud.exported(self.volume)
-        assert load.check(area) == []
-        assert cloud.read_in_guest(self.id, self.volume) == hashlib.sha256(area).hexdigest()
-        assert len(area) == AREA_BYTES
-        assert cloud.kernel_complaints(self.id) == self.complaints
-        assert cloud.boot_id(self.id) == self.boot
-        cloud.wait("the instance to be well", lambda: cloud.told(self.id)[0] == "ok")
-        cloud.wait("nothing to be left over", lambda: cloud.leaks() == [])
 
 
 @pytest.fixture(scope="module")

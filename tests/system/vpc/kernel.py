@@ -22,8 +22,8 @@ def kernel(cloud: RealCloud) -> list[str]:
             found += [f"{inside}: {words}: {' '.join(line.split())}" for line in lines]
         tables = _printed("ip", "netns", "exec", inside, "nft", "list", "tables").splitlines()
         found += [f"{inside}: {line}" for line in tables]
-    # What the kernel itself has on a device, once it is up for a second.
-    return sorted(line for line in found if not re.search(r"(fe80|ff00):.* dev uplink", line))
+    # What the kernel itself has on a device, once it is up for a second, and once it is a router.
+    return sorted(line for line in found if not re.search(r"((fe80|ff00):|anycast ).* dev uplink", line))
 
 
 def prepared(cloud: RealCloud) -> list[str] | None:

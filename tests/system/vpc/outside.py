@@ -20,6 +20,8 @@ INDEX = int(os.environ["GUREUM_TEST_INDEX"])
 OUTSIDE, CABLE = f"gvpct{INDEX}-outside", f"gvpct{INDEX}"
 OUTSIDE_ADDRESS, ROUTER_ADDRESS = f"198.51.100.{4 * INDEX + 2}", f"198.51.100.{4 * INDEX + 1}"
 """Of who is there, and of the machine there (RFC 5737)."""
+OUTSIDE_ADDRESS6, ROUTER_ADDRESS6 = "2001:db8:55::2", "2001:db8:55::1"
+"""The same of IPv6 (RFC 3849)."""
 
 
 class _Who(http.server.BaseHTTPRequestHandler):
@@ -48,9 +50,12 @@ def outside_world() -> Iterator[None]:
         _ip("link", "add", CABLE, "type", "veth", "peer", "name", "eth0", "netns", OUTSIDE)
         _ip("address", "add", f"{ROUTER_ADDRESS}/30", "dev", CABLE)
         _ip("link", "set", CABLE, "up")
+        _ip("address", "add", f"{ROUTER_ADDRESS6}/64", "dev", CABLE, "nodad")
         for words in ("link set lo up", f"address add {OUTSIDE_ADDRESS}/30 dev eth0", "link set eth0 up"):
             _ip("-n", OUTSIDE, *words.split())
         _ip("-n", OUTSIDE, "route", "add", "default", "via", ROUTER_ADDRESS)
+        _ip("-n", OUTSIDE, "address", "add", f"{OUTSIDE_ADDRESS6}/64", "dev", "eth0", "nodad")
+        _ip("-n", OUTSIDE, "-6", "route", "add", "default", "via", ROUTER_ADDRESS6)
         server = visit(OUTSIDE, lambda: http.server.ThreadingHTTPServer((OUTSIDE_ADDRESS, PORT), _Who))
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -75,3 +80,10 @@ def seen_from_outside(address: str, seconds: float = TRY_SECONDS) -> tuple[str, 
             return None
 
     return visit(OUTSIDE, get)
+
+
+def pinged_from_outside(address: str) -> bool:
+    """Whether one of two echo requests is answered."""
+    argv = ["ip", "netns", "exec", OUTSIDE, "ping", "-q", "-c2", "-i0.3", f"-W{TRY_SECONDS}", address]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return " received" in done.stdout and " 0 received" not in done.stdout

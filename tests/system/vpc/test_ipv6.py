@@ -10,6 +10,7 @@ import pytest
 
 from ..realcloud import Item
 from .guests import Guest
+from .outside import OUTSIDE_ADDRESS6, ROUTER_ADDRESS6, pinged_from_outside
 from .test_attacks import spoofed
 from .world import World
 
@@ -105,6 +106,31 @@ def test_an_address_that_is_not_its_own(world: World, six: Six) -> None:
     assert echoes(world, far) == before
     assert sh.pings(near, six.far)
     assert echoes(world, far) > before
+
+
+def test_the_world_outside(world: World, six: Six) -> None:
+    """Red-1 by an Internet gateway, red-2 by an egress-only one."""
+    ec2, sh, red = world.cloud.ec2, world.shells, world.vpcs["red"]
+    near, far = world.guests["red-1"], world.guests["red-2"]
+    assert not sh.pings(near, OUTSIDE_ADDRESS6)
+    everywhere6 = {"DestinationIpv6CidrBlock": "::/0"}
+    made = ec2.create_egress_only_internet_gateway(VpcId=red.id)
+    egress = made["EgressOnlyInternetGateway"]["EgressOnlyInternetGatewayId"]
+    try:
+        ec2.create_route(RouteTableId=red.table, **everywhere6, GatewayId=red.gateway)
+        ec2.create_route(RouteTableId=world.private_table, **everywhere6, EgressOnlyInternetGatewayId=egress)
+        world.cloud.wait("an answer", lambda: sh.pings(near, OUTSIDE_ADDRESS6))
+        world.cloud.wait("an answer", lambda: sh.pings(far, OUTSIDE_ADDRESS6))
+        assert not pinged_from_outside(six.near)
+        ec2.authorize_security_group_ingress(GroupId=red.group, IpPermissions=everywhere("icmpv6"))
+        world.cloud.wait("an answer", lambda: pinged_from_outside(six.near))
+        assert not pinged_from_outside(six.far)
+        assert not sh.pings(near, ROUTER_ADDRESS6)
+    finally:
+        for table in (red.table, world.private_table):
+            ec2.delete_route(RouteTableId=table, **everywhere6)
+        ec2.delete_egress_only_internet_gateway(EgressOnlyInternetGatewayId=egress)
+        ec2.revoke_security_group_ingress(GroupId=red.group, IpPermissions=everywhere("icmpv6"))
 
 
 def echoes(world: World, guest: Guest) -> int:

@@ -227,3 +227,38 @@ def test_a_pool_that_the_host_has_not_fails(parts: Any) -> None:
         assert lab.seen_volume().error == "this host has no pool nowhere"
 
     parts.on_lab(test)
+
+
+def test_several_machines_share_a_volume_that_another_host_looks_after(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(shared(parts))
+        several = shared(parts, multi_attach=True, keeper=False, made=True)
+        lab.san.rbd["vol-1"].sharers["other"] = 0
+        both = parts.machine(), parts.machine("i-2")
+        await lab.take(*both, several)
+        assert [lab.seen(id).disks for id in ("i-1", "i-2")] == [("vol-1",), ("vol-1",)]
+        assert set(lab.san.rbd["vol-1"].sharers) == {"h", "other"}
+        await lab.take(parts.machine(run=False), parts.machine("i-2"), several)
+        assert lab.seen().state is MachineState.off
+        assert set(lab.san.rbd["vol-1"].sharers) == {"h", "other"}
+        await lab.take(parts.machine(run=False), parts.machine("i-2", run=False), several)
+        assert set(lab.san.rbd["vol-1"].sharers) == {"other"}
+        # It is not this host that makes it.
+        await lab.take(shared(parts, "vol-2", multi_attach=True, keeper=False))
+        assert "vol-2" not in lab.san.rbd
+
+    parts.on_lab(test)
+
+
+def test_a_lost_host_is_shut_out_before_it_is_opened_besides(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        several = shared(parts, multi_attach=True)
+        await lab.take(parts.machine(), several)
+        image = lab.san.rbd["vol-1"]
+        image.sharers["lost"] = 0
+        evict = shared(parts, multi_attach=True, made=True, evict=("lost",))
+        await lab.take(parts.machine(), parts.machine("i-2"), evict)
+        assert image.evicted == {"lost"}
+        assert set(image.sharers) == {"h"}
+
+    parts.on_lab(test)

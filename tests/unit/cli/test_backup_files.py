@@ -51,9 +51,9 @@ def chain(tmp_path):
 
 def test_the_chain_has_the_last_of_each_block(chain):
     where = chain.where(chain.chain(chain.manifest(), "snap-2"))
-    assert {at: chain.block(*place)[0] for at, place in where.items()} == {0: 1, 1: 4, 7: 5}
+    assert {at: chain.block(at, place)[0] for at, place in where.items()} == {0: 1, 1: 4, 7: 5}
     first = chain.where(chain.chain(chain.manifest(), "snap-1"))
-    assert {at: chain.block(*place)[0] for at, place in first.items()} == {0: 1, 1: 2, 5: 3}
+    assert {at: chain.block(at, place)[0] for at, place in first.items()} == {0: 1, 1: 2, 5: 3}
 
 
 def test_zeros_take_no_room(tmp_path):
@@ -80,7 +80,7 @@ def test_after_a_crash_the_index_names_what_is_there(tmp_path, cut_index, cut_da
         point = Point(snapshot="snap-1", volume_size=1, entries=3, data_blocks=count, index_sha256=digest)
         files.complete(Manifest(volume="vol-1"), point)
         where = files.where([point])
-        assert {at: files.block(*place)[0] for at, place in where.items()} == {3: 1, 9: 2}
+        assert {at: files.block(at, place)[0] for at, place in where.items()} == {3: 1, 9: 2}
 
 
 def test_a_crash_between_the_names_and_the_manifest(chain):
@@ -116,7 +116,7 @@ def read_all(files: Directory) -> None:
     manifest = files.manifest()
     for snapshot in ("snap-1", "snap-2"):
         for place in files.where(files.chain(manifest, snapshot)).values():
-            files.block(*place)
+            files.kept(place)
 
 
 def test_one_at_a_time_and_for_its_owner_only(chain):

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
-from gureum.cli.backup_files import BLOCK_BYTES, Directory
-from gureum.cli.backups import Api, Backup, Restore
+from gureum.cli import restores
+from gureum.cli.backup_files import BLOCK_BYTES, Damaged, Directory
+from gureum.cli.backups import Api, Backup
 from gureum.cli.output import CliError
+from gureum.cli.restores import Restore
 
 Blocks = dict[int, bytes]
 
@@ -35,19 +38,30 @@ class CloudInMemory:
     """Both APIs. ``left``: so many blocks are read or written before the client ends."""
 
     def __init__(self) -> None:
+        self.ids = 0
         self.volume: Blocks = {}
         self.snapshots: dict[str, Blocks] = {}
         self.tags: dict[str, str] = {}
         self.open: dict[str, dict[str, Any]] = {}
         self.encrypted = False
+        self.empty: dict[str, str] = {}
+        """By volume that was made empty, its tag."""
+        self.checked = False
+        """That the last upload was whole, by a checksum over it."""
+        self.used: set[str] = set()
+        """Snapshots that can be deleted at the second try."""
         self.left = 1 << 30
         self.damaged = 0
         self.reads: list[int] = []
 
-    def take(self) -> str:
-        id = f"snap-{len(self.snapshots) + len(self.open) + 1}"
-        self.snapshots[id] = dict(self.volume)
+    def take(self, data: Blocks) -> str:
+        id = self.new_id()
+        self.snapshots[id] = dict(data)
         return id
+
+    def new_id(self) -> str:
+        self.ids += 1
+        return f"snap-{self.ids}"
 
     def step(self) -> None:
         self.left -= 1
@@ -73,12 +87,39 @@ class CloudInMemory:
         }
 
     def create_snapshot(self, **asked: Any) -> dict[str, Any]:
-        id = self.take()
+        if asked["VolumeId"] in self.empty:
+            self.step()
+        id = self.take({} if asked["VolumeId"] in self.empty else self.volume)
         self.tags[id] = asked["TagSpecifications"][0]["Tags"][0]["Value"]
         return {"SnapshotId": id}
 
     def delete_snapshot(self, **asked: Any) -> None:
-        del self.snapshots[asked["SnapshotId"]]
+        id = asked["SnapshotId"]
+        if id in self.used:
+            self.used.remove(id)
+            raise refusal("InvalidSnapshot.InUse")
+        if id not in self.snapshots:
+            raise refusal("InvalidSnapshot.NotFound")
+        del self.snapshots[id]
+        self.tags.pop(id, None)
+
+    def describe_availability_zones(self) -> dict[str, Any]:
+        return {"AvailabilityZones": [{"ZoneName": "z"}]}
+
+    def describe_volumes(self, **asked: Any) -> dict[str, Any]:
+        if "Filters" in asked:
+            wanted = asked["Filters"][0]["Values"][0]
+            return {"Volumes": [{"VolumeId": id} for id, tag in self.empty.items() if tag == wanted]}
+        return {"Volumes": [{"State": "available", "Encrypted": self.encrypted}]}
+
+    def create_volume(self, **asked: Any) -> dict[str, Any]:
+        assert asked["Encrypted"]
+        self.empty["vol-empty"] = asked["TagSpecifications"][0]["Tags"][0]["Value"]
+        self.step()
+        return {"VolumeId": "vol-empty"}
+
+    def delete_volume(self, **asked: Any) -> None:
+        del self.empty[asked["VolumeId"]]
 
     # EBS
 
@@ -109,8 +150,10 @@ class CloudInMemory:
         return {"BlockData": BytesIO(data), "Checksum": said}
 
     def start_snapshot(self, **asked: Any) -> dict[str, Any]:
-        id = f"snap-{len(self.snapshots) + len(self.open) + 1}"
+        id = self.new_id()
         self.open[id] = {"blocks": {}, **asked}
+        if "ParentSnapshotId" in asked:
+            self.used.add(asked["ParentSnapshotId"])
         return {"SnapshotId": id}
 
     def put_snapshot_block(self, **asked: Any) -> None:
@@ -122,13 +165,19 @@ class CloudInMemory:
         blocks = self.open.pop(asked["SnapshotId"])["blocks"]
         assert len(blocks) == asked["ChangedBlocksCount"]
         digests = b"".join(hashlib.sha256(blocks[at]).digest() for at in sorted(blocks))
-        assert checksum(digests) == asked.get("Checksum", checksum(b""))
+        self.checked = "Checksum" in asked
+        assert not self.checked or checksum(digests) == asked["Checksum"]
         self.snapshots[asked["SnapshotId"]] = blocks
+
+
+def refusal(code: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": ""}}, "")
 
 
 class FakeApi(Api):
     def __init__(self, cloud: CloudInMemory) -> None:
         self.endpoint = "http://fake"
+        self.own = True
         self.ec2 = self.ebs = cloud
 
     def state(self, id: str) -> str:
@@ -148,12 +197,30 @@ def files(tmp_path: Path) -> Iterator[Directory]:
         yield made
 
 
-def backup(cloud: CloudInMemory, files: Directory, source: str = "vol-1") -> Any:
-    return Backup(FakeApi(cloud), files).run(source)[0]
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restores, "LOOK_SECONDS", 0.0)
 
 
-def restored(cloud: CloudInMemory, files: Directory, snapshot: str = "", clear: bool = False) -> Blocks:
+def backup(
+    cloud: CloudInMemory,
+    files: Directory,
+    source: str = "vol-1",
+    key_file: Path | None = None,
+    clear: bool = False,
+) -> Any:
+    return Backup(FakeApi(cloud), files, key_file, clear).run(source)[0]
+
+
+def restored(
+    cloud: CloudInMemory,
+    files: Directory,
+    snapshot: str = "",
+    clear: bool = False,
+    key_file: Path | None = None,
+) -> Blocks:
     plan = Restore(files, snapshot)
+    plan.unlock(key_file)
     plan.verify()
     return cloud.snapshots[plan.run(FakeApi(cloud), clear)]
 
@@ -163,7 +230,9 @@ def test_there_and_back(cloud: CloudInMemory, files: Directory) -> None:
     point = backup(cloud, files)
     assert (point.entries, point.data_blocks, point.parent) == (101, 100, "")
     del cloud.volume[1]
-    assert restored(CloudInMemory(), files) == cloud.volume
+    other = CloudInMemory()
+    assert restored(other, files) == cloud.volume
+    assert other.checked
 
 
 def test_only_what_changed_and_only_the_last_snapshot_stays(cloud: CloudInMemory, files: Directory) -> None:
@@ -240,19 +309,131 @@ def test_what_comes_damaged_is_read_again(cloud: CloudInMemory, files: Directory
         backup(cloud, files)
 
 
-def test_an_encrypted_snapshot_is_restored_as_one(
+def test_what_is_encrypted_is_not_written_in_clear_by_chance(
     cloud: CloudInMemory, files: Directory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cloud.encrypted = True
-    backup(cloud, files)
+    with pytest.raises(CliError, match="is encrypted, and a backup in") as caught:
+        backup(cloud, files)
+    assert "--key-file FILE" in caught.value.next_step
+    assert not cloud.snapshots
+    backup(cloud, files, clear=True)
     assert "NOT" in capsys.readouterr().err
-    for clear in (False, True):
-        other = CloudInMemory()
-        other.left = 0
+    assert restored(CloudInMemory(), files, clear=True) == cloud.volume
+    with pytest.raises(CliError, match="would not be"):
+        backup(cloud, files)
+
+
+def test_an_encrypted_backup(cloud: CloudInMemory, files: Directory, tmp_path: Path) -> None:
+    cloud.encrypted = True
+    key = tmp_path / "keys" / "key"
+    first = backup(cloud, files, key_file=key)
+    before = dict(cloud.volume)
+    assert key.stat().st_mode & 0o777 == 0o600
+    cloud.volume[0] = b"a secret".ljust(BLOCK_BYTES, b"!")
+    del cloud.volume[3]
+    second = backup(cloud, files, key_file=key)
+    assert second.parent == first.snapshot
+    for path in files.path.iterdir():
+        assert b"a secret" not in path.read_bytes()
+        assert block(7)[:64] not in path.read_bytes()
+    Restore(files, "").verify()  # without a key
+    for wrong, message in ((None, "is an encrypted backup"), (tmp_path / "no", "No such file")):
+        with pytest.raises(CliError, match=message):
+            restored(CloudInMemory(), files, key_file=wrong)
+    other = tmp_path / "other"
+    with Directory(tmp_path / "c") as others:
+        backup(cloud, others, key_file=other)
+    for act in (restored, backup):
+        with pytest.raises(CliError, match="is not the key of"):
+            act(CloudInMemory(), files, key_file=other)
+    assert restored(CloudInMemory(), files, clear=True, key_file=key) == cloud.volume
+    assert restored(CloudInMemory(), files, first.snapshot, True, key) == before
+
+
+def test_blocks_of_an_encrypted_backup_cannot_be_exchanged(
+    cloud: CloudInMemory, files: Directory, tmp_path: Path
+) -> None:
+    """By somebody who can write to it, and makes the checksums right."""
+    key = tmp_path / "key"
+    backup(cloud, files, key_file=key)
+    files.seal = None
+    plan = Restore(files, "")
+    plan.where[0], plan.where[3] = plan.where[3], plan.where[0]
+    plan.verify()
+    plan.unlock(key)
+    with pytest.raises(Damaged, match="block 1 is not block 0 of the volume"):
+        plan.verify()
+
+
+def test_a_backup_is_encrypted_or_not(cloud: CloudInMemory, files: Directory, tmp_path: Path) -> None:
+    with pytest.raises(CliError, match="is in the backup that it opens"):
+        backup(cloud, files, key_file=files.path / "key")
+    key = tmp_path / "key"
+    key.write_text("not a key")
+    with pytest.raises(CliError, match="is no key of a backup"):
+        backup(cloud, files, key_file=key)
+    backup(cloud, files)
+    key.unlink()
+    with pytest.raises(CliError, match="is a backup that is not encrypted"):
+        backup(cloud, files, "snap-9", key_file=key)
+    assert not key.exists()
+    with pytest.raises(CliError, match="is not encrypted"):
+        restored(CloudInMemory(), files, key_file=key)
+
+
+@pytest.mark.parametrize("left", [0, 1, 33, 70, 99])
+def test_an_encrypted_backup_goes_on(
+    cloud: CloudInMemory, files: Directory, tmp_path: Path, left: int
+) -> None:
+    cloud.left = left
+    with pytest.raises(Ended):
+        backup(cloud, files, key_file=tmp_path / "key")
+    cloud.left = 1 << 30
+    backup(cloud, files, key_file=tmp_path / "key")
+    assert restored(CloudInMemory(), files, key_file=tmp_path / "key") == cloud.volume
+
+
+@pytest.mark.parametrize("left", [0, 1, 2, 3, 50, 102, 1 << 30])
+def test_an_encrypted_snapshot_is_restored_as_one(
+    cloud: CloudInMemory, files: Directory, tmp_path: Path, left: int
+) -> None:
+    """Made of an empty one; blocks of zeros are written, since there would be noise. Nothing is left."""
+    cloud.encrypted = True
+    cloud.volume[1] = bytes(BLOCK_BYTES)
+    key = tmp_path / "key"
+    backup(cloud, files, key_file=key)
+    cloud.volume[4] = block(4)
+    del cloud.volume[3]
+    backup(cloud, files, key_file=key)
+    other = CloudInMemory()
+    other.left = left
+    if left < 1 << 30:
         with pytest.raises(Ended):
-            restored(other, files, clear=clear)
-        (begun,) = other.open.values()
-        assert ("Encrypted" in begun) is not clear
+            restored(other, files, key_file=key)
+        other.left = 1 << 30
+    assert restored(other, files, key_file=key) == {**cloud.volume, 3: bytes(BLOCK_BYTES)}
+    assert not other.open
+    assert len(other.snapshots) == 1
+    assert not other.empty
+
+
+@pytest.mark.parametrize(("own", "to"), [(True, "aws"), (False, "http://fake")])
+def test_to_aws_and_from_there(cloud: CloudInMemory, files: Directory, own: bool, to: str) -> None:
+    """There it is zeros where nothing was written, also if it is encrypted."""
+    cloud.encrypted = True
+    source = FakeApi(cloud)
+    source.own = own
+    Backup(source, files, clear=True).run("vol-1")
+    other = CloudInMemory()
+    other.left = 0
+    api = FakeApi(other)
+    api.endpoint = to
+    with pytest.raises(Ended):
+        Restore(files, "").run(api, clear=False)
+    (begun,) = other.open.values()
+    assert begun["Encrypted"]
+    assert "ParentSnapshotId" not in begun
 
 
 def test_a_directory_is_of_one_volume(cloud: CloudInMemory, files: Directory) -> None:

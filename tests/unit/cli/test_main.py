@@ -94,8 +94,10 @@ def test_up_status_env_logs_down(
 
     monkeypatch.setattr(api, "instances_by_state", lambda _cloud: {"running": 2})
     monkeypatch.setattr(api, "failed", lambda _cloud: {"vol-1": "the pool is full"})
+    monkeypatch.setattr(api, "hosts_down", lambda _cloud: {"host-1": "nat-1"})
     assert cli("status") == 0
     said = capsys.readouterr().out
+    assert "host host-1 is down, and with it nat-1" in said
     assert "instances: 2 running" in said
     assert "failed: vol-1: the pool is full" in said
     assert cli("status", "--json") == 0

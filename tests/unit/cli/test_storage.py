@@ -52,7 +52,7 @@ def test_a_cluster_of_its_own_is_decided_on_once(cloud: Cloud) -> None:
     storage.choose(cloud, Choice("ceph"))
     storage.choose(cloud, None)
     assert cluster.record() == record
-    with pytest.raises(CliError, match=r"the cluster's disks are 3 files of 2\.0 GiB, and stay so"):
+    with pytest.raises(CliError, match=r"the cluster was made with 3 files of 2\.0 GiB"):
         storage.choose(cloud, Choice("ceph", osd_bytes=4 * GIB))
 
 

@@ -9,9 +9,11 @@ import pytest
 from gureum.cli import supervisor
 from gureum.cli.children import little_process
 from gureum.cli.cloud import Cloud
+from gureum.cli.output import CliError
 from gureum.cli.processes import Identity, find, read_pid_file, send, wait_gone
+from gureum.cli.san_osd import supervise
 from gureum.cli.supervisor import Child, Supervisor, backoff_s, describe_end, rotate
-from gureum.san.ceph.cluster import Cluster, Record
+from gureum.san.ceph.cluster import GONE, Cluster, Disk, Record
 
 
 def quiet(_text: str) -> None:
@@ -216,3 +218,31 @@ def test_a_daemon_is_found_by_its_command(storage: Cloud) -> None:
     finally:
         storage.stop_processes()
         storage.stop_daemons()
+
+
+def test_other_daemons_while_it_runs(storage: Cloud) -> None:
+    cluster = Cluster(storage.state_dir)
+    try:
+        storage.start(storage.configure(port=free_port()), quiet)
+        first = storage.running_daemons()
+        cluster.keep(Disk(number=3))
+        cluster.keep(Disk(number=1, state=GONE))
+        supervise(storage)
+        while "osd.3" not in storage.running_daemons():
+            pass
+        after = storage.running_daemons()
+        assert tuple(after) == ("mon.a", "mgr.x", "osd.0", "osd.2", "osd.3")
+        assert {**first, **after} == {**after, "osd.1": first["osd.1"]}
+        # The new one is looked after as the others are, and the old one is not any more.
+        assert send(after["osd.3"], signal.SIGKILL)
+        while storage.running_daemons().get("osd.3", after["osd.3"]) == after["osd.3"]:
+            pass
+        assert "osd.1" not in storage.running_daemons()
+        assert "osd.1 is let go" in (storage.log_dir / "supervisor.log").read_text()
+        supervise(storage)  # once more changes nothing
+        assert {**after, **storage.running_daemons()}.keys() == after.keys()
+    finally:
+        storage.stop_processes()
+        storage.stop_daemons()
+    with pytest.raises(CliError, match="is not running"):
+        supervise(storage)

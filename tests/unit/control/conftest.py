@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -127,17 +127,23 @@ def volume(id: str = "vol-1", **values: Any) -> Volume:
 
 
 def attached(
-    id: str = "vol-1", state: AttachmentState = AttachmentState.attached, delete: bool = False, **values: Any
+    id: str = "vol-1",
+    state: AttachmentState = AttachmentState.attached,
+    delete: bool = False,
+    instances: Sequence[str] = ("i-1",),
+    **values: Any,
 ) -> Volume:
-    """A volume of i-1."""
-    attachment = Attachment(
-        instance="i-1",
-        device="/dev/sdf",
-        state=state,
-        attached=datetime.fromtimestamp(EPOCH, UTC),
-        delete_on_termination=delete,
+    attachments = tuple(
+        Attachment(
+            instance=instance,
+            device="/dev/sdf",
+            state=state,
+            attached=datetime.fromtimestamp(EPOCH, UTC),
+            delete_on_termination=delete,
+        )
+        for instance in instances
     )
-    return volume(id, **{"state": VolumeState.in_use, "instance": "i-1", "attachment": attachment, **values})
+    return volume(id, **{"state": VolumeState.in_use, "attachments": attachments, **values})
 
 
 def snapshot(id: str = "snap-1", **values: Any) -> Snapshot:

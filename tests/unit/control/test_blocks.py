@@ -6,8 +6,10 @@ import msgspec
 import pytest
 
 from gureum.control.blocks import SnapshotBlocks
-from gureum.errors import TransportError
-from gureum.resources import SnapshotState, VolumeState
+from gureum.control.keys import KeyStore
+from gureum.env import Env
+from gureum.errors import ConfigError, TransportError
+from gureum.resources import SnapshotState, VolumeKey, VolumeState
 from gureum.transport.messages import BLOCK_BYTES, BlockUse
 
 
@@ -23,7 +25,7 @@ class FakeCalls:
 
 
 def blocks(bench: Any, calls: FakeCalls) -> SnapshotBlocks:
-    return SnapshotBlocks(bench.store, calls)  # type: ignore[arg-type]
+    return SnapshotBlocks(bench.store, calls, KeyStore.unsafe())  # type: ignore[arg-type]
 
 
 async def test_the_host_of_the_snapshot_is_asked(bench: Any, make: Any) -> None:
@@ -37,6 +39,42 @@ async def test_the_host_of_the_snapshot_is_asked(bench: Any, make: Any) -> None:
     await blocks(bench, calls).read(shared, 2)
     host, method, values = calls.asked[-1]
     assert (host, method, values["offset"]) == ("host-1", "read-block", 2 * BLOCK_BYTES)
+    for keeper, asked in (("host-2", "host-2"), ("host-3", "host-1")):
+        await blocks(bench, calls).read(make.snapshot(pool="san", host=keeper), 0)
+        assert calls.asked[-1][0] == asked
+
+
+async def test_only_what_is_in_one_place_is_compared(bench: Any, make: Any) -> None:
+    calls = FakeCalls(msgspec.msgpack.encode([]))
+    one, other = (make.snapshot(f"snap-{host}", pool="san", host=host) for host in ("host-1", "host-2"))
+    assert await blocks(bench, calls).used(one, other, 0, 10) == []
+    assert [values["since"] for _, _, values in calls.asked] == [other.id]
+    here, there = (make.snapshot(f"snap-{host}", host=host) for host in ("host-1", "host-2"))
+    for since in (there, other):
+        found = await blocks(bench, calls).used(here, since, 2047, 10)
+        assert found == [BlockUse(2047, True, True)]
+    assert len(calls.asked) == 1
+
+
+async def test_a_key_goes_along_where_data_is_read(bench: Any, make: Any) -> None:
+    calls = FakeCalls(msgspec.msgpack.encode([]))
+    snapshot = make.snapshot(state=SnapshotState.completed, encrypted=True, key="key-1")
+    with pytest.raises(ConfigError, match="no key"):
+        await blocks(bench, calls).read(snapshot, 0)
+    keys = KeyStore.unsafe()
+    record = VolumeKey(id="key-1", account="1", wrapped=keys.new(Env(), "key-1"))
+    await bench.put(record)
+    await blocks(bench, calls).used(snapshot, None, 0, 1)
+    calls.answer = bytes(BLOCK_BYTES)
+    await blocks(bench, calls).read(snapshot, 0)
+    listed, read = (values for _, _, values in calls.asked)
+    assert listed["encrypted"]
+    assert read["encrypted"]
+    assert "key" not in listed
+    assert read["key"] == keys.unwrap(record)
+    other = SnapshotBlocks(bench.store, calls, KeyStore(b"x" * 32))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="not wrapped by this cloud's master key"):
+        await other.read(snapshot, 0)
 
 
 async def test_answers_are_not_believed(bench: Any, make: Any) -> None:

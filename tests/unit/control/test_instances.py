@@ -83,7 +83,7 @@ async def test_a_failed_launch_deletes_only_what_is_to_go_with_it(
     assert (await bench.step_instance()).state is State.terminated
     left = await bench.get(Volume, "vol-1")
     assert left.state is (VolumeState.deleting if delete else VolumeState.error)
-    assert (left.instance, left.attachment, left.message) == (None, None, "full")
+    assert (left.attachments, left.message) == ((), "full")
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ async def test_termination_lets_go_of_everything(bench: Any, make: Any) -> None:
     assert (address.association, address.interface, address.instance) == ("eipassoc-1", "eni-2", "")
     assert (await bench.get(Volume, "vol-1")).state is VolumeState.deleting
     free = await bench.get(Volume, "vol-2")
-    assert (free.state, free.instance, free.attachment) == (VolumeState.available, None, None)
+    assert (free.state, free.attachments) == (VolumeState.available, ())
 
 
 async def test_a_terminated_instance_is_purged_in_its_time(bench: Any, make: Any) -> None:
@@ -191,3 +191,20 @@ async def test_a_step_done_again_changes_nothing_more(bench: Any, make: Any, sta
         await bench.step_instance()
         once = await bench.get(Instance, "i-1")
         assert await bench.step_instance() == once
+
+
+@pytest.mark.parametrize("delete", [True, False])
+async def test_what_the_last_instance_says_counts(bench: Any, make: Any, delete: bool) -> None:
+    several = make.attached(delete=True, multi_attach=True, pool="san", instances=["i-1", "i-2"])
+    last = replace(several.attached_to("i-2"), delete_on_termination=delete)
+    await bench.put(
+        make.host(), make.instance(state=InstanceState.shutting_down), several.with_attachment(last)
+    )
+    bench.machine(state=MachineState.off)
+    await bench.step_instance()
+    kept = await bench.get(Volume, "vol-1")
+    assert (kept.state, kept.instances) == (VolumeState.in_use, ("i-2",))
+    await bench.put(make.instance("i-2", state=InstanceState.shutting_down, host=None))
+    await bench.step_instance("i-2")
+    after = await bench.get(Volume, "vol-1")
+    assert after.state is (VolumeState.deleting if delete else VolumeState.available)

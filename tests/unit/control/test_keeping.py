@@ -171,6 +171,66 @@ async def test_the_volumes_follow_their_instance(bench: Any, make: Any) -> None:
     assert (await bench.get(Volume, "vol-2")).host == "host-1"
 
 
+async def test_hosts_open_what_another_looks_after(bench: Any, make: Any) -> None:
+    volume = make.attached(pool="san", multi_attach=True, instances=["i-1", "i-2"])
+    elsewhere = make.attached("vol-2", pool="san", instances=["i-1"])
+    await bench.put(
+        make.host(),
+        make.host("host-1"),
+        make.host("host-2"),
+        make.instance(host="host-1"),
+        make.instance("i-2", host="host-2"),
+        volume,
+        elsewhere,
+    )
+    async with bench.store.read() as reader:
+        specs = [await host_spec(reader, CLOUD, f"host-{n}") for n in range(3)]
+    kept, opened, last = ([each for each in spec.volumes if each.id == "vol-1"] for spec in specs)
+    assert [(each.keeper, each.multi_attach, each.machine) for each in (*kept, *opened, *last)] == [
+        (True, True, ""),
+        (False, True, "i-1"),
+        (False, True, "i-2"),
+    ]
+    assert [each.id for each in specs[1].volumes] == ["vol-1"]
+    assert [[disk.volume for disk in machine.disks] for machine in specs[2].machines] == [["vol-1"]]
+
+
+async def test_what_several_instances_have_stays_with_its_keeper(bench: Any, make: Any) -> None:
+    await bench.put(
+        make.host("host-0"),
+        make.host("host-1", memory_bytes=64 * GIB),
+        make.instance(host=None, generation=2),
+        make.attached(pool="san", multi_attach=True, instances=["i-1", "i-2"]),
+    )
+    assert (await bench.step_instance()).host == "host-1"
+    assert (await bench.get(Volume, "vol-1")).host == "host-0"
+
+
+async def test_another_host_looks_after_it_also_while_machines_have_it(bench: Any, make: Any) -> None:
+    await bench.put(
+        make.host(state=HostState.down),
+        make.host("host-1"),
+        make.instance(host="host-0", state=InstanceState.running),
+        make.attached(pool="san", multi_attach=True),
+    )
+    assert (await bench.step_volume()).host == "host-1"
+
+
+async def test_a_lost_host_is_shut_out_of_what_another_looks_after(bench: Any, make: Any) -> None:
+    await bench.put(
+        make.host(),
+        make.instance(host="host-7", state=InstanceState.running),
+        make.attached(pool="san", multi_attach=True),
+        make.attached("vol-2", pool="san", host="host-7"),
+    )
+    await bench.store.transact(lambda tx: keepers.lose(tx, "i-1", "host-7"))
+    assert (await bench.get(Volume, "vol-1")).former == ("host-7",)
+    assert (await bench.get(Volume, "vol-2")).former == ()
+    async with bench.store.read() as reader:
+        [spec, *_] = (await host_spec(reader, CLOUD, "host-0")).volumes
+    assert spec.evict == ("host-7",)
+
+
 async def test_a_local_volume_binds_its_instance_and_a_shared_one_does_not(bench: Any, make: Any) -> None:
     await bench.put(
         make.host(state=HostState.down),
@@ -178,9 +238,9 @@ async def test_a_local_volume_binds_its_instance_and_a_shared_one_does_not(bench
         make.instance(host=None),
         make.attached(pool="san"),
         make.instance("i-2", host=None),
-        make.volume("vol-2", instance="i-2"),
+        make.attached("vol-2", instances=["i-2"]),
         make.instance("i-3", host=None),
-        san(make, "vol-3", instance="i-3", host=None, source="snap-1"),
+        make.attached("vol-3", instances=["i-3"], pool="san", host=None, source="snap-1"),
         make.snapshot(pool="san", state=SnapshotState.completed),
     )
     async with bench.store.read() as reader:
@@ -209,7 +269,7 @@ async def test_one_host_brings_the_images_in(bench: Any, make: Any) -> None:
 async def test_a_volume_of_a_snapshot_names_the_snapshots_volume(bench: Any, make: Any) -> None:
     await bench.put(
         make.host(),
-        san(make, source="snap-7", instance="i-1"),
+        make.attached(pool="san", source="snap-7"),
         make.snapshot("snap-7", pool="san", volume="vol-7", host=None, state=SnapshotState.completed),
     )
     async with bench.store.read() as reader:

@@ -118,7 +118,7 @@ async def test_what_is_more_than_a_network_is_noticed(make: Any) -> None:
             case 0 | 1:
                 records = [make.instance(f"i-{number}", host=host)]
             case 2:
-                records = [make.volume(f"vol-{number}", host=host, instance=None)]
+                records = [make.volume(f"vol-{number}", host=host)]
             case 3 | 4:
                 group = SecurityGroup(
                     id=f"sg-{number % 2}", account="1", name="g", description="", vpc="vpc-1"

@@ -3,12 +3,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from msgspec.structs import replace
+
 from gureum.control.networks import Networks
 from gureum.hostspec import NetworkSpec, PortKind, RouteKind, RouteSpec
 from gureum.resources import (
     AclEntry,
     CidrAssociation,
     DhcpOptions,
+    EgressGateway,
     FlowLog,
     InternetGateway,
     NatGateway,
@@ -157,6 +160,37 @@ async def test_routes_lead_where_their_targets_are(bench: Any, make: Any) -> Non
     assert (peering.number, peering.vpcs) == (4, ("vpc-1", "vpc-2"))
     [nat] = (await spec(bench, "host-1")).ports
     assert (nat.id, nat.kind, nat.instance) == ("eni-nat", PortKind.nat, "")
+
+
+async def test_ways_out_by_ipv6(bench: Any, make: Any) -> None:
+    await bench.put(
+        *frame(),
+        EgressGateway(id="eigw-1", vpc="vpc-1"),
+        RouteTable(
+            id="rtb-1",
+            vpc="vpc-1",
+            number=7,
+            main=True,
+            routes=(
+                Route(destination="::/0", target="eigw-1"),
+                Route(destination="2001:db8::/32", target="eigw-2"),
+            ),
+        ),
+        at(make, "eni-1", "10.1.1.4"),
+    )
+    got = await spec(bench)
+    assert got.vpcs[0].route_tables[0].routes == (
+        RouteSpec(destination="::/0", kind=RouteKind.egress),
+        RouteSpec(destination="2001:db8::/32", kind=RouteKind.blackhole),
+    )
+    [own] = got.networks6
+    assert own.startswith("fd")
+    assert got.hidden6 == (own,)
+    led = replace(CLOUD, ipv6_prefix="2001:db8:7::/48")
+    got = await spec(bench, cloud=led)
+    assert (got.networks6, got.hidden6) == ((own, "2001:db8:7::/48"), (own,))
+    # The machine hides them.
+    assert (await spec(bench, cloud=replace(led, one_machine=True))).hidden6 == ()
 
 
 async def test_a_peering_that_is_not_active_brings_nothing(bench: Any, make: Any) -> None:

@@ -57,7 +57,7 @@ async def test_who_may_have_a_volume_open(store):
     found = await read(
         store,
         VOLUME,
-        replace(VOLUME, id="vol-2", state=VolumeState.in_use, attachment=ATTACHED, former=("h2",)),
+        replace(VOLUME, id="vol-2", state=VolumeState.in_use, attachments=(ATTACHED,), former=("h2",)),
         Host(id="h1", account="1", zone="z", state=HostState.up),
         Host(id="h2", account="1", zone="z", state=HostState.down),
     )

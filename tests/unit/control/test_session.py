@@ -12,6 +12,7 @@ from gureum.control.session import MEANWHILE_MAX, Session
 from gureum.hostspec import HostSpec, NetworkSpec, PortSpec, SubnetSpec, VpcSpec
 from gureum.resources import (
     DhcpOptions,
+    EgressGateway,
     InternetGateway,
     NetworkInterface,
     PeeringConnection,
@@ -72,6 +73,8 @@ def session() -> Session:
         (InternetGateway(id="igw-1", vpc="vpc-1"), True),
         (InternetGateway(id="igw-1", vpc="vpc-3"), False),
         (InternetGateway(id="igw-1"), True),
+        (EgressGateway(id="eigw-1", vpc="vpc-1"), True),
+        (EgressGateway(id="eigw-1", vpc="vpc-3"), False),
         (DhcpOptions(id="dopt-1", options={}), True),
         (peering("vpc-2", "vpc-3"), True),
         (peering("vpc-4", "vpc-3"), False),
@@ -98,6 +101,11 @@ def test_what_is_deleted_matters_where_it_was(session: Session) -> None:
     session.note(gone(subnet("vpc-1", "subnet-2")))
     assert not session.dirty.is_set()
     session.note(gone(subnet("vpc-1", "subnet-1")))
+    assert session.dirty.is_set()
+
+
+def test_of_a_deleted_gateway_nobody_knows_whose_it_was(session: Session) -> None:
+    session.note(gone(EgressGateway(id="eigw-1", vpc="vpc-1")))
     assert session.dirty.is_set()
 
 

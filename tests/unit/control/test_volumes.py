@@ -43,7 +43,7 @@ async def test_a_clone_is_placed_where_its_snapshot_is(bench: Any, make: Any) ->
 
 
 async def test_a_volume_of_an_instance_waits_to_be_placed_with_it(bench: Any, make: Any) -> None:
-    await bench.put(make.host(), make.volume(host=None, instance="i-1"))
+    await bench.put(make.host(), replace(make.attached(host=None), state=VolumeState.creating))
     assert (await bench.step_volume()).host is None
 
 
@@ -87,11 +87,11 @@ async def test_attached_when_the_machine_has_it(bench: Any, make: Any) -> None:
         make.instance(state=InstanceState.running), make.attached(state=AttachmentState.attaching)
     )
     bench.machine()
-    assert (await bench.step_volume()).attachment.state is AttachmentState.attaching
+    assert (await bench.step_volume()).attachments[0].state is AttachmentState.attaching
     bench.machine(state=MachineState.starting, disks=("vol-1",))
-    assert (await bench.step_volume()).attachment.state is AttachmentState.attaching
+    assert (await bench.step_volume()).attachments[0].state is AttachmentState.attaching
     bench.machine(disks=("vol-1",))
-    assert (await bench.step_volume()).attachment.state is AttachmentState.attached
+    assert (await bench.step_volume()).attachments[0].state is AttachmentState.attached
 
 
 async def test_detached_when_the_machine_does_not_have_it_any_more(bench: Any, make: Any) -> None:
@@ -102,19 +102,19 @@ async def test_detached_when_the_machine_does_not_have_it_any_more(bench: Any, m
     )
     version = (await bench.get(Volume, "vol-1")).version
     bench.machine(revision=version - 1)
-    assert (await bench.step_volume()).attachment is not None
+    assert (await bench.step_volume()).attachments
     bench.machine(revision=version, disks=("vol-1",))
-    assert (await bench.step_volume()).attachment is not None
+    assert (await bench.step_volume()).attachments
     bench.machine(revision=version)
     after = await bench.step_volume()
-    assert (after.state, after.attachment, after.instance) == (VolumeState.available, None, None)
+    assert (after.state, after.attachments) == (VolumeState.available, ())
     assert (await bench.get(Instance, "i-1")).devices == ()
 
 
 @pytest.mark.parametrize("state", [InstanceState.stopped, InstanceState.terminated])
 async def test_an_instance_that_is_off_has_let_go(bench: Any, make: Any, state: InstanceState) -> None:
     await bench.put(make.instance(state=state), make.attached(state=AttachmentState.detaching))
-    assert (await bench.step_volume()).attachment is None
+    assert not (await bench.step_volume()).attachments
 
 
 async def test_a_volume_whose_instance_is_gone_is_free(bench: Any, make: Any) -> None:
@@ -208,3 +208,12 @@ async def test_a_clone_of_a_snapshot_on_a_host_that_is_drained(bench: Any, make:
     after = await bench.step_volume()
     assert after.state is VolumeState.error
     assert "host-0, which takes nothing while it is being drained" in after.message
+
+
+async def test_it_is_free_when_the_last_of_several_has_given_it_up(bench: Any, make: Any) -> None:
+    both = make.attached(state=AttachmentState.detaching, multi_attach=True, instances=["i-1", "i-2"])
+    await bench.put(make.instance(state=InstanceState.stopped), make.instance("i-2"), both)
+    left = await bench.step_volume()
+    assert (left.state, left.instances) == (VolumeState.in_use, ("i-2",))
+    await bench.put(replace(await bench.get(Instance, "i-2"), state=InstanceState.stopped))
+    assert (await bench.step_volume()).state is VolumeState.available

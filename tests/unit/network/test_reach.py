@@ -146,9 +146,9 @@ def test_the_longest_prefix_leads() -> None:
     a = port("eni-a", "10.1.1.4", public_ip="198.18.0.4")
     world = spec(a, vpcs=(vpc(routes=routes),))
     assert trace(world, "eni-a", "9.9.1.1", "tcp", 443).passes
-    assert trace(world, "eni-a", "9.8.1.1", "tcp", 443).decided_by.why == "9.0.0.0/8 -> blackhole"
+    assert trace(world, "eni-a", "9.8.1.1", "tcp", 443).decided_by.why.startswith("9.0.0.0/8 -> blackhole")
     nowhere = spec(a, vpcs=(vpc(routes=()),))
-    assert trace(nowhere, "eni-a", "9.9.1.1", "tcp", 443).decided_by.why == "no route leads there"
+    assert trace(nowhere, "eni-a", "9.9.1.1", "tcp", 443).decided_by.why == "no route leads to 9.9.1.1"
 
 
 def test_the_internet_needs_a_public_address() -> None:

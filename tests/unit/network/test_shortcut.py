@@ -11,7 +11,8 @@ from gureum.network import bpf, shortcut
 from gureum.network.filters import filter_table
 from gureum.network.names import VXLAN, Names
 from gureum.network.plan import VpcPlan, make_plan
-from gureum.network.shortcut import Device, Shortcuts, devices, note_rule
+from gureum.network.shortcut import Device, Shortcuts, devices, note_rules
+from gureum.network.ways import NOWHERE
 
 NAMES = Names(0)
 
@@ -37,7 +38,7 @@ def test_a_machine_sends_from_its_own_ethernet_address_only() -> None:
     vpc = plan()
     machine, gateway = (vpc.ports[id].tap for id in ("eni-1", "eni-2"))
     assert devices(vpc, 0) == {machine: Device(1400, "06:00:00:00:00:01"), gateway: Device(1400)}
-    assert devices(vpc, 8950)[VXLAN] == Device(8950)
+    assert devices(vpc, 8950)[VXLAN] == Device(8950, carrier=True)
     with_six = msgspec.structs.replace(vpc, cidrs6=("fd00::/56",))
     assert all(device.six for device in devices(with_six, 8950).values())
 
@@ -47,19 +48,32 @@ def test_what_is_logged_is_not_noted() -> None:
         plan(),
         plan(FlowLogSpec(id="fl-1", account="1", traffic="ALL", interval_seconds=60, ports=("eni-1",))),
     )
-    assert "@logged" not in note_rule(plain)
-    assert "iifname != @logged oifname != @logged" in note_rule(logged)
+    assert "@logged" not in note_rules(plain)[0]
+    assert "iifname != @logged oifname != @logged" in note_rules(logged)[0]
     table = filter_table(logged, NAMES, "198.19.0.1")
     assert "logged" in table.sets
-    assert note_rule(logged) in table.chains["forward_ingress"].rules
+    assert table.chains["forward_ingress"].rules[:2] == note_rules(logged)
 
 
 def test_only_established_flows_without_translation_are_noted() -> None:
-    rule = note_rule(plan())
+    rule, _ = note_rules(plan())
     assert rule.startswith("ct state established ")
     assert 'iifname != "up" oifname != "up"' in rule
     # What routes by the lower half of the mark, and what VXLAN carries of it, is not touched.
     assert rule.endswith(f"meta mark set meta mark or {1 << 24:#x}")
+
+
+def test_another_host_is_told_of_the_route_table_only_if_it_makes_a_difference() -> None:
+    def routed(*networks: str) -> tuple[str, ...]:
+        return note_rules(
+            msgspec.structs.replace(plan(), tables={1: {}, 2: dict.fromkeys(networks, NOWHERE)})
+        )
+
+    inside = 'ct state established oifname "vx" ip daddr { 172.31.0.0/16 }'
+    plain = f"{inside} meta mark set meta mark and 0x1000000"
+    # Longer prefixes go first, and the VPC's own network is in every table.
+    assert routed()[1:] == routed("0.0.0.0/0", "172.16.0.0/12", "10.0.0.0/8", "::/0")[1:] == (plain,)
+    assert routed("0.0.0.0/0", "172.31.7.0/24")[1:] == ()
 
 
 def test_a_kernel_that_has_it_not_is_asked_once(

@@ -51,10 +51,10 @@ def test_nothing_is_taken_that_did_not_come_through_it() -> None:
     plain = host_table(names, "cloud", (), "eth0", ["192.0.2.2"]).chains
     closed = host_table(names, "cloud", (), "eth0", ["192.0.2.2"], carrier="wg3").chains
     # What is not tracked passes before: these packets only.
-    assert plain["arriving"].rules[1] == "udp dport 4789 ip saddr @peers notrack"
-    assert closed["arriving"].rules[1] == 'udp dport 4789 iifname "wg3" notrack'
-    for chains in (plain, closed):
-        assert chains["host"].rules[0] == 'iifname != "gu3-*" ct state untracked accept'
+    assert plain["arriving"].rules[0] == 'iif "eth0" udp dport 4789 ip saddr @peers notrack accept'
+    assert closed["arriving"].rules[0] == 'iifname "wg3" udp dport 4789 notrack accept'
+    assert plain["host"].rules[0] == 'ct state untracked iif "eth0" accept'
+    assert closed["host"].rules[0] == 'ct state untracked iifname "wg3" accept'
     assert plain["host"].rules[1].startswith("udp dport 4789 ip saddr != @peers")
     assert closed["host"].rules[1].startswith('udp dport 4789 iifname != "wg3"')
     assert "4789" not in "".join(host_table(names, "cloud", ()).chains["host"].rules)

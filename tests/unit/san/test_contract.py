@@ -8,7 +8,8 @@ import pytest
 
 from contracts.pools import BOOT, PoolContract
 from gureum.env import Env
-from gureum.san.fake import BLOCK_BYTES, FakePool
+from gureum.san.fake import FakePool
+from gureum.san.fake_parts import BLOCK_BYTES
 
 
 class TestFakePool(PoolContract):

@@ -6,7 +6,8 @@ import pytest
 
 from gureum.env import Env
 from gureum.errors import PoolError, PoolFull
-from gureum.san.fake import BLOCK_BYTES, FakePool, FakePoolDisk
+from gureum.san.fake import FakePool, FakePoolDisk
+from gureum.san.fake_parts import BLOCK_BYTES
 from gureum.sim.loop import run
 
 GIB = 1 << 30

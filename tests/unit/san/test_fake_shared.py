@@ -9,7 +9,7 @@ import pytest
 from contracts.pools import BOOT, PoolContract
 from gureum.env import Env
 from gureum.errors import PoolUnavailable
-from gureum.san.fake import BLOCK_BYTES
+from gureum.san.fake_parts import BLOCK_BYTES
 from gureum.san.fake_shared import FakeSan, FakeSharedPool
 
 GIB = 1 << 30
@@ -56,6 +56,27 @@ async def test_a_volume_is_one_hosts_at_a_time(one: FakeSharedPool, other: FakeS
         await other.open_volume("vol-1")
     await one.release_volume("vol-1")
     await other.open_volume("vol-1")
+
+
+async def test_hosts_share_a_volume_or_one_has_it(
+    san: FakeSan, one: FakeSharedPool, other: FakeSharedPool
+) -> None:
+    await one.create_volume("vol-1", GIB)
+    path = f"rbd:san/{(await one.share_volume('vol-1')).image}"
+    await other.share_volume("vol-1")
+    for host in ("host-1", "host-2"):
+        san.write(path, 0, host.encode(), host)
+    with pytest.raises(PoolUnavailable, match="held by host host-2"):
+        await one.open_volume("vol-1")
+    await one.evict("vol-1", "host-2")
+    with pytest.raises(AssertionError, match="held by"):
+        san.write(path, 0, b"c", "host-3")
+    with pytest.raises(AssertionError, match="fenced off"):
+        san.write(path, 0, b"c", "host-2")
+    san.write(path, 0, b"d", "host-1")
+    await one.open_volume("vol-1")
+    with pytest.raises(PoolUnavailable, match="held by host host-1"):
+        await other.share_volume("vol-1")
 
 
 async def test_a_lost_host_writes_no_more(san: FakeSan, one: FakeSharedPool, other: FakeSharedPool) -> None:

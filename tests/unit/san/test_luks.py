@@ -7,7 +7,16 @@ import pytest
 
 from gureum.errors import PoolError
 from gureum.san import qemu_img
-from gureum.san.luks import KEY_BYTES, LUKS_HEADER_BYTES, luks_header, passphrase
+from gureum.san.luks import (
+    KEY_BYTES,
+    LUKS_HEADER_BYTES,
+    decrypted,
+    encrypted,
+    luks_header,
+    passphrase,
+    require_header,
+    zeroed,
+)
 
 ONE, OTHER = (random.Random(seed).randbytes(KEY_BYTES) for seed in (1, 2))
 
@@ -63,5 +72,26 @@ async def test_qemu_opens_it(tmp_path: Path) -> None:
     from_disk = ("convert", "--image-opts", options, "-O", "raw", str(back))
     await through_qemu(tmp_path, ONE, *from_disk)
     assert back.read_bytes() == plain.read_bytes()
+    # What is done here to sectors is what QEMU does.
+    at, stored = 3 * 512, disk.read_bytes()[LUKS_HEADER_BYTES:]
+    assert decrypted(ONE, at, stored[at : at + 5120]) == plain.read_bytes()[at : at + 5120]
+    assert encrypted(ONE, at, plain.read_bytes()[at : at + 5120]) == stored[at : at + 5120]
     with pytest.raises(PoolError, match="password"):
         await through_qemu(tmp_path, OTHER, *from_disk)
+
+
+def test_what_was_never_written_is_zeros() -> None:
+    data, hole, zeros = b"d" * 512, bytes(512), bytes(512)
+    stored = encrypted(ONE, 0, data) + hole + encrypted(ONE, 1024, zeros)
+    assert encrypted(ONE, 1024, zeros) != zeros
+    assert decrypted(ONE, 0, stored) == data + zeros + zeros
+    filled = zeroed(ONE, 0, stored)
+    assert filled == encrypted(ONE, 0, data + zeros + zeros)
+    assert zeroed(ONE, 0, filled) == filled
+
+
+def test_a_header_is_of_one_key() -> None:
+    require_header("snap-1", ONE, luks_header(ONE)[:1024])
+    for head in (luks_header(OTHER)[:1024], bytes(1024), luks_header(ONE)[:100]):
+        with pytest.raises(PoolError, match="snap-1 does not begin with"):
+            require_header("snap-1", ONE, head)

@@ -12,7 +12,8 @@ from gureum.env import Env
 from gureum.errors import HypervisorError, PoolError, PoolFull
 from gureum.san import pool as pool_module
 from gureum.san.base import Layer
-from gureum.san.fake import BLOCK_BYTES, FakePool, FakePoolDisk
+from gureum.san.fake import FakePool, FakePoolDisk
+from gureum.san.fake_parts import BLOCK_BYTES
 from gureum.sim.loop import run
 
 GIB = 1 << 30
@@ -161,6 +162,7 @@ def test_snapshot_after_a_half_recorded_resize_is_large_enough(host, new_guest, 
         (lambda pool: pool.create_volume(VOL, GIB), "exists already"),
         (lambda pool: pool.resize_volume("vol-9", GIB), "no volume vol-9"),
         (lambda pool: pool.open_volume("vol-9"), "no volume vol-9"),
+        (lambda pool: pool.share_volume(VOL), "where one machine at a time can have it"),
         (lambda pool: pool.create_snapshot("snap-9", "vol-9"), "no volume vol-9"),
         (lambda pool: pool.create_snapshot(SNAP, VOL2), "as a snapshot of vol-1"),
         (lambda pool: pool.compact("vol-9"), "no volume vol-9"),

@@ -19,10 +19,9 @@ import gureum.services.fleet
 import gureum.services.sts  # noqa: F401  (registers its operations)
 from gureum.control.keys import KeyStore
 from gureum.env import Env
-from gureum.errors import ApiError, TransportError
+from gureum.errors import ApiError, ConfigError, TransportError
 from gureum.gateway.catalogue import OWN_MODELS
 from gureum.resources import (
-    Attachment,
     AttachmentState,
     Host,
     HostState,
@@ -97,6 +96,8 @@ class FakeBlocks:
     def __init__(self) -> None:
         self.data: dict[str, dict[int, bytes]] = {}
         self.down = False
+        self.locked = False
+        """Nothing that is encrypted can be read: the master key is another."""
 
     def _of(self, snapshot: Snapshot) -> dict[int, bytes]:
         if self.down:
@@ -113,6 +114,8 @@ class FakeBlocks:
         return [BlockUse(at, at in before, at in here) for at in found if at >= first][:count]
 
     async def read(self, snapshot: Snapshot, index: int) -> bytes:
+        if snapshot.encrypted and self.locked:
+            raise ConfigError("the key was not wrapped by this cloud's master key")
         return self._of(snapshot).get(index, bytes(BLOCK_BYTES))
 
     async def write(self, snapshot: Snapshot, index: int, data: bytes) -> None:
@@ -150,11 +153,15 @@ class FakeHosts:
         self.down = False
         self.joining: Joining | None = None
         self.wrong: dict[str, tuple[str, ...]] = {}
+        self.copying: dict[tuple[str, str], tuple[int, int]] = {}
         self.blocks = FakeBlocks()
         self.pools = FakePools()
 
     def problems(self, host: str) -> tuple[str, ...]:
         return self.wrong.get(host, ())
+
+    def copied(self, host: str, volume: str) -> tuple[int, int]:
+        return self.copying.get((host, volume), (0, 0))
 
     async def console(self, host: str, instance: str, max_bytes: int) -> bytes:
         if self.down:
@@ -278,16 +285,15 @@ class Rig:
     async def settle(self, id: str) -> None:
         """What the reconcilers do once the host runs the instance."""
         await self.change(Instance, id, state=InstanceState.running, host="host-a", state_reason=None)
-        for volume in await self.find(Volume, instance=id):
+        for volume in await self.find(Volume, instances=id):
             await self.attached(volume.id)
         for interface in await self.find(NetworkInterface, instance=id):
             await self.put(replace(interface, host="host-a"))
 
     async def attached(self, id: str) -> None:
         volume = await self.get(Volume, id)
-        assert isinstance(volume.attachment, Attachment)
-        attachment = replace(volume.attachment, state=AttachmentState.attached)
-        await self.put(replace(volume, state=VolumeState.in_use, host="host-a", attachment=attachment))
+        attached = tuple(replace(each, state=AttachmentState.attached) for each in volume.attachments)
+        await self.put(replace(volume, state=VolumeState.in_use, host="host-a", attachments=attached))
 
     async def stopped(self, **input: Any) -> str:
         id = await self.running(**input)

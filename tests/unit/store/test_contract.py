@@ -35,6 +35,10 @@ def volume(id: str, **fields: Any) -> Volume:
     return Volume(**{"id": id, "account": "a", "size_bytes": 1 << 30, "zone": "z", "created": NOON, **fields})
 
 
+def attached(instance: str) -> Attachment:
+    return Attachment(instance=instance, device="/dev/xvdf", state=AttachmentState.attaching, attached=NOON)
+
+
 def interface(id: str, **fields: Any) -> NetworkInterface:
     return NetworkInterface(
         **{
@@ -469,8 +473,8 @@ class TestFind:
         await put(
             store,
             volume("1", account="a", state=VolumeState.available),
-            volume("2", account="a", state=VolumeState.in_use, instance="i-1"),
-            volume("3", account="b", state=VolumeState.in_use, instance="i-2"),
+            volume("2", account="a", state=VolumeState.in_use, attachments=(attached("i-1"),)),
+            volume("3", account="b", state=VolumeState.in_use, attachments=(attached("i-2"),)),
             volume("4", account="b", state=VolumeState.error),
         )
         assert await find(store, Volume, account="a", state=VolumeState.in_use) == ["2"]
@@ -478,11 +482,11 @@ class TestFind:
         assert await find(store, Volume, state={VolumeState.in_use, VolumeState.error}) == ["2", "3", "4"]
         assert await find(store, Volume, state=["in-use", "error"], account=("b",)) == ["3", "4"]
         assert await find(store, Volume, state=["in-use", "error"], account="b", after="3") == ["4"]
-        assert await find(store, Volume, instance=[f"i-{number}" for number in range(50)], account="b") == [
+        assert await find(store, Volume, instances=[f"i-{number}" for number in range(50)], account="b") == [
             "3"
         ]
         assert (
-            await find(store, Volume, instance=[f"i-{n}" for n in range(50)], account=["b", *"cdefghijklm"])
+            await find(store, Volume, instances=[f"i-{n}" for n in range(50)], account=["b", *"cdefghijklm"])
         ) == ["3"]
         assert await find(store, Volume, state=[]) == []
         assert await find(store, Volume, account="a", state=()) == []
@@ -504,16 +508,11 @@ class TestFind:
 
     async def test_entries_follow_the_record(self, store: Store) -> None:
         (record,) = await put(store, volume("v", state=VolumeState.available))
-        attachment = Attachment(
-            instance="i", device="/dev/xvdf", state=AttachmentState.attaching, attached=NOON
-        )
-        (record,) = await put(
-            store, replace(record, state=VolumeState.in_use, attachment=attachment, instance="i")
-        )
+        (record,) = await put(store, replace(record, state=VolumeState.in_use, attachments=(attached("i"),)))
         assert await find(store, Volume, state="available") == []
-        assert await find(store, Volume, instance="i", state="in-use") == ["v"]
-        await put(store, replace(record, state=VolumeState.available, attachment=None, instance=None))
-        assert await find(store, Volume, instance="i") == []
+        assert await find(store, Volume, instances="i", state="in-use") == ["v"]
+        await put(store, replace(record, state=VolumeState.available, attachments=()))
+        assert await find(store, Volume, instances="i") == []
 
     async def test_any_text_can_be_looked_for(self, store: Store) -> None:
         await put(store, vpc("v", account="'; DROP TABLE records; --"), vpc("w", account="☃"))

@@ -185,6 +185,10 @@ def _lock(image: FoundImage, expected: Expected, cloud: str) -> Iterator[Finding
     if id in expected.busy or (id not in expected.volumes and not image.deleted):
         return
     may_hold = {f"{cloud}/{each}" for each in (host, *expected.keepers.get(id, ())) if each}
+    for sharer in image.sharers:
+        if sharer not in may_hold and sharer.removeprefix(f"{cloud}/") not in expected.up:
+            line = f"{id} is shared by {sharer}, which has no machine with it"
+            yield Finding(line=line, action=Action.release, id=id, holder=sharer)
     if image.holder and image.holder not in may_hold:
         wanted = f"host {host}" if host else "no host"
         line = f"{id} is to be held by {wanted}, but {_users(image)}"

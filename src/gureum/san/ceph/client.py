@@ -9,12 +9,11 @@ from typing import Any
 
 import msgspec
 
+from gureum.san.ceph.commands import PYTHON
 from gureum.san.ceph.found import FoundImage
 from gureum.san.ceph.process import Progress, Worker
 from gureum.san.settings import SanSettings
 
-PYTHON = "/usr/bin/python3"
-"""The system's: it has the modules of the system's Ceph."""
 ASK_SECONDS = 15.0
 CHANGE_SECONDS = 60.0
 """Over the 30 s that the cluster takes to see that who had an image open is dead."""
@@ -36,6 +35,7 @@ class FoundVolume(msgspec.Struct, frozen=True):
 
     size: int
     depth: int
+    partial: bool = False
 
 
 class Trashed(msgspec.Struct, frozen=True):
@@ -102,7 +102,7 @@ class Client:
         return msgspec.convert(await self._ask("find_volume", id=id), FoundVolume | None)
 
     async def create_volume(
-        self, id: str, size_bytes: int, source: str, source_volume: str, token: str
+        self, id: str, size_bytes: int, source: str, source_volume: str, token: str, partial: bool = False
     ) -> bool:
         """Whether it was made now. ``token``: 8 hexadecimal digits that no other call has."""
         return bool(
@@ -113,8 +113,12 @@ class Client:
                 source=source,
                 source_volume=source_volume,
                 token=token,
+                partial=partial,
             )
         )
+
+    async def mark_partial(self, id: str, partial: bool) -> None:
+        await self._change("mark_partial", id=id, partial=partial)
 
     async def resize_volume(self, id: str, size_bytes: int) -> None:
         await self._change("resize_volume", id=id, size=size_bytes)
@@ -125,6 +129,13 @@ class Client:
     async def open_volume(self, id: str) -> int:
         """Its depth."""
         return int(await self._change("open_volume", id=id))
+
+    async def share_volume(self, id: str) -> None:
+        """Until ``note_opened`` no other host can open it."""
+        await self._change("share_volume", id=id)
+
+    async def note_opened(self, id: str) -> None:
+        await self._change("note_opened", id=id)
 
     async def release_volume(self, id: str, holder: str = "") -> bool:
         """Whether ``holder`` (CLOUD/HOST, "" for this host) had it."""

@@ -1,6 +1,7 @@
 """A cloud's own Ceph cluster on one machine: what it is, and where everything of it is.
 
-    STATE/san/cluster.json            what the cluster is: written first, never changed
+    STATE/san/cluster.json            what the cluster began as: written first, never changed
+    STATE/san/osds.json               its OSDs, once they are others than it began with
     STATE/san/keys                    all of its keys, 0600: what the monitor's database began with
     STATE/san/ceph.conf               for clients: where the monitor is
     STATE/san/ceph.client.*.keyring   0600, of client.admin and client.gureum
@@ -25,7 +26,7 @@ import msgspec
 
 from gureum.errors import ConfigError
 from gureum.files import write_atomically
-from gureum.san.settings import DEFAULT_POOL, DIRECTORY, SanSettings
+from gureum.san.settings import DEFAULT_USER, DIRECTORY, SanSettings
 
 MON, MGR = "mon.a", "mgr.x"
 OSDS_MIN = 3
@@ -39,6 +40,11 @@ MON_PORTS = 10
 LOOPBACK = "127.0.0.1"
 
 
+USED, ADDED, REPLACED, LEAVING, GONE = "used", "added", "replaced", "leaving", "gone"
+"""An OSD is one as any other; is on its way into the cluster, new or in the place of one that was lost; is
+being emptied; is empty, and its remains are to be removed."""
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """cluster.json. ``osd_bytes``: the size of each OSD's file, 0 with ``devices``, one for each OSD."""
 
@@ -47,6 +53,29 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     osds: int = OSDS_MIN
     osd_bytes: int = 0
     devices: tuple[str, ...] = ()
+
+
+class Disk(msgspec.Struct, frozen=True, kw_only=True):
+    """What an OSD is on. ``bytes``: its file's size, 0 with ``device``.
+
+    ``uuid``: what the OSD is known by in the cluster, "" for those that it began with.
+    ``is_made``: whether there is something that a daemon can run on.
+    """
+
+    number: int
+    bytes: int = 0
+    device: str = ""
+    uuid: str = ""
+    state: str = USED
+    is_made: bool = True
+
+    @property
+    def name(self) -> str:
+        return osd(self.number)
+
+    @property
+    def runs(self) -> bool:
+        return self.is_made and self.state != GONE
 
 
 @dataclass(frozen=True)
@@ -84,6 +113,10 @@ class Cluster:
         return self.directory / "cluster.json"
 
     @property
+    def _disks_file(self) -> Path:
+        return self.directory / "osds.json"
+
+    @property
     def exists(self) -> bool:
         """Whether the directory has a cluster, made or to be made."""
         return self._record_file.exists()
@@ -100,14 +133,47 @@ class Cluster:
     def create(self, record: Record) -> None:
         write_atomically(self._record_file, msgspec.json.format(msgspec.json.encode(record)) + b"\n")
 
+    def disks(self) -> tuple[Disk, ...]:
+        """Those of all OSDs, by number, also of those that come and go. Raises ConfigError."""
+        try:
+            return msgspec.json.decode(self._disks_file.read_bytes(), type=tuple[Disk, ...])
+        except FileNotFoundError:
+            record = self.record()
+            devices = record.devices or ("",) * record.osds
+            return tuple(
+                Disk(number=number, bytes=record.osd_bytes, device=device)
+                for number, device in enumerate(devices)
+            )
+        except OSError as error:
+            raise ConfigError(f"{self._disks_file} cannot be read: {error.strerror}") from error
+        except msgspec.MsgspecError as error:
+            raise ConfigError(f"{self._disks_file} is damaged: {error}") from error
+
+    def keep(self, disk: Disk) -> None:
+        """From here on the OSD of this number is this."""
+        self._save([disk, *(each for each in self.disks() if each.number != disk.number)])
+
+    def drop(self, disk: Disk) -> None:
+        """From here on there is no OSD of this number."""
+        self._save([each for each in self.disks() if each.number != disk.number])
+
+    def _save(self, disks: list[Disk]) -> None:
+        text = msgspec.json.format(msgspec.json.encode(sorted(disks, key=lambda disk: disk.number)))
+        write_atomically(self._disks_file, text + b"\n")
+
     @property
     def daemons(self) -> tuple[str, ...]:
-        """Names of the daemons' processes, the monitor's first. Raises ConfigError."""
+        """Names of the processes that are to run, the monitor's first. Raises ConfigError."""
         return (MON, MGR, *self.osds)
 
     @property
+    def all_daemons(self) -> tuple[str, ...]:
+        """Names of the processes that may run: also those of OSDs that were let go."""
+        return (MON, MGR, *(disk.name for disk in self.disks()))
+
+    @property
     def osds(self) -> tuple[str, ...]:
-        return tuple(osd(number) for number in range(self.record().osds))
+        return tuple(disk.name for disk in self.disks() if disk.runs)
 
     def daemon_dir(self, name: str) -> Path:
         return self.directory / name
@@ -121,7 +187,7 @@ class Cluster:
 
     def settings(self) -> SanSettings:
         """What the rest of the cloud uses."""
-        return SanSettings("ceph", self.conf, self.keyring(DEFAULT_POOL))
+        return SanSettings("ceph", self.conf, self.keyring(DEFAULT_USER))
 
     @classmethod
     def of(cls, state_dir: Path) -> Self | None:
@@ -134,9 +200,5 @@ def osd(number: int) -> str:
     return f"osd.{number}"
 
 
-def is_osd(name: str) -> bool:
-    return name.startswith("osd.")
-
-
-def new_fsid() -> str:
+def new_uuid() -> str:
     return str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))

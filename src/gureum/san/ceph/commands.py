@@ -18,6 +18,7 @@ from gureum.errors import PoolError, PoolUnavailable
 from gureum.san.settings import SanSettings
 
 PYTHON = "/usr/bin/python3"
+"""The system's: it has the modules of the system's Ceph."""
 TIMEOUT_S = 10.0
 MARGIN_S = 3.0
 

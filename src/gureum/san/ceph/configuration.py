@@ -94,7 +94,6 @@ def daemons_conf(
                 "osd_data": f"{cluster.directory}/$name",
                 "keyring": f"{cluster.directory}/$name/keyring",
                 "osd_objectstore": "bluestore",
-                "bluestore_block_size": record.osd_bytes or 0,
                 **osd_memory(memory_bytes),
                 # Their places and weights are in the map that the cluster began with.
                 "osd_crush_update_on_start": "false",

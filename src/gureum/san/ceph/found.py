@@ -9,7 +9,7 @@ class FoundImage(msgspec.Struct, frozen=True):
     """``cloud``: which made it, "" for none. ``snapshots``: without those that only clones still need.
 
     ``holder``: CLOUD/HOST that has the attach lock, "" for none; ``held_since`` its words. ``watchers``:
-    addresses of clients that have it open to write.
+    addresses of clients that have it open to write. ``sharers``: who else has the lock.
     """
 
     name: str
@@ -20,3 +20,4 @@ class FoundImage(msgspec.Struct, frozen=True):
     holder: str
     held_since: str
     watchers: tuple[str, ...]
+    sharers: tuple[str, ...] = ()

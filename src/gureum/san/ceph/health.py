@@ -48,7 +48,7 @@ class Health(msgspec.Struct, frozen=True):
 
 Check = dict[str, Any]
 Words = tuple[str, str]
-OWN_LOGS = "gureum logs shows why; the supervisor starts it again by itself"
+START = "start it again on its machine"
 FREE_SPACE = "delete volumes and snapshots, or add OSDs"
 
 
@@ -133,11 +133,11 @@ def _says(text: str, todo: str) -> Callable[[Check], Words]:
 TRANSLATIONS: dict[str, Callable[[Check], Words]] = {
     "OSD_DOWN": _about(
         "is down: what is written has fewer copies until it is back",
-        OWN_LOGS,
+        START,
         "are down: what is written has fewer copies until they are back",
     ),
-    "OSD_HOST_DOWN": _says("all OSDs of a host are down", OWN_LOGS),
-    "OSD_ROOT_DOWN": _says("all OSDs are down: nothing can be read or written", OWN_LOGS),
+    "OSD_HOST_DOWN": _says("all OSDs of a host are down", START),
+    "OSD_ROOT_DOWN": _says("all OSDs are down: nothing can be read or written", START),
     "OSD_NEARFULL": _about("is nearly full", FREE_SPACE, "are nearly full"),
     "OSD_BACKFILLFULL": _about(
         "is too full to take copies from others", FREE_SPACE, "are too full to take copies from others"
@@ -175,7 +175,7 @@ TRANSLATIONS: dict[str, Callable[[Check], Words]] = {
     "MON_DISK_CRIT": _about("has hardly any room on its machine's disk, and will stop", "free space there"),
     "MON_CLOCK_SKEW": _about("has another time than the other monitors", "let NTP set its machine's clock"),
     "MGR_DOWN": _says(
-        "no manager runs: disks work, but states and free space are not kept up to date", OWN_LOGS
+        "no manager runs: disks work, but states and free space are not kept up to date", START
     ),
     "SLOW_OPS": _says(
         "reading or writing is slow", "is a disk failing or busy? ceph health detail names the OSDs"

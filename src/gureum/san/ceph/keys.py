@@ -18,6 +18,7 @@ KEY_BYTES = 16
 MON_KEY = "mon."
 
 Capabilities = dict[str, str]
+OSD_RIGHTS: Capabilities = {"mon": "allow profile osd", "mgr": "allow profile osd", "osd": ALL}
 
 
 def capabilities(osds: int) -> dict[str, Capabilities]:
@@ -28,10 +29,7 @@ def capabilities(osds: int) -> dict[str, Capabilities]:
         f"client.{ADMIN}": {"mon": ALL, "mgr": ALL, "osd": ALL},
         f"client.{DEFAULT_USER}": {"mon": "profile rbd", "mgr": pool, "osd": pool},
         MGR: {"mon": "allow profile mgr", "osd": ALL},
-        **{
-            osd(number): {"mon": "allow profile osd", "mgr": "allow profile osd", "osd": ALL}
-            for number in range(osds)
-        },
+        **{osd(number): OSD_RIGHTS for number in range(osds)},
     }
 
 

@@ -28,24 +28,31 @@ IDLE_MODULE = """from mgr_module import MgrModule
 class Module(MgrModule):
     \"\"\"Does nothing: the manager must have a module of this name, and this cluster no use for it.\"\"\"
 """
+UTILITIES = "mgr_util.py"
+OWN_UTILITIES = """def profile_method(*_):
+    \"\"\"All that `mgr_module` wants from here: a decorator, which would measure.\"\"\"
+    return lambda method: method
+"""
+"""In the place of Ceph's, which imports bcrypt: that of Debian 13 cannot be loaded by a manager."""
 
 
 def are_in(directory: Path) -> bool:
     """Whether they are there, and of the Ceph that is installed."""
     there = {path.name for path in directory.iterdir()} - {"__pycache__"}
-    return there == {*_libraries(), *ALWAYS_ON}
+    return there == {*_libraries(), *ALWAYS_ON} and not (directory / UTILITIES).is_symlink()
 
 
 def make(directory: Path) -> None:
     """A directory for `mgr_module_path`."""
     directory.mkdir()
-    for library in _libraries():
+    for library in _libraries() - {UTILITIES}:
         (directory / library).symlink_to(MGR_LIBRARY / library)
+    (directory / UTILITIES).write_text(OWN_UTILITIES)
     for name in ALWAYS_ON:
         (directory / name).mkdir()
         (directory / name / "__init__.py").write_text("from .module import Module\n")
         (directory / name / "module.py").write_text(IDLE_MODULE)
 
 
-def _libraries() -> list[str]:
-    return [path.name for path in MGR_LIBRARY.glob("*.py")]
+def _libraries() -> set[str]:
+    return {path.name for path in MGR_LIBRARY.glob("*.py")} | {UTILITIES}

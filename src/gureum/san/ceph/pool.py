@@ -70,7 +70,9 @@ class RbdPool:
     async def find_volume(self, id: str) -> VolumeInfo | None:
         require_id(id, "vol")
         found = await self._client.find_volume(id)
-        return VolumeInfo(id=id, size_bytes=found.size) if found is not None else None
+        if found is None:
+            return None
+        return VolumeInfo(id=id, size_bytes=found.size, partial=found.partial)
 
     async def has_snapshot(self, id: str, volume: str) -> bool:
         require_id(id, "snap")
@@ -93,7 +95,7 @@ class RbdPool:
     # --- volumes
 
     async def create_volume(
-        self, id: str, size_bytes: int, source: str = "", source_volume: str = ""
+        self, id: str, size_bytes: int, source: str = "", source_volume: str = "", partial: bool = False
     ) -> None:
         require_id(id, "vol")
         require_size(id, size_bytes)
@@ -103,7 +105,12 @@ class RbdPool:
             require_id(source_volume, "vol")
         async with self._locks.hold(id):
             with self._making.token(self._env) as token:
-                await self._client.create_volume(id, size_bytes, source, source_volume, token)
+                await self._client.create_volume(id, size_bytes, source, source_volume, token, partial)
+
+    async def mark_partial(self, id: str, partial: bool) -> None:
+        require_id(id, "vol")
+        async with self._locks.hold(id):
+            await self._client.mark_partial(id, partial)
 
     async def resize_volume(self, id: str, size_bytes: int, live: LiveDisk | None = None) -> None:
         require_id(id, "vol")
@@ -126,6 +133,9 @@ class RbdPool:
         async with self._locks.hold(id):
             if await self._client.open_volume(id) > DEPTH_MAX:
                 self._upkeep.shorten(id)
+        return self._disk(id)
+
+    def _disk(self, id: str) -> RbdDisk:
         return RbdDisk(
             pool=self._settings.pool,
             image=id,
@@ -133,6 +143,17 @@ class RbdPool:
             user=self._settings.user,
             keyring=str(self._settings.keyring or ""),
         )
+
+    async def share_volume(self, id: str) -> DiskSource:
+        require_id(id, "vol")
+        async with self._locks.hold(id):
+            await self._client.share_volume(id)
+        return self._disk(id)
+
+    async def note_opened(self, id: str) -> None:
+        require_id(id, "vol")
+        async with self._locks.hold(id):
+            await self._client.note_opened(id)
 
     async def release_volume(self, id: str) -> None:
         require_id(id, "vol")
@@ -200,6 +221,16 @@ class RbdPool:
         require_id(id, "snap")
         require_id(volume, "vol")
         return await self._client.read(id, volume, offset, length)
+
+    async def volume_extents(self, id: str, offset: int = 0, length: int = 0) -> list[tuple[int, int]]:
+        require_id(id, "vol")
+        async with self._locks.hold(id):
+            return await self._client.extents("", id, "", offset, length)
+
+    async def read_volume(self, id: str, offset: int, length: int) -> bytes:
+        require_id(id, "vol")
+        async with self._locks.hold(id):
+            return await self._client.read("", id, offset, length)
 
     async def write_volume(self, id: str, offset: int, data: bytes) -> None:
         require_id(id, "vol")

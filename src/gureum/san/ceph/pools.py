@@ -38,7 +38,7 @@ def have_pool(cluster: Cluster, deadline: float) -> None:
         "size": COPIES,
     }
     steps: list[dict[str, Any]] = [
-        # Clones of snapshots that need no protection: format 2, which older clients cannot read.
+        # Clients that cannot read our clones (format 2: snapshots need no protection) are not let in.
         {"prefix": "osd set-require-min-compat-client", "version": "mimic"},
         create,
         {"prefix": "osd pool set", "pool": DEFAULT_POOL, "var": "min_size", "val": str(COPIES_MIN)},

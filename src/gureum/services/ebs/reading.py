@@ -7,7 +7,7 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
-from gureum.errors import TransportError
+from gureum.errors import ConfigError, TransportError
 from gureum.resources import Snapshot, SnapshotState
 from gureum.services.ebs import tokens
 from gureum.services.ebs.faults import invalid, not_found, unreachable
@@ -41,12 +41,6 @@ async def readable(ctx: Context, id: str) -> Snapshot:
             f"The snapshot '{id}' stands for the disk of the built image {snapshot.image}, and has no blocks "
             "of its own. Copy it (CopySnapshot), and read the copy.",
         )
-    if snapshot.encrypted:
-        raise invalid(
-            "INVALID_CUSTOMER_KEY",
-            f"The snapshot '{id}' is encrypted, and gureum's EBS direct APIs do not decrypt. Make a volume "
-            "of it, and read that in an instance.",
-        )
     return snapshot
 
 
@@ -56,7 +50,7 @@ def blocks_of(snapshot: Snapshot) -> int:
 
 @operation("ebs", "ListSnapshotBlocks")
 async def list_snapshot_blocks(ctx: Context, input: Input) -> Output:
-    """The blocks with data."""
+    """The blocks with data. Of an encrypted one those that were written, though it be zeros."""
     snapshot = await readable(ctx, input["SnapshotId"])
     uses, token = await _page(ctx, input, snapshot, None)
     expires = tokens.expiry(ctx)
@@ -131,6 +125,7 @@ def _frame(snapshot: Snapshot, expires: int, token: str | None) -> dict[str, Any
 
 @operation("ebs", "GetSnapshotBlock")
 async def get_snapshot_block(ctx: Context, input: Input) -> Output:
+    """In clear, as AWS does: who may ask may have it."""
     snapshot = await readable(ctx, input["SnapshotId"])
     index = input["BlockIndex"]
     tokens.check_block_token(ctx, input["BlockToken"], snapshot.id, index)
@@ -140,6 +135,9 @@ async def get_snapshot_block(ctx: Context, input: Input) -> Output:
         data = await ctx.hosts.blocks.read(snapshot, index)
     except TransportError as error:
         raise unreachable(snapshot.id, error) from error
+    except ConfigError as error:
+        message = f"The snapshot '{snapshot.id}' can't be decrypted: {error}."
+        raise invalid("INVALID_CUSTOMER_KEY", message) from error
     return {
         "DataLength": len(data),
         "BlockData": data,

@@ -2,6 +2,9 @@
 
 The blocks are written to a volume that nobody sees, empty or a clone of the parent; at the end the snapshot
 is taken of it. What is not completed is given up when nothing was written for the request's Timeout.
+
+Where nothing was written are zeros. In an encrypted volume without a parent its host has to write these, all
+over it, before the snapshot is taken: that one is pending for so long.
 """
 
 from __future__ import annotations
@@ -50,11 +53,13 @@ async def start_snapshot(ctx: Context, input: Input) -> Output:
     await _check_limit(ctx)
     parent = await _parent(ctx, input.get("ParentSnapshotId"))
     size = _size(input["VolumeSize"], parent)
-    await _check_unencrypted(ctx, input, parent)
-    disk = Disk(size, type=STAGED_KIND, pool=pool_for(ctx, STAGED_KIND, parent))
+    encrypted = await _encrypted(ctx, input, parent)
+    disk = Disk(size, type=STAGED_KIND, pool=pool_for(ctx, STAGED_KIND, parent), encrypted=encrypted)
     await require_room_in(ctx.tx, disk.pool)
     if parent is not None:
-        disk = disk._replace(source=snapshot_source(parent), origin=parent.origin or parent.image)
+        disk = disk._replace(
+            source=snapshot_source(parent), key=parent.key, origin=parent.origin or parent.image
+        )
     snapshot = await staged(ctx, disk, parent, description, tags, timeout_seconds=60.0 * minutes)
     UPLOADS.begin(snapshot.id, ctx.env.now())
     return {
@@ -67,7 +72,8 @@ async def start_snapshot(ctx: Context, input: Input) -> Output:
         "Description": description or None,
         "Tags": tag_list(tags),
         "ParentSnapshotId": parent.id if parent is not None else None,
-        "SseType": "none",
+        "KmsKeyArn": encryption.shown_key(ctx, encrypted),
+        "SseType": "sse-kms" if encrypted else "none",
     }
 
 
@@ -97,16 +103,29 @@ def _size(size: int, parent: Snapshot | None) -> int:
     return size
 
 
-async def _check_unencrypted(ctx: Context, input: Input, parent: Snapshot | None) -> None:
-    if parent is not None and input.get("Encrypted") is not None:
-        raise invalid("INVALID_PARAMETER_VALUE", "Encrypted can't be given together with ParentSnapshotId.")
-    asked = input.get("Encrypted") or input.get("KmsKeyArn")
-    if (parent is not None and parent.encrypted) or asked or await encryption.by_default(ctx):
+async def _encrypted(ctx: Context, input: Input, parent: Snapshot | None) -> bool:
+    """As the parent is, else as asked for or the account's default. What AWS refuses is refused."""
+    key = input.get("KmsKeyArn")
+    if parent is None:
+        encrypted = bool(input.get("Encrypted")) or await encryption.by_default(ctx)
+        try:
+            encryption.check_key(ctx, key, encrypted)
+        except ApiError as error:
+            raise invalid("INVALID_CUSTOMER_KEY", error.message.replace("KmsKeyId", "KmsKeyArn")) from error
+        return encrypted
+    for member in ("Encrypted", "KmsKeyArn"):
+        if input.get(member) is not None:
+            raise invalid(
+                "INVALID_PARAMETER_VALUE",
+                f"{member} can't be given together with ParentSnapshotId: a snapshot is as its parent.",
+            )
+    if not parent.encrypted and await encryption.by_default(ctx):
         raise invalid(
-            "INVALID_CUSTOMER_KEY",
-            "gureum's EBS direct APIs do not write encrypted snapshots. Leave Encrypted out and take a "
-            "parent that is not encrypted (if it is the account's default: DisableEbsEncryptionByDefault).",
+            "INVALID_PARAMETER_VALUE",
+            f"Encryption by default is on, and the parent '{parent.id}' is not encrypted. Copy it "
+            "(CopySnapshot), and take the copy as the parent.",
         )
+    return parent.encrypted
 
 
 @operation("ebs", "PutSnapshotBlock")

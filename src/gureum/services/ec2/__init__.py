@@ -54,7 +54,8 @@ Volume
     CreateVolume    new: ``creating``, no attachment, host None. Then ``available`` or ``error``.
                     ``iops`` and ``throughput`` are 0 unless they were asked for: what EC2 shows for a type's
                     defaults is not a limit here.
-    AttachVolume    ``available`` -> ``in-use``, attachment ``attaching``; instance ``running`` or ``stopped``
+    AttachVolume    ``available`` -> ``in-use``, attachment ``attaching``; instance ``running`` or
+                    ``stopped``. With multi_attach also of one that is ``in-use``: one more attachment
     DetachVolume    attachment -> ``detaching``, with force as asked (again with force while ``detaching``).
                     The root volume only while its instance is ``stopped``.
     ModifyVolume    ``available`` or ``in-use``: size_bytes (never smaller), type, iops, throughput, and a
@@ -94,6 +95,7 @@ Subnet              CreateSubnet, CreateDefaultSubnet new, always with acl and a
                     when no interface is in it, with its flow logs. route_table and route_association are set
                     and cleared together; ipv6, map_public_ip, assign_ipv6 and the dns_ flags in place
 InternetGateway     new, deleted when detached; vpc, "" when detached (not while the VPC has public addresses)
+EgressGateway       new, deleted
 RouteTable          new with the VPC's lowest free number, deleted when not main, not a subnet's and not an
                     endpoint's; routes; main and main_association move from one table of the VPC to another.
                     A target may disappear at any time: ``routing.resolve`` tells what a route is then
@@ -111,6 +113,7 @@ from gureum.services.ec2 import (
     console,
     credits,
     dhcp_options,
+    egress_gateways,
     encryption,
     endpoints,
     flow_logs,
@@ -160,6 +163,7 @@ __all__ = [
     "console",
     "credits",
     "dhcp_options",
+    "egress_gateways",
     "encryption",
     "endpoints",
     "flow_logs",

@@ -16,7 +16,7 @@ from gureum.resources import (
     VolumeState,
 )
 from gureum.resources.volume import shared
-from gureum.services.ec2 import keepers, limits, lookup
+from gureum.services.ec2 import keepers, limits, lookup, multi_attach
 from gureum.services.ec2.block_devices import check_device_name
 from gureum.services.ec2.faults import incorrect_state, invalid_value, unsupported
 from gureum.services.ec2.volumes import attachment_item
@@ -34,23 +34,20 @@ async def attach_volume(ctx: Context, input: Input) -> Output:
     _check_attachable(volume, instance, device)
     await check_hot_plug(ctx, instance)
     if instance.state is InstanceState.running:
-        volume = await keepers.give(ctx.tx, volume, instance.host)
+        volume = await keepers.follow(ctx.tx, volume, instance.host)
     now = ctx.env.utcnow()
     attachment = Attachment(
         instance=instance.id, device=device, state=AttachmentState.attaching, attached=now
     )
-    volume = await ctx.tx.put(
-        replace(volume, state=VolumeState.in_use, attachment=attachment, instance=instance.id)
-    )
+    volume = await ctx.tx.put(replace(volume.with_attachment(attachment), state=VolumeState.in_use))
     added = BlockDevice(device=device, volume=volume.id)
     await ctx.tx.put(replace(instance, devices=(*instance.devices, added)))
-    return attachment_item(volume)
+    return attachment_item(volume, attachment)
 
 
 def _check_attachable(volume: Volume, instance: Instance, device: str) -> None:
-    if volume.attachment is not None:
-        raise ApiError("VolumeInUse", f"{volume.id} is already attached to an instance")
-    if volume.state is not VolumeState.available:
+    multi_attach.check_attach(volume, instance, device)
+    if volume.state is not VolumeState.available and not volume.attachments:
         raise incorrect_state(f"{volume.id} is not 'available'.")
     if instance.state not in (InstanceState.running, InstanceState.stopped):
         raise incorrect_state(f"Instance '{instance.id}' is not 'running'.")
@@ -59,9 +56,16 @@ def _check_attachable(volume: Volume, instance: Instance, device: str) -> None:
             "InvalidVolume.ZoneMismatch",
             f"The volume '{volume.id}' is not in the same availability zone as instance '{instance.id}'",
         )
-    bound = not shared(volume.pool)
-    if bound and volume.host and instance.host and volume.host != instance.host:
-        raise unsupported(f"The volume '{volume.id}' is in the local pool of another host.")
+    if volume.bound and volume.host and instance.host and volume.host != instance.host:
+        if volume.target or shared(volume.pool):
+            raise incorrect_state(
+                f"The volume '{volume.id}' is on its way to another pool, by way of another host: wait until "
+                "it is there, or cancel that (CancelVolumeMove)."
+            )
+        raise unsupported(
+            f"The volume '{volume.id}' is in the local pool of another host. Move it to a shared pool "
+            "(MoveVolume), if the cloud has one, and try again."
+        )
     if any(each.device == device for each in instance.devices):
         raise invalid_value(
             f"Invalid value '{device}' for unixDevice. Attachment point {device} is already in use"
@@ -85,10 +89,9 @@ async def check_hot_plug(ctx: Context, instance: Instance) -> None:
 @operation("ec2", "DetachVolume", write=True)
 async def detach_volume(ctx: Context, input: Input) -> Output:
     volume = await lookup.one(ctx, lookup.VOLUME, input["VolumeId"])
-    attachment = volume.attachment
-    if attachment is None:
+    if not volume.attachments:
         raise incorrect_state(f"Volume '{volume.id}' is in the '{volume.state}' state.")
-    instance = await _attached_to(ctx, volume, attachment, input)
+    attachment, instance = await _attached_to(ctx, volume, input)
     force = bool(input.get("Force"))
     if attachment.state is AttachmentState.detaching and not (force and not attachment.force):
         raise incorrect_state(f"Volume '{volume.id}' is in the 'detaching' state.")
@@ -103,18 +106,19 @@ async def detach_volume(ctx: Context, input: Input) -> Output:
     if instance is not None:
         await check_hot_plug(ctx, instance)
     attachment = replace(attachment, state=AttachmentState.detaching, force=force)
-    return attachment_item(await ctx.tx.put(replace(volume, attachment=attachment)))
+    return attachment_item(await ctx.tx.put(volume.with_attachment(attachment)), attachment)
 
 
-async def _attached_to(ctx: Context, volume: Volume, attachment: Attachment, input: Input) -> Instance | None:
-    """The instance that has the volume. Raises if the request means another one, or another device."""
-    id = input.get("InstanceId")
-    if id:
-        await lookup.one(ctx, lookup.INSTANCE, id)
-        if attachment.instance != id:
-            raise ApiError(
-                "InvalidAttachment.NotFound", f"The volume '{volume.id}' is not attached to instance '{id}'."
-            )
+async def _attached_to(ctx: Context, volume: Volume, input: Input) -> tuple[Attachment, Instance | None]:
+    """The attachment to end, and its instance. Raises if the request means another one, or another device."""
+    if input.get("InstanceId"):
+        await lookup.one(ctx, lookup.INSTANCE, input["InstanceId"])
+    id = multi_attach.of_instance(volume, input.get("InstanceId") or "")
+    attachment = volume.attached_to(id)
+    if attachment is None:
+        raise ApiError(
+            "InvalidAttachment.NotFound", f"The volume '{volume.id}' is not attached to instance '{id}'."
+        )
     device = input.get("Device")
     if device and device != attachment.device:
         raise ApiError(
@@ -122,4 +126,4 @@ async def _attached_to(ctx: Context, volume: Volume, attachment: Attachment, inp
             f"The volume '{volume.id}' is not attached to instance '{attachment.instance}' as device "
             f"'{device}'.",
         )
-    return await ctx.tx.get(Instance, attachment.instance)
+    return attachment, await ctx.tx.get(Instance, attachment.instance)

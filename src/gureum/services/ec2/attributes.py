@@ -18,6 +18,7 @@ from gureum.services.ec2.faults import (
     invalid_value,
     missing,
     several_interfaces,
+    unknown_attribute,
     unsupported,
 )
 from gureum.services.ec2.interface_options import check_interface_count, check_limits
@@ -58,7 +59,7 @@ async def describe_instance_attribute(ctx: Context, input: Input) -> Output:
         "enclaveOptions": {"EnclaveOptions": {"Enabled": False}},
     }
     if attribute not in answers:
-        raise invalid_value(f"Value ({attribute}) for parameter attribute is invalid. Unknown attribute.")
+        raise unknown_attribute(attribute)
     return {"InstanceId": instance.id, **answers[attribute]}
 
 
@@ -150,9 +151,10 @@ async def _set_block_devices(ctx: Context, instance: Instance, value: list[Mappi
         delete = bool(ebs["DeleteOnTermination"])
         devices[name] = replace(devices[name], delete_on_termination=delete)
         volume = await ctx.tx.get(Volume, devices[name].volume)
-        if volume is not None and volume.attachment is not None:
-            attachment = replace(volume.attachment, delete_on_termination=delete)
-            await ctx.tx.put(replace(volume, attachment=attachment))
+        attachment = volume.attached_to(instance.id) if volume is not None else None
+        if volume is not None and attachment is not None:
+            attachment = replace(attachment, delete_on_termination=delete)
+            await ctx.tx.put(volume.with_attachment(attachment))
     return replace(instance, devices=tuple(devices.values()))
 
 

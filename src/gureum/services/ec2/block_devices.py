@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from gureum.errors import ApiError
 from gureum.hostspec import LOCAL
-from gureum.resources import Image, ImageDevice, Snapshot, SnapshotState
+from gureum.resources import Image, ImageDevice, Move, Snapshot, SnapshotState
+from gureum.resources.volume import shared
 from gureum.services.ec2 import encryption, limits, lookup
 from gureum.services.ec2.capacity import require_room_in
 from gureum.services.ec2.faults import incorrect_state, invalid_value, missing, unsupported
@@ -66,6 +67,8 @@ class Disk(NamedTuple):
     key: str = ""
     encrypts: bool = False
     origin: str = ""
+    target: str = ""
+    """The pool that it goes on to once it is made, "" for none."""
 
     @property
     def size_bytes(self) -> int:
@@ -184,6 +187,9 @@ async def settled(ctx: Context, disk: Disk, spec: Mapping[str, Any], snapshot: S
     """The disk with its source, pool and encryption. ``spec`` is the request's part about it."""
     encrypted = await encryption.wanted(ctx, spec, snapshot)
     disk = disk._replace(encrypted=encrypted, pool=pool_for(ctx, disk.type, snapshot))
+    if shared(pool := ctx.cloud.pool_of(disk.type)) and pool != disk.pool:
+        await require_room_in(ctx.tx, pool)
+        disk = disk._replace(target=pool)
     await require_room_in(ctx.tx, disk.pool)
     if snapshot is not None:
         disk = disk._replace(
@@ -197,10 +203,17 @@ async def settled(ctx: Context, disk: Disk, spec: Mapping[str, Any], snapshot: S
 
 
 def pool_for(ctx: Context, type: str, snapshot: Snapshot | None = None) -> str:
-    """Where a volume is made: a clone copies nothing, so it is where its snapshot is."""
+    """Where a volume is made: a clone copies nothing, so it is where its snapshot is, and may go on."""
     if snapshot is not None and not snapshot.image:
         return snapshot.pool
     return ctx.cloud.pool_of(type)
+
+
+def move_for(ctx: Context, disk: Disk) -> Move | None:
+    """How a volume that is made now goes on to the pool of its type."""
+    if not disk.target:
+        return None
+    return Move(state="moving", source=disk.pool, target=disk.target, started=ctx.env.utcnow())
 
 
 async def key_for(ctx: Context, disk: Disk) -> str:
@@ -306,16 +319,21 @@ def _size(ebs: Mapping[str, Any], default: int, snapshot: str, least: int | None
     return size or default
 
 
+def added_size(ebs: Mapping[str, Any], snapshot: Snapshot | None) -> int:
+    """In GiB, of a volume that a request adds. Raises likewise, and where nothing says how large it is."""
+    if snapshot is not None:
+        return _size(ebs, gib(snapshot.size_bytes), snapshot.id)
+    if ebs.get("VolumeSize") is None:
+        raise missing("size or snapshotId")
+    return _size(ebs, 0, "")
+
+
 async def _extra(ctx: Context, device: str, ebs: Mapping[str, Any] | None) -> DiskMapping:
     if not ebs:
         raise mapping_fault(f"The mapping of {device} names neither an EBS volume nor NoDevice")
     check_supported(ebs)
     snapshot = await usable_snapshot(ctx, ebs["SnapshotId"]) if ebs.get("SnapshotId") else None
-    if snapshot is None and ebs.get("VolumeSize") is None:
-        raise missing("size or snapshotId")
-    least = gib(snapshot.size_bytes) if snapshot is not None else 0
-    size = _size(ebs, least, snapshot.id if snapshot is not None else "")
-    disk = await settled(ctx, _tuned(Disk(size), ebs), ebs, snapshot)
+    disk = await settled(ctx, _tuned(Disk(added_size(ebs, snapshot)), ebs), ebs, snapshot)
     # A volume that is made for an instance goes with it unless it is asked to stay.
     return DiskMapping(device, disk, ebs.get("DeleteOnTermination") is not False)
 

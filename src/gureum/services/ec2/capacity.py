@@ -35,8 +35,8 @@ TAKES_ROOM = (
 
 def anywhere(volumes: Iterable[Volume]) -> bool:
     """Whether any host can run a stopped instance with these volumes."""
-    pools = [volume.pool for volume in volumes]
-    return bool(pools) and all(shared(pool) for pool in pools)
+    bound = [volume.bound for volume in volumes]
+    return bool(bound) and not any(bound)
 
 
 class Room:
@@ -123,8 +123,8 @@ def serves(host: Host, zone: str) -> bool:
 
 
 async def homes(reader: Reader, volumes: Iterable[Volume]) -> set[str]:
-    """The hosts that volumes on local pools, or the snapshots that they are made from, bind to."""
-    volumes = [volume for volume in volumes if not shared(volume.pool)]
+    """The hosts that volumes on local pools, or on their way, or what they are made from, bind to."""
+    volumes = [volume for volume in volumes if volume.bound]
     sources = await reader.get_many(Snapshot, {volume.source for volume in volumes if volume.host is None})
     found = [*(volume.host for volume in volumes), *(snapshot.host for snapshot in sources)]
     return {host for host in found if host is not None}
@@ -189,7 +189,7 @@ class StartCheck:
         rooms = self._zones.get(instance.zone)
         if rooms is None:
             rooms = self._zones[instance.zone] = await Rooms.of_zone(self._reader, instance.zone)
-        volumes = await self._reader.find(Volume, instance=instance.id)
+        volumes = await self._reader.find(Volume, instances=instance.id)
         if instance.host is not None and not anywhere(volumes):
             only = {instance.host}
         else:

@@ -15,7 +15,6 @@ from typing import Any, cast
 from gureum.dns import private_name, public_name
 from gureum.gateway.call import Fragment
 from gureum.resources import (
-    BlockDevice,
     Instance,
     InstanceState,
     MetadataOptions,
@@ -192,7 +191,7 @@ def _own(parts: Parts, cloud: Cloud) -> Item:
         "PrivateIpAddress": instance.private_ip or None,
         "Ipv6Address": primary.ipv6[0] if primary is not None and primary.ipv6 else None,
         "PublicIpAddress": public_ip or None,
-        "BlockDeviceMappings": block_devices(instance.devices, parts.volumes),
+        "BlockDeviceMappings": block_devices(instance, parts.volumes),
         "ClientToken": instance.client_token,
         "NetworkInterfaces": [_interface(each, groups, parts.vpc, cloud) for each in parts.interfaces],
         "RootDeviceName": instance.root_device,
@@ -230,10 +229,10 @@ def metadata_options(options: MetadataOptions, *, applied: bool) -> Item:
     }
 
 
-def block_devices(devices: Sequence[BlockDevice], volumes: Iterable[Volume]) -> list[Item]:
-    attachments = {volume.id: volume.attachment for volume in volumes}
+def block_devices(instance: Instance, volumes: Iterable[Volume]) -> list[Item]:
+    attachments = {volume.id: volume.attached_to(instance.id) for volume in volumes}
     found = []
-    for device in devices:
+    for device in instance.devices:
         attachment = attachments.get(device.volume)
         if attachment is None:
             continue

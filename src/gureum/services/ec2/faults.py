@@ -16,6 +16,11 @@ def invalid_parameter_value(value: object, parameter: str, reason: str = "") -> 
     return ApiError("InvalidParameterValue", f"{text} {reason}" if reason else text)
 
 
+def unknown_attribute(attribute: str) -> ApiError:
+    """For an operation on one attribute by its name."""
+    return invalid_parameter_value(attribute, "attribute", "Unknown attribute.")
+
+
 def invalid_combination(message: str) -> ApiError:
     return ApiError("InvalidParameterCombination", message)
 

@@ -9,8 +9,14 @@ from msgspec.structs import replace
 from gureum.errors import ApiError
 from gureum.resources import Image
 from gureum.services.ec2 import lookup
-from gureum.services.ec2.faults import invalid_combination, invalid_value, missing, unsupported
-from gureum.services.ec2.image_names import checked_description
+from gureum.services.ec2.descriptions import checked_description
+from gureum.services.ec2.faults import (
+    invalid_combination,
+    invalid_value,
+    missing,
+    unknown_attribute,
+    unsupported,
+)
 from gureum.services.ec2.registration import own_image
 from gureum.services.ec2.sharing import Sharing, changed
 from gureum.services.operation import Context, Input, Output, operation
@@ -69,7 +75,7 @@ async def modify_image_attribute(ctx: Context, input: Input) -> Output:
         case "productCodes":
             raise unsupported("Product codes are of AWS Marketplace, which gureum does not have.")
         case _:
-            raise _unknown(attribute)
+            raise unknown_attribute(attribute)
     await ctx.tx.put(image)
     return {}
 
@@ -117,10 +123,6 @@ def _shared(image: Image, input: Input) -> Image:
 async def reset_image_attribute(ctx: Context, input: Input) -> Output:
     image = await own_image(ctx, input["ImageId"])
     if input["Attribute"] != PERMISSION:
-        raise _unknown(input["Attribute"])
+        raise unknown_attribute(input["Attribute"])
     await ctx.tx.put(replace(image, public=False, users=()))
     return {}
-
-
-def _unknown(attribute: str) -> ApiError:
-    return invalid_value(f"Value ({attribute}) for parameter attribute is invalid. Unknown attribute.")

@@ -9,9 +9,10 @@ from msgspec.structs import replace
 from gureum.resources import Image, ImageDevice, ImageState
 from gureum.services.ec2 import lookup
 from gureum.services.ec2.block_devices import image_devices, usable_snapshot
+from gureum.services.ec2.descriptions import checked_description
 from gureum.services.ec2.faults import incorrect_state, unsupported
 from gureum.services.ec2.image_creation import boot_of
-from gureum.services.ec2.image_names import checked_description, checked_name, image_tags
+from gureum.services.ec2.image_names import checked_name, image_tags
 from gureum.services.ec2.snapshot_copies import check_region, copy
 from gureum.services.operation import Context, Input, Output, operation
 

@@ -27,6 +27,7 @@ from gureum.services.ec2 import limits, lookup, snapshots
 from gureum.services.ec2.block_devices import (
     DEFAULT_KIND,
     Disk,
+    added_size,
     by_device,
     check_disk,
     check_supported,
@@ -36,8 +37,9 @@ from gureum.services.ec2.block_devices import (
     usable_snapshot,
 )
 from gureum.services.ec2.capacity import require_room_in
-from gureum.services.ec2.faults import incorrect_state, missing, unsupported
-from gureum.services.ec2.image_names import checked_description, checked_name, image_tags
+from gureum.services.ec2.descriptions import checked_description
+from gureum.services.ec2.faults import incorrect_state, unsupported
+from gureum.services.ec2.image_names import checked_name, image_tags
 from gureum.services.operation import Context, Input, Output, operation
 
 STATES = (InstanceState.running, InstanceState.stopping, InstanceState.stopped)
@@ -175,18 +177,11 @@ async def added_device(ctx: Context, device: str, ebs: Mapping[str, Any] | None)
         raise mapping_fault(f"The mapping of {device} names neither an EBS volume nor NoDevice")
     check_supported(ebs)
     snapshot = await usable_snapshot(ctx, ebs["SnapshotId"]) if ebs.get("SnapshotId") else None
-    size = ebs.get("VolumeSize")
-    if snapshot is None and size is None:
-        raise missing("size or snapshotId")
-    least = gib(snapshot.size_bytes) if snapshot is not None else 0
-    if size is not None and size < least:
-        raise mapping_fault(
-            f"Volume of size {size}GB is smaller than snapshot '{ebs['SnapshotId']}', expect size>= {least}GB"
-        )
+    size = added_size(ebs, snapshot)
     if snapshot is not None and ebs.get("Encrypted") not in (None, snapshot.encrypted):
         raise mapping_fault(f"whether {device} is encrypted is what its snapshot '{snapshot.id}' says")
     disk = Disk(
-        size or least,
+        size,
         type=ebs.get("VolumeType") or DEFAULT_KIND,
         iops=ebs.get("Iops") or 0,
         throughput=ebs.get("Throughput") or 0,

@@ -7,7 +7,6 @@ import re
 from gureum.errors import ApiError
 from gureum.resources import Image, ImageState
 from gureum.services.ec2 import limits, lookup
-from gureum.services.ec2.faults import invalid_value
 from gureum.services.ec2.tagging import specified_tags
 from gureum.services.operation import Context, Input
 
@@ -28,13 +27,6 @@ async def checked_name(ctx: Context, name: str) -> str:
     if await ctx.tx.count(Image, account=ctx.caller.account) >= limits.IMAGES_MAX:
         raise ApiError("ResourceLimitExceeded", "The maximum number of images has been reached.")
     return name
-
-
-def checked_description(input: Input) -> str:
-    description: str = input.get("Description") or ""
-    if len(description) > limits.DESCRIPTION_LENGTH_MAX:
-        raise invalid_value(f"Description can be at most {limits.DESCRIPTION_LENGTH_MAX} characters long")
-    return description
 
 
 def image_tags(input: Input) -> tuple[dict[str, str], dict[str, str]]:

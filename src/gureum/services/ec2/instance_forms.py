@@ -133,9 +133,10 @@ def _key(parts: Parts, common: tuple[object, ...]) -> Hashable:
         return None
     devices = []
     for device, volume in zip(instance.devices, volumes, strict=True):
-        if volume.attachment is None:
+        attachment = volume.attached_to(instance.id)
+        if attachment is None:
             return None
-        devices.append((_of_device(device), _of_attachment(volume.attachment)))
+        devices.append((_of_device(device), _of_attachment(attachment)))
     return (
         tuple(map(id, common)),
         tuple(map(id, groups)),
@@ -171,7 +172,7 @@ def _values(parts: Parts) -> list[str]:
         interface.address,
     ]
     for volume in volumes:
-        attachment = volume.attachment
+        attachment = volume.attached_to(instance.id)
         values += (volume.id, "" if attachment is None else _time(attachment.attached))
     values += instance.tags.values()
     values += [values[number].replace(".", "-") for number in _ADDRESSES]
@@ -206,7 +207,7 @@ def _marked(parts: Parts) -> Parts:
         address=interface.address and _mark(ELASTIC),
         instance=_mark(ID),
     )
-    disks = tuple(_marked_volume(volume, n) for n, volume in enumerate(volumes))
+    disks = tuple(_marked_volume(volume, instance.id, n) for n, volume in enumerate(volumes))
     return Parts(stands, (card,), disks, groups, vpc)
 
 
@@ -214,10 +215,11 @@ def _marked_device(device: BlockDevice, number: int) -> BlockDevice:
     return replace(device, volume=_mark(FIXED + 2 * number))
 
 
-def _marked_volume(volume: Volume, number: int) -> Volume:
-    assert volume.attachment is not None
-    attachment = replace(volume.attachment, attached=_time_mark(FIXED + 2 * number + 1))
-    return replace(volume, id=_mark(FIXED + 2 * number), attachment=attachment)
+def _marked_volume(volume: Volume, instance: str, number: int) -> Volume:
+    attachment = volume.attached_to(instance)
+    assert attachment is not None
+    attachment = replace(attachment, instance=_mark(ID), attached=_time_mark(FIXED + 2 * number + 1))
+    return replace(volume, id=_mark(FIXED + 2 * number), attachments=(attachment,))
 
 
 def _mark(number: int) -> str:

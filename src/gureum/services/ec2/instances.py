@@ -166,7 +166,7 @@ async def _narrow(ctx: Context, query: Query) -> Sequence[str] | None:
             return [interface.instance for interface in interfaces if interface.instance]
         if name == "block-device-mapping.volume-id":
             volumes = await ctx.tx.get_many(Volume, values)
-            return [volume.instance for volume in volumes if volume.instance]
+            return [instance for volume in volumes for instance in volume.instances]
     return None
 
 

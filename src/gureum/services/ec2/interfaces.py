@@ -9,7 +9,7 @@ from gureum.dns import private_name
 from gureum.resources import Address, NetworkInterface, SecondaryAddress, SecurityGroup, Vpc
 from gureum.services.ec2 import lookup
 from gureum.services.ec2.describe import association, ipv4_addresses, public_dns
-from gureum.services.ec2.faults import invalid_combination, invalid_value
+from gureum.services.ec2.faults import invalid_combination, unknown_attribute
 from gureum.services.ec2.filters import Filters
 from gureum.services.ec2.listing import Listing
 from gureum.services.ec2.tagging import tag_list
@@ -188,5 +188,5 @@ async def describe_network_interface_attribute(ctx: Context, input: Input) -> Ou
     if not attribute:
         raise invalid_combination("No attributes specified.")
     if attribute not in values:
-        raise invalid_value(f"Value ({attribute}) for parameter attribute is invalid. Unknown attribute.")
+        raise unknown_attribute(attribute)
     return {"NetworkInterfaceId": interface.id, **values[attribute]}

@@ -1,6 +1,7 @@
 """Which host looks after what is in a shared pool: one at a time, and any will do.
 
-The keeper of an attached volume is its instance's host. Whoever makes another host the keeper has to know
+The keeper of an attached volume is its instance's host; of one that several instances may have, it is any
+host, and theirs open it besides. Whoever makes another host the keeper has to know
 that no machine has the volume open any more. The host that was it before may still be at work on it: that
 does no harm, since each step finds its end done, but what was to be made there is deleted only when that work
 is over (``former``).
@@ -10,10 +11,19 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from gureum.resources import Host, HostState, Snapshot, SnapshotState, Volume, VolumeState
-from gureum.resources.volume import shared
+from gureum.resources import (
+    Host,
+    InstanceState,
+    Snapshot,
+    SnapshotState,
+    Volume,
+    VolumeState,
+)
 from gureum.services.ec2.capacity import serves
 from gureum.store.base import Reader, Transaction
+
+NOT_RUNNING = (InstanceState.stopped, InstanceState.terminated)
+"""States in which no machine has the instance's volumes open."""
 
 
 def given(volume: Volume, host: str | None) -> Volume:
@@ -35,7 +45,7 @@ def _former(thing: Volume | Snapshot, host: str | None) -> tuple[str, ...]:
 
 async def give(tx: Transaction, volume: Volume, host: str | None) -> Volume:
     """Let the host look after the volume, and take the snapshots of it that are not taken yet."""
-    if not shared(volume.pool) or volume.host == host:
+    if (volume.bound and volume.host is not None) or volume.host == host:
         return volume
     of_it = await tx.find(Snapshot, volume=volume.id)
     if volume.staged:
@@ -46,9 +56,26 @@ async def give(tx: Transaction, volume: Volume, host: str | None) -> Volume:
     return await tx.put(given(volume, host))
 
 
+async def follow(tx: Transaction, volume: Volume, host: str | None) -> Volume:
+    """The host of the instance that gets the volume looks after it.
+
+    Of one that several instances may have, any host does, and the present one goes on.
+    """
+    if volume.multi_attach and volume.host is not None:
+        return volume
+    return await give(tx, volume, host)
+
+
+async def lose(tx: Transaction, instance: str, host: str) -> None:
+    """The host is lost, with a machine that may still run: of what others look after, too, it is shut out."""
+    for volume in await tx.find(Volume, instances=instance):
+        if volume.multi_attach and volume.host != host:
+            await tx.put(replace(volume, former=tuple(sorted({*volume.former, host}))))
+
+
 async def choose(reader: Reader, zone: str = "") -> str | None:
     """The host that looks after the fewest volumes, of the zone if one is up there; None if none is up."""
-    up = [host for host in await reader.find(Host) if host.state is HostState.up and not host.draining]
+    up = [host for host in await reader.find(Host) if host.schedulable]
     near = [host for host in up if zone and serves(host, zone)]
     counts = [(await reader.count(Volume, host=host.id), host.id) for host in near or up]
     return min(counts)[1] if counts else None
@@ -58,4 +85,4 @@ async def can_keep(reader: Reader, host: str | None) -> bool:
     if host is None:
         return False
     record = await reader.get(Host, host)
-    return record is not None and record.state is HostState.up and not record.draining
+    return record is not None and record.schedulable

@@ -20,7 +20,7 @@ from gureum.resources import (
 from gureum.services.ec2 import capacity, describe, launch_interfaces, limits, lookup, placement
 from gureum.services.ec2 import launch_options as options
 from gureum.services.ec2.allocation import public_addresses
-from gureum.services.ec2.block_devices import DiskMapping, key_for, parse_mappings
+from gureum.services.ec2.block_devices import DiskMapping, key_for, move_for, parse_mappings
 from gureum.services.ec2.faults import incorrect_state, missing
 from gureum.services.ec2.tagging import specified_tags
 from gureum.services.operation import Context, Input, Output, operation
@@ -175,13 +175,15 @@ async def _volume(ctx: Context, plan: Plan, instance: str, mapping: DiskMapping)
         encrypts=disk.encrypts,
         snapshot=disk.snapshot,
         origin=disk.origin,
+        move=move_for(ctx, disk),
         created=plan.instance.launched,
-        attachment=Attachment(
-            instance=instance,
-            device=mapping.device,
-            state=AttachmentState.attaching,
-            attached=plan.instance.launched,
-            delete_on_termination=mapping.delete_on_termination,
+        attachments=(
+            Attachment(
+                instance=instance,
+                device=mapping.device,
+                state=AttachmentState.attaching,
+                attached=plan.instance.launched,
+                delete_on_termination=mapping.delete_on_termination,
+            ),
         ),
-        instance=instance,
     )

@@ -75,7 +75,7 @@ async def start_instances(ctx: Context, input: Input) -> Output:
 
 async def _host(ctx: Context, instance: Instance) -> str | None:
     """Where it has to start; None: where there is room, since all its volumes are in shared pools."""
-    volumes = await ctx.tx.find(Volume, instance=instance.id)
+    volumes = await ctx.tx.find(Volume, instances=instance.id)
     if capacity.anywhere(volumes):
         return None
     if instance.host is not None:

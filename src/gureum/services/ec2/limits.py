@@ -27,6 +27,7 @@ CIDRS_PER_VPC_MAX = 5
 CIDRS6_PER_VPC_MAX = 1
 SUBNETS_PER_VPC_MAX = 200
 INTERNET_GATEWAYS_MAX = VPCS_MAX
+EGRESS_GATEWAYS_MAX = VPCS_MAX
 ROUTE_TABLES_PER_VPC_MAX = 200
 ROUTES_PER_TABLE_MAX = 1000
 """The local routes are not counted, a prefix list counts as the most entries that it can have."""

@@ -10,6 +10,7 @@ from gureum.errors import ApiError
 from gureum.resources import (
     Address,
     DhcpOptions,
+    EgressGateway,
     FlowLog,
     Image,
     ImageState,
@@ -127,6 +128,10 @@ KEY_PAIR = Noun(
 INTERNET_GATEWAY = Noun(
     InternetGateway, "igw", "InvalidInternetGatewayID.NotFound",
     "The internetGateway ID '{ids}' does not exist", "The internetGateway IDs '{ids}' do not exist", "",
+)  # fmt: skip
+EGRESS_GATEWAY = Noun(
+    EgressGateway, "eigw", "InvalidGatewayID.NotFound", "The gateway ID '{ids}' does not exist",
+    "The gateway IDs '{ids}' do not exist", "",
 )  # fmt: skip
 ROUTE_TABLE = Noun(
     RouteTable, "rtb", "InvalidRouteTableID.NotFound", "The routeTable ID '{ids}' does not exist",

@@ -10,6 +10,8 @@ from msgspec.structs import replace
 from gureum.errors import ApiError
 from gureum.resources import (
     Address,
+    Host,
+    HostState,
     InternetGateway,
     NatGateway,
     NatGatewayState,
@@ -20,6 +22,7 @@ from gureum.resources import (
 from gureum.services.ec2 import interface_options as options
 from gureum.services.ec2 import limits, lookup
 from gureum.services.ec2.allocation import new_mac
+from gureum.services.ec2.capacity import serves
 from gureum.services.ec2.faults import (
     invalid_combination,
     invalid_parameter_value,
@@ -176,11 +179,24 @@ async def _items(
     interfaces = known or {each.id: each for each in await ctx.tx.get_many(NetworkInterface, wanted)}
     ids = {each.address for each in interfaces.values() if each.address}
     addresses = {each.id: each for each in await ctx.tx.get_many(Address, ids)}
-    return [_item(nat, interfaces.get(nat.interface), addresses) for nat in nats]
+    up = [host for host in await ctx.tx.find(Host) if host.state is HostState.up]
+    return [_item(nat, interfaces.get(nat.interface), addresses, _trouble(nat, up)) for nat in nats]
+
+
+def _trouble(nat: NatGateway, up: Sequence[Host]) -> str:
+    """Why it does not work, for people; "" if it does, for all that is known. ``up``: hosts that are."""
+    if nat.state is NatGatewayState.pending and not any(serves(host, nat.zone) for host in up):
+        return f"No host of {nat.zone} is up: it waits for one."
+    if nat.state is NatGatewayState.available and all(host.id != nat.host for host in up):
+        return (
+            f"Its host, {nat.host}, is down: what is routed to it gets nowhere, as far as is known. It works "
+            "again when the host is up, or elsewhere in its zone after `gureum host remove --force`."
+        )
+    return ""
 
 
 def _item(
-    nat: NatGateway, interface: NetworkInterface | None, addresses: dict[str, Address]
+    nat: NatGateway, interface: NetworkInterface | None, addresses: dict[str, Address], trouble: str
 ) -> dict[str, Any]:
     return {
         "NatGatewayId": nat.id,
@@ -188,7 +204,7 @@ def _item(
         "SubnetId": nat.subnet,
         "State": str(nat.state),
         "FailureCode": nat.failure or None,
-        "FailureMessage": nat.failure_message or None,
+        "FailureMessage": nat.failure_message or trouble or None,
         "CreateTime": nat.created,
         "DeleteTime": nat.deleted,
         "ConnectivityType": "public" if nat.public else "private",

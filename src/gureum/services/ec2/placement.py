@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gureum.errors import ApiError
-from gureum.resources import Host, HostState, NetworkInterface, SecurityGroup, Subnet
+from gureum.resources import Host, NetworkInterface, SecurityGroup, Subnet
 from gureum.services.ec2 import capacity, limits, lookup
 from gureum.services.ec2 import interface_options as options
 from gureum.services.ec2.defaults import GROUP_NAME, default_vpc
@@ -216,7 +216,7 @@ async def _subnet(ctx: Context, input: Input, id: str | None, type: str) -> Subn
 
 async def zones_with_hosts(ctx: Context) -> set[str]:
     """Where an instance could run now; before any host is up, the first zone."""
-    up = {host.zone for host in await ctx.tx.find(Host) if host.state is HostState.up and not host.draining}
+    up = {host.zone for host in await ctx.tx.find(Host) if host.schedulable}
     return up & set(ctx.cloud.zones) or set(ctx.cloud.zones[:1])
 
 

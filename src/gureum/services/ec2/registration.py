@@ -10,9 +10,10 @@ from gureum.errors import ApiError
 from gureum.resources import Image, ImageDevice, ImageState, Snapshot
 from gureum.services.ec2 import limits, lookup, snapshots
 from gureum.services.ec2.block_devices import by_device, check_device_name, dropped, mapping_fault
+from gureum.services.ec2.descriptions import checked_description
 from gureum.services.ec2.faults import missing, unsupported
 from gureum.services.ec2.image_creation import added_device, boot_of, check_count
-from gureum.services.ec2.image_names import checked_description, checked_name
+from gureum.services.ec2.image_names import checked_name
 from gureum.services.ec2.tagging import specified_tags
 from gureum.services.operation import Context, Input, Output, operation
 

@@ -18,7 +18,13 @@ from gureum.services.ec2.tagging import specified_tags, tag_list
 from gureum.services.operation import Context, Input, Output, operation
 
 ASSOCIATED = {"State": "associated"}
-_MEMBERS = {"igw": "GatewayId", "nat": "NatGatewayId", "pcx": "VpcPeeringConnectionId", "vpce": "GatewayId"}
+_MEMBERS = {
+    "eigw": "EgressOnlyInternetGatewayId",
+    "igw": "GatewayId",
+    "nat": "NatGatewayId",
+    "pcx": "VpcPeeringConnectionId",
+    "vpce": "GatewayId",
+}
 
 
 @operation("ec2", "CreateRouteTable", write=True)

@@ -29,6 +29,7 @@ from gureum.services.operation import Context, Input, Output, operation
 
 _DESTINATIONS = ("DestinationCidrBlock", "DestinationIpv6CidrBlock", "DestinationPrefixListId")
 _TARGETS = (
+    "EgressOnlyInternetGatewayId",
     "GatewayId",
     "InstanceId",
     "NatGatewayId",
@@ -39,7 +40,6 @@ _TARGETS = (
 _UNSUPPORTED = (
     "CarrierGatewayId",
     "CoreNetworkArn",
-    "EgressOnlyInternetGatewayId",
     "LocalGatewayId",
     "OdbNetworkArn",
     "TransitGatewayId",
@@ -140,12 +140,19 @@ async def _target(ctx: Context, input: Input, table: RouteTable) -> str:
             raise unsupported(f"Routes with {member} are not supported by gureum.")
     given = [member for member in _TARGETS if input.get(member)]
     if not given:
-        raise missing("gatewayId, natGatewayId, networkInterfaceId, instanceId or vpcPeeringConnectionId")
+        raise missing(
+            "gatewayId, egressOnlyInternetGatewayId, natGatewayId, networkInterfaceId, instanceId or "
+            "vpcPeeringConnectionId"
+        )
     if len(given) > 1:
         raise invalid_combination(f"Specify one target, not {' and '.join(given)}.")
     [member], id = given, input[given[0]]
     if member == "GatewayId":
         return await _gateway(ctx, table, id)
+    if member == "EgressOnlyInternetGatewayId":
+        egress = await lookup.one(ctx, lookup.EGRESS_GATEWAY, id)
+        _same_vpc(table, egress.vpc, f"egress-only internet gateway {id}")
+        return egress.id
     if member == "VpcEndpointId":
         raise _no_endpoint(await lookup.one(ctx, lookup.VPC_ENDPOINT, id))
     if member == "NatGatewayId":
@@ -172,7 +179,11 @@ async def _gateway(ctx: Context, table: RouteTable, id: str) -> str:
         )
     if prefix == "vpce":
         raise _no_endpoint(await lookup.one(ctx, lookup.VPC_ENDPOINT, id))
-    if prefix in ("vgw", "cagw", "lgw", "eigw"):
+    if prefix == "eigw":
+        raise invalid_value(
+            f"{id} is an egress-only internet gateway: give it as egressOnlyInternetGatewayId."
+        )
+    if prefix in ("vgw", "cagw", "lgw"):
         raise unsupported(f"Routes to gateways of the kind {prefix}- are not supported by gureum.")
     gateway = await ctx.tx.get(InternetGateway, id)
     if gateway is None or gateway.account != ctx.caller.account:
@@ -199,10 +210,14 @@ async def _nat(ctx: Context, table: RouteTable, id: str) -> str:
     return id
 
 
-def _check_nat(target: str, to: Destination) -> None:
-    """Raises for a NAT gateway as the target of an IPv6 destination."""
-    if target.startswith("nat-"):
+def _check_family(target: str, to: Destination, six: bool) -> None:
+    """Raises for a NAT gateway as the target of an IPv6 destination, and an egress-only one of IPv4."""
+    if six and target.startswith("nat-"):
         raise invalid_value(f"NAT gateways translate IPv4 only: {target} cannot be the target for {to.text}")
+    if not six and target.startswith("eigw-"):
+        raise invalid_value(
+            f"Egress-only internet gateways are for IPv6 only: {target} cannot be the target for {to.text}"
+        )
 
 
 async def _peering(ctx: Context, table: RouteTable, id: str) -> str:
@@ -267,11 +282,9 @@ async def _check_route(ctx: Context, table: RouteTable, to: Destination, target:
     """
     if to.network is None:
         prefix_list = await lookup.one(ctx, lookup.PREFIX_LIST, to.text)
-        if prefix_list.family != "IPv4":
-            _check_nat(target, to)
+        _check_family(target, to, prefix_list.family != "IPv4")
         return
-    if isinstance(to.network, IPv6Network):
-        _check_nat(target, to)
+    _check_family(target, to, isinstance(to.network, IPv6Network))
     if within(to.network, _RESERVED):
         raise invalid_value(f"The destination CIDR block {to.text} is reserved: it is not routed in a VPC.")
     vpc = await _vpc(ctx, table)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from gureum.hostspec import RouteKind
 from gureum.resources import (
+    EgressGateway,
     InternetGateway,
     NatGateway,
     NatGatewayState,
@@ -37,12 +38,14 @@ class Targets:
         *,
         vpc: Vpc,
         gateways: Iterable[InternetGateway] = (),
+        egress: Iterable[EgressGateway] = (),
         nats: Iterable[NatGateway] = (),
         interfaces: Iterable[NetworkInterface] = (),
         peerings: Iterable[PeeringConnection] = (),
     ) -> None:
         self.vpc = vpc
         self.gateways = {each.id: each for each in gateways}
+        self.egress = {each.id: each for each in egress}
         self.nats = {each.id: each for each in nats}
         self.interfaces = {each.id: each for each in interfaces}
         self.peerings = {each.id: each for each in peerings}
@@ -58,6 +61,8 @@ def resolve(route: Route, targets: Targets) -> Target | None:
     vpc, id = targets.vpc.id, route.target
     if gateway := targets.gateways.get(id):
         return Target(RouteKind.internet, id) if gateway.vpc == vpc else None
+    if egress := targets.egress.get(id):
+        return Target(RouteKind.egress, id) if egress.vpc == vpc else None
     if nat := targets.nats.get(id):
         works = nat.vpc == vpc and nat.state is NatGatewayState.available
         return Target(RouteKind.port, nat.interface) if works else None
@@ -92,11 +97,19 @@ async def load_targets(tx: Reader, vpcs: Iterable[Vpc], tables: Iterable[RouteTa
     """What the routes of these tables lead to, by VPC. One query for each kind of target."""
     wanted = {id for table in tables for id in table.targets}
     gateways = await tx.get_many(InternetGateway, _of_kind(wanted, "igw"))
+    egress = await tx.get_many(EgressGateway, _of_kind(wanted, "eigw"))
     nats = await tx.get_many(NatGateway, _of_kind(wanted, "nat"))
     interfaces = await tx.get_many(NetworkInterface, _of_kind(wanted, "eni"))
     peerings = await tx.get_many(PeeringConnection, _of_kind(wanted, "pcx"))
     return {
-        vpc.id: Targets(vpc=vpc, gateways=gateways, nats=nats, interfaces=interfaces, peerings=peerings)
+        vpc.id: Targets(
+            vpc=vpc,
+            gateways=gateways,
+            egress=egress,
+            nats=nats,
+            interfaces=interfaces,
+            peerings=peerings,
+        )
         for vpc in vpcs
     }
 

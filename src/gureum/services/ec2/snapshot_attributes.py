@@ -5,10 +5,10 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from gureum.errors import ApiError
-from gureum.resources import Snapshot
 from gureum.services.ec2 import lookup
-from gureum.services.ec2.faults import invalid_value
+from gureum.services.ec2.faults import unknown_attribute
 from gureum.services.ec2.sharing import Sharing, changed
+from gureum.services.ec2.snapshots import own
 from gureum.services.operation import Context, Input, Output, operation
 
 PERMISSION = "createVolumePermission"
@@ -24,14 +24,14 @@ async def describe_snapshot_attribute(ctx: Context, input: Input) -> Output:
         case "productCodes":
             return {"SnapshotId": snapshot.id, "ProductCodes": []}
         case other:
-            raise _unknown(other)
+            raise unknown_attribute(other)
 
 
 @operation("ec2", "ModifySnapshotAttribute", write=True)
 async def modify_snapshot_attribute(ctx: Context, input: Input) -> Output:
-    snapshot = await _own(ctx, input)
+    snapshot = await own(ctx, input["SnapshotId"])
     if (attribute := input.get("Attribute")) not in (None, "", PERMISSION):
-        raise _unknown(str(attribute))
+        raise unknown_attribute(str(attribute))
     before = Sharing(snapshot.public, snapshot.users)
     after = changed(before, input, input.get("CreateVolumePermission"), "GroupNames")
     if after.public and snapshot.encrypted:
@@ -42,19 +42,8 @@ async def modify_snapshot_attribute(ctx: Context, input: Input) -> Output:
 
 @operation("ec2", "ResetSnapshotAttribute", write=True)
 async def reset_snapshot_attribute(ctx: Context, input: Input) -> Output:
-    snapshot = await _own(ctx, input)
+    snapshot = await own(ctx, input["SnapshotId"])
     if input["Attribute"] != PERMISSION:
-        raise _unknown(input["Attribute"])
+        raise unknown_attribute(input["Attribute"])
     await ctx.tx.put(replace(snapshot, public=False, users=()))
     return {}
-
-
-async def _own(ctx: Context, input: Input) -> Snapshot:
-    snapshot = await lookup.one(ctx, lookup.SNAPSHOT, input["SnapshotId"])
-    if snapshot.account != ctx.caller.account:
-        raise ApiError("UnauthorizedOperation", "You do not own this snapshot.", 403)
-    return snapshot
-
-
-def _unknown(attribute: str) -> ApiError:
-    return invalid_value(f"Value ({attribute}) for parameter attribute is invalid. Unknown attribute.")

@@ -11,10 +11,11 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from gureum.resources import Host, HostState, Snapshot, Volume
+from gureum.resources import Host, Snapshot, Volume
+from gureum.resources.volume import OF_NO_VOLUME
 from gureum.services.ec2 import snapshots
 from gureum.services.ec2.block_devices import Disk, gib, key_for, settled, usable_snapshot
-from gureum.services.ec2.capacity import require_room_in
+from gureum.services.ec2.descriptions import checked_description
 from gureum.services.ec2.faults import invalid_value, unsupported
 from gureum.services.ec2.tagging import specified_tags, tag_list
 from gureum.services.operation import Context, Input, Output, operation
@@ -30,7 +31,7 @@ async def copy_snapshot(ctx: Context, input: Input) -> Output:
             raise unsupported(f"The option {member} is not supported by gureum.")
     check_region(ctx, input["SourceRegion"], "SourceRegion")
     check_region(ctx, input.get("DestinationRegion") or ctx.cloud.region, "DestinationRegion")
-    description = snapshots.checked_description(input)
+    description = checked_description(input)
     tags = specified_tags(input, "snapshot")["snapshot"]
     source = await usable_snapshot(ctx, input["SourceSnapshotId"])
     copied = await copy(ctx, source, input, description, tags)
@@ -60,9 +61,11 @@ async def staged(
     tags: Mapping[str, str],
     timeout_seconds: float = 0.0,
 ) -> Snapshot:
-    """A new snapshot of a new volume that nobody sees; ``timeout_seconds`` as in Snapshot."""
+    """A new snapshot of a new volume that nobody sees, for which there is room.
+
+    ``timeout_seconds`` as in Snapshot.
+    """
     await snapshots.check_limit(ctx)
-    await require_room_in(ctx.tx, disk.pool)
     id = ctx.env.new_id("snap")
     volume = await ctx.tx.put(
         Volume(
@@ -86,7 +89,7 @@ async def staged(
         replace(
             snapshot,
             id=id,
-            volume=snapshots.OF_NO_VOLUME,
+            volume=OF_NO_VOLUME,
             staging=volume.id,
             timeout_seconds=timeout_seconds,
         )
@@ -97,5 +100,5 @@ async def _zone(ctx: Context, source: Snapshot | None) -> str:
     """One in which it can be made: that of the source's host, or of any that is up."""
     host = await ctx.tx.get(Host, source.host) if source is not None and source.host else None
     hosts = [host] if host is not None else await ctx.tx.find(Host)
-    up = [each for each in hosts if each.state is HostState.up and not each.draining]
+    up = [each for each in hosts if each.schedulable]
     return next((each.zone for each in (*up, *hosts) if each.zone), ctx.cloud.zones[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gureum.resources import Instance, InstanceState, Snapshot, Volume
 from gureum.services.ec2 import lookup, snapshots
 from gureum.services.ec2.capacity import require_room_in
+from gureum.services.ec2.descriptions import checked_description
 from gureum.services.ec2.faults import incorrect_state, invalid_value
 from gureum.services.ec2.tagging import check_count, specified_tags
 from gureum.services.operation import Context, Input, Output, operation
@@ -15,7 +16,7 @@ STATES = (InstanceState.running, InstanceState.stopping, InstanceState.stopped)
 @operation("ec2", "CreateSnapshots", write=True)
 async def create_snapshots(ctx: Context, input: Input) -> Output:
     snapshots.check_place(input)
-    description = snapshots.checked_description(input)
+    description = checked_description(input)
     tags = specified_tags(input, "snapshot")["snapshot"]
     chosen = await _chosen(ctx, input["InstanceSpecification"])
     await snapshots.check_limit(ctx, len(chosen))

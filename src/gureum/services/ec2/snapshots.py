@@ -9,20 +9,18 @@ from msgspec.structs import replace
 
 from gureum.errors import ApiError
 from gureum.resources import Image, Snapshot, SnapshotState, Volume, VolumeState
+from gureum.resources.volume import shared
 from gureum.services.ec2 import limits, lookup
 from gureum.services.ec2.block_devices import gib
 from gureum.services.ec2.capacity import require_room_in
+from gureum.services.ec2.descriptions import checked_description
 from gureum.services.ec2.encryption import shown_key
-from gureum.services.ec2.faults import incorrect_state, invalid_value, unsupported
+from gureum.services.ec2.faults import incorrect_state, unsupported
 from gureum.services.ec2.filters import Filters
 from gureum.services.ec2.images import SYSTEM_ACCOUNT
 from gureum.services.ec2.listing import Listing
 from gureum.services.ec2.tagging import specified_tags, tag_list
 from gureum.services.operation import Context, Input, Output, operation
-
-DESCRIPTION_LENGTH_MAX = 255
-OF_NO_VOLUME = "vol-ffffffff"
-"""What EC2 shows as the volume of a snapshot that was taken of none: a copy, or one that was uploaded."""
 
 
 async def _items(ctx: Context, snapshots: Sequence[Snapshot]) -> list[dict[str, Any]]:
@@ -111,16 +109,14 @@ def check_place(input: Input) -> None:
         raise unsupported("Snapshots are kept in the region; other places are not supported by gureum.")
 
 
-def checked_description(input: Input) -> str:
-    description: str = input.get("Description") or ""
-    if len(description) > DESCRIPTION_LENGTH_MAX:
-        raise invalid_value(f"Description can be at most {DESCRIPTION_LENGTH_MAX} characters long")
-    return description
-
-
 def check_volume(volume: Volume) -> None:
     if volume.state not in (VolumeState.available, VolumeState.in_use):
         raise incorrect_state(f"Volume '{volume.id}' is in the '{volume.state}' state.")
+    if volume.target and not shared(volume.pool):
+        raise incorrect_state(
+            f"Volume '{volume.id}' is on its way from its host's own pool to the pool '{volume.target}': "
+            "wait until it is there, or cancel that (CancelVolumeMove), and try again."
+        )
 
 
 async def check_limit(ctx: Context, count: int = 1) -> None:
@@ -153,10 +149,21 @@ async def delete_snapshot(ctx: Context, input: Input) -> Output:
     return {}
 
 
-async def delete(ctx: Context, snapshot: Snapshot) -> None:
-    """Raises ApiError if it is somebody else's, or in use."""
+async def own(ctx: Context, id: str) -> Snapshot:
+    """One that the caller may change. Raises ApiError."""
+    snapshot = await lookup.one(ctx, lookup.SNAPSHOT, id)
+    require_own(ctx, snapshot)
+    return snapshot
+
+
+def require_own(ctx: Context, snapshot: Snapshot) -> None:
     if snapshot.account != ctx.caller.account:
         raise ApiError("UnauthorizedOperation", "You do not own this snapshot.", 403)
+
+
+async def delete(ctx: Context, snapshot: Snapshot) -> None:
+    """Raises ApiError if it is somebody else's, or in use."""
+    require_own(ctx, snapshot)
     for image in await ctx.tx.find(Image, snapshots=snapshot.id):
         if lookup.IMAGE.visible(image):
             raise ApiError(

@@ -25,7 +25,7 @@ from gureum.services.ec2.filters import Filters
 from gureum.services.ec2.listing import Listing
 from gureum.services.ec2.placement import zones_with_hosts
 from gureum.services.ec2.tagging import specified_tags, tag_list
-from gureum.services.ec2.vpc_cidrs import PREFIX_MAX, PREFIX_MIN, limit_exceeded
+from gureum.services.ec2.vpc_cidrs import PREFIX_MAX, PREFIX_MIN, address_attribute, limit_exceeded
 from gureum.services.ec2.zones import chosen_zone, zone_ids
 from gureum.services.operation import Context, Input, Output, operation
 
@@ -239,7 +239,7 @@ def _association_item(association: CidrAssociation, state: str) -> dict[str, Any
         "AssociationId": association.id,
         "Ipv6CidrBlock": association.cidr,
         "Ipv6CidrBlockState": {"State": state},
-        "Ipv6AddressAttribute": "private",
+        "Ipv6AddressAttribute": address_attribute(association.cidr),
         "IpSource": "amazon",
     }
 

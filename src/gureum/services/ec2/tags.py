@@ -23,6 +23,7 @@ SCAN = 1000
 
 NOUNS: dict[str, Noun[Any]] = {
     "dhcp-options": lookup.DHCP_OPTIONS,
+    "egress-only-internet-gateway": lookup.EGRESS_GATEWAY,
     "elastic-ip": lookup.ADDRESS,
     "image": lookup.IMAGE,
     "instance": lookup.INSTANCE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from gureum.services.ec2 import lookup
-from gureum.services.ec2.faults import invalid_value, missing
+from gureum.services.ec2.faults import missing, unknown_attribute
 from gureum.services.operation import Context, Input, Output, operation
 
 
@@ -17,7 +17,7 @@ async def describe_volume_attribute(ctx: Context, input: Input) -> Output:
         return {"VolumeId": volume.id, "AutoEnableIO": {"Value": volume.auto_enable_io}}
     if attribute == "productCodes":
         return {"VolumeId": volume.id, "ProductCodes": []}
-    raise invalid_value(f"Value ({attribute}) for parameter attribute is invalid. Unknown attribute.")
+    raise unknown_attribute(attribute)
 
 
 @operation("ec2", "ModifyVolumeAttribute", write=True)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from msgspec.structs import replace
 
 from gureum.errors import ApiError
-from gureum.resources import Instance, Modification, Pool, Snapshot, Volume, VolumeState
-from gureum.services.ec2 import encryption, limits, lookup
+from gureum.resources import Attachment, Instance, Modification, Pool, Snapshot, Volume, VolumeState
+from gureum.services.ec2 import encryption, limits, lookup, multi_attach, volume_moves
 from gureum.services.ec2.block_devices import (
     DEFAULT_KIND,
     Disk,
     check_disk,
     gib,
     key_for,
+    move_for,
     pool_for,
     settled,
     shown_iops,
@@ -46,7 +47,7 @@ def item(ctx: Context, volume: Volume) -> dict[str, Any]:
         "AvailabilityZoneId": zone_ids(ctx.cloud).get(volume.zone),
         "State": str(volume.state),
         "CreateTime": volume.created,
-        "Attachments": [attachment_item(volume)] if volume.attachment is not None else [],
+        "Attachments": [attachment_item(volume, each) for each in volume.attachments],
         "Encrypted": volume.encrypted,
         "KmsKeyId": encryption.shown_key(ctx, volume.encrypted),
         "SseType": "sse-kms" if volume.encrypted else None,
@@ -54,14 +55,12 @@ def item(ctx: Context, volume: Volume) -> dict[str, Any]:
         "Throughput": shown_throughput(volume.type, volume.throughput),
         "Tags": tag_list(volume.tags),
         "VolumeType": volume.type,
-        "MultiAttachEnabled": False,
+        "MultiAttachEnabled": volume.multi_attach,
     }
 
 
-def attachment_item(volume: Volume, state: str = "") -> dict[str, Any]:
-    """A volume's attachment; ``state`` in place of its own."""
-    attachment = volume.attachment
-    assert attachment is not None
+def attachment_item(volume: Volume, attachment: Attachment, state: str = "") -> dict[str, Any]:
+    """One of a volume's attachments; ``state`` in place of its own."""
     return {
         "VolumeId": volume.id,
         "InstanceId": attachment.instance,
@@ -73,13 +72,11 @@ def attachment_item(volume: Volume, state: str = "") -> dict[str, Any]:
 
 
 def _attachment(name: str) -> Any:
-    """A filter's values from a field of the attachment."""
+    """A filter's values from a field of the attachments."""
 
     def source(volume: Volume) -> tuple[str, ...]:
-        value = getattr(volume.attachment, name, None)
-        if value is None:
-            return ()
-        return (str(value).lower() if isinstance(value, bool) else str(value),)
+        values = [getattr(each, name) for each in volume.attachments]
+        return tuple(str(value).lower() if isinstance(value, bool) else str(value) for value in values)
 
     return source
 
@@ -106,7 +103,7 @@ VOLUMES = Listing(
             "volume-id": "id",
             "volume-type": "type",
         },
-        index={"attachment.instance-id": "instance", "status": "state"},
+        index={"attachment.instance-id": "instances", "status": "state"},
     ),
     describe=items,
 )
@@ -119,8 +116,6 @@ async def describe_volumes(ctx: Context, input: Input) -> Output:
 
 @operation("ec2", "CreateVolume", write=True)
 async def create_volume(ctx: Context, input: Input) -> Output:
-    if input.get("MultiAttachEnabled"):
-        raise unsupported("Volumes attached to several instances are not supported by gureum yet.")
     for member in ("OutpostArn", "Operator", "VolumeInitializationRate"):
         if input.get(member):
             raise unsupported(f"The option {member} is not supported by gureum yet.")
@@ -133,6 +128,8 @@ async def create_volume(ctx: Context, input: Input) -> Output:
         raise missing("AvailabilityZone")
     tags = specified_tags(input, "volume")["volume"]
     disk = await _new_disk(ctx, input)
+    if input.get("MultiAttachEnabled"):
+        multi_attach.check_new(disk.type, disk.pool)
     if await ctx.tx.count(Volume, account=ctx.caller.account) >= limits.VOLUMES_MAX:
         raise ApiError("VolumeLimitExceeded", "The maximum number of volumes has been reached.")
     volume = await ctx.tx.put(
@@ -152,6 +149,8 @@ async def create_volume(ctx: Context, input: Input) -> Output:
             encrypts=disk.encrypts,
             snapshot=disk.snapshot,
             origin=disk.origin,
+            multi_attach=bool(input.get("MultiAttachEnabled")),
+            move=None if input.get("MultiAttachEnabled") else move_for(ctx, disk),
             created=ctx.env.utcnow(),
         )
     )
@@ -186,9 +185,9 @@ async def _new_disk(ctx: Context, input: Input) -> Disk:
 @operation("ec2", "DeleteVolume", write=True)
 async def delete_volume(ctx: Context, input: Input) -> Output:
     volume = await lookup.one(ctx, lookup.VOLUME, input["VolumeId"])
-    if volume.attachment is not None:
+    if volume.attachments:
         raise ApiError(
-            "VolumeInUse", f"Volume {volume.id} is currently attached to {volume.attachment.instance}"
+            "VolumeInUse", f"Volume {volume.id} is currently attached to {', '.join(volume.instances)}"
         )
     if volume.state is VolumeState.deleting:
         raise lookup.VOLUME.absent([volume.id])
@@ -201,23 +200,25 @@ async def delete_volume(ctx: Context, input: Input) -> Output:
 @operation("ec2", "ModifyVolume", write=True)
 async def modify_volume(ctx: Context, input: Input) -> Output:
     volume = await lookup.one(ctx, lookup.VOLUME, input["VolumeId"])
-    if input.get("MultiAttachEnabled"):
-        raise unsupported("Volumes attached to several instances are not supported by gureum yet.")
     if volume.state not in (VolumeState.available, VolumeState.in_use):
         raise incorrect_state(f"Volume {volume.id} is in the '{volume.state}' state.")
     if volume.modification is not None and volume.modification.state == "modifying":
         raise ApiError(
             "IncorrectModificationState", f"Volume {volume.id} is being modified: wait until that is done."
         )
-    disk = _modified(volume, input)
+    if volume.target:
+        raise ApiError(
+            "IncorrectModificationState",
+            f"Volume {volume.id} is on its way to the pool '{volume.target}': wait until it is there, or "
+            "cancel that (CancelVolumeMove).",
+        )
+    disk, several = _modified(volume, input), multi_attach.changed(volume, input)
     if disk.size_bytes > volume.size_bytes:
         await require_room_in(ctx.tx, volume.pool)
-    if disk.type != volume.type and pool_for(ctx, disk.type) != pool_for(ctx, volume.type):
-        raise unsupported(
-            f"Volumes of type {disk.type} are in the pool '{pool_for(ctx, disk.type)}', and {volume.id} is "
-            f"in '{volume.pool}': gureum does not move volumes between pools yet. Leave its type, or make a "
-            "new volume of that type and copy the data in the guest."
-        )
+    before, now = volume, ctx.env.utcnow()
+    target = pool_for(ctx, disk.type)
+    if target not in (volume.pool, pool_for(ctx, volume.type)):
+        volume = volume_moves.begun(await volume_moves.prepared(ctx.tx, volume, target), target, now)
     volume = await ctx.tx.put(
         replace(
             volume,
@@ -225,28 +226,32 @@ async def modify_volume(ctx: Context, input: Input) -> Output:
             type=disk.type,
             iops=disk.iops,
             throughput=disk.throughput,
+            multi_attach=several,
             modification=Modification(
                 state="modifying",
-                started=ctx.env.utcnow(),
-                original_size_bytes=volume.size_bytes,
-                original_type=volume.type,
-                original_iops=volume.iops,
-                original_throughput=volume.throughput,
+                started=now,
+                original_size_bytes=before.size_bytes,
+                original_type=before.type,
+                original_iops=before.iops,
+                original_throughput=before.throughput,
+                original_multi_attach=before.multi_attach,
                 target_size_bytes=max(disk.size_bytes, volume.size_bytes),
                 target_type=disk.type,
                 target_iops=disk.iops,
                 target_throughput=disk.throughput,
+                target_multi_attach=several,
             ),
         )
     )
-    return {"VolumeModification": _modification_item(volume)}
+    return {"VolumeModification": _modification_item(ctx, volume)}
 
 
 def _modified(volume: Volume, input: Input) -> Disk:
     """What the volume is to be. IOPS and throughput of the old type do not carry over to a new one."""
     size, type = input.get("Size"), input.get("VolumeType") or volume.type
     iops, throughput = input.get("Iops"), input.get("Throughput")
-    if size is None and not input.get("VolumeType") and iops is None and throughput is None:
+    others = input.get("VolumeType"), input.get("MultiAttachEnabled")
+    if size is None and iops is None and throughput is None and others in ((None, None), ("", None)):
         raise ApiError(
             "InvalidParameterCombination",
             "At least one of size, volume type, iops or throughput is required.",
@@ -268,7 +273,16 @@ def _modified(volume: Volume, input: Input) -> Disk:
 _PROGRESS = {"completed": 100, "optimizing": 50}
 
 
-def _modification_item(volume: Volume) -> dict[str, Any]:
+def _progress(ctx: Context, volume: Volume) -> int:
+    """In percent; of one that moves, how much is there."""
+    state = volume.modification.state if volume.modification is not None else ""
+    if state != "modifying" or not volume.target:
+        return _PROGRESS.get(state, 0)
+    done, total = ctx.hosts.copied(volume.host or "", volume.id)
+    return min(99, done * 100 // total) if total else 0
+
+
+def _modification_item(ctx: Context, volume: Volume) -> dict[str, Any]:
     modification = volume.modification
     assert modification is not None
     before = gib(modification.original_size_bytes)
@@ -283,20 +297,20 @@ def _modification_item(volume: Volume) -> dict[str, Any]:
         "TargetIops": shown_iops(type, after, modification.target_iops),
         "TargetVolumeType": type,
         "TargetThroughput": shown_throughput(type, modification.target_throughput),
-        "TargetMultiAttachEnabled": False,
+        "TargetMultiAttachEnabled": modification.target_multi_attach,
         "OriginalSize": before,
         "OriginalIops": shown_iops(modification.original_type, before, modification.original_iops),
         "OriginalVolumeType": modification.original_type,
         "OriginalThroughput": shown_throughput(modification.original_type, modification.original_throughput),
-        "OriginalMultiAttachEnabled": False,
-        "Progress": _PROGRESS.get(modification.state, 0),
+        "OriginalMultiAttachEnabled": modification.original_multi_attach,
+        "Progress": _progress(ctx, volume),
         "StartTime": modification.started,
         "EndTime": modification.ended,
     }
 
 
 async def _modification_items(ctx: Context, volumes: Sequence[Volume]) -> list[dict[str, Any]]:
-    return [_modification_item(volume) for volume in volumes]
+    return [_modification_item(ctx, volume) for volume in volumes]
 
 
 MODIFICATIONS = Listing(
@@ -338,16 +352,18 @@ async def describe_volumes_modifications(ctx: Context, input: Input) -> Output:
 
 async def _status_items(ctx: Context, volumes: Sequence[Volume]) -> list[dict[str, Any]]:
     pools = {pool.id: pool for pool in await ctx.tx.get_many(Pool, {volume.pool for volume in volumes})}
-    users = {volume.attachment.instance for volume in volumes if volume.attachment is not None}
+    users = {instance for volume in volumes for instance in volume.instances}
     stalls = {instance.id: instance.impaired for instance in await ctx.tx.get_many(Instance, users)}
     return [
-        _status_item(ctx, volume, pools.get(volume.pool), stalls.get(volume.instance or "", ""))
+        _status_item(
+            ctx, volume, pools.get(volume.pool), " ".join(stalls.get(each, "") for each in volume.instances)
+        )
         for volume in volumes
     ]
 
 
 def _status_item(ctx: Context, volume: Volume, pool: Pool | None, stall: str) -> dict[str, Any]:
-    """``stall``: why its instance makes no progress, which may be another volume's doing."""
+    """``stall``: why its instances make no progress, which may be another volume's doing."""
     status = {VolumeState.error: "impaired", VolumeState.creating: "insufficient-data"}.get(
         volume.state, "ok"
     )
@@ -357,9 +373,6 @@ def _status_item(ctx: Context, volume: Volume, pool: Pool | None, stall: str) ->
     elif volume.id in stall:
         status, message, since = "impaired", stall, ctx.env.utcnow()
     detail = {"ok": "passed", "impaired": "failed"}.get(status, status)
-    attached: Mapping[str, Any] | None = None
-    if volume.attachment is not None:
-        attached = {"InstanceId": volume.attachment.instance}
     return {
         "VolumeId": volume.id,
         "AvailabilityZone": volume.zone,
@@ -367,7 +380,7 @@ def _status_item(ctx: Context, volume: Volume, pool: Pool | None, stall: str) ->
         "Actions": [],
         "Events": [_failure_event(volume, message, since)] if message else [],
         "VolumeStatus": {"Status": status, "Details": [{"Name": "io-enabled", "Status": detail}]},
-        "AttachmentStatuses": [attached] if attached else [],
+        "AttachmentStatuses": [{"InstanceId": instance} for instance in volume.instances],
     }
 
 
@@ -378,7 +391,7 @@ def _failure_event(volume: Volume, message: str, since: datetime) -> dict[str, A
         "EventType": "io-enabled:failed",
         "Description": message,
         "NotBefore": since,
-        "InstanceId": volume.instance,
+        "InstanceId": next(iter(volume.instances), None),
     }
 
 

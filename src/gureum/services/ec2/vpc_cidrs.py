@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
@@ -28,16 +27,17 @@ from gureum.services.ec2.defaults import (
     everything_out,
 )
 from gureum.services.ec2.faults import invalid_combination, missing, unsupported
+from gureum.services.ec2.networks6 import network6
 from gureum.services.operation import Cloud, Context, Input, Output, operation
 
 PREFIX_MIN, PREFIX_MAX = 16, 28
 """A VPC's or subnet's network is at most 65,536 addresses and at least 16."""
-PREFIX6 = 56
 
 _FORBIDDEN = networks(("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"))
 _A, _B, _C = networks(("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"))
 _INTERNAL = IPv4Network("198.19.0.0/16")
 _DEFAULT_VPC = IPv4Network("172.31.0.0/16")
+_LOCAL6 = IPv6Network("fc00::/7")
 _POOLS = (
     "Ipv4IpamPoolId",
     "Ipv4NetmaskLength",
@@ -75,17 +75,12 @@ def check_range(cloud: Cloud, network: IPv4Network) -> None:
         )
 
 
-def network6(cloud: Cloud, number: int) -> IPv6Network:
-    """The IPv6 network of the VPC with this network id, out of the cloud's unique local prefix.
-
-    As RFC 4193 wants, the prefix (fd80::/9 and 23 bits) is as good as random: it is derived from what names
-    the cloud. The VPC's id follows in 24 bits, so that no two VPCs have the same.
-    """
-    name = f"{cloud.name}/{cloud.account}/{cloud.region}".encode()
-    digest = bytearray(hashlib.sha256(name).digest()[:3])
-    digest[0] |= 0x80  # away from fd00:ec2::, where EC2 has its own services
-    packed = b"\xfd" + bytes(digest) + number.to_bytes(3, "big") + bytes(9)
-    return IPv6Network((packed, PREFIX6))
+async def new_network6(ctx: Context, number: int) -> str:
+    """The IPv6 network for the VPC with this network id. Raises InsufficientCidrBlocks."""
+    taken = (
+        {cidr for vpc in await ctx.tx.find(Vpc) for cidr in vpc.cidrs6} if ctx.cloud.ipv6_prefix else set()
+    )
+    return str(network6(ctx.cloud, number, taken))
 
 
 def primary(vpc: Vpc) -> CidrAssociation:
@@ -101,6 +96,11 @@ def association_item(association: CidrAssociation, state: str = "associated") ->
     }
 
 
+def address_attribute(cidr6: str) -> str:
+    """Whether an IPv6 network is for the cloud alone."""
+    return "private" if IPv6Network(cidr6).subnet_of(_LOCAL6) else "public"
+
+
 def association_item6(association: CidrAssociation, region: str, state: str = "associated") -> dict[str, Any]:
     return {
         "AssociationId": association.id,
@@ -108,7 +108,7 @@ def association_item6(association: CidrAssociation, region: str, state: str = "a
         "Ipv6CidrBlockState": {"State": state},
         "NetworkBorderGroup": region,
         "Ipv6Pool": "Amazon",
-        "Ipv6AddressAttribute": "private",
+        "Ipv6AddressAttribute": address_attribute(association.cidr),
         "IpSource": "amazon",
     }
 
@@ -132,7 +132,7 @@ async def associate_vpc_cidr_block(ctx: Context, input: Input) -> Output:
     if ipv6:
         if len(vpc.cidrs6) >= limits.CIDRS6_PER_VPC_MAX:
             raise limit_exceeded(vpc.id, limits.CIDRS6_PER_VPC_MAX)
-        network = str(network6(ctx.cloud, vpc.network_id))
+        network = await new_network6(ctx, vpc.network_id)
         await _admit_ipv6(ctx, vpc)
     else:
         if len(vpc.cidrs) >= limits.CIDRS_PER_VPC_MAX:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from gureum.errors import ApiError
 from gureum.resources import (
     CidrAssociation,
+    EgressGateway,
     FlowLog,
     InternetGateway,
     NetworkAcl,
@@ -39,6 +40,7 @@ from gureum.services.ec2.faults import (
     invalid_parameter_value,
     invalid_value,
     missing,
+    unknown_attribute,
     unsupported,
 )
 from gureum.services.ec2.filters import Filters
@@ -48,7 +50,7 @@ from gureum.services.ec2.vpc_cidrs import (
     association_item,
     association_item6,
     check_range,
-    network6,
+    new_network6,
     primary,
     refuse_pools,
 )
@@ -75,7 +77,7 @@ async def create_vpc(ctx: Context, input: Input) -> Output:
     associations: tuple[CidrAssociation, ...] = ()
     if input.get("AmazonProvidedIpv6CidrBlock"):
         id = ctx.env.new_id("vpc-cidr-assoc")
-        associations = (CidrAssociation(id=id, cidr=str(network6(ctx.cloud, number))),)
+        associations = (CidrAssociation(id=id, cidr=await new_network6(ctx, number)),)
     vpc = await ctx.tx.put(
         Vpc(
             id=ctx.env.new_id("vpc"),
@@ -138,6 +140,7 @@ async def _dependents(ctx: Context, vpc: Vpc) -> list[Record]:
         *await ctx.tx.find(NetworkInterface, vpc=vpc.id),
         *await ctx.tx.find(Subnet, vpc=vpc.id),
         *await ctx.tx.find(InternetGateway, vpc=vpc.id),
+        *await ctx.tx.find(EgressGateway, vpc=vpc.id),
     ]
 
 
@@ -208,7 +211,7 @@ async def describe_vpc_attribute(ctx: Context, input: Input) -> Output:
     }
     attribute = input["Attribute"]
     if attribute not in values:
-        raise invalid_value(f"Value ({attribute}) for parameter attribute is invalid. Unknown attribute.")
+        raise unknown_attribute(attribute)
     member, value = values[attribute]
     return {"VpcId": vpc.id, member: {"Value": value}}
 

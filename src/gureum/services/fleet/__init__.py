@@ -1,5 +1,8 @@
-"""The Fleet API: the hosts and pools of the cloud. Not AWS's; its model is in ``gateway/models/fleet``."""
+"""The Fleet API: the hosts and pools of the cloud, and what moves between them.
 
-from gureum.services.fleet import hosts, joining, pools, tracing
+Not AWS's; its model is in ``gateway/models/fleet``.
+"""
 
-__all__ = ["hosts", "joining", "pools", "tracing"]
+from gureum.services.fleet import hosts, joining, pools, tracing, volumes
+
+__all__ = ["hosts", "joining", "pools", "tracing", "volumes"]

@@ -47,7 +47,7 @@ class Holdings(msgspec.Struct, frozen=True):
                 for instance in await reader.find(Instance, host=host)
                 if instance.state is not InstanceState.terminated and not await movable(reader, instance)
             ],
-            [each.id for each in await reader.find(Volume, host=host) if not shared(each.pool)],
+            [each.id for each in await reader.find(Volume, host=host) if each.bound],
             [each.id for each in await reader.find(Snapshot, host=host) if not shared(each.pool)],
             [
                 gateway.id
@@ -60,7 +60,7 @@ class Holdings(msgspec.Struct, frozen=True):
 async def movable(reader: Reader, instance: Instance) -> bool:
     """Whether the next start may be on another host."""
     stopped = instance.state is InstanceState.stopped
-    return stopped and anywhere(await reader.find(Volume, instance=instance.id))
+    return stopped and anywhere(await reader.find(Volume, instances=instance.id))
 
 
 async def found(ctx: Context, input: Input) -> Host:
@@ -142,7 +142,7 @@ async def activate_host(ctx: Context, input: Input) -> Output:
 
 @operation("fleet", "RemoveHost", write=True)
 async def remove_host(ctx: Context, input: Input) -> Output:
-    """Local volumes cannot be moved, so what is still there has to be deleted by its owner. What is in shared
+    """What is in its own pool has to be deleted by its owner, or moved to another. What is in shared
     pools is looked after by other hosts from then on.
 
     Of a host that is down this never ends: there, with ``Force``, it is given up.
@@ -156,7 +156,7 @@ async def remove_host(ctx: Context, input: Input) -> Output:
             raise wrong_state(
                 f"Host {host.id} is up: what is there can be ended in order. Force is for one that is lost."
             )
-        await give_up(ctx.tx, host)
+        await give_up(ctx.tx, host, ctx.env.utcnow())
         await _forget(ctx, host, certificates)
         return {}
     on = await Holdings.of(ctx.tx, host.id)
@@ -169,7 +169,7 @@ async def remove_host(ctx: Context, input: Input) -> Output:
     if left := [id for _, _, ids in steps for id in ids]:
         todo = "; ".join(f"{verb} the {what} {shown(ids)}" for verb, what, ids in steps if ids)
         raise wrong_state(
-            f"Host {host.id} is not empty, and what is on its own disk cannot move to another host: {todo}. "
+            f"Host {host.id} is not empty, and what is on its own disk goes nowhere by itself: {todo}. "
             "Then remove it; or, if it is down for good, remove it with Force, which gives all that up.",
             left,
         )

@@ -6,6 +6,8 @@ in shared pools is not lost, nor is a NAT gateway, if its zone has another host.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from msgspec.structs import replace
 
 from gureum.control.nat_gateways import move
@@ -20,23 +22,22 @@ from gureum.resources import (
     SnapshotState,
     StateReason,
     Volume,
-    VolumeState,
 )
 from gureum.resources.volume import shared
-from gureum.services.ec2 import keepers
-from gureum.services.ec2.capacity import anywhere
+from gureum.services.ec2 import keepers, volume_moves
 from gureum.store.base import Transaction
 
 CODE = "Server.InternalError"
 NAT_ENDED = (NatGatewayState.deleting, NatGatewayState.deleted)
 
 
-async def give_up(tx: Transaction, host: Host) -> None:
+async def give_up(tx: Transaction, host: Host, now: datetime) -> None:
     """An instance whose volumes are all in shared pools is only stopped: it can start elsewhere."""
     reason = StateReason(CODE, f"{CODE}: host {host.id} is lost")
     for instance in await tx.find(Instance, host=host.id):
         if instance.state in (InstanceState.stopped, InstanceState.terminated) and await _keeps(tx, instance):
             continue
+        await keepers.lose(tx, instance.id, host.id)
         ending = instance.state in (InstanceState.pending, InstanceState.running, InstanceState.stopping)
         lost = not (ending and await _keeps(tx, instance))
         await tx.put(
@@ -51,9 +52,9 @@ async def give_up(tx: Transaction, host: Host) -> None:
     for interface in await tx.find(NetworkInterface, host=host.id):
         await tx.put(replace(interface, host=None))
     for volume in await tx.find(Volume, host=host.id):
-        if not shared(volume.pool):
-            gone = replace(volume, state=VolumeState.deleting, host=None, attachment=None, instance=None)
-            await tx.put(gone)
+        after = volume_moves.without_host(volume, now)
+        if after != volume:
+            await tx.put(after)
     for snapshot in await tx.find(Snapshot, host=host.id):
         if not shared(snapshot.pool):
             await tx.put(replace(snapshot, state=SnapshotState.deleting, host=None))
@@ -67,7 +68,9 @@ async def give_up(tx: Transaction, host: Host) -> None:
 
 async def _keeps(tx: Transaction, instance: Instance) -> bool:
     """Whether it has lost nothing with its host."""
-    return instance.state is InstanceState.terminated or anywhere(await tx.find(Volume, instance=instance.id))
+    volumes = await tx.find(Volume, instances=instance.id)
+    whole = bool(volumes) and all(shared(volume.pool) for volume in volumes)
+    return instance.state is InstanceState.terminated or whole
 
 
 async def hand_over(tx: Transaction, host: Host) -> None:

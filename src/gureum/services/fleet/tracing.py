@@ -6,15 +6,18 @@ from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
 from typing import Any
 
+from msgspec.structs import replace
+
 from gureum.control.networks import Networks
 from gureum.errors import ApiError
 from gureum.hostspec import NetworkSpec
 from gureum.network.reach import EPHEMERAL, NUMBERS, Hop, Path, trace
-from gureum.resources import Instance, NetworkInterface
+from gureum.resources import Host, HostState, Instance, NetworkInterface
 from gureum.services.ec2 import lookup
 from gureum.services.fleet.faults import invalid
 from gureum.services.operation import Context, Input, Output, operation
 
+DOWN = HostState.down
 ECHO = {"icmp": 8, "icmpv6": 128}
 PORT_MAX = 65535
 RESOLVER_IPV6 = "fd00:ec2::253"
@@ -26,12 +29,17 @@ async def trace_network_path(ctx: Context, input: Input) -> Output:
     protocol, port = _traffic(input)
     source = await _interface(ctx, input["Source"])
     target = await _interface(ctx, input["Destination"])
-    if source is None and target is None and not await _is_public(ctx, input["Destination"]):
-        raise invalid("Source or Destination has to be something of this cloud.")
-    if source is None and target is not None and not target.public_ip:
-        return _answer(_not_public(target), _ip(input["Source"]), target.private_ip)
-    destination = _address(source, target) if target is not None else _ip(input["Destination"])
+    asked = target
+    if source is None and target is None:
+        target = await _with_address(ctx, _ip(input["Destination"]))
+        if target is None:
+            raise invalid("Source or Destination has to be something of this cloud.")
+    six = ":" in (input["Source"] if source is None else input["Destination"]) or protocol == "icmpv6"
+    if source is None and asked is not None and not _outer(asked, six):
+        return _answer(_not_public(asked), _ip(input["Source"]), asked.private_ip)
+    destination = _address(source, asked, six) if asked is not None else _ip(input["Destination"])
     holders = await ctx.tx.find(NetworkInterface, publics=destination)
+    holders += await ctx.tx.find(NetworkInterface, addresses=destination) if ":" in destination else []
     vpcs = {each.vpc for each in (source, target, *holders) if each is not None}
     world = (await Networks.whole(ctx.tx, ctx.cloud, vpcs)).spec()
     if source is not None and _is_service(world, source, destination):
@@ -46,18 +54,55 @@ async def trace_network_path(ctx: Context, input: Input) -> Output:
         )
     except ValueError as error:
         raise invalid(str(error)) from None
-    return _answer(path, begin, destination)
+    return _answer(await _with_ends(ctx, path, source, asked, destination), begin, destination)
+
+
+async def _with_ends(
+    ctx: Context, path: Path, source: NetworkInterface | None, target: NetworkInterface | None, to: str
+) -> Path:
+    """With where it begins, and where it ends, if it passes. To the model all hosts are one."""
+    first = () if source is None else (await _place(ctx, source, "sender"),)
+    if not all(hop.passes for hop in path.hops):
+        return replace(path, hops=(*first, *path.hops))
+    [arrived] = await ctx.tx.get_many(NetworkInterface, [path.arrives]) if path.arrives else [None]
+    if target is not None and path.arrives != target.id:
+        last = Hop(at=target.id, step="receiver", passes=False, why=_elsewhere(target, to))
+    elif arrived is None:
+        why = f"to {to}; gureum does not know what is on the way there"
+        last = Hop(at="outside", step="receiver", passes=True, why=why)
+    else:
+        last = await _place(ctx, arrived, "receiver", source.host if source is not None else None)
+    return replace(path, hops=(*first, *path.hops, last), answer=path.answer if last.passes else ())
+
+
+async def _place(ctx: Context, interface: NetworkInterface, step: str, sender: str | None = None) -> Hop:
+    """``sender``: the host that packets come from."""
+    host = await ctx.tx.get(Host, interface.host or "")
+    on = f"on {interface.host}" + (" (which is down)" if host is not None and host.state is DOWN else "")
+    by = f", by VXLAN from {sender}" if sender not in (None, interface.host) else ""
+    return Hop(at=interface.id, step=step, passes=True, why=f"{interface.instance or 'NAT gateway'} {on}{by}")
+
+
+def _elsewhere(target: NetworkInterface, to: str) -> str:
+    public = f", or ask for its public address {target.public_ip}" if target.public_ip else ""
+    return (
+        f"not reached: {to} is its address inside of {target.vpc}, and the way above leads elsewhere. "
+        f"Peer the VPCs and route to each other{public}"
+    )
 
 
 def _answer(path: Path, source: str, destination: str) -> Output:
     decision = path.decided_by
+    passed = "Every hop lets it pass."
+    if path.passes and not path.arrives:
+        passed = "Every hop lets it pass, and out of the cloud."
     return {
         "Reachable": path.passes,
         "Source": source,
         "Destination": destination,
         "Hops": _hops(path.hops),
         "AnswerHops": _hops(path.answer),
-        "Explanation": f"{decision.at}: {decision.why}" if not path.passes else "Every hop lets it pass.",
+        "Explanation": passed if path.passes else f"{decision.at}: {decision.why}",
     }
 
 
@@ -97,9 +142,25 @@ async def _primary(ctx: Context, instance: Instance) -> NetworkInterface:
     return min(found, key=lambda each: each.device_index)
 
 
-def _address(source: NetworkInterface | None, target: NetworkInterface) -> str:
-    """From inside its private address; from outside its public one."""
+def _address(source: NetworkInterface | None, target: NetworkInterface, six: bool) -> str:
+    """From inside its private address; from outside its public one. Of IPv6 there is one for both."""
+    if six and target.ipv6:
+        return target.ipv6[0]
     return target.private_ip if source is not None else target.public_ip
+
+
+def _outer(target: NetworkInterface, six: bool) -> str:
+    """The address at which it may be reached from outside, "" for none."""
+    return (target.ipv6[0] if target.ipv6 else "") if six else target.public_ip
+
+
+async def _with_address(ctx: Context, address: str) -> NetworkInterface | None:
+    """Who has this address for those outside."""
+    if ":" in address:
+        found = await ctx.tx.find(NetworkInterface, addresses=address)
+    else:
+        found = await ctx.tx.find(NetworkInterface, publics=address)
+    return found[0] if found else None
 
 
 def _not_public(target: NetworkInterface) -> Path:
@@ -112,7 +173,9 @@ def _ip(text: str) -> str:
     try:
         return str(ip_address(text))
     except ValueError:
-        raise invalid(f"{text!r} is no id of an instance or interface, and no address.") from None
+        raise invalid(
+            f"{text!r} is no id of an instance or interface, and no address (names are not looked up)."
+        ) from None
 
 
 def _is_service(world: NetworkSpec, source: NetworkInterface, destination: str) -> bool:
@@ -123,10 +186,6 @@ def _is_service(world: NetworkSpec, source: NetworkInterface, destination: str) 
     vpc = next(each for each in world.vpcs if each.id == source.vpc)
     routers = (ip_network(subnet.cidr)[1] for subnet in vpc.subnets)
     return address == ip_network(vpc.cidr)[2] or address in routers
-
-
-async def _is_public(ctx: Context, text: str) -> bool:
-    return bool(await ctx.tx.count(NetworkInterface, publics=_ip(text)))
 
 
 def _hops(hops: Iterable[Hop]) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-LATEST = 1
+LATEST = 2
 
 
 def step(number: int) -> str:

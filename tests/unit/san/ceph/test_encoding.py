@@ -16,11 +16,11 @@ GET_INFO_REPLY = bytes.fromhex(
 
 
 def test_lockers_are_read():
-    assert encoding.lockers(GET_INFO_REPLY) == [Locker(0x1023, "c1/h1", "desc text")]
+    assert encoding.lockers(GET_INFO_REPLY) == ([Locker(0x1023, "c1/h1", "desc text")], False)
 
 
 def test_no_lockers():
-    assert encoding.lockers(encoding.structure(bytes(4) + b"\1" + bytes(4))) == []
+    assert encoding.lockers(encoding.structure(bytes(4) + b"\1" + bytes(4))) == ([], False)
 
 
 def test_what_a_newer_version_appends_is_skipped():
@@ -28,7 +28,7 @@ def test_what_a_newer_version_appends_is_skipped():
     longer = GET_INFO_REPLY.replace(bytes.fromhex("01011200000008"), bytes.fromhex("02011700000008")).replace(
         b"c1/h1", b"c1/h1later"
     )
-    assert encoding.lockers(longer) == [Locker(0x1023, "c1/h1", "desc text")]
+    assert encoding.lockers(longer).all == [Locker(0x1023, "c1/h1", "desc text")]
 
 
 def test_addresses_in_the_old_form():
@@ -38,7 +38,11 @@ def test_addresses_in_the_old_form():
     info = GET_INFO_REPLY.index(bytes.fromhex("010138000000"))
     grown = 0x38 + 136 - (end - start)
     old = old[: info + 2] + grown.to_bytes(4, "little") + old[info + 6 :]
-    assert encoding.lockers(old) == [Locker(0x1023, "c1/h1", "desc text")]
+    assert encoding.lockers(old).all == [Locker(0x1023, "c1/h1", "desc text")]
+
+
+def test_a_shared_lock_has_several_lockers():
+    assert encoding.lockers(encoding.structure(bytes(4) + b"\2" + bytes(4))).shared
 
 
 def test_requests():

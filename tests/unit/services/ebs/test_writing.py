@@ -115,13 +115,47 @@ async def test_of_a_parent(rig: Rig) -> None:
     assert await reason(rig, "StartSnapshot", **wrong) == "INVALID_SNAPSHOT_ID"
 
 
+async def encryption_of(rig: Rig, **input: Any) -> tuple[bool, str]:
+    """Of a snapshot that is started so: whether it is encrypted, and its key."""
+    answer = await rig.call("StartSnapshot", service="ebs", **{"VolumeSize": 1, **input})
+    snapshot = await rig.get(Snapshot, answer["SnapshotId"])
+    staged = await rig.get(Volume, snapshot.staging)
+    assert (staged.encrypted, staged.key, staged.encrypts) == (snapshot.encrypted, snapshot.key, False)
+    assert answer["SseType"] == ("sse-kms" if snapshot.encrypted else "none")
+    assert ("KmsKeyArn" in answer) == snapshot.encrypted == bool(snapshot.key)
+    return snapshot.encrypted, snapshot.key
+
+
+async def test_encrypted_uploads(rig: Rig) -> None:
+    parent = await rig.snapshot(await rig.volume(Encrypted=True))
+    plain = await rig.snapshot(await rig.volume())
+    key = (await rig.get(Snapshot, parent)).key
+    assert await encryption_of(rig) == (False, "")
+    assert await encryption_of(rig, ParentSnapshotId=plain) == (False, "")
+    assert await encryption_of(rig, ParentSnapshotId=parent) == (True, key)
+    asked = {"Encrypted": True, "KmsKeyArn": "alias/aws/ebs"}
+    one, other = await encryption_of(rig, Encrypted=True), await encryption_of(rig, **asked)
+    assert one[0]
+    assert other[0]
+    assert len({one[1], other[1], key}) == 3
+    for id in (parent, plain):
+        wrong = {"VolumeSize": 1, "ParentSnapshotId": id, "KmsKeyArn": "alias/aws/ebs"}
+        assert await reason(rig, "StartSnapshot", **wrong) == "INVALID_PARAMETER_VALUE"
+    await rig.call("EnableEbsEncryptionByDefault")
+    assert (await encryption_of(rig))[0]
+    assert await encryption_of(rig, ParentSnapshotId=parent) == (True, key)
+    wrong = {"VolumeSize": 1, "ParentSnapshotId": plain}
+    assert await reason(rig, "StartSnapshot", **wrong) == "INVALID_PARAMETER_VALUE"
+
+
 @pytest.mark.parametrize(
     ("reason_", "input"),
     [
         ("INVALID_VOLUME_SIZE", {"VolumeSize": 65537}),
         ("INVALID_TAG", {"Tags": [{"Key": "aws:x", "Value": ""}]}),
         ("INVALID_TAG", {"Tags": [{"Key": "x"}, {"Key": "x"}]}),
-        ("INVALID_CUSTOMER_KEY", {"Encrypted": True}),
+        ("INVALID_CUSTOMER_KEY", {"KmsKeyArn": "alias/aws/ebs"}),
+        ("INVALID_CUSTOMER_KEY", {"Encrypted": True, "KmsKeyArn": "arn:aws:kms:us-east-1:1:key/mine"}),
     ],
 )
 async def test_start_refuses(rig: Rig, reason_: str, input: dict[str, Any]) -> None:

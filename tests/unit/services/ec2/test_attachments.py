@@ -33,9 +33,9 @@ async def test_attach(rig: Rig) -> None:
     assert shown["DeleteOnTermination"] is False
     volume = await rig.get(Volume, id)
     assert volume.state is VolumeState.in_use
-    assert volume.instance == instance
-    assert volume.attachment is not None
-    assert volume.attachment.state is AttachmentState.attaching
+    assert volume.instances == (instance,)
+    [attachment] = volume.attachments
+    assert attachment.state is AttachmentState.attaching
     device = (await rig.get(Instance, instance)).devices[-1]
     assert (device.device, device.volume, device.delete_on_termination) == ("/dev/sdf", id, False)
 
@@ -43,7 +43,7 @@ async def test_attach(rig: Rig) -> None:
 async def test_attach_to_a_stopped_instance(rig: Rig) -> None:
     instance, id = await rig.stopped(), await rig.volume()
     await rig.call("AttachVolume", VolumeId=id, InstanceId=instance, Device="/dev/sdf")
-    assert (await rig.get(Volume, id)).instance == instance
+    assert (await rig.get(Volume, id)).instances == (instance,)
 
 
 async def test_attach_refuses(rig: Rig) -> None:
@@ -100,14 +100,14 @@ async def test_detach(rig: Rig) -> None:
     shown = await rig.call("DetachVolume", VolumeId=id)
     assert (shown["State"], shown["InstanceId"]) == ("detaching", instance)
     volume = await rig.get(Volume, id)
-    assert volume.attachment is not None
-    assert volume.attachment.state is AttachmentState.detaching
-    assert not volume.attachment.force
+    [attachment] = volume.attachments
+    assert attachment.state is AttachmentState.detaching
+    assert not attachment.force
     # It is the reconcilers that take the device away, when the guest has given it up.
     assert len((await rig.get(Instance, instance)).devices) == 2
     await rig.fails("IncorrectState", "DetachVolume", VolumeId=id)
     await rig.call("DetachVolume", VolumeId=id, Force=True)
-    again = (await rig.get(Volume, id)).attachment
+    [again] = (await rig.get(Volume, id)).attachments
     assert again is not None
     assert again.force
     await rig.fails("IncorrectState", "DetachVolume", VolumeId=id, Force=True)

@@ -110,7 +110,7 @@ async def test_modify_block_devices(rig: Rig) -> None:
     await rig.call("ModifyInstanceAttribute", **mapping("/dev/xvda", DeleteOnTermination=False))
     [device] = (await rig.get(Instance, id)).devices
     assert not device.delete_on_termination
-    attachment = (await rig.get(Volume, device.volume)).attachment
+    [attachment] = (await rig.get(Volume, device.volume)).attachments
     assert attachment is not None
     assert not attachment.delete_on_termination
     await rig.fails(

@@ -84,5 +84,5 @@ async def test_what_is_not_encrypted_is_copied(rig: Rig) -> None:
     assert copy.key != volume.key
     await rig.call("EnableEbsEncryptionByDefault")
     instance = (await rig.launch())["InstanceId"]
-    [root] = await rig.find(Volume, instance=instance)
+    [root] = await rig.find(Volume, instances=instance)
     assert (root.encrypted, root.encrypts, root.source) == (True, True, "ami-00000000000000001")

@@ -112,11 +112,13 @@ def parts_of(draw: st.DrawFn, kind: dict[str, Any]) -> Parts:
             state=VolumeState.in_use,
             size_bytes=2**30,
             created=START,
-            attachment=Attachment(
-                instance=f"i-{n}",
-                device=f"/dev/{index}",
-                state=AttachmentState.attached,
-                attached=draw(times),
+            attachments=(
+                Attachment(
+                    instance=f"i-{n}",
+                    device=f"/dev/{index}",
+                    state=AttachmentState.attached,
+                    attached=draw(times),
+                ),
             ),
         )
         for index in range(kind["devices"])

@@ -48,10 +48,10 @@ async def test_writes_the_records_of_the_instance(rig: Rig) -> None:
     assert volume.state is VolumeState.creating
     assert (volume.source, volume.snapshot) == (IMAGE, "snap-00000000000000001")
     assert volume.size_bytes == 2 << 30
-    assert volume.instance == instance.id
-    assert volume.attachment is not None
-    assert volume.attachment.state is AttachmentState.attaching
-    assert volume.attachment.delete_on_termination
+    [attachment] = volume.attachments
+    assert attachment.instance == instance.id
+    assert attachment.state is AttachmentState.attaching
+    assert attachment.delete_on_termination
 
 
 async def test_answer_is_what_clients_expect(rig: Rig) -> None:

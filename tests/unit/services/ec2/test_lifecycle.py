@@ -164,7 +164,7 @@ async def test_terminate(rig: Rig, begin: str) -> None:
     assert instance.state is InstanceState.shutting_down
     # Nothing is let go before the machine is off.
     assert await rig.find(NetworkInterface, instance=id)
-    assert await rig.find(Volume, instance=id)
+    assert await rig.find(Volume, instances=id)
 
 
 async def test_terminate_by_force(rig: Rig) -> None:
@@ -203,7 +203,7 @@ async def test_public_address_is_new_after_stop_and_start(rig: Rig) -> None:
 async def test_with_all_its_volumes_in_shared_pools_it_starts_where_there_is_room(rig: Rig) -> None:
     instance = await rig.stopped()
     await rig.change(Instance, instance, host="host-0")
-    [root] = await rig.find(Volume, instance=instance)
+    [root] = await rig.find(Volume, instances=instance)
     await rig.change(Volume, root.id, pool="san", host="host-0")
     await rig.call("StartInstances", InstanceIds=[instance])
     assert (await rig.get(Instance, instance)).host is None
@@ -212,7 +212,7 @@ async def test_with_all_its_volumes_in_shared_pools_it_starts_where_there_is_roo
 async def test_a_local_volume_decides_where_it_starts_and_the_others_come(rig: Rig) -> None:
     instance = await rig.stopped()
     await rig.change(Instance, instance, host="host-0")
-    [root] = await rig.find(Volume, instance=instance)
+    [root] = await rig.find(Volume, instances=instance)
     await rig.change(Volume, root.id, host="host-0")
     volume = await rig.volume()
     await rig.change(Volume, volume, pool="san", host="host-1")

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gureum.resources import Address, NatGateway, NatGatewayState, NetworkInterface, Subnet
+from gureum.resources import Address, Host, HostState, NatGateway, NatGatewayState, NetworkInterface, Subnet
 
 
 async def subnet_of(rig: Any) -> Subnet:
@@ -121,3 +121,27 @@ async def test_gateways_are_found_by_their_vpc(rig: Any) -> None:
         assert [each["NatGatewayId"] for each in found["NatGateways"]] == [made["NatGatewayId"]]
     none = await rig.call("DescribeNatGateways", Filter=[{"Name": "vpc-id", "Values": ["vpc-1"]}])
     assert none["NatGateways"] == []
+
+
+async def test_it_says_why_it_does_not_work(rig: Any) -> None:
+    made = await make(rig)
+    [nat] = await rig.find(NatGateway)
+    [host, *others] = await rig.find(Host)
+
+    async def said() -> tuple[str, str | None]:
+        [shown] = (await rig.call("DescribeNatGateways"))["NatGateways"]
+        return shown["State"], shown.get("FailureMessage")
+
+    assert "FailureMessage" not in made
+    await rig.put(replace(nat, state=NatGatewayState.available, host=host.id))
+    assert await said() == ("available", None)
+    await rig.put(*(replace(each, state=HostState.down) for each in (host, *others)))
+    state, message = await said()
+    assert state == "available"
+    assert message is not None
+    assert message.startswith(f"Its host, {host.id}, is down")
+
+
+async def test_it_waits_for_a_host(rig: Any) -> None:
+    await rig.put(*(replace(each, state=HostState.down) for each in await rig.find(Host)))
+    assert "is up: it waits for one" in (await make(rig))["FailureMessage"]

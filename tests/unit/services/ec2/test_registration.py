@@ -31,7 +31,7 @@ async def test_register(rig: Rig) -> None:
     [device] = shown["BlockDeviceMappings"]
     assert (device["DeviceName"], device["Ebs"]["VolumeSize"]) == ("/dev/sda1", 4)
     instance = await rig.launch(ImageId=id)
-    [volume] = await rig.find(Volume, instance=instance["InstanceId"])
+    [volume] = await rig.find(Volume, instances=instance["InstanceId"])
     assert (volume.source, volume.size_bytes) == (snapshot, 4 << 30)
     assert instance["RootDeviceName"] == "/dev/sda1"
 

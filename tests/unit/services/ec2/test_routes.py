@@ -283,9 +283,10 @@ async def test_to_a_prefix_list(rig: Rig, table: str, gateway: str, monkeypatch:
         ("UnsupportedOperation", {**ANYWHERE, "CarrierGatewayId": "cagw-00000001"}),
         ("UnsupportedOperation", {**ANYWHERE, "CoreNetworkArn": "arn:x"}),
         (
-            "UnsupportedOperation",
+            "InvalidGatewayID.NotFound",
             {"DestinationIpv6CidrBlock": "::/0", "EgressOnlyInternetGatewayId": "eigw-00000001"},
         ),
+        ("InvalidParameterValue", {**ANYWHERE, "GatewayId": "eigw-00000001"}),
         ("InvalidNetworkInterfaceID.NotFound", {**ANYWHERE, "NetworkInterfaceId": "eni-1234abcd"}),
         ("InvalidInstanceID.NotFound", {**ANYWHERE, "InstanceId": "i-1234abcd"}),
         ("InvalidNatGatewayID.NotFound", {**ANYWHERE, "NatGatewayId": "nat-1234abcd"}),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
+from gureum.errors import ApiError
 from gureum.resources import (
     NetworkAcl,
     PeeringConnection,
@@ -15,7 +16,7 @@ from gureum.resources import (
     Vpc,
 )
 from gureum.services.ec2 import limits
-from gureum.services.ec2.vpc_cidrs import network6
+from gureum.services.ec2.networks6 import network6
 
 if TYPE_CHECKING:
     from ..conftest import Rig
@@ -143,7 +144,7 @@ async def test_ipv6_opens_only_what_was_open(rig: Rig, vpc: str) -> None:
 
 
 def test_ipv6_networks_are_of_the_cloud_and_the_vpc(rig: Rig) -> None:
-    one, two = network6(rig.cloud, 1), network6(rig.cloud, (1 << 24) - 1)
+    one, two = network6(rig.cloud, 1, ()), network6(rig.cloud, (1 << 24) - 1, ())
     other = rig.cloud.__class__(
         name="other", account="1", region="r", zones=("a",), public_cidr="198.18.0.0/24"
     )
@@ -151,7 +152,17 @@ def test_ipv6_networks_are_of_the_cloud_and_the_vpc(rig: Rig) -> None:
     assert one.subnet_of(IPv6Network("fd80::/9"))
     assert one.supernet(new_prefix=32) == two.supernet(new_prefix=32)
     assert one != two
-    assert not network6(other, 1).overlaps(one)
+    assert not network6(other, 1, ()).overlaps(one)
+
+
+def test_ipv6_networks_of_a_prefix_that_is_led_to_the_cloud(rig: Rig) -> None:
+    cloud = replace(rig.cloud, ipv6_prefix="2001:db8:7::/54")
+    taken: list[str] = []
+    for number in (1, 2, 5, 6):
+        taken.append(str(network6(cloud, number, taken)))
+    assert taken == [f"2001:db8:7{each}::/56" for each in (":100", ":200", ":300", "")]
+    with pytest.raises(ApiError, match="has 4 for VPCs"):
+        network6(cloud, 7, taken)
 
 
 async def test_disassociate_refuses(rig: Rig, vpc: str) -> None:

@@ -34,7 +34,7 @@ class Fleet:
         """An instance with a volume on the host."""
         id = await self.rig.running()
         await self.rig.change(Instance, id, host=host)
-        (volume,) = await self.find(Volume, instance=id)
+        (volume,) = await self.find(Volume, instances=id)
         await self.rig.change(Volume, volume.id, host=host)
         return id, volume.id
 

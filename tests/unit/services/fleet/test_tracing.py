@@ -28,10 +28,62 @@ async def test_members_of_a_group_reach_each_other(rig: Any) -> None:
     assert answer["Source"] == (await interface_of(rig, one)).id
     assert answer["Destination"] == (await interface_of(rig, other)).private_ip
     assert [hop["Step"] for hop in answer["Hops"]] == [
+        "sender",
         "security groups, egress",
         "route",
         "security groups, ingress",
+        "receiver",
     ]
+    assert answer["Hops"][-1]["Explanation"] == f"{other} on host-a"
+
+
+async def test_it_gets_to_who_was_asked_for(rig: Any) -> None:
+    """The private address of another VPC is nobody's here: the way out of the cloud is none to it."""
+    one, other = await rig.running(), await rig.running()
+    interface = await interface_of(rig, other)
+    vpc = (await rig.call("CreateVpc", CidrBlock="10.9.0.0/16"))["Vpc"]["VpcId"]
+    subnet = await rig.call("CreateSubnet", VpcId=vpc, CidrBlock="10.9.1.0/24")
+    await rig.put(
+        replace(interface, vpc=vpc, subnet=subnet["Subnet"]["SubnetId"], private_ip="10.9.1.5", groups=())
+    )
+    answer = await trace(rig, one, other)
+    assert not answer["Reachable"]
+    assert answer["Explanation"].startswith(f"{interface.id}: not reached: 10.9.1.5 is its address inside")
+    assert f"public address {interface.public_ip}" in answer["Explanation"]
+    out = await trace(rig, one, OUTSIDE)
+    assert out["Reachable"]
+    assert out["Hops"][-1]["ComponentId"] == "outside"
+
+
+async def test_ipv6_from_outside(rig: Any) -> None:
+    one = await rig.running()
+    interface = await interface_of(rig, one)
+    vpc = interface.vpc
+    await rig.call("AssociateVpcCidrBlock", VpcId=vpc, AmazonProvidedIpv6CidrBlock=True)
+    [found] = (await rig.call("DescribeVpcs", VpcIds=[vpc]))["Vpcs"]
+    network = found["Ipv6CidrBlockAssociationSet"][0]["Ipv6CidrBlock"].replace("/56", "/64")
+    await rig.call("AssociateSubnetCidrBlock", SubnetId=interface.subnet, Ipv6CidrBlock=network)
+    given = await rig.call("AssignIpv6Addresses", NetworkInterfaceId=interface.id, Ipv6AddressCount=1)
+    [address] = given["AssignedIpv6Addresses"]
+    permission = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "Ipv6Ranges": [{"CidrIpv6": "::/0"}]}
+    await rig.call("AuthorizeSecurityGroupIngress", GroupId=interface.groups[0], IpPermissions=[permission])
+    tables = (await rig.call("DescribeRouteTables"))["RouteTables"]
+    [table] = [each for each in tables if each["VpcId"] == vpc]
+    gateway = next(each["GatewayId"] for each in table["Routes"] if each["GatewayId"].startswith("igw-"))
+    assert not (await trace(rig, "2001:db8::9", address))["Reachable"]
+    way = {"RouteTableId": table["RouteTableId"], "DestinationIpv6CidrBlock": "::/0"}
+    await rig.call("CreateRoute", **way, GatewayId=gateway)
+    assert (await trace(rig, "2001:db8::9", address))["Reachable"]
+    assert (await trace(rig, "2001:db8::9", one))["Destination"] == address
+    out = await trace(rig, one, "2001:db8::9")
+    assert out["Reachable"]
+    assert any("hidden behind its host's address" in hop["Explanation"] for hop in out["Hops"])
+    made = await rig.call("CreateEgressOnlyInternetGateway", VpcId=vpc)
+    id = made["EgressOnlyInternetGateway"]["EgressOnlyInternetGatewayId"]
+    await rig.call("ReplaceRoute", **way, EgressOnlyInternetGatewayId=id)
+    assert (await trace(rig, one, "2001:db8::9"))["Reachable"]
+    refused = await trace(rig, "2001:db8::9", address)
+    assert "egress-only" in refused["Explanation"]
 
 
 async def test_the_rule_that_is_missing_is_told(rig: Any) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import json
 import sqlite3
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gureum.errors import StoreError, StoreFull
-from gureum.resources import Vpc
+from gureum.resources import Volume, Vpc
 from gureum.store import migrations
 from gureum.store.base import Change, Transaction
 from gureum.store.sqlite import SqliteStore, connection
@@ -72,15 +74,57 @@ async def test_an_older_schema_is_not_inspected(tmp_path: Path) -> None:
 
 async def test_a_failed_migration_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     await fill(tmp_path / "store.db")
-    steps = {1: migrations.step(1), 2: "CREATE TABLE added (x);\nINSERT INTO nowhere VALUES (1);"}
-    monkeypatch.setattr(migrations, "LATEST", 2)
+    last = migrations.LATEST + 1
+    steps = {last: "CREATE TABLE added (x);\nINSERT INTO nowhere VALUES (1);"}
+    monkeypatch.setattr(migrations, "LATEST", last)
     monkeypatch.setattr(migrations, "step", steps.__getitem__)
     with pytest.raises(StoreError, match="no such table: nowhere"):
         SqliteStore.open(tmp_path / "store.db")
-    steps[2] = "CREATE TABLE added (x);"
+    steps[last] = "CREATE TABLE added (x);"
     store = SqliteStore.open(tmp_path / "store.db")
     assert store.revision == 1
     await store.close()
+
+
+async def test_a_volumes_one_attachment_becomes_the_first_of_several(tmp_path: Path) -> None:
+    await fill(tmp_path / "store.db")
+    attachment = {
+        "instance": "i-1",
+        "device": "/dev/sdf",
+        "state": "attached",
+        "attached": "2026-01-02T03:04:05Z",
+    }
+    common = {
+        "account": "a",
+        "size_bytes": 1,
+        "zone": "z",
+        "created": "2026-01-02T03:04:05.25Z",
+        "purge_at": 0.1,
+    }
+    bodies = {
+        "vol-1": {**common, "id": "vol-1", "state": "in-use", "attachment": attachment, "instance": "i-1"},
+        "vol-2": {**common, "id": "vol-2", "state": "available"},
+    }
+    sql(
+        tmp_path / "store.db",
+        "PRAGMA user_version = 1",
+        "UPDATE indexed SET fields = 'account,host,state,instance,source,keys' WHERE kind = 'volume'",
+        "INSERT INTO entries VALUES ('volume', 'instance', 'i-1', 'vol-1')",
+        *(
+            f"INSERT INTO records VALUES ('volume', '{id}', 1, '{json.dumps({**body, 'version': 1})}')"
+            for id, body in bodies.items()
+        ),
+    )
+    store = SqliteStore.open(tmp_path / "store.db", threaded=False)
+    async with store.read() as reader:
+        [volume] = await reader.find(Volume, instances="i-1")
+        [other] = await reader.find(Volume, state="available")
+    await store.close()
+    [after] = volume.attachments
+    assert msgspec.to_builtins(after) == attachment
+    assert (volume.id, volume.version, volume.purge_at, str(volume.state)) == ("vol-1", 1, 0.1, "in-use")
+    assert volume.created.microsecond == 250_000
+    assert (other.id, other.attachments) == ("vol-2", ())
 
 
 async def test_a_changed_index_is_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import rbd
@@ -17,6 +19,8 @@ def extents(
     session: Session, id: str, volume: str, since: str, offset: int, length: int
 ) -> list[tuple[int, int]]:
     """Where the snapshot has data, or with ``since`` where it differs from that earlier one. In order.
+
+    ``id`` "": where the volume itself has data, which no machine has open; so with ``read``.
 
     The object map tells which objects are concerned, without reading any; then each of them is asked.
     ``length`` 0: to the end.
@@ -76,8 +80,12 @@ def write(session: Session, id: str, offset: int, data: bytes) -> None:
             raise Refused(f"there is no volume {id}", "missing") from None
 
 
-def _snapshot(session: Session, id: str, volume: str) -> Any:
-    return session.handles.use(volume, id)
+@contextmanager
+def _snapshot(session: Session, id: str, volume: str) -> Iterator[Any]:
+    with session.handles.use(volume, id) as image:
+        if not id:
+            volumes.require_unused(session, volume, image)
+        yield image
 
 
 def _require_inside(id: str, size: int, offset: int, length: int) -> None:

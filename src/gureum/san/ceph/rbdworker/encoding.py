@@ -15,6 +15,8 @@ _STRUCTURE = struct.Struct("<BBI")
 _LENGTH = struct.Struct("<I")
 _ENTITY = struct.Struct("<Bq")
 _EXPIRATION = 8
+_SHARED = 2
+"""ClsLockType::SHARED."""
 _OLD_ADDRESS = 136
 
 
@@ -24,6 +26,13 @@ class Locker(NamedTuple):
     client: int
     cookie: str
     description: str
+
+
+class Lockers(NamedTuple):
+    """Of one lock; ``shared``: there may be others besides."""
+
+    all: list[Locker]
+    shared: bool
 
 
 def string(text: str) -> bytes:
@@ -51,8 +60,8 @@ def break_lock(name: str, locker: Locker) -> bytes:
     return structure(string(name) + _ENTITY.pack(CLIENT, locker.client) + string(locker.cookie))
 
 
-def lockers(data: bytes) -> list[Locker]:
-    """Those in a cls_lock_get_info_reply."""
+def lockers(data: bytes) -> Lockers:
+    """What a cls_lock_get_info_reply says."""
     at = _STRUCTURE.size
     (count,) = _LENGTH.unpack_from(data, at)
     at += _LENGTH.size
@@ -64,7 +73,7 @@ def lockers(data: bytes) -> list[Locker]:
         info_at, at = _enter(data, at)
         description, _ = read_string(data, _after_address(data, info_at + _EXPIRATION))
         found.append(Locker(client, cookie, description))
-    return found
+    return Lockers(found, data[at] == _SHARED)
 
 
 def _enter(data: bytes, at: int) -> tuple[int, int]:

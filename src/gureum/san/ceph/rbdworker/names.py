@@ -24,6 +24,8 @@ from .session import Session
 MARK = "gureum"
 """The key of what is written down with an image: a JSON object with some of the following."""
 CLOUD, SOURCE, DELETED, DIGEST = "cloud", "source", "deleted", "sha256"
+PARTIAL = "partial"
+"""It is a copy that is not complete."""
 DEPTH = "depth"
 """How many images a volume is over, at most: parents may have lost theirs since."""
 BASE = "base"

@@ -16,7 +16,7 @@ from typing import Any
 
 import rados
 
-from . import blocks, frames, images, locks, snapshots, upkeep, volumes
+from . import blocks, frames, images, locks, sharing, snapshots, upkeep, volumes
 from .session import Refused, Session, explained
 
 THREADS = 8
@@ -30,9 +30,12 @@ OPERATIONS: Mapping[str, Handler] = {
     "fence": Session.fence,
     "find_volume": volumes.find,
     "create_volume": volumes.create,
+    "mark_partial": volumes.mark_partial,
     "resize_volume": volumes.resize,
     "delete_volume": volumes.delete,
     "open_volume": volumes.open_,
+    "share_volume": sharing.share,
+    "note_opened": sharing.note_opened,
     "release_volume": volumes.release,
     "evict_volume": volumes.evict,
     "has_snapshot": snapshots.has,

@@ -68,6 +68,8 @@ class Session:
         self.io.set_osdmap_full_try()
         self._has_trash = False
         self.handles = Handles(lambda key: self.image(key[0], bool(key[1]), key[1] or None))
+        self.opening: dict[str, set[str]] = {}
+        """By shared volume that is being opened, who had it open before."""
         self._status: tuple[float, dict[str, Any]] | None = None
 
     def hello(self) -> dict[str, Any]:

@@ -33,15 +33,16 @@ def describe(session: Session, name: str) -> dict[str, Any] | None:
         try:
             with session.image(name, read_only=True) as image:
                 found = names.marks(image)
-                holder = locks.holder(session, locks.header(image))
+                holders = locks.lockers(session, locks.header(image)).all
                 return {
                     "name": name,
                     "size": image.size(),
                     "cloud": found.get(names.CLOUD, ""),
                     "deleted": bool(found.get(names.DELETED)),
                     "snapshots": volumes.user_snapshots(image),
-                    "holder": holder.cookie if holder else "",
-                    "held_since": holder.description if holder else "",
+                    "holder": holders[0].cookie if holders else "",
+                    "held_since": holders[0].description if holders else "",
+                    "sharers": [holder.cookie for holder in holders[1:]],
                     "watchers": session.watchers(image),
                 }
         except rbd.ImageNotFound:

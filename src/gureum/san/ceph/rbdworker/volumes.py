@@ -8,7 +8,7 @@ from typing import Any
 
 import rbd
 
-from . import locks, names
+from . import locks, names, sharing
 from .session import Refused, Session, explained
 
 log = logging.getLogger(__name__)
@@ -25,12 +25,18 @@ def find(session: Session, id: str) -> dict[str, Any] | None:
                 found = names.marks(image)
                 if found.get(names.DELETED):
                     return None
-                return {"size": image.size(), "depth": found.get(names.DEPTH, 0)}
+                return {
+                    "size": image.size(),
+                    "depth": found.get(names.DEPTH, 0),
+                    "partial": bool(found.get(names.PARTIAL)),
+                }
         except rbd.ImageNotFound:
             return None
 
 
-def create(session: Session, id: str, size: int, source: str, source_volume: str, token: str) -> bool:
+def create(
+    session: Session, id: str, size: int, source: str, source_volume: str, token: str, partial: bool = False
+) -> bool:
     """Whether it was made now."""
     with explained(id):
         if _is_made(session, id, source):
@@ -39,7 +45,7 @@ def create(session: Session, id: str, size: int, source: str, source_volume: str
         session.have_trash()
         name = names.temporary(session, token, id)
         try:
-            _make(session, id, name, size, source, source_volume)
+            _make(session, id, name, size, source, source_volume, partial)
             session.rbd.rename(session.io, name, id)
         except rbd.ImageExists:  # another host was quicker
             discard(session, name)
@@ -66,7 +72,23 @@ def _is_made(session: Session, id: str, source: str) -> bool:
     return True
 
 
-def _make(session: Session, id: str, name: str, size: int, source: str, source_volume: str) -> None:
+def mark_partial(session: Session, id: str, partial: bool) -> None:
+    """Also while a machine has it open."""
+    session.handles.drop(id)
+    with explained(id):
+        try:
+            with session.image(id) as image:
+                if is_husk(image):
+                    raise Refused(f"there is no volume {id}", "missing")
+                if bool(names.marks(image).get(names.PARTIAL)) != partial:
+                    names.mark(image, **{names.PARTIAL: partial})
+        except rbd.ImageNotFound:
+            raise Refused(f"there is no volume {id}", "missing") from None
+
+
+def _make(
+    session: Session, id: str, name: str, size: int, source: str, source_volume: str, partial: bool
+) -> None:
     if not source:
         session.rbd.create(session.io, name, size, old_format=False, features=names.FEATURES)
     else:
@@ -77,7 +99,7 @@ def _make(session: Session, id: str, name: str, size: int, source: str, source_v
         except rbd.ImageNotFound:
             raise Refused(f"{id}: there is no {source} to make it from", "missing") from None
     with session.image(name) as image:
-        names.mark_new(session, image, source)
+        names.mark_new(session, image, source, **({names.PARTIAL: True} if partial else {}))
         if image.size() < size:
             image.resize(size)
 
@@ -116,12 +138,15 @@ def open_(session: Session, id: str) -> int:
             with session.image(id, read_only=True) as image:
                 found = names.marks(image)
                 object = locks.header(image)
+                shared = not image.features() & rbd.RBD_FEATURE_EXCLUSIVE_LOCK
         except rbd.ImageNotFound:
             raise Refused(f"there is no volume {id}", "missing") from None
         if found.get(names.DELETED):
             raise Refused(f"there is no volume {id}", "missing")
         session.handles.drop(id)
         locks.take(session, id, object)
+        if shared:
+            sharing.end(session, id)
         return int(found.get(names.DEPTH, 0))
 
 
@@ -131,29 +156,39 @@ def release(session: Session, id: str, holder: str) -> bool:
         image = names.image_id(session, id)
         if not image:
             return False
-        return locks.release(session, f"rbd_header.{image}", holder or locks.cookie(session))
+        object, holder = f"rbd_header.{image}", holder or locks.cookie(session)
+        if locks.lockers(session, object).shared:
+            sharing.forget(session, object, holder)
+        return locks.release(session, object, holder)
 
 
 def evict(session: Session, id: str, holder: str) -> bool:
     """Take the lock from ``holder`` (CLOUD/HOST), a host that is lost; whether it had it.
 
     Should its machines still run, they can write no more: the OSDs refuse all clients that have the image
-    open, and the one that has librbd's own lock, which it keeps when it cannot be reached for a while.
+    open, and the one that has librbd's own lock, which it keeps when it cannot be reached for a while. Where
+    several hosts share it, they refuse those of this one.
     """
     with explained(id):
         try:
             with session.image(id, read_only=True) as image:
                 object = locks.header(image)
-                clients = {each["addr"] for each in image.watchers_list()} | _lock_owners(image)
+                found = locks.lockers(session, object)
+                if holder not in {locker.cookie for locker in found.all}:
+                    return False
+                if found.shared:
+                    clients = sharing.clients_of(session, id, object, image, holder)
+                else:
+                    clients = {each["addr"] for each in image.watchers_list()} | _lock_owners(image)
         except rbd.ImageNotFound:
-            return False
-        found = locks.holder(session, object)
-        if found is None or found.cookie != holder:
             return False
         others = sorted(clients - {session.cluster.get_addrs()})
         session.fence(others, EVICTED_SECONDS)
         for address in others:
             log.warning("%s: client %s is shut out of the cluster", id, address)
+        if found.shared:
+            sharing.forget(session, object, holder)
+            locks.end_opening(session, object, holder)
         return locks.release(session, object, holder)
 
 

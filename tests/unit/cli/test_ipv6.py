@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from gureum.cli import ipv6
+from gureum.cli.config import CloudConfig
+from gureum.cli.output import CliError
+
+
+@pytest.fixture(autouse=True)
+def addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ipv6, "own_addresses", lambda: ["2001:db8:9:1::5"])
+
+
+def test_what_is_said_is_kept() -> None:
+    assert ipv6.prefix_setting(None) is None
+    assert ipv6.prefix_setting("off") == ""
+    assert ipv6.prefix_setting("2001:DB8:7::/48") == "2001:db8:7::/48"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("2001:db8:7::1/48", "host bits"),
+        ("10.0.0.0/8", "--ipv6-prefix"),
+        ("2001:db8:7::/57", "/16 to /56"),
+        ("2000::/3", "/16 to /56"),
+        ("fe80::/56", "in it|has to be"),
+        ("2001:db8:9::/48", "own address 2001:db8:9:1::5 is in it"),
+    ],
+)
+def test_what_is_no_prefix_is_refused(text: str, why: str) -> None:
+    with pytest.raises(CliError, match=why):
+        ipv6.prefix_setting(text)
+
+
+def test_a_cloud_has_its_own_network_and_the_one_that_is_led_to_it() -> None:
+    config = CloudConfig(
+        name="c", index=0, account_id="123456789012", access_key_id="a", secret_access_key="b"
+    )
+    [own] = config.networks6
+    assert own.startswith("fd")
+    assert own.endswith("::/32")
+    led = msgspec.structs.replace(config, ipv6_prefix="2001:db8:7::/48")
+    assert led.networks6 == (own, "2001:db8:7::/48")
