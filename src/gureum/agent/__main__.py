@@ -54,8 +54,8 @@ class Parts:
             self.hypervisor = QemuHypervisor(env, here.run, accelerator, shared_disks=shared)
             self.pool = LocalPool(env, here.directory / "pool")
         self.pools: dict[str, Pool] = {LOCAL: self.pool}
-        if shared:
-            self.pools[san.pool] = self._rbd_pool(here, env, san, images)
+        for name in san.pools:
+            self.pools[name] = self._rbd_pool(here, env, san.of_pool(name), images)
         self.network = KernelNetwork(
             env,
             here.identity.cloud,

@@ -437,7 +437,7 @@ class Disks:
             if spec.id in pool.volumes:
                 await self._holds.let_go(pool, spec.id)
                 if spec.multi_attach and spec.id in pool.holds:
-                    await pool.pool.note_opened(spec.id)
+                    await self._holds.opened(pool, spec.id)
             else:
                 pool.holds.pop(spec.id, None)
         self._kick_dependents(spec)

@@ -54,10 +54,11 @@ class Holds:
         for host in spec.evict:
             await pool.pool.evict(spec.id, host)
         source = await pool.pool.share_volume(spec.id)
-        until.push_async_callback(self._opened, pool, spec.id)
+        until.push_async_callback(self.opened, pool, spec.id)
         return source
 
-    async def _opened(self, pool: PoolVolumes, id: str) -> None:
+    async def opened(self, pool: PoolVolumes, id: str) -> None:
+        """Who has a shared volume open here is written down, now or later."""
         try:
             await pool.pool.note_opened(id)
         except PoolError as error:

@@ -74,6 +74,8 @@ class Moves:
         self._transfers = Transfers(changed, kick)
         self._arrived: set[str] = set()
         """Volumes that are where their spec says, for certain, machines' too."""
+        self._lacking: set[str] = set()
+        """Volumes whose pool lacks what a machine wrote where they were, whatever the copy says of itself."""
         self._gone: dict[str, set[str]] = {}
         """By volume, the pools in which there is no copy any more."""
         self._copied: dict[str, str] = {}
@@ -134,6 +136,7 @@ class Moves:
 
     async def stop(self, id: str) -> None:
         """The volume is another host's, or no more."""
+        self._lacking.discard(id)
         await self._transfers.stop(id)
 
     # Towards the target
@@ -191,6 +194,7 @@ class Moves:
             await target.create_copy(spec)
             self._env.crashpoint("agent.move.begun")
         await target.mark(spec.id, True)
+        self._lacking.discard(spec.id)
         if target.volumes[spec.id].size_bytes < stored_bytes(spec):
             await target.pool.resize_volume(spec.id, stored_bytes(spec))
             target.volumes[spec.id] = replace(target.volumes[spec.id], size_bytes=stored_bytes(spec))
@@ -211,10 +215,14 @@ class Moves:
 
     async def _transferred(self, spec: VolumeSpec, source: PoolVolumes, target: PoolVolumes) -> bool:
         """Whether the copy is complete; begins or awaits it if not."""
-        if not await self._transfers.step(spec.id, source.pool, target.pool, stored_bytes(spec)):
-            return False
         async with self._locks.hold(spec.id):
-            if self._live(spec.id) is not None or not self._transfers.take_done(spec.id):
+            # Who is opening the volume has the lock: what is copied before a machine writes does not count.
+            if self._live(spec.id) is not None:
+                await self._transfers.stop(spec.id)
+                return False
+            if not await self._transfers.step(spec.id, source.pool, target.pool, stored_bytes(spec)):
+                return False
+            if not self._transfers.take_done(spec.id):
                 return False
             await target.mark(spec.id, False)
         self._env.crashpoint("agent.move.copied")
@@ -237,12 +245,16 @@ class Moves:
         pool = self._pool(spec.pool)
         if spec.id not in pool.volumes:
             return False
-        live = self._live(spec.id)
-        if live is not None:
-            async with self._locks.hold(spec.id):
+        # Who is opening the volume where it was has the lock, until the machine is seen to have it.
+        async with self._locks.hold(spec.id):
+            live = self._live(spec.id)
+            if live is not None:
                 return await self._go_over(spec, pool, live)
-        if not pool.volumes[spec.id].partial:
-            return True
+            if spec.id in self._lacking:
+                await pool.mark(spec.id, True)
+                self._lacking.discard(spec.id)
+            if not pool.volumes[spec.id].partial:
+                return True
         sources = [self._pools[name] for name in spec.leaves if name in self._pools]
         source = next((each for each in sources if _whole(each, spec.id)), None)
         if source is None and spec.leaves:
@@ -259,6 +271,7 @@ class Moves:
         # In this order: it may go over between the two, but never back.
         mirror = self._mirrored(live, spec.id)
         if pool_at(await live.active_layer()) == pool.name:
+            self._lacking.discard(spec.id)
             await pool.mark(spec.id, False)
             if mirror is not None:
                 await self._hypervisor.cancel_mirror(live.machine, spec.id)
@@ -266,6 +279,7 @@ class Moves:
             return True
         if mirror is None or mirror.error or pool_at(mirror.target) != pool.name:
             # A write did not come through to the copy: it is not the same any more.
+            self._lacking.add(spec.id)
             await self._begin(spec, pool, live, mirror)
             return False
         if not mirror.ready:

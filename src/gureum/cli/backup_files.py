@@ -10,7 +10,9 @@ A part is appended to, data before index, each flushed: after a crash at any poi
 there, and the rest is cut off. All files are for their owner only.
 
 In an encrypted backup (``Manifest.key``) each block of data is sealed (``backup_keys``), and somewhat longer.
-The index has the SHA-256 of that: whether all is there can be seen without the key.
+The index has the SHA-256 of that: whether all is there can be seen without the key. What the manifest says of
+a point is proved with it: else who can write to the directory could have blocks left out, or what was
+encrypted restored in clear.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     """A snapshot. ``parent``: the one before, "" if it is whole. ``volume_size``: in GiB.
 
     ``encrypted``: it was, in its cloud. ``noise``: blocks that are in no index are noise to a machine, since
-    they were never written; else they are zeros. ``made``: for this backup, by the backup.
+    they were never written; else they are zeros. ``made``: for this backup, by the backup. ``proof``: in an
+    encrypted backup, that who has its key says all this.
     """
 
     snapshot: str
@@ -67,6 +70,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     entries: int
     data_blocks: int
     index_sha256: str
+    proof: bytes = b""
 
 
 class Pending(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,6 +153,15 @@ class Directory:
         write_atomically(self.path / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
         (self.path / MANIFEST).chmod(0o600)
 
+    def require_proved(self, manifest: Manifest, seal: Seal) -> None:
+        """Raises Damaged unless all points were written by who has the key of this encrypted backup."""
+        for point in manifest.points:
+            if not seal.proves(point.proof, _statement(manifest, point)):
+                raise Damaged(
+                    f"{self.path / MANIFEST} is damaged: what it says of {point.snapshot} was not written "
+                    "with the backup's key"
+                )
+
     def entries(self, point: Point) -> list[Entry]:
         """Raises Damaged unless the index and the data's size are as they were when they were written."""
         index, blocks = self._files(point.snapshot)
@@ -217,7 +230,14 @@ class Directory:
         return clear
 
     def part(self, snapshot: str) -> Part:
-        return Part(*self._files(snapshot), self._stored_bytes, self._sealed(snapshot))
+        """Goes on with what a crash has left of it."""
+        index, blocks = self._files(snapshot)
+        for path in (index, blocks):
+            if path.exists() and not part_of(path).exists():
+                path.rename(part_of(path))  # a crash came between this and the manifest
+        if self.seal is not None:
+            _forget_zeros(part_of(index))
+        return Part(part_of(index), part_of(blocks), self._stored_bytes, self._sealed(snapshot))
 
     def _sealed(self, snapshot: str) -> Callable[[int, bytes], bytes]:
         """What is kept of a block's data."""
@@ -237,6 +257,9 @@ class Directory:
             part = part_of(path)
             if part.exists():  # not renamed before a crash already
                 part.rename(path)
+        if self.seal is not None:
+            proof = self.seal.proof(_statement(manifest, point))
+            point = msgspec.structs.replace(point, proof=proof)
         changed = msgspec.structs.replace(manifest, points=(*manifest.points, point), pending=None)
         self.save(changed)
         return changed
@@ -273,11 +296,8 @@ class Part:
     ) -> None:
         self._stored_bytes = stored_bytes
         self._sealed = sealed
-        for path in (index, blocks):
-            if path.exists() and not part_of(path).exists():
-                path.rename(part_of(path))  # a crash came between this and the manifest
-        self._index = _opened(part_of(index))
-        self._blocks = _opened(part_of(blocks))
+        self._index = _opened(index)
+        self._blocks = _opened(blocks)
         raw = os.pread(self._index, os.fstat(self._index).st_size, 0)
         self.entries = list(_kept(decoded(raw), os.fstat(self._blocks).st_size // stored_bytes))
         self.data_blocks = sum(entry.digest != ZERO for entry in self.entries)
@@ -303,13 +323,23 @@ class Part:
             _write(self._blocks, kept, self.data_blocks * self._stored_bytes)
             self.data_blocks += 1
         os.fdatasync(self._blocks)
-        raw = b"".join(entry.at.to_bytes(INDEX_BYTES, "big") + entry.digest for entry in come)
-        _write(self._index, raw, len(self.entries) * ENTRY_BYTES)
+        _write(self._index, encoded(come), len(self.entries) * ENTRY_BYTES)
         os.fdatasync(self._index)
         self.entries += come
 
     def index_sha256(self) -> str:
         return hashlib.sha256(os.pread(self._index, os.fstat(self._index).st_size, 0)).hexdigest()
+
+
+def _statement(manifest: Manifest, point: Point) -> bytes:
+    """What a point's proof is about: never another, since it would void the proofs of older backups."""
+    return msgspec.json.encode(
+        (
+            *(manifest.volume, point.snapshot, point.parent, point.volume_size, point.started),
+            *(point.description, point.encrypted, point.noise, point.made),
+            *(point.entries, point.data_blocks, point.index_sha256),
+        )
+    )
 
 
 def _is_id(text: str) -> bool:
@@ -333,6 +363,17 @@ def decoded(raw: bytes) -> list[Entry]:
         Entry(int.from_bytes(raw[at : at + INDEX_BYTES], "big"), raw[at + INDEX_BYTES : at + ENTRY_BYTES])
         for at in starts
     ]
+
+
+def encoded(entries: Iterable[Entry]) -> bytes:
+    return b"".join(entry.at.to_bytes(INDEX_BYTES, "big") + entry.digest for entry in entries)
+
+
+def _forget_zeros(index: Path) -> None:
+    """Of an encrypted part: nothing shows that we wrote that a block is zeros. So it is read again."""
+    if index.exists():
+        entries = decoded(index.read_bytes())
+        write_atomically(index, encoded(entry for entry in entries if entry.digest != ZERO))
 
 
 def _kept(entries: Iterable[Entry], data_blocks: int) -> Iterator[Entry]:

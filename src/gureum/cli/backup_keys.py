@@ -1,8 +1,9 @@
 """What encrypted backups are encrypted with: a key in a file, kept apart from the backup.
 
 A backup's blocks are encrypted with a key of its own (AES-256-GCM, a random nonce for each), which is in its
-manifest, wrapped by the key of the file. So one file may serve many backups, and none depends on the cloud
-that it was made of, nor on that cloud's master key.
+manifest, wrapped by the key of the file. What the manifest says of each snapshot is proved with it. So one
+file may serve many backups, and none depends on the cloud that it was made of, nor on that cloud's master
+key.
 
     gureum-backup-key-1:BASE64      the file: 32 random bytes
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gureum.cli.output import CliError
-from gureum.files import make_directories, write_atomically
+from gureum.files import make_directories, sync
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -28,6 +29,8 @@ NONCE_BYTES = 12
 OVERHEAD_BYTES = NONCE_BYTES + 16
 """Of what is sealed: a nonce before it, and the proof that it is whole behind it."""
 _WRAPPED = b"the key of a backup"
+_STATEMENT = b"it is so: "
+"""Before what is said of a backup; blocks are sealed for a place, which begins with a snapshot's id."""
 FILE_BYTES_MAX = 4096
 
 
@@ -58,6 +61,13 @@ class Seal:
         """OVERHEAD_BYTES longer than ``data``."""
         return _sealed(self._cipher, data, _place(snapshot, block))
 
+    def proof(self, statement: bytes) -> bytes:
+        """That who has the key says so."""
+        return _sealed(self._cipher, b"", _STATEMENT + statement)
+
+    def proves(self, proof: bytes, statement: bytes) -> bool:
+        return _opened(self._cipher, proof, _STATEMENT + statement) == b""
+
     def unsealed(self, data: bytes, snapshot: str, block: int) -> bytes | None:
         """None for what is not this block, as it was sealed."""
         return _opened(self._cipher, data, _place(snapshot, block))
@@ -84,11 +94,16 @@ def read_key(path: Path) -> bytes:
 
 
 def make_key(path: Path) -> bytes:
-    """A new one in a new file. Raises OSError."""
+    """A new one in a new file. Raises FileExistsError if another process was quicker, OSError."""
     key = secrets.token_bytes(KEY_BYTES)
     if path.parent != Path():
         make_directories(path.parent)
-    write_atomically(path, f"{MARK}:{base64.b64encode(key).decode()}\n".encode())
+    # In the place of no other: a backup may have begun with that.
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(f"{MARK}:{base64.b64encode(key).decode()}\n".encode())
+        file.flush()
+        os.fsync(file.fileno())
+    sync(path.parent)
     return key
 
 

@@ -240,7 +240,10 @@ class Backup:
     def _file_key(self, path: Path) -> bytes:
         if path.exists():
             return read_key(path)
-        key = make_key(path)
+        try:
+            key = make_key(path)
+        except FileExistsError:
+            return read_key(path)
         note(f"{path} is made: without it the backup can't be read. Keep copies of it, apart from the backup")
         return key
 
@@ -327,7 +330,7 @@ class Backup:
 
 
 def unlocked(files: Directory, manifest: Manifest, key_file: Path | None) -> Seal:
-    """The key of an encrypted backup. Raises CliError."""
+    """The key of an encrypted backup. Raises CliError, Damaged."""
     if key_file is None:
         raise CliError(
             f"{files.path} is an encrypted backup", "--key-file FILE, the one that it was made with"
@@ -337,6 +340,7 @@ def unlocked(files: Directory, manifest: Manifest, key_file: Path | None) -> Sea
         raise CliError(
             f"{key_file} is not the key of {files.path}", "--key-file FILE, the one that it was made with"
         )
+    files.require_proved(manifest, seal)
     return seal
 
 

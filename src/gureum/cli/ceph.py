@@ -51,10 +51,10 @@ def look(cloud: Cloud, settings: SanSettings) -> status.Status:
     """Blocks. Raises PoolUnavailable, PoolError."""
     cluster = Cluster.of(cloud.state_dir)
     if cluster is None:
-        return status.look(Access.of(settings), settings.pool)
+        return status.look(Access.of(settings), settings)
     if not cluster.conf.exists():
         raise PoolUnavailable("it was not made yet")
-    return with_machine(cloud, cluster, status.look(admin(cluster), settings.pool))
+    return with_machine(cloud, cluster, status.look(admin(cluster), settings))
 
 
 def with_machine(cloud: Cloud, cluster: Cluster, found: status.Status) -> status.Status:
@@ -120,7 +120,8 @@ def half_done(cluster: Cluster) -> list[Finding]:
 
 def lines(found: status.Status) -> Iterator[str]:
     held, said = found.room, found.health
-    yield f"Ceph {found.version}  {found.fsid}  pool {found.pool}"
+    names = " ".join(each.name for each in found.pools) or found.pool
+    yield f"Ceph {found.version}  {found.fsid}  pool{'s' if len(found.pools) > 1 else ''} {names}"
     yield f"health: {WORDS[said.status]}"
     for finding in said.findings:
         yield f"  {finding.severity:<7}  {finding.text}  [{finding.code}]"
@@ -128,14 +129,28 @@ def lines(found: status.Status) -> Iterator[str]:
             yield f"           -> {finding.todo}"
     if said.recovery is not None:
         yield f"recovery: {recovery(said.recovery)}"
-    share = f"{100 * held.used / held.usable:.0f} %" if held.usable else "-"
-    yield f"room: {human_bytes(held.used)} of {human_bytes(held.usable)} used ({share})"
-    yield f"      {held.copies} copies, writes need {held.copies_min}; with all copies and overhead " + (
-        f"{human_bytes(held.raw_used)} of {human_bytes(held.raw)}"
-    )
+    raw = f"with all copies and overhead {human_bytes(held.raw_used)} of {human_bytes(held.raw)}"
+    if len(found.pools) > 1:
+        yield f"room: {raw}"
+        yield ""
+        yield pool_table(found)
+    else:
+        share = f"{100 * held.used / held.usable:.0f} %" if held.usable else "-"
+        yield f"room: {human_bytes(held.used)} of {human_bytes(held.usable)} used ({share})"
+        yield f"      {held.copies} copies, writes need {held.copies_min}; {raw}"
     if found.osds:
         yield ""
         yield osd_table(found)
+
+
+def pool_table(found: status.Status) -> str:
+    header = ("pool", "used", "of", "copies", "volume types")
+    return table(header, map(_pool_row, found.pools))
+
+
+def _pool_row(pool: status.PoolRoom) -> tuple[object, ...]:
+    held, types = pool.room, " ".join(pool.types)
+    return (pool.name, human_bytes(held.used), human_bytes(held.usable), held.copies, types or "-")
 
 
 def osd_table(found: status.Status) -> str:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from ipaddress import IPv6Network
 from pathlib import Path
 
 import msgspec
@@ -343,12 +344,19 @@ class Cloud:
 
 
 def check_config(config: CloudConfig) -> None:
-    """Raises CliError for an address that must not be served, or TLS files that are not there."""
+    """Raises CliError for an address or prefix that must not be served, or TLS files that are not there."""
     if (config.tls_cert is None) != (config.tls_key is None):
         raise CliError("--tls-cert and --tls-key belong together", exit_code=USAGE)
     for path in filter(None, (config.tls_cert, config.tls_key)):
         if not os.access(path, os.R_OK):
             raise CliError(f"{path} cannot be read", exit_code=USAGE)
+    if config.ipv6_prefix and IPv6Network(config.ipv6_prefix).overlaps(IPv6Network(config.networks6[0])):
+        raise CliError(
+            f"--ipv6-prefix {config.ipv6_prefix}: VPCs have networks of {config.networks6[0]} without it, "
+            "hidden ones",
+            "choose one that is not of it",
+            exit_code=USAGE,
+        )
     if config.hosts > 1 and config.agents:
         raise CliError(
             "several hosts on this machine have a network of their own, which other machines do not reach",

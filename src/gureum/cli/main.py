@@ -148,16 +148,26 @@ def up(
             show_default=False,
         ),
     ] = None,
+    types: Annotated[
+        str | None,
+        typer.Option(
+            "--volume-types",
+            metavar="TYPE=POOL,...|off",
+            help="In which pool new volumes of a type are: local, or one of the Ceph cluster's, as in "
+            "st1=bulk,standard=local. off: all are where --san says. Default: off.",
+            show_default=False,
+        ),
+    ] = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    from gureum.cli import ipv6, join, machine_hosts, san_options, storage
+    from gureum.cli import ipv6, join, machine_hosts, san_options, storage, volume_types
     from gureum.cli.cloud import require_root
 
     require_root()
     cloud = cloud_at(state_dir)
     if (joined := cloud.joined()) is not None:
-        others = (agents_address, encrypt, ipv6_prefix, san, san_size, san_device)
+        others = (agents_address, encrypt, ipv6_prefix, san, san_size, san_device, types)
         if any((port, host, tls_cert, tls_key, hosts, *others)):
             raise CliError(
                 f"this machine is host {joined.host} of cloud {joined.cloud}, which has these settings",
@@ -174,6 +184,7 @@ def up(
         return
     agents = join.agents_settings(agents_address)
     choice = san_options.parse(san, san_size, san_device or ())
+    pools = volume_types.parse(types)
     if hosts is not None:
         machine_hosts.change(cloud, hosts)
     before = cloud.config() if cloud.exists else None
@@ -196,7 +207,7 @@ def up(
         )
     if config.agents:
         join.ensure_authority(cloud, config)
-    storage.choose(cloud, choice)
+    storage.choose(cloud, choice, pools)
     storage.prepare(cloud, config, note)
     started = cloud.start(config, note)
     storage.settle(cloud, note)

@@ -61,7 +61,7 @@ class Restore:
         progress.end()
 
     def unlock(self, key_file: Path | None) -> None:
-        """With this key, or none if it needs none. Raises CliError."""
+        """With this key, or none if it needs none. Raises CliError, Damaged."""
         if self._manifest.key:
             self._files.seal = unlocked(self._files, self._manifest, key_file)
         elif key_file is not None:

@@ -221,7 +221,6 @@ def supervise(cloud: Cloud) -> None:
 
     with cloud.transition():
         wanted = cloud.daemons
-        unwanted = [each for name, each in cloud.running_daemons().items() if name not in wanted]
         supervising = cloud.supervisor()
         file = daemons_file(str(cloud.state_dir))
         write_whole(file, "\n".join(wanted))
@@ -234,6 +233,8 @@ def supervise(cloud: Cloud) -> None:
                     "the supervisor does not answer", "gureum down --keep-guests; gureum up -d; then the same"
                 )
             time.sleep(POLL_S)
+        # Only now: until it was told, the supervisor may have started one again.
+        unwanted = [each for name, each in cloud.running_daemons().items() if name not in wanted]
         stop(unwanted, DAEMON_STOP_TIMEOUT_S)
 
 

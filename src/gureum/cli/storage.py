@@ -7,10 +7,10 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from gureum.cli import packages
+from gureum.cli import packages, volume_types
 from gureum.cli.cloud import Cloud
 from gureum.cli.config import LOOPBACK as LOOPBACKS
 from gureum.cli.config import CloudConfig, make_state_dir
@@ -37,24 +37,26 @@ UNUSABLE = re.compile(r"[^\w./+@:=-]")
 """In a path in Ceph's configuration, such characters mean something or end it."""
 
 
-def choose(cloud: Cloud, choice: Choice | None) -> None:
+def choose(cloud: Cloud, choice: Choice | None, types: Mapping[str, str] | None = None) -> None:
     """Checks and keeps what was chosen: a cloud's disks do not change their place by an option.
 
-    A cluster of its own is made later. Raises CliError.
+    ``types``: as of ``volume_types.parse``. A cluster of its own is made later. Raises CliError.
     """
-    if choice is None:
+    if choice is None and types is None:
         return
     try:
         before = SanSettings.load(cloud.state_dir)
-        after = _settings(cloud, choice)
+        after = _settings(cloud, choice, before) if choice is not None else before
         if after != before:
             _refuse_change(cloud, before, after)
-        if choice.kind == "ceph":
+        if types is not None:
+            after = volume_types.chosen(cloud, after, types)
+        if after.kind == "ceph":
             require_packages()
         make_state_dir(cloud.state_dir)
-        if choice.kind == "ceph" and choice.conf is None:
-            _have_record(cloud, choice)
-        elif choice.kind == "ceph":
+        if after.conf == Cluster(cloud.state_dir).conf:
+            _have_record(cloud, choice or Choice("ceph"))
+        elif after.kind == "ceph":
             _require_good(after)
         if after != before:
             cloud.stop_daemons()  # those that went on without the cloud are not known as its own from here on
@@ -82,13 +84,16 @@ def require_packages() -> None:
         )
 
 
-def _settings(cloud: Cloud, choice: Choice) -> SanSettings:
+def _settings(cloud: Cloud, choice: Choice, before: SanSettings) -> SanSettings:
+    """With the volume types of before, if the storage is the same."""
     if choice.kind == "local":
-        return SanSettings()
-    if choice.conf is None:
-        return Cluster(cloud.state_dir).settings()
-    keyring = existing.find_keyring(choice.conf, choice.user)
-    return SanSettings("ceph", choice.conf, keyring, choice.user, choice.pool)
+        after = SanSettings()
+    elif choice.conf is None:
+        after = Cluster(cloud.state_dir).settings()
+    else:
+        keyring = existing.find_keyring(choice.conf, choice.user)
+        after = SanSettings("ceph", choice.conf, keyring, choice.user, choice.pool)
+    return before if after == before.of_pool(before.pool) else after
 
 
 def _refuse_change(cloud: Cloud, before: SanSettings, after: SanSettings) -> None:
@@ -200,7 +205,8 @@ def check_device(device: str, labels: Collection[str] = ()) -> None:
     except OSError as error:
         raise CliError(f"{device} cannot be read: {error.strerror}") from error
     if any(head) and making.label(head) not in labels:
-        raise CliError(f"there is something on {device}", f"if it may be lost: wipefs --all {device}")
+        erase = f"dd if=/dev/zero of={device} bs=1M count=1 conv=fsync"  # wipefs leaves some of most labels
+        raise CliError(f"there is something on {device}", f"if it may be lost: {erase}")
 
 
 def bind_address(cloud: Cloud, config: CloudConfig) -> str:
@@ -249,9 +255,13 @@ def settle(cloud: Cloud, progress: Callable[[str], None]) -> None:
         if cluster is None:
             return
         started = began = time.monotonic()
-        if not cluster.pool_mark.exists():
-            progress("the cluster's daemons find each other ...")
-            pools.have_pool(cluster, began + POOL_TIMEOUT_S)
+        further = SanSettings.load(cloud.state_dir).further
+        if not pools.are_made(cluster, further):
+            first = not cluster.pool_mark.exists()
+            progress(
+                "the cluster's daemons find each other ..." if first else "making the cluster's pools ..."
+            )
+            pools.have_pools(cluster, began + POOL_TIMEOUT_S, further)
             began = time.monotonic()
         pools.wait_joined(cluster, began + WELL_TIMEOUT_S)
         status = pools.wait_for(cluster, pools.is_well, began + WELL_TIMEOUT_S)

@@ -25,13 +25,16 @@ Volume = Annotated[str, typer.Argument(metavar="VOLUME", help="A volume's id.")]
 @app.command(
     "move",
     short_help="Move a volume to another pool, also while a guest writes to it.",
-    help="Move a volume to another pool: local, which is each host's own, or the storage cluster's. A guest "
-    "that has it open goes on meanwhile. What is begun goes on by itself, also if the cloud is restarted.",
+    help="Move a volume to another pool: local, which is each host's own, or one of the storage cluster's. "
+    "A guest that has it open goes on meanwhile. What is begun goes on by itself, also if the cloud is "
+    "restarted.",
     epilog="Exit code 1 if it cannot be moved, or with --wait if it was not.",
 )
 def move(
     volume: Volume,
-    pool: Annotated[str, typer.Argument(metavar="POOL", help="local, or the cluster's pool: `gureum san`.")],
+    pool: Annotated[
+        str, typer.Argument(metavar="POOL", help="local, or one of the cluster's: `gureum san status`.")
+    ],
     host: Annotated[
         str | None,
         typer.Option(metavar="HOST", help="Whose own pool, for a volume that no instance has."),

@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 
 def cloud_settings(config: CloudConfig, san: SanSettings | None = None) -> Cloud:
     """``san``: where disks are, if not on each host's own."""
+    shares = san if san is not None and san.kind == "ceph" else SanSettings(pool=LOCAL)
     return Cloud(
         name=config.name,
         account=config.account_id,
@@ -57,7 +58,9 @@ def cloud_settings(config: CloudConfig, san: SanSettings | None = None) -> Cloud
         one_machine=config.hosts > 1,
         dns_domain=private_domain(config.region),
         encrypted=config.encrypted,
-        pool=san.pool if san is not None and san.kind == "ceph" else LOCAL,
+        pool=shares.pool,
+        type_pools=shares.types,
+        kept_pools=shares.further,
     )
 
 

@@ -124,7 +124,7 @@ def _image(image: Image, shares: Shares) -> ImageSpec:
         disk=image.disk,
         format=image.disk_format,
         size_bytes=image.disk_bytes,
-        pools=shares.image_pools if image in shares.images else (),
+        pools=shares.pools_of(image),
         present=image.state is not ImageState.deregistered,
     )
 
@@ -144,6 +144,7 @@ def _volume(
 ) -> VolumeSpec:
     here = {instance.id for instance in instances}
     machines = [each for each in volume.instances if each in here or not volume.multi_attach]
+    lost = shares.lost(volume) if shared(volume.pool) else ()
     return VolumeSpec(
         id=volume.id,
         size_bytes=volume.size_bytes,
@@ -155,9 +156,10 @@ def _volume(
         machine=next(iter(machines), "") if any(map(shared, volume.pools)) else "",
         multi_attach=volume.multi_attach,
         keeper=volume.host == host,
-        evict=shares.lost(volume) if shared(volume.pool) else (),
+        evict=lost,
         target=volume.target,
-        leaves=volume.leaves,
+        # What a lost host was copying to is taken from it as well, and begun anew when it is gone.
+        leaves=volume.pools[1:] if lost else volume.leaves,
         iops=volume.iops,
         throughput=volume.throughput,
         made=volume.state in (VolumeState.available, VolumeState.in_use),

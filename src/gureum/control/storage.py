@@ -26,7 +26,7 @@ def storage(state_dir: Path, san: SanSettings) -> Storage | None:
         conf, keyring = san.conf.read_bytes(), san.keyring.read_bytes()
     except OSError as error:
         raise TransportError(f"{error.filename} cannot be read: {error.strerror}") from error
-    return Storage(conf=conf, keyring=keyring, user=san.user, pool=san.pool)
+    return Storage(conf=conf, keyring=keyring, user=san.user, pool=san.pool, further=san.further)
 
 
 def keep(state_dir: Path, given: Storage) -> None:
@@ -38,4 +38,4 @@ def keep(state_dir: Path, given: Storage) -> None:
     conf.chmod(0o644)
     write_atomically(keyring, given.keyring)
     keyring.chmod(0o600)
-    SanSettings("ceph", conf, keyring, given.user, given.pool).save(state_dir)
+    SanSettings("ceph", conf, keyring, given.user, given.pool, further=given.further).save(state_dir)

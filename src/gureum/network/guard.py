@@ -9,14 +9,14 @@ from __future__ import annotations
 from ipaddress import IPv6Address
 
 from gureum.hostspec import PortKind
-from gureum.network.names import BENCHMARK_RANGE
+from gureum.network.names import BENCHMARK_RANGE, OWN_RANGE6
 from gureum.network.plan import VpcPlan
 from gureum.network.ruleset import Chain, Set, Table
 
 BROADCAST = "255.255.255.255"
 NEVER_SOURCES = f"{{ 0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, {BENCHMARK_RANGE}, 224.0.0.0/3 }}"
 """What a port that may forward for others (no source check) must not send from either."""
-NEVER_SOURCES6 = "{ ::/127, ::ffff:0:0/96, fe80::/10, ff00::/8 }"
+NEVER_SOURCES6 = f"{{ ::/127, ::ffff:0:0/96, fe80::/10, {OWN_RANGE6}, ff00::/8 }}"
 LINK_PACKETS_MAX = 64
 """How many packets a second a port may send from link-local addresses, which it chooses itself: the kernel's
 table of neighbours is one for all guests of the host.

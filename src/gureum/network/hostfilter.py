@@ -119,7 +119,7 @@ def host_table(
                     "counter name denied_range drop",
                     f"iifname {guests} ip6 daddr {OWN_RANGE6} counter name denied_range drop",
                     f"iifname {guests} ip daddr @peers counter name denied_host drop",
-                    *_no_neighbours(guests, uplink, six),
+                    *_no_neighbours(guests, uplink, six, names.links6),
                     f'oifname {guests} iifname "gu*" iifname != {guests} counter name denied_range drop',
                     *bound_flows(f"iifname {guests} ct state new", "ip saddr"),
                     *bound_flows(f"iifname {guests} ct state new", "ip6 saddr", ("ip6",), "6"),
@@ -142,14 +142,14 @@ def host_table(
     )
 
 
-def _no_neighbours(guests: str, uplink: str, six: Outside6) -> Iterator[str]:
+def _no_neighbours(guests: str, uplink: str, six: Outside6, links: IPv6Network) -> Iterator[str]:
     """Behind their host's address guests could not be told from it by the other hosts, which are on the
-    uplink's network: they get past its routers only.
+    uplink's network: they get past its routers only. So do the links' own addresses, which are hidden too.
     """
     if uplink and six.hidden and six.guests:
         routers = ", ".join(("fe80::/10", *six.gateways))
         yield (
-            f'iifname {guests} oifname "{uplink}" ip6 saddr {{ {", ".join(six.hidden)} }} '
+            f'iifname {guests} oifname "{uplink}" ip6 saddr {{ {", ".join((*six.hidden, str(links)))} }} '
             f"ip6 daddr != {{ {', '.join(six.networks)} }} rt ip6 nexthop != {{ {routers} }} "
             "counter name denied_host drop"
         )

@@ -11,6 +11,10 @@ import msgspec
 from gureum.hostspec import LOCAL
 from gureum.resources.record import Record, Transitions, table
 
+BOOT_TYPES = ("gp3", "gp2", "io1", "io2", "standard")
+"""EBS volume types that are meant for root disks, too."""
+VOLUME_TYPES = (*BOOT_TYPES, "st1", "sc1")
+
 
 def shared(pool: str) -> bool:
     """Whether every host reaches what is in the pool: it binds nothing to a host."""

@@ -1,13 +1,13 @@
 """Where a cloud's disks are: what `up --san` chose, in STATE/san/settings.json.
 
 A cluster of the cloud's own and one that was there before look the same from here: a configuration file, a
-keyring, a user, a pool. A cloud without the file has local pools. Read by manager and agents: msgspec and the
+keyring, a user, pools. A cloud without the file has local pools. Read by manager and agents: msgspec and the
 standard library only.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -24,13 +24,28 @@ DEFAULT_POOL = "gureum"
 
 @dataclass(frozen=True)
 class SanSettings:
-    """`conf` and `keyring` are None exactly for local pools. `user` has no "client." before it."""
+    """`conf` and `keyring` are None exactly for local pools. `user` has no "client." before it.
+
+    `types`: EBS volume types and the pools of their volumes; those of all others are in `pool`.
+    `further`: the cluster's pools besides that one that hosts open. Types lead to them, or did once.
+    """
 
     kind: Literal["local", "ceph"] = "local"
     conf: Path | None = None
     keyring: Path | None = None
     user: str = DEFAULT_USER
     pool: str = DEFAULT_POOL
+    types: tuple[tuple[str, str], ...] = ()
+    further: tuple[str, ...] = ()
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """All of the cluster that hosts open."""
+        return (self.pool, *self.further) if self.kind == "ceph" else ()
+
+    def of_pool(self, pool: str) -> Self:
+        """For who works on this pool alone."""
+        return replace(self, pool=pool, types=(), further=())
 
     @classmethod
     def load(cls, state_dir: Path) -> Self:
@@ -48,7 +63,8 @@ class SanSettings:
             raise ConfigError(f"{path} is damaged: {error}") from error
         conf = state_dir / kept.conf if kept.conf else None
         keyring = state_dir / kept.keyring if kept.keyring else None
-        return cls(kept.kind, conf, keyring, kept.user, kept.pool)
+        types = tuple(sorted(kept.types.items()))
+        return cls(kept.kind, conf, keyring, kept.user, kept.pool, types, kept.further)
 
     def save(self, state_dir: Path) -> None:
         """Whole and durably. Paths below the state directory are kept relative to it."""
@@ -58,6 +74,8 @@ class SanSettings:
             keyring=_relative(self.keyring, state_dir),
             user=self.user,
             pool=self.pool,
+            types=dict(self.types),
+            further=self.further,
         )
         directory = state_dir / DIRECTORY
         make_directories(directory)
@@ -71,6 +89,8 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     keyring: str = ""
     user: str = DEFAULT_USER
     pool: str = DEFAULT_POOL
+    types: dict[str, str] = {}
+    further: tuple[str, ...] = ()
 
 
 def _relative(path: Path | None, state_dir: Path) -> str:

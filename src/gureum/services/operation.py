@@ -125,6 +125,8 @@ class Cloud(msgspec.Struct, frozen=True, kw_only=True):
     """Where new volumes are made."""
     type_pools: tuple[tuple[str, str], ...] = ()
     """Volume types, and where their volumes are made instead."""
+    kept_pools: tuple[str, ...] = ()
+    """Other shared pools, with volumes or snapshots of types that now lead elsewhere."""
 
     def pool_of(self, type: str) -> str:
         """Where new volumes of this type are made."""

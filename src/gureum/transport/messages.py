@@ -124,12 +124,13 @@ class Join(msgspec.Struct, frozen=True, kw_only=True, tag="join"):
 
 
 class Storage(msgspec.Struct, frozen=True, kw_only=True):
-    """A storage cluster, for who has its disks there: the contents of two files, a user of it and a pool."""
+    """A storage cluster, for who has its disks there: the contents of two files, a user of it and pools."""
 
     conf: bytes
     keyring: bytes
     user: str
     pool: str
+    further: tuple[str, ...] = ()
 
 
 class Joined(msgspec.Struct, frozen=True, kw_only=True, tag="joined"):

@@ -16,6 +16,8 @@ from gureum.hypervisors.qemu.monitor import connect_socket
 from gureum.images.cpio import CpioWriter
 from gureum.san.base import DiskSource, FileDisk, Layer
 
+ID = f"i-{int(os.environ['GUREUM_TEST_INDEX']):017x}"
+"""Control groups are named by it: those of tests that run at once are others."""
 MIB = 1024 * 1024
 BOOT_SECONDS = 60.0
 COMMAND_SECONDS = 10.0

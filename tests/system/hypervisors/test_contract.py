@@ -20,9 +20,7 @@ from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
 from gureum.san.base import FileDisk
 
 from . import guest
-from .guest import MIB, bare, disk, linux, raw_disk, volume
-
-ID = "i-0123456789abcdef0"
+from .guest import ID, MIB, bare, disk, linux, raw_disk, volume
 
 
 class House:

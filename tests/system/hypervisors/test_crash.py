@@ -20,11 +20,10 @@ from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
 from gureum.hypervisors.qemu.process import marked_processes
 from gureum.san.base import FileDisk
 
-from .guest import MIB, GuestFiles, bare, booted, disk, linux, qcow2, raw_disk, volume
+from .guest import ID, MIB, GuestFiles, bare, booted, disk, linux, qcow2, raw_disk, volume
 
 pytestmark = [pytest.mark.qemu, pytest.mark.root]
 
-ID = "i-0123456789abcdef0"
 AGENT_SECONDS = 60.0
 
 AGENT = """

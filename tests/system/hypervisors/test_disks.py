@@ -16,11 +16,9 @@ from gureum.hypervisors import messages
 from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
 from gureum.san.base import FileDisk, Layer
 
-from .guest import MIB, GuestFiles, booted, disk, linux, qcow2, raw_disk, shell, until, volume
+from .guest import ID, MIB, GuestFiles, booted, disk, linux, qcow2, raw_disk, shell, until, volume
 
 pytestmark = [pytest.mark.qemu, pytest.mark.root]
-
-ID = "i-0123456789abcdef0"
 
 
 def content(layers: tuple[Layer, ...], count: int) -> bytes:

@@ -13,11 +13,10 @@ from gureum.env import Env
 from gureum.hypervisors.qemu import guest_agent
 from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
 
-from .guest import GuestFiles, Shell, bare, booted, linux, shell
+from .guest import ID, GuestFiles, Shell, bare, booted, linux, shell
 
 pytestmark = [pytest.mark.qemu, pytest.mark.root]
 
-ID = "i-0123456789abcdef0"
 
 # Speaks just enough: one line a request, after a byte 0xff where the caller wants to be found again. A read
 # ends at once while nobody is connected on the host's side.

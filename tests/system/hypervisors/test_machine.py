@@ -16,11 +16,9 @@ from gureum.hypervisors.qemu.hypervisor import FIRST_UID, QemuHypervisor
 from gureum.hypervisors.qemu.process import marked_processes
 from gureum.san.base import FileDisk, Layer
 
-from .guest import MIB, GuestFiles, bare, booted, disk, linux, raw_disk, shell, until, volume
+from .guest import ID, MIB, GuestFiles, bare, booted, disk, linux, raw_disk, shell, until, volume
 
 pytestmark = [pytest.mark.qemu, pytest.mark.root]
-
-ID = "i-0123456789abcdef0"
 
 
 def state(hypervisor: QemuHypervisor) -> MachineState:

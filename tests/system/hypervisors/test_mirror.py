@@ -16,12 +16,11 @@ from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
 from gureum.san.base import DiskSource, FileDisk
 from gureum.san.luks import LUKS_HEADER_BYTES
 
-from .guest import MIB, GuestFiles, Shell, booted, disk, linux, qcow2, raw_disk, shell, until, volume
+from .guest import ID, MIB, GuestFiles, Shell, booted, disk, linux, qcow2, raw_disk, shell, until, volume
 from .images import Images
 
 pytestmark = [pytest.mark.qemu, pytest.mark.root]
 
-ID = "i-0123456789abcdef0"
 KEY = bytes(range(64))
 
 

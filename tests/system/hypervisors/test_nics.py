@@ -17,11 +17,10 @@ from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
 from gureum.network.taps import open_tap
 
 from . import guest
-from .guest import MIB, GuestFiles, Shell, booted, disk, linux, raw_disk, shell, tap, until
+from .guest import ID, MIB, GuestFiles, Shell, booted, disk, linux, raw_disk, shell, tap, until
 
 pytestmark = [pytest.mark.qemu, pytest.mark.root]
 
-ID = "i-0123456789abcdef0"
 IDS = tuple(map(guest.interface, range(2)))
 MACS = tuple(map(guest.mac, range(2)))
 

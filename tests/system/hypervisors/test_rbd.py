@@ -18,12 +18,11 @@ from gureum.hypervisors.qemu.rbd import find_key
 from gureum.san.base import FileDisk, Layer, RbdDisk
 from gureum.san.luks import LUKS_HEADER_BYTES, luks_header, passphrase
 
-from .guest import MIB, GuestFiles, Shell, bare, booted, disk, linux, raw_disk, shell, until, volume
+from .guest import ID, MIB, GuestFiles, Shell, bare, booted, disk, linux, raw_disk, shell, until, volume
 from .images import Images
 
 pytestmark = [pytest.mark.qemu, pytest.mark.root, pytest.mark.ceph]
 
-ID = "i-0123456789abcdef0"
 KEY = bytes(range(64))
 
 

@@ -18,12 +18,10 @@ from gureum.hypervisors import messages
 from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
 
 from ..san.ceph_cluster import CephCluster
-from .guest import MIB, GuestFiles, Shell, booted, disk, linux, shell, until, volume
+from .guest import ID, MIB, GuestFiles, Shell, booted, disk, linux, shell, until, volume
 from .images import Images
 
 pytestmark = [pytest.mark.qemu, pytest.mark.root, pytest.mark.ceph]
-
-ID = "i-0123456789abcdef0"
 
 
 async def write(guest: Shell) -> tuple[str, asyncio.Task[str]]:

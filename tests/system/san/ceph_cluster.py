@@ -74,7 +74,7 @@ class CephCluster:
             if not self.runs(name):
                 self.start(name)
         assert pools.wait_joined(self.cluster, time.monotonic() + TIMEOUT_S)
-        pools.have_pool(self.cluster, time.monotonic() + TIMEOUT_S)
+        pools.have_pools(self.cluster, time.monotonic() + TIMEOUT_S)
         self.wait_well()
 
     def wait_well(self) -> dict[str, Any]:

@@ -45,11 +45,13 @@ def quiet(_text: str) -> None:
 
 
 class SanCloud(RealCloud):
-    def __init__(self, image: ImageManifest, osd_bytes: int, hosts: int = 1) -> None:
+    def __init__(
+        self, image: ImageManifest, osd_bytes: int, hosts: int = 1, types: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(image, hosts)
         self.directory.chmod(0o711)
         machine_hosts.change(self.cloud, hosts)
-        storage.choose(self.cloud, Choice("ceph", osd_bytes=osd_bytes))
+        storage.choose(self.cloud, Choice("ceph", osd_bytes=osd_bytes), types)
         self.cluster = Cluster(self.cloud.state_dir)
 
     def start(self, crash_at: Iterable[str] = (), mark: Path | None = None) -> None:
@@ -197,7 +199,7 @@ class SanCloud(RealCloud):
 
     # ---- its pool
 
-    def rbd(self, *words: str) -> str:
+    def rbd(self, *words: str, pool: str = "") -> str:
         settings = self.cluster.settings()
         command = [
             "rbd",
@@ -206,7 +208,7 @@ class SanCloud(RealCloud):
             "--id",
             settings.user,
             "--pool",
-            settings.pool,
+            pool or settings.pool,
             *words,
         ]
         return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True).stdout
@@ -315,8 +317,10 @@ class SanCloud(RealCloud):
 
 
 @contextlib.contextmanager
-def opened(image: ImageManifest, osd_bytes: int, hosts: int = 1) -> Iterator[SanCloud]:
-    made = SanCloud(image, osd_bytes, hosts)
+def opened(
+    image: ImageManifest, osd_bytes: int, hosts: int = 1, types: Mapping[str, str] | None = None
+) -> Iterator[SanCloud]:
+    made = SanCloud(image, osd_bytes, hosts, types)
     CLOUDS.append(made)
     try:
         yield made

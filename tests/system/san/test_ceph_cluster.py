@@ -168,7 +168,7 @@ def test_on_devices(devices: tuple[str, ...]) -> None:
             os.chown(device, 0, 0)  # as after a boot
         ceph.take_down()
         ceph.bring_up()
-        found = status.look(pools.admin(ceph.cluster), ceph.pool)
+        found = status.look(pools.admin(ceph.cluster), ceph.settings)
         assert tuple(each.device for each in found.osds) == devices
         # What the daemon mgr was told last may be older than the third OSD.
         until(lambda: ceph.admin("df")["stats"]["total_bytes"] == 3 * OSD_BYTES)
@@ -180,7 +180,7 @@ def test_killed_while_the_pool_is_made(fresh: CephCluster) -> None:
     fresh.prepare()
     for name in fresh.daemons:
         fresh.start(name)
-    pools.have_pool(fresh.cluster, time.monotonic() + TIMEOUT_S)
+    pools.have_pools(fresh.cluster, time.monotonic() + TIMEOUT_S)
     # As where the mark was not written, and where only the pool's making was begun.
     fresh.cluster.pool_mark.unlink()
     fresh.admin("osd pool application disable", pool=fresh.pool, app="rbd", yes_i_really_mean_it=True)
@@ -229,7 +229,7 @@ def supervised(fresh: CephCluster) -> Iterator[Supervised]:
     made = Supervised(fresh)
     made.start()
     try:
-        pools.have_pool(fresh.cluster, time.monotonic() + TIMEOUT_S)
+        pools.have_pools(fresh.cluster, time.monotonic() + TIMEOUT_S)
         fresh.wait_well()
         yield made
     finally:

@@ -114,7 +114,7 @@ def subject() -> Iterator[Subject]:
     try:
         ceph.prepare()
         made.start()
-        pools.have_pool(ceph.cluster, time.monotonic() + TIMEOUT_S)
+        pools.have_pools(ceph.cluster, time.monotonic() + TIMEOUT_S)
         ceph.wait_well()
         made.fill()
         yield made

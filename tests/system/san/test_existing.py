@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -78,14 +79,36 @@ def test_no_such_pool(outside: SanSettings) -> None:
     assert "rbd pool init elsewhere" in found.todo
 
 
-def test_a_pool_for_something_else(outside: SanSettings, ceph: CephCluster) -> None:
-    ceph.admin("osd pool create", pool="files", pg_num=1, size=3)
+@contextlib.contextmanager
+def pool(ceph: CephCluster, name: str) -> Iterator[None]:
+    ceph.admin("osd pool create", pool=name, pg_num=1, size=3)
     try:
-        assert "not for RBD" in fatal(check(replace(outside, pool="files"))).text
+        yield
     finally:
         ceph.admin("config set", who="mon", name="mon_allow_pool_delete", value="true")
-        ceph.admin("osd pool rm", pool="files", pool2="files", yes_i_really_really_mean_it=True)
+        ceph.admin("osd pool rm", pool=name, pool2=name, yes_i_really_really_mean_it=True)
         ceph.admin("config rm", who="mon", name="mon_allow_pool_delete")
+
+
+def test_a_pool_for_something_else(outside: SanSettings, ceph: CephCluster) -> None:
+    with pool(ceph, "files"):
+        assert "not for RBD" in fatal(check(replace(outside, pool="files"))).text
+
+
+def test_a_further_pool_is_looked_at_as_the_first(
+    outside: SanSettings, ceph: CephCluster, tmp_path: Path
+) -> None:
+    both = replace(outside, further=("bulk",))
+    assert "another in --volume-types" in fatal(check(both)).todo
+    with pool(ceph, "bulk"):
+        assert "the pool 'bulk' is not for RBD" in fatal(check(both)).text
+        ceph.admin("osd pool application enable", pool="bulk", app="rbd")
+        found = fatal(check(both))
+        assert "client.guest cannot create an image in pool 'bulk'" in found.text
+        profiles = "profile rbd pool=gureum, profile rbd pool=bulk"
+        assert f"osd '{profiles}'" in found.todo
+        grant(ceph, tmp_path, osd=profiles, mgr=profiles)
+        assert [each.text for each in check(both) if each.is_fatal] == []
 
 
 def test_a_user_that_may_only_read(outside: SanSettings, ceph: CephCluster, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +23,8 @@ pytestmark = [pytest.mark.ceph, pytest.mark.qemu, pytest.mark.root, pytest.mark.
 OSD_BYTES = 6 << 30
 SOME = 10
 WRITE_SECONDS = 60.0
+THIN_BYTES = 512 << 20
+"""Half of the root disk, most of which was never written."""
 POINTS = (
     ("agent.move.begun", "agent.move.mirrored", "agent.move.complete"),
     ("agent.move.switched", "agent.move.left", "agent.move.cancelled", "agent.move.copied"),
@@ -99,6 +102,15 @@ def in_pools(cloud: SanCloud, volume: str) -> set[str]:
     return {name for name, there in (("ceph", ceph), ("local", local)) if volume in there}
 
 
+def used_bytes(cloud: SanCloud, volume: str) -> dict[str, int]:
+    """What it takes up, by pool."""
+    if "ceph" in in_pools(cloud, volume):
+        [image] = json.loads(cloud.rbd("du", "--format", "json", volume))["images"]
+        return {"ceph": image["used_size"]}
+    layers = (cloud.cloud.state_dir / "pool/layers").glob(f"{volume}.*")
+    return {"local": sum(path.stat().st_blocks * 512 for path in layers)}
+
+
 def problems(cloud: SanCloud) -> list[str]:
     """What `gureum san check` finds, in both pools."""
     pools = cloud.fleet("describe_pools")["Pools"]
@@ -117,8 +129,10 @@ def test_a_disk_under_load_goes_and_comes_back(cloud: SanCloud, writer: Writer) 
         local = cloud.ec2.create_snapshot(VolumeId=writer.volume)["SnapshotId"]
         cloud.wait_snapshot(local)
         moved(cloud, root, "local")
+        assert 0 < used_bytes(cloud, root)["local"] < THIN_BYTES
         moved(cloud, writer.volume, pool_of(cloud))
         moved(cloud, root, pool_of(cloud))
+        assert 0 < used_bytes(cloud, root)["ceph"] < THIN_BYTES
         load.wait_written(SOME, WRITE_SECONDS)
     check(cloud, writer, load)
     copy = cloud.create_volume(SnapshotId=local)

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gureum.errors import PoolError
+from gureum.errors import HypervisorError, PoolError
 from gureum.hostspec import LOCAL, MachineState, SnapshotSpec, VolumeSpec
 from gureum.hypervisors.base import Disk, describe
+from gureum.hypervisors.fake import FakeHypervisor
 from gureum.hypervisors.fake_machine import FakeDisk
+from gureum.san.fake_shared import FakeImage
 
 GIB = 1 << 30
 SAN = "san"
@@ -184,6 +186,100 @@ def test_a_machine_that_ended_before_it_went_over_has_lost_nothing(parts: Any) -
         assert there(lab) == {SAN}
         assert contents(lab, SAN) == {0: b"boot", 1: b"new"}
 
+    parts.on_lab(test)
+
+
+def test_nothing_is_copied_while_a_machine_opens_the_source(parts: Any) -> None:
+    """The manager's word comes just then: what is copied before the machine writes lacks its writes."""
+
+    async def test(lab: Any) -> None:
+        copied_by(lab)
+        way = Way(parts, SAN, LOCAL)
+        await lab.take(replace(way.before, machine=""))
+        await lab.take(way.moving, seconds=5)
+        assert lab.seen_volume().copied == LOCAL
+        lab.machines.fail_mirror("vol-1")
+        lab.san.delay_next("open_volume", 3)
+        await lab.take(parts.machine(), way.moving, seconds=1)
+        await lab.take(parts.machine(), way.moved, seconds=0.5)
+        lab.agent.disks._workers.kick(("move", "vol-1"))
+        await asyncio.sleep(5)
+        assert lab.seen().state is MachineState.running
+        lab.san.write(lab.machines.machines["i-1"].disks["vol-1"].layers[0], 1, b"new", "h")
+        lab.machines.crash("i-1")
+        await asyncio.sleep(60)
+        assert there(lab) == {LOCAL}
+        assert contents(lab, LOCAL) == {0: b"boot", 1: b"new"}
+
+    parts.on_lab(test)
+
+
+def test_the_source_stays_while_a_machine_is_about_to_open_it(parts: Any) -> None:
+    """The manager's word comes before the copy says that it is not complete any more."""
+
+    async def test(lab: Any) -> None:
+        copied_by(lab)
+        way = Way(parts, LOCAL, SAN)
+        lab.disk.images["/images/a"] = {0: b"boot"}
+        await lab.take(replace(way.before, machine=""))
+        await lab.take(way.moving, seconds=5)
+        assert lab.seen_volume().copied == SAN
+        lab.machines.fail_start("i-1")
+        lab.san.delay_next("mark_partial", 3)
+        await lab.take(parts.machine(), way.moving, seconds=1)
+        await lab.take(parts.machine(), way.moved, seconds=0.5)
+        lab.agent.disks._workers.kick(("move", "vol-1"))
+        await asyncio.sleep(60)
+        assert there(lab) == {SAN}
+        assert contents(lab, SAN) == {0: b"boot"}
+        assert (lab.seen_volume().error, lab.san.rbd["vol-1"].partial) == ("", False)
+
+    parts.on_lab(test)
+
+
+def test_a_copy_that_a_lost_host_still_holds_is_removed(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        way = Way(parts, LOCAL, SAN)
+        await lab.take(replace(way.before, machine=""))
+        lab.san.rbd["vol-1"] = FakeImage(GIB, "", {})
+        lab.san.rbd["vol-1"].holder = "lost"
+        await lab.take(replace(way.cancelled, evict=("lost",)))
+        assert there(lab) == {LOCAL}
+        assert (lab.seen_volume().leaves, lab.seen_volume().revision) == ((), lab.revision)
+
+    parts.on_lab(test)
+
+
+def test_a_copy_that_says_that_it_is_complete_and_is_not(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mirror fails just as the machine goes over, and its pool takes no word of that."""
+
+    async def finish(self: FakeHypervisor, id: str, volume: str) -> None:
+        disk = self.host.machines[id].disks[volume]
+        assert disk.mirror is not None
+        disk.mirror = replace(disk.mirror, ready=False, error="no room")
+        for _ in range(100):
+            lab.san.fail_next("mark_partial", PoolError("no room"))
+        raise HypervisorError("no room")
+
+    async def test(given: Any) -> None:
+        nonlocal lab
+        lab = given
+        copied_by(lab)
+        way = Way(parts, LOCAL, SAN)
+        lab.disk.images["/images/a"] = {0: b"boot"}
+        await lab.take(parts.machine(), way.before)
+        await lab.take(parts.machine(), way.moving, seconds=15)
+        monkeypatch.setattr(FakeHypervisor, "finish_mirror", finish)
+        await lab.take(parts.machine(), way.moved, seconds=5)
+        lab.disk.write(lab.machines.machines["i-1"].disks["vol-1"].layers[0], 1, b"new")
+        lab.machines.crash("i-1")
+        await asyncio.sleep(30)
+        lab.san.fail_nothing()
+        await asyncio.sleep(60)
+        assert there(lab) == {SAN}
+        assert contents(lab, SAN) == {0: b"boot", 1: b"new"}
+
+    lab: Any = None
     parts.on_lab(test)
 
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+from msgspec.structs import replace
+
 from gureum.errors import PoolError
 from gureum.hostspec import ImageSpec, MachineState, SnapshotSpec
+from gureum.san.fake_shared import FakeSharedPool
 
 GIB = 1 << 30
 
@@ -260,5 +264,30 @@ def test_a_lost_host_is_shut_out_before_it_is_opened_besides(parts: Any) -> None
         await lab.take(parts.machine(), parts.machine("i-2"), evict)
         assert image.evicted == {"lost"}
         assert set(image.sharers) == {"h"}
+
+    parts.on_lab(test)
+
+
+def test_who_has_it_open_is_written_down_later(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an agent that finds the machine, and can't at first."""
+    noted: list[str] = []
+    right = FakeSharedPool.note_opened
+
+    async def note_opened(self: FakeSharedPool, id: str) -> None:
+        await right(self, id)
+        noted.append(id)
+
+    monkeypatch.setattr(FakeSharedPool, "note_opened", note_opened)
+
+    async def test(lab: Any) -> None:
+        several = shared(parts, multi_attach=True, made=True)
+        await lab.take(parts.machine(), replace(several, made=False))
+        await lab.stop()
+        noted.clear()
+        lab.start()
+        await asyncio.sleep(1)
+        lab.san.fail_next("note_opened")
+        await lab.take(parts.machine(), several, seconds=60)
+        assert noted == ["vol-1"]
 
     parts.on_lab(test)

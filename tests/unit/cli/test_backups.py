@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from msgspec.structs import replace
 
 from gureum.cli import restores
-from gureum.cli.backup_files import BLOCK_BYTES, Damaged, Directory
+from gureum.cli.backup_files import BLOCK_BYTES, Damaged, Directory, decoded, stored_bytes
 from gureum.cli.backups import Api, Backup
 from gureum.cli.output import CliError
 from gureum.cli.restores import Restore
@@ -364,6 +365,78 @@ def test_blocks_of_an_encrypted_backup_cannot_be_exchanged(
     plan.unlock(key)
     with pytest.raises(Damaged, match="block 1 is not block 0 of the volume"):
         plan.verify()
+
+
+@pytest.mark.parametrize("change", ["encrypted", "volume_size", "index_sha256", "proof"])
+def test_what_an_encrypted_backup_says_of_itself_is_proved(
+    cloud: CloudInMemory, files: Directory, tmp_path: Path, change: str
+) -> None:
+    """Else it could be restored in clear, or without the blocks that somebody took out of the index."""
+    cloud.encrypted = True
+    key = tmp_path / "key"
+    for number in (1, 2):
+        cloud.volume[0] = block(number)
+        backup(cloud, files, key_file=key)
+    manifest = files.manifest()
+    assert manifest is not None
+    first, last = manifest.points
+    if change == "index_sha256":
+        index = files.path / f"{first.snapshot}.index"
+        raw = index.read_bytes()
+        index.write_bytes(raw[:8] + bytes(32) + raw[40:])
+        digest = hashlib.sha256(index.read_bytes()).hexdigest()
+        with open(files.path / f"{first.snapshot}.blocks", "r+b") as blocks:
+            blocks.truncate((first.data_blocks - 1) * stored_bytes(manifest))
+        forged = replace(first, index_sha256=digest, data_blocks=first.data_blocks - 1)
+    else:
+        forged = replace(
+            first, **{change: {"encrypted": False, "volume_size": 9, "proof": last.proof}[change]}
+        )
+    files.save(replace(manifest, points=(forged, last)))
+    files.seal = None
+    for act in (restored, backup):
+        with pytest.raises(Damaged, match=f"what it says of {first.snapshot} was not written with"):
+            act(cloud, files, key_file=key)
+
+
+def test_nobody_else_says_that_blocks_of_an_encrypted_backup_are_zeros(
+    cloud: CloudInMemory, files: Directory, tmp_path: Path
+) -> None:
+    """In what an interrupted one has left, and the same command goes on with."""
+    key = tmp_path / "key"
+    cloud.left = 70
+    with pytest.raises(Ended):
+        backup(cloud, files, key_file=key)
+    cloud.left = 1 << 30
+    [index] = files.path.glob("*.index.part")
+    raw = index.read_bytes()
+    last = max(cloud.volume)
+    assert last not in {entry.at for entry in decoded(raw)}
+    index.write_bytes(raw + last.to_bytes(8, "big") + bytes(32))
+    backup(cloud, files, key_file=key)
+    assert restored(CloudInMemory(), files, key_file=key) == cloud.volume
+
+
+def test_a_key_that_another_backup_has_just_made_is_not_replaced(
+    cloud: CloudInMemory, files: Directory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two first backups at the same time, with a new file for both."""
+    key = tmp_path / "key"
+    exists = Path.exists
+    with Directory(tmp_path / "c") as others:
+
+        def not_yet(path: Path) -> bool:
+            there = exists(path)
+            if path == key and not there:
+                monkeypatch.setattr(Path, "exists", exists)
+                backup(cloud, others, key_file=key)
+            return there
+
+        monkeypatch.setattr(Path, "exists", not_yet)
+        backup(cloud, files, key_file=key)
+        for each in (files, others):
+            each.seal = None
+            assert restored(CloudInMemory(), each, key_file=key) == cloud.volume
 
 
 def test_a_backup_is_encrypted_or_not(cloud: CloudInMemory, files: Directory, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from gureum.cli import ceph
@@ -10,7 +11,7 @@ from gureum.cli.cloud import Cloud
 from gureum.cli.main import app
 from gureum.errors import PoolUnavailable
 from gureum.san.ceph.health import ERROR, OK, WARN, Finding, Health, Recovery
-from gureum.san.ceph.status import Osd, Room, Status
+from gureum.san.ceph.status import Osd, PoolRoom, Room, Status
 from gureum.san.settings import SanSettings
 
 GIB = 1 << 30
@@ -74,6 +75,21 @@ def test_in_words() -> None:
     assert "DOWN, in" in text
     idle = "\n".join(ceph.lines(status(Health(WARN, (), Recovery(300, 7, 0, None)))))
     assert "7 are to move; nothing is being copied now" in idle
+
+
+def test_several_pools_in_words() -> None:
+    bulk = replace(ROOM, used=2 * GIB, copies=2)
+    rooms = (
+        PoolRoom("gureum", ROOM, ("gp3", "gp2")),
+        PoolRoom("bulk", bulk, ("st1",)),
+        PoolRoom("old", ROOM),
+    )
+    lines = list(ceph.lines(replace(status(Health(OK)), pools=rooms)))
+    assert lines[0].endswith("pools gureum bulk old")
+    table = [" ".join(line.split()) for line in "\n".join(lines).splitlines()]
+    assert "gureum 1.0 GiB 5.0 GiB 3 gp3 gp2" in table
+    assert "bulk 2.0 GiB 5.0 GiB 2 st1" in table
+    assert "old 1.0 GiB 5.0 GiB 3 -" in table
 
 
 def test_one_that_does_not_answer(in_ceph: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:

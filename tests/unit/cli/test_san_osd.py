@@ -1,11 +1,13 @@
+import contextlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from gureum.cli import ceph, san_osd, storage
+from gureum.cli import ceph, processes, san_osd, storage
 from gureum.cli.cloud import Cloud
 from gureum.cli.main import app
 from gureum.cli.output import CliError
@@ -169,3 +171,29 @@ def test_progress_is_not_said_too_often(
         tell(Recovery(missing, 0, 0, None))
     said = capsys.readouterr().err.splitlines()
     assert [line.split()[0] for line in said] == ["9", "7"]
+
+
+def test_one_that_was_started_again_meanwhile_is_ended_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The supervisor starts it between the look and the moment when it is told not to."""
+    running: dict[str, Identity] = {"osd.0": Identity(1, 0, "")}
+    stopped: list[Identity] = []
+
+    def told(*_: object) -> bool:
+        running["osd.3"] = Identity(4711, 0, "")
+        (tmp_path / "run/daemons").unlink()
+        return True
+
+    monkeypatch.setattr(processes, "send", told)
+    monkeypatch.setattr(processes, "stop", lambda which, _: stopped.extend(which))
+    (tmp_path / "run").mkdir()
+    cloud: Any = SimpleNamespace(
+        state_dir=tmp_path,
+        daemons=("osd.0",),
+        transition=contextlib.nullcontext,
+        running_daemons=lambda: dict(running),
+        supervisor=lambda: Identity(2, 0, ""),
+    )
+    san_osd.supervise(cloud)
+    assert stopped == [Identity(4711, 0, "")]

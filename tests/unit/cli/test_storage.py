@@ -106,6 +106,18 @@ def test_devices(devices: tuple[str, ...], message: str) -> None:
         storage.check_devices(devices)
 
 
+def test_a_disk_with_something_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stat.S_ISBLK", lambda _: True)
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(2 << 20))
+    storage.check_device(str(disk))
+    with open(disk, "r+b") as file:
+        file.seek(0x10040)
+        file.write(b"_BHRfS_M")  # of Btrfs, before which there are 64 KiB of zeros
+    with pytest.raises(CliError, match="there is something on"):
+        storage.check_device(str(disk))
+
+
 def test_an_existing_cluster_is_looked_at(
     cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

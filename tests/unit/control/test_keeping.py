@@ -10,13 +10,14 @@ from msgspec.structs import replace
 from gureum.control.keeping import Keeping
 from gureum.control.observed import Observed
 from gureum.control.placement import NoCapacity, choose_host
-from gureum.control.shares import Shares, shared_pools
+from gureum.control.shares import Shares, boot_pools, shared_pools
 from gureum.control.specs import host_spec
 from gureum.hostspec import HostReport, PoolReport, SnapshotReport, VolumeReport
 from gureum.resources import (
     Host,
     HostState,
     Image,
+    ImageState,
     Instance,
     InstanceState,
     Pool,
@@ -290,6 +291,21 @@ def test_shared_pools_of_a_cloud() -> None:
     assert shared_pools(CLOUD) == ("san",)
     assert shared_pools(replace(CLOUD, pool="local")) == ()
     assert shared_pools(replace(CLOUD, pool="local", type_pools=(("io2", "fast"),))) == ("fast",)
+    assert shared_pools(replace(CLOUD, kept_pools=("old",))) == ("old", "san")
+    several = replace(CLOUD, type_pools=(("gp3", "fast"), ("st1", "bulk"), ("standard", "local")))
+    assert boot_pools(several) == ("fast", "san")
+
+
+async def test_an_image_is_brought_to_root_disks_and_taken_out_everywhere(bench: Any, make: Any) -> None:
+    cloud = replace(CLOUD, type_pools=(("gp3", "fast"), ("st1", "bulk")), kept_pools=("old",))
+    fields = {"disk": "/images/a", "disk_bytes": GIB, "created": make.volume().created, "account": "1"}
+    there = Image(id="ami-1", name="i", **fields)
+    gone = replace(there, id="ami-2", state=ImageState.deregistered)
+    await bench.put(make.host(), there, gone)
+    async with bench.store.read() as reader:
+        spec = await host_spec(reader, cloud, "host-0")
+    wanted = {"ami-1": ("fast", "san"), "ami-2": ("bulk", "fast", "old", "san")}
+    assert {each.id: each.pools for each in spec.images} == wanted
 
 
 async def test_whoever_can_look_after_volumes_is_known(bench: Any, make: Any) -> None:

@@ -20,12 +20,12 @@ def test_a_host_gets_what_it_needs_to_reach_the_cluster(tmp_path: Path) -> None:
     here.mkdir()
     (here / "my.conf").write_text("[global]\nmon_host = 192.0.2.1\n")
     (here / "my.keyring").write_text("[client.x]\nkey = secret\n")
-    san = SanSettings("ceph", here / "my.conf", here / "my.keyring", "x", "disks")
+    san = SanSettings("ceph", here / "my.conf", here / "my.keyring", "x", "disks", further=("bulk",))
     given = storage(here, san)
     assert given is not None
     keep(there, given)
     kept = SanSettings.load(there)
-    assert (kept.kind, kept.user, kept.pool) == ("ceph", "x", "disks")
+    assert (kept.kind, kept.user, kept.pools) == ("ceph", "x", ("disks", "bulk"))
     assert kept.conf is not None
     assert kept.keyring is not None
     assert "192.0.2.1" in kept.conf.read_text()

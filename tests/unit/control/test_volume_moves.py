@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from gureum.control.specs import host_spec
 from gureum.hostspec import LOCAL
 from gureum.resources import Modification, Move, SnapshotState, Volume, VolumeState
-from gureum.services.ec2 import volume_moves
+from gureum.services.ec2 import keepers, volume_moves
 from gureum.services.operation import Cloud
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -114,6 +114,28 @@ async def test_the_spec_says_where_it_goes_and_what_it_left(bench: Any, make: An
         (LOCAL, SAN, ()),
         (SAN, "", (LOCAL,)),
     ]
+
+
+async def test_a_lost_host_is_shut_out_of_the_copy_that_it_made_too(bench: Any, make: Any) -> None:
+    """Who looks after the volume now could neither go on with that copy nor remove it: it is still held."""
+    there = make.volume(state=VolumeState.available, pool="other", host="host-9")
+    lost = volume_moves.without_host(volume_moves.begun(there, SAN, NOW), NOW)
+    await bench.put(make.host(), keepers.given(keepers.given(lost, None), "host-0"))
+    async with bench.store.read() as reader:
+        (spec,) = (await host_spec(reader, CLOUD, "host-0")).volumes
+    assert (spec.pool, spec.target, spec.leaves, spec.evict) == ("other", "", (SAN,), ("host-9",))
+    bench.volume()
+    after = await bench.step_volume()
+    assert (after.former, after.target, after.leaves) == ((), SAN, ())
+
+
+def test_it_does_not_move_again_before_a_former_host_has_removed_what_it_left(make: Any) -> None:
+    """That host may do so late, when the volume is back there and nowhere else."""
+    cleaning = make.volume(state=VolumeState.available, pool="other", leaves=(SAN,), host="host-9")
+    given = keepers.given(cleaning, "host-0")
+    assert (given.host, given.former) == ("host-0", ("host-9",))
+    assert volume_moves.begun(replace(given, leaves=()), SAN, NOW).target == ""
+    assert keepers.given(replace(cleaning, leaves=()), "host-0").former == ()
 
 
 def test_what_is_left_of_it_when_its_host_is_lost(make: Any) -> None:

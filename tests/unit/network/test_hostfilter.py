@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gureum.network.hostfilter import host_table
+from gureum.network.hostfilter import Outside6, host_table
 from gureum.network.names import Names
 
 NAMES = Names(47)
@@ -26,3 +26,15 @@ def test_storage_is_denied_before_all_but_answers_is_accepted() -> None:
 
 def test_without_storage_there_is_no_such_rule() -> None:
     assert not [rule for rule in forward() if "denied_storage" in rule]
+
+
+def test_whatever_is_hidden_behind_the_host_does_not_get_to_other_hosts() -> None:
+    """They would take it for their neighbour, the host."""
+    six = Outside6(networks=("fd80::/32",), hidden=("fd80::/32",), guests=("fd80::/56",))
+    chains = host_table(NAMES, "c", (), uplink="eth0", six=six).chains
+    [hidden] = [rule for rule in chains["hide"].rules if "ip6 saddr" in rule]
+    sources = hidden.partition("{")[2].partition("}")[0]
+    assert "fd67:75:1:" in sources
+    [denied] = [rule for rule in chains["forward"].rules if "rt ip6 nexthop" in rule]
+    assert f"ip6 saddr {{{sources}}}" in denied
+    assert denied.endswith("drop")

@@ -128,7 +128,7 @@ def test_what_is_led_to_the_hosts_is_not_hidden() -> None:
     masquerade, neighbours = hide(("fd81::/32",))
     assert masquerade.startswith("ip6 saddr { fd81::/32, fd67:75:1:1::/64 } ip6 daddr != { fd81::/32, 2001:")
     assert neighbours == ""
-    assert "ip6 saddr { fd81::/32 }" in hide(("fd81::/32",), "eth0")[1]
+    assert "ip6 saddr { fd81::/32, fd67:75:1:1::/64 }" in hide(("fd81::/32",), "eth0")[1]
     assert hide((), "eth0")[1] == ""
 
 

@@ -122,15 +122,17 @@ class OpenDisk(msgspec.Struct, frozen=True, kw_only=True):
             }
         return secrets
 
-    def nodes(self, conf: int = -1) -> list[Node]:
+    def nodes(self, conf: int = -1, sparse: bool = False) -> list[Node]:
         """In the order in which they have to be made. ``conf``: the remote one's, as the QEMU process has
-        it.
+        it. ``sparse``: zeros that are written take no room. (Encrypted, nothing is zeros.)
         """
         nodes = disk_nodes(self.volume, self.layers)
         if self.remote is not None:
             name = node_name(self.volume, self.number)
             secret = _cluster_secret(self.volume, self.number)
             nodes += [rbd_node(name + "f", self.remote.disk, conf, secret), _raw_node(name)]
+        if sparse:
+            nodes[-1]["detect-zeroes"] = "unmap"
         if self.key:
             nodes.append(_crypt_node(self.volume, self.number))
         return nodes

@@ -97,7 +97,8 @@ class LiveMirrors:
         if await self._job(disk.volume) is not None:
             return
         source = (await self._disks.medium(disk.volume)).node
-        opened = await self._disks.nodes.add(disk)
+        # librbd before 17.1 can't tell QEMU where a clone has no data, and all of it would be written.
+        opened = await self._disks.nodes.add(disk, sparse=True)
         try:
             self._env.crashpoint("qemu.mirror.opened")
             await self._monitor.execute(

@@ -66,12 +66,12 @@ class LiveNodes:
         used |= {name[1] for name in devices if name is not None}
         self.next_number = max([FIRST_LAYER, *(number + 1 for number in used)])
 
-    async def add(self, disk: Disk) -> OpenDisk:
-        """Make the nodes of a disk. Its files are open in QEMU only when this returns."""
+    async def add(self, disk: Disk, sparse: bool = False) -> OpenDisk:
+        """Make the nodes of a disk (``OpenDisk.nodes``). QEMU has its files open only when this returns."""
         opened = open_disk(disk, self.next_number)
         self.next_number = opened.last_number + 1
         try:
-            await self._add(opened)
+            await self._add(opened, sparse)
         except HypervisorError:
             await self.drop((disk.volume, number) for number in opened.numbers)
             raise
@@ -79,7 +79,7 @@ class LiveNodes:
             opened.close()
         return opened
 
-    async def _add(self, opened: OpenDisk) -> None:
+    async def _add(self, opened: OpenDisk, sparse: bool) -> None:
         for file in opened.files:
             await self._monitor.send_file(file.number, file.fd, file.label)
         conf = -1
@@ -88,7 +88,7 @@ class LiveNodes:
                 conf = await self._monitor.send_file(opened.number, opened.remote.conf, _CONF)
             for id, secret in opened.secrets.items():
                 await self._monitor.execute("object-add", {"qom-type": "secret", "id": id, **secret})
-            for node in opened.nodes(conf):
+            for node in opened.nodes(conf, sparse):
                 await self._monitor.execute("blockdev-add", node, seconds=OPEN_SECONDS)
         finally:
             await self.forget(opened.secrets)

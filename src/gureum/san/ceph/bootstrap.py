@@ -7,10 +7,8 @@ what a killed step left is made anew.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 from gureum.errors import PoolError
 from gureum.files import make_directories, write_atomically
@@ -67,10 +65,7 @@ class _Preparation:
         self.maker.directory(self.cluster.run_dir)
         disks = [disk for disk in self.cluster.disks() if disk.runs]
         for disk in disks:
-            if disk.device:
-                # Its node belongs to root again after each boot. One that is broken may be gone.
-                with contextlib.suppress(FileNotFoundError):
-                    self.maker.give(Path(disk.device))
+            self.maker.give_disk(disk)
         missing = [disk for disk in disks if not self.cluster.daemon_dir(disk.name).exists()]
         if self.cluster.pool_mark.exists():
             missing = []  # they had data: to be replaced when somebody says so

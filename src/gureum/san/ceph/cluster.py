@@ -9,7 +9,7 @@
     STATE/san/mon.a, mgr.x, osd.N     the daemons' directories; an OSD's disk is the file `block` in its own
     STATE/san/mgr-modules             the manager's modules
     STATE/san/run                     the daemons' admin sockets
-    STATE/san/pool                    written once the pool was made
+    STATE/san/pool                    written once the pool was made: the names of those besides it
 
 Imported by what starts a cloud: msgspec and the standard library only.
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 from gureum.errors import ConfigError, GureumError, PoolError, PoolUnavailable
 from gureum.san.ceph import health
 from gureum.san.ceph.commands import Access, Answer, ConfError, ask
-from gureum.san.ceph.keys import read_keyring
+from gureum.san.ceph.keys import read_keyring, user_rights
 from gureum.san.ceph.status import numbers, read_version
 from gureum.san.ceph.trial import run_trial
 from gureum.san.settings import SanSettings
@@ -119,11 +119,8 @@ def _examine(settings: SanSettings, access: Access, answers: list[Answer]) -> li
     if numbers(version) < VERSION_MIN:
         text = f"the cluster runs Ceph {version}: too old for clones that outlive their snapshots"
         return [Problem(text, f"upgrade it to {VERSION_MIN[0]} or newer")]
-    pool = next((each for each in dump["pools"] if each["pool_name"] == settings.pool), None)
-    if pool is None:
-        todo = f"ceph osd pool create {settings.pool}; rbd pool init {settings.pool}; or pool=NAME in --san"
-        return [Problem(f"the cluster has no pool {settings.pool!r}", todo)]
-    problems = _about_pool(settings.pool, pool)
+    shapes = {each["pool_name"]: each for each in dump["pools"]}
+    problems = [each for name in settings.pools for each in _about_pool(settings, name, shapes.get(name))]
     if not any(problem.is_fatal for problem in problems):
         problems += _about_rights(settings, access)
     found = health.read(status, detail)
@@ -133,7 +130,11 @@ def _examine(settings: SanSettings, access: Access, answers: list[Answer]) -> li
     return sorted(problems, key=lambda problem: not problem.is_fatal)
 
 
-def _about_pool(name: str, pool: dict[str, object]) -> list[Problem]:
+def _about_pool(settings: SanSettings, name: str, pool: dict[str, object] | None) -> list[Problem]:
+    if pool is None:
+        other = "pool=NAME in --san" if name == settings.pool else "another in --volume-types"
+        todo = f"ceph osd pool create {name}; rbd pool init {name}; or {other}"
+        return [Problem(f"the cluster has no pool {name!r}", todo)]
     problems = []
     applications = pool.get("application_metadata")
     if not isinstance(applications, dict) or "rbd" not in applications:
@@ -145,11 +146,12 @@ def _about_pool(name: str, pool: dict[str, object]) -> list[Problem]:
 
 
 def _about_rights(settings: SanSettings, access: Access) -> list[Problem]:
-    """Tries what a cloud does with disks, on an image of its own."""
+    """Tries what a cloud does with disks, in each pool on an image of its own."""
     problems = []
-    if failed := run_trial(access, settings.pool):
-        text = f"client.{settings.user} cannot {failed.step} in pool {settings.pool!r}: {failed.message}"
-        problems.append(Problem(text, rights_todo(settings)))
+    for pool in settings.pools:
+        if failed := run_trial(access, pool):
+            text = f"client.{settings.user} cannot {failed.step} in pool {pool!r}: {failed.message}"
+            problems.append(Problem(text, rights_todo(settings)))
     if not _may_fence(access):
         text = (
             f"client.{settings.user} may not shut out others (osd blocklist), as a host that fails has to be"
@@ -168,5 +170,5 @@ def _may_fence(access: Access) -> bool:
 
 
 def rights_todo(settings: SanSettings) -> str:
-    pool = f"profile rbd pool={settings.pool}"
-    return f"ceph auth caps client.{settings.user} mon 'profile rbd' mgr '{pool}' osd '{pool}'"
+    rights = " ".join(f"{service} '{text}'" for service, text in user_rights(settings.pools).items())
+    return f"ceph auth caps client.{settings.user} {rights}"

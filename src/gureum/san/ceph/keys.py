@@ -23,14 +23,19 @@ OSD_RIGHTS: Capabilities = {"mon": "allow profile osd", "mgr": "allow profile os
 
 def capabilities(osds: int) -> dict[str, Capabilities]:
     """Entities of a cluster with so many OSDs, and their rights."""
-    pool = f"profile rbd pool={DEFAULT_POOL}"
     return {
         MON_KEY: {"mon": ALL},
         f"client.{ADMIN}": {"mon": ALL, "mgr": ALL, "osd": ALL},
-        f"client.{DEFAULT_USER}": {"mon": "profile rbd", "mgr": pool, "osd": pool},
+        f"client.{DEFAULT_USER}": user_rights([DEFAULT_POOL]),
         MGR: {"mon": "allow profile mgr", "osd": ALL},
         **{osd(number): OSD_RIGHTS for number in range(osds)},
     }
+
+
+def user_rights(pools: Iterable[str]) -> Capabilities:
+    """What who has disks in these pools may do: nothing in any other."""
+    profiles = ", ".join(f"profile rbd pool={pool}" for pool in pools)
+    return {"mon": "profile rbd", "mgr": profiles, "osd": profiles}
 
 
 def new_key() -> str:

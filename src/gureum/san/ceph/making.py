@@ -20,8 +20,10 @@ STEP_TIMEOUT_S = 120.0
 LOCK_TIMEOUT_S = 120.0
 POLL_S = 0.05
 UUID_BYTES = 36
-LABEL_BYTES = 64 << 10
-"""At the beginning of an OSD's disk: its label, and the root of its files' names."""
+LABEL_BYTES = 1 << 20
+"""At the beginning of a disk: an OSD's label and the root of its files' names, and what shows that a disk is
+another's. Of Btrfs nothing is before 64 KiB.
+"""
 
 
 class Maker:
@@ -39,9 +41,9 @@ class Maker:
         new = self.directory(unfinished(self.cluster.daemon_dir(disk.name)))
         self.keyring(new, disk.name, key)
         if disk.device:
+            wipe(disk.device)  # what a killed step left there would be taken for an OSD's
             self.give(Path(disk.device))
             (new / "block").symlink_to(disk.device)
-            wipe(disk.device)  # what a killed step left there would be taken for an OSD's
         with open(_mkfs_log(new), "wb") as log:
             return subprocess.Popen(
                 [
@@ -110,6 +112,12 @@ class Maker:
         if self.user is not None:
             os.chown(path, self.user.pw_uid, self.user.pw_gid)
 
+    def give_disk(self, disk: Disk) -> None:
+        """Its OSD's device, which is root's again after each boot; then another may have its name."""
+        with contextlib.suppress(OSError):  # it may be broken, or gone
+            if disk.device and device_label(disk.device) in labels(self.cluster, disk):
+                self.give(Path(disk.device))
+
     def name(self, new: Path, final: Path) -> None:
         """From here on it is there, also after a power cut."""
         _sync_tree(new)
@@ -118,9 +126,10 @@ class Maker:
 
 
 def wipe(device: str) -> None:
-    """Nobody takes it for an OSD's any more. Raises OSError."""
-    with open(device, "r+b") as disk:
+    """Nobody takes it for an OSD's any more. Raises OSError, also where something on it is in use."""
+    with open(os.open(device, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC), "r+b") as disk:
         disk.write(bytes(LABEL_BYTES))
+        disk.flush()
         os.fsync(disk.fileno())
 
 

@@ -336,11 +336,14 @@ class Change:
         moved = time.monotonic()
         while True:
             groups: dict[str, Any] = {}
+            is_done = False
             with contextlib.suppress(PoolError):  # a daemon may be just starting
                 status = self._ask({"prefix": "status"})[0]
                 groups = status["pgmap"]
-                since = (since or time.monotonic()) if done(status) else None
+                is_done = done(status)
             now = time.monotonic()
+            # What was so before nobody answered may be so no more.
+            since = (now if since is None else since) if is_done else None
             if since is not None and now - since >= STEADY_S:
                 return
             recovery = health.recovery(groups)
@@ -374,8 +377,8 @@ class Change:
 
 def is_whole(status: dict[str, Any]) -> bool:
     """Whether every copy is where it belongs."""
-    states = [{*each["state_name"].split("+")} for each in status["pgmap"]["pgs_by_state"]]
-    return bool(states) and all({"active", "clean"} <= state for state in states)
+    states = _states(status)
+    return bool(states) and all({"active", "clean"} <= state and "stale" not in state for state in states)
 
 
 def enough_without(status: dict[str, Any], is_up: bool) -> bool:
@@ -383,6 +386,10 @@ def enough_without(status: dict[str, Any], is_up: bool) -> bool:
     groups = status["pgmap"]
     lost = groups.get("unfound_objects", 0) or (is_up and groups.get("degraded_objects", 0))
     return pools.is_usable(status) and not lost
+
+
+def _states(status: dict[str, Any]) -> list[set[str]]:
+    return [{*each["state_name"].split("+")} for each in status["pgmap"]["pgs_by_state"]]
 
 
 def on(disk: Disk) -> str:

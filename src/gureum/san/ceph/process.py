@@ -27,6 +27,8 @@ UNDER_WAY_MAX = 16
 SAID_LINES = 5
 LINE_BYTES = 4096
 END_SECONDS = 3.0
+KILLED_SECONDS = 20.0
+"""Killed, it ends when the disk has done what it was asked for."""
 FENCE_SECONDS = 30.0
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "2"}
 
@@ -131,11 +133,11 @@ class Worker:
             self._remember_killed()
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-            await self._ended()
+        await self._ended(KILLED_SECONDS)
 
-    async def _ended(self) -> None:
+    async def _ended(self, seconds: float = END_SECONDS) -> None:
         if self._readers:
-            await asyncio.wait(tuple(self._readers), timeout=END_SECONDS)
+            await asyncio.wait(tuple(self._readers), timeout=seconds)
 
     # --- the process
 

@@ -8,8 +8,10 @@ from typing import Any
 import msgspec
 
 from gureum.errors import PoolError
+from gureum.resources.volume import VOLUME_TYPES
 from gureum.san.ceph import health
 from gureum.san.ceph.commands import Access, Answer, ask
+from gureum.san.settings import SanSettings
 
 KIB = 1024
 
@@ -38,8 +40,19 @@ class Osd(msgspec.Struct, frozen=True):
     pid: int | None = None
 
 
+class PoolRoom(msgspec.Struct, frozen=True):
+    """One of the cloud's pools; ``types``: EBS volume types whose volumes are made there.
+
+    What is free, all pools share as far as the same OSDs hold them.
+    """
+
+    name: str
+    room: Room
+    types: tuple[str, ...] = ()
+
+
 class Status(msgspec.Struct, frozen=True):
-    """``osds`` is empty where the user has no right to see them."""
+    """``osds`` is empty where the user has no right to see them. ``room``: of the first of ``pools``."""
 
     fsid: str
     version: str
@@ -47,6 +60,7 @@ class Status(msgspec.Struct, frozen=True):
     health: health.Health
     room: Room
     osds: tuple[Osd, ...] = ()
+    pools: tuple[PoolRoom, ...] = ()
 
 
 QUESTIONS: tuple[dict[str, Any], ...] = (
@@ -60,23 +74,30 @@ QUESTIONS: tuple[dict[str, Any], ...] = (
 )
 
 
-def look(access: Access, pool: str, timeout_s: float = 10.0) -> Status:
+def look(access: Access, settings: SanSettings, timeout_s: float = 10.0) -> Status:
     """Blocks. Raises PoolUnavailable where no monitor answers, PoolError where there is no such pool."""
-    return read(ask(access, QUESTIONS, timeout_s), pool)
+    return read(ask(access, QUESTIONS, timeout_s), settings)
 
 
-def read(answers: Sequence[Answer], pool: str) -> Status:
+def read(answers: Sequence[Answer], settings: SanSettings) -> Status:
     """From the answers to QUESTIONS. The last two may be refused to a user of a pool."""
     status, detail, df, dump, versions = (answer.document() for answer in answers[:5])
     metadata, usage = (answer.document() if answer.code == 0 else None for answer in answers[5:])
+    pools = tuple(PoolRoom(name, room(df, dump, name), types_of(settings, name)) for name in settings.pools)
     return Status(
         fsid=status["fsid"],
         version=read_version(versions),
-        pool=pool,
+        pool=settings.pool,
         health=health.read(status, detail),
-        room=room(df, dump, pool),
+        room=pools[0].room,
         osds=osds(dump, metadata or [], usage or {}),
+        pools=pools,
     )
+
+
+def types_of(settings: SanSettings, pool: str) -> tuple[str, ...]:
+    """The EBS volume types whose volumes are made in the pool."""
+    return tuple(type for type in VOLUME_TYPES if dict(settings.types).get(type, settings.pool) == pool)
 
 
 def read_version(versions: dict[str, Any]) -> str:

@@ -100,6 +100,13 @@ def _size(size: int, parent: Snapshot | None) -> int:
     most = KINDS[STAGED_KIND].size_max
     if not least <= size <= most:
         raise invalid("INVALID_VOLUME_SIZE", f"VolumeSize has to be from {least} to {most} GiB, not {size}.")
+    if parent is not None and parent.encrypted and size > least:
+        # What is added would be noise to a machine, where clients that leave out zeros expect zeros.
+        raise invalid(
+            "INVALID_VOLUME_SIZE",
+            f"With an encrypted parent VolumeSize has to be its {least} GiB, not {size}: gureum can't add to "
+            "it yet. Grow the volumes that are made of the snapshot.",
+        )
     return size
 
 

@@ -190,10 +190,9 @@ class StartCheck:
         if rooms is None:
             rooms = self._zones[instance.zone] = await Rooms.of_zone(self._reader, instance.zone)
         volumes = await self._reader.find(Volume, instances=instance.id)
-        if instance.host is not None and not anywhere(volumes):
+        only = await homes(self._reader, volumes)
+        if not only and instance.host is not None and not anywhere(volumes):
             only = {instance.host}
-        else:
-            only = await homes(self._reader, volumes)
         if not rooms or (only and not any(rooms.has(host) for host in only)):
             return
         if not rooms.take(machine_size(instance.type), only=only):

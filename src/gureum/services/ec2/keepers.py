@@ -28,7 +28,8 @@ NOT_RUNNING = (InstanceState.stopped, InstanceState.terminated)
 
 def given(volume: Volume, host: str | None) -> Volume:
     """The volume with another keeper. Snapshots have to follow: see ``give``."""
-    half_done = volume.state in (VolumeState.creating, VolumeState.deleting)
+    # Also what the present host removes of it elsewhere: done late, that would be of a copy made since.
+    half_done = volume.state in (VolumeState.creating, VolumeState.deleting) or bool(volume.leaves)
     former = _former(volume, host) if half_done or host is None else volume.former
     return replace(volume, host=host, former=former)
 

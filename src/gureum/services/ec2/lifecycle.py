@@ -74,9 +74,10 @@ async def start_instances(ctx: Context, input: Input) -> Output:
 
 
 async def _host(ctx: Context, instance: Instance) -> str | None:
-    """Where it has to start; None: where there is room, since all its volumes are in shared pools."""
+    """Where it has to start; None: where placement finds that it can."""
     volumes = await ctx.tx.find(Volume, instances=instance.id)
-    if capacity.anywhere(volumes):
+    # A volume that moves may bind it to another host than the one where it was.
+    if capacity.anywhere(volumes) or await capacity.homes(ctx.tx, volumes) - {instance.host}:
         return None
     if instance.host is not None:
         for volume in volumes:

@@ -148,15 +148,16 @@ def _require_still(volume: Volume, target: str) -> None:
 
 
 async def _at_home(tx: Transaction, volume: Volume, target: str, host: str) -> Volume:
-    """Looked after by the host whose own pool it is to go to; by any if it goes to a shared one."""
-    if target != LOCAL:
-        return volume
+    """Looked after by the host whose own pool it is to go to; if it goes to a shared one by any, or by the
+    one that its instance is bound to."""
     bound: set[str] = set()
     for instance in await tx.get_many(Instance, volume.instances):
         others = [each for each in await tx.find(Volume, instances=instance.id) if each.id != volume.id]
         bound |= await homes(tx, others)
         if instance.state not in keepers.NOT_RUNNING and instance.host:
             bound.add(instance.host)
+    if target != LOCAL and (not bound or volume.host in bound):
+        return volume
     wanted = host or next(iter(sorted(bound)), "") or (volume.host or "")
     if bound - {wanted}:
         raise incorrect_state(

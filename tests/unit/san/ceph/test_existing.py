@@ -1,10 +1,15 @@
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gureum.errors import ConfigError
 from gureum.san.ceph import existing
+from gureum.san.ceph.commands import Answer
 from gureum.san.ceph.existing import find_keyring, read_conf
+from gureum.san.ceph.trial import Failure
+from gureum.san.settings import SanSettings
 
 CONF = """
 # of the storage team
@@ -60,3 +65,32 @@ def test_a_configuration_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "empty.conf").write_text("[global]\n")
     with pytest.raises(ConfigError, match="there is no mon_host in it"):
         read_conf(tmp_path / "empty.conf", "guest")
+
+
+def test_each_pool_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = json.loads((Path(__file__).parent / "recorded.json").read_text())["well"]
+    status, health, _df, dump, versions, *_ = recorded
+    files = {**dump["pools"][0], "pool_name": "files", "application_metadata": {"cephfs": {}}}
+    bulk = {**dump["pools"][0], "pool_name": "bulk"}
+    documents = versions, status, health, {**dump, "pools": [*dump["pools"], files, bulk]}
+    answers = [Answer(0, json.dumps(each), "") for each in documents]
+    monkeypatch.setattr(existing, "ask", lambda *_: answers)
+    tried: list[str] = []
+
+    def trial(_access: object, pool: str) -> Failure | None:
+        tried.append(pool)
+        return Failure("create an image", "no right") if pool == "bulk" else None
+
+    monkeypatch.setattr(existing, "run_trial", trial)
+    san = SanSettings("ceph", Path("c"), Path("k"), "me", further=("files", "none"))
+    assert [each.text for each in existing.check(san) if each.is_fatal] == [
+        "the pool 'files' is not for RBD",
+        "the cluster has no pool 'none'",
+    ]
+    assert tried == []
+    [problem] = [each for each in existing.check(replace(san, further=("bulk",))) if each.is_fatal]
+    assert (tried, problem.text) == (
+        ["gureum", "bulk"],
+        "client.me cannot create an image in pool 'bulk': no right",
+    )
+    assert "osd 'profile rbd pool=gureum, profile rbd pool=bulk'" in problem.todo

@@ -1,7 +1,7 @@
 import base64
 import struct
 
-from gureum.san.ceph.keys import capabilities, keyring, new_key, new_keys, read_keyring
+from gureum.san.ceph.keys import capabilities, keyring, new_key, new_keys, read_keyring, user_rights
 
 
 def test_a_key_is_what_cephx_takes() -> None:
@@ -13,6 +13,7 @@ def test_a_key_is_what_cephx_takes() -> None:
 def test_the_cloud_may_do_what_disks_need_and_no_more() -> None:
     pool = "profile rbd pool=gureum"
     assert capabilities(3)["client.gureum"] == {"mon": "profile rbd", "mgr": pool, "osd": pool}
+    assert user_rights(["a", "b"])["osd"] == "profile rbd pool=a, profile rbd pool=b"
 
 
 def test_every_daemon_has_a_key_of_its_own() -> None:

@@ -54,6 +54,7 @@ def pgs(**states: int) -> list[dict[str, Any]]:
 
 
 STATUS: dict[str, Any] = {"pgmap": {"num_pgs": 32, "pgs_by_state": pgs(active_clean=32)}}
+STALE = pgs(active_clean=20, stale_active_clean=12)
 DEGRADED: dict[str, Any] = {
     "pgmap": {"num_pgs": 32, "pgs_by_state": pgs(active_undersized_degraded=32), "degraded_objects": 9}
 }
@@ -137,6 +138,8 @@ def test_a_disk_that_does_not_fit(change: Change) -> None:
         (0, False, DEGRADED, ""),
         (0, False, {"pgmap": {"num_pgs": 32, "pgs_by_state": pgs(down=1, active_clean=31)}}, "only copies"),
         (0, True, {"pgmap": {**DEGRADED["pgmap"], "unfound_objects": 1}}, "only copies"),
+        # All OSDs of some groups went at once, and nobody is left to say how these are.
+        (0, False, {"pgmap": {"num_pgs": 32, "pgs_by_state": STALE}}, "only copies"),
     ],
 )
 def test_what_may_be_replaced(
@@ -208,6 +211,34 @@ def test_emptied_before_it_goes(change: Change, cluster: Cluster, ceph: Ceph) ->
     assert next(statuses, None) is None
 
 
+@pytest.mark.usefixtures("four")
+def test_no_answer_is_no_sign_of_being_empty(
+    change: Change, ceph: Ceph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looked empty once, then nobody answered for longer than it has to look so."""
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(osds.time, "sleep", sleep)
+    monkeypatch.setattr(osds.time, "monotonic", lambda: now)
+    monkeypatch.setattr(osds, "POLL_S", 1.0)
+    monkeypatch.setattr(osds, "STEADY_S", 4.0)
+    answers = [STATUS, *([Answer(-110, "", "timed out")] * 9), DEGRADED]
+    asked_at: list[float] = []
+
+    def status(_: object) -> Any:
+        asked_at.append(now)
+        return answers.pop(0) if answers else STATUS
+
+    ceph.says["status"] = status
+    change.remove(1)
+    assert not answers
+    assert asked_at == [float(second) for second in range(16)]
+
+
 @pytest.mark.parametrize("state", [ADDED, GONE])
 def test_what_holds_nothing_just_goes(change: Change, cluster: Cluster, ceph: Ceph, state: str) -> None:
     half_made(cluster, state)
@@ -238,5 +269,6 @@ def test_one_change_at_a_time(cluster: Cluster) -> None:
 def test_whole() -> None:
     assert is_whole({"pgmap": {"pgs_by_state": pgs(active_clean=1, active_clean_scrubbing=1)}})
     assert not is_whole({"pgmap": {"pgs_by_state": []}})
+    assert not is_whole({"pgmap": {"pgs_by_state": STALE}})
     assert not is_whole(DEGRADED)
     assert enough_without(DEGRADED, is_up=False)

@@ -100,6 +100,12 @@ async def test_a_manager_that_started_meanwhile_cannot_count(rig: Rig) -> None:
     await rig.call("CompleteSnapshot", service="ebs", SnapshotId=id, ChangedBlocksCount=7)
 
 
+async def test_an_encrypted_parent_is_not_added_to(rig: Rig) -> None:
+    parent = await rig.snapshot(await rig.volume(Size=2, Encrypted=True))
+    wrong = {"VolumeSize": 3, "ParentSnapshotId": parent}
+    assert await reason(rig, "StartSnapshot", **wrong) == "INVALID_VOLUME_SIZE"
+
+
 async def test_of_a_parent(rig: Rig) -> None:
     parent = await rig.snapshot(await rig.volume(Size=2))
     answer = await rig.call("StartSnapshot", service="ebs", VolumeSize=4, ParentSnapshotId=parent)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gureum.resources import Address, Instance, InstanceState, NetworkInterface, Volume
+from gureum.resources import Address, Instance, InstanceState, Move, NetworkInterface, Volume
 
 if TYPE_CHECKING:
     from ..conftest import Rig
@@ -221,3 +221,16 @@ async def test_a_local_volume_decides_where_it_starts_and_the_others_come(rig: R
     await rig.call("StartInstances", InstanceIds=[instance])
     assert (await rig.get(Instance, instance)).host == "host-0"
     assert (await rig.get(Volume, volume)).host == "host-0"
+
+
+async def test_start_where_a_volume_is_on_its_way(rig: Rig) -> None:
+    """It may have been looked after by another host than the stopped instance's when its move began."""
+    instance = await rig.stopped()
+    await rig.change(Instance, instance, host="host-0")
+    [root] = await rig.find(Volume, instances=instance)
+    move = Move(state="moving", source="san", target="other", started=rig.env.utcnow())
+    await rig.change(Volume, root.id, pool="san", host="host-1", move=move)
+    await rig.call("StartInstances", InstanceIds=[instance])
+    # Placement knows where its volumes are.
+    assert (await rig.get(Instance, instance)).host is None
+    assert (await rig.get(Volume, root.id)).host == "host-1"

@@ -177,3 +177,17 @@ async def test_to_the_disk_of_the_instance_s_host(rig: Rig, volume: str) -> None
     await refused(rig, "InvalidStateException", "MoveVolume", **input, HostId="host-1")
     await fleet(rig, "MoveVolume", **input)
     assert (await rig.get(Volume, volume)).host == "host-0"
+
+
+async def test_by_way_of_the_host_that_its_instance_is_bound_to(rig: Rig, volume: str) -> None:
+    """Else that instance could not start until it is there: what it has would be on two hosts."""
+    await rig.put(replace(await rig.get(Host, "host-0"), id="host-1", version=0))
+    rig.cloud = replace(rig.cloud, type_pools=(("standard", LOCAL), ("gp2", "other")))
+    instance = await rig.stopped()
+    [root] = await rig.find(Volume, instances=instance)
+    await rig.change(Instance, instance, host="host-0")
+    await rig.change(Volume, root.id, pool=LOCAL, host="host-0")
+    await rig.call("AttachVolume", VolumeId=volume, InstanceId=instance, Device="/dev/sdf")
+    await rig.change(Volume, volume, host="host-1")
+    await fleet(rig, "MoveVolume", VolumeId=volume, PoolName="other")
+    assert (await rig.get(Volume, volume)).host == "host-0"

@@ -25,13 +25,15 @@ def extents(
     The object map tells which objects are concerned, without reading any; then each of them is asked.
     ``length`` 0: to the end.
     """
-    with explained(id), _snapshot(session, id, volume) as image:
+    with explained(id or volume), _snapshot(session, id, volume) as image:
         end = min(offset + length, image.size()) if length else image.size()
         found: list[tuple[int, int]] = []
         for start, size in _differences(image, offset, end, since, whole_object=True):
             found += _differences(image, start, min(start + size, end), since, whole_object=False)
             if len(found) > EXTENTS_MAX:
-                raise Refused(f"{id} has more than {EXTENTS_MAX} pieces there: ask for a smaller part")
+                raise Refused(
+                    f"{id or volume} has more than {EXTENTS_MAX} pieces there: ask for a smaller part"
+                )
         return _merged(found)
 
 
@@ -60,8 +62,8 @@ def _merged(extents: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def read(session: Session, id: str, volume: str, offset: int, length: int) -> bytes:
-    with explained(id), _snapshot(session, id, volume) as image:
-        _require_inside(id, image.size(), offset, length)
+    with explained(id or volume), _snapshot(session, id, volume) as image:
+        _require_inside(id or volume, image.size(), offset, length)
         return bytes(image.read(offset, length))
 
 
@@ -82,10 +84,16 @@ def write(session: Session, id: str, offset: int, data: bytes) -> None:
 
 @contextmanager
 def _snapshot(session: Session, id: str, volume: str) -> Iterator[Any]:
-    with session.handles.use(volume, id) as image:
-        if not id:
-            volumes.require_unused(session, volume, image)
-        yield image
+    try:
+        with session.handles.use(volume, id) as image:
+            if not id:
+                if names.marks(image).get(names.DELETED):
+                    raise Refused(f"there is no volume {volume}", "missing")
+                volumes.require_unused(session, volume, image)
+            yield image
+    except rbd.ImageNotFound:
+        missing = f"there is no snapshot {id} of {volume}" if id else f"there is no volume {volume}"
+        raise Refused(missing, "missing") from None
 
 
 def _require_inside(id: str, size: int, offset: int, length: int) -> None:

@@ -24,7 +24,7 @@ from .session import Refused, Session, explained
 log = logging.getLogger(__name__)
 
 OPEN = "gureum.open."
-"""With CLOUD/HOST: addresses of clients, oldest first."""
+"""With CLOUD/HOST: addresses of clients, those first that have closed it, then oldest first."""
 CLIENTS_MAX = 256
 """Of a host. Those that have closed the image since are among them."""
 NEEDS_LOCK = rbd.RBD_FEATURE_EXCLUSIVE_LOCK | rbd.RBD_FEATURE_OBJECT_MAP | rbd.RBD_FEATURE_FAST_DIFF
@@ -85,13 +85,27 @@ def note_opened(session: Session, id: str) -> None:
             return
         claims = claimed(session, object)
         mine = claims.get(locks.cookie(session), [])
-        before = session.opening.pop(id, None)
+        before = session.opening.get(id)
         if before is None:
+            opening = locks.holder(session, object, locks.OPENING)
+            if opening is not None and opening.cookie != locks.cookie(session):
+                # Whom nobody has claimed yet may be that host's.
+                raise Refused(f"{id} is being opened by {opening.cookie}: try again", "busy")
             before = {address for addresses in claims.values() for address in addresses}
         if new := sorted(now - before - set(mine)):
-            value = json.dumps([*mine, *new][-CLIENTS_MAX:]).encode()
+            # Those that have closed it are the first to be forgotten.
+            known = sorted(mine, key=lambda address: address in now)
+            value = json.dumps([*known, *new][-CLIENTS_MAX:]).encode()
             session.io.set_xattr(object, OPEN + locks.cookie(session), value)
         locks.end_opening(session, object)
+        session.opening.pop(id, None)
+
+
+def note_own(session: Session, id: str, object: str) -> None:
+    """What this host opened and could not write down yet: else it would count as the lost host's."""
+    opening = locks.holder(session, object, locks.OPENING)
+    if opening is not None and opening.cookie == locks.cookie(session):
+        note_opened(session, id)
 
 
 def claimed(session: Session, object: str) -> dict[str, list[str]]:

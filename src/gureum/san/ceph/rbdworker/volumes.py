@@ -177,6 +177,7 @@ def evict(session: Session, id: str, holder: str) -> bool:
                 if holder not in {locker.cookie for locker in found.all}:
                     return False
                 if found.shared:
+                    sharing.note_own(session, id, object)
                     clients = sharing.clients_of(session, id, object, image, holder)
                 else:
                     clients = {each["addr"] for each in image.watchers_list()} | _lock_owners(image)

@@ -1,0 +1,148 @@
+"""Who counts as whose, of the clients that have a shared volume open. The bindings are stood in for."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+PACKAGE = "gureum.san.ceph.rbdworker"
+OBJECT = "rbd_header.1"
+
+
+class Bindings(ModuleType):
+    """Errors are classes, all else is a number."""
+
+    def __getattr__(self, name: str) -> Any:
+        return 0 if name.isupper() else type(name, (Exception,), {})
+
+
+class Shared:
+    """A volume's header, and the session of host h1 with it."""
+
+    def __init__(self) -> None:
+        self.attributes: dict[str, bytes] = {}
+        self.watchers: list[str] = []
+        self.opener = ""
+        self.sharers = ["c/h1", "c/h2", "c/h3"]
+        self.io = SimpleNamespace(
+            get_xattrs=lambda object: iter(self.attributes.items()),
+            set_xattr=lambda object, name, value: self.attributes.update({name: value}),
+            rm_xattr=lambda object, name: self.attributes.pop(name),
+        )
+        image = SimpleNamespace(
+            id=lambda: "1", watchers_list=lambda: [{"addr": address} for address in self.watchers]
+        )
+        self.fenced: list[str] = []
+        self.session = SimpleNamespace(
+            cloud="c",
+            host="h1",
+            io=self.io,
+            opening={},
+            cluster=SimpleNamespace(get_addrs=lambda: "worker"),
+            image=lambda id, read_only=False: nullcontext(image),
+            fence=lambda addresses, seconds: self.fenced.extend(addresses),
+        )
+
+    def claim(self, host: str, *addresses: str) -> None:
+        self.attributes[f"gureum.open.c/{host}"] = json.dumps(addresses).encode()
+
+    def claimed(self, host: str) -> list[str]:
+        return list(json.loads(self.attributes.get(f"gureum.open.c/{host}", b"[]")))
+
+
+@pytest.fixture
+def shared() -> Shared:
+    return Shared()
+
+
+@pytest.fixture
+def worker(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    before = set(sys.modules)
+    for name in ("rados", "rbd"):
+        monkeypatch.setitem(sys.modules, name, Bindings(name))
+    locks = importlib.import_module(f"{PACKAGE}.locks")
+
+    def end_opening(session: Any, object: str, host: str = "") -> None:
+        shared.opener = ""
+
+    def holder(session: Any, object: str, name: str) -> Any:
+        return SimpleNamespace(cookie=shared.opener) if shared.opener else None
+
+    def lockers(session: Any, object: str) -> Any:
+        return SimpleNamespace(all=[SimpleNamespace(cookie=each) for each in shared.sharers], shared=True)
+
+    def release(session: Any, object: str, expected: str) -> bool:
+        shared.sharers.remove(expected)
+        return True
+
+    for stub in (end_opening, holder, lockers, release):
+        monkeypatch.setattr(locks, stub.__name__, stub)
+    yield SimpleNamespace(
+        sharing=importlib.import_module(f"{PACKAGE}.sharing"),
+        volumes=importlib.import_module(f"{PACKAGE}.volumes"),
+        Refused=importlib.import_module(f"{PACKAGE}.session").Refused,
+    )
+    package = sys.modules[PACKAGE]
+    for name in set(sys.modules) - before:
+        if name.startswith(f"{PACKAGE}."):
+            del sys.modules[name]
+            delattr(package, name.rpartition(".")[2])
+
+
+def test_what_still_has_it_open_is_not_forgotten(shared: Shared, worker: Any) -> None:
+    """However often the host opened and closed it besides."""
+    most = worker.sharing.CLIENTS_MAX
+    shared.claim("h1", "open", *(f"closed-{number}" for number in range(most - 1)))
+    shared.watchers = ["open", "new"]
+    shared.opener = "c/h1"
+    worker.sharing.note_opened(shared.session, "vol-1")
+    assert {"open", "new"} < set(shared.claimed("h1"))
+    assert len(shared.claimed("h1")) == most
+
+
+def test_what_could_not_be_written_down_is_known_the_next_time(shared: Shared, worker: Any) -> None:
+    shared.watchers = ["somebody", "new"]
+    shared.session.opening["vol-1"] = {"somebody"}
+    shared.opener = "c/h1"
+    right = shared.io.set_xattr
+
+    def fail(object: str, name: str, value: bytes) -> None:
+        raise TimeoutError
+
+    shared.io.set_xattr = fail
+    with pytest.raises(TimeoutError):
+        worker.sharing.note_opened(shared.session, "vol-1")
+    shared.io.set_xattr = right
+    worker.sharing.note_opened(shared.session, "vol-1")
+    assert shared.claimed("h1") == ["new"]
+
+
+def test_a_new_process_claims_nothing_while_another_host_opens_it(shared: Shared, worker: Any) -> None:
+    shared.watchers = ["of h2"]
+    shared.opener = "c/h2"
+    with pytest.raises(worker.Refused, match="being opened by c/h2"):
+        worker.sharing.note_opened(shared.session, "vol-1")
+    assert (shared.claimed("h1"), shared.opener) == ([], "c/h2")
+    shared.opener = ""
+    worker.sharing.note_opened(shared.session, "vol-1")
+    assert shared.claimed("h1") == ["of h2"]
+
+
+def test_who_shuts_a_lost_host_out_does_not_shut_out_itself(shared: Shared, worker: Any) -> None:
+    """Its machine has opened the volume, and that is not written down yet."""
+    shared.watchers = ["of h1", "of h2", "of h3"]
+    shared.claim("h2", "of h2")
+    shared.claim("h3", "of h3")
+    shared.session.opening["vol-1"] = {"of h2", "of h3"}
+    shared.opener = "c/h1"
+    assert worker.volumes.evict(shared.session, "vol-1", "c/h3")
+    assert shared.fenced == ["of h3"]
+    assert shared.claimed("h1") == ["of h1"]
+    assert shared.sharers == ["c/h1", "c/h2"]
