@@ -221,6 +221,7 @@ def supervise(cloud: Cloud) -> None:
 
     with cloud.transition():
         wanted = cloud.daemons
+        before = cloud.running_daemons()
         supervising = cloud.supervisor()
         file = daemons_file(str(cloud.state_dir))
         write_whole(file, "\n".join(wanted))
@@ -234,8 +235,8 @@ def supervise(cloud: Cloud) -> None:
                 )
             time.sleep(POLL_S)
         # Only now: until it was told, the supervisor may have started one again.
-        unwanted = [each for name, each in cloud.running_daemons().items() if name not in wanted]
-        stop(unwanted, DAEMON_STOP_TIMEOUT_S)
+        running = {*before.items(), *cloud.running_daemons().items()}
+        stop([each for name, each in running if name not in wanted], DAEMON_STOP_TIMEOUT_S)
 
 
 def teller() -> Callable[[Recovery], None]:

@@ -228,6 +228,7 @@ def test_other_daemons_while_it_runs(storage: Cloud) -> None:
         cluster.keep(Disk(number=3))
         cluster.keep(Disk(number=1, state=GONE))
         supervise(storage)
+        assert not send(first["osd.1"], 0)  # it is no more
         while "osd.3" not in storage.running_daemons():
             pass
         after = storage.running_daemons()
