@@ -65,6 +65,8 @@ def outside_world() -> Iterator[None]:
             server.shutdown()
             server.server_close()
     finally:
+        # Not by the namespace's end, which comes when its last socket has gone.
+        subprocess.run(["ip", "link", "delete", CABLE], capture_output=True, check=False)
         _ip("netns", "delete", OUTSIDE)
 
 
