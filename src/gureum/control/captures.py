@@ -88,7 +88,7 @@ def _without(instance: Instance, *images: str) -> Instance:
     left = tuple(id for id in instance.capturing if id not in images)
     if left:
         return replace(instance, capturing=left)
-    return replace(instance, capturing=(), generation=instance.generation + 1, reboots=0)
+    return replace(instance, capturing=(), generation=instance.next_generation, reboots=0)
 
 
 async def step(tx: Transaction, instance: Instance, off: bool) -> None:

@@ -65,6 +65,7 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
     """``host`` is where it is or was last; None before placement and when it may be placed anew.
 
     ``generation`` grows with every start: a machine on a host is this instance only with this number.
+    ``generations`` is the highest that was ever given out, if that is more: to a machine that did not become it.
     ``reboots`` counts the reboots asked for; ``force`` powers off without asking the guest.
     ``purge_at`` (Unix time): when a terminated instance disappears from the store.
     """
@@ -79,6 +80,7 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
     zone: str
     host: str | None = None
     generation: int = 1
+    generations: int = 0
     reboots: int = 0
     force: bool = False
     purge_at: float = 0.0
@@ -107,6 +109,11 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
     """Images that are being made of it: its machine is off until their snapshots are taken."""
     impaired: str = ""
     """Why the instance does not make progress now (e.g. its pool is full), for status checks."""
+
+    @property
+    def next_generation(self) -> int:
+        """What no machine of it has had."""
+        return max(self.generation, self.generations) + 1
 
     kind: ClassVar[str] = "instance"
     indexes: ClassVar[tuple[str, ...]] = (

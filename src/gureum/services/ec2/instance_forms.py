@@ -111,8 +111,8 @@ def _but(kind: type[Struct], *fields: str) -> Callable[[Struct], tuple[object, .
 _of_instance = _but(
     Instance,
     *("id", "tags", "version", "private_ip", "launched", "launch_index", "transition_reason", "client_token"),
-    *("interfaces", "devices", "reservation", "host", "generation", "reboots", "purge_at", "public_key"),
-    "user_data",
+    *("interfaces", "devices", "reservation", "host", "generation", "generations", "reboots", "purge_at"),
+    *("public_key", "user_data"),
 )
 _of_interface = _but(
     NetworkInterface,

@@ -62,7 +62,7 @@ async def start_instances(ctx: Context, input: Input) -> Output:
                 state=InstanceState.pending,
                 state_reason=None,
                 transition_reason="",
-                generation=instance.generation + 1,
+                generation=instance.next_generation,
                 reboots=0,
                 force=False,
                 launched=ctx.env.utcnow(),
