@@ -65,7 +65,7 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
     """``host`` is where it is or was last; None before placement and when it may be placed anew.
 
     ``generation`` grows with every start: a machine on a host is this instance only with this number.
-    ``generations`` is the highest that was ever given out, if that is more: to a machine that did not become it.
+    ``generations`` is the highest ever given out, if that is more: to a machine that did not become it.
     ``reboots`` counts the reboots asked for; ``force`` powers off without asking the guest.
     ``purge_at`` (Unix time): when a terminated instance disappears from the store.
     """
