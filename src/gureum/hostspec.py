@@ -85,6 +85,32 @@ class NicSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     index: int = 0
 
 
+class IncomingSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """The machine comes from another host: it is made, listens, and does not run before this is gone.
+
+    ``layout``: what it has to have in common with the one there, as that host's hypervisor says.
+    """
+
+    migration: str
+    secret: str
+    """What both ends prove to each other with, in hexadecimal digits."""
+    layout: bytes = b""
+
+
+class OutgoingSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """The machine goes to another host. ``port`` 0: only what it has to have there is asked for.
+
+    Once all of it is sent it does not go on here as long as this is so.
+    """
+
+    migration: str
+    secret: str
+    address: str = ""
+    port: int = 0
+    bytes_per_second: int = 0
+    """0: as fast as it goes."""
+
+
 class MachineSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     """An instance on this host. ``run`` False: off, but its console log and traces are kept.
 
@@ -111,6 +137,8 @@ class MachineSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     nics: tuple[NicSpec, ...] = ()
     force_detach_nics: tuple[str, ...] = ()
     """Interfaces that leave without the guest being asked."""
+    incoming: IncomingSpec | None = None
+    outgoing: OutgoingSpec | None = None
     metadata: Metadata
 
 
@@ -140,6 +168,8 @@ class VolumeSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     """Machines of several hosts may have it open at the same time."""
     keeper: bool = True
     """Whether this host looks after it; else it only opens it, for its machines, and another one does."""
+    passes: bool = False
+    """Its machine goes from one host to another: both have it open, and only one of them writes at a time."""
     evict: tuple[str, ...] = ()
     """Hosts that are lost for good: what one of them still has of the volume is taken from it first."""
     made: bool = False
@@ -385,6 +415,9 @@ class NetworkSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
 
     ``networks6``: what the IPv6 networks of all VPCs of the cloud are parts of. ``hidden6``: those of them
     that nobody leads to the hosts, so that guests go out with their host's own address.
+
+    ``standby``: ports that are still another host's (and among ``remotes``), and will perhaps be this one's.
+    They can be opened, and nothing else is true of them here yet.
     """
 
     number: int = 0
@@ -395,6 +428,7 @@ class NetworkSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     hidden6: tuple[str, ...] = ()
     vpcs: tuple[VpcSpec, ...] = ()
     ports: tuple[PortSpec, ...] = ()
+    standby: tuple[PortSpec, ...] = ()
     remotes: tuple[RemoteSpec, ...] = ()
     peerings: tuple[PeeringSpec, ...] = ()
     groups: tuple[GroupSpec, ...] = ()
@@ -431,6 +465,54 @@ class MachineState(StrEnum):
     off = "off"
 
 
+class MigrationReport(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """A machine on its way, at either end. ``error``: why it has failed for good, "" if it has not.
+
+    At the source, ``layout`` as in IncomingSpec; ``sent``: all of it is at the other end, and the guest does
+    not go on here. At the destination, ``address`` and ``port`` say where it listens; ``received``: all of it
+    is here, and it would go on.
+    """
+
+    migration: str
+    layout: bytes = b""
+    sent: bool = False
+    address: str = ""
+    port: int = 0
+    received: bool = False
+    done_bytes: int = 0
+    total_bytes: int = 0
+    downtime_milliseconds: int = 0
+    error: str = ""
+
+
+class MachineLayout(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """What another host's hypervisor has to know of a running machine to take it over as it is.
+
+    The source's hypervisor makes it, the destination's reads it; nothing in between looks into it. The
+    ``type`` is versioned ("pc-q35-7.2"), ``version`` the hypervisor's. ``disks`` and ``nics`` say, by volume
+    and interface, on which bus and in which slot of it each is.
+    """
+
+    type: str
+    version: str
+    cpu: str
+    vmgenid: str = ""
+    disks: dict[str, tuple[str, int]] = {}
+    nics: dict[str, tuple[str, int]] = {}
+
+
+class MigrationPhase(StrEnum):
+    """``waiting``: the destination's machine is ready, and nobody has connected to it. ``copying``: its guest
+    runs at the source. ``completed``: the guest is held, and both hosts have all of it. ``failed``: also if
+    it was cancelled; the source's guest goes on, or the machine has ended.
+    """
+
+    waiting = "waiting"
+    copying = "copying"
+    completed = "completed"
+    failed = "failed"
+
+
 class MachineReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     """``disks`` and ``nics`` are the volumes and interfaces that the guest has now. ``message`` says why, for
     people.
@@ -447,6 +529,7 @@ class MachineReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     reboots: int = 0
     disks: tuple[str, ...] = ()
     nics: tuple[str, ...] = ()
+    migration: MigrationReport | None = None
 
 
 class VolumeReport(Document, frozen=True, kw_only=True, omit_defaults=True):

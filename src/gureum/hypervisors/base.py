@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from gureum.hostspec import MachineState
+from gureum.hostspec import MachineLayout, MachineState, MigrationPhase
 from gureum.san.base import DiskSource, FileDisk, Layer
 
 
@@ -60,6 +60,59 @@ class Nic(msgspec.Struct, frozen=True, kw_only=True):
     mtu: int = 1500
 
 
+class Incoming(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine is to come here as it runs on another host, instead of being booted.
+
+    ``migration`` names the attempt. ``secret`` (32 bytes, random) is known to both hosts and nobody else:
+    who connects proves to have it, and all that passes is encrypted with it. ``listen``: this host's own
+    address that the other host reaches. ``layout``: what the other host said (``Hypervisor.layout``).
+    """
+
+    migration: str
+    secret: bytes
+    listen: str
+    layout: MachineLayout
+
+
+class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a machine is to go. ``migration`` and ``secret`` as in ``Incoming``; ``address``: what the other
+    host's ``Migration.address`` says.
+
+    ``bytes_per_second`` bounds the copying, 0 not. ``downtime_ms``: for how long the guest may be held at the
+    end; if it writes faster than is copied, that grows in steps up to ``downtime_max_ms``, and the guest is
+    slowed down.
+    """
+
+    migration: str
+    secret: bytes
+    address: str
+    bytes_per_second: int = 0
+    downtime_ms: int = 50
+    downtime_max_ms: int = 2000
+
+
+class Migration(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a machine is on its way, ``incoming`` or to elsewhere.
+
+    ``address`` ("ADDRESS:PORT", "[ADDRESS]:PORT"): where an incoming one waits; another one after the agent
+    was restarted. Bytes are of memory, and the source's to know, as are ``downtime_ms`` (known when it is
+    ``completed``; before that what is expected) and ``total_ms``. ``error``: why it has failed.
+    """
+
+    migration: str
+    incoming: bool
+    phase: MigrationPhase
+    address: str = ""
+    remaining_bytes: int = 0
+    total_bytes: int = 0
+    copied_bytes: int = 0
+    bytes_per_second: int = 0
+    dirty_bytes_per_second: int = 0
+    downtime_ms: int = 0
+    total_ms: int = 0
+    error: str = ""
+
+
 class MachineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A machine to start. Empty ``kernel``: boot the root disk by firmware. ``machine`` is q35 or microvm.
 
@@ -79,11 +132,16 @@ class MachineConfig(msgspec.Struct, frozen=True, kw_only=True):
     disks: tuple[Disk, ...] = ()
     nics: tuple[Nic, ...] = ()
     reboots: int = 0
+    incoming: Incoming | None = None
 
 
 class MachineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """``disks`` and ``nics`` are ids of the volumes and interfaces that the machine has now; ``detaching``
     those of both that the guest was asked to give up. ``mirrors``, by volume: those on their way elsewhere.
+
+    ``migration``: the last one of this run, None for none; of one that came here only until ``go_on``. Until
+    then the machine is ``starting``, or ``crashed`` if that has failed; one that is gone to another host is
+    ``paused``.
     """
 
     id: str
@@ -95,6 +153,7 @@ class MachineStatus(msgspec.Struct, frozen=True, kw_only=True):
     nics: tuple[str, ...] = ()
     detaching: tuple[str, ...] = ()
     mirrors: Mapping[str, Mirror] = {}
+    migration: Migration | None = None
 
 
 class Hypervisor(Protocol):
@@ -108,6 +167,10 @@ class Hypervisor(Protocol):
     def accelerator(self) -> str:
         """What runs the guest's code: "kvm" or "tcg"; "fake" for the fake."""
 
+    @property
+    def cpu(self) -> str:
+        """What a guest depends on of the CPU here: it can go to hosts that say the same, and to no others."""
+
     def subscribe(self, changed: Callable[[str], None]) -> None:
         """``changed(machine id)`` is called on the event loop when a machine's status may have changed."""
 
@@ -119,6 +182,9 @@ class Hypervisor(Protocol):
 
     async def start(self, config: MachineConfig) -> None:
         """Start it. Done already for this generation: does nothing. Returns when the guest's CPUs run.
+
+        With ``config.incoming`` it returns when the machine waits for its guest, which does not run before
+        ``go_on``. Its disks are opened (``note_opened`` can follow), and not written to before that.
 
         A machine of an older generation must be off: else HypervisorError.
         """
@@ -133,7 +199,39 @@ class Hypervisor(Protocol):
         """Reboot at once, also a machine whose guest shut itself down; the status then has ``reboots``."""
 
     async def resume(self, id: str) -> None:
-        """Let a paused machine go on."""
+        """Let a paused machine go on. One on its way from or to another host is left as it is."""
+
+    async def layout(self, id: str) -> MachineLayout:
+        """What another host has to know to take the machine over; it holds until a device comes or goes.
+
+        HypervisorError if it cannot go to another host now: a device is just being given up, or a disk is on
+        its way to another place.
+        """
+
+    async def migrate(self, id: str, outgoing: Outgoing) -> None:
+        """Begin to copy the running machine to where another host waits for it; it goes on meanwhile.
+
+        How far it is says ``status.migration``. Begun already by this ``outgoing.migration``, also if it has
+        ended since: only its bounds are changed. When it is ``completed`` the guest is held here, and never
+        goes on by itself; failed before that, it goes on here by itself. HypervisorError: not begun.
+        """
+
+    async def cancel_migration(self, id: str) -> None:
+        """Let the machine stay. Returns when the migration has ended, ``failed`` or ``completed`` after all.
+
+        Not for one that is incoming: ``remove`` that. None under way: does nothing.
+        """
+
+    async def go_on(self, id: str) -> None:
+        """Let the guest of a ``completed`` migration go on here, at either end: for the caller to make sure
+        that it does not at the other.
+
+        HypervisorError while it isn't ``completed``. It goes on already: does nothing. At the destination
+        ``status.migration`` is None from now on.
+        """
+
+    async def prepend_console(self, id: str, text: bytes) -> None:
+        """What the guest wrote to its console where it came from. It replaces what was given before."""
 
     async def remove(self, id: str) -> None:
         """Power off and leave no trace."""

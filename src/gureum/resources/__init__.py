@@ -19,6 +19,7 @@ from gureum.resources.interface import (
     SecondaryAddress,
 )
 from gureum.resources.keypair import KeyPair
+from gureum.resources.migration import InstanceMigration, MigrationState
 from gureum.resources.pool import Pool
 from gureum.resources.record import KINDS, Record
 from gureum.resources.routing import (
@@ -72,11 +73,13 @@ __all__ = [
     "ImageDevice",
     "ImageState",
     "Instance",
+    "InstanceMigration",
     "InstanceState",
     "InterfaceAttachment",
     "InternetGateway",
     "KeyPair",
     "MetadataOptions",
+    "MigrationState",
     "Modification",
     "Move",
     "NatGateway",

@@ -107,6 +107,8 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
     """The credit option that was asked for: standard or unlimited, "" for the type's default."""
     capturing: tuple[str, ...] = ()
     """Images that are being made of it: its machine is off until their snapshots are taken."""
+    migration: str = ""
+    """The id of the migration that is under way, "" for none."""
     impaired: str = ""
     """Why the instance does not make progress now (e.g. its pool is full), for status checks."""
 

@@ -155,8 +155,17 @@ class Pool(Protocol):
         Raises PoolUnavailable while it is another host's alone, or another host opens it.
         """
 
+    async def receive_volume(self, id: str) -> DiskSource:
+        """As ``open_volume``, of a volume of a shared pool that another host has alone: with a machine that
+        is on its way from there to here, and does not write before it goes on here.
+
+        The other host keeps it until it releases it, and nobody else can open it. Once the machine is here
+        for good, ``open_volume`` makes it this host's (PoolUnavailable until the other has released it, or
+        was evicted); ``release_volume`` gives it up instead. Either host can be evicted without the other.
+        """
+
     async def note_opened(self, id: str) -> None:
-        """A machine of this host has opened what was shared, or is not going to.
+        """A machine of this host has opened what was shared or is received, or is not going to.
 
         Who has it open is written down, so that ``evict`` leaves out the machines of other hosts.
         """

@@ -1,0 +1,85 @@
+"""Live migrations of instances."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import ClassVar
+
+from gureum.resources.record import Record, Transitions, table
+
+
+class MigrationState(StrEnum):
+    """Where a migration is.
+
+    ``preparing``: the destination makes ready to receive. ``copying``: the source sends the guest's memory.
+    ``switching``: the instance is the destination's, and the source is to let go of it. ``aborting``: it
+    stays where it was, and the destination is to let go; ``outcome`` says what the migration is then.
+    """
+
+    preparing = "preparing"
+    copying = "copying"
+    switching = "switching"
+    aborting = "aborting"
+    completed = "completed"
+    failed = "failed"
+    cancelled = "cancelled"
+
+
+UNDECIDED = (MigrationState.preparing, MigrationState.copying)
+"""The instance is still the source's, and may become the destination's."""
+ENDED = (MigrationState.completed, MigrationState.failed, MigrationState.cancelled)
+UNDER_WAY = (*UNDECIDED, MigrationState.switching, MigrationState.aborting)
+
+
+class InstanceMigration(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """The way of a running instance from the host ``source`` to ``destination``.
+
+    ``generation`` is that of the machine at the destination: it runs only if it becomes the instance's.
+    ``source_generation`` and ``reboots`` are the machine's at the source when it began. ``secret`` is what
+    both ends prove to each other with, in hexadecimal digits; it goes when the migration has ended.
+    ``layout``: what the machine at the destination has to have in common with the one at the source, as the
+    hypervisor there says. ``address`` and ``port``: where the destination listens.
+    """
+
+    state: MigrationState = MigrationState.preparing
+    instance: str
+    source: str
+    destination: str
+    generation: int
+    source_generation: int
+    reboots: int = 0
+    drains: bool = False
+    """It was begun because the source is being drained, not by a client."""
+    bytes_per_second: int = 0
+    """The bound that was asked for, 0 for none."""
+    secret: str = ""
+    layout: bytes = b""
+    address: str = ""
+    port: int = 0
+    outcome: str = ""
+    """While it is aborting: the state that it ends in."""
+    message: str = ""
+    """Why it did not complete, for people."""
+    started: datetime
+    switched: datetime | None = None
+    ended: datetime | None = None
+    purge_at: float = 0.0
+    """Unix time when the record of an ended one goes."""
+    done_bytes: int = 0
+    downtime_milliseconds: int = 0
+    """Of the guest, as the hypervisor counted it, without what the switch to the destination took."""
+
+    @property
+    def hosts(self) -> tuple[str, str]:
+        return self.source, self.destination
+
+    kind: ClassVar[str] = "instance-migration"
+    indexes: ClassVar[tuple[str, ...]] = ("account", "state", "instance", "source", "destination")
+    transitions: ClassVar[Transitions] = table(
+        MigrationState,
+        preparing="copying aborting",
+        copying="switching aborting",
+        switching="completed",
+        aborting="failed cancelled",
+    )
