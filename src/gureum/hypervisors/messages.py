@@ -13,6 +13,9 @@ PAUSED = "paused"
 HOST_RESTARTED = "the host restarted"
 HOST_STOPS = "the host shuts down"
 NOT_STARTED = "was never started: the agent ended before"
+MIGRATED = "its guest is held: all of it is on another host now"
+CANCELLED = "cancelled"
+STAYED = "it goes on here after all"
 STOPPED = "stopped as asked"
 PROCESS_ENDED = "the hypervisor process ended unexpectedly"
 
@@ -27,6 +30,10 @@ def storage_failed(volume: str, reason: str) -> str:
 
 def storage_waits(volumes: str) -> str:
     return f"its storage does not answer: {volumes}"
+
+
+def migration_failed(reason: str) -> str:
+    return f"did not come here from its host: {reason}"
 
 
 def start_failed(reason: str) -> str:

@@ -84,7 +84,7 @@ async def test_a_machine_reset_just_when_its_guest_shut_down_has_not_ended(tmp_p
 async def test_a_machine_found_running_has_not_ended_whatever_was_noted(tmp_path: Path) -> None:
     """An agent that was killed within a reset left the note."""
     machine = running(tmp_path, ended=MachineState.shutdown)
-    await machine._refresh()
+    await machine.refresh()
     await machine.close()
     kept = machine.files.load()
     assert kept is not None

@@ -23,6 +23,7 @@ AGENT = "agent"
 CONSOLE_LOG_SET = 1
 """The fdset of the console's log file."""
 
+ROOT_BUS = "pcie.0"
 HOTPLUG_BUS = "hotplug"
 HOTPLUG_SLOTS = range(1, 32)
 """Slots of the bridge for disks that come and go. Slot 0 is its controller's.
@@ -93,12 +94,15 @@ def command_line(
     for device in _platform(config, micro, vmgenid):
         arguments += ["-device", _json(device)]
     for nic in config.nics:
-        arguments += _nic(nic, micro)
+        arguments += _nic(nic, micro, _nic_place(config, nic, micro))
     for disk in config.disks:
         boot_index = 0 if disk.index == 0 and not config.kernel else None
-        arguments += _disk(disk, disks[disk.volume], secrets, micro, host.network, boot_index)
+        place = _disk_place(config, disk, micro)
+        arguments += _disk(disk, disks[disk.volume], secrets, micro, host.network, place, boot_index)
     if not micro:
         arguments += _smbios(config)
+    if config.incoming is not None:
+        arguments += ["-S", "-incoming", "defer"]
     return arguments
 
 
@@ -186,16 +190,38 @@ def _driver(name: str, micro: bool) -> str:
 
 
 def _slot(slot: int, micro: bool) -> Node:
-    return {} if micro else {"bus": "pcie.0", "addr": f"{slot:#x}"}
+    return {} if micro else {"bus": ROOT_BUS, "addr": f"{slot:#x}"}
 
 
-def _nic(nic: Nic, micro: bool) -> list[str]:
+def _nic_place(config: MachineConfig, nic: Nic, micro: bool) -> Node:
+    if config.incoming is not None:
+        place = placed(*config.incoming.layout.nics[nic.interface])
+        return place if micro else {**place, "romfile": ""}
     if micro:
-        place: Node = {}
-    elif nic.index == 0:
-        place = {**_slot(FIRST_NIC_SLOT, micro), "romfile": ""}
-    else:
-        place = nics.hotplug_place(nic.index)
+        return {}
+    if nic.index == 0:
+        return {**_slot(FIRST_NIC_SLOT, micro), "romfile": ""}
+    return nics.hotplug_place(nic.index)
+
+
+def _disk_place(config: MachineConfig, disk: Disk, micro: bool) -> Node:
+    if config.incoming is not None:
+        return placed(*config.incoming.layout.disks[disk.volume])
+    if micro:
+        return {}
+    return _slot(ROOT_DISK_SLOT, micro) if disk.index == 0 else hotplug_place(disk.index)
+
+
+def placed(bus: str, slot: int) -> Node:
+    """Where a device of a machine from another host sits (``layout``)."""
+    if bus == HOTPLUG_BUS:
+        return hotplug_place(slot)
+    if bus == NIC_BUS:
+        return nics.hotplug_place(slot)
+    return _slot(slot, micro=False) if bus == ROOT_BUS else {"bus": bus}
+
+
+def _nic(nic: Nic, micro: bool, place: Node) -> list[str]:
     device = nics.nic_device(nic, 0, _driver("virtio-net", micro), place)
     return [
         *("-netdev", f"tap,id={nics.backend(nic.interface)},fd={nic.fd},vhost=off"),
@@ -209,6 +235,7 @@ def _disk(
     secrets: Mapping[str, int],
     micro: bool,
     pauses: bool,
+    place: Node,
     boot_index: int | None,
 ) -> list[str]:
     arguments: list[str] = []
@@ -221,12 +248,6 @@ def _disk(
         arguments += ["-object", _json(source)]
     for node in opened.nodes(opened.remote.conf if opened.remote is not None else -1):
         arguments += ["-blockdev", _json(node)]
-    if micro:
-        place: Node = {}
-    elif disk.index == 0:
-        place = _slot(ROOT_DISK_SLOT, micro)
-    else:
-        place = hotplug_place(disk.index)
     device = disk_device(opened, _driver("virtio-blk", micro), place, pauses, boot_index)
     return [*arguments, "-device", _json(device)]
 

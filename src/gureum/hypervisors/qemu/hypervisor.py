@@ -11,16 +11,18 @@ from pathlib import Path
 from gureum.env import Env
 from gureum.errors import HypervisorError
 from gureum.files import make_directories
-from gureum.hostspec import MachineState
+from gureum.hostspec import MachineLayout, MachineState
 from gureum.hypervisors import messages
-from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Nic
+from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Nic, Outgoing
+from gureum.hypervisors.qemu import layout
 from gureum.hypervisors.qemu.cgroup import Cgroups
 from gureum.hypervisors.qemu.command import Host
+from gureum.hypervisors.qemu.host_cpu import host_cpu
 from gureum.hypervisors.qemu.installation import Installation, inspect
 from gureum.hypervisors.qemu.launch import KvmAccess, kvm_access, launch
 from gureum.hypervisors.qemu.machine import Machine
 from gureum.hypervisors.qemu.process import kill_identity, marked_processes, wait_identity
-from gureum.hypervisors.qemu.record import Identity, MachineFiles, Saved, boot_id, process_identity, read_tail
+from gureum.hypervisors.qemu.record import Identity, MachineFiles, Saved, boot_id, process_identity
 from gureum.hypervisors.qemu.tsc import frequency_khz
 from gureum.san.base import DiskSource, Layer, RbdDisk
 
@@ -78,6 +80,10 @@ class QemuHypervisor:
     def accelerator(self) -> str:
         return self._accelerator
 
+    @property
+    def cpu(self) -> str:
+        return f"{self._cpu} {host_cpu()}" if self._cpu == "host" else self._cpu
+
     def subscribe(self, changed: Callable[[str], None]) -> None:
         self._subscribers.append(changed)
 
@@ -118,7 +124,7 @@ class QemuHypervisor:
             return
         machine = self._know(files, saved)
         if identity is None or process_identity(identity.pid) != identity:
-            self._cgroups.remove(id)
+            self._cgroups.remove(machine.group)
             await self._recover_ended(machine)
         else:
             await self._adopt(machine, identity)
@@ -136,6 +142,7 @@ class QemuHypervisor:
             state, message = MachineState.crashed, machine.describe_exit(None)
         if saved.ended is None:
             await machine.save(ended=state, message=message)
+        machine.migrating.process_ended(message)
         machine.show(state, message)
 
     async def _adopt(self, machine: Machine, identity: Identity) -> None:
@@ -185,17 +192,26 @@ class QemuHypervisor:
     async def _start(self, config: MachineConfig) -> None:
         if self._installation is None:
             raise HypervisorError("start before recover")
-        before = self._machines.get(config.id)
-        machine_type = self._installation.resolve(config.machine, before.saved.machine_type if before else "")
+        before, incoming = self._machines.get(config.id), config.incoming
+        if incoming is not None:
+            layout.require_fit(config, incoming.layout, self._installation)
+            machine_type = incoming.layout.type
+        else:
+            last = before.saved.machine_type if before else ""
+            machine_type = self._installation.resolve(config.machine, last)
         saved = Saved(
             generation=config.generation,
             machine_type=machine_type,
             boot_id=boot_id(),
             uid=self._free_uid(),
-            vmgenid=self._env.uuid(),
+            vmgenid=incoming.layout.vmgenid if incoming else self._env.uuid(),
             reboots=config.reboots,
             volumes=tuple(sorted(disk.volume for disk in config.disks)),
             nics=tuple(sorted(nic.interface for nic in config.nics)),
+            cpu=incoming.layout.cpu if incoming else self._cpu,
+            migration=incoming.migration if incoming else "",
+            incoming=incoming is not None,
+            group=f"{config.id}.{config.generation}" if incoming else "",
         )
         files = MachineFiles(self._directory, config.id)
         files.create()
@@ -221,11 +237,12 @@ class QemuHypervisor:
         if saved.machine_type.startswith("microvm") and self._accelerator == "tcg" and not self._tsc_khz:
             self._tsc_khz = await frequency_khz()
         network = self._shared_disks or any(isinstance(disk.source, RbdDisk) for disk in config.disks)
-        host = Host(self._installation.binary, self._accelerator, self._cpu, self._tsc_khz, network)
+        cpu = saved.cpu or self._cpu
+        host = Host(self._installation.binary, self._accelerator, cpu, self._tsc_khz, network)
         try:
             pid, disks = launch(machine.files, saved, config, host, self._kvm, self._cgroups, lock)
         except HypervisorError as error:
-            self._cgroups.remove(machine.id)
+            self._cgroups.remove(machine.group)
             await machine.end_unstarted(messages.start_failed(str(error)))
             raise
         self._env.crashpoint("qemu.start.spawned")
@@ -246,6 +263,12 @@ class QemuHypervisor:
         for disk in config.disks:
             if disk.iops or disk.throughput:
                 await live.limit(disk.volume, disk.iops, disk.throughput)
+        if config.incoming is not None:
+            try:
+                await machine.migrating.receive(config.incoming)
+            except HypervisorError as error:
+                await machine.end(MachineState.crashed, messages.start_failed(str(error)))
+                raise
 
     def _free_uid(self) -> int:
         used = {machine.saved.uid for machine in self._machines.values()}
@@ -256,7 +279,7 @@ class QemuHypervisor:
 
     async def press_power_button(self, id: str) -> None:
         machine = self._get(id)
-        if machine.lives and machine.state is not MachineState.shutdown:
+        if machine.lives and machine.state is not MachineState.shutdown and not machine.migrating.away:
             await machine.monitor().execute("system_powerdown")
 
     async def power_off(self, id: str) -> None:
@@ -269,8 +292,24 @@ class QemuHypervisor:
 
     async def resume(self, id: str) -> None:
         machine = self._get(id)
-        if machine.state is MachineState.paused:
+        if machine.state is MachineState.paused and not machine.migrating.under_way:
             await machine.monitor().execute("cont")
+
+    async def layout(self, id: str) -> MachineLayout:
+        if self._installation is None:
+            raise HypervisorError("layout before recover")
+        return await layout.ask(self._get(id), self._installation, self._cpu)
+
+    async def migrate(self, id: str, outgoing: Outgoing) -> None:
+        await self._get(id).migrating.migrate(outgoing)
+
+    async def cancel_migration(self, id: str) -> None:
+        machine = self._machines.get(id)
+        if machine is not None and machine.lives:
+            await machine.migrating.cancel()
+
+    async def go_on(self, id: str) -> None:
+        await self._get(id).migrating.go_on()
 
     async def remove(self, id: str) -> None:
         machine = self._machines.get(id)
@@ -289,6 +328,7 @@ class QemuHypervisor:
     async def detach_disk(self, id: str, volume: str, force: bool = False) -> None:
         machine = self._get(id)
         if machine.lives:
+            machine.migrating.require_settled()
             await machine.disks().detach(volume, force)
 
     async def attach_nic(self, id: str, nic: Nic) -> None:
@@ -300,16 +340,21 @@ class QemuHypervisor:
     async def detach_nic(self, id: str, interface: str, force: bool = False) -> None:
         machine = self._get(id)
         if machine.lives:
+            machine.migrating.require_settled()
             await machine.nics().detach(interface, force)
 
     async def active_layer(self, id: str, volume: str) -> str:
         return await self._get(id).disks().active_layer(volume)
 
     async def switch_layer(self, id: str, volume: str, layer: Layer) -> None:
-        await self._get(id).disks().switch_layer(volume, layer)
+        machine = self._get(id)
+        machine.migrating.require_settled()
+        await machine.disks().switch_layer(volume, layer)
 
     async def resize_disk(self, id: str, volume: str, size_bytes: int) -> None:
-        await self._get(id).disks().resize(volume, size_bytes)
+        machine = self._get(id)
+        machine.migrating.require_settled()
+        await machine.disks().resize(volume, size_bytes)
 
     async def mirror_disk(
         self, id: str, volume: str, target: DiskSource, key: bytes = b"", bytes_per_second: int = 0
@@ -327,7 +372,9 @@ class QemuHypervisor:
             await machine.mirrors().cancel(volume)
 
     async def freeze(self, id: str) -> bool:
-        return await self._get(id).freezer.freeze()
+        machine = self._get(id)
+        machine.migrating.require_settled()
+        return await machine.freezer.freeze()
 
     async def thaw(self, id: str) -> None:
         await self._get(id).freezer.thaw()
@@ -336,11 +383,10 @@ class QemuHypervisor:
         await self._get(id).disks().limit(volume, iops, throughput)
 
     async def console(self, id: str, max_bytes: int) -> bytes:
-        path = self._get(id).files.console_log
-        try:
-            return await asyncio.to_thread(read_tail, path, max_bytes)
-        except FileNotFoundError:
-            return b""
+        return await asyncio.to_thread(self._get(id).files.console_tail, max_bytes)
+
+    async def prepend_console(self, id: str, text: bytes) -> None:
+        await asyncio.to_thread(self._get(id).files.prepend_console, text)
 
     def process_id(self, id: str) -> int | None:
         """The machine's process, None if it has none."""

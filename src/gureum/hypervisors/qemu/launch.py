@@ -76,7 +76,7 @@ def launch(
         if host.accelerator == "tcg":
             memory += TRANSLATION_MIB * MIB
         pids = PIDS_NETWORK if host.network else PIDS_PER_MACHINE
-        joins = cgroups.create(files.id, Limits(config.vcpus, memory, pids))
+        joins = cgroups.create(saved.group or files.id, Limits(config.vcpus, memory, pids))
         confinement = confined(saved.uid, kvm.groups, command)
         pid = spawn(files, confinement, joins, inherited, kvm.node, network=host.network)
         return pid, disks

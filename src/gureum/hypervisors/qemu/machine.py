@@ -14,7 +14,7 @@ import msgspec
 
 from gureum.env import Env
 from gureum.errors import HypervisorError
-from gureum.hostspec import MachineState
+from gureum.hostspec import MachineState, MigrationPhase
 from gureum.hypervisors import messages
 from gureum.hypervisors.base import Disk, MachineStatus, Nic
 from gureum.hypervisors.qemu.cgroup import Cgroups
@@ -24,6 +24,7 @@ from gureum.hypervisors.qemu.guest_agent import Freezer
 from gureum.hypervisors.qemu.live_disks import LiveDisks
 from gureum.hypervisors.qemu.live_mirrors import LiveMirrors
 from gureum.hypervisors.qemu.live_nics import LiveNics
+from gureum.hypervisors.qemu.migrating import Migrating
 from gureum.hypervisors.qemu.monitor import Answer, Monitor
 from gureum.hypervisors.qemu.process import Process
 from gureum.hypervisors.qemu.record import Identity, MachineFiles, Saved
@@ -48,7 +49,7 @@ class Machine:
     def __init__(
         self, env: Env, files: MachineFiles, saved: Saved, cgroups: Cgroups, changed: Callable[[], None]
     ) -> None:
-        self._env = env
+        self.env = env
         self.files = files
         self.saved = saved
         self._cgroups = cgroups
@@ -61,6 +62,7 @@ class Machine:
         self._nics: LiveNics | None = None
         self._mirrors: LiveMirrors | None = None
         self._stalls: Stalls | None = None
+        self.migrating = Migrating(self)
         self.freezer = Freezer(env, files.id, files.agent, self._agent_listens, self._note_frozen)
         self._ending = asyncio.Lock()
         self._saving = asyncio.Lock()
@@ -71,6 +73,10 @@ class Machine:
     @property
     def id(self) -> str:
         return self.files.id
+
+    @property
+    def group(self) -> str:
+        return self.saved.group or self.id
 
     @property
     def lives(self) -> bool:
@@ -103,6 +109,7 @@ class Machine:
             nics=self.interfaces,
             detaching=tuple(sorted(detaching)),
             mirrors=dict(self._mirrors.status) if self._mirrors is not None else {},
+            migration=self.migrating.status,
         )
 
     def show(self, state: MachineState, message: str = "") -> None:
@@ -149,18 +156,19 @@ class Machine:
         monitor = Monitor(self.id, self.files.qmp, self._event, self._monitor_lost)
         self._monitor, self._stalls = monitor, Stalls(monitor)
         await self._while_alive(monitor.connect(seconds))
-        await self._while_alive(self._refresh())
+        await self._while_alive(self.refresh())
 
     async def load_devices(self) -> None:
         if self._disks is not None or self._nics is not None:
             self._remember_devices()
         self._let_go_of_devices()
-        disks = LiveDisks(self._env, self.monitor(), self._devices_changed)
+        disks = LiveDisks(self.env, self.monitor(), self._devices_changed)
         await disks.load()
-        nics = LiveNics(self._env, self.monitor(), self._devices_changed)
+        nics = LiveNics(self.env, self.monitor(), self._devices_changed)
         await nics.load(self.interfaces)
         self._disks, self._nics = disks, nics
         await self.take_mirrors(disks).load()
+        await self.migrating.load()
         self._devices_changed()
         if self.saved.frozen:
             self.freezer.thaw_later()
@@ -177,15 +185,15 @@ class Machine:
         await self.save(frozen=frozen)
 
     def take_disks(self) -> LiveDisks:
-        self._disks = LiveDisks(self._env, self.monitor(), self._devices_changed)
+        self._disks = LiveDisks(self.env, self.monitor(), self._devices_changed)
         return self._disks
 
     def take_mirrors(self, disks: LiveDisks) -> LiveMirrors:
-        self._mirrors = LiveMirrors(self._env, self.monitor(), disks, self._changed)
+        self._mirrors = LiveMirrors(self.env, self.monitor(), disks, self._changed)
         return self._mirrors
 
     def take_nics(self) -> LiveNics:
-        self._nics = LiveNics(self._env, self.monitor(), self._devices_changed)
+        self._nics = LiveNics(self.env, self.monitor(), self._devices_changed)
         return self._nics
 
     async def look_at_storage(self) -> None:
@@ -204,10 +212,18 @@ class Machine:
         if self.state is MachineState.running:
             self.show(MachineState.running, message)
 
+    def migration_changed(self) -> None:
+        """See ``Migrating.status``."""
+        status = self.migrating.status
+        if status is not None and not status.incoming and status.phase is MigrationPhase.completed:
+            self.show(MachineState.paused, messages.MIGRATED)
+        self._changed()
+
     async def attach_disk(self, disk: Disk) -> None:
         disks = self.disks()
         if disk.volume in disks.devices:
             return
+        self.migrating.require_settled()
         network = self._reaches(disk)
         try:
             # First, so that whoever finds the machine never thinks that it has less than it has.
@@ -238,6 +254,7 @@ class Machine:
 
     async def mirror_disk(self, disk: Disk, bytes_per_second: int) -> None:
         self._reaches(disk)
+        self.migrating.require_settled()
         await self.mirrors().start(disk, bytes_per_second)
 
     async def attach_nic(self, nic: Nic) -> None:
@@ -246,6 +263,7 @@ class Machine:
         nics = self.nics()
         if nic.interface in nics.devices:
             return
+        self.migrating.require_settled()
         try:
             # An agent that finds the machine cleans up after what was begun and neither done nor undone.
             await self.save(nics=tuple(sorted({*self.interfaces, nic.interface})))
@@ -268,7 +286,7 @@ class Machine:
         if self._nics is not None and self.saved.nics != self.interfaces:
             changes["nics"] = self.interfaces
         if changes:
-            self._remember(**changes)
+            self.remember(**changes)
 
     async def _while_alive(self, work: Coroutine[None, None, None]) -> None:
         """Await ``work``, but not longer than the process lives."""
@@ -277,7 +295,8 @@ class Machine:
         work.close()
         raise HypervisorError(f"{self.id}: {self.message or 'its process has ended'}")
 
-    async def _refresh(self) -> None:
+    async def refresh(self) -> None:
+        """Ask QEMU what the machine does."""
         answer = await self.monitor_execute("query-status")
         status = str(answer.get("status")) if isinstance(answer, dict) else ""
         self._show_run_state(status)
@@ -291,6 +310,12 @@ class Machine:
         """Map QEMU's run states (qapi/run-state.json)."""
         if self._process is None or self.saved.ended in (MachineState.off, MachineState.crashed):
             return
+        if self.saved.incoming:
+            if status == "running":
+                self.came_and_went_on()
+            else:
+                self.show(MachineState.starting)
+                return
         match status:
             case "running":
                 if self.saved.ended is not None:  # noted before a reset that was cut short
@@ -304,10 +329,17 @@ class Machine:
                 self._conclude(MachineState.crashed, messages.EMULATION_FAILED)
             case "io-error":
                 self.show(MachineState.paused, self.saved.paused or messages.STORAGE_FAILED)
-            case "prelaunch" | "inmigrate":
+            case "prelaunch":
                 self.show(MachineState.starting)
+            case "postmigrate":
+                self.show(MachineState.paused, messages.MIGRATED)
             case _:
                 self.show(MachineState.paused, messages.PAUSED)
+
+    def came_and_went_on(self) -> None:
+        self.remember(incoming=False)
+        self.migrating.went_on()
+        self._changed()
 
     def _event(self, name: str, data: Answer) -> None:
         match name:
@@ -320,10 +352,12 @@ class Machine:
                 self._conclude(MachineState.crashed, messages.GUEST_PANICKED)
             case "BLOCK_IO_ERROR" if data.get("action") == "stop":
                 self._storage_failed(data)
+            case "MIGRATION":
+                self.migrating.event(str(data.get("status")))
             case "STOP" | "RESUME":
                 if name == "RESUME" and self.saved.paused:
-                    self._remember(paused="")
-                self._background(self._refresh())
+                    self.remember(paused="")
+                self._background(self.refresh())
             case "DEVICE_DELETED" if "device" in data:
                 for live in (self._disks, self._nics):
                     if live is not None:
@@ -343,7 +377,7 @@ class Machine:
         volume = layer[0] if layer is not None else "a disk"
         message = messages.STORAGE_FULL if full else messages.storage_failed(volume, reason)
         if message != self.saved.paused:
-            self._remember(paused=message)
+            self.remember(paused=message)
 
     def _guest_shut_down(self) -> None:
         """Its process is held. That the guest did this is kept, should the process get lost."""
@@ -352,9 +386,9 @@ class Machine:
         self.show(MachineState.shutdown, messages.GUEST_SHUT_DOWN)
 
     def _note(self, ended: MachineState | None, message: str) -> None:
-        self._remember(ended=ended, message=message)
+        self.remember(ended=ended, message=message)
 
-    def _remember(self, **changes: object) -> None:
+    def remember(self, **changes: object) -> None:
         """Change the record now, so that whoever acts on it next sees it, and write it in the background."""
         self.saved = msgspec.structs.replace(self.saved, **changes)
         self._write_soon().add_done_callback(self._written)
@@ -364,19 +398,21 @@ class Machine:
             log.warning("%s: its record could not be written: %s", self.id, error)
 
     async def reset(self, reboots: int) -> None:
+        if self.migrating.away:
+            raise HypervisorError(f"{self.id}: its guest is on another host")
         if self.state is MachineState.shutdown and self._process is None:
             await self.end(MachineState.off, messages.STOPPED)
             return
         monitor = self.monitor()
         if self.saved.ended is not None:
             await self.save(ended=None, message="")
-        self._env.crashpoint("qemu.reset.recorded")
+        self.env.crashpoint("qemu.reset.recorded")
         await monitor.execute("system_reset")
         if self.state is not MachineState.running:
             await monitor.execute("cont")
-        self._env.crashpoint("qemu.reset.done")
+        self.env.crashpoint("qemu.reset.done")
         await self.save(reboots=reboots)
-        await self._refresh()
+        await self.refresh()
         self._changed()
 
     def _conclude(self, state: MachineState, message: str) -> None:
@@ -397,10 +433,10 @@ class Machine:
                 except OSError as error:
                     # A full disk above all: ending machines is what makes room on it.
                     log.warning("%s: why it ends could not be kept: %s", self.id, error)
-            self._env.crashpoint("qemu.end.recorded")
+            self.env.crashpoint("qemu.end.recorded")
             if live:
                 await self._end_process()
-                self._env.crashpoint("qemu.end.ended")
+                self.env.crashpoint("qemu.end.ended")
             self.show(self.saved.ended or state, self.saved.message)
 
     async def end_unstarted(self, message: str) -> None:
@@ -443,12 +479,14 @@ class Machine:
         self._process = None
         self.freezer.close()
         self._let_go_of_devices()
-        self._cgroups.remove(self.id)
+        self._cgroups.remove(self.group)
         self._let_go_of_monitor()
         if self.saved.ended is not None:
+            self.migrating.process_ended(self.saved.message)
             self.show(self.saved.ended, self.saved.message)
             return
         message = self.describe_exit(status)
+        self.migrating.process_ended(message)
         self._note(MachineState.crashed, message)
         self.show(MachineState.crashed, message)
 
@@ -456,6 +494,8 @@ class Machine:
         if status is not None and status < 0:
             return messages.killed_by(signal.Signals(-status).name)
         output = self.files.last_output()
+        if self.saved.incoming:
+            return messages.migration_failed(output or messages.PROCESS_ENDED)
         starting = self.state is MachineState.starting
         if starting and output:
             return messages.start_failed(output)
@@ -510,6 +550,7 @@ class Machine:
         """Let go: the process goes on."""
         for task in self._tasks:
             task.cancel()
+        self.migrating.close()
         await asyncio.gather(*self._tasks, *self._writes, return_exceptions=True)
         self.freezer.close()
         self._let_go_of_devices()

@@ -7,6 +7,8 @@
   its end. While it is held, the machine runs: nobody else may start it. The process writes its own
   /proc/self/stat line into it before it becomes QEMU.
 - ``qmp``, ``console``, ``agent`` (the guest's): sockets.
+- ``console.before``: what the guest wrote on another host, from which it came.
+- ``psk/``: the secret of a migration, until that has begun.
 - ``console.log``, ``qemu.log``: what guest and QEMU wrote.
 """
 
@@ -48,6 +50,11 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     ``volumes`` and ``nics`` (interfaces) are those it had last: one more is written before it is attached,
     one less after it is released. Nothing is kept of how to open them, and so no key either.
 
+    ``cpu`` is the model, "" in records of 0.3.0 and before. ``migration`` names the last attempt to bring the
+    machine from here or to here; ``incoming``: it came, or is to come, and does not go on here yet;
+    ``listens``: where that is waited for. ``group``: the control group's name, "" for the machine's id. (Of
+    one that comes it is another: its host may be on the same computer.)
+
     ``paused``: why its storage paused it, "" while it goes on. ``frozen``: its guest may have been told to
     write nothing more.
     """
@@ -64,6 +71,11 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
     paused: str = ""
     frozen: bool = False
+    cpu: str = ""
+    migration: str = ""
+    incoming: bool = False
+    listens: str = ""
+    group: str = ""
 
 
 class _Disk(msgspec.Struct):
@@ -146,6 +158,7 @@ class MachineFiles:
         self.console = self.directory / "console"
         self.agent = self.directory / "agent"
         self.console_log = self.directory / "console.log"
+        self.console_before = self.directory / "console.before"
         self.qemu_log = self.directory / "qemu.log"
 
     def create(self) -> None:
@@ -225,6 +238,18 @@ class MachineFiles:
 
     def open_console_log(self) -> int:
         return os.open(self.console_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def prepend_console(self, text: bytes) -> None:
+        write_atomically(self.console_before, text[-LOG_BYTES_KEPT:], durable=False)
+
+    def console_tail(self, max_bytes: int) -> bytes:
+        """The end of the console's log, and of what the guest wrote on another host before that."""
+        tails: list[bytes] = []
+        for path in (self.console_log, self.console_before):
+            with contextlib.suppress(FileNotFoundError):
+                tails.insert(0, read_tail(path, max_bytes))
+                max_bytes -= len(tails[0])
+        return b"".join(tails)
 
     def trim_logs(self) -> None:
         """Keep the ends of logs that grew too long. What is written in the very moment may be lost."""

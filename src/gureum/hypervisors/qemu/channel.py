@@ -1,0 +1,193 @@
+"""The connection that a machine's state passes through, between the agents of two hosts.
+
+Made here, and handed to both QEMUs as an open socket: those need no right to any network. A QEMU that waits
+for its guest takes one connection in its life. So who connects first proves to know the migration's secret,
+and is shown that the other end does: each has the other's random challenge authenticated by the secret
+(HMAC-SHA256). What passes after that is QEMU's TLS, with the same secret as its pre-shared key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import ipaddress
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable
+
+from gureum.errors import HypervisorError
+
+log = logging.getLogger(__name__)
+
+CHALLENGE_BYTES = 32
+PROOF_BYTES = 32
+CONNECT_SECONDS = 5.0
+PROVE_SECONDS = 5.0
+CALLERS_MAX = 8
+"""Who is being listened to at the same time."""
+SILENCE_SECONDS = 20
+"""After which a host that answers nothing is given up, by both ends."""
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """ "ADDRESS:PORT" or "[ADDRESS]:PORT"; a name is none."""
+    host, _, port = text.rpartition(":")
+    try:
+        return str(ipaddress.ip_address(host.strip("[]"))), int(port)
+    except ValueError:
+        raise HypervisorError(f"{text!r} is no address of a host and port") from None
+
+
+def format_address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def connect(address: str, secret: bytes, migration: str) -> socket.socket:
+    """A connection to who listens there for this migration."""
+    host, port = parse_address(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    loop = asyncio.get_running_loop()
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connection.setblocking(False)
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await loop.sock_connect(connection, (host, port))
+        async with asyncio.timeout(PROVE_SECONDS):
+            theirs = await _receive(connection, CHALLENGE_BYTES)
+            ours = os.urandom(CHALLENGE_BYTES)
+            await loop.sock_sendall(connection, ours + _proof(secret, "source", migration, theirs, ours))
+            answer = await _receive(connection, PROOF_BYTES)
+        if not hmac.compare_digest(answer, _proof(secret, "destination", migration, theirs, ours)):
+            raise HypervisorError(f"who listens at {address} does not know the secret of {migration}")
+        _give_up_in_time(connection)
+    except (OSError, EOFError) as error:
+        connection.close()
+        reason = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+        raise HypervisorError(f"no connection to {address}: {reason}") from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+class Listener:
+    """Listens for the one that knows ``secret``. ``came(socket)`` gets that connection, and only one ever.
+
+    ``listen``: an address, or an address and port, to be had again if it is free.
+    """
+
+    def __init__(
+        self, listen: str, secret: bytes, migration: str, came: Callable[[socket.socket], Awaitable[None]]
+    ) -> None:
+        self._secret = secret
+        self._migration = migration
+        self._came = came
+        self._callers: set[asyncio.Task[None]] = set()
+        self._socket = _listening(listen)
+        host, port = self._socket.getsockname()[:2]
+        self.address = format_address(host, port)
+        self._accepting = asyncio.create_task(self._accept())
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(self._socket)
+            except OSError as error:
+                log.warning("%s: %s", self._migration, error)
+                await asyncio.sleep(0.1)
+                continue
+            if len(self._callers) >= CALLERS_MAX:
+                connection.close()
+                continue
+            caller = asyncio.create_task(self._hear(connection))
+            self._callers.add(caller)
+            caller.add_done_callback(self._callers.discard)
+
+    async def _hear(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with connection:
+            try:
+                connection.setblocking(False)
+                ours = os.urandom(CHALLENGE_BYTES)
+                async with asyncio.timeout(PROVE_SECONDS):
+                    await loop.sock_sendall(connection, ours)
+                    heard = await _receive(connection, CHALLENGE_BYTES + PROOF_BYTES)
+                theirs, proof = heard[:CHALLENGE_BYTES], heard[CHALLENGE_BYTES:]
+                if not hmac.compare_digest(
+                    proof, _proof(self._secret, "source", self._migration, ours, theirs)
+                ):
+                    log.warning("%s: somebody without its secret has connected", self._migration)
+                    return
+                if self._accepting.cancelled() or self._accepting.cancelling():
+                    return  # another one was quicker
+                self._accepting.cancel()
+                _give_up_in_time(connection)
+                await self._came(connection)
+                answer = _proof(self._secret, "destination", self._migration, ours, theirs)
+                async with asyncio.timeout(PROVE_SECONDS):
+                    await loop.sock_sendall(connection, answer)
+            except (OSError, EOFError, HypervisorError) as error:
+                log.warning("%s: %s", self._migration, error)
+
+    def close(self) -> None:
+        """Callers that are past their proof are served to the end."""
+        self._accepting.cancel()
+        self._socket.close()
+
+    def abandon(self) -> None:
+        self.close()
+        for caller in self._callers:
+            caller.cancel()
+
+
+def _listening(listen: str) -> socket.socket:
+    try:
+        host, port = str(ipaddress.ip_address(listen)), 0
+    except ValueError:
+        host, port = parse_address(listen)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError:
+            if not port:
+                raise
+            listener.bind((host, 0))
+        listener.listen(CALLERS_MAX)
+    except OSError as error:
+        listener.close()
+        raise HypervisorError(f"cannot listen at {host}: {error.strerror}") from error
+    return listener
+
+
+async def _receive(connection: socket.socket, count: int) -> bytes:
+    """Exactly so many bytes: what follows is QEMU's."""
+    data = b""
+    while len(data) < count:
+        part = await asyncio.get_running_loop().sock_recv(connection, count - len(data))
+        if not part:
+            raise EOFError("the other end has closed the connection")
+        data += part
+    return data
+
+
+def _proof(secret: bytes, role: str, migration: str, first: bytes, second: bytes) -> bytes:
+    text = b"\0".join((role.encode(), migration.encode(), first + second))
+    return hmac.digest(secret, text, "sha256")
+
+
+def _give_up_in_time(connection: socket.socket) -> None:
+    """Let the kernel notice a host that is gone; QEMU waits for ever."""
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_SECONDS // 4)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE_SECONDS // 4)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_SECONDS * 1000)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,0 +1,24 @@
+"""What a guest sees of this host's CPU where the model is "host": it can go to hosts with the same only."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+CPUINFO = Path("/proc/cpuinfo")
+FIELDS = ("vendor_id", "cpu family", "model", "stepping", "flags")
+
+
+def signature(cpuinfo: str) -> str:
+    """Of the first CPU in the text of /proc/cpuinfo: its name, and a digest of all that differs."""
+    first = cpuinfo.partition("\n\n")[0]
+    found = {
+        key.strip(): value.strip() for key, _, value in (each.partition(":") for each in first.split("\n"))
+    }
+    flags = " ".join(sorted(found.get("flags", "").split()))
+    digest = hashlib.sha256("\n".join([*(found.get(each, "") for each in FIELDS[:-1]), flags]).encode())
+    return f"{found.get('model name', 'unknown')} {digest.hexdigest()[:12]}"
+
+
+def host_cpu() -> str:
+    return signature(CPUINFO.read_text(errors="replace"))

@@ -1,0 +1,85 @@
+"""What of a running machine has to be the same on the host that it moves to (``MachineLayout``).
+
+QEMU recognizes a device's state by the device's place on its buses: the names of devices may differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gureum.errors import HypervisorError
+from gureum.hostspec import MachineLayout
+from gureum.hypervisors.base import MachineConfig
+from gureum.hypervisors.qemu.disks import parse_name
+from gureum.hypervisors.qemu.installation import Installation
+from gureum.hypervisors.qemu.live_nodes import items
+from gureum.hypervisors.qemu.machine import Machine
+from gureum.hypervisors.qemu.monitor import Monitor
+from gureum.hypervisors.qemu.nics import parse_device
+
+DEVICES = "/machine/peripheral"
+SLOT_SHIFT = 3
+"""A PCI address is slot and function."""
+
+Places = dict[str, tuple[str, int]]
+
+
+async def ask(machine: Machine, installation: Installation, cpu: str) -> MachineLayout:
+    """HypervisorError if the machine cannot move now. ``cpu``: that of machines whose record has none."""
+    machine.migrating.require_settled()
+    disks, nics = machine.disks(), machine.nics()
+    if leaving := sorted({*disks.detaching, *nics.detaching}):
+        raise HypervisorError(f"{machine.id}: its guest has not let go of {', '.join(leaving)} yet")
+    if moving := sorted(machine.mirrors().status):
+        raise HypervisorError(f"{machine.id}: {', '.join(moving)} is on its way to another pool")
+    monitor = machine.monitor()
+    ghosts = await _others(monitor, {*disks.devices.values(), *nics.devices.values()})
+    if ghosts:
+        raise HypervisorError(
+            f"{machine.id}: its guest has not let go of {', '.join(ghosts)}, which was taken away by force"
+        )
+    saved, micro = machine.saved, machine.saved.machine_type.startswith("microvm")
+    return MachineLayout(
+        type=saved.machine_type,
+        version=installation.version,
+        cpu=saved.cpu or cpu,
+        vmgenid=saved.vmgenid,
+        disks=await _places(monitor, disks.devices, micro),
+        nics=await _places(monitor, nics.devices, micro),
+    )
+
+
+async def _others(monitor: Monitor, known: set[str]) -> list[str]:
+    """Disks and interfaces that the guest still sees, and that are no longer the machine's."""
+    names = {str(each.get("name")) for each in items(await monitor.execute("qom-list", {"path": DEVICES}))}
+    return sorted(name for name in names - known if parse_name(name) or parse_device(name))
+
+
+async def _places(monitor: Monitor, devices: Mapping[str, str], micro: bool) -> Places:
+    places: Places = {}
+    for id, device in devices.items():
+        path = f"{DEVICES}/{device}"
+        bus = await monitor.execute("qom-get", {"path": path, "property": "parent_bus"})
+        address = 0 if micro else await monitor.execute("qom-get", {"path": path, "property": "addr"})
+        places[id] = (str(bus).rpartition("/")[2], int(str(address)) >> SLOT_SHIFT)
+    return places
+
+
+def require_fit(config: MachineConfig, layout: MachineLayout, installation: Installation) -> None:
+    """HypervisorError if this host cannot have the machine, or it isn't the machine of the layout."""
+    if layout.type not in installation.types:
+        raise HypervisorError(
+            f"{config.id}: this QEMU ({installation.version}) has no machine type {layout.type}, which it "
+            f"has on its host (QEMU {layout.version})"
+        )
+    if layout.type.startswith("microvm") and layout.version != installation.version:
+        # Its type has no versions, which would keep devices as they were.
+        raise HypervisorError(
+            f"{config.id}: a microvm of QEMU {layout.version} cannot come to QEMU {installation.version}"
+        )
+    differing = {disk.volume for disk in config.disks} ^ layout.disks.keys()
+    differing |= {nic.interface for nic in config.nics} ^ layout.nics.keys()
+    if differing:
+        raise HypervisorError(
+            f"{config.id}: only one of the two hosts knows of {', '.join(sorted(differing))}"
+        )

@@ -1,0 +1,395 @@
+"""A machine on its way from this host to another one, or to here.
+
+QEMU copies its memory and the state of its devices; its disks are in storage that both hosts reach. The
+destination's QEMU is started held (``-S -incoming defer``), and touches no disk before ``cont``
+(late-block-activate). The source's holds the guest once all is copied, lets go of the disks, and never
+continues by itself after that. Which of the two goes on is for the manager to decide.
+
+What is under way is found again from QEMU itself, and from the record: which attempt it is, and for an
+incoming machine where it is listened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from gureum.errors import HypervisorError
+from gureum.hostspec import MachineState, MigrationPhase
+from gureum.hypervisors import messages
+from gureum.hypervisors.base import Incoming, Migration, Outgoing
+from gureum.hypervisors.qemu import secret_dir
+from gureum.hypervisors.qemu.channel import Listener, connect
+from gureum.hypervisors.qemu.live_nodes import item
+from gureum.hypervisors.qemu.monitor import Answer, CommandError, Monitor
+
+if TYPE_CHECKING:
+    from gureum.hypervisors.qemu.machine import Machine
+
+log = logging.getLogger(__name__)
+
+CREDENTIALS = "migration"
+"""The TLS object."""
+SECRET_SET = 2
+"""The fdset of the directory with the secret."""
+CONNECTION = "migration"
+POLL_SECONDS = 1.0
+BEGIN_SECONDS = 15.0
+"""From the connection to the first of what is copied."""
+CANCEL_SECONDS = 20.0
+CANCEL_POLL_SECONDS = 0.05
+UNBOUNDED = 1 << 40
+"""Bytes a second."""
+PASSES_AT_FIRST, PASSES_BETWEEN = 4, 2
+"""Over the memory: how many until a longer downtime is allowed, and until twice as much."""
+
+COPYING = MigrationPhase.copying
+UNDER_WAY = (MigrationPhase.waiting, MigrationPhase.copying)
+
+
+class Migrating:
+    """``status`` is what is known of it."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._secret = machine.files.directory / "psk"
+        self._listener: Listener | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._bounds: Outgoing | None = None
+        self.status: Migration | None = None
+
+    @property
+    def away(self) -> bool:
+        """Whether the guest runs elsewhere, or soon does, as far as is known here."""
+        completed = self.status is not None and self.status.phase is MigrationPhase.completed
+        return self._machine.saved.incoming or completed
+
+    @property
+    def under_way(self) -> bool:
+        """Or completed."""
+        phase = self.status.phase if self.status is not None else MigrationPhase.failed
+        return self._machine.saved.incoming or phase is not MigrationPhase.failed
+
+    def require_settled(self) -> None:
+        """Before the machine is changed: what it consists of must stay the same on both hosts."""
+        if self._machine.saved.incoming:
+            raise HypervisorError(f"{self._machine.id}: is on its way here from another host")
+        if self.under_way:
+            raise HypervisorError(f"{self._machine.id}: is on its way to another host")
+
+    # --- to here
+
+    async def receive(self, incoming: Incoming) -> None:
+        """Of a QEMU that was just started: wait for the guest."""
+        monitor = self._machine.monitor()
+        await self._use_secret(monitor, incoming.secret, "server")
+        capabilities = ("events", "late-block-activate", "auto-converge")
+        await _set_capabilities(monitor, capabilities)
+        await monitor.execute("migrate-set-parameters", {"tls-creds": CREDENTIALS})
+        self._listen(incoming.listen, incoming.secret)
+
+    def _listen(self, listen: str, secret: bytes) -> None:
+        migration = self._machine.saved.migration
+        self._listener = Listener(listen, secret, migration, self._came)
+        self._show(
+            Migration(
+                migration=migration,
+                incoming=True,
+                phase=MigrationPhase.waiting,
+                address=self._listener.address,
+            )
+        )
+
+    async def _came(self, connection: socket.socket) -> None:
+        """The source has connected: QEMU takes it from here, this once."""
+        self._stop_listening()
+        monitor = self._machine.monitor()
+        try:
+            await monitor.send_named_file(CONNECTION, connection.fileno())
+            await monitor.execute("migrate-incoming", {"uri": f"fd:{CONNECTION}"})
+        except HypervisorError as error:
+            self._spawn(self._machine.end(MachineState.crashed, messages.migration_failed(str(error))))
+            raise
+        self._advance(COPYING)
+        self._spawn(self._expect_begin())
+
+    async def _expect_begin(self) -> None:
+        """QEMU tells nobody that the handshake of its TLS has failed."""
+        await asyncio.sleep(BEGIN_SECONDS)
+        if self._machine.saved.incoming and await self._phase() is None:
+            await self._machine.end(
+                MachineState.crashed, messages.migration_failed("the source did not begin")
+            )
+
+    # --- from here
+
+    async def migrate(self, outgoing: Outgoing) -> None:
+        machine = self._machine
+        status = self.status
+        if machine.saved.migration == outgoing.migration and status is not None:
+            if status.phase is COPYING:
+                await self._bound(machine.monitor(), outgoing)
+            return
+        self.require_settled()
+        if machine.state is not MachineState.running or machine.saved.frozen:
+            raise HypervisorError(f"{machine.id}: is {machine.message or machine.state}: it cannot move now")
+        connection = await connect(outgoing.address, outgoing.secret, outgoing.migration)
+        with connection:
+            await machine.save(migration=outgoing.migration)
+            await self._begin(machine.monitor(), outgoing, connection)
+        self._show(Migration(migration=outgoing.migration, incoming=False, phase=COPYING))
+        self._watch()
+
+    async def _begin(self, monitor: Monitor, outgoing: Outgoing, connection: socket.socket) -> None:
+        await self._use_secret(monitor, outgoing.secret, "client")
+        await _set_capabilities(monitor, ("events", "return-path", "auto-converge"))
+        await self._bound(monitor, outgoing)
+        await monitor.execute("migrate-set-parameters", {"tls-creds": CREDENTIALS})
+        await monitor.send_named_file(CONNECTION, connection.fileno())
+        self._machine.env.crashpoint("qemu.migrate.begin")
+        await monitor.execute("migrate", {"uri": f"fd:{CONNECTION}"})
+        self._machine.env.crashpoint("qemu.migrate.begun")
+
+    async def _bound(self, monitor: Monitor, outgoing: Outgoing, passes: int = 0) -> None:
+        self._bounds = outgoing
+        downtime = downtime_limit(outgoing, passes)
+        bandwidth = outgoing.bytes_per_second or UNBOUNDED
+        await monitor.execute(
+            "migrate-set-parameters", {"max-bandwidth": bandwidth, "downtime-limit": downtime}
+        )
+
+    async def cancel(self) -> None:
+        machine = self._machine
+        if machine.saved.incoming or self.status is None or self.status.phase is not COPYING:
+            return
+        await machine.monitor().execute("migrate_cancel")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CANCEL_SECONDS):
+                while self.status is not None and self.status.phase is COPYING:
+                    await self._look()
+                    await asyncio.sleep(CANCEL_POLL_SECONDS)
+                return
+        raise HypervisorError(f"{machine.id}: its migration has not ended in {CANCEL_SECONDS:g} s")
+
+    def _watch(self) -> None:
+        async def watch() -> None:
+            while self.status is not None and self.status.phase is COPYING:
+                await asyncio.sleep(POLL_SECONDS)
+                await self._look()
+
+        self._spawn(watch())
+
+    async def _look(self) -> None:
+        """Ask QEMU how far it is."""
+        monitor, before = self._machine.monitor(), self.status
+        answer = item(await monitor.execute("query-migrate"))
+        phase = parse_phase(answer)
+        if before is None or phase is None or self.status is None:
+            return
+        if before.phase not in UNDER_WAY and phase is COPYING:
+            return  # it was asked before that ended
+        figures = parse_figures(self.status, answer)
+        self._show(replace(figures, phase=phase))
+        if phase is COPYING and self._bounds is not None:
+            passes = int(str(item(answer.get("ram")).get("dirty-sync-count", 0)))
+            if downtime_limit(self._bounds, passes) != self._bounds.downtime_ms:
+                await self._bound(monitor, self._bounds, passes)
+
+    # --- either
+
+    async def go_on(self) -> None:
+        machine = self._machine
+        if machine.saved.incoming:
+            if self.status is None or self.status.phase is not MigrationPhase.completed:
+                raise HypervisorError(f"{machine.id}: not all of it has come here yet")
+            try:
+                await machine.monitor().execute("cont")
+            except CommandError as error:
+                if "Resetting" not in str(error):  # its guest had shut down before it came
+                    raise
+                machine.came_and_went_on()
+            machine.env.crashpoint("qemu.migrate.went_on")
+            await machine.refresh()
+        elif self.status is not None and self.status.phase is MigrationPhase.completed:
+            await machine.monitor().execute("cont")
+            await machine.refresh()
+            self._show(replace(self.status, phase=MigrationPhase.failed, error=messages.STAYED))
+        elif self.status is not None and self.status.phase in UNDER_WAY:
+            raise HypervisorError(f"{machine.id}: is still being copied to another host")
+
+    def went_on(self) -> None:
+        """The guest runs here, or has shut down: its migration is over."""
+        self._stop_listening()
+        self.status = None
+
+    def event(self, status: str) -> None:
+        """QEMU says that it is at another step."""
+        phase = parse_phase({"status": status})
+        if phase is None or self.status is None:
+            return
+        if status == "active":
+            secret_dir.remove(self._secret)
+        self._advance(phase)
+        if not self._machine.saved.incoming and phase is not COPYING:
+            self._spawn(self._look())
+
+    def _advance(self, phase: MigrationPhase) -> None:
+        if self.status is not None and self.status.phase is not phase:
+            self._show(replace(self.status, phase=phase))
+
+    def process_ended(self, message: str) -> None:
+        """Also that of a machine which was found without one."""
+        self._stop_listening()
+        for task in self._tasks:
+            task.cancel()
+        secret_dir.remove(self._secret)
+        status, saved = self.status, self._machine.saved
+        if saved.incoming:
+            status = status or Migration(
+                migration=saved.migration, incoming=True, phase=MigrationPhase.failed
+            )
+            self.status = replace(status, phase=MigrationPhase.failed, address="", error=message)
+        elif status is not None and status.phase is COPYING:
+            self.status = replace(status, phase=MigrationPhase.failed, error=message)
+
+    async def load(self) -> None:
+        """Learn what is under way with a machine that was found."""
+        saved = self._machine.saved
+        if not saved.migration:
+            return
+        answer = item(await self._machine.monitor().execute("query-migrate"))
+        phase = parse_phase(answer)
+        if saved.incoming:
+            self._load_incoming(phase)
+        elif phase is not None:
+            status = Migration(migration=saved.migration, incoming=False, phase=phase)
+            self.status = parse_figures(status, answer)
+            if phase is MigrationPhase.completed and self._machine.state is MachineState.running:
+                self.status = replace(self.status, phase=MigrationPhase.failed, error=messages.STAYED)
+            self._watch()
+
+    def _load_incoming(self, phase: MigrationPhase | None) -> None:
+        saved = self._machine.saved
+        if phase is not None:
+            self._stop_listening()
+            secret_dir.remove(self._secret)
+            self.status = Migration(migration=saved.migration, incoming=True, phase=phase)
+        elif self._listener is None:
+            secret = secret_dir.read(self._secret)
+            if not secret:
+                raise HypervisorError(f"{self._machine.id}: the secret of its migration is lost")
+            self._listen(saved.listens, secret)
+
+    async def _phase(self) -> MigrationPhase | None:
+        """What QEMU says; None if nothing has begun."""
+        return parse_phase(item(await self._machine.monitor().execute("query-migrate")))
+
+    async def _use_secret(self, monitor: Monitor, secret: bytes, endpoint: str) -> None:
+        opened = secret_dir.write(self._secret, secret, self._machine.saved.uid)
+        with contextlib.suppress(CommandError):  # there is none from before
+            await monitor.execute("object-del", {"id": CREDENTIALS})
+        with contextlib.suppress(CommandError):
+            await monitor.execute("remove-fd", {"fdset-id": SECRET_SET})
+        try:
+            there = await monitor.send_file(SECRET_SET, opened, "secret")
+        finally:
+            os.close(opened)
+        await monitor.execute(
+            "object-add",
+            {
+                "qom-type": "tls-creds-psk",
+                "id": CREDENTIALS,
+                "endpoint": endpoint,
+                "dir": f"/proc/self/fd/{there}",
+            },
+        )
+
+    def _show(self, status: Migration) -> None:
+        if status == self.status:
+            return
+        if self.status is None or status.phase is not self.status.phase:
+            log.info("%s: %s: %s %s", self._machine.id, status.migration, status.phase, status.error)
+        self.status = status
+        if status.address and status.address != self._machine.saved.listens:
+            self._machine.remember(listens=status.address)
+        self._machine.migration_changed()
+
+    def _stop_listening(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        async def logged() -> None:
+            try:
+                await work
+            except HypervisorError as error:
+                log.warning("%s: %s", self._machine.id, error)
+
+        task = asyncio.create_task(logged())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # it may have been cancelled before it began
+
+    def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._listener is not None:
+            self._listener.abandon()
+            self._listener = None
+
+
+def downtime_limit(outgoing: Outgoing, passes: int) -> int:
+    """Milliseconds, after so many passes over the memory."""
+    doublings = max(0, passes - PASSES_AT_FIRST) // PASSES_BETWEEN
+    return min(outgoing.downtime_ms << min(doublings, 16), outgoing.downtime_max_ms)
+
+
+def parse_phase(answer: Answer) -> MigrationPhase | None:
+    """QEMU's MigrationStatus (qapi/migration.json); None if there is none."""
+    match str(answer.get("status", "none")):
+        case "none":
+            return None
+        case "completed":
+            return MigrationPhase.completed
+        case "failed" | "cancelled":
+            return MigrationPhase.failed
+        case _:
+            return COPYING
+
+
+def parse_figures(status: Migration, answer: Answer) -> Migration:
+    ram = item(answer.get("ram"))
+
+    def number(of: Answer, name: str) -> int:
+        value = of.get(name)
+        return int(value) if isinstance(value, int | float) else 0
+
+    error = str(answer.get("error-desc", ""))
+    if answer.get("status") == "cancelled":
+        error = messages.CANCELLED
+    elif answer.get("status") == "failed":
+        error = error or "QEMU does not say why"
+    return replace(
+        status,
+        remaining_bytes=number(ram, "remaining"),
+        total_bytes=number(ram, "total") or status.total_bytes,
+        copied_bytes=number(ram, "transferred"),
+        bytes_per_second=int(float(str(ram.get("mbps", 0))) * 1e6 / 8),
+        dirty_bytes_per_second=number(ram, "dirty-pages-rate") * number(ram, "page-size"),
+        downtime_ms=number(answer, "downtime") or number(answer, "expected-downtime"),
+        total_ms=number(answer, "total-time"),
+        error=error,
+    )
+
+
+async def _set_capabilities(monitor: Monitor, names: tuple[str, ...]) -> None:
+    capabilities = [{"capability": name, "state": True} for name in names]
+    await monitor.execute("migrate-set-capabilities", {"capabilities": capabilities})
