@@ -85,28 +85,43 @@ class NicSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     index: int = 0
 
 
-class IncomingSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """The machine comes from another host: it is made, listens, and does not run before this is gone.
+class MachineLayout(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """What another host's hypervisor has to know of a running machine to take it over as it is.
 
-    ``layout``: what it has to have in common with the one there, as that host's hypervisor says.
+    The source's hypervisor makes it, the destination's reads it; nothing in between looks into it. The
+    ``type`` is versioned ("pc-q35-7.2"), ``version`` the hypervisor's. ``disks`` and ``nics`` say, by volume
+    and interface, on which bus and in which slot of it each is.
+    """
+
+    type: str
+    version: str
+    cpu: str
+    vmgenid: str = ""
+    disks: dict[str, tuple[str, int]] = {}
+    nics: dict[str, tuple[str, int]] = {}
+
+
+class IncomingSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """The machine is to come from another host as it runs there, and does not run here as long as this is so.
+
+    ``secret`` (32 bytes): what both hosts prove to each other with. ``layout``: what the other host said.
     """
 
     migration: str
-    secret: str
-    """What both ends prove to each other with, in hexadecimal digits."""
-    layout: bytes = b""
+    secret: bytes
+    layout: MachineLayout
 
 
 class OutgoingSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """The machine goes to another host. ``port`` 0: only what it has to have there is asked for.
+    """The machine is to go to another host, and does not go on here once it is there, as long as this is so.
 
-    Once all of it is sent it does not go on here as long as this is so.
+    ``address``: where the other host waits for it; "" while only its layout is asked for. Once there is one,
+    a machine that has ended is not started anew.
     """
 
     migration: str
-    secret: str
+    secret: bytes
     address: str = ""
-    port: int = 0
     bytes_per_second: int = 0
     """0: as fast as it goes."""
 
@@ -168,8 +183,10 @@ class VolumeSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     """Machines of several hosts may have it open at the same time."""
     keeper: bool = True
     """Whether this host looks after it; else it only opens it, for its machines, and another one does."""
-    passes: bool = False
-    """Its machine goes from one host to another: both have it open, and only one of them writes at a time."""
+    receives: bool = False
+    """Its machine is to come here, and has it open elsewhere until then."""
+    takes: bool = False
+    """Its machine came here: nobody else is to have it any more."""
     evict: tuple[str, ...] = ()
     """Hosts that are lost for good: what one of them still has of the volume is taken from it first."""
     made: bool = False
@@ -465,42 +482,6 @@ class MachineState(StrEnum):
     off = "off"
 
 
-class MigrationReport(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """A machine on its way, at either end. ``error``: why it has failed for good, "" if it has not.
-
-    At the source, ``layout`` as in IncomingSpec; ``sent``: all of it is at the other end, and the guest does
-    not go on here. At the destination, ``address`` and ``port`` say where it listens; ``received``: all of it
-    is here, and it would go on.
-    """
-
-    migration: str
-    layout: bytes = b""
-    sent: bool = False
-    address: str = ""
-    port: int = 0
-    received: bool = False
-    done_bytes: int = 0
-    total_bytes: int = 0
-    downtime_milliseconds: int = 0
-    error: str = ""
-
-
-class MachineLayout(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """What another host's hypervisor has to know of a running machine to take it over as it is.
-
-    The source's hypervisor makes it, the destination's reads it; nothing in between looks into it. The
-    ``type`` is versioned ("pc-q35-7.2"), ``version`` the hypervisor's. ``disks`` and ``nics`` say, by volume
-    and interface, on which bus and in which slot of it each is.
-    """
-
-    type: str
-    version: str
-    cpu: str
-    vmgenid: str = ""
-    disks: dict[str, tuple[str, int]] = {}
-    nics: dict[str, tuple[str, int]] = {}
-
-
 class MigrationPhase(StrEnum):
     """``waiting``: the destination's machine is ready, and nobody has connected to it. ``copying``: its guest
     runs at the source. ``completed``: the guest is held, and both hosts have all of it. ``failed``: also if
@@ -511,6 +492,26 @@ class MigrationPhase(StrEnum):
     copying = "copying"
     completed = "completed"
     failed = "failed"
+
+
+class MigrationReport(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """A machine on its way, at either end. ``phase`` is None before it has begun.
+
+    The source says ``layout``, the destination ``address``. ``error``: why it has failed, for good. Bytes are
+    of memory.
+    """
+
+    migration: str
+    layout: MachineLayout | None = None
+    address: str = ""
+    phase: MigrationPhase | None = None
+    error: str = ""
+    copied_bytes: int = 0
+    remaining_bytes: int = 0
+    total_bytes: int = 0
+    bytes_per_second: int = 0
+    dirty_bytes_per_second: int = 0
+    downtime_ms: int = 0
 
 
 class MachineReport(Document, frozen=True, kw_only=True, omit_defaults=True):
@@ -590,6 +591,8 @@ class HostReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     pools: tuple[PoolReport, ...] = ()
     """The shared ones; ``pool_bytes`` is of the host's own."""
     accelerator: str = ""
+    cpu: str = ""
+    """What guests see as their CPU: running ones can go to hosts where it is the same."""
     address: str = ""
     """Where it takes VXLAN packets, "" if it is the cloud's only host."""
     uplink_mtu: int = 1500

@@ -91,7 +91,9 @@ class Agent:
         self._metadata: dict[str, Metadata] = {}
         self._networks = Workers[str](self._apply_network, 1)
         self.disks = Disks(env, pools, hypervisor, self._disk_changed, self._disk_released)
-        self.machines = Machines(env, hypervisor, network, self.disks, self._machine_changed)
+        self.machines = Machines(
+            env, hypervisor, network, self.disks, self._machine_changed, identity.address
+        )
 
     def metadata(self, instance: str) -> Metadata | None:
         """What the instance may learn about itself; None if it is not on this host."""
@@ -182,7 +184,8 @@ class Agent:
         self._network_applied = spec.network
         self.env.crashpoint("agent.network.applied")
         if self._spec is not None and spec.network == self._spec.network:
-            self.machines.network_applied({port.id for port in spec.network.ports})
+            there = (*spec.network.ports, *spec.network.standby)
+            self.machines.network_applied({port.id for port in there})
 
     # What the workers tell
 
@@ -265,6 +268,9 @@ class Agent:
                 if call.machine not in self.hypervisor.machines():
                     return b""
                 return await self.hypervisor.console(call.machine, call.max_bytes)
+            case "prepend-console":
+                await self.hypervisor.prepend_console(call.machine, call.data)
+                return b""
             case "export-flows":
                 data = await self.network.export_flows(call.interface)
                 if len(data) > FLOWS_BYTES_MAX:
@@ -310,6 +316,7 @@ class Agent:
             pool_free_bytes=self.disks.local.free_bytes,
             pools=tuple(self.disks.pool_reports()),
             accelerator=self.hypervisor.accelerator,
+            cpu=self.hypervisor.cpu,
             address=self.identity.address,
             uplink_mtu=self.identity.uplink_mtu,
             wireguard_key=self.identity.wireguard_key,

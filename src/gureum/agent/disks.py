@@ -399,7 +399,10 @@ class Disks:
             if not await self._seal(pool, spec):
                 return False
             self._kick_dependents(spec)
-        await self._limit(spec)
+        if spec.takes and pool.shared:
+            await self._holds.take(pool, spec)
+        if not spec.receives:
+            await self._limit(spec)
         if spec.target or spec.leaves:
             self._workers.kick(("move", id))
         return True

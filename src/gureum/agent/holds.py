@@ -48,6 +48,9 @@ class Holds:
 
     async def open(self, pool: PoolVolumes, spec: VolumeSpec, until: AsyncExitStack) -> DiskSource:
         """For a machine that opens the volume before ``until`` ends. Raises PoolError."""
+        if spec.receives and not spec.multi_attach:
+            until.push_async_callback(self.opened, pool, spec.id)
+            return await pool.pool.receive_volume(spec.id)
         if not spec.multi_attach:
             return await pool.pool.open_volume(spec.id)
         # Who is lost may still have it open: what it shares with others would not keep this host out.
@@ -69,6 +72,15 @@ class Holds:
         for pool in self._pools:
             if id in pool.holds:
                 await pool.pool.note_opened(id)
+
+    async def take(self, pool: PoolVolumes, spec: VolumeSpec) -> None:
+        """Have a volume alone that a machine here received. Raises PoolUnavailable while its former host has
+        it, too.
+        """
+        async with self._locks.hold(spec.id):
+            if self._live(spec.id) is not None:
+                await pool.pool.open_volume(spec.id)
+        self._env.crashpoint("agent.volume.taken")
 
     async def release(self, id: str) -> None:
         """Let other hosts have the volume, if no machine here has it open any more."""

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 
 from gureum.agent.disks import Disks
+from gureum.agent.passages import Passages, gone
 from gureum.agent.settled import Settled
 from gureum.agent.workers import Workers
 from gureum.env import Env
@@ -35,7 +36,9 @@ LIVE = (MachineState.starting, MachineState.running, MachineState.paused, Machin
 
 
 class Machines:
-    """``changed(machine id)`` is called when what is reported of a machine may have changed."""
+    """``changed(machine id)`` is called when what is reported of a machine may have changed. ``address``:
+    where other hosts reach this one.
+    """
 
     def __init__(
         self,
@@ -44,12 +47,14 @@ class Machines:
         network: HostNetwork,
         disks: Disks,
         changed: Callable[[str], None],
+        address: str = "",
     ) -> None:
         self.env = env
         self.hypervisor = hypervisor
         self.network = network
         self.disks = disks
         self._changed = changed
+        self._passages = Passages(env, hypervisor, address)
         self._specs = Settled[MachineSpec]()
         self._ports: set[str] = set()
         self._failed: dict[str, tuple[int, str]] = {}
@@ -100,7 +105,7 @@ class Machines:
         for status in list(self.hypervisor.machines().values()):
             spec = self._specs.specs.get(status.id)
             wanted = status.state is MachineState.paused and spec is not None and spec.run
-            if wanted and self.disks.usable(status.disks):
+            if wanted and not gone(status) and self.disks.usable(status.disks):
                 try:
                     await self.hypervisor.resume(status.id)
                 except HostError as error:
@@ -141,6 +146,7 @@ class Machines:
         self._specs.forget(id)
         self._failed.pop(id, None)
         self._letting_go.discard(id)
+        self._passages.forget(id)
         self._end_deadlines(id)
         self._changed(id)
 
@@ -153,6 +159,9 @@ class Machines:
         if status is None or status.state not in LIVE:
             self._end_deadlines(spec.id)
             return self._let_go(spec.id, set())
+        same = status.generation == spec.generation
+        if same and spec.shutdown_seconds > 0 and await self._passages.stay(status):
+            return False
         polite = status.state is MachineState.running and spec.shutdown_seconds > 0
         if polite and not await self._asked(spec.id, "stop", spec.shutdown_seconds):
             return False
@@ -182,8 +191,19 @@ class Machines:
             await self.hypervisor.power_off(spec.id)
             return False
         if status is None or status.generation != spec.generation or status.state is MachineState.off:
+            if spec.outgoing is not None and spec.outgoing.address:
+                return True  # it may be at the other host already
             await self._start(spec)
             return False
+        if spec.incoming is not None:
+            return True
+        if await self._passages.arrive(status):
+            return False
+        if spec.outgoing is None and await self._passages.stay(status):
+            return False
+        if spec.outgoing is not None and status.state in (MachineState.running, MachineState.paused):
+            await self._passages.leave(spec.id, spec.outgoing, status)
+            return True
         if spec.reboots > status.reboots and status.state in LIVE:
             await self._reboot(spec, status)
             return False
@@ -227,6 +247,7 @@ class Machines:
                         disks=disks,
                         nics=nics,
                         reboots=spec.reboots,
+                        incoming=self._passages.incoming(spec.incoming),
                     )
                 )
         except HostError as error:
@@ -353,11 +374,18 @@ class Machines:
                 generation=generation,
                 state=MachineState.crashed,
                 message=message,
+                migration=self._passages.report(spec, status),
             )
         live = status is not None and status.state in LIVE
         if status is None or (status.generation != spec.generation and not live):
             state = MachineState.starting if spec.run else MachineState.off
-            return MachineReport(id=spec.id, revision=revision, generation=spec.generation, state=state)
+            return MachineReport(
+                id=spec.id,
+                revision=revision,
+                generation=spec.generation,
+                state=state,
+                migration=self._passages.report(spec, None),
+            )
         state = status.state
         if spec.run and state is MachineState.off:
             state = MachineState.starting
@@ -372,4 +400,5 @@ class Machines:
             reboots=status.reboots,
             disks=status.disks if live else (),
             nics=status.nics if live else (),
+            migration=self._passages.report(spec, status),
         )

@@ -156,6 +156,7 @@ def noted(host: Host | None, report: HostReport, account: str) -> Host:
         pool_bytes=report.pool_bytes,
         pool_free_bytes=report.pool_free_bytes if moved else host.pool_free_bytes,
         accelerator=report.accelerator,
+        cpu=report.cpu,
         boot_id=report.boot_id,
         address=report.address,
         uplink_mtu=report.uplink_mtu,

@@ -16,7 +16,7 @@ import logging
 
 from msgspec.structs import replace
 
-from gureum.control import captures
+from gureum.control import captures, migrations
 from gureum.control.interfaces import let_go
 from gureum.control.observed import Observed
 from gureum.control.placement import NoCapacity, NoHost, choose_host
@@ -57,7 +57,7 @@ LIVE = (MachineState.running, MachineState.paused)
 
 def settled(instance: Instance) -> bool:
     """Whether the next step needs more than that a host says something else of it, or a newer record."""
-    return instance.state not in UNSETTLED and not instance.capturing
+    return instance.state not in UNSETTLED and not instance.capturing and not instance.migration
 
 
 async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> None:
@@ -80,8 +80,12 @@ async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> N
             if _is_off(instance, seen):
                 await _terminated(tx, env, instance)
         case InstanceState.terminated:
-            if env.now() >= instance.purge_at:
+            if env.now() >= instance.purge_at and not instance.migration:
                 await tx.delete(instance)
+                return
+    after = await tx.get(Instance, id)
+    if after is not None and after.migration:
+        await migrations.step(tx, env, observed, after)
 
 
 def _is_off(instance: Instance, seen: MachineReport | None) -> bool:

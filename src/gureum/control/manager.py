@@ -12,31 +12,34 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 
-from gureum.control import captures, instances, interfaces, nat_gateways, peerings, volumes
+from gureum.control import captures, instances, interfaces, migrations, nat_gateways, peerings, volumes
 from gureum.control.access import Access
 from gureum.control.blocks import SnapshotBlocks
 from gureum.control.calls import Calls
+from gureum.control.evacuations import Evacuations
 from gureum.control.hosts import LEASE_SECONDS, Hosts
 from gureum.control.keeping import Keeping
 from gureum.control.keys import KeyStore
 from gureum.control.kinds import SPEC_KINDS
 from gureum.control.neighbours import Following
-from gureum.control.networks import Networks
+from gureum.control.networks import Networks, Ports
 from gureum.control.observed import NETWORK, TAKEN, Observed
 from gureum.control.pools import PoolChecks
 from gureum.control.reports import REPORTS_PER_SECOND_MAX, bounded, concerning, on_host
 from gureum.control.session import Session
 from gureum.control.shares import shared_pools
 from gureum.control.specs import host_spec
+from gureum.control.switches import Switches
 from gureum.env import Env
 from gureum.errors import StoreError, TooLarge, TransportError
-from gureum.hostspec import HostReport
+from gureum.hostspec import HostReport, MigrationReport
 from gureum.resources import (
     ClientToken,
     Host,
     HostCertificate,
     Image,
     Instance,
+    InstanceMigration,
     InstanceState,
     NatGateway,
     NetworkInterface,
@@ -71,6 +74,7 @@ Step = Callable[[Transaction, Env, Observed, str], Awaitable[None]]
 
 STEPS: dict[str, Step] = {
     "instance": instances.reconcile,
+    "instance-migration": migrations.reconcile,
     "volume": volumes.reconcile,
     "snapshot": volumes.reconcile_snapshot,
     "network-interface": interfaces.reconcile,
@@ -99,6 +103,8 @@ class Manager:
         self.sessions = self.calls.sessions
         self.blocks = SnapshotBlocks(store, self.calls, keys)
         self.pools = PoolChecks(store, self.calls, cloud.name)
+        self.switches = Switches(env, store, self.observed, self.calls)
+        self.evacuations = Evacuations(env, store)
         self._neighbours = Following(store)
         self.access: Access | None = None
         """Where hosts of other machines come in, if they may."""
@@ -115,6 +121,7 @@ class Manager:
             group.create_task(self._watch())
             group.create_task(self._step_forever())
             group.create_task(self._sweep_forever())
+            group.create_task(self.switches.run())
 
     # What may have a next step
 
@@ -135,6 +142,7 @@ class Manager:
                 *await reader.find(NetworkInterface, changing=UNSETTLED_INTERFACES),
                 *await reader.find(NatGateway, state=UNSETTLED_NATS),
                 *await captures.captured(reader),
+                *await migrations.migrating(reader),
             ):
                 self._note_unsettled(record)
         await self._kick_unsettled()
@@ -154,6 +162,7 @@ class Manager:
             for session in self.sessions.values():
                 session.note(change)
         elif change.kind == Host.kind:
+            self.evacuations.changed(change)
             if self.hosts.changed(change):
                 self._all_need_specs()
             if self.keeping is not None and self.keeping.changed(change):
@@ -163,6 +172,8 @@ class Manager:
             self._all_need_specs()
         elif change.kind == HostCertificate.kind and self.access is not None:
             self.access.changed(change)
+        if isinstance(record, InstanceMigration):
+            self.kick("instance", record.instance)
         if isinstance(record, Instance):
             await self._kick_attached([record.id])
         elif isinstance(record, Volume):
@@ -224,8 +235,12 @@ class Manager:
             for instance in await reader.find(Instance, state=states):
                 if instance.state is not InstanceState.terminated or instance.purge_at <= self.env.now():
                     self.kick("instance", instance.id)
-            for instance in await captures.captured(reader):
+            for instance in (*await captures.captured(reader), *await migrations.migrating(reader)):
                 self.kick("instance", instance.id)
+                if instance.migration:
+                    self.switches.kick(instance.id)
+            for migration in await migrations.purgeable(reader, self.env.now()):
+                self.kick(migration.kind, migration.id)
             states = (str(VolumeState.creating), str(VolumeState.deleting))
             for volume in await reader.find(Volume, state=states):
                 self.kick("volume", volume.id)
@@ -272,6 +287,7 @@ class Manager:
         loop = asyncio.get_running_loop()
         async with self.store.read() as reader:
             await self.hosts.load(reader)
+            await self.evacuations.load(reader)
         swept = loop.time()
         while True:
             await asyncio.sleep(TICK_SECONDS)
@@ -279,6 +295,7 @@ class Manager:
                 for id in self.hosts.silent():
                     log.warning("host %s has not reported for %g s", id, LEASE_SECONDS)
                     await self.hosts.down(id)
+                await self.evacuations.step()
                 if loop.time() >= swept + SWEEP_SECONDS:
                     swept = loop.time()
                     await self._kick_unsettled()
@@ -364,7 +381,7 @@ class Manager:
                     )
                     if only and neighbours is not None and ports is not None:
                         # A change of a group concerns many hosts, and nothing else on them.
-                        load = Networks.load(reader, self.cloud, session.host, neighbours, ports)
+                        load = Networks.load(reader, self.cloud, session.host, neighbours, Ports(*ports))
                         network, spec = (await load).spec(), None
                     else:
                         spec = await host_spec(reader, self.cloud, session.host, neighbours, self.keys)
@@ -434,6 +451,7 @@ class Manager:
         report = bounded(report)
         session.sequence = report.sequence
         news = self.observed.take(report)
+        self.switches.reported(report)
         self.calls.heard()
         renewed = {(each.kind, each.id) for each in news}
         for key, other in self._unsettled.items():
@@ -471,6 +489,12 @@ class Manager:
         """Bytes of a volume that its host has copied to where it moves, of how many."""
         seen = self.observed.volume(host, volume)
         return (seen.done_bytes, seen.total_bytes) if seen is not None else (0, 0)
+
+    def migrating(self, host: str, instance: str) -> MigrationReport | None:
+        """What a host says of a machine that leaves it."""
+        view = self.observed.hosts.get(host)
+        seen = view.machines.get(instance) if view is not None else None
+        return seen.migration if seen is not None else None
 
     async def console(self, host: str, instance: str, max_bytes: int) -> bytes:
         """The end of a machine's console. Raises TransportError."""

@@ -24,6 +24,7 @@ from gureum.resources import (
     FlowLog,
     HostToken,
     Instance,
+    InstanceMigration,
     InternetGateway,
     KeyPair,
     NatGateway,
@@ -307,6 +308,8 @@ class Following:
             isinstance(record, Volume | Snapshot) and not shared(record.pool)
         ):
             hosts.add(record.host)
+        elif isinstance(record, InstanceMigration):
+            hosts.update(record.hosts)
         elif change.kind not in (NetworkInterface.kind, Instance.kind):
             self._all_touched = change.revision
             return

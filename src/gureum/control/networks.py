@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from gureum.control.neighbours import Neighbours, secondary
+from gureum.control.passages import standby
 from gureum.dns import private_name
 from gureum.hostspec import (
     AclEntrySpec,
@@ -63,11 +64,19 @@ EVERYWHERE = ""
 """In place of a host: all of them."""
 
 
+class Ports(NamedTuple):
+    """Of one host; ``standby`` as in NetworkSpec."""
+
+    present: tuple[PortSpec, ...]
+    standby: tuple[PortSpec, ...] = ()
+
+
 class Networks(msgspec.Struct, frozen=True, kw_only=True):
     """The records that the network of one host is made of, each read once.
 
-    ``ports``: those of the host. ``targets``: those that routes lead to. ``neighbours``: those of all
-    hosts, at least in the VPCs that have a port here or are peers of one that has.
+    ``ports``: those of the host; ``standby``: those that may become its own. ``targets``: those that routes
+    lead to. ``neighbours``: those of all hosts, at least in the VPCs that have a port here or are peers of
+    one that has.
     """
 
     cloud: Cloud
@@ -83,6 +92,7 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
     peerings: list[PeeringConnection]
     nats: list[NatGateway]
     ports: tuple[PortSpec, ...]
+    standby: tuple[PortSpec, ...]
     targets: list[NetworkInterface]
     neighbours: Neighbours
     groups: dict[str, SecurityGroup]
@@ -96,15 +106,20 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
         cloud: Cloud,
         host: str,
         neighbours: Neighbours | None = None,
-        ports: tuple[PortSpec, ...] | None = None,
+        ports: Ports | None = None,
     ) -> Networks:
         """What ``host`` has to know; ``neighbours``: those of all VPCs, and ``ports``: those of the host, if
         they are known.
         """
         if ports is None:
             here = await reader.find(NetworkInterface, host=host)
-            ports = tuple(_port(each, cloud) for each in here)
-        return await cls._around(reader, cloud, host, {each.vpc for each in ports}, ports, neighbours)
+            coming = await reader.find(NetworkInterface, instance=await standby(reader, host))
+            ports = Ports(
+                tuple(_port(each, cloud) for each in here),
+                tuple(_port(each, cloud) for each in coming if each.host is not None and each.host != host),
+            )
+        own = {each.vpc for each in (*ports.present, *ports.standby)}
+        return await cls._around(reader, cloud, host, own, ports, neighbours)
 
     @classmethod
     async def whole(cls, reader: Reader, cloud: Cloud, vpcs: Collection[str]) -> Networks:
@@ -118,19 +133,21 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
         cloud: Cloud,
         host: str,
         own: set[str],
-        ports: tuple[PortSpec, ...] | None,
+        here: Ports | None,
         neighbours: Neighbours | None,
     ) -> Networks:
         peerings = await reader.find(PeeringConnection, vpcs=own, state=str(PeeringState.active))
         ids = own.union(*(peering.vpcs for peering in peerings))
         vpcs = await reader.get_many(Vpc, ids)
         tables = await reader.find(RouteTable, vpc=ids)
-        if ports is None or neighbours is None:
+        if here is None or neighbours is None:
             interfaces = [each for each in await reader.find(NetworkInterface, vpc=ids) if each.host]
             neighbours = Neighbours(interfaces)
-            ports = tuple(_port(each, cloud) for each in interfaces) if ports is None else ports
+            here = Ports(tuple(_port(each, cloud) for each in interfaces)) if here is None else here
+        ports = here.present
         targets = {route.target for table in tables for route in table.routes}
-        groups = await reader.get_many(SecurityGroup, {group for each in ports for group in each.groups})
+        members = {group for each in (*ports, *here.standby) for group in each.groups}
+        groups = await reader.get_many(SecurityGroup, members)
         lists = {id for group in groups for id in group.prefix_lists}
         destinations = {route.destination for table in tables for route in table.routes}
         lists |= {each for each in destinations if each.startswith("pl-")}
@@ -149,6 +166,7 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
             peerings=peerings,
             nats=await reader.find(NatGateway, vpc=ids),
             ports=ports,
+            standby=here.standby,
             targets=await reader.get_many(NetworkInterface, {id for id in targets if id.startswith("eni-")}),
             neighbours=neighbours,
             groups=by_id(groups),
@@ -168,6 +186,7 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
             hidden6=tuple(map(str, hidden6(self.cloud))),
             vpcs=tuple(self._vpc(vpc) for vpc in self.vpcs.values()),
             ports=self.ports,
+            standby=self.standby,
             remotes=self.neighbours.remotes(self.vpcs, self.host) if self.host != EVERYWHERE else (),
             peerings=tuple(
                 PeeringSpec(id=each.id, number=each.number, vpcs=each.vpcs) for each in self.peerings

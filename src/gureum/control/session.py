@@ -16,6 +16,7 @@ from gureum.resources import (
     FlowLog,
     HostCertificate,
     Instance,
+    InstanceMigration,
     InternetGateway,
     PeeringConnection,
     PrefixList,
@@ -96,6 +97,8 @@ class Session:
             return True
         if record is None or (isinstance(record, Instance) and record.host != self.host):
             return False
+        if isinstance(record, InstanceMigration):
+            return self.host in record.hosts
         if getattr(record, "host", None) == self.host or isinstance(record, OF_ANY_VPC):
             return True
         if self.host in getattr(record, "former", ()):
@@ -123,7 +126,8 @@ class Session:
         things = (spec.machines, spec.volumes, spec.snapshots)
         self._things = frozenset(thing.id for part in things for thing in part)
         self.told = self._things.union(
-            each.id for machine in spec.machines for each in machine.metadata.interfaces
+            (each.id for machine in spec.machines for each in machine.metadata.interfaces),
+            (port.id for port in spec.network.standby),
         )
         self.made_network(spec.revision, spec.network, now)
 
@@ -131,7 +135,7 @@ class Session:
         """The same if nothing else is different from the last spec."""
         self.sent_revision, self.sent = revision, now
         parts = (
-            *(network.ports, network.peerings, network.groups, network.flow_logs),
+            *(network.ports, network.standby, network.peerings, network.groups, network.flow_logs),
             *(part for vpc in network.vpcs for part in ((vpc,), vpc.subnets, vpc.route_tables, vpc.acls)),
         )
         self.mentioned = self._things.union(thing.id for part in parts for thing in part)

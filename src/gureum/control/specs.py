@@ -10,6 +10,7 @@ from typing import NamedTuple
 from gureum.control.keys import KeyStore, keys_of
 from gureum.control.neighbours import Neighbours
 from gureum.control.networks import Networks, by_id
+from gureum.control.passages import Passages
 from gureum.control.shares import Shares, shared_pools
 from gureum.dns import private_name, public_name
 from gureum.hostspec import (
@@ -71,9 +72,11 @@ async def host_spec(
     ``neighbours`` at that revision, if they are known: then it costs what the host holds. Without ``keys``
     what is encrypted can't be opened.
     """
+    passages = await Passages.load(reader, host)
     instances = await reader.find(Instance, host=host, state=[str(state) for state in ON_HOST])
+    instances = sorted((*instances, *passages.guests), key=_ID)
     volumes = await reader.find(Volume, host=host)
-    volumes += await _opened(reader, cloud, host, instances, volumes)
+    volumes += await _opened(reader, cloud, passages, instances, volumes)
     snapshots = await reader.find(Snapshot, host=host)
     interfaces = await reader.find(NetworkInterface, instance=[instance.id for instance in instances])
     sources = {volume.source for volume in volumes if volume.source.startswith("ami-")}
@@ -96,17 +99,24 @@ async def host_spec(
         host=host,
         revision=reader.revision,
         machines=tuple(
-            _machine(
-                instance,
-                image_by_id.get(instance.image),
-                volumes_of[instance.id],
-                interfaces_of[instance.id],
-                _metadata(cloud, views, instance, interfaces_of[instance.id]),
-            )
+            machine
             for instance in instances
+            if (
+                machine := passages.machine(
+                    instance,
+                    _machine(
+                        instance,
+                        image_by_id.get(instance.image),
+                        volumes_of[instance.id],
+                        interfaces_of[instance.id],
+                        _metadata(cloud, views, instance, interfaces_of[instance.id]),
+                    ),
+                )
+            )
+            is not None
         ),
         volumes=tuple(
-            _volume(volume, shares, volume_keys.get(volume.key, b""), host, instances)
+            _volume(volume, shares, volume_keys.get(volume.key, b""), passages, instances)
             for volume in volumes
             if volume.state is not VolumeState.error
             and not shares.awaited(volume)
@@ -130,18 +140,23 @@ def _image(image: Image, shares: Shares) -> ImageSpec:
 
 
 async def _opened(
-    reader: Reader, cloud: Cloud, host: str, instances: Sequence[Instance], kept: Sequence[Volume]
+    reader: Reader, cloud: Cloud, passages: Passages, instances: Sequence[Instance], kept: Sequence[Volume]
 ) -> list[Volume]:
     """Volumes that machines here have or get, and another host looks after."""
     if not shared_pools(cloud) and not any(shared(volume.pool) for volume in kept):
         return []
     attached = await reader.find(Volume, instances=[instance.id for instance in instances])
-    return [volume for volume in attached if volume.multi_attach and volume.host != host]
+    return [
+        volume
+        for volume in attached
+        if volume.host != passages.host and (volume.multi_attach or passages.others(volume.instances))
+    ]
 
 
 def _volume(
-    volume: Volume, shares: Shares, key: bytes, host: str, instances: Sequence[Instance]
+    volume: Volume, shares: Shares, key: bytes, passages: Passages, instances: Sequence[Instance]
 ) -> VolumeSpec:
+    host = passages.host
     here = {instance.id for instance in instances}
     machines = [each for each in volume.instances if each in here or not volume.multi_attach]
     lost = shares.lost(volume) if shared(volume.pool) else ()
@@ -156,6 +171,8 @@ def _volume(
         machine=next(iter(machines), "") if any(map(shared, volume.pools)) else "",
         multi_attach=volume.multi_attach,
         keeper=volume.host == host,
+        receives=passages.receives(volume),
+        takes=passages.takes(volume),
         evict=lost,
         target=volume.target,
         # What a lost host was copying to is taken from it as well, and begun anew when it is gone.

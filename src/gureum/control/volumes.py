@@ -133,7 +133,8 @@ async def _may_change_hands(tx: Transaction, volume: Volume) -> bool:
 async def _working(tx: Transaction, observed: Observed, thing: Volume | Snapshot) -> tuple[str, ...]:
     """Of the hosts that looked after it before, those that may still be at some work on it.
 
-    A host that is no more counts until the present one has taken from it what it may have had open.
+    A host that is no more counts until the present one has taken from it what it may have had open. The
+    present one, to which it came back, does its work in order.
     """
     seen = observed.volume(thing.host, thing.id)
     done = isinstance(thing, Snapshot) or (
@@ -141,7 +142,9 @@ async def _working(tx: Transaction, observed: Observed, thing: Volume | Snapshot
     )
     present = {host.id for host in await tx.get_many(Host, thing.former)}
     return tuple(
-        host for host in thing.former if not (observed.left(host, thing) if host in present else done)
+        host
+        for host in thing.former
+        if host != thing.host and not (observed.left(host, thing) if host in present else done)
     )
 
 

@@ -26,6 +26,8 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
     pool_bytes: int = 0
     pool_free_bytes: int = 0
     accelerator: str = ""
+    cpu: str = ""
+    """As in HostReport."""
     boot_id: str = ""
     number: int = 0
     """Its own in the cloud, 1 to 16383, from its first report on: names it in VXLAN next hops."""

@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import ClassVar
 
+from gureum.hostspec import MachineLayout
 from gureum.resources.record import Record, Transitions, table
 
 
@@ -37,9 +38,8 @@ class InstanceMigration(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     ``generation`` is that of the machine at the destination: it runs only if it becomes the instance's.
     ``source_generation`` and ``reboots`` are the machine's at the source when it began. ``secret`` is what
-    both ends prove to each other with, in hexadecimal digits; it goes when the migration has ended.
-    ``layout``: what the machine at the destination has to have in common with the one at the source, as the
-    hypervisor there says. ``address`` and ``port``: where the destination listens.
+    both ends prove to each other with; it goes when the migration has ended. ``layout``: what the source says
+    of its machine. ``address``: where the destination waits for it.
     """
 
     state: MigrationState = MigrationState.preparing
@@ -53,10 +53,9 @@ class InstanceMigration(Record, frozen=True, kw_only=True, omit_defaults=True):
     """It was begun because the source is being drained, not by a client."""
     bytes_per_second: int = 0
     """The bound that was asked for, 0 for none."""
-    secret: str = ""
-    layout: bytes = b""
+    secret: bytes = b""
+    layout: MachineLayout | None = None
     address: str = ""
-    port: int = 0
     outcome: str = ""
     """While it is aborting: the state that it ends in."""
     message: str = ""
@@ -66,9 +65,9 @@ class InstanceMigration(Record, frozen=True, kw_only=True, omit_defaults=True):
     ended: datetime | None = None
     purge_at: float = 0.0
     """Unix time when the record of an ended one goes."""
-    done_bytes: int = 0
-    downtime_milliseconds: int = 0
-    """Of the guest, as the hypervisor counted it, without what the switch to the destination took."""
+    copied_bytes: int = 0
+    downtime_ms: int = 0
+    """For how long the guest was held, as the source's hypervisor counted it: the switch is not in it."""
 
     @property
     def hosts(self) -> tuple[str, str]:

@@ -41,15 +41,16 @@ class Sender:
         self._digests: dict[str, bytes] = {}
         self._items: dict[str, tuple[Item, ...]] = {}
         self._ports: tuple[PortSpec, ...] = ()
+        self._standby: tuple[PortSpec, ...] = ()
 
     def forget(self) -> None:
         """The other end may not have what was sent: begin anew."""
         self._revision = 0
 
     @property
-    def ports(self) -> tuple[PortSpec, ...] | None:
-        """Those of the last spec; None if it has to be sent anew."""
-        return self._ports if self._revision else None
+    def ports(self) -> tuple[tuple[PortSpec, ...], tuple[PortSpec, ...]] | None:
+        """Those of the last spec, and those on standby; None if it has to be sent anew."""
+        return (self._ports, self._standby) if self._revision else None
 
     def message(self, spec: HostSpec) -> Spec | SpecChange:
         """What to send, as the next message about specs, for the other end to have this one."""
@@ -80,7 +81,7 @@ class Sender:
     def _network(self, network: NetworkSpec) -> tuple[dict[str, msgspec.Raw], dict[str, Items]]:
         parts = self._changed("network.", network, [name for name in NETWORK_PARTS if name not in ITEMS])
         items: dict[str, Items] = {}
-        self._ports = network.ports
+        self._ports, self._standby = network.ports, network.standby
         for name in ITEMS:
             before, now = self._items.get(name, ()), getattr(network, name)
             self._items[name] = now

@@ -10,7 +10,17 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 
 from gureum.errors import ApiError
-from gureum.resources import Host, HostState, Instance, InstanceState, Pool, Snapshot, Volume
+from gureum.resources import (
+    Host,
+    HostState,
+    Instance,
+    InstanceMigration,
+    InstanceState,
+    Pool,
+    Snapshot,
+    Volume,
+)
+from gureum.resources.migration import UNDER_WAY
 from gureum.resources.volume import shared
 from gureum.services.ec2.instance_types import InstanceType, machine_size
 from gureum.store.base import Reader
@@ -71,6 +81,7 @@ class Rooms:
             placed = await reader.find(
                 Instance, host=room.host.id, state=[str(state) for state in TAKES_ROOM]
             )
+            placed += await _coming(reader, room.host.id)
             types = Counter(instance.type for instance in placed if instance.id != besides)
             for type, count in types.items():
                 room.take(machine_size(type), count)
@@ -116,6 +127,14 @@ class Rooms:
                 return given
             room.take(size)
         return count
+
+
+async def _coming(reader: Reader, host: str) -> list[Instance]:
+    """What may become the host's, and is another one's until then."""
+    states = [str(state) for state in UNDER_WAY]
+    found = await reader.find(InstanceMigration, destination=host, state=states)
+    instances = await reader.get_many(Instance, {migration.instance for migration in found})
+    return [instance for instance in instances if instance.host != host]
 
 
 def serves(host: Host, zone: str) -> bool:

@@ -1,0 +1,361 @@
+"""The life of a live migration: the next step for one, from its record and what both its hosts say.
+
+preparing   the source says what the machine there has to have in common, the destination makes it and says
+            where it listens: ``copying`` here
+copying     the source sends the guest's memory. When it has sent, and the destination received, everything,
+            ``switch`` makes the instance the destination's, in one transaction: ``switching``
+switching   the destination's machine runs, the source lets go of its own: ``completed`` here
+aborting    the instance stays where it is, the destination lets go: ``failed`` or ``cancelled`` here
+
+Before ``switch`` nothing lets the destination's machine run, and after it nothing lets the source's. So
+whatever ends in between, at most one of them does.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from msgspec.structs import replace
+
+from gureum.control.move import CannotMove, move_instance
+from gureum.control.observed import Observed
+from gureum.control.placement import NoCapacity, choose_host, unlike
+from gureum.env import Env
+from gureum.hostspec import MachineReport, MachineState, MigrationPhase, MigrationReport
+from gureum.resources import (
+    AttachmentState,
+    Host,
+    HostState,
+    Image,
+    Instance,
+    InstanceMigration,
+    InstanceState,
+    MigrationState,
+    NetworkInterface,
+    Volume,
+    VolumeState,
+)
+from gureum.resources.migration import ENDED, UNDECIDED, UNDER_WAY
+from gureum.services.ec2.capacity import Rooms, serves
+from gureum.services.ec2.instance_types import machine_size
+from gureum.store.base import Reader, Transaction
+
+log = logging.getLogger(__name__)
+
+PER_HOST_MAX = 2
+"""Migrations that leave a host at once; also those that come to it."""
+PREPARE_SECONDS_MAX = 120.0
+COPY_SECONDS_MAX = 3600.0
+PURGE_SECONDS = 24 * 3600.0
+"""For so long the record of an ended migration is kept."""
+SECRET_BYTES = 32
+
+OFF = (MachineState.off, MachineState.shutdown, MachineState.crashed)
+
+
+async def begin(
+    tx: Transaction,
+    env: Env,
+    instance: Instance,
+    to: str = "",
+    bytes_per_second: int = 0,
+    drains: bool = False,
+) -> InstanceMigration:
+    """Let the instance migrate to the host ``to``, or to the emptiest one. Raises CannotMove."""
+    await require_movable(tx, instance)
+    host = await require_destination(tx, instance, to)
+    source = str(instance.host)
+    if await _busy(tx, source=source):
+        raise CannotMove(f"{PER_HOST_MAX} instances leave host {source} now: try again when one has left")
+    generation = instance.next_generation
+    migration = await tx.put(
+        InstanceMigration(
+            id=env.new_id("mig"),
+            account=instance.account,
+            instance=instance.id,
+            source=source,
+            destination=host.id,
+            generation=generation,
+            source_generation=instance.generation,
+            reboots=instance.reboots,
+            drains=drains,
+            bytes_per_second=bytes_per_second,
+            secret=env.secret(SECRET_BYTES),
+            started=env.utcnow(),
+        )
+    )
+    await tx.put(replace(instance, migration=migration.id, generations=generation))
+    for volume in await tx.find(Volume, instances=instance.id):
+        # It will have the volume open: where it is lost, it is shut out before another host opens it.
+        await tx.put(replace(volume, former=tuple(sorted({*volume.former, host.id}))))
+    return migration
+
+
+async def require_movable(reader: Reader, instance: Instance) -> None:
+    """Raises CannotMove with what keeps the instance from migrating, wherever to."""
+    id = instance.id
+    if instance.state is not InstanceState.running or instance.host is None:
+        raise CannotMove(f"{id} is {instance.state}, and only what runs is migrated")
+    if instance.migration:
+        raise CannotMove(f"{id} is being migrated already ({instance.migration})")
+    if instance.capturing:
+        raise CannotMove(f"{id} is off until the image {instance.capturing[0]} is made of it")
+    image = await reader.get(Image, instance.image)
+    if image is not None and image.machine == "microvm":
+        raise CannotMove(f"{id} is a microvm, which can't be migrated: stop it, and start it elsewhere")
+    source = await reader.get(Host, instance.host)
+    if source is None or source.state is not HostState.up:
+        raise CannotMove(f"host {instance.host}, where {id} is, is not up")
+    for volume in await reader.find(Volume, instances=id):
+        _require_volume_movable(volume, instance)
+    for interface in await reader.find(NetworkInterface, instance=id):
+        if interface.changing:
+            raise CannotMove(f"{interface.id} is being attached or detached: wait until that is done")
+
+
+def _require_volume_movable(volume: Volume, instance: Instance) -> None:
+    if volume.target:
+        raise CannotMove(f"{volume.id} is on its way to the pool {volume.target}: wait until it is there")
+    if volume.bound:
+        raise CannotMove(
+            f"{volume.id} is in the local pool of host {volume.host}: move it to a shared pool first "
+            f"(gureum volume move {volume.id} POOL)"
+        )
+    if volume.multi_attach:
+        raise CannotMove(f"{volume.id} can be attached to several instances (Multi-Attach): detach it first")
+    if volume.state is not VolumeState.in_use or volume.leaves:
+        raise CannotMove(f"{volume.id} is still being made, or moved: wait until that is done")
+    attachment = volume.attached_to(instance.id)
+    if attachment is None or attachment.state is not AttachmentState.attached:
+        raise CannotMove(f"{volume.id} is being attached or detached: wait until that is done")
+    if volume.modification is not None and volume.modification.state == "modifying":
+        raise CannotMove(f"{volume.id} is being modified: wait until that is done")
+    if volume.former:
+        raise CannotMove(
+            f"host {', '.join(volume.former)} has not let go of {volume.id} yet: try again in a moment"
+        )
+
+
+async def require_destination(reader: Reader, instance: Instance, to: str = "") -> Host:
+    """The host ``to``, or the emptiest one, for an instance that could migrate. Raises CannotMove."""
+    source = await reader.get(Host, str(instance.host))
+    assert source is not None
+    if not to:
+        busy = [each.id for each in await reader.find(Host) if await _busy(reader, destination=each.id)]
+        try:
+            return await choose_host(reader, instance, but=(source.id, *busy), like=source)
+        except NoCapacity as error:
+            raise CannotMove(str(error)) from error
+    host = await reader.get(Host, to)
+    if host is None or host.state is not HostState.up:
+        raise CannotMove(f"host {to} is not up")
+    if to == source.id:
+        raise CannotMove(f"{instance.id} is on host {to} already")
+    if not serves(host, instance.zone):
+        raise CannotMove(f"host {to} is not in zone {instance.zone}")
+    if host.draining:
+        raise CannotMove(f"host {to} is being drained")
+    if difference := unlike(source, host):
+        raise CannotMove(difference)
+    if await _busy(reader, destination=to):
+        raise CannotMove(f"{PER_HOST_MAX} instances come to host {to} now: try again when one is there")
+    size = machine_size(instance.type)
+    if (await Rooms.of_hosts(reader, [host], besides=instance.id)).emptiest(size) is None:
+        raise CannotMove(f"host {to} has no room for another {instance.type}")
+    return host
+
+
+async def _busy(reader: Reader, **index: str) -> bool:
+    """Whether as many migrations as may are under way from, or to, a host."""
+    states = [str(state) for state in UNDER_WAY]
+    return await reader.count(InstanceMigration, state=states, **index) >= PER_HOST_MAX
+
+
+async def abort(tx: Transaction, migration: InstanceMigration, outcome: str, message: str) -> None:
+    """Let the instance stay where it is. Only of one that is not decided."""
+    log.warning("%s of %s: %s: %s", migration.id, migration.instance, outcome, message)
+    await tx.put(replace(migration, state=MigrationState.aborting, outcome=outcome, message=message))
+
+
+async def step(tx: Transaction, env: Env, observed: Observed, instance: Instance) -> None:
+    """Take the next step for the instance's migration, if there is one."""
+    migration = await tx.get(InstanceMigration, instance.migration)
+    if migration is None:
+        await tx.put(replace(instance, migration=""))
+    elif migration.state in UNDECIDED:
+        ends = _Ends(observed, migration)
+        reason = await _fault(tx, env, instance, migration, ends)
+        if reason is not None:
+            await abort(tx, migration, *reason)
+        else:
+            await _proceed(tx, migration, ends)
+    elif migration.state is MigrationState.switching:
+        gone = await _let_go(tx, observed, instance, migration, migration.source)
+        if gone and await _taken(tx, observed, instance, migration):
+            await _ended(tx, env, instance, migration, MigrationState.completed)
+    elif await _let_go(tx, observed, instance, migration, migration.destination):
+        await _ended(tx, env, instance, migration, MigrationState(migration.outcome))
+
+
+class _Ends:
+    """What both hosts say of the machine's way."""
+
+    def __init__(self, observed: Observed, migration: InstanceMigration) -> None:
+        id, self._migration = migration.instance, migration.id
+        self.source = observed.machine(migration.source, id, migration.source_generation)
+        self.destination = observed.machine(migration.destination, id, migration.generation)
+
+    def said(self, seen: MachineReport | None) -> MigrationReport:
+        told = seen.migration if seen is not None else None
+        if told is None or told.migration != self._migration:
+            return MigrationReport(migration=self._migration)
+        return told
+
+    @property
+    def done(self) -> bool:
+        """Whether all of it is at the destination, and the guest is held at the source."""
+        held = self.source is not None and self.source.state is MachineState.paused
+        both = (self.said(seen).phase for seen in (self.source, self.destination))
+        return held and all(phase is MigrationPhase.completed for phase in both)
+
+
+async def _fault(
+    tx: Transaction, env: Env, instance: Instance, migration: InstanceMigration, ends: _Ends
+) -> tuple[str, str] | None:
+    """The outcome and the message of a migration that can't go on."""
+    if instance.state is not InstanceState.running or instance.capturing:
+        return "cancelled", f"{instance.id} is not to run any more"
+    if instance.reboots != migration.reboots:
+        return "cancelled", f"{instance.id} was asked to reboot"
+    if instance.host != migration.source or instance.generation != migration.source_generation:
+        return "failed", f"{instance.id} runs no more where it did"
+    host = await tx.get(Host, migration.destination)
+    if host is None or host.state is not HostState.up:
+        return "failed", f"host {migration.destination} is not up"
+    if host.draining:
+        return "failed", f"host {migration.destination} is being drained"
+    for seen in (ends.source, ends.destination):
+        if error := ends.said(seen).error:
+            return "failed", error
+    if ends.destination is not None and ends.destination.state in OFF:
+        return "failed", f"at {migration.destination}: {ends.destination.message or 'the machine ended'}"
+    preparing = migration.state is MigrationState.preparing
+    if ends.source is not None and ends.source.state is MachineState.starting:
+        return "failed", f"{instance.id} is being started anew where it was"
+    limit = PREPARE_SECONDS_MAX if preparing else COPY_SECONDS_MAX
+    if env.now() > migration.started.timestamp() + limit:
+        what = "was not ready to receive it" if preparing else "did not have all of it"
+        return "failed", f"host {migration.destination} {what} after {limit:g} s"
+    return None
+
+
+async def _proceed(tx: Transaction, migration: InstanceMigration, ends: _Ends) -> None:
+    layout, address = ends.said(ends.source).layout, ends.said(ends.destination).address
+    if migration.layout is None:
+        if layout is not None:
+            await tx.put(replace(migration, layout=layout))
+    elif address and address != migration.address:
+        # Another one after the destination's agent was restarted.
+        await tx.put(replace(migration, state=MigrationState.copying, address=address))
+
+
+def ready(observed: Observed, migration: InstanceMigration) -> bool:
+    """Whether the guest is held and can go on at the destination."""
+    return migration.state is MigrationState.copying and _Ends(observed, migration).done
+
+
+async def switch(tx: Transaction, env: Env, observed: Observed, id: str) -> Instance | None:
+    """Let the instance be the destination's from now on, if it can; None if not."""
+    instance = await tx.get(Instance, id)
+    migration = await tx.get(InstanceMigration, instance.migration) if instance is not None else None
+    if instance is None or migration is None or not ready(observed, migration):
+        return None
+    ends = _Ends(observed, migration)
+    reason = await _fault(tx, env, instance, migration, ends)
+    if reason is not None:
+        await abort(tx, migration, *reason)
+        return None
+    try:
+        moved = await move_instance(tx, id, migration.destination)
+    except CannotMove as error:
+        await abort(tx, migration, "failed", str(error))
+        return None
+    for volume in await tx.find(Volume, instances=id):
+        former = tuple(sorted({*volume.former, migration.source} - {migration.destination}))
+        await tx.put(replace(volume, former=former))
+    source = ends.said(ends.source)
+    await tx.put(
+        replace(
+            migration,
+            state=MigrationState.switching,
+            switched=env.utcnow(),
+            copied_bytes=source.copied_bytes,
+            downtime_ms=source.downtime_ms,
+        )
+    )
+    return await tx.put(replace(moved, generation=migration.generation, impaired=""))
+
+
+async def _let_go(
+    tx: Transaction, observed: Observed, instance: Instance, migration: InstanceMigration, host: str
+) -> bool:
+    """Whether the host has ended its machine, and other hosts can have its volumes."""
+    if instance.host == host or await tx.get(Host, host) is None:
+        # Anew, it is that machine's host as of any other; what is no more was shut out.
+        return True
+    here = host == migration.source
+    seen = observed.machine(host, instance.id, migration.source_generation if here else migration.generation)
+    return seen is not None and seen.state in OFF and seen.revision >= migration.version
+
+
+async def _taken(
+    tx: Transaction, observed: Observed, instance: Instance, migration: InstanceMigration
+) -> bool:
+    """Whether the destination has its volumes for itself; or it is there no more."""
+    same = instance.host == migration.destination and instance.generation == migration.generation
+    if not same or instance.state is not InstanceState.running:
+        return True
+    seen = observed.machine(instance.host, instance.id, instance.generation)
+    if seen is None or seen.state is MachineState.starting:
+        return False
+    reports = [
+        observed.volume(instance.host, each.id) for each in await tx.find(Volume, instances=instance.id)
+    ]
+    return all(each is not None and each.revision >= migration.version for each in reports)
+
+
+async def _ended(
+    tx: Transaction, env: Env, instance: Instance, migration: InstanceMigration, state: MigrationState
+) -> None:
+    await tx.put(
+        replace(
+            migration,
+            state=state,
+            secret=b"",
+            layout=None,
+            ended=env.utcnow(),
+            purge_at=env.now() + PURGE_SECONDS,
+        )
+    )
+    await tx.put(replace(instance, migration=""))
+
+
+async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> None:
+    """Forget a migration that ended long ago."""
+    migration = await tx.get(InstanceMigration, id)
+    if migration is None or migration.state in UNDER_WAY:
+        return
+    if env.now() >= migration.purge_at:
+        await tx.delete(migration)
+
+
+async def migrating(reader: Reader) -> list[Instance]:
+    """The instances that have a migration under way."""
+    found = await reader.find(InstanceMigration, state=[str(state) for state in UNDER_WAY])
+    return await reader.get_many(Instance, {migration.instance for migration in found})
+
+
+async def purgeable(reader: Reader, now: float) -> list[InstanceMigration]:
+    """Those that ended long ago."""
+    ended = await reader.find(InstanceMigration, state=[str(state) for state in ENDED])
+    return [migration for migration in ended if migration.purge_at <= now]

@@ -1,0 +1,108 @@
+"""What the spec of a host says of instances that come to it, or leave it, by live migration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from gureum.hostspec import IncomingSpec, MachineSpec, OutgoingSpec
+from gureum.resources import Instance, InstanceMigration, InstanceState, MigrationState, Volume
+from gureum.resources.migration import UNDECIDED, UNDER_WAY
+from gureum.store.base import Reader
+
+INCOMING = (*UNDECIDED, MigrationState.aborting)
+
+
+class Passages(NamedTuple):
+    """``migrations``: by instance, those under way from or to the host. ``guests``: instances that are not
+    the host's, or not yet or no more, and have a machine on it.
+    """
+
+    host: str
+    migrations: dict[str, InstanceMigration]
+    guests: tuple[Instance, ...]
+
+    @classmethod
+    async def load(cls, reader: Reader, host: str) -> Passages:
+        states = [str(state) for state in UNDER_WAY]
+        leaving = await reader.find(InstanceMigration, source=host, state=states)
+        coming = await reader.find(InstanceMigration, destination=host, state=states)
+        found = {each.instance: each for each in (*leaving, *coming)}
+        wanted = {
+            *(each.instance for each in leaving if each.state is MigrationState.switching),
+            *(each.instance for each in coming if each.state in INCOMING),
+        }
+        guests = [each for each in await reader.get_many(Instance, wanted) if each.host != host]
+        return cls(host, found, tuple(sorted(guests, key=lambda each: each.id)))
+
+    def machine(self, instance: Instance, spec: MachineSpec) -> MachineSpec | None:
+        """The machine as it is to be here; None for none."""
+        migration = self.migrations.get(instance.id)
+        if migration is None:
+            return spec
+        if instance.host == self.host:
+            return replace(spec, outgoing=_outgoing(instance, migration, self.host))
+        if self.host == migration.source:
+            return _ended(spec, migration.source_generation)
+        if migration.state not in UNDECIDED or not _goes(instance, migration):
+            return _ended(spec, migration.generation)
+        if migration.layout is None:
+            return None
+        incoming = IncomingSpec(migration=migration.id, secret=migration.secret, layout=migration.layout)
+        return replace(spec, generation=migration.generation, incoming=incoming)
+
+    def receives(self, volume: Volume) -> bool:
+        """Whether a machine of another host has the volume, and may come here."""
+        return any(self._comes(id) for id in volume.instances)
+
+    def _comes(self, instance: str) -> bool:
+        migration = self.migrations.get(instance)
+        return (
+            migration is not None
+            and migration.destination == self.host
+            and migration.state in INCOMING
+            and any(guest.id == instance for guest in self.guests)
+        )
+
+    def takes(self, volume: Volume) -> bool:
+        """Whether its machine came here, and the host that it came from may have the volume open."""
+        came = (self.migrations.get(id) for id in volume.instances)
+        return volume.host == self.host and any(
+            each is not None and each.destination == self.host and each.state is MigrationState.switching
+            for each in came
+        )
+
+    def others(self, ids: Iterable[str]) -> bool:
+        """Whether any of these instances is a guest."""
+        return not {guest.id for guest in self.guests}.isdisjoint(ids)
+
+
+async def standby(reader: Reader, host: str) -> list[str]:
+    """Instances of other hosts that may come to this one."""
+    states = [str(state) for state in UNDECIDED]
+    return [each.instance for each in await reader.find(InstanceMigration, destination=host, state=states)]
+
+
+def _goes(instance: Instance, migration: InstanceMigration) -> bool:
+    """Whether the machine is still the one that migrates, and is to."""
+    runs = instance.state is InstanceState.running and not instance.capturing
+    same = instance.generation == migration.source_generation and instance.reboots == migration.reboots
+    return runs and same
+
+
+def _outgoing(instance: Instance, migration: InstanceMigration, host: str) -> OutgoingSpec | None:
+    if host != migration.source or migration.state not in UNDECIDED or not _goes(instance, migration):
+        return None
+    return OutgoingSpec(
+        migration=migration.id,
+        secret=migration.secret,
+        address=migration.address,
+        bytes_per_second=migration.bytes_per_second,
+    )
+
+
+def _ended(spec: MachineSpec, generation: int) -> MachineSpec:
+    """Of this generation there is to be none any more; it is told when other hosts can have its volumes."""
+    return replace(spec, generation=generation, run=False, shutdown_seconds=0.0)

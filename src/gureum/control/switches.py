@@ -1,0 +1,140 @@
+"""The moment at which a migrating instance becomes the destination's.
+
+The guest is held meanwhile, so this is no step of the reconciler, which many things share: it begins with the
+report that makes it possible. Open connections are fetched from the source first, since there they end with
+its port. What is lost if this process ends in the midst is open connections at most: the switch itself is one
+transaction, and begun anew by the next report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+from typing import NamedTuple
+
+from gureum.control import migrations
+from gureum.control.calls import Calls
+from gureum.control.observed import Observed
+from gureum.env import Env
+from gureum.errors import StoreError, TransportError
+from gureum.hostspec import HostReport, MigrationPhase
+from gureum.resources import Instance, InstanceMigration, MigrationState, NetworkInterface
+from gureum.store.base import Reader, Store
+
+log = logging.getLogger(__name__)
+
+FLOWS_SECONDS_MAX = 1.0
+"""For so long open connections are waited for, while the guest is held."""
+CONSOLE_BYTES_MAX = 64 * 1024
+
+
+class _Way(NamedTuple):
+    instance: Instance
+    migration: InstanceMigration
+    interfaces: list[str]
+
+
+class Switches:
+    def __init__(self, env: Env, store: Store, observed: Observed, calls: Calls) -> None:
+        self._env = env
+        self._store = store
+        self._observed = observed
+        self._calls = calls
+        self._due: dict[str, None] = {}
+        self._wake = asyncio.Event()
+        self._under_way: set[str] = set()
+
+    def reported(self, report: HostReport) -> None:
+        """Look at instances of which one end says that all of it is there."""
+        for machine in report.machines:
+            if machine.migration is not None and machine.migration.phase is MigrationPhase.completed:
+                self.kick(machine.id)
+
+    def kick(self, instance: str) -> None:
+        self._due[instance] = None
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                due, self._due = self._due, {}
+                for instance in due:
+                    if instance in self._under_way:
+                        continue
+                    self._under_way.add(instance)
+                    group.create_task(self._switch(instance))
+
+    async def _switch(self, instance: str) -> None:
+        try:
+            await self._try(instance)
+        finally:
+            self._under_way.discard(instance)
+
+    async def _try(self, instance: str) -> None:
+        try:
+            async with self._store.read() as reader:
+                way = await self._ready(reader, instance)
+            if way is None:
+                return
+            flows = await self._flows(way)
+            self._env.crashpoint("manager.switch")
+            switch = partial(migrations.switch, env=self._env, observed=self._observed, id=instance)
+            moved = await self._store.transact(switch, frees=True)
+            self._env.crashpoint("manager.switched")
+        except StoreError as error:
+            log.error("%s stays held until its migration can be decided: %s", instance, error)
+            return
+        except Exception:
+            log.exception("%s: unexpected", instance)
+            return
+        if moved is None:
+            return
+        log.info("%s is on host %s now", instance, moved.host)
+        # The console is at the source until that has let go of the machine.
+        await self._carry_console(way)
+        await self._carry_flows(way, flows, moved.version)
+
+    async def _ready(self, reader: Reader, id: str) -> _Way | None:
+        instance = await reader.get(Instance, id)
+        migration = await reader.get(InstanceMigration, instance.migration) if instance is not None else None
+        if instance is None or migration is None or migration.state is not MigrationState.copying:
+            return None
+        if not migrations.ready(self._observed, migration):
+            return None
+        interfaces = [each.id for each in await reader.find(NetworkInterface, instance=id)]
+        return _Way(instance, migration, interfaces)
+
+    async def _flows(self, way: _Way) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        try:
+            async with asyncio.timeout(FLOWS_SECONDS_MAX):
+                for interface in way.interfaces:
+                    found[interface] = await self._calls.call(
+                        way.migration.source, "export-flows", interface=interface
+                    )
+        except (TimeoutError, TransportError) as error:
+            log.warning("open connections of %s may end: %s", way.instance.id, error)
+        return found
+
+    async def _carry_flows(self, way: _Way, flows: dict[str, bytes], revision: int) -> None:
+        destination = way.migration.destination
+        try:
+            await self._calls.in_effect(destination, revision)
+            for interface, data in flows.items():
+                await self._calls.call(destination, "import-flows", interface=interface, data=data)
+        except TransportError as error:
+            log.warning("open connections of %s may end: %s", way.instance.id, error)
+
+    async def _carry_console(self, way: _Way) -> None:
+        id, migration = way.instance.id, way.migration
+        try:
+            said = await self._calls.call(
+                migration.source, "console", machine=id, max_bytes=CONSOLE_BYTES_MAX
+            )
+            await self._calls.call(migration.destination, "prepend-console", machine=id, data=said)
+        except TransportError as error:
+            log.warning("what %s wrote to its console so far is lost: %s", id, error)
