@@ -16,10 +16,11 @@ from msgspec.structs import replace
 
 from gureum.env import Env
 from gureum.errors import HypervisorError, PoolError
-from gureum.hostspec import MachineState
-from gureum.hypervisors import messages
-from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Mirror, Nic, describe
+from gureum.hostspec import MachineLayout, MachineState, MigrationPhase
+from gureum.hypervisors import fake_migration, messages
+from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Mirror, Nic, Outgoing, describe
 from gureum.hypervisors.fake_machine import FakeDisk, FakeMachine, Statuses
+from gureum.hypervisors.fake_migration import FakeRoads
 from gureum.san.base import DiskSource, Layer
 
 START_SECONDS = (0.05, 0.3)
@@ -31,10 +32,14 @@ MIRROR_BYTES = 1 << 20
 
 
 class FakeMachines:
-    """The machines of one fake host. They outlive every ``FakeHypervisor``; guests act by tasks kept here."""
+    """The machines of one fake host. They outlive every ``FakeHypervisor``; guests act by tasks kept here.
 
-    def __init__(self, env: Env) -> None:
+    They move to hosts with the same ``roads``.
+    """
+
+    def __init__(self, env: Env, roads: FakeRoads | None = None) -> None:
         self.env = env
+        self.roads = roads or FakeRoads()
         self.machines: dict[str, FakeMachine] = {}
         self.powered = True
         self.full = False
@@ -109,8 +114,14 @@ class FakeMachines:
         self.powered = True
 
     def running(self) -> dict[str, int]:
-        """Machine id to generation, of all that really run here: for invariants."""
-        return {id: machine.config.generation for id, machine in self.machines.items() if machine.runs}
+        """Machine id to generation, of all that really run here: for invariants. Not of those whose guest is
+        on its way here, or held because it is on another host.
+        """
+        return {
+            id: machine.config.generation
+            for id, machine in self.machines.items()
+            if machine.runs and not machine.away
+        }
 
     async def close(self) -> None:
         """End the guests' tasks."""
@@ -129,6 +140,9 @@ class FakeMachines:
 
     def end(self, machine: FakeMachine, state: MachineState, message: str) -> None:
         machine.state, machine.message = state, message
+        if machine.migration is not None and (machine.config.incoming is not None or not machine.away):
+            error = machine.migration.error or message
+            machine.migration = replace(machine.migration, phase=MigrationPhase.failed, error=error)
         machine.held = False
         machine.disks = {}
         machine.nics = {}
@@ -157,12 +171,12 @@ class FakeMachines:
 
         async def guest() -> None:
             await asyncio.sleep(self.env.random.uniform(*seconds))
-            if machine.run == run and (machine.runs or (held and machine.held)):
+            if machine.run == run and (machine.runs or (held and machine.held)) and not machine.away:
                 act()
 
-        self._spawn(guest())
+        self.spawn(guest())
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work, context=self._context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -185,6 +199,10 @@ class FakeHypervisor:
     def accelerator(self) -> str:
         return "fake"
 
+    @property
+    def cpu(self) -> str:
+        return "fake"
+
     def subscribe(self, changed: Callable[[str], None]) -> None:
         self._subscribers.append(changed)
 
@@ -200,12 +218,13 @@ class FakeHypervisor:
             if nic.fd >= 0:
                 os.close(nic.fd)
         self._known = self.host.machines
+        fake_migration.require_fit(config)
         machine = self.host.machines.get(config.id)
         if machine is not None and not self._may_start(machine, config):
             return
         if machine is None:
             machine = self.host.machines[config.id] = FakeMachine(config)
-        machine.config = config
+        machine.config, machine.migration = config, None
         machine.reboots = config.reboots
         machine.run += 1
         machine.state, machine.message = MachineState.off, messages.NOT_STARTED
@@ -236,6 +255,10 @@ class FakeHypervisor:
             raise HypervisorError(f"{id}: {error}")
         machine.disks = {disk.volume: FakeDisk(disk) for disk in machine.config.disks}
         machine.nics = dict.fromkeys((nic.interface for nic in machine.config.nics), False)
+        if machine.config.incoming is not None:
+            await self._work()
+            self.host.roads.wait(self.host, machine)
+            return
         self.host.later(machine, START_SECONDS, lambda: self._booted(machine))
         self.env.crashpoint("fake.start.spawned")
         await machine.settled.wait()
@@ -263,6 +286,8 @@ class FakeHypervisor:
 
     async def reset(self, id: str, reboots: int) -> None:
         machine = self._get(id)
+        if machine.away:
+            raise HypervisorError(f"{id}: its guest is on another host")
         if machine.state is MachineState.shutdown and not machine.held:
             self.host.end(machine, MachineState.off, messages.STOPPED)
             return
@@ -281,10 +306,56 @@ class FakeHypervisor:
     async def resume(self, id: str) -> None:
         machine = self._get(id)
         await self._work()
-        if machine.state is MachineState.paused:
+        if machine.state is MachineState.paused and not machine.away:
             machine.state, machine.message = MachineState.running, ""
             self.host.changed(machine)
             self.host.hold_if_stuck(machine)
+
+    async def layout(self, id: str) -> MachineLayout:
+        await self._work()
+        return fake_migration.layout(self._running(id))
+
+    async def migrate(self, id: str, outgoing: Outgoing) -> None:
+        machine = self._running(id)
+        await self._work()
+        if machine.migration is not None and machine.migration.migration == outgoing.migration:
+            return
+        machine.require_settled()
+        if machine.state is not MachineState.running:
+            raise HypervisorError(f"{id}: is {machine.message or machine.state}: it cannot move now")
+        self.host.roads.begin(self.host, machine, outgoing, self.env)
+        self.env.crashpoint("fake.migrate.begun")
+
+    async def cancel_migration(self, id: str) -> None:
+        await self._work()
+        machine = self.host.machines.get(id)
+        if machine is not None:
+            self.host.roads.cancel(self.host, machine)
+
+    async def go_on(self, id: str) -> None:
+        await self._work()
+        machine = self._running(id)
+        phase = machine.migration.phase if machine.migration is not None else None
+        if phase is MigrationPhase.completed:
+            if machine.migration is not None and machine.config.incoming is None:
+                error = messages.STAYED
+                machine.migration = replace(machine.migration, phase=MigrationPhase.failed, error=error)
+            else:
+                machine.migration = None
+                machine.config = replace(machine.config, incoming=None)
+            machine.state, machine.message = MachineState.running, ""
+            machine.settled.set()
+            self.host.changed(machine)
+            self.host.hold_if_stuck(machine)
+            self.env.crashpoint("fake.migrate.went_on")
+        elif machine.config.incoming is not None:
+            raise HypervisorError(f"{id}: not all of it has come here yet")
+        elif phase is MigrationPhase.copying:
+            raise HypervisorError(f"{id}: is still being copied to another host")
+
+    async def prepend_console(self, id: str, text: bytes) -> None:
+        await self._work()
+        self._get(id).console_before = text
 
     async def remove(self, id: str) -> None:
         await self._work()
@@ -294,6 +365,7 @@ class FakeHypervisor:
 
     async def attach_disk(self, id: str, disk: Disk) -> None:
         machine = self._running(id)
+        machine.require_settled()
         await self._work()
         if machine.runs and disk.volume not in machine.disks:
             machine.disks[disk.volume] = FakeDisk(disk)
@@ -306,6 +378,7 @@ class FakeHypervisor:
         disk = machine.disks.get(volume)
         if disk is None:
             return
+        machine.require_settled()
         if force:
             self._detached(machine, disk)
             return
@@ -323,6 +396,7 @@ class FakeHypervisor:
         if nic.fd >= 0:
             os.close(nic.fd)
         machine = self._running(id)
+        machine.require_settled()
         await self._work()
         self.env.crashpoint("fake.nic.attach")
         if machine.runs and nic.interface not in machine.nics:
@@ -334,6 +408,7 @@ class FakeHypervisor:
         await self._work()
         if interface not in machine.nics:
             return
+        machine.require_settled()
         if force:
             self._unplugged(machine, interface)
             return
@@ -352,6 +427,7 @@ class FakeHypervisor:
 
     async def switch_layer(self, id: str, volume: str, layer: Layer) -> None:
         await self._work()
+        self._get(id).require_settled()
         disk = self._disk(id, volume)
         if disk.layers[0] != layer.path:
             disk.layers.insert(0, layer.path)
@@ -359,12 +435,13 @@ class FakeHypervisor:
 
     async def resize_disk(self, id: str, volume: str, size_bytes: int) -> None:
         await self._work()
+        self._get(id).require_settled()
         self._disk(id, volume).size_bytes = size_bytes
 
     async def mirror_disk(
         self, id: str, volume: str, target: DiskSource, key: bytes = b"", bytes_per_second: int = 0
     ) -> None:
-        self._running(id)
+        self._running(id).require_settled()
         await self._work()
         machine, disk = self._get(id), self._disk(id, volume)
         if disk.mirror is not None:
@@ -415,6 +492,7 @@ class FakeHypervisor:
 
     async def freeze(self, id: str) -> bool:
         await self._work()
+        self._get(id).require_settled()
         return self._get(id).state is MachineState.running
 
     async def thaw(self, id: str) -> None:
@@ -425,7 +503,8 @@ class FakeHypervisor:
         disk.disk = replace(disk.disk, iops=iops, throughput=throughput)
 
     async def console(self, id: str, max_bytes: int) -> bytes:
-        return self._get(id).console[-max_bytes:] if max_bytes > 0 else b""
+        machine = self._get(id)
+        return (machine.console_before + machine.console)[-max_bytes:] if max_bytes > 0 else b""
 
     def console_socket(self, id: str) -> Path | None:
         return None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 
-from gureum.hostspec import MachineState
-from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Mirror, describe
+from gureum.errors import HypervisorError
+from gureum.hostspec import MachineState, MigrationPhase
+from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Migration, Mirror, describe
 from gureum.san.base import FileDisk
 
 RUNS = frozenset({MachineState.starting, MachineState.running, MachineState.paused})
@@ -48,18 +49,36 @@ class FakeMachine:
         self.nics: dict[str, bool] = {}
         """By interface, whether the guest was asked to give it up."""
         self.console = b""
+        self.console_before = b""
+        """On another host."""
         self.held = False
         """The guest shut itself down, and its process is held."""
         self.run = 0
         """Counts starts: what a guest of an earlier run does later has no effect."""
         self.settled = asyncio.Event()
         """Set when it is not ``starting``."""
+        self.migration: Migration | None = None
         self.ignores_power_button = False
         self.ignores_detach = False
 
     @property
     def runs(self) -> bool:
         return self.state in RUNS
+
+    @property
+    def away(self) -> bool:
+        """Whether its guest is on another host, or may be."""
+        completed = self.migration is not None and self.migration.phase is MigrationPhase.completed
+        return self.config.incoming is not None or completed
+
+    @property
+    def under_way(self) -> bool:
+        phase = self.migration.phase if self.migration is not None else MigrationPhase.failed
+        return self.config.incoming is not None or phase is not MigrationPhase.failed
+
+    def require_settled(self) -> None:
+        if self.under_way:
+            raise HypervisorError(f"{self.config.id}: is on its way between hosts")
 
     def status(self) -> MachineStatus:
         disks = (volume for volume, disk in self.disks.items() if disk.detaching)
@@ -74,6 +93,7 @@ class FakeMachine:
             nics=tuple(sorted(self.nics)),
             detaching=tuple(sorted((*disks, *nics))),
             mirrors={id: disk.mirror for id, disk in self.disks.items() if disk.mirror is not None},
+            migration=self.migration,
         )
 
     def print(self, text: str) -> None:

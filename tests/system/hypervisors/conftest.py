@@ -29,9 +29,18 @@ def guest_files(pytestconfig: pytest.Config) -> guest.GuestFiles:
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Iterator[Path]:
     """Ends whatever still runs there, and fails the test if that is more than what it was told to leave."""
+    yield from _run_dir(tmp_path / "run")
+
+
+@pytest.fixture
+def other_run_dir(tmp_path: Path) -> Iterator[Path]:
+    """Of another host on this computer."""
+    yield from _run_dir(tmp_path / "other")
+
+
+def _run_dir(directory: Path) -> Iterator[Path]:
     if os.geteuid() != 0 or shutil.which("qemu-system-x86_64") is None:
         pytest.skip("needs root and qemu-system-x86_64")
-    directory = tmp_path / "run"
     yield directory
     machines = directory / "machines"
     for identity in marked_processes(machines):

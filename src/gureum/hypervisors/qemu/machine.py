@@ -14,7 +14,7 @@ import msgspec
 
 from gureum.env import Env
 from gureum.errors import HypervisorError
-from gureum.hostspec import MachineState, MigrationPhase
+from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
 from gureum.hypervisors.base import Disk, MachineStatus, Nic
 from gureum.hypervisors.qemu.cgroup import Cgroups
@@ -56,6 +56,8 @@ class Machine:
         self._changed = changed
         self.state = saved.ended or MachineState.off
         self.message = saved.message
+        self.run_state = ""
+        """QEMU's, as it said last when it was asked."""
         self._process: Process | None = None
         self._monitor: Monitor | None = None
         self._disks: LiveDisks | None = None
@@ -212,10 +214,12 @@ class Machine:
         if self.state is MachineState.running:
             self.show(MachineState.running, message)
 
+    def _is_gone(self) -> bool:
+        return self.migrating.away and not self.saved.incoming
+
     def migration_changed(self) -> None:
         """See ``Migrating.status``."""
-        status = self.migrating.status
-        if status is not None and not status.incoming and status.phase is MigrationPhase.completed:
+        if self._is_gone():
             self.show(MachineState.paused, messages.MIGRATED)
         self._changed()
 
@@ -299,6 +303,7 @@ class Machine:
         """Ask QEMU what the machine does."""
         answer = await self.monitor_execute("query-status")
         status = str(answer.get("status")) if isinstance(answer, dict) else ""
+        self.run_state = status
         self._show_run_state(status)
 
     async def monitor_execute(self, command: str) -> object:
@@ -331,13 +336,12 @@ class Machine:
                 self.show(MachineState.paused, self.saved.paused or messages.STORAGE_FAILED)
             case "prelaunch":
                 self.show(MachineState.starting)
-            case "postmigrate":
-                self.show(MachineState.paused, messages.MIGRATED)
             case _:
-                self.show(MachineState.paused, messages.PAUSED)
+                gone = status == "postmigrate" or self._is_gone()
+                self.show(MachineState.paused, messages.MIGRATED if gone else messages.PAUSED)
 
     def came_and_went_on(self) -> None:
-        self.remember(incoming=False)
+        self.remember(incoming=False, migration="")
         self.migrating.went_on()
         self._changed()
 

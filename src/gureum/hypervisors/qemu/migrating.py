@@ -45,8 +45,8 @@ BEGIN_SECONDS = 15.0
 """From the connection to the first of what is copied."""
 CANCEL_SECONDS = 20.0
 CANCEL_POLL_SECONDS = 0.05
-UNBOUNDED = 1 << 40
-"""Bytes a second."""
+UNBOUNDED, BANDWIDTH_MIN = 1 << 40, 1 << 16
+"""Bytes a second. QEMU takes a few for no bound."""
 PASSES_AT_FIRST, PASSES_BETWEEN = 4, 2
 """Over the memory: how many until a longer downtime is allowed, and until twice as much."""
 
@@ -160,7 +160,7 @@ class Migrating:
     async def _bound(self, monitor: Monitor, outgoing: Outgoing, passes: int = 0) -> None:
         self._bounds = outgoing
         downtime = downtime_limit(outgoing, passes)
-        bandwidth = outgoing.bytes_per_second or UNBOUNDED
+        bandwidth = max(outgoing.bytes_per_second or UNBOUNDED, BANDWIDTH_MIN)
         await monitor.execute(
             "migrate-set-parameters", {"max-bandwidth": bandwidth, "downtime-limit": downtime}
         )
@@ -271,9 +271,19 @@ class Migrating:
         elif phase is not None:
             status = Migration(migration=saved.migration, incoming=False, phase=phase)
             self.status = parse_figures(status, answer)
-            if phase is MigrationPhase.completed and self._machine.state is MachineState.running:
-                self.status = replace(self.status, phase=MigrationPhase.failed, error=messages.STAYED)
+            if phase is MigrationPhase.completed:
+                self._load_completed()
+            self._machine.migration_changed()
             self._watch()
+
+    def _load_completed(self) -> None:
+        """It may be what has once brought the machine here that was completed: the run state tells."""
+        if self.status is None or self._machine.run_state == "postmigrate":
+            return
+        if self._machine.run_state == "finish-migrate":
+            self.status = replace(self.status, phase=COPYING)
+        else:
+            self.status = replace(self.status, phase=MigrationPhase.failed, error=messages.STAYED)
 
     def _load_incoming(self, phase: MigrationPhase | None) -> None:
         saved = self._machine.saved

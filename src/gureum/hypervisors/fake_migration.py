@@ -1,0 +1,163 @@
+"""Machines that move from one fake host to another."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from gureum.env import Env
+from gureum.errors import HypervisorError
+from gureum.hostspec import MachineLayout, MachineState, MigrationPhase
+from gureum.hypervisors import messages
+from gureum.hypervisors.base import MachineConfig, Migration, Outgoing
+from gureum.hypervisors.fake_machine import FakeMachine
+
+if TYPE_CHECKING:
+    from gureum.hypervisors.fake import FakeMachines
+
+COPY_SECONDS = (0.5, 5.0)
+MEMORY_BYTES = 1 << 20
+BUS = "fake"
+
+
+class FakeRoads:
+    """What is between the fake hosts of a cloud: a machine's state passes where all have the same roads."""
+
+    def __init__(self) -> None:
+        self.cut_off: set[FakeMachines] = set()
+        """Hosts that nothing reaches, and that reach nothing."""
+        self.errors: dict[str, str] = {}
+        self.lost_ends: set[str] = set()
+        self._waiting: dict[str, tuple[FakeMachines, FakeMachine]] = {}
+        self._ports = 0
+
+    # What can be told to happen.
+
+    def fail(self, id: str, error: str = "told to fail") -> None:
+        """Every migration of this machine fails, until told "" as the error."""
+        self.errors[id] = error
+
+    def lose_end(self, id: str) -> None:
+        """The next migration of this machine is complete at its destination, and the source does not hear
+        of it: it fails there, and the guest goes on.
+        """
+        self.lost_ends.add(id)
+
+    # For FakeHypervisor.
+
+    def wait(self, host: FakeMachines, machine: FakeMachine) -> None:
+        """For the guest of a machine that was started for that."""
+        incoming = machine.config.incoming
+        if incoming is None:
+            raise HypervisorError(f"{machine.config.id}: is not to come from another host")
+        self._ports += 1
+        address = f"{incoming.listen}:{self._ports}"
+        self._waiting[address] = host, machine
+        machine.migration = Migration(
+            migration=incoming.migration, incoming=True, phase=MigrationPhase.waiting, address=address
+        )
+        host.changed(machine)
+
+    def begin(self, source: FakeMachines, machine: FakeMachine, outgoing: Outgoing, env: Env) -> None:
+        id = machine.config.id
+        target, copy = self._waiting.get(outgoing.address, (None, None))
+        if target is None or copy is None or not self._waits(copy) or {source, target} & self.cut_off:
+            raise HypervisorError(f"{id}: no connection to {outgoing.address}")
+        incoming = copy.config.incoming
+        if incoming is None or (incoming.secret, incoming.migration) != (outgoing.secret, outgoing.migration):
+            raise HypervisorError(f"{id}: who listens at {outgoing.address} does not know the secret")
+        del self._waiting[outgoing.address]
+        for host, end, to_here in ((target, copy, True), (source, machine, False)):
+            end.migration = Migration(
+                migration=outgoing.migration,
+                incoming=to_here,
+                phase=MigrationPhase.copying,
+                total_bytes=0 if to_here else MEMORY_BYTES,
+                remaining_bytes=0 if to_here else MEMORY_BYTES,
+            )
+            host.changed(end)
+        runs = machine.run, copy.run
+
+        async def copying() -> None:
+            await asyncio.sleep(env.random.uniform(*COPY_SECONDS))
+            self._end(source, machine, target, copy, same=runs == (machine.run, copy.run))
+
+        source.spawn(copying())
+
+    @staticmethod
+    def _waits(copy: FakeMachine) -> bool:
+        phase = copy.migration.phase if copy.migration is not None else None
+        return copy.runs and phase is MigrationPhase.waiting
+
+    def _end(
+        self,
+        source: FakeMachines,
+        machine: FakeMachine,
+        target: FakeMachines,
+        copy: FakeMachine,
+        same: bool,
+    ) -> None:
+        sends = machine.runs and _copies(machine)
+        receives = copy.runs and _copies(copy)
+        error = self.errors.get(machine.config.id, "")
+        if {source, target} & self.cut_off or not same or not (sends and receives):
+            error = error or "the connection is gone"
+        if not error and machine.state is not MachineState.running:
+            error = machine.message or "its guest does not run"
+        if receives and not error:
+            self._show(target, copy, MigrationPhase.completed)
+            copy.reboots = machine.reboots
+        elif receives:
+            target.end(copy, MachineState.crashed, messages.migration_failed(error))
+        if sends and same and machine.config.id in self.lost_ends:
+            self.lost_ends.discard(machine.config.id)
+            error = error or "the end was not heard of"
+        if sends and same and error:
+            self._show(source, machine, MigrationPhase.failed, error)
+        elif sends and same:
+            machine.state, machine.message = MachineState.paused, messages.MIGRATED
+            self._show(source, machine, MigrationPhase.completed)
+
+    @staticmethod
+    def _show(host: FakeMachines, machine: FakeMachine, phase: MigrationPhase, error: str = "") -> None:
+        if machine.migration is not None:
+            machine.migration = replace(machine.migration, phase=phase, error=error, remaining_bytes=0)
+            host.changed(machine)
+
+    def cancel(self, host: FakeMachines, machine: FakeMachine) -> None:
+        if machine.config.incoming is None and _copies(machine):
+            self._show(host, machine, MigrationPhase.failed, messages.CANCELLED)
+
+
+def _copies(machine: FakeMachine) -> bool:
+    return machine.migration is not None and machine.migration.phase is MigrationPhase.copying
+
+
+def layout(machine: FakeMachine) -> MachineLayout:
+    status = machine.status()
+    machine.require_settled()
+    if status.detaching or status.mirrors:
+        busy = ", ".join((*status.detaching, *status.mirrors))
+        raise HypervisorError(f"{status.id}: its guest has not let go of {busy} yet")
+    return MachineLayout(
+        type=machine.config.machine,
+        version="1",
+        cpu="fake",
+        disks={volume: (BUS, disk.disk.index) for volume, disk in machine.disks.items()},
+        nics={interface: (BUS, number) for number, interface in enumerate(sorted(machine.nics))},
+    )
+
+
+def require_fit(config: MachineConfig) -> None:
+    """HypervisorError if it isn't the machine of the layout."""
+    if config.incoming is None:
+        return
+    known = config.incoming.layout
+    differing = {disk.volume for disk in config.disks} ^ known.disks.keys()
+    differing |= {nic.interface for nic in config.nics} ^ known.nics.keys()
+    if differing:
+        raise HypervisorError(
+            f"{config.id}: only one of the two hosts knows of {', '.join(sorted(differing))}"
+        )
