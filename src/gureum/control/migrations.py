@@ -171,10 +171,12 @@ async def _busy(reader: Reader, **index: str) -> bool:
     return await reader.count(InstanceMigration, state=states, **index) >= PER_HOST_MAX
 
 
-async def abort(tx: Transaction, migration: InstanceMigration, outcome: str, message: str) -> None:
+async def abort(
+    tx: Transaction, migration: InstanceMigration, outcome: str, message: str
+) -> InstanceMigration:
     """Let the instance stay where it is. Only of one that is not decided."""
     log.warning("%s of %s: %s: %s", migration.id, migration.instance, outcome, message)
-    await tx.put(replace(migration, state=MigrationState.aborting, outcome=outcome, message=message))
+    return await tx.put(replace(migration, state=MigrationState.aborting, outcome=outcome, message=message))
 
 
 async def step(tx: Transaction, env: Env, observed: Observed, instance: Instance) -> None:

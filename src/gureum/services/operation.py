@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from gureum.env import Env
-from gureum.hostspec import LOCAL
+from gureum.hostspec import LOCAL, MigrationReport
 from gureum.resources.volume import Snapshot
 from gureum.san.ceph.audit import Finding
 from gureum.store.base import Transaction
@@ -45,6 +45,9 @@ class Hosts(Protocol):
         """Of a volume on its way to another pool: how many bytes are there, of how many; zeros if nobody
         knows.
         """
+
+    def migrating(self, host: str, instance: str) -> MigrationReport | None:
+        """What the host says of a machine that leaves it; None if nothing."""
 
     @property
     def joining(self) -> Joining | None:

@@ -64,9 +64,9 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
 class Call(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
     """A question from the manager, answered by the Reply of the same ``id``.
 
-    ``console``: the end of ``machine``'s console, at most ``max_bytes``. ``prepend-console``: ``data`` is what
-    it wrote on the host that it came from. ``export-flows``: the flows of the
-    port of ``interface``. ``import-flows``: ``data`` are such flows, for its port here.
+    ``console``: the end of ``machine``'s console, at most ``max_bytes``. ``prepend-console``: ``data`` is
+    what it wrote on the host that it came from. ``export-flows``: the flows of the port of ``interface``.
+    ``import-flows``: ``data`` are such flows, for its port here.
 
     Of ``snapshot``, which is of ``volume`` in ``pool`` and has ``size`` bytes: ``list-blocks``, a BlockUse
     for at most ``length`` blocks with data from block ``offset`` on, or for those that may not be as in the

@@ -20,6 +20,7 @@ import gureum.services.sts  # noqa: F401  (registers its operations)
 from gureum.control.keys import KeyStore
 from gureum.env import Env
 from gureum.errors import ApiError, ConfigError, TransportError
+from gureum.hostspec import MigrationReport
 from gureum.gateway.catalogue import OWN_MODELS
 from gureum.resources import (
     AttachmentState,
@@ -152,6 +153,7 @@ class FakeHosts:
         self.output: dict[str, bytes] = {}
         self.down = False
         self.joining: Joining | None = None
+        self.migrations: dict[str, MigrationReport] = {}
         self.wrong: dict[str, tuple[str, ...]] = {}
         self.copying: dict[tuple[str, str], tuple[int, int]] = {}
         self.blocks = FakeBlocks()
@@ -159,6 +161,9 @@ class FakeHosts:
 
     def problems(self, host: str) -> tuple[str, ...]:
         return self.wrong.get(host, ())
+
+    def migrating(self, host: str, instance: str) -> MigrationReport | None:
+        return self.migrations.get(instance)
 
     def copied(self, host: str, volume: str) -> tuple[int, int]:
         return self.copying.get((host, volume), (0, 0))

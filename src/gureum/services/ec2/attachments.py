@@ -16,7 +16,7 @@ from gureum.resources import (
     VolumeState,
 )
 from gureum.resources.volume import shared
-from gureum.services.ec2 import keepers, limits, lookup, multi_attach
+from gureum.services.ec2 import keepers, limits, lookup, migrating, multi_attach
 from gureum.services.ec2.block_devices import check_device_name
 from gureum.services.ec2.faults import incorrect_state, invalid_value, unsupported
 from gureum.services.ec2.volumes import attachment_item
@@ -78,7 +78,10 @@ def _check_attachable(volume: Volume, instance: Instance, device: str) -> None:
 
 
 async def check_hot_plug(ctx: Context, instance: Instance) -> None:
-    """A microvm takes and gives up disks and interfaces only while it is off."""
+    """A microvm takes and gives up disks and interfaces only while it is off; what migrates, not before it is
+    there.
+    """
+    await migrating.require_settled(ctx.tx, instance)
     image = await ctx.tx.get(Image, instance.image)
     if image is not None and image.machine == "microvm" and instance.state is not InstanceState.stopped:
         raise unsupported(

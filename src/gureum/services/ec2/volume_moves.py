@@ -25,7 +25,7 @@ from gureum.resources import (
     VolumeState,
 )
 from gureum.resources.volume import shared
-from gureum.services.ec2 import keepers
+from gureum.services.ec2 import keepers, migrating
 from gureum.services.ec2.capacity import homes, require_room_in, serves
 from gureum.services.ec2.faults import incorrect_state, unsupported
 from gureum.store.base import Reader, Transaction
@@ -91,6 +91,7 @@ async def prepared(tx: Transaction, volume: Volume, target: str, host: str = "")
 
     ``host``: where it is to be, if the target is a host's own pool; "" for any.
     """
+    await migrating.require_volume_settled(tx, volume)
     _require_still(volume, target)
     await require_room_in(tx, target)
     for snapshot in await tx.find(Snapshot, volume=volume.id):

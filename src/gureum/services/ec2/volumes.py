@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from gureum.errors import ApiError
 from gureum.resources import Attachment, Instance, Modification, Pool, Snapshot, Volume, VolumeState
-from gureum.services.ec2 import encryption, limits, lookup, multi_attach, volume_moves
+from gureum.services.ec2 import encryption, limits, lookup, migrating, multi_attach, volume_moves
 from gureum.services.ec2.block_devices import (
     DEFAULT_KIND,
     Disk,
@@ -212,6 +212,7 @@ async def modify_volume(ctx: Context, input: Input) -> Output:
             f"Volume {volume.id} is on its way to the pool '{volume.target}': wait until it is there, or "
             "cancel that (CancelVolumeMove).",
         )
+    await migrating.require_volume_settled(ctx.tx, volume)
     disk, several = _modified(volume, input), multi_attach.changed(volume, input)
     if disk.size_bytes > volume.size_bytes:
         await require_room_in(ctx.tx, volume.pool)

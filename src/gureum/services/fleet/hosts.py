@@ -9,17 +9,21 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from gureum.control import migrations
+from gureum.control.move import CannotMove
 from gureum.resources import (
     Host,
     HostCertificate,
     HostState,
     Instance,
+    InstanceMigration,
     InstanceState,
     NatGateway,
     NatGatewayState,
     Snapshot,
     Volume,
 )
+from gureum.resources.migration import UNDER_WAY
 from gureum.resources.volume import shared
 from gureum.services.ec2 import pagination
 from gureum.services.ec2.capacity import anywhere
@@ -92,6 +96,8 @@ async def described(ctx: Context, host: Host) -> dict[str, Any]:
         "VolumeIds": on.volumes,
         "SnapshotIds": on.snapshots,
         "NatGatewayIds": on.gateways,
+        "StayingInstances": await _staying(ctx, host) if host.draining else [],
+        "MigratingInstanceIds": await _migrating(ctx.tx, host.id),
         "Problems": list(ctx.hosts.problems(host.id)),
         "Certificate": None
         if newest is None
@@ -101,6 +107,27 @@ async def described(ctx: Context, host: Host) -> dict[str, Any]:
             "Revoked": newest.revoked,
         },
     }
+
+
+async def _staying(ctx: Context, host: Host) -> list[dict[str, str]]:
+    """Running instances that can't leave the host now, and why."""
+    staying = []
+    for instance in await ctx.tx.find(Instance, host=host.id, state=str(InstanceState.running)):
+        if instance.migration:
+            continue
+        try:
+            await migrations.require_movable(ctx.tx, instance)
+            await migrations.require_destination(ctx.tx, instance)
+        except CannotMove as error:
+            staying.append({"InstanceId": instance.id, "Reason": str(error)})
+    return staying
+
+
+async def _migrating(reader: Reader, host: str) -> list[str]:
+    states = [str(state) for state in UNDER_WAY]
+    leave = await reader.find(InstanceMigration, source=host, state=states)
+    come = await reader.find(InstanceMigration, destination=host, state=states)
+    return sorted({migration.instance for migration in (*leave, *come)})
 
 
 @operation("fleet", "DescribeHosts")
