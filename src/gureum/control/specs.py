@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -94,6 +94,7 @@ async def host_spec(
     for interface in interfaces:
         interfaces_of[str(interface.instance)].append(interface)
     image_by_id = {image.id: image for image in images}
+    here = {instance.id for instance in instances}
     return HostSpec(
         cloud=cloud.name,
         host=host,
@@ -116,7 +117,7 @@ async def host_spec(
             is not None
         ),
         volumes=tuple(
-            _volume(volume, shares, volume_keys.get(volume.key, b""), passages, instances)
+            _volume(volume, shares, volume_keys.get(volume.key, b""), passages, here)
             for volume in volumes
             if volume.state is not VolumeState.error
             and not shares.awaited(volume)
@@ -154,11 +155,10 @@ async def _opened(
 
 
 def _volume(
-    volume: Volume, shares: Shares, key: bytes, passages: Passages, instances: Sequence[Instance]
+    volume: Volume, shares: Shares, key: bytes, passages: Passages, here: Container[str]
 ) -> VolumeSpec:
-    host = passages.host
-    here = {instance.id for instance in instances}
-    machines = [each for each in volume.instances if each in here or not volume.multi_attach]
+    """``here``: the instances that have a machine on the host."""
+    machines = (each for each in volume.instances if each in here or not volume.multi_attach)
     lost = shares.lost(volume) if shared(volume.pool) else ()
     return VolumeSpec(
         id=volume.id,
@@ -168,9 +168,9 @@ def _volume(
         source_volume=shares.volumes.get(volume.source, ""),
         key=key,
         encrypts=volume.encrypts,
-        machine=next(iter(machines), "") if any(map(shared, volume.pools)) else "",
+        machine=next(machines, "") if any(map(shared, volume.pools)) else "",
         multi_attach=volume.multi_attach,
-        keeper=volume.host == host,
+        keeper=volume.host == passages.host,
         receives=passages.receives(volume),
         takes=passages.takes(volume),
         evict=lost,
