@@ -226,8 +226,8 @@ class Hypervisor(Protocol):
         """Let the guest of a ``completed`` migration go on here, at either end: for the caller to make sure
         that it does not at the other.
 
-        HypervisorError while it isn't ``completed``. It goes on already: does nothing. At the destination
-        ``status.migration`` is None from now on.
+        HypervisorError while it isn't ``completed``; what is just being completed is waited for. It goes on
+        already: does nothing. At the destination ``status.migration`` is None from now on.
         """
 
     async def prepend_console(self, id: str, text: bytes) -> None:

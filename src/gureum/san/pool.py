@@ -125,6 +125,9 @@ class LayeredPool:
         """Its files have one writer."""
         raise PoolError(f"{id} is in {self._name}, where one machine at a time can have it")
 
+    async def receive_volume(self, id: str) -> FileDisk:
+        raise PoolError(f"{id} is in {self._name}, which no other host reaches")
+
     async def note_opened(self, id: str) -> None:
         require_id(id, "vol")
 

@@ -54,11 +54,23 @@ def _run_dir(directory: Path) -> Iterator[Path]:
 @pytest.fixture
 def nic(run_dir: Path) -> Iterator[Callable[[int], Nic]]:
     """An interface by its number, 0 or 1, with its tap newly opened."""
-    numbers = range(2)
+    yield from _nics(0)
+
+
+@pytest.fixture
+def other_nic(other_run_dir: Path) -> Iterator[Callable[[int], Nic]]:
+    """The same interfaces, with taps of another host."""
+    yield from _nics(2)
+
+
+def _nics(first_tap: int) -> Iterator[Callable[[int], Nic]]:
+    numbers = range(first_tap, first_tap + 2)
     for number in numbers:
         create_tap(guest.tap(number))
         subprocess.run(["ip", "link", "set", guest.tap(number), "up"], check=True)
-    yield lambda n: Nic(interface=guest.interface(n), mac=guest.mac(n), index=n, fd=open_tap(guest.tap(n)))
+    yield lambda n: Nic(
+        interface=guest.interface(n), mac=guest.mac(n), index=n, fd=open_tap(guest.tap(first_tap + n))
+    )
     for number in numbers:
         subprocess.run(["ip", "link", "del", guest.tap(number)], check=True)
 

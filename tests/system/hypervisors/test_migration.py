@@ -53,6 +53,7 @@ async def test_there_and_back(pair: Pair, config: MachineConfig) -> None:
         with pytest.raises(HypervisorError, match="not all of it"):
             await pair.destination.go_on(ID)
         await pair.destination.resume(ID)
+        assert pair.destination.machines()[ID].state is MachineState.starting
         await pair.source.migrate(ID, outgoing)
         await pair.source.migrate(ID, outgoing)
         assert (await pair.ended(pair.source)).phase is MigrationPhase.completed

@@ -45,6 +45,8 @@ BEGIN_SECONDS = 15.0
 """From the connection to the first of what is copied."""
 CANCEL_SECONDS = 20.0
 CANCEL_POLL_SECONDS = 0.05
+ARRIVAL_SECONDS = 5.0
+FIGURES_TRIES, FIGURES_SECONDS = 100, 0.02
 UNBOUNDED, BANDWIDTH_MIN = 1 << 40, 1 << 16
 """Bytes a second. QEMU takes a few for no bound."""
 PASSES_AT_FIRST, PASSES_BETWEEN = 4, 2
@@ -63,6 +65,7 @@ class Migrating:
         self._listener: Listener | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._bounds: Outgoing | None = None
+        self._advanced = asyncio.Event()
         self.status: Migration | None = None
 
     @property
@@ -202,13 +205,20 @@ class Migrating:
             if downtime_limit(self._bounds, passes) != self._bounds.downtime_ms:
                 await self._bound(monitor, self._bounds, passes)
 
+    async def _last_look(self) -> None:
+        """What it has taken QEMU says a moment later than that it has ended."""
+        for _ in range(FIGURES_TRIES):
+            await self._look()
+            if self.status is None or self.status.total_ms or self.status.error:
+                return
+            await asyncio.sleep(FIGURES_SECONDS)
+
     # --- either
 
     async def go_on(self) -> None:
         machine = self._machine
         if machine.saved.incoming:
-            if self.status is None or self.status.phase is not MigrationPhase.completed:
-                raise HypervisorError(f"{machine.id}: not all of it has come here yet")
+            await self._all_here()
             try:
                 await machine.monitor().execute("cont")
             except CommandError as error:
@@ -224,6 +234,16 @@ class Migrating:
         elif self.status is not None and self.status.phase in UNDER_WAY:
             raise HypervisorError(f"{machine.id}: is still being copied to another host")
 
+    async def _all_here(self) -> None:
+        """The source knows it a moment earlier than the destination."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ARRIVAL_SECONDS):
+                while self.status is not None and self.status.phase is COPYING:
+                    await self._advanced.wait()
+                    self._advanced.clear()
+        if self.status is None or self.status.phase is not MigrationPhase.completed:
+            raise HypervisorError(f"{self._machine.id}: not all of it has come here yet")
+
     def went_on(self) -> None:
         """The guest runs here, or has shut down: its migration is over."""
         self._stop_listening()
@@ -238,7 +258,7 @@ class Migrating:
             secret_dir.remove(self._secret)
         self._advance(phase)
         if not self._machine.saved.incoming and phase is not COPYING:
-            self._spawn(self._look())
+            self._spawn(self._last_look())
 
     def _advance(self, phase: MigrationPhase) -> None:
         if self.status is not None and self.status.phase is not phase:
@@ -327,6 +347,7 @@ class Migrating:
         if self.status is None or status.phase is not self.status.phase:
             log.info("%s: %s: %s %s", self._machine.id, status.migration, status.phase, status.error)
         self.status = status
+        self._advanced.set()
         if status.address and status.address != self._machine.saved.listens:
             self._machine.remember(listens=status.address)
         self._machine.migration_changed()

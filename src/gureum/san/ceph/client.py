@@ -134,6 +134,10 @@ class Client:
         """Until ``note_opened`` no other host can open it."""
         await self._change("share_volume", id=id)
 
+    async def receive_volume(self, id: str) -> None:
+        """As ``share_volume``."""
+        await self._change("receive_volume", id=id)
+
     async def note_opened(self, id: str) -> None:
         await self._change("note_opened", id=id)
 

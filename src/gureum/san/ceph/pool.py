@@ -150,6 +150,12 @@ class RbdPool:
             await self._client.share_volume(id)
         return self._disk(id)
 
+    async def receive_volume(self, id: str) -> DiskSource:
+        require_id(id, "vol")
+        async with self._locks.hold(id):
+            await self._client.receive_volume(id)
+        return self._disk(id)
+
     async def note_opened(self, id: str) -> None:
         require_id(id, "vol")
         async with self._locks.hold(id):

@@ -83,18 +83,19 @@ def release(session: Session, object: str, expected: str) -> bool:
     """Take the lock from ``expected``, a cookie, and nobody else; whether it had it."""
     found = [locker for locker in lockers(session, object).all if locker.cookie == expected]
     for locker in found:
-        _break(session, object, NAME, locker)
+        drop(session, object, NAME, locker)
     return bool(found)
 
 
-def _break(session: Session, object: str, name: str, locker: Locker) -> None:
+def drop(session: Session, object: str, name: str, locker: Locker) -> None:
+    """Take a lock from ``locker``, and nobody else."""
     with suppress(rados.ObjectNotFound):
         session.io.execute(object, "lock", "break_lock", encoding.break_lock(name, locker))
 
 
 def begin_opening(session: Session, id: str, object: str) -> None:
     """Let no other host open it meanwhile. Refused while one does."""
-    if not _expiring(session, object, OPENING, OPENING_SECONDS):
+    if not expiring(session, object, OPENING, OPENING_SECONDS):
         raise Refused(f"{id} is being opened by another host: try again", "busy")
 
 
@@ -102,15 +103,15 @@ def end_opening(session: Session, object: str, host: str = "") -> None:
     """Of ``host`` (CLOUD/HOST, "" for this one)."""
     found = holder(session, object, OPENING)
     if found is not None and found.cookie == (host or cookie(session)):
-        _break(session, object, OPENING, found)
+        drop(session, object, OPENING, found)
 
 
 def lead(session: Session, seconds: int) -> bool:
     """Whether this host is the one to look after the pool for so long; asked again, for so long again."""
-    return _expiring(session, UPKEEP, UPKEEP, seconds)
+    return expiring(session, UPKEEP, UPKEEP, seconds)
 
 
-def _expiring(session: Session, object: str, name: str, seconds: int) -> bool:
+def expiring(session: Session, object: str, name: str, seconds: int) -> bool:
     """Have a lock for so long, or for so long again; whether no other host has it."""
     mine = cookie(session)
     for _ in range(2):
@@ -122,7 +123,7 @@ def _expiring(session: Session, object: str, name: str, seconds: int) -> bool:
         if found is None or found.cookie != mine:
             return False
         # A process of this host that has ended, or this one: it cannot be renewed by another client.
-        _break(session, object, name, found)
+        drop(session, object, name, found)
     return False
 
 
@@ -130,7 +131,7 @@ def follow(session: Session) -> None:
     """Let another host look after the pool."""
     found = holder(session, UPKEEP, UPKEEP)
     if found is not None and found.cookie == cookie(session):
-        _break(session, UPKEEP, UPKEEP, found)
+        drop(session, UPKEEP, UPKEEP, found)
 
 
 def described(locker: Locker) -> str:

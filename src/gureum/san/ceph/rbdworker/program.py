@@ -16,7 +16,7 @@ from typing import Any
 
 import rados
 
-from . import blocks, frames, images, locks, sharing, snapshots, upkeep, volumes
+from . import blocks, frames, images, locks, receiving, sharing, snapshots, upkeep, volumes
 from .session import Refused, Session, explained
 
 THREADS = 8
@@ -35,6 +35,7 @@ OPERATIONS: Mapping[str, Handler] = {
     "delete_volume": volumes.delete,
     "open_volume": volumes.open_,
     "share_volume": sharing.share,
+    "receive_volume": receiving.receive,
     "note_opened": sharing.note_opened,
     "release_volume": volumes.release,
     "evict_volume": volumes.evict,

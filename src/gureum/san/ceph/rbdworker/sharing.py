@@ -50,7 +50,7 @@ def share(session: Session, id: str) -> int:
         try:
             with session.image(id) as image:
                 _without_lock(session, id, image)
-                session.opening[id] = _clients(session, image)
+                session.opening[id] = clients(session, image)
         except BaseException:
             locks.end_opening(session, object)
             raise
@@ -80,7 +80,7 @@ def note_opened(session: Session, id: str) -> None:
     with explained(id):
         try:
             with session.image(id, read_only=True) as image:
-                object, now = locks.header(image), _clients(session, image)
+                object, now = locks.header(image), clients(session, image)
         except rbd.ImageNotFound:
             return
         claims = claimed(session, object)
@@ -135,8 +135,9 @@ def clients_of(session: Session, id: str, object: str, image: Any, holder: str) 
     lost = set(claims.pop(holder, ()))
     sharers = {locker.cookie for locker in locks.lockers(session, object).all}
     others = {address for host in claims.keys() & sharers for address in claims[host]}
-    return lost | (_clients(session, image) - others)
+    return lost | (clients(session, image) - others)
 
 
-def _clients(session: Session, image: Any) -> set[str]:
+def clients(session: Session, image: Any) -> set[str]:
+    """Addresses of those that have the image open, but for this one."""
     return {each["addr"] for each in image.watchers_list()} - {session.cluster.get_addrs()}

@@ -8,7 +8,7 @@ from typing import Any
 
 import rbd
 
-from . import locks, names, sharing
+from . import locks, names, receiving, sharing
 from .session import Refused, Session, explained
 
 log = logging.getLogger(__name__)
@@ -144,10 +144,26 @@ def open_(session: Session, id: str) -> int:
         if found.get(names.DELETED):
             raise Refused(f"there is no volume {id}", "missing")
         session.handles.drop(id)
-        locks.take(session, id, object)
+        _take(session, id, object)
         if shared:
             sharing.end(session, id)
         return int(found.get(names.DEPTH, 0))
+
+
+def _take(session: Session, id: str, object: str) -> None:
+    """Also from who receives it, for the host that had it all the time: then it was not to be after all."""
+    mine = locks.cookie(session)
+    had = any(locker.cookie == mine for locker in locks.lockers(session, object).all)
+    if not had:
+        receiving.require_none(session, id, object)
+    locks.take(session, id, object)
+    try:
+        if not had:
+            receiving.require_none(session, id, object)
+    except Refused:
+        locks.release(session, object, mine)
+        raise
+    receiving.end(session, object)
 
 
 def release(session: Session, id: str, holder: str) -> bool:
@@ -159,7 +175,8 @@ def release(session: Session, id: str, holder: str) -> bool:
         object, holder = f"rbd_header.{image}", holder or locks.cookie(session)
         if locks.lockers(session, object).shared:
             sharing.forget(session, object, holder)
-        return locks.release(session, object, holder)
+        received = receiving.end(session, object, holder)
+        return locks.release(session, object, holder) or received
 
 
 def evict(session: Session, id: str, holder: str) -> bool:
@@ -167,30 +184,33 @@ def evict(session: Session, id: str, holder: str) -> bool:
 
     Should its machines still run, they can write no more: the OSDs refuse all clients that have the image
     open, and the one that has librbd's own lock, which it keeps when it cannot be reached for a while. Where
-    several hosts share it, they refuse those of this one.
+    several hosts share it, or another receives it, they refuse those of this one.
     """
     with explained(id):
         try:
             with session.image(id, read_only=True) as image:
                 object = locks.header(image)
                 found = locks.lockers(session, object)
-                if holder not in {locker.cookie for locker in found.all}:
+                has = holder in {locker.cookie for locker in found.all}
+                if not has and not receiving.receives(session, object, holder):
                     return False
                 if found.shared:
                     sharing.note_own(session, id, object)
                     clients = sharing.clients_of(session, id, object, image, holder)
                 else:
-                    clients = {each["addr"] for each in image.watchers_list()} | _lock_owners(image)
+                    present = sharing.clients(session, image) | _lock_owners(image)
+                    clients = receiving.clients_of(session, id, object, holder, present)
         except rbd.ImageNotFound:
             return False
         others = sorted(clients - {session.cluster.get_addrs()})
         session.fence(others, EVICTED_SECONDS)
         for address in others:
             log.warning("%s: client %s is shut out of the cluster", id, address)
+        sharing.forget(session, object, holder)
         if found.shared:
-            sharing.forget(session, object, holder)
             locks.end_opening(session, object, holder)
-        return locks.release(session, object, holder)
+        received = receiving.end(session, object, holder)
+        return locks.release(session, object, holder) or received
 
 
 def _lock_owners(image: Any) -> set[str]:
