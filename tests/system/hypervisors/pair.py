@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from gureum.hostspec import MachineLayout, MigrationPhase
 from gureum.hypervisors.base import Hypervisor, Incoming, MachineConfig, Migration, Outgoing
 
-from .guest import ID
+from .guest import ID, shell
 
 SECRET = bytes(range(32))
 SECONDS = 60.0
@@ -94,3 +94,34 @@ class Pair:
         await self.source.remove(ID)
         self.turn()
         return done
+
+
+WRITER = """
+( n=0; while :; do n=$((n+1)); dd if=/dev/urandom of=/block bs=64k count=1
+  dd if=/block of=/dev/vda bs=64k seek=$((n % 64)) conv=fsync || { echo failed >/failed; exit; }
+  md5sum </block >/sum.$((n % 64)); echo $n >/count; done ) 2>/dev/null & echo $! >/writer
+"""
+"""A block of noise after the other, each in its place on the first disk when its digest is known."""
+
+CHECK = """
+kill $(cat /writer); sleep 1; [ ! -e /failed ] && echo 3 >/proc/sys/vm/drop_caches
+for i in $(seq 0 63); do
+  [ -e /sum.$i ] && [ $i != $((($(cat /count) + 1) % 64)) ] || continue
+  is=$(dd if=/dev/vda bs=64k skip=$i count=1 2>/dev/null | md5sum)
+  [ "$is" = "$(cat /sum.$i)" ] || { echo block $i; false; break; }
+done
+"""
+
+
+async def start_writes(pair: Pair) -> None:
+    async with shell(pair.source, ID) as console:
+        await console.run(WRITER.strip())
+
+
+async def check_writes(pair: Pair) -> None:
+    """The guest still writes, and all that it wrote since it began is on its disk."""
+    async with shell(pair.source, ID) as console:
+        before = int(await console.run("cat /count"))
+        await console.run("sleep 2")
+        assert int(await console.run("cat /count")) > before
+        await console.run(CHECK.strip(), seconds=60)
