@@ -199,7 +199,7 @@ class Machines:
             return True
         if await self._passages.arrive(status):
             return False
-        if spec.outgoing is None and await self._passages.stay(status):
+        if await self._passages.stay(status, spec.outgoing):
             return False
         if spec.outgoing is not None and status.state in (MachineState.running, MachineState.paused):
             await self._passages.leave(spec.id, spec.outgoing, status)

@@ -87,10 +87,15 @@ class Passages:
             log.warning("%s can't leave: %s", id, error)
             self._errors[id] = spec.migration, str(error)
 
-    async def stay(self, status: MachineStatus) -> bool:
-        """Let a machine go on that was to leave, and is not to any more; False if it does."""
+    async def stay(self, status: MachineStatus, spec: OutgoingSpec | None = None) -> bool:
+        """Let a machine go on that was to leave, and is not to any more; False if it does.
+
+        ``spec``: it is to leave now, perhaps for the second time.
+        """
         migration = status.migration
         if migration is None or migration.incoming:
+            return False
+        if spec is not None and spec.migration == migration.migration:
             return False
         if migration.phase is MigrationPhase.copying:
             await self._hypervisor.cancel_migration(status.id)

@@ -68,6 +68,7 @@ async def begin(
     if await _busy(tx, source=source):
         raise CannotMove(f"{PER_HOST_MAX} instances leave host {source} now: try again when one has left")
     generation = instance.next_generation
+    volumes = await tx.find(Volume, instances=instance.id)
     migration = await tx.put(
         InstanceMigration(
             id=env.new_id("mig"),
@@ -81,11 +82,12 @@ async def begin(
             drains=drains,
             bytes_per_second=bytes_per_second,
             secret=env.secret(SECRET_BYTES),
+            volumes=tuple(volume.id for volume in volumes),
             started=env.utcnow(),
         )
     )
     await tx.put(replace(instance, migration=migration.id, generations=generation))
-    for volume in await tx.find(Volume, instances=instance.id):
+    for volume in volumes:
         # It will have the volume open: where it is lost, it is shut out before another host opens it.
         await tx.put(replace(volume, former=tuple(sorted({*volume.former, host.id}))))
     return migration

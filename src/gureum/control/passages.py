@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -53,30 +52,26 @@ class Passages(NamedTuple):
         incoming = IncomingSpec(migration=migration.id, secret=migration.secret, layout=migration.layout)
         return replace(spec, generation=migration.generation, incoming=incoming)
 
+    @property
+    def volumes(self) -> dict[str, str]:
+        """Volumes that the machines of guests may have open here, and whose."""
+        return {id: guest.id for guest in self.guests for id in self.migrations[guest.id].volumes}
+
     def receives(self, volume: Volume) -> bool:
         """Whether a machine of another host has the volume, and may come here."""
-        return any(self._comes(id) for id in volume.instances)
-
-    def _comes(self, instance: str) -> bool:
-        migration = self.migrations.get(instance)
-        return (
-            migration is not None
-            and migration.destination == self.host
-            and migration.state in INCOMING
-            and any(guest.id == instance for guest in self.guests)
-        )
+        migration = self.migrations.get(self.volumes.get(volume.id, ""))
+        return migration is not None and migration.destination == self.host
 
     def takes(self, volume: Volume) -> bool:
         """Whether its machine came here, and the host that it came from may have the volume open."""
         came = (self.migrations.get(id) for id in volume.instances)
         return volume.host == self.host and any(
-            each is not None and each.destination == self.host and each.state is MigrationState.switching
+            each is not None
+            and each.destination == self.host
+            and each.state is MigrationState.switching
+            and volume.id in each.volumes
             for each in came
         )
-
-    def others(self, ids: Iterable[str]) -> bool:
-        """Whether any of these instances is a guest."""
-        return not {guest.id for guest in self.guests}.isdisjoint(ids)
 
 
 async def standby(reader: Reader, host: str) -> list[str]:

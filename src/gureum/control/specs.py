@@ -120,7 +120,7 @@ async def host_spec(
             _volume(volume, shares, volume_keys.get(volume.key, b""), passages, here)
             for volume in volumes
             if volume.state is not VolumeState.error
-            and not shares.awaited(volume)
+            and (volume.id in passages.volumes or not shares.awaited(volume))
             and (keys is None or not volume.key or volume.key in volume_keys)
         ),
         snapshots=tuple(_snapshot(snapshot) for snapshot in snapshots if not shares.awaited(snapshot)),
@@ -147,11 +147,9 @@ async def _opened(
     if not shared_pools(cloud) and not any(shared(volume.pool) for volume in kept):
         return []
     attached = await reader.find(Volume, instances=[instance.id for instance in instances])
-    return [
-        volume
-        for volume in attached
-        if volume.host != passages.host and (volume.multi_attach or passages.others(volume.instances))
-    ]
+    opened = {volume.id: volume for volume in attached if volume.multi_attach}
+    opened |= {volume.id: volume for volume in await reader.get_many(Volume, set(passages.volumes))}
+    return [volume for _, volume in sorted(opened.items()) if volume.host != passages.host]
 
 
 def _volume(
@@ -160,6 +158,7 @@ def _volume(
     """``here``: the instances that have a machine on the host."""
     machines = (each for each in volume.instances if each in here or not volume.multi_attach)
     lost = shares.lost(volume) if shared(volume.pool) else ()
+    keeper = volume.host == passages.host
     return VolumeSpec(
         id=volume.id,
         size_bytes=volume.size_bytes,
@@ -168,19 +167,20 @@ def _volume(
         source_volume=shares.volumes.get(volume.source, ""),
         key=key,
         encrypts=volume.encrypts,
-        machine=next(machines, "") if any(map(shared, volume.pools)) else "",
+        machine=next(machines, passages.volumes.get(volume.id, "")) if any(map(shared, volume.pools)) else "",
         multi_attach=volume.multi_attach,
-        keeper=volume.host == passages.host,
+        keeper=keeper,
         receives=passages.receives(volume),
         takes=passages.takes(volume),
         evict=lost,
-        target=volume.target,
+        target=volume.target if keeper else "",
         # What a lost host was copying to is taken from it as well, and begun anew when it is gone.
-        leaves=volume.pools[1:] if lost else volume.leaves,
+        leaves=(volume.pools[1:] if lost else volume.leaves) if keeper else (),
         iops=volume.iops,
         throughput=volume.throughput,
         made=volume.state in (VolumeState.available, VolumeState.in_use),
-        present=volume.state is not VolumeState.deleting,
+        # Who only had it open does not delete it.
+        present=volume.state is not VolumeState.deleting or not keeper,
     )
 
 

@@ -18,12 +18,14 @@ _ANY = IPv4Network("0.0.0.0/0")
 class FakeWires:
     """What the kernels of all fake hosts hold: it outlives their agents, as kernels do.
 
-    ``ports``: by host, the ports that exist. ``rules``: by host, the spec whose rules hold. ``failing``:
+    ``ports``: by host, the ports that exist, and ``standby``, the ids of those that are still another host's.
+    ``rules``: by host, the spec whose rules hold. ``failing``:
     hosts whose networks raise NetworkError.
     """
 
     def __init__(self) -> None:
         self.ports: dict[str, dict[str, PortSpec]] = {}
+        self.standby: dict[str, frozenset[str]] = {}
         self.rules: dict[str, NetworkSpec] = {}
         self.failing: set[str] = set()
         self.carried: list[tuple[str, str]] = []
@@ -51,6 +53,7 @@ class FakeNetwork:
             await self._step()
             make_plan(spec, _ANY)
             wanted = {port.id: port for port in spec.ports}
+            self._wires.standby[self._host] = frozenset(port.id for port in spec.standby)
             ports = self._wires.ports.setdefault(self._host, {})
             for id in [id for id in wanted if id not in ports]:
                 ports[id] = wanted[id]
@@ -75,13 +78,15 @@ class FakeNetwork:
 
     async def import_flows(self, interface: str, data: bytes) -> None:
         await self._step()
-        self.mtu(interface)
+        if interface not in self._wires.ports.get(self._host, {}):
+            raise NetworkError(f"port {interface} was not applied")
         if data != interface.encode():
             raise NetworkError("there are flows of other ports among these")
         self._wires.carried.append((self._host, interface))
 
     def mtu(self, interface: str) -> int:
-        if interface not in self._wires.ports.get(self._host, {}):
+        wires = self._wires
+        if interface not in {*wires.ports.get(self._host, ()), *wires.standby.get(self._host, ())}:
             raise NetworkError(f"port {interface} was not applied")
         return self._wires.rules[self._host].mtu
 

@@ -56,6 +56,8 @@ class InstanceMigration(Record, frozen=True, kw_only=True, omit_defaults=True):
     secret: bytes = b""
     layout: MachineLayout | None = None
     address: str = ""
+    volumes: tuple[str, ...] = ()
+    """Those of the instance: both hosts may have them open until it has ended, whoever has them then."""
     outcome: str = ""
     """While it is aborting: the state that it ends in."""
     message: str = ""

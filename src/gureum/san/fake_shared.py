@@ -22,7 +22,7 @@ from gureum.san.records import require_format, require_id, require_size
 
 STEP_SECONDS = (0.001, 0.05)
 SLOW_SECONDS = (0.5, 30.0)
-QUICK = ("open_volume", "share_volume", "note_opened", "release_volume", "evict")
+QUICK = ("open_volume", "receive_volume", "share_volume", "note_opened", "release_volume", "evict")
 """What is never slow: a hold that comes to pass long after its agent died would stay."""
 AWAY_SECONDS = 5.0
 """After which a cluster that does not answer is given up for now."""
@@ -47,6 +47,10 @@ class FakeImage:
         self.holder: str | None = None
         self.sharers: dict[str, int] = {}
         """Hosts that may open it besides each other, and what ``holds`` was then."""
+        self.receivers: dict[str, int] = {}
+        """Hosts that may open it besides the holder, to have it after it; and what ``holds`` was then."""
+        self.taken = 0
+        """What ``holds`` was when the holder became it."""
         self.holds = 0
         """Counts how often it was taken: a release of an earlier time has no effect."""
         self.evicted: set[str] = set()
@@ -90,7 +94,7 @@ class FakeSan(Failing):
         image = self.rbd[self.id(path)]
         assert self.reaches(host), f"{host} does not reach {path}"
         assert host not in image.evicted, f"{host} was fenced off {path}"
-        holders = {image.holder, *image.sharers}
+        holders = {image.holder, *image.sharers, *image.receivers}
         assert host in holders, f"{path} is written on {host}, and held by {holders}"
         if block not in image.blocks and self.free_bytes() < BLOCK_BYTES:
             raise PoolFull("the fake SAN is full")
@@ -304,11 +308,25 @@ class FakeSharedPool:
         def hold() -> None:
             image = self._san.image(id)
             _require_alone(id, image, self._host)
-            image.holder, image.sharers = self._host, {}
-            image.evicted.discard(self._host)
             image.holds += 1
+            image.taken = image.holds
+            image.holder, image.sharers = self._host, {}
+            image.receivers.pop(self._host, None)
+            image.evicted.discard(self._host)
 
         await self._do("open_volume", hold)
+        return self._disk(id)
+
+    async def receive_volume(self, id: str) -> RbdDisk:
+        def receive() -> None:
+            image = self._san.image(id)
+            if others := {*image.sharers, *image.receivers} - {self._host}:
+                raise PoolUnavailable(f"{id} is held by host {', '.join(sorted(others))}")
+            image.evicted.discard(self._host)
+            image.holds += 1
+            image.receivers[self._host] = image.holds
+
+        await self._do("receive_volume", receive)
         return self._disk(id)
 
     def _disk(self, id: str) -> RbdDisk:
@@ -334,27 +352,31 @@ class FakeSharedPool:
 
     async def release_volume(self, id: str) -> None:
         before = self._san.rbd.get(id)
-        holds = before.holds if before is not None else 0
+        taken = before.taken if before is not None else 0
         shared = before.sharers.get(self._host) if before is not None else None
+        received = before.receivers.get(self._host) if before is not None else None
 
         def release() -> None:
             image = self._san.rbd.get(id)
             if image is None:
                 return
-            if image.holder == self._host and image.holds == holds:
+            if image.holder == self._host and image.taken == taken:
                 image.holder = None
             if image.sharers.get(self._host) == shared:
                 image.sharers.pop(self._host, None)
+            if image.receivers.get(self._host) == received:
+                image.receivers.pop(self._host, None)
 
         await self._do("release_volume", release)
 
     async def evict(self, id: str, host: str) -> None:
         def evict() -> None:
             image = self._san.rbd.get(id)
-            if image is not None and host in (image.holder, *image.sharers):
+            if image is not None and host in (image.holder, *image.sharers, *image.receivers):
                 image.evicted.add(host)
                 image.holder = None if image.holder == host else image.holder
                 image.sharers.pop(host, None)
+                image.receivers.pop(host, None)
 
         await self._do("evict", evict)
 
@@ -444,5 +466,5 @@ class FakeSharedPool:
 
 
 def _require_alone(id: str, image: FakeImage, host: str) -> None:
-    if others := {image.holder, *image.sharers} - {None, host}:
+    if others := {image.holder, *image.sharers, *image.receivers} - {None, host}:
         raise PoolUnavailable(f"{id} is held by host {', '.join(sorted(filter(None, others)))}")

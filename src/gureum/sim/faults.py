@@ -61,6 +61,10 @@ SHARED_FAULTS = {
     "activate": 4,
 }
 """Further ones where there is a shared pool."""
+MIGRATION_FAULTS = {"road": 3, "road lost": 3, "road cut": 3}
+"""Further ones where instances migrate: one fails, one is there and its source does not hear of it, and a
+host is not reached.
+"""
 SAN_STEPS = (
     "find_volume",
     "has_snapshot",
@@ -82,11 +86,13 @@ SKEW_SECONDS_MAX = 1500.0
 class Faults:
     """From ``begin`` to ``end``."""
 
-    def __init__(self, world: World, networks: bool = False) -> None:
+    def __init__(self, world: World, networks: bool = False, migrating: bool = False) -> None:
         self.world = world
         self.weights = FAULTS | NETWORK_FAULTS if networks else FAULTS
         if world.san is not None:
             self.weights = self.weights | SHARED_FAULTS
+        if migrating:
+            self.weights = self.weights | MIGRATION_FAULTS
         self.seen: Counter[str] = Counter()
 
     def begin(self) -> None:
@@ -101,6 +107,9 @@ class Faults:
         await self._end_of_shared()
         self.world.points.chance = 0.0
         self.world.wires.failing.clear()
+        self.world.roads.errors.clear()
+        self.world.roads.lost_ends.clear()
+        self.world.roads.cut_off.clear()
         weather = self.world.weather
         weather.loss = weather.repeat = weather.cut = 0.0
         weather.delay = (0.0005, 0.01)
@@ -155,6 +164,11 @@ class Faults:
                 host.machines.fill_storage()
             case "guests room":
                 host.machines.fill_storage(False)
+            case "road cut":
+                world.roads.cut_off.add(host.machines)
+                asyncio.get_running_loop().call_later(
+                    rng.uniform(2, 20), world.roads.cut_off.discard, host.machines
+                )
             case _:
                 return False
         return True
@@ -214,6 +228,14 @@ class Faults:
                 host.machines.crash(id)
             case "shutdown":
                 host.machines.guest_shutdown(id)
+            case "road":
+                world = self.world
+                world.roads.fail(id)
+                asyncio.get_running_loop().call_later(
+                    world.random.uniform(2, 20), world.roads.errors.pop, id, None
+                )
+            case "road lost":
+                self.world.roads.lose_end(id)
             case "deaf":
                 host.machines.ignore_power_button(id)
             case "clingy":

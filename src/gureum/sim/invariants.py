@@ -50,7 +50,7 @@ def _no_two_writers(world: World, several: Container[str]) -> None:
     writer: dict[str, str] = {}
     for host in world.hosts:
         for id, machine in host.machines.machines.items():
-            for volume in machine.disks:
+            for volume in machine.disks if not machine.away else ():
                 if volume in writer and volume not in several:
                     raise Violation(f"{volume} is written by {writer[volume]} and by {id}")
                 writer[volume] = id
@@ -64,6 +64,11 @@ def _true(
         if not machine.runs and not machine.disks:
             continue
         instance = instances.get(id)
+        if machine.away:
+            # Without a migration it is about to go on where it was.
+            if instance is None or not (instance.migration or instance.host == host.name):
+                raise Violation(f"{id} is held on {host.name} for a migration that is none")
+            continue
         if instance is None or instance.state in (InstanceState.stopped, InstanceState.terminated):
             raise Violation(f"{id} runs, and is {instance.state if instance else 'gone'} in the store")
         for volume, disk in machine.disks.items():
@@ -90,7 +95,7 @@ def _true_of_shared(world: World, host: SimHost, instance: Instance, volume: Vol
         return
     if volume.host != host.name:
         raise Violation(f"{machine} has {volume.id} on {host.name}, and {volume.host} looks after it")
-    if image.holder != host.name:
+    if host.name not in (image.holder, *image.receivers):
         raise Violation(f"{machine} has {volume.id} on {host.name}, and {image.holder} holds it")
 
 
@@ -108,6 +113,8 @@ async def _unrest(world: World) -> AsyncIterator[str]:
     for instance in instances:
         if instance.state not in RESTING_INSTANCES:
             yield f"{instance.id} is {instance.state}"
+        if instance.migration:
+            yield f"{instance.id} is being migrated"
     for volume in volumes:
         if volume.state not in RESTING_VOLUMES:
             yield f"{volume.id} is {volume.state}"
@@ -223,7 +230,12 @@ def _san(world: World, san: FakeSan) -> Iterator[str]:
         for volume, disk in machine.disks.items()
         if disk.shared and host.name not in san.rbd[volume].evicted
     }
-    held = {(id, host) for id, image in san.rbd.items() for host in (image.holder, *image.sharers) if host}
+    held = {
+        (id, host)
+        for id, image in san.rbd.items()
+        for host in (image.holder, *image.sharers, *image.receivers)
+        if host
+    }
     if held != opened:
         yield f"volumes {sorted(held ^ opened)} are held and not open, or open and not held"
 

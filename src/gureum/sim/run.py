@@ -63,14 +63,15 @@ class Run:
         several: bool,
         crash_at: str,
         crash_at_count: int,
+        migrating: bool = False,
     ) -> None:
         self.seed = seed
         self.world = World(seed, hosts, shared)
         self.world.points.at, self.world.points.count = crash_at, crash_at_count
         self.guests = Guests(self.world)
         self.ledger = Ledger()
-        self.workload = Workload(self.world, self.guests, self.ledger, networks, several)
-        self.faults = Faults(self.world, networks)
+        self.workload = Workload(self.world, self.guests, self.ledger, networks, several, migrating)
+        self.faults = Faults(self.world, networks, migrating)
         self.random_faults = not crash_at
 
     async def __call__(self, steps: int) -> Outcome:
@@ -142,13 +143,14 @@ def simulate(
     networks: bool = False,
     shared: bool = False,
     several: bool = False,
+    migrating: bool = False,
 ) -> Outcome:
     """Run a cloud for ``steps`` calls. Raises Violation, or whatever else went wrong.
 
     ``crash_at``: the only fault is that the process which reaches this crash point for the
     ``crash_at_count``-th time dies there. ``networks``: most calls are about VPCs and what
     is in them. ``shared``: there is a shared pool. ``several``: many calls are about volumes in it that more
-    than one instance has.
+    than one instance has. ``migrating``: many calls are about migrations.
     """
     errors = ErrorLog()
     root = logging.getLogger("gureum")
@@ -156,7 +158,7 @@ def simulate(
     propagate, root.propagate = root.propagate, root.getEffectiveLevel() < logging.ERROR
 
     async def work() -> Outcome:
-        return await Run(seed, hosts, networks, shared, several, crash_at, crash_at_count)(steps)
+        return await Run(seed, hosts, networks, shared, several, crash_at, crash_at_count, migrating)(steps)
 
     try:
         outcome = run_virtual(work())

@@ -80,7 +80,9 @@ EXPECTED_OF_SHARED = frozenset(
         "ResourceNotFoundException",
     }
 )
-OF_FLEET = ("MoveVolume", "CancelVolumeMove")
+OF_FLEET = ("MoveVolume", "CancelVolumeMove", "MigrateInstance", "CancelInstanceMigration")
+MIGRATING_SHARE = 0.35
+"""Of the calls, in runs with migrations."""
 EXPECTED_OF_SEVERAL = frozenset({"AttachmentLimitExceeded", "MissingParameter"})
 SEVERAL_SHARE = 0.45
 """Of the calls, in runs with volumes that several instances have."""
@@ -93,7 +95,13 @@ class Workload:
     """Random calls over what the store has now."""
 
     def __init__(
-        self, world: World, guests: Guests, ledger: Ledger, networks: bool = False, several: bool = False
+        self,
+        world: World,
+        guests: Guests,
+        ledger: Ledger,
+        networks: bool = False,
+        several: bool = False,
+        migrating: bool = False,
     ) -> None:
         self.world = world
         self.guests = guests
@@ -101,6 +109,7 @@ class Workload:
         self.networks = NetworkCalls(world) if networks else None
         self._expected = EXPECTED | EXPECTED_OF_NETWORKS if networks else EXPECTED
         self.several = several
+        self.migrating = migrating
         self._begun = ""
         """The volume whose move was just begun."""
         if world.san is not None:
@@ -133,6 +142,8 @@ class Workload:
             return await self.networks.choose()
         if self.several and rng.random() < SEVERAL_SHARE:
             return await self._several()
+        if self.migrating and rng.random() < MIGRATING_SHARE:
+            return await self._migrate()
         makers = (
             (self._run_instances, 10),
             (self._change_instance, 25),
@@ -147,6 +158,16 @@ class Workload:
             return "CancelVolumeMove", {"VolumeId": begun}
         chosen = rng.choices([maker for maker, _ in makers], [weight for _, weight in makers])[0]
         return await chosen()
+
+    async def _migrate(self) -> tuple[str, Mapping[str, Any]]:
+        rng = self.world.random
+        instance = await self._any(Instance, state=str(InstanceState.running))
+        if instance is None:
+            return await self._run_instances()
+        if rng.random() < 0.15:
+            return "CancelInstanceMigration", {"InstanceId": instance.id}
+        to = {"HostId": rng.choice(self.world.hosts).name} if rng.random() < 0.3 else {}
+        return "MigrateInstance", {"InstanceId": instance.id, **to}
 
     async def _any(self, kind: type[Record], **index: Any) -> Record | None:
         async with self.world.store.read() as reader:

@@ -25,6 +25,7 @@ from gureum.hostspec import LOCAL
 from gureum.hypervisors.base import RBD_PREFIX, Disk, describe
 from gureum.hypervisors.fake import FakeHypervisor, FakeMachines
 from gureum.hypervisors.fake_machine import FakeDisk
+from gureum.hypervisors.fake_migration import FakeRoads
 from gureum.images.manifest import ImageManifest
 from gureum.network.fake import FakeNetwork, FakeWires
 from gureum.san.base import FileDisk, Pool
@@ -100,7 +101,7 @@ class SimHost:
         self.zone = zone
         self.address = address
         env = Env(world.now, random.Random(world.random.getrandbits(64)), lambda _: None)
-        self.machines = FakeMachines(env)
+        self.machines = FakeMachines(env, world.roads)
         self.disk = FakePoolDisk(POOL_BYTES)
         self.disk.images[IMAGE.disk] = dict(IMAGE_BLOCKS)
         self.machines.copy = self._copy
@@ -175,6 +176,7 @@ class World:
         self.random = random.Random(seed)
         self.weather = Weather(self.random)
         self.wires = FakeWires()
+        self.roads = FakeRoads()
         self.points = CrashPoints(self.random)
         self.skew_seconds = 0.0
         """How far the wall clock is from where it should be."""

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from gureum.control.neighbours import Following, Neighbours
-from gureum.control.networks import Networks
+from gureum.control.networks import Networks, Ports
 from gureum.control.specs import host_spec
 from gureum.errors import IllegalTransition
 from gureum.hostspec import HostSpec
@@ -149,7 +149,7 @@ async def test_what_is_more_than_a_network_is_noticed(make: Any) -> None:
                 whole = spec
                 continue
             only += 1
-            load = Networks.load(reader, CLOUD, "host-0", neighbours, whole.network.ports)
+            load = Networks.load(reader, CLOUD, "host-0", neighbours, Ports(whole.network.ports))
             whole = replace(whole, revision=spec.revision, network=(await load).spec())
             assert whole == spec
     assert only > 50
