@@ -34,6 +34,10 @@ from gureum.san.base import RbdDisk
 log = logging.getLogger(__name__)
 
 QUIT_SECONDS = 3.0
+QUIT_SECONDS_GONE = 15.0
+"""Of a machine that has gone to another host: killed, it would leave its disks' locks with the cluster for
+half a minute, and its guest waiting there. librbd gives up after 10 s to tell who does not answer.
+"""
 RECONNECT_SECONDS_MIN = 0.5
 RECONNECT_SECONDS_MAX = 15.0
 
@@ -123,6 +127,10 @@ class Machine:
     @property
     def identity(self) -> Identity | None:
         return self._process.identity if self._process is not None else None
+
+    @property
+    def connected(self) -> bool:
+        return self._monitor is not None and self.lives
 
     def monitor(self) -> Monitor:
         if self._monitor is None or not self.lives:
@@ -469,9 +477,10 @@ class Machine:
         if process is None:
             return
         if self._monitor is not None:
+            seconds = QUIT_SECONDS_GONE if self._is_gone() else QUIT_SECONDS
             with contextlib.suppress(HypervisorError, TimeoutError):
-                async with asyncio.timeout(QUIT_SECONDS):
-                    await self._monitor.execute("quit", seconds=QUIT_SECONDS)
+                async with asyncio.timeout(seconds):
+                    await self._monitor.execute("quit", seconds=seconds)
                     await process.finished.wait()
         if not process.finished.is_set():
             log.warning("%s: its QEMU does not quit: killing process %d", self.id, process.pid)

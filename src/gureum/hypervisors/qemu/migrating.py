@@ -208,6 +208,8 @@ class Migrating:
     async def _last_look(self) -> None:
         """What it has taken QEMU says a moment later than that it has ended."""
         for _ in range(FIGURES_TRIES):
+            if not self._machine.connected:
+                return
             await self._look()
             if self.status is None or self.status.total_ms or self.status.error:
                 return

@@ -84,6 +84,22 @@ def end(session: Session, object: str, host: str = "") -> bool:
     return True
 
 
+def give_up(session: Session, id: str, object: str, host: str) -> bool:
+    """Of a machine that was not to be here after all; whether ``host`` has received the volume.
+
+    A QEMU whose guest does not come ends without closing its disks. The cluster would ask it for half a
+    minute about every change of the lock, and let the guest at the other host wait for an answer.
+    """
+    if not receives(session, object, host):
+        return False
+    if host == locks.cookie(session):
+        sharing.note_own(session, id, object)
+        with session.image(id, read_only=True) as image:
+            left = sharing.clients(session, image) & set(sharing.claimed(session, object).get(host, ()))
+        session.fence(sorted(left))
+    return end(session, object, host)
+
+
 def clients_of(session: Session, id: str, object: str, host: str, present: set[str]) -> set[str]:
     """Who has to be shut out when ``host`` is lost, the one that has it or the one that receives it: of those
     that are there now, all that are not known to be the other's.

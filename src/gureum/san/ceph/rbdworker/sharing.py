@@ -18,7 +18,7 @@ from typing import Any
 import rados
 import rbd
 
-from . import locks, names, volumes
+from . import locks, names, receiving, volumes
 from .session import Refused, Session, explained
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ def share(session: Session, id: str) -> int:
             raise Refused(f"there is no volume {id}", "missing") from None
         if found.get(names.DELETED):
             raise Refused(f"there is no volume {id}", "missing")
+        receiving.require_none(session, id, object)
         session.handles.drop(id)
         locks.take(session, id, object, shared=True)
         locks.begin_opening(session, id, object)

@@ -175,7 +175,7 @@ def release(session: Session, id: str, holder: str) -> bool:
         object, holder = f"rbd_header.{image}", holder or locks.cookie(session)
         if locks.lockers(session, object).shared:
             sharing.forget(session, object, holder)
-        received = receiving.end(session, object, holder)
+        received = receiving.give_up(session, id, object, holder)
         return locks.release(session, object, holder) or received
 
 
