@@ -21,7 +21,7 @@ class HostNetwork(Protocol):
         """
 
     async def open_port(self, interface: str) -> int:
-        """A new file descriptor of the tap of a port that was applied. The caller closes it."""
+        """A new file descriptor of the tap of a port that was applied, or stands by. The caller closes it."""
 
     async def export_flows(self, interface: str) -> bytes:
         """All flows of a port that was applied, for the host that it moves to.

@@ -149,7 +149,7 @@ class KernelNetwork:
         await self._work(lambda: self._route_publics(plans.values()))
         gateways = {tap for plan in plans.values() for tap in natgateway.ports(plan)}
         await self._work(lambda: natgateway.remove(self._names, gateways))
-        self._ports = {port: id for id, plan in plans.items() for port in plan.ports}
+        self._ports = {port: id for id, plan in plans.items() for port in (*plan.ports, *plan.standby)}
         self._mtu = spec.mtu
         if self._flow_logs is not None:
             self._flow_logs.cover(plans.values())

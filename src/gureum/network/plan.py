@@ -72,7 +72,8 @@ class VpcPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     ``public`` are the cloud's public addresses. ``number`` is this host's, 0 for the only one. ``hosts`` are
     those that have something of this VPC. ``tables``: by number, the routes by destination, without the local
-    ones. ``inbound6``: by number, the networks outside from which connections may come in by IPv6; empty
+    ones. ``standby``: ports that are still another host's, of which there is a tap to be opened and nothing
+    else. ``inbound6``: by number, the networks outside from which connections may come in by IPv6; empty
     where it has no way out by IPv6.
     """
 
@@ -96,6 +97,7 @@ class VpcPlan(msgspec.Struct, frozen=True, kw_only=True):
     tables: dict[int, dict[str, Hop]]
     acls: dict[str, AclSpec]
     ports: dict[str, PortPlan]
+    standby: dict[str, PortPlan] = {}
     remotes: dict[str, RemotePlan]
     inbound6: dict[int, tuple[str, ...]] = {}
     peerings: dict[int, PeeringPlan]
@@ -170,12 +172,15 @@ class _Planner:
         self._vpcs = {checks.name(vpc.id): vpc for vpc in spec.vpcs}
         self._publics: set[str] = set()
         self._ports: dict[str, list[PortSpec]] = {}
+        self._standby: dict[str, list[PortSpec]] = {}
         self._remotes: dict[str, list[RemoteSpec]] = {}
         for port in spec.ports:
             self._ports.setdefault(port.vpc, []).append(port)
+        for port in spec.standby:
+            self._standby.setdefault(port.vpc, []).append(port)
         for remote in spec.remotes:
             self._remotes.setdefault(remote.vpc, []).append(remote)
-        for id in (*self._ports, *self._remotes):
+        for id in (*self._ports, *self._standby, *self._remotes):
             if id not in self._vpcs:
                 raise NetworkError(f"a port is in VPC {id}, which the spec does not have")
         for log in spec.flow_logs:
@@ -196,6 +201,7 @@ class _Planner:
         cidrs, cidrs6 = all_networks(vpc)
         subnets = {subnet.id: plan_subnet(vpc, subnet) for subnet in vpc.subnets}
         ports = self._plan_ports(vpc, subnets)
+        standby = self._plan_standby(vpc, subnets, ports)
         remotes = {
             remote.id: plan_remote(remote, self._hosts.get(remote.host))
             for remote in self._remotes.get(vpc.id, ())
@@ -236,6 +242,7 @@ class _Planner:
             inbound6=inbound6(tables),
             acls={acl.id: checks.acl(acl) for acl in vpc.acls},
             ports=ports,
+            standby=standby,
             remotes=remotes,
             peerings={peering.number: peering for peering in peerings.values()},
             groups=groups,
@@ -264,6 +271,17 @@ class _Planner:
                     self._check_public(plan.id, address.public_ip)
             taps.add(plan.tap)
             plans[port.id] = plan
+        return plans
+
+    def _plan_standby(
+        self, vpc: VpcSpec, subnets: dict[str, SubnetPlan], ports: dict[str, PortPlan]
+    ) -> dict[str, PortPlan]:
+        """Their addresses are those of remotes: nothing of them is looked at but the tap."""
+        plans: dict[str, PortPlan] = {}
+        for port in self._standby.get(vpc.id, ()):
+            if port.id in ports or port.subnet not in subnets or port.kind is not PortKind.machine:
+                raise NetworkError(f"port {port.id} is here, or can be in no port's place in VPC {vpc.id}")
+            plans[port.id] = self._plan_port(port, subnets[port.subnet])
         return plans
 
     def _plan_port(self, port: PortSpec, subnet: SubnetPlan) -> PortPlan:

@@ -263,6 +263,7 @@ class _Visit:
             encoded = others.submit(lambda: _contents(compiled.result()))
             stack.callback(lambda: read.result().cancel())
             links.create_new_taps(ports)
+            links.create_taps(self._plan.standby.values())
             self._serving = self._serving.difference(port.id for port in ports)
             self._env.crashpoint("network.port.created")
             self.tables = compiled.result()
@@ -284,14 +285,16 @@ class _Visit:
     def _change(self) -> None:
         self.tables = self._compile()
         wanted = {port.tap: port for port in self._plan.ports.values()}
+        taps = {**{port.tap: port for port in self._plan.standby.values()}, **wanted}
         if self._old is None:
             empty = self._old_routing is not None
             present = set() if empty else links.taps()
             ready = set() if empty else links.ready_taps(self._plan.mtu)
         else:
-            present = ready = {port.tap for port in self._old.ports.values()}
-        created = [wanted[tap] for tap in sorted(wanted.keys() - present)]
-        links.create_taps(created)
+            ready = {port.tap for port in self._old.ports.values()}
+            present = ready.union(port.tap for port in self._old.standby.values())
+        links.create_taps(taps[tap] for tap in sorted(taps.keys() - present))
+        created = (wanted[tap] for tap in wanted.keys() - present)
         self._serving = self._serving.difference(port.id for port in created)
         self._env.crashpoint("network.port.created")
         first = self._first_tables(self.tables)
@@ -303,7 +306,7 @@ class _Visit:
         self._filter(first, self.tables)
         routes.remove(change)
         self._env.crashpoint("network.port.routed")
-        ip_batch(links.removal_commands(present - wanted.keys()))
+        ip_batch(links.removal_commands(present - taps.keys()))
         gone = filters.changed_addresses(self._old, self._plan)
         forget_flows(gone if self._old else routes.orphans(routing, self._plan))
 

@@ -121,8 +121,9 @@ class Guest:
         self._tap = visit(name, lambda: _guest_tap(port.mac))
         self._port_fd = -1
 
-    async def plug(self) -> Guest:
-        self._port_fd = await self._rig.network.open_port(self.port.id)
+    async def plug(self, fd: int = -1) -> Guest:
+        """``fd``: the port, if it is open already."""
+        self._port_fd = fd if fd >= 0 else await self._rig.network.open_port(self.port.id)
         self._rig.wire.join(self._port_fd, self._tap)
         return self
 

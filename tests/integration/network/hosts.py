@@ -113,13 +113,17 @@ class Site:
         self.members: dict[str, tuple[str, ...]] = {}
         self.peerings: tuple[PeeringSpec, ...] = ()
         self.ports: dict[str, tuple[PortSpec, int]] = {}
+        self.standby: dict[str, int] = {}
+        """By port, the host that it may go to."""
 
     def place(self, port: PortSpec, host: int) -> PortSpec:
         self.ports[port.id] = (port, host)
         return port
 
     def spec(self, host: int) -> NetworkSpec:
+        standby = tuple(self.ports[id][0] for id, number in self.standby.items() if number == host)
         here = {port.vpc for port, number in self.ports.values() if number == host}
+        here.update(port.vpc for port in standby)
         peerings = [each for each in self.peerings if here & set(each.vpcs)]
         wanted = here.union(*(each.vpcs for each in peerings))
         return NetworkSpec(
@@ -129,6 +133,7 @@ class Site:
             ),
             vpcs=tuple(each for each in self.vpcs if each.id in wanted),
             ports=tuple(port for port, number in self.ports.values() if number == host),
+            standby=standby,
             remotes=tuple(
                 remote(port, number)
                 for port, number in self.ports.values()
@@ -151,10 +156,14 @@ class Site:
         guest.configure(gateway, prefix)
         return guest
 
-    async def move(self, guest: Guest, target: int, restart: bool = False) -> None:
-        """As a live migration does it: the guest stops, its flows and its port go over, it goes on."""
+    async def move(self, guest: Guest, target: int, restart: bool = False, fd: int = -1) -> None:
+        """As a live migration does it: the guest stops, its flows and its port go over, it goes on.
+
+        ``fd``: of the port that stood by at the target.
+        """
         port, source = self.ports[guest.port.id]
         guest.unplug()
+        self.standby.pop(port.id, None)
         flows = await self.hosts[source - 1].network.export_flows(port.id)
         self.ports[port.id] = (port, target)
         await self.apply(target)
@@ -163,7 +172,7 @@ class Site:
         await self.hosts[target - 1].network.import_flows(port.id, flows)
         await self.apply()
         guest._rig = self.hosts[target - 1]  # type: ignore[assignment]
-        await guest.plug()
+        await guest.plug(fd)
 
     async def restart(self) -> None:
         """Every agent ends, and begins anew knowing nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -120,6 +121,69 @@ async def test_a_connection_survives_a_move_under_restrictive_rules(
     finally:
         for stream in streams:
             stream.close()
+
+
+def taps(host: Host) -> str:
+    if not namespaces.exists(host.vpc_namespace(1)):
+        return ""
+    return run("ip", "-n", host.vpc_namespace(1), "-br", "link", "show", "type", "tun").stdout
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("alone", [True, False])
+async def test_a_port_that_stands_by_is_opened_before_it_moves(
+    site: Site, alone: bool, restart: bool
+) -> None:
+    """And until it moves, all hosts find it where it is, that one included."""
+    one, two = site.place(port(5), 1), site.place(port(6), 2)
+    site.groups = (GroupSpec(id="sg-1", rules=(ALL_OUT, RuleSpec(cidr="0.0.0.0/0"))),)
+    if not alone:
+        site.place(port(7), 3)
+    await site.apply()
+    a, b = await site.guest(one), await site.guest(two)
+    third = None if alone else await site.guest(site.ports[port(7).id][0])
+    there = site.hosts[2]
+    with pytest.raises(NetworkError, match="not applied"):
+        await there.network.open_port(one.id)
+    connection, accepted = connect(b, a, 80)
+    stream = Stream(connection, accepted)
+    try:
+        for target in (3, 1):
+            site.standby[one.id] = target
+            await site.apply()
+            fd = await site.hosts[target - 1].network.open_port(one.id)
+            with pytest.raises(NetworkError, match="not applied"):
+                await site.hosts[target - 1].network.import_flows(one.id, b"")
+            if restart:
+                await site.restart()
+            assert await stream.goes_on()
+            if third is not None:
+                with a.listen(81):
+                    assert third.reaches(a.ip, 81)
+            await site.move(a, target, fd=fd)
+            assert await stream.goes_on()
+        # Of what a guest there sent it, there is something left.
+        assert not alone or tracked(there, one) == 0
+    finally:
+        stream.close()
+
+
+async def test_a_port_that_stood_by_goes_with_all_that_was_made_for_it(site: Site) -> None:
+    one = site.place(port(5), 1)
+    site.standby[one.id] = 3
+    await site.apply()
+    assert taps(site.hosts[2])
+    os.close(await site.hosts[2].network.open_port(one.id))
+    site.standby.clear()
+    await site.apply()
+    assert not namespaces.exists(site.hosts[2].vpc_namespace(1))
+    site.place(port(6), 3)
+    site.standby[one.id] = 3
+    await site.apply()
+    before = len(taps(site.hosts[2]).splitlines())
+    site.standby.clear()
+    await site.apply()
+    assert len(taps(site.hosts[2]).splitlines()) == before - 1 == 1
 
 
 async def test_without_its_flows_a_connection_ends(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
