@@ -29,6 +29,7 @@ COMMANDS: dict[str, Command] = {
     "logs": Command("Show the logs of a cloud's processes."),
     "host": Command("List, add, drain and remove the hosts of a cloud.", _RUN),
     "san": Command("Show, check, back up and restore a cloud's storage, and change its disks."),
+    "instance": Command("Move a cloud's running instances between its hosts."),
     "volume": Command("Move a cloud's volumes between pools, also while guests write to them."),
     "net": Command("Ask about a cloud's network: would a packet get there?"),
     "image": Command("Build and list machine images.", _RUN_IMAGE),

@@ -1,6 +1,8 @@
 """`gureum host ...`: the hosts of a cloud, by its Fleet API; and joining the cloud of another machine."""
 
 import re
+import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,11 +11,12 @@ import typer
 
 from gureum.cli.commands import COMMANDS
 from gureum.cli.options import MARKUP, AsJson, StateDir, attend, cloud_at
-from gureum.cli.output import USAGE, CliError, human_bytes, note, show_json, table
+from gureum.cli.output import FAILED, USAGE, CliError, human_bytes, note, show_json, table
 
 app = typer.Typer(help=COMMANDS["host"].help, no_args_is_help=True, rich_markup_mode=MARKUP)
 
 Host = Annotated[str, typer.Argument(metavar="HOST", help="A host's name, as `gureum host list` shows it.")]
+LOOK_SECONDS = 1.0
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -103,17 +106,63 @@ def token(
     note(f"  gureum host join {made['Url']} --token TOKEN")
 
 
-@app.command("drain", help="Let a host take no more instances.")
-def drain(host: Host, state_dir: StateDir = None, as_json: AsJson = False) -> None:
+@app.command(
+    "drain",
+    short_help="Let a host take no more instances, and those on it go elsewhere.",
+    help="Let a host take no more instances. Those that run there migrate to other hosts, a few at a time, "
+    "as far as their volumes are in pools of the storage cluster; the others stay, and it is said why.",
+    epilog="Exit code 1 with --wait if instances are left that run there.",
+)
+def drain(
+    host: Host,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Return when all is gone that can go.")] = False,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
     changed = call(state_dir, "drain_host", HostId=host)["Host"]
+    if wait:
+        changed = emptied(state_dir, changed)
+    staying = changed.get("StayingInstances", [])
     if as_json:
         show(changed)
-        return
+    else:
+        tell_drained(changed)
+    if wait and staying:
+        raise typer.Exit(FAILED)
+
+
+def emptied(state_dir: Path | None, host: dict[str, Any]) -> dict[str, Any]:
+    """As it is when what runs there has left, or stays. Says how far it is, if a person looks on."""
+    said = ""
+    while leaving := leaving_from(host):
+        words = f"{len(leaving)} instance{'s' if len(leaving) > 1 else ''} to leave {host['HostId']}"
+        if sys.stderr.isatty() and words != said:
+            note(words)
+            said = words
+        time.sleep(LOOK_SECONDS)
+        found = call(state_dir, "describe_hosts", HostIds=[host["HostId"]])["Hosts"]
+        host = found[0]
+    return host
+
+
+def leaving_from(host: dict[str, Any]) -> list[str]:
+    """What runs there and will leave, or is about to."""
+    staying = {each["InstanceId"] for each in host.get("StayingInstances", [])}
+    migrating = set(host.get("MigratingInstanceIds", []))
+    return sorted((set(host.get("RunningInstanceIds", [])) - staying) | migrating)
+
+
+def tell_drained(host: dict[str, Any]) -> None:
+    print(f"{host['HostId']} takes no more instances")
+    if leaving := leaving_from(host):
+        print(f"leaving for other hosts: {', '.join(leaving)}")
+        note("how far they are: gureum instance migrations")
     kinds = ("InstanceIds", "VolumeIds", "SnapshotIds", "NatGatewayIds")
-    left = [id for kind in kinds for id in changed[kind]]
-    print(f"{host} takes no more instances")
+    left = [id for kind in kinds for id in host[kind] if id not in leaving]
     if left:
         print(f"still there: {', '.join(left)}")
+    for each in host.get("StayingInstances", []):
+        note(f"{each['InstanceId']} stays: {each['Reason']}")
 
 
 @app.command("activate", help="Let a drained host take instances again.")

@@ -14,6 +14,7 @@ import typer
 
 import gureum
 from gureum.cli import host as host_commands
+from gureum.cli import instance as instance_commands
 from gureum.cli import net as net_commands
 from gureum.cli import san as san_commands
 from gureum.cli import volume as volume_commands
@@ -37,6 +38,7 @@ app.add_typer(image_app, name="image")
 app.add_typer(host_commands.app, name="host")
 app.add_typer(net_commands.app, name="net")
 app.add_typer(san_commands.app, name="san")
+app.add_typer(instance_commands.app, name="instance")
 app.add_typer(volume_commands.app, name="volume")
 
 PASS_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}

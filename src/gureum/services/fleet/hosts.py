@@ -94,6 +94,9 @@ async def described(ctx: Context, host: Host) -> dict[str, Any]:
         "VolumeIds": on.volumes,
         "SnapshotIds": on.snapshots,
         "NatGatewayIds": on.gateways,
+        "RunningInstanceIds": [
+            each.id for each in await ctx.tx.find(Instance, host=host.id, state=str(InstanceState.running))
+        ],
         "StayingInstances": await _staying(ctx, host) if host.draining else [],
         "MigratingInstanceIds": await _migrating(ctx.tx, host.id),
         "Problems": list(ctx.hosts.problems(host.id)),
