@@ -89,13 +89,15 @@ class MachineLayout(Document, frozen=True, kw_only=True, omit_defaults=True):
     """What another host's hypervisor has to know of a running machine to take it over as it is.
 
     The source's hypervisor makes it, the destination's reads it; nothing in between looks into it. The
-    ``type`` is versioned ("pc-q35-7.2"), ``version`` the hypervisor's. ``disks`` and ``nics`` say, by volume
+    ``type`` is versioned ("pc-q35-7.2"), ``version`` the hypervisor's, ``cpu`` the guest's model, ``host_cpu``
+    what the source's ``Hypervisor.cpu`` says. ``disks`` and ``nics`` say, by volume
     and interface, on which bus and in which slot of it each is.
     """
 
     type: str
     version: str
     cpu: str
+    host_cpu: str
     vmgenid: str = ""
     disks: dict[str, tuple[str, int]] = {}
     nics: dict[str, tuple[str, int]] = {}

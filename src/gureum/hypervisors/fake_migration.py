@@ -145,6 +145,7 @@ def layout(machine: FakeMachine) -> MachineLayout:
         type=machine.config.machine,
         version="1",
         cpu="fake",
+        host_cpu="fake",
         disks={volume: (BUS, disk.disk.index) for volume, disk in machine.disks.items()},
         nics={interface: (BUS, number) for number, interface in enumerate(sorted(machine.nics))},
     )

@@ -8,8 +8,16 @@ import msgspec
 import pytest
 
 from gureum.errors import HypervisorError
-from gureum.hypervisors.base import Disk, MachineConfig, Nic
-from gureum.hypervisors.qemu.command import Files, Host, command_line, hotplug_place, system_uuid
+from gureum.hostspec import MachineLayout
+from gureum.hypervisors.base import Disk, Incoming, MachineConfig, Nic
+from gureum.hypervisors.qemu.command import (
+    HOTPLUG_BUS,
+    Files,
+    Host,
+    command_line,
+    hotplug_place,
+    system_uuid,
+)
 from gureum.hypervisors.qemu.disks import OpenDisk, OpenLayer
 from gureum.hypervisors.qemu.nics import NIC_BUS, device_name, parse_device
 from gureum.san.base import FileDisk, Layer
@@ -128,6 +136,28 @@ def test_nic() -> None:
     device = devices(arguments)["eni-1"]
     assert (device["mac"], device["host_mtu"], device["romfile"]) == (nic.mac, 1450, "")
     assert (device["bus"], device["addr"]) == ("pcie.0", "0x2")
+
+
+def test_a_machine_from_another_host_is_made_as_it_is_there() -> None:
+    """Held, and with each device in the slot that it has there, whatever its index says."""
+    layout = MachineLayout(
+        type="pc-q35-7.2",
+        version="7.2",
+        cpu="host",
+        host_cpu="kvm",
+        disks={DISK.volume: (HOTPLUG_BUS, 5)},
+        nics={"eni-1": (NIC_BUS, 7), "eni-2": ("pcie.0", 2)},
+    )
+    nics = tuple(Nic(interface=f"eni-{n}", mac=f"0a:00:00:00:00:0{n}", index=n - 1, fd=n) for n in (1, 2))
+    incoming = Incoming(migration="mig-1", secret=bytes(range(32)), listen="::1", layout=layout)
+    arguments = command(msgspec.structs.replace(CONFIG, nics=nics, incoming=incoming))
+    assert values(arguments, "-incoming") == ["defer"]
+    assert "-S" in arguments
+    places = {id: (device.get("bus"), device.get("addr")) for id, device in devices(arguments).items()}
+    assert places[f"{DISK.volume}.10"] == (HOTPLUG_BUS, "0x5")
+    assert (places["eni-1"], places["eni-2"]) == ((NIC_BUS, "0x7"), ("pcie.0", "0x2"))
+    assert not [argument for argument in arguments if incoming.secret.hex() in argument]
+    assert "-incoming" not in command(CONFIG)
 
 
 def test_only_the_first_nic_cannot_be_unplugged() -> None:

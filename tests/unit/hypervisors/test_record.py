@@ -94,6 +94,17 @@ def test_long_logs_keep_their_end(files: MachineFiles) -> None:
     assert files.console_log.read_bytes() == kept
 
 
+def test_the_console_goes_on_where_it_was(files: MachineFiles) -> None:
+    assert files.console_tail(100) == b""
+    files.console_log.write_bytes(b"here")
+    for before in (b"nothing", b"there, "):
+        files.prepend_console(before)
+    assert files.console_tail(100) == b"there, here"
+    assert files.console_tail(6) == b", here"
+    assert files.console_tail(3) == b"ere"
+    assert files.console_tail(0) == b""
+
+
 def test_last_output(files: MachineFiles) -> None:
     assert files.last_output() == ""
     files.qemu_log.write_text("warning\nqemu-system-x86_64: cannot do that\n")

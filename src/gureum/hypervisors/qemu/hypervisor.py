@@ -72,6 +72,7 @@ class QemuHypervisor:
         self._machines: dict[str, Machine] = {}
         self._subscribers: list[Callable[[str], None]] = []
         self._installation: Installation | None = None
+        self._host_cpu = f"kvm {host_cpu()}" if accelerator == "kvm" else accelerator
         self._kvm = KvmAccess()
         self._tsc_khz = 0
         self._housekeeping: asyncio.Task[None] | None = None
@@ -82,7 +83,7 @@ class QemuHypervisor:
 
     @property
     def cpu(self) -> str:
-        return f"{self._cpu} {host_cpu()}" if self._cpu == "host" else self._cpu
+        return self._host_cpu
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
         self._subscribers.append(changed)
@@ -194,7 +195,7 @@ class QemuHypervisor:
             raise HypervisorError("start before recover")
         before, incoming = self._machines.get(config.id), config.incoming
         if incoming is not None:
-            layout.require_fit(config, incoming.layout, self._installation)
+            layout.require_fit(config, incoming.layout, self._installation, self.cpu)
             machine_type = incoming.layout.type
         else:
             last = before.saved.machine_type if before else ""
@@ -298,7 +299,7 @@ class QemuHypervisor:
     async def layout(self, id: str) -> MachineLayout:
         if self._installation is None:
             raise HypervisorError("layout before recover")
-        return await layout.ask(self._get(id), self._installation, self._cpu)
+        return await layout.ask(self._get(id), self._installation, self._cpu, self.cpu)
 
     async def migrate(self, id: str, outgoing: Outgoing) -> None:
         await self._get(id).migrating.migrate(outgoing)

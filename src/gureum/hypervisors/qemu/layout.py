@@ -24,7 +24,7 @@ SLOT_SHIFT = 3
 Places = dict[str, tuple[str, int]]
 
 
-async def ask(machine: Machine, installation: Installation, cpu: str) -> MachineLayout:
+async def ask(machine: Machine, installation: Installation, cpu: str, host_cpu: str) -> MachineLayout:
     """HypervisorError if the machine cannot move now. ``cpu``: that of machines whose record has none."""
     machine.migrating.require_settled()
     disks, nics = machine.disks(), machine.nics()
@@ -43,6 +43,7 @@ async def ask(machine: Machine, installation: Installation, cpu: str) -> Machine
         type=saved.machine_type,
         version=installation.version,
         cpu=saved.cpu or cpu,
+        host_cpu=host_cpu,
         vmgenid=saved.vmgenid,
         disks=await _places(monitor, disks.devices, micro),
         nics=await _places(monitor, nics.devices, micro),
@@ -65,8 +66,14 @@ async def _places(monitor: Monitor, devices: Mapping[str, str], micro: bool) -> 
     return places
 
 
-def require_fit(config: MachineConfig, layout: MachineLayout, installation: Installation) -> None:
+def require_fit(
+    config: MachineConfig, layout: MachineLayout, installation: Installation, host_cpu: str
+) -> None:
     """HypervisorError if this host cannot have the machine, or it isn't the machine of the layout."""
+    if layout.host_cpu != host_cpu:
+        raise HypervisorError(
+            f"{config.id}: runs on a CPU ({layout.host_cpu}) that is not the same as this host's ({host_cpu})"
+        )
     if layout.type not in installation.types:
         raise HypervisorError(
             f"{config.id}: this QEMU ({installation.version}) has no machine type {layout.type}, which it "

@@ -1,0 +1,123 @@
+"""Who may hand a machine's state over."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gureum.errors import HypervisorError
+from gureum.hypervisors.qemu import channel
+from gureum.hypervisors.qemu.channel import Listener, connect, format_address, parse_address
+
+SECRET = bytes(range(32))
+
+
+class Came:
+    def __init__(self) -> None:
+        self.sockets: list[socket.socket] = []
+        self.error = ""
+
+    async def __call__(self, connection: socket.socket) -> None:
+        if self.error:
+            raise HypervisorError(self.error)
+        self.sockets.append(connection.dup())
+
+
+@pytest.fixture
+async def came() -> AsyncIterator[Came]:
+    came = Came()
+    yield came
+    for each in came.sockets:
+        each.close()
+
+
+@pytest.fixture
+async def listener(came: Came) -> AsyncIterator[Listener]:
+    listener = Listener("127.0.0.1", SECRET, "mig-1", came)
+    yield listener
+    listener.abandon()
+    await asyncio.sleep(0.01)
+
+
+async def test_both_know_the_secret_and_the_rest_is_theirs(came: Came, listener: Listener) -> None:
+    with await connect(listener.address, SECRET, "mig-1") as connection:
+        (there,) = came.sockets
+        there.setblocking(True)
+        connection.setblocking(True)
+        connection.sendall(b"all that follows")
+        assert there.recv(100) == b"all that follows"
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 20_000
+    with pytest.raises(HypervisorError, match="no connection"):
+        await connect(listener.address, SECRET, "mig-1")
+    assert len(came.sockets) == 1
+
+
+@pytest.mark.parametrize(("secret", "migration"), [(bytes(32), "mig-1"), (SECRET, "mig-2")])
+async def test_others_are_sent_away(came: Came, listener: Listener, secret: bytes, migration: str) -> None:
+    with pytest.raises(HypervisorError, match="no connection"):
+        await connect(listener.address, secret, migration)
+    assert came.sockets == []
+    (await connect(listener.address, SECRET, "mig-1")).close()
+    assert len(came.sockets) == 1
+
+
+async def test_who_says_nothing_holds_up_nobody(came: Came, listener: Listener) -> None:
+    address = parse_address(listener.address)
+    silent = [socket.create_connection(address) for _ in range(3)]
+    (await connect(listener.address, SECRET, "mig-1")).close()
+    for each in silent:
+        each.close()
+
+
+async def test_a_listener_without_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(bytes(channel.CHALLENGE_BYTES))
+                connection.recv(100)
+                connection.sendall(bytes(channel.PROOF_BYTES))
+                connection.recv(100)
+
+        task = asyncio.create_task(asyncio.to_thread(answer))
+        with pytest.raises(HypervisorError, match="does not know the secret"):
+            await connect(format_address(*server.getsockname()), SECRET, "mig-1")
+        await task
+
+
+async def test_the_machine_that_waited_is_gone(came: Came, listener: Listener) -> None:
+    came.error = "its QEMU does not answer"
+    with pytest.raises(HypervisorError, match="closed the connection"):
+        await connect(listener.address, SECRET, "mig-1")
+
+
+async def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "PROVE_SECONDS", 0.05)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        pytest.raises(HypervisorError, match="no answer in time"),
+    ):
+        await connect(format_address(*server.getsockname()), SECRET, "mig-1")
+
+
+async def test_the_same_port_again(came: Came, listener: Listener) -> None:
+    address = listener.address
+    listener.abandon()
+    again = Listener(address, SECRET, "mig-1", came)
+    assert again.address == address
+    other = Listener(address, SECRET, "mig-1", came)
+    assert other.address != address
+    for each in (again, other):
+        each.abandon()
+
+
+def test_addresses() -> None:
+    for text in ("127.0.0.1:80", "[fd00::1]:80"):
+        assert format_address(*parse_address(text)) == text
+    for text in ("host:80", "127.0.0.1", "127.0.0.1:x", ""):
+        with pytest.raises(HypervisorError, match="no address"):
+            parse_address(text)

@@ -1,0 +1,47 @@
+"""Which machines a host can have from another one."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from gureum.errors import HypervisorError
+from gureum.hostspec import MachineLayout
+from gureum.hypervisors.base import Disk, MachineConfig, Nic
+from gureum.hypervisors.qemu.installation import Installation
+from gureum.hypervisors.qemu.layout import require_fit
+from gureum.san.base import FileDisk, Layer
+
+DISK = Disk(volume="vol-1", index=0, source=FileDisk(layers=(Layer(path="/d", format="raw"),)))
+NIC = Nic(interface="eni-1", mac="0a:00:00:00:00:01", index=0, fd=9)
+CONFIG = MachineConfig(id="i-1", generation=2, vcpus=1, memory_bytes=1 << 28, disks=(DISK,), nics=(NIC,))
+INSTALLED = Installation(
+    binary="q", stamp="s", version="7.2", aliases={"q35": "pc-q35-7.2"}, types=("pc-q35-7.2", "microvm")
+)
+LAYOUT = MachineLayout(
+    type="pc-q35-7.2",
+    version="7.2",
+    cpu="host",
+    host_cpu="kvm a",
+    disks={"vol-1": ("pcie.0", 8)},
+    nics={"eni-1": ("pcie.0", 2)},
+)
+
+
+def test_the_same_machine_on_the_same_cpu_fits() -> None:
+    require_fit(CONFIG, LAYOUT, INSTALLED, "kvm a")
+
+
+@pytest.mark.parametrize(
+    ("layout", "reason"),
+    [
+        (replace(LAYOUT, host_cpu="kvm b"), r"runs on a CPU \(kvm b\)"),
+        (replace(LAYOUT, type="pc-q35-9.1", version="9.1"), "has no machine type pc-q35-9.1"),
+        (replace(LAYOUT, type="microvm", version="9.1"), "a microvm of QEMU 9.1"),
+        (replace(LAYOUT, disks={}), "only one of the two hosts knows of vol-1"),
+        (replace(LAYOUT, nics={**LAYOUT.nics, "eni-2": ("nics", 1)}), "knows of eni-2"),
+    ],
+)
+def test_others_do_not(layout: MachineLayout, reason: str) -> None:
+    with pytest.raises(HypervisorError, match=reason):
+        require_fit(CONFIG, layout, INSTALLED, "kvm a")

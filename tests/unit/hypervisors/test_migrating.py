@@ -1,0 +1,57 @@
+"""What QEMU says of a migration, and what it is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from gureum.hostspec import MigrationPhase
+from gureum.hypervisors import messages
+from gureum.hypervisors.base import Migration, Outgoing
+from gureum.hypervisors.qemu.migrating import downtime_limit, parse_figures, parse_phase
+
+STATUS = Migration(migration="mig-1", incoming=False, phase=MigrationPhase.copying)
+
+
+@pytest.mark.parametrize(
+    ("status", "phase"),
+    [
+        ("none", None),
+        ("setup", MigrationPhase.copying),
+        ("active", MigrationPhase.copying),
+        ("pre-switchover", MigrationPhase.copying),
+        ("device", MigrationPhase.copying),
+        ("cancelling", MigrationPhase.copying),
+        ("completed", MigrationPhase.completed),
+        ("failed", MigrationPhase.failed),
+        ("cancelled", MigrationPhase.failed),
+    ],
+)
+def test_phases(status: str, phase: MigrationPhase | None) -> None:
+    assert parse_phase({"status": status}) is phase
+
+
+def test_nothing_was_ever_begun() -> None:
+    assert parse_phase({}) is None
+
+
+def test_figures_on_the_way() -> None:
+    ram = {
+        "transferred": 96, "remaining": 4096, "total": 8192, "mbps": 8.0,
+        "dirty-pages-rate": 3, "page-size": 4096, "dirty-sync-count": 2,
+    }  # fmt: skip
+    found = parse_figures(STATUS, {"status": "active", "ram": ram, "total-time": 7, "expected-downtime": 300})
+    assert (found.copied_bytes, found.remaining_bytes, found.total_bytes) == (96, 4096, 8192)
+    assert (found.bytes_per_second, found.dirty_bytes_per_second) == (1_000_000, 3 * 4096)
+    assert (found.total_ms, found.downtime_ms, found.error) == (7, 300, "")
+
+
+def test_why_it_has_failed() -> None:
+    assert parse_figures(STATUS, {"status": "failed", "error-desc": "gone"}).error == "gone"
+    assert parse_figures(STATUS, {"status": "failed"}).error != ""
+    assert parse_figures(STATUS, {"status": "cancelled"}).error == messages.CANCELLED
+
+
+def test_a_guest_that_writes_faster_than_is_copied_is_held_longer() -> None:
+    outgoing = Outgoing(migration="mig-1", secret=b"", address="", downtime_ms=50, downtime_max_ms=500)
+    limits = [downtime_limit(outgoing, passes) for passes in (0, 4, 5, 6, 8, 10, 12, 1000)]
+    assert limits == [50, 50, 50, 100, 200, 400, 500, 500]
