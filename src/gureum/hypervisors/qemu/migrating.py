@@ -178,6 +178,7 @@ class Migrating:
                 while self.status is not None and self.status.phase is COPYING:
                     await self._look()
                     await asyncio.sleep(CANCEL_POLL_SECONDS)
+                await machine.refresh()
                 return
         raise HypervisorError(f"{machine.id}: its migration has not ended in {CANCEL_SECONDS:g} s")
 
