@@ -11,8 +11,9 @@ from msgspec.structs import replace
 from gureum.agent.machines import Machines
 from gureum.agent.passages import Passages
 from gureum.control import migrations
-from gureum.hostspec import HostSpec, MigrationPhase, OutgoingSpec
+from gureum.hostspec import HostSpec
 from gureum.hypervisors.base import MachineStatus
+from gureum.migrationspec import MigrationPhase, OutgoingSpec
 from gureum.sim.run import Outcome, simulate
 
 STEPS = 60

@@ -55,12 +55,19 @@ AT_START = ("manager.spec", "agent.spec.taken", "agent.network.applied", "networ
 """Those that every start of a cloud with a guest comes by: over before the stage does anything."""
 
 HOSTS = "needs more VPCs than the story has; tests/integration/network/test_network_hosts_life.py"
+QEMU_MIGRATION = "instances migrate between hosts; tests/system/hypervisors/test_migration.py"
 MIRROR = "disks move between pools; tests/system/hypervisors/test_mirror.py"
+MIGRATION = "instances migrate between hosts; tests/sim/test_migrations.py"
 MOVE = "volumes move between pools; tests/system/san/test_moves.py"
 FREEZE = "the story's guest has no agent; tests/system/hypervisors/test_freeze.py"
 ELSEWHERE = {
     "agent.copy.begun": "of copies that are encrypted; tests/integration/test_encrypted_copy.py",
     "agent.copy.done": "of copies that are encrypted; tests/integration/test_encrypted_copy.py",
+    "agent.migration.arrived": MIGRATION,
+    "agent.migration.cancelled": MIGRATION,
+    "agent.migration.leave": MIGRATION,
+    "agent.migration.left": MIGRATION,
+    "agent.migration.stayed": MIGRATION,
     "agent.move.begun": MOVE,
     "agent.move.cancelled": MOVE,
     "agent.move.complete": MOVE,
@@ -70,11 +77,17 @@ ELSEWHERE = {
     "agent.move.switched": MOVE,
     "agent.volume.released": "of shared pools only; tests/sim/test_shared_pool.py",
     "agent.volume.sealed": "of encrypted volumes only; tests/unit/agent/test_blocks.py",
+    "agent.volume.taken": MIGRATION,
+    "manager.switch": MIGRATION,
+    "manager.switched": MIGRATION,
     "network.nat.built": HOSTS,
     "network.peering.joined": HOSTS,
     "network.peering.parted": HOSTS,
     "qemu.freeze.done": FREEZE,
     "qemu.freeze.noted": FREEZE,
+    "qemu.migrate.begin": QEMU_MIGRATION,
+    "qemu.migrate.begun": QEMU_MIGRATION,
+    "qemu.migrate.went_on": QEMU_MIGRATION,
     "qemu.mirror.cancelled": MIRROR,
     "qemu.mirror.finish": MIRROR,
     "qemu.mirror.opened": MIRROR,

@@ -10,16 +10,9 @@ import logging
 
 from gureum.env import Env
 from gureum.errors import HypervisorError
-from gureum.hostspec import (
-    IncomingSpec,
-    MachineLayout,
-    MachineSpec,
-    MachineState,
-    MigrationPhase,
-    MigrationReport,
-    OutgoingSpec,
-)
+from gureum.hostspec import MachineSpec, MachineState
 from gureum.hypervisors.base import Hypervisor, Incoming, MachineStatus, Outgoing
+from gureum.migrationspec import IncomingSpec, MachineLayout, MigrationPhase, MigrationReport, OutgoingSpec
 
 log = logging.getLogger(__name__)
 

@@ -32,7 +32,8 @@ from gureum.control.specs import host_spec
 from gureum.control.switches import Switches
 from gureum.env import Env
 from gureum.errors import StoreError, TooLarge, TransportError
-from gureum.hostspec import HostReport, MigrationReport
+from gureum.hostspec import HostReport
+from gureum.migrationspec import MigrationReport
 from gureum.resources import (
     ClientToken,
     Host,

@@ -21,12 +21,12 @@ from gureum.control.move import CannotMove, move_instance
 from gureum.control.observed import Observed
 from gureum.control.placement import NoCapacity, choose_host, unlike
 from gureum.env import Env
-from gureum.hostspec import MachineReport, MachineState, MigrationPhase, MigrationReport
+from gureum.hostspec import MachineReport, MachineState
+from gureum.migrationspec import MigrationPhase, MigrationReport
 from gureum.resources import (
     AttachmentState,
     Host,
     HostState,
-    Image,
     Instance,
     InstanceMigration,
     InstanceState,
@@ -102,9 +102,6 @@ async def require_movable(reader: Reader, instance: Instance) -> None:
         raise CannotMove(f"{id} is being migrated already ({instance.migration})")
     if instance.capturing:
         raise CannotMove(f"{id} is off until the image {instance.capturing[0]} is made of it")
-    image = await reader.get(Image, instance.image)
-    if image is not None and image.machine == "microvm":
-        raise CannotMove(f"{id} is a microvm, which can't be migrated: stop it, and start it elsewhere")
     source = await reader.get(Host, instance.host)
     if source is None or source.state is not HostState.up:
         raise CannotMove(f"host {instance.host}, where {id} is, is not up")

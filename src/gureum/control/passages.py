@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from gureum.hostspec import IncomingSpec, MachineSpec, OutgoingSpec
+from gureum.hostspec import MachineSpec
+from gureum.migrationspec import IncomingSpec, OutgoingSpec
 from gureum.resources import Instance, InstanceMigration, InstanceState, MigrationState, Volume
 from gureum.resources.migration import UNDECIDED, UNDER_WAY
 from gureum.store.base import Reader

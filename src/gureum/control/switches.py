@@ -18,7 +18,8 @@ from gureum.control.calls import Calls
 from gureum.control.observed import Observed
 from gureum.env import Env
 from gureum.errors import StoreError, TransportError
-from gureum.hostspec import HostReport, MigrationPhase
+from gureum.hostspec import HostReport
+from gureum.migrationspec import MigrationPhase
 from gureum.resources import Instance, InstanceMigration, MigrationState, NetworkInterface
 from gureum.store.base import Reader, Store
 

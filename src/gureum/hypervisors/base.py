@@ -8,7 +8,8 @@ from typing import Protocol
 
 import msgspec
 
-from gureum.hostspec import MachineLayout, MachineState, MigrationPhase
+from gureum.hostspec import MachineState
+from gureum.migrationspec import MachineLayout, MigrationPhase
 from gureum.san.base import DiskSource, FileDisk, Layer
 
 

@@ -16,11 +16,12 @@ from msgspec.structs import replace
 
 from gureum.env import Env
 from gureum.errors import HypervisorError, PoolError
-from gureum.hostspec import MachineLayout, MachineState, MigrationPhase
+from gureum.hostspec import MachineState
 from gureum.hypervisors import fake_migration, messages
 from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Mirror, Nic, Outgoing, describe
 from gureum.hypervisors.fake_machine import FakeDisk, FakeMachine, Statuses
 from gureum.hypervisors.fake_migration import FakeRoads
+from gureum.migrationspec import MachineLayout, MigrationPhase
 from gureum.san.base import DiskSource, Layer
 
 START_SECONDS = (0.05, 0.3)

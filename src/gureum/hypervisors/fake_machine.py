@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Iterator, Mapping
 
 from gureum.errors import HypervisorError
-from gureum.hostspec import MachineState, MigrationPhase
+from gureum.hostspec import MachineState
 from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Migration, Mirror, describe
+from gureum.migrationspec import MigrationPhase
 from gureum.san.base import FileDisk
 
 RUNS = frozenset({MachineState.starting, MachineState.running, MachineState.paused})

@@ -9,10 +9,11 @@ from msgspec.structs import replace
 
 from gureum.env import Env
 from gureum.errors import HypervisorError
-from gureum.hostspec import MachineLayout, MachineState, MigrationPhase
+from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
 from gureum.hypervisors.base import MachineConfig, Migration, Outgoing
 from gureum.hypervisors.fake_machine import FakeMachine
+from gureum.migrationspec import MachineLayout, MigrationPhase
 
 if TYPE_CHECKING:
     from gureum.hypervisors.fake import FakeMachines

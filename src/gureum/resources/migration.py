@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import ClassVar
 
-from gureum.hostspec import MachineLayout
+from gureum.migrationspec import MachineLayout
 from gureum.resources.record import Record, Transitions, table
 
 

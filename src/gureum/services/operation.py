@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from gureum.env import Env
-from gureum.hostspec import LOCAL, MigrationReport
+from gureum.hostspec import LOCAL
+from gureum.migrationspec import MigrationReport
 from gureum.resources.volume import Snapshot
 from gureum.san.ceph.audit import Finding
 from gureum.store.base import Transaction

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from gureum.hostspec import MachineLayout, MigrationPhase
 from gureum.hypervisors.base import Hypervisor, Incoming, MachineConfig, Migration, Outgoing
+from gureum.migrationspec import MachineLayout, MigrationPhase
 
 from .guest import ID, shell
 

@@ -12,12 +12,13 @@ from msgspec.structs import replace
 
 from gureum.env import Env
 from gureum.errors import HypervisorError
-from gureum.hostspec import MachineState, MigrationPhase
+from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
 from gureum.hypervisors.base import MachineConfig
 from gureum.hypervisors.fake import FakeHypervisor, FakeMachines
 from gureum.hypervisors.fake_migration import FakeRoads
 from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
+from gureum.migrationspec import MigrationPhase
 
 from .guest import ID, MIB, bare, disk, raw_disk, volume
 from .pair import Pair

@@ -12,9 +12,10 @@ import pytest
 from msgspec.structs import replace
 
 from gureum.env import Env
-from gureum.hostspec import MachineState, MigrationPhase
+from gureum.hostspec import MachineState
 from gureum.hypervisors.base import Hypervisor, MachineConfig
 from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
+from gureum.migrationspec import MigrationPhase
 
 from .guest import ID, MIB, GuestFiles, booted, disk, linux, shell, until
 from .images import Images

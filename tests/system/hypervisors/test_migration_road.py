@@ -13,10 +13,11 @@ import pytest
 from msgspec.structs import replace
 
 from gureum.env import Env
-from gureum.hostspec import MachineState, MigrationPhase
+from gureum.hostspec import MachineState
 from gureum.hypervisors.qemu import migrating
 from gureum.hypervisors.qemu.channel import CHALLENGE_BYTES, PROOF_BYTES, connect, parse_address
 from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
+from gureum.migrationspec import MigrationPhase
 
 from .guest import ID, MIB, GuestFiles, bare, booted, linux, shell, until
 from .pair import SECRET, Pair

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from gureum.errors import HypervisorError
-from gureum.hostspec import MachineLayout
 from gureum.hypervisors.base import Disk, Incoming, MachineConfig, Nic
 from gureum.hypervisors.qemu.command import (
     HOTPLUG_BUS,
@@ -20,6 +19,7 @@ from gureum.hypervisors.qemu.command import (
 )
 from gureum.hypervisors.qemu.disks import OpenDisk, OpenLayer
 from gureum.hypervisors.qemu.nics import NIC_BUS, device_name, parse_device
+from gureum.migrationspec import MachineLayout
 from gureum.san.base import FileDisk, Layer
 
 ID = "i-0123456789abcdef0"

@@ -6,10 +6,10 @@ import pytest
 from msgspec.structs import replace
 
 from gureum.errors import HypervisorError
-from gureum.hostspec import MachineLayout
 from gureum.hypervisors.base import Disk, MachineConfig, Nic
 from gureum.hypervisors.qemu.installation import Installation
 from gureum.hypervisors.qemu.layout import require_fit
+from gureum.migrationspec import MachineLayout
 from gureum.san.base import FileDisk, Layer
 
 DISK = Disk(volume="vol-1", index=0, source=FileDisk(layers=(Layer(path="/d", format="raw"),)))

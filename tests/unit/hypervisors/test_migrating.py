@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from gureum.hostspec import MigrationPhase
 from gureum.hypervisors import messages
 from gureum.hypervisors.base import Migration, Outgoing
 from gureum.hypervisors.qemu.migrating import downtime_limit, parse_figures, parse_phase
+from gureum.migrationspec import MigrationPhase
 
 STATUS = Migration(migration="mig-1", incoming=False, phase=MigrationPhase.copying)
 

@@ -20,8 +20,8 @@ import gureum.services.sts  # noqa: F401  (registers its operations)
 from gureum.control.keys import KeyStore
 from gureum.env import Env
 from gureum.errors import ApiError, ConfigError, TransportError
-from gureum.hostspec import MigrationReport
 from gureum.gateway.catalogue import OWN_MODELS
+from gureum.migrationspec import MigrationReport
 from gureum.resources import (
     AttachmentState,
     Host,

@@ -11,7 +11,7 @@ from pathlib import Path
 from gureum.env import Env
 from gureum.errors import HypervisorError
 from gureum.files import make_directories
-from gureum.hostspec import MachineLayout, MachineState
+from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
 from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Nic, Outgoing
 from gureum.hypervisors.qemu import layout
@@ -24,6 +24,7 @@ from gureum.hypervisors.qemu.machine import Machine
 from gureum.hypervisors.qemu.process import kill_identity, marked_processes, wait_identity
 from gureum.hypervisors.qemu.record import Identity, MachineFiles, Saved, boot_id, process_identity
 from gureum.hypervisors.qemu.tsc import frequency_khz
+from gureum.migrationspec import MachineLayout
 from gureum.san.base import DiskSource, Layer, RbdDisk
 
 log = logging.getLogger(__name__)

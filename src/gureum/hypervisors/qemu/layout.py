@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gureum.errors import HypervisorError
-from gureum.hostspec import MachineLayout
 from gureum.hypervisors.base import MachineConfig
 from gureum.hypervisors.qemu.disks import parse_name
 from gureum.hypervisors.qemu.installation import Installation
@@ -16,6 +15,7 @@ from gureum.hypervisors.qemu.live_nodes import items
 from gureum.hypervisors.qemu.machine import Machine
 from gureum.hypervisors.qemu.monitor import Monitor
 from gureum.hypervisors.qemu.nics import parse_device
+from gureum.migrationspec import MachineLayout
 
 DEVICES = "/machine/peripheral"
 SLOT_SHIFT = 3

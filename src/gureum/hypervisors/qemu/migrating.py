@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from gureum.errors import HypervisorError
-from gureum.hostspec import MachineState, MigrationPhase
+from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
 from gureum.hypervisors.base import Incoming, Migration, Outgoing
 from gureum.hypervisors.qemu import secret_dir
 from gureum.hypervisors.qemu.channel import Listener, connect
 from gureum.hypervisors.qemu.live_nodes import item
 from gureum.hypervisors.qemu.monitor import Answer, CommandError, Monitor
+from gureum.migrationspec import MigrationPhase
 
 if TYPE_CHECKING:
     from gureum.hypervisors.qemu.machine import Machine

@@ -1,0 +1,178 @@
+"""A guest that works while it migrates between hosts; what becomes of it when anything dies on the way."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from gureum.images.manifest import ImageManifest
+
+from ..host import command_lines
+from ..realcloud import Item
+from .san_cloud import SanCloud, opened
+from .writer import Writer
+
+pytestmark = [pytest.mark.ceph, pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(900)]
+
+OSD_BYTES = 4 << 30
+HOSTS = (0, 3)
+"""The first and the last of four hosts are in the first of three zones."""
+SLOW = 6 << 20
+"""Bytes a second: the copying takes long enough for something to die meanwhile."""
+ENDED = ("completed", "failed", "cancelled")
+PING_SECONDS = 0.002
+
+
+@pytest.fixture(scope="module")
+def cloud(tiny_image: ImageManifest) -> Iterator[SanCloud]:
+    with opened(tiny_image, OSD_BYTES, hosts=4) as made:
+        made.start()
+        made.allow_from_anywhere("icmp", -1)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def writer(cloud: SanCloud) -> Writer:
+    [id] = cloud.launch(Placement={"AvailabilityZone": f"{cloud.config.region}a"})
+    return Writer(cloud, id)
+
+
+def migration(cloud: SanCloud, id: str) -> Item:
+    [found] = cloud.fleet("describe_instance_migrations", MigrationIds=[id])["InstanceMigrations"]
+    return dict(found)
+
+
+def begin(cloud: SanCloud, instance: str, rate: int = 0) -> str:
+    wanted: Item = {"InstanceId": instance, **({"BytesPerSecond": rate} if rate else {})}
+    return str(cloud.fleet("migrate_instance", **wanted)["InstanceMigration"]["MigrationId"])
+
+
+def ended(cloud: SanCloud, id: str) -> Item:
+    cloud.wait(f"{id} to end", lambda: migration(cloud, id)["State"] in ENDED)
+    return migration(cloud, id)
+
+
+def wait_copying(cloud: SanCloud, id: str) -> None:
+    def copies() -> bool:
+        found = migration(cloud, id)
+        assert found["State"] in ("preparing", "copying"), found
+        return bool(found.get("CopiedBytes"))
+
+    cloud.wait(f"{id} to be under way", copies)
+
+
+def processes(cloud: SanCloud, instance: str) -> dict[int, int]:
+    """By host, the process of the machine."""
+    found = {}
+    for number in range(4):
+        run = next(run for run in cloud.cloud.host_run_dirs() if run.parent.name == str(number))
+        for pid, command in command_lines():
+            if (
+                b"qemu-system" in command.partition(b"\0")[0]
+                and f"{run}/machines/{instance}".encode() in command
+            ):
+                found[number] = pid
+    return found
+
+
+class Pings:
+    """The times of answers to a ping every few milliseconds."""
+
+    def __init__(self, address: str) -> None:
+        command = ["ping", "-D", "-n", "-i", str(PING_SECONDS), address]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def largest_gap(self) -> float:
+        """Seconds; ends it."""
+        self._process.send_signal(signal.SIGINT)
+        said, _ = self._process.communicate(timeout=30)
+        times = [float(at) for at in re.findall(r"^\[([0-9.]+)\] .*time=", said, re.MULTILINE)]
+        return max(after - before for before, after in itertools.pairwise(times))
+
+
+def test_there_and_back_while_it_writes(cloud: SanCloud, writer: Writer) -> None:
+    load = cloud.load(writer.id, writer.volume)  # by a connection that stays
+    began = cloud.ssh(writer.id, "echo here >/mark; cat /proc/uptime")
+    console = cloud.console(writer.id)
+    for _ in range(2):
+        source = cloud.host_of(writer.id)
+        pings = Pings(cloud.instance(writer.id)["PublicIpAddress"])
+        time.sleep(1)
+        at = time.monotonic()
+        found = ended(cloud, begin(cloud, writer.id))
+        took = time.monotonic() - at
+        time.sleep(2)
+        print(
+            f"migration: {took:.1f} s, held {found.get('DowntimeMilliseconds')} ms, "
+            f"gap of pings {pings.largest_gap() * 1000:.0f} ms, {found.get('CopiedBytes', 0) >> 20} MiB"
+        )
+        assert found["State"] == "completed", found
+        assert {source, cloud.host_of(writer.id)} == set(HOSTS)
+        assert list(processes(cloud, writer.id)) == [cloud.host_of(writer.id)]
+        assert cloud.ssh(writer.id, "cat /mark") == "here"
+        cloud.wait("one to have it open", lambda: len(cloud.watchers(writer.volume)) == 1)
+    assert float(cloud.ssh(writer.id, "cat /proc/uptime").split()[0]) > float(began.split()[0])
+    assert console.strip()
+    assert console.strip() in cloud.console(writer.id)
+    writer.check(load)
+
+
+def test_a_drained_host_is_empty(cloud: SanCloud, writer: Writer) -> None:
+    source = cloud.host_of(writer.id)
+    cloud.fleet("drain_host", HostId=f"host-{source}")
+    try:
+        cloud.wait(
+            "the host to be empty", lambda: list(processes(cloud, writer.id)) == [*{*HOSTS} - {source}]
+        )
+    finally:
+        cloud.fleet("activate_host", HostId=f"host-{source}")
+    cloud.wait("it to be over", lambda: all_ended(cloud, writer.id))
+    assert cloud.boot_id(writer.id) == writer.boot
+
+
+def all_ended(cloud: SanCloud, instance: str) -> bool:
+    found = cloud.fleet("describe_instance_migrations", InstanceIds=[instance])["InstanceMigrations"]
+    return all(each["State"] in ENDED for each in found)
+
+
+def kill_machine(cloud: SanCloud, instance: str, host: int) -> None:
+    os.kill(processes(cloud, instance)[host], signal.SIGKILL)
+
+
+VICTIMS: dict[str, Callable[[SanCloud, str, int, int], None]] = {
+    "manager": lambda cloud, id, source, target: cloud.kill("manager"),
+    "agent of the source": lambda cloud, id, source, target: cloud.kill(f"agent-{source}"),
+    "agent of the destination": lambda cloud, id, source, target: cloud.kill(f"agent-{target}"),
+    "both agents": lambda cloud, id, source, target: cloud.kill(f"agent-{source}", f"agent-{target}"),
+    "machine at the destination": lambda cloud, id, source, target: kill_machine(cloud, id, target),
+    "machine at the source": lambda cloud, id, source, target: kill_machine(cloud, id, source),
+}
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_what_dies_on_the_way_leaves_one_that_works(cloud: SanCloud, writer: Writer, victim: str) -> None:
+    source = cloud.host_of(writer.id)
+    [target] = set(HOSTS) - {source}
+    id = begin(cloud, writer.id, SLOW)
+    wait_copying(cloud, id)
+    VICTIMS[victim](cloud, writer.id, source, target)
+    found = ended(cloud, id)
+    print(f"{victim}: {found['State']} {found.get('Message', '')}")
+    if victim == "machine at the source":
+        assert found["State"] != "completed"
+        cloud.wait("it to be stopped", lambda: cloud.state(writer.id) == "stopped")
+        cloud.ec2.start_instances(InstanceIds=[writer.id])
+        cloud.waiter("instance_running", InstanceIds=[writer.id])
+    else:
+        assert cloud.boot_id(writer.id) == writer.boot
+    cloud.wait("one to run", lambda: len(processes(cloud, writer.id)) == 1)
+    assert cloud.wait_ssh(writer.id, "cat /mark") == "here"
+    cloud.wait("nothing to be left over", lambda: cloud.leaks() == [])
+    assert list(processes(cloud, writer.id)) == [cloud.host_of(writer.id)]
