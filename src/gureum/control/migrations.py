@@ -191,8 +191,10 @@ async def step(tx: Transaction, env: Env, observed: Observed, instance: Instance
         else:
             await _proceed(tx, migration, ends)
     elif migration.state is MigrationState.switching:
-        gone = await _let_go(tx, observed, instance, migration, migration.source)
-        if gone and await _taken(tx, observed, instance, migration):
+        if not migration.released:
+            if await _let_go(tx, observed, instance, migration, migration.source):
+                await tx.put(replace(migration, released=True))
+        elif await _taken(tx, observed, instance, migration):
             await _ended(tx, env, instance, migration, MigrationState.completed)
     elif await _let_go(tx, observed, instance, migration, migration.destination):
         await _ended(tx, env, instance, migration, MigrationState(migration.outcome))

@@ -31,7 +31,11 @@ class Passages(NamedTuple):
         coming = await reader.find(InstanceMigration, destination=host, state=states)
         found = {each.instance: each for each in (*leaving, *coming)}
         wanted = {
-            *(each.instance for each in leaving if each.state is MigrationState.switching),
+            *(
+                each.instance
+                for each in leaving
+                if each.state is MigrationState.switching and not each.released
+            ),
             *(each.instance for each in coming if each.state in INCOMING),
         }
         guests = [each for each in await reader.get_many(Instance, wanted) if each.host != host]
@@ -64,13 +68,10 @@ class Passages(NamedTuple):
         return migration is not None and migration.destination == self.host
 
     def takes(self, volume: Volume) -> bool:
-        """Whether its machine came here, and the host that it came from may have the volume open."""
+        """Whether its machine came here, and the host that it came from has let go of the volume."""
         came = (self.migrations.get(id) for id in volume.instances)
         return volume.host == self.host and any(
-            each is not None
-            and each.destination == self.host
-            and each.state is MigrationState.switching
-            and volume.id in each.volumes
+            each is not None and each.destination == self.host and each.released and volume.id in each.volumes
             for each in came
         )
 

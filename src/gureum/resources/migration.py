@@ -58,6 +58,8 @@ class InstanceMigration(Record, frozen=True, kw_only=True, omit_defaults=True):
     address: str = ""
     volumes: tuple[str, ...] = ()
     """Those of the instance: both hosts may have them open until it has ended, whoever has them then."""
+    released: bool = False
+    """While it is switching: the source has let go."""
     outcome: str = ""
     """While it is aborting: the state that it ends in."""
     message: str = ""

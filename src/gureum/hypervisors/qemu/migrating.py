@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 CREDENTIALS = "migration"
 """The TLS object."""
+CIPHERS = "NORMAL:-VERS-ALL:+VERS-TLS1.3:-CIPHER-ALL:+AES-128-GCM:+CHACHA20-POLY1305"
+"""GnuTLS prefers ChaCha20 of those that a shared key can be used with (SHA256): four times the CPU time."""
 SECRET_SET = 2
 """The fdset of the directory with the secret."""
 CONNECTION = "migration"
@@ -342,6 +344,7 @@ class Migrating:
                 "id": CREDENTIALS,
                 "endpoint": endpoint,
                 "dir": f"/proc/self/fd/{there}",
+                "priority": CIPHERS,
             },
         )
 
