@@ -24,8 +24,8 @@ YdEIqUuyyOP7uWrat2DX9GgdT0Kj3jlN9K5W7edjcrsZCwenyO4KbXCeAvzhzffi
 ssbzSibBsu/6iGtCOGEoXJf//////////wIBAg==
 -----END DH PARAMETERS-----
 """
-"""RFC 7919's ffdhe2048. It is not used; where the file is missing, QEMU's server looks for a group of its own,
-which takes seconds.
+"""RFC 7919's ffdhe2048. It is not used; where the file is missing, QEMU's server looks for a group of its
+own, which takes seconds.
 """
 
 
