@@ -115,7 +115,7 @@ async def _kept(tx: Transaction, observed: Observed, volume: Volume) -> Volume:
     if after is volume and volume.former:
         former = await _working(tx, observed, volume)
         if former != volume.former:
-            after = await tx.put(replace(volume, former=former))
+            after = await tx.put(keepers.with_former(volume, former))
     return after
 
 
@@ -133,13 +133,15 @@ async def _may_change_hands(tx: Transaction, volume: Volume) -> bool:
 async def _working(tx: Transaction, observed: Observed, thing: Volume | Snapshot) -> tuple[str, ...]:
     """Of the hosts that looked after it before, those that may still be at some work on it.
 
-    A host that is no more counts until the present one has taken from it what it may have had open.
+    A host that is no more, or was lost, counts until the present one has taken from it what it may have had
+    open.
     """
     seen = observed.volume(thing.host, thing.id)
     done = isinstance(thing, Snapshot) or (
         seen is not None and seen.revision >= thing.version and not seen.error
     )
     present = {host.id for host in await tx.get_many(Host, thing.former)}
+    present.difference_update(thing.lost if isinstance(thing, Volume) else ())
     return tuple(
         host for host in thing.former if not (observed.left(host, thing) if host in present else done)
     )

@@ -59,6 +59,10 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
     """When it was found to be silent, Unix time; 0 while it is heard."""
     fence: Fence | None = None
     """While it is ``fencing`` or ``fenced``."""
+    lifted: int = 0
+    """The number of the last fence that is over."""
+    fenceable: bool = False
+    """It has a warden, which ends what runs on it when other hosts say so in a shared pool."""
 
     @property
     def schedulable(self) -> bool:

@@ -31,7 +31,25 @@ def given(volume: Volume, host: str | None) -> Volume:
     # Also what the present host removes of it elsewhere: done late, that would be of a copy made since.
     half_done = volume.state in (VolumeState.creating, VolumeState.deleting) or bool(volume.leaves)
     former = _former(volume, host) if half_done or host is None else volume.former
-    return replace(volume, host=host, former=former)
+    # What it had before it was lost it may have again.
+    back = host is not None and host in volume.lost
+    return with_former(replace(volume, host=host), tuple(each for each in former if not back or each != host))
+
+
+def with_former(volume: Volume, former: tuple[str, ...]) -> Volume:
+    return replace(volume, former=former, lost=tuple(host for host in volume.lost if host in former))
+
+
+def lost(volume: Volume, host: str) -> Volume:
+    """The host is lost, and may have it open: whoever opens it next takes it from that host first.
+
+    Of one that is not made yet there is nothing to open, and the host may still be at work on it.
+    """
+    after = given(volume, None) if volume.host == host else volume
+    if volume.state not in (VolumeState.available, VolumeState.in_use):
+        return after
+    former, gone = {*after.former, host}, {*after.lost, host}
+    return replace(after, former=tuple(sorted(former)), lost=tuple(sorted(gone)))
 
 
 def given_snapshot(snapshot: Snapshot, host: str | None) -> Snapshot:
@@ -71,7 +89,7 @@ async def lose(tx: Transaction, instance: str, host: str) -> None:
     """The host is lost, with a machine that may still run: of what others look after, too, it is shut out."""
     for volume in await tx.find(Volume, instances=instance):
         if volume.multi_attach and volume.host != host:
-            await tx.put(replace(volume, former=tuple(sorted({*volume.former, host}))))
+            await tx.put(lost(volume, host))
 
 
 async def choose(reader: Reader, zone: str = "") -> str | None:

@@ -201,5 +201,6 @@ async def revoke_host(ctx: Context, input: Input) -> Output:
     for certificate in certificates:
         if not certificate.revoked:
             await ctx.tx.put(replace(certificate, revoked=True))
-    host = await ctx.tx.put(replace(host, state=HostState.down, draining=True, address="", wireguard_key=""))
+    state = host.state if host.fence is not None else HostState.down
+    host = await ctx.tx.put(replace(host, state=state, draining=True, address="", wireguard_key=""))
     return {"Host": await described(ctx, host)}

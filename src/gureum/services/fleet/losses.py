@@ -73,6 +73,23 @@ async def _keeps(tx: Transaction, instance: Instance) -> bool:
     return instance.state is InstanceState.terminated or whole
 
 
+async def bound(tx: Transaction, instance: Instance) -> list[Volume]:
+    """Those of its volumes that are, with a part at least, on its host's own disk."""
+    volumes = await tx.find(Volume, instances=instance.id)
+    return [volume for volume in volumes if not all(map(shared, volume.pools))]
+
+
+async def leave(tx: Transaction, instance: Instance, host: str) -> None:
+    """The instance has lost its host, and nothing with it: what it has there is for another host to take."""
+    for interface in await tx.find(NetworkInterface, instance=instance.id):
+        if interface.host is not None:
+            await tx.put(replace(interface, host=None))
+    for volume in await tx.find(Volume, instances=instance.id):
+        if volume.host == host:
+            await tx.put(keepers.lost(volume, host))
+    await keepers.lose(tx, instance.id, host)
+
+
 async def hand_over(tx: Transaction, host: Host) -> None:
     """The host leaves the cloud: others look after what it had of shared pools.
 
@@ -82,7 +99,7 @@ async def hand_over(tx: Transaction, host: Host) -> None:
         await tx.put(replace(instance, host=None))
     for volume in await tx.find(Volume, host=host.id):
         if shared(volume.pool):
-            await tx.put(keepers.given(volume, None))
+            await tx.put(keepers.lost(volume, host.id))
     for snapshot in await tx.find(Snapshot, host=host.id):
         if shared(snapshot.pool):
             await tx.put(keepers.given_snapshot(snapshot, None))
