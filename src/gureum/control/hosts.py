@@ -43,6 +43,8 @@ class Hosts:
         self._heard: dict[str, float] = {}
         """When each host that the store has as up was last heard of, on the event loop's clock."""
         self._leases: dict[str, float] = {}
+        self._up: set[str] = set()
+        """Of those that were heard of, the ones that were up in the store after that."""
         self._places: dict[str, Place] = {}
         self._ticked = 0.0
 
@@ -80,7 +82,7 @@ class Hosts:
         if certificate is not None:
             report = replace(report, zone=certificate.zone)
 
-        async def work(tx: Transaction) -> None:
+        async def work(tx: Transaction) -> Host:
             if certificate is not None:
                 present = await tx.get(HostCertificate, certificate.id)
                 if present is None or present.revoked:
@@ -96,16 +98,24 @@ class Hosts:
                 host = replace(host, number=number)
             host = await tx.put(host)
             if before is not None and before.silent and not host.silent and self._env is not None:
-                await events.record(tx, self._env, "HostUp", f"host {host.id} is heard of again", host=host.id)
+                await events.record(
+                    tx, self._env, "HostUp", f"host {host.id} is heard of again", host=host.id
+                )
+            return host
 
         async with self._store.read() as reader:
             known = await reader.get(Host, report.host)
         stale = known is None or not known.number or noted(known, report, self._account) != known
-        if stale:
-            await self._store.transact(work, frees=True)
+        if stale or known is None:
+            known = await self._store.transact(work, frees=True)
+        (self._up.add if known.state is HostState.up else self._up.discard)(report.host)
         self._heard[report.host] = asyncio.get_running_loop().time()
         self._leases[report.host] = LEASE_SECONDS if report.warden is None else WARDED_LEASE_SECONDS
         return stale
+
+    def is_up(self, id: str) -> bool:
+        """Whether the host was up when its last report was noted."""
+        return id in self._up
 
     def lease(self, id: str) -> float:
         """How long the host may be silent, in seconds."""

@@ -15,8 +15,16 @@ from gureum.control.observed import Observed
 from gureum.control.placement import NoCapacity, choose_host
 from gureum.env import Env
 from gureum.hostspec import MachineReport, MachineState
-from gureum.resources import Host, Instance, InstanceState, RecoveryPolicy, Severity, StateReason, Volume
-from gureum.resources import VolumeState
+from gureum.resources import (
+    Host,
+    Instance,
+    InstanceState,
+    RecoveryPolicy,
+    Severity,
+    StateReason,
+    Volume,
+    VolumeState,
+)
 from gureum.services.fleet import losses
 from gureum.store.base import Reader, Transaction
 

@@ -15,8 +15,8 @@ class Severity(StrEnum):
 
 
 class Event(Record, frozen=True, kw_only=True, omit_defaults=True):
-    """``id`` is in the order in which they happened; ``time`` is Unix time. ``host`` and ``instance``: what it
-    is about, "" for none. ``message`` is for people: what was seen, what was decided, and why.
+    """``id`` is in the order in which they happened; ``time`` is Unix time. ``host`` and ``instance``: what
+    it is about, "" for none. ``message`` is for people: what was seen, what was decided, and why.
     """
 
     time: float

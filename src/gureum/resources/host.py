@@ -11,8 +11,8 @@ from gureum.resources.record import Record, Transitions, table
 
 
 class HostState(StrEnum):
-    """``down``: not heard of. ``fencing``: given up; another host sees to it that nothing of it runs or writes
-    any more. ``fenced``: that is so, until it says itself that it has nothing left and begins anew.
+    """``down``: not heard of. ``fencing``: given up; another host sees to it that nothing of it runs or
+    writes any more. ``fenced``: that is so, until it says itself that it has nothing left and begins anew.
     """
 
     up = "up"
@@ -32,6 +32,8 @@ class Fence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     by: str = ""
     since: float = 0.0
     """When ``by`` was given the work, Unix time."""
+    boot_id: str = ""
+    """Of the boot that is given up."""
 
 
 class Host(Record, frozen=True, kw_only=True, omit_defaults=True):

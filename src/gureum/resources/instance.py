@@ -128,7 +128,8 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
     """Why the instance does not make progress now (e.g. its pool is full), for status checks."""
     recovery: Recovery = Recovery()
     recovers: float = 0.0
-    """Since when (Unix time) it is to run again after its host was lost, or its machine died; 0 if it is not."""
+    """Since when (Unix time) it is to run again, after its host was lost or its machine died; 0 if it is not.
+    """
     restart_at: float = 0.0
     """Its machine is not started before (Unix time): it died not long ago."""
     crashes: tuple[float, ...] = ()

@@ -100,7 +100,7 @@ class Volume(Record, frozen=True, kw_only=True, omit_defaults=True):
     former: tuple[str, ...] = ()
     """Hosts that looked after it before, and may still be making it, or may have it open if they are lost."""
     lost: tuple[str, ...] = ()
-    """Those of them that were lost with it: what they have of it is taken from them, also if they are back."""
+    """Those of them that were lost with it: it is taken from them, also if they are back."""
     source: str = ""
     encrypted: bool = False
     key: str = ""

@@ -25,7 +25,7 @@ from gureum.resources import (
 )
 from gureum.resources.volume import shared
 from gureum.services.ec2 import keepers, volume_moves
-from gureum.store.base import Transaction
+from gureum.store.base import Reader, Transaction
 
 CODE = "Server.InternalError"
 NAT_ENDED = (NatGatewayState.deleting, NatGatewayState.deleted)
@@ -73,7 +73,7 @@ async def _keeps(tx: Transaction, instance: Instance) -> bool:
     return instance.state is InstanceState.terminated or whole
 
 
-async def bound(tx: Transaction, instance: Instance) -> list[Volume]:
+async def bound(tx: Reader, instance: Instance) -> list[Volume]:
     """Those of its volumes that are, with a part at least, on its host's own disk."""
     volumes = await tx.find(Volume, instances=instance.id)
     return [volume for volume in volumes if not all(map(shared, volume.pools))]
