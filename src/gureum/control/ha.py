@@ -1,7 +1,8 @@
 """Hosts that are lost: found, fenced by another host, and what ran on them started elsewhere.
 
 up       -> down      it was not heard of for its lease
-down     -> fencing   something there is wanted elsewhere, and a host is up that reaches the storage cluster
+down     -> fencing   something there is wanted elsewhere, a host is up that reaches the storage cluster, and
+                      sees there that the lost one does not renew its lease; or that lasts too long
 fencing  -> fenced    that host says that nothing of it runs any more
 fenced   -> up        its instances have left it, and it says itself that it has nothing of before
 
@@ -45,6 +46,8 @@ PLACE_SECONDS = 5.0
 """How often a place is looked for again."""
 AT_ONCE_SECONDS = 10.0
 """Hosts that fall silent within this time of each other did so at once."""
+ALIVE_SECONDS = 30.0
+"""How long a host may be silent while it renews its lease: only its agent is away, and its machines run."""
 FENCE_SECONDS_MAX = 20.0
 """After which another host tries to carry a fence out."""
 BATCH_MAX = 64
@@ -183,12 +186,28 @@ class Ha:
             )
             await self._tell(host, "MostHostsSilent", text)
             return
-        by = self._able(host, "")
+        by = self._able(host, host.watcher)
         if not by:
             text = f"no other host is up and reaches the storage cluster, so {host.id} cannot be fenced"
             await self._tell(host, "CannotFence", text)
-            return
-        await self._store.transact(lambda tx: self._begin(tx, host, by), frees=True)
+        elif by != host.watcher:
+            await self._store.transact(lambda tx: self._watch(tx, host, by), frees=True)
+        elif self._is_over(host):
+            await self._store.transact(lambda tx: self._begin(tx, host, by), frees=True)
+
+    async def _watch(self, tx: Transaction, host: Host, by: str) -> None:
+        now = await tx.get(Host, host.id)
+        if now is not None and now.state is HostState.down:
+            await tx.put(replace(now, watcher=by))
+
+    def _is_over(self, host: Host) -> bool:
+        """Whether the host's lease has ended, as its watcher says; or it is silent for too long all the same."""
+        view = self._observed.hosts[host.watcher]
+        seen = next((each for each in view.fences if each.host == host.id and not each.number), None)
+        if seen is None or view.revision < host.version:
+            return False
+        late = abs(self._env.now() - host.silent) > ALIVE_SECONDS
+        return seen.done or (seen.alive and late)
 
     async def _wanted(self, reader: Reader, host: Host) -> tuple[str, str]:
         """What of the host could be elsewhere, and what only waits for it, with the reason; for people."""
@@ -236,7 +255,8 @@ class Ha:
         now = await tx.get(Host, host.id)
         if now is None or now.state is not HostState.down or self._heard.heard(host.id):
             return
-        reason = f"not heard of for {self._heard.lease(host.id):g} s"
+        silent = self._env.now() - now.silent + self._heard.lease(host.id)
+        reason = f"not heard of for {max(0.0, silent):.0f} s"
         await tx.put(begun(now, self._env, reason, by))
         text = f"host {host.id} is given up ({reason}): host {by} fences it"
         await events.record(tx, self._env, "HostFencing", text, Severity.warning, host=host.id)
@@ -366,7 +386,7 @@ class Ha:
 
 
 def _told_of(host: Host | None) -> tuple[object, ...]:
-    return (host.state, host.fence, host.lifted) if host is not None else ()
+    return (host.state, host.watcher, host.fence, host.lifted) if host is not None else ()
 
 
 def begun(host: Host, env: Env, reason: str, by: str = "") -> Host:
@@ -374,4 +394,4 @@ def begun(host: Host, env: Env, reason: str, by: str = "") -> Host:
     now = env.now()
     number = max(host.lifted + 1, int(now * 1000))
     fence = Fence(number=number, reason=reason, began=now, by=by, since=now, boot_id=host.boot_id)
-    return replace(host, state=HostState.fencing, fence=fence)
+    return replace(host, state=HostState.fencing, fence=fence, watcher="")

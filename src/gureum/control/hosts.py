@@ -194,15 +194,20 @@ async def _check_place(tx: Transaction, report: HostReport) -> None:
 
 
 def noted(host: Host | None, report: HostReport, account: str) -> Host:
-    """The record as the report says it is."""
+    """The record as the report says it is.
+
+    A fence that only the host knows of is one of a store that was since put back: it is over.
+    """
     host = host or Host(id=report.host, account=account, zone=report.zone)
-    given_up = host.fence is not None
+    given_up, warden = host.fence is not None, report.warden
     moved = abs(report.pool_free_bytes - host.pool_free_bytes) > report.pool_bytes / 100
     return replace(
         host,
         state=host.state if given_up else HostState.up,
         silent=host.silent if given_up else 0.0,
-        fenceable=report.warden is not None,
+        watcher=host.watcher if given_up else "",
+        lifted=host.lifted if given_up or warden is None else max(host.lifted, warden.fence),
+        fenceable=warden is not None,
         zone=report.zone,
         cpus=report.cpus,
         memory_bytes=report.memory_bytes,

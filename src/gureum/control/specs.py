@@ -128,10 +128,12 @@ async def host_spec(
 
 
 def _fences(hosts: Iterable[Host], by: str) -> Iterator[FenceSpec]:
-    """Those that this host is to carry out."""
+    """Those that this host is to carry out, and hosts that it is to look at."""
     for host in hosts:
         if host.state is HostState.fencing and host.fence is not None and host.fence.by == by:
             yield FenceSpec(host=host.id, number=host.fence.number)
+        elif host.state is HostState.down and host.watcher == by:
+            yield FenceSpec(host=host.id, number=0)
 
 
 def _image(image: Image, shares: Shares) -> ImageSpec:

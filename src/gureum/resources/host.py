@@ -59,6 +59,8 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
     """Takes no more instances."""
     silent: float = 0.0
     """When it was found to be silent, Unix time; 0 while it is heard."""
+    watcher: str = ""
+    """While it is ``down``: the host that looks whether its lease in the storage cluster is still renewed."""
     fence: Fence | None = None
     """While it is ``fencing`` or ``fenced``."""
     lifted: int = 0

@@ -49,7 +49,7 @@ class FakeLeaseStore:
 
 
 class FakeLeases:
-    """What the agent of ``host`` has of it. ``reach``: returns when, or raises unless, the store is reached."""
+    """What the agent of ``host`` has of it. ``reach``: returns when the store is reached, or raises."""
 
     def __init__(
         self, store: FakeLeaseStore, host: str, reach: Callable[[], Awaitable[None]] | None = None

@@ -1,4 +1,4 @@
-"""Leases of hosts in a shared pool: who fences a host waits for the end of its lease, or its warden's word."""
+"""Leases of hosts in a shared pool: who fences a host waits for its lease's end, or its warden's word."""
 
 from __future__ import annotations
 

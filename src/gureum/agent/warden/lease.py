@@ -1,7 +1,7 @@
 """The host's lease in the storage cluster: a thread that renews it, and tells what comes of it.
 
-Calls into librados may block for as long as the cluster is away, and nothing ends them: only this thread waits
-for them. It decides nothing.
+Calls into librados may block for as long as the cluster is away, and nothing ends them: only this thread
+waits for them. It decides nothing.
 """
 
 from __future__ import annotations
@@ -105,15 +105,17 @@ class Lease:
             if self._io is None:
                 self._connect()
             return self._turn(began)
-        except (rados.Error, fences.Contended, ValueError) as error:
-            self._disconnect()
+        except Exception as error:  # nobody would notice the end of this thread
+            if not isinstance(error, rados.TimedOut):
+                self._disconnect()
             return Told(began, error=f"{type(error).__name__}: {error}")
 
     def _turn(self, began: float) -> Told:
         io, cloud, host = self._io, self._settings.cloud, self._settings.host
         if self._killed:
-            marks = fences.write(io, cloud, host, killed=self._killed)
-            self._killed = 0
+            killed = self._killed
+            marks = fences.write(io, cloud, host, killed=killed)
+            self._killed = self._killed if self._killed > killed else 0
             self._give_back()
             return Told(began, marks=Marks(*marks))
         foreign, renewed = "", False

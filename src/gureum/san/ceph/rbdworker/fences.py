@@ -4,8 +4,8 @@
     gureum.fence.CLOUD.HOST    a JSON object of three numbers, ``Marks``
 
 Who fences a host writes its mark, and then waits until the host's warden has ended all machines, or until the
-lease has expired and could be taken from it: a warden reads the marks after each renewal, and lets nothing run
-any more before the lease expires. Times are compared nowhere, only waited for.
+lease has expired and could be taken from it: a warden reads the marks after each renewal, and lets nothing
+run any more before the lease expires. Times are compared nowhere, only waited for.
 """
 
 from __future__ import annotations
