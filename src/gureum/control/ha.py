@@ -201,7 +201,7 @@ class Ha:
             await tx.put(replace(now, watcher=by))
 
     def _is_over(self, host: Host) -> bool:
-        """Whether the host's lease has ended, as its watcher says; or it is silent for too long all the same."""
+        """Whether its lease has ended, as its watcher says; or it is silent for too long all the same."""
         view = self._observed.hosts[host.watcher]
         seen = next((each for each in view.fences if each.host == host.id and not each.number), None)
         if seen is None or view.revision < host.version:
