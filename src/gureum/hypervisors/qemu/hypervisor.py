@@ -62,7 +62,8 @@ class QemuHypervisor:
     ) -> None:
         self._env = env
         self._run_dir = run_dir
-        self._directory = run_dir / "machines"
+        self.directory = run_dir / "machines"
+        """With one for each machine."""
         self._accelerator = accelerator
         self._cpu = cpu or CPU_MODELS[accelerator]
         self._shared_disks = shared_disks
@@ -85,7 +86,7 @@ class QemuHypervisor:
         return {id: machine.status() for id, machine in self._machines.items()}
 
     async def recover(self) -> None:
-        make_directories(self._directory, 0o700)
+        make_directories(self.directory, 0o700)
         self._run_dir.chmod(0o700)
         if os.geteuid() != 0:
             raise HypervisorError("machines can be run by root only: each gets a user of its own")
@@ -93,7 +94,7 @@ class QemuHypervisor:
         if self._accelerator == "kvm":
             self._kvm = kvm_access(self._run_dir)
         found = await asyncio.gather(
-            *(self._recover(entry.name) for entry in sorted(self._directory.iterdir())),
+            *(self._recover(entry.name) for entry in sorted(self.directory.iterdir())),
             return_exceptions=True,
         )
         for outcome in found:
@@ -106,7 +107,7 @@ class QemuHypervisor:
 
     async def _recover(self, id: str) -> None:
         """Take over one machine, as its files and its lock say."""
-        files = MachineFiles(self._directory, id)
+        files = MachineFiles(self.directory, id)
         saved = files.load()
         identity = await wait_identity(files) if files.locked() else None
         if saved is None:
@@ -155,7 +156,7 @@ class QemuHypervisor:
 
     async def _end_strays(self) -> None:
         """End processes of ours that no known machine stands for, e.g. one whose directory was deleted."""
-        for identity, id in (await asyncio.to_thread(marked_processes, self._directory)).items():
+        for identity, id in (await asyncio.to_thread(marked_processes, self.directory)).items():
             machine = self._machines.get(id)
             if machine is None or machine.identity != identity:
                 log.warning("%s: process %d belongs to no known machine: ending it", id, identity.pid)
@@ -197,7 +198,7 @@ class QemuHypervisor:
             volumes=tuple(sorted(disk.volume for disk in config.disks)),
             nics=tuple(sorted(nic.interface for nic in config.nics)),
         )
-        files = MachineFiles(self._directory, config.id)
+        files = MachineFiles(self.directory, config.id)
         files.create()
         lock = files.take_lock()
         if lock is None:
