@@ -28,8 +28,8 @@ from gureum.cli.config import (
 )
 from gureum.cli.output import MISSING, NOT_RUNNING, USAGE, CliError
 from gureum.cli.processes import Identity, find, read_pid_file, rss_kib, stop
-from gureum.cli.supervisor import command as child_command
 from gureum.cli.supervisor import WARDEN, is_daemon
+from gureum.cli.supervisor import command as child_command
 from gureum.errors import ConfigError, NetworkError
 from gureum.network.fabric import Fabric
 from gureum.san.ceph.cluster import MON, Cluster

@@ -140,11 +140,8 @@ class Warden:
             self._note()
         whole = self._guests.stop()
         if not self._stopped:
-            until = self._custody.until
-            since = f"for {now - until:.1f} s more than allowed" if until else "yet"
-            which = "are stopped" if whole else "are being stopped"
-            why = f"neither the manager nor the storage cluster was reached {since}: machines {which}"
-            self._explain(why, self._error)
+            which = "may not run" if whole else "are being stopped"
+            self._explain(f"{self._custody.silence(now)}: machines {which}", self._error)
         self._stopped = whole
 
     def _kill(self) -> None:
@@ -192,9 +189,9 @@ def protect(log: Log) -> None:
     if libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) != 0:
         log.say(f"its memory cannot be locked: {os.strerror(ctypes.get_errno())}")
     try:
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write(OOM_SCORE)
-        os.setpriority(os.PRIO_PROCESS, 0, NICE)
     except OSError as error:
         log.say(f"it is not preferred to other processes: {error.strerror}")
 

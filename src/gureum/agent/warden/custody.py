@@ -90,6 +90,19 @@ class Custody:
             return Decision.kill
         return Decision.run if now < self.until else Decision.freeze
 
+    def silence(self, now: float) -> str:
+        """Why machines may not run, for people."""
+        lease = now - self.lease_until + LEASE_COUNTS_SECONDS
+        word = now - self.word_until + WORD_COUNTS_SECONDS
+        said = [
+            f"{who} was last reached {seconds:.1f} s ago" if until else f"{who} was not reached yet"
+            for who, until, seconds in (
+                ("the storage cluster", self.lease_until, lease),
+                ("the manager", self.word_until, word),
+            )
+        ]
+        return " and ".join(said)
+
     def may_take_over(self, now: float, stopped: bool) -> bool:
         """Whether a lease that an earlier warden of this host left may be broken, to have it at once.
 

@@ -35,6 +35,7 @@ isolation.
 """
 
 START_SECONDS = 30.0
+START_TRIES = 3
 ADOPT_SECONDS = 3.0
 HOUSEKEEPING_SECONDS = 15.0
 
@@ -235,7 +236,7 @@ class QemuHypervisor:
             raise HypervisorError(f"{machine.id}: its process {pid} vanished")
         machine.watch(identity)
         try:
-            await machine.connect(seconds=START_SECONDS)
+            await self._answered(machine)
         except HypervisorError as error:
             await machine.end(MachineState.crashed, messages.start_failed(str(error)))
             raise
@@ -247,6 +248,19 @@ class QemuHypervisor:
         for disk in config.disks:
             if disk.iops or disk.throughput:
                 await live.limit(disk.volume, disk.iops, disk.throughput)
+
+    async def _answered(self, machine: Machine) -> None:
+        """Connect to a machine that has just been started. The time that it is held does not count."""
+        tries = START_TRIES
+        while tries:
+            try:
+                await machine.connect(seconds=START_SECONDS / START_TRIES)
+                return
+            except HypervisorError:
+                if not machine.held:
+                    tries -= 1
+                if not tries or machine.identity is None:
+                    raise
 
     def _free_uid(self) -> int:
         used = {machine.saved.uid for machine in self._machines.values()}
