@@ -36,6 +36,8 @@ isolation.
 
 START_SECONDS = 30.0
 START_TRIES = 3
+HELD_SECONDS = 0.5
+"""Between looks at a machine that was stopped while it started."""
 ADOPT_SECONDS = 3.0
 HOUSEKEEPING_SECONDS = 15.0
 
@@ -261,6 +263,8 @@ class QemuHypervisor:
                     tries -= 1
                 if not tries or machine.identity is None:
                     raise
+                while machine.held:
+                    await asyncio.sleep(HELD_SECONDS)
 
     def _free_uid(self) -> int:
         used = {machine.saved.uid for machine in self._machines.values()}

@@ -151,6 +151,7 @@ class Machine:
 
     async def connect(self, seconds: float = 10.0) -> None:
         """Connect to the process and learn its state, but not yet its disks and interfaces."""
+        self._let_go_of_monitor()
         monitor = Monitor(self.id, self.files.qmp, self._event, self._monitor_lost)
         self._monitor, self._stalls = monitor, Stalls(monitor)
         await self._while_alive(monitor.connect(seconds))
