@@ -360,6 +360,10 @@ class Ha:
         if view.warden.fence < fence.number and view.boot_id == fence.boot_id:
             return
         await self._store.transact(lambda tx: self._lifted(tx, host), frees=True)
+        async with self._store.read() as reader:
+            for instance in await reader.find(Instance, host=host.id):
+                # What was seen of it while nothing was believed of its host.
+                self._kick(instance.kind, instance.id)
 
     async def _lifted(self, tx: Transaction, host: Host) -> None:
         now = await tx.get(Host, host.id)

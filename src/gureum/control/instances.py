@@ -135,7 +135,7 @@ async def place_on(tx: Transaction, instance: Instance, host: str) -> None:
     """The instance's machine, ports and volumes are on this host from now on."""
     await plug(tx, await tx.put(replace(instance, host=host)))
     for volume in await tx.find(Volume, instances=instance.id):
-        if volume.host is None and not volume.former:
+        if volume.host is None and not volume.former and not volume.lost:
             await tx.put(replace(volume, host=host))
         else:
             await keepers.follow(tx, volume, host)

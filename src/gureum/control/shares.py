@@ -65,12 +65,12 @@ class Shares(NamedTuple):
     def awaited(self, thing: Volume | Snapshot) -> bool:
         """Whether another host may still be making it: what is made after its deletion would stay."""
         deleting = thing.state in (VolumeState.deleting, SnapshotState.deleting)
-        lost = thing.lost if isinstance(thing, Volume) else ()
-        return deleting and not self.hosts.isdisjoint(set(thing.former).difference(lost))
+        return deleting and not self.hosts.isdisjoint(thing.former)
 
     def lost(self, volume: Volume) -> tuple[str, ...]:
         """Hosts that are no more, or were lost, and may have had it open."""
-        return tuple(host for host in volume.former if host not in self.hosts or host in volume.lost)
+        removed = {host for host in volume.former if host not in self.hosts}
+        return tuple(sorted(removed.union(volume.lost)))
 
 
 async def _images(reader: Reader) -> tuple[Image, ...]:

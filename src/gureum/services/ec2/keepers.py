@@ -28,28 +28,22 @@ NOT_RUNNING = (InstanceState.stopped, InstanceState.terminated)
 
 def given(volume: Volume, host: str | None) -> Volume:
     """The volume with another keeper. Snapshots have to follow: see ``give``."""
+    former = _former(volume, host) if _half_done(volume) or host is None else volume.former
+    return replace(volume, host=host, former=former, lost=tuple(each for each in volume.lost if each != host))
+
+
+def _half_done(volume: Volume) -> bool:
     # Also what the present host removes of it elsewhere: done late, that would be of a copy made since.
-    half_done = volume.state in (VolumeState.creating, VolumeState.deleting) or bool(volume.leaves)
-    former = _former(volume, host) if half_done or host is None else volume.former
-    # What it had before it was lost it may have again.
-    back = host is not None and host in volume.lost
-    return with_former(replace(volume, host=host), tuple(each for each in former if not back or each != host))
-
-
-def with_former(volume: Volume, former: tuple[str, ...]) -> Volume:
-    return replace(volume, former=former, lost=tuple(host for host in volume.lost if host in former))
+    return volume.state in (VolumeState.creating, VolumeState.deleting) or bool(volume.leaves)
 
 
 def lost(volume: Volume, host: str) -> Volume:
-    """The host is lost, and may have it open: whoever opens it next takes it from that host first.
-
-    Of one that is not made yet there is nothing to open, and the host may still be at work on it.
-    """
-    after = given(volume, None) if volume.host == host else volume
-    if volume.state not in (VolumeState.available, VolumeState.in_use):
-        return after
-    former, gone = {*after.former, host}, {*after.lost, host}
-    return replace(after, former=tuple(sorted(former)), lost=tuple(sorted(gone)))
+    """The host is lost, and may have it open: whoever opens it next takes it from that host first."""
+    gone = tuple(sorted({*volume.lost, host}))
+    if volume.host != host:
+        return replace(volume, lost=gone)
+    former = _former(volume, None) if _half_done(volume) else volume.former
+    return replace(volume, host=None, former=former, lost=gone)
 
 
 def given_snapshot(snapshot: Snapshot, host: str | None) -> Snapshot:

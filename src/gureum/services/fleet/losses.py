@@ -99,7 +99,7 @@ async def hand_over(tx: Transaction, host: Host) -> None:
         await tx.put(replace(instance, host=None))
     for volume in await tx.find(Volume, host=host.id):
         if shared(volume.pool):
-            await tx.put(keepers.lost(volume, host.id))
+            await tx.put(keepers.given(volume, None))
     for snapshot in await tx.find(Snapshot, host=host.id):
         if shared(snapshot.pool):
             await tx.put(keepers.given_snapshot(snapshot, None))
