@@ -355,9 +355,7 @@ class Ha:
         view, fence = self._observed.hosts.get(host.id), host.fence
         if view is None or fence is None or not self._heard.heard(host.id) or host.id not in self._idle:
             return
-        if view.revision < host.version or view.warden is None or view.machines_live():
-            return
-        if view.warden.fence < fence.number and view.boot_id == fence.boot_id:
+        if view.warden is None or view.warden.fence < fence.number or view.machines_live():
             return
         await self._store.transact(lambda tx: self._lifted(tx, host), frees=True)
         async with self._store.read() as reader:
@@ -397,5 +395,5 @@ def begun(host: Host, env: Env, reason: str, by: str = "") -> Host:
     """The host, to be fenced. Numbers grow also where the store was put back, or the host removed."""
     now = env.now()
     number = max(host.lifted + 1, int(now * 1000))
-    fence = Fence(number=number, reason=reason, began=now, by=by, since=now, boot_id=host.boot_id)
+    fence = Fence(number=number, reason=reason, began=now, by=by, since=now)
     return replace(host, state=HostState.fencing, fence=fence, watcher="")

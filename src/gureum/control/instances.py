@@ -144,8 +144,12 @@ async def place_on(tx: Transaction, instance: Instance, host: str) -> None:
 async def launch_failed(
     tx: Transaction, env: Env, instance: Instance, message: str, code: str = "Server.InternalError"
 ) -> None:
-    """A first launch that fails terminates the instance, a later start leaves it stopped; as in EC2."""
-    first = instance.generation == 1
+    """A first launch that fails terminates the instance, a later start leaves it stopped; as in EC2.
+
+    Also where the first launch was begun anew elsewhere: what was to be made for it was not.
+    """
+    volumes = await tx.find(Volume, instances=instance.id)
+    first = instance.generation == 1 or any(each.state is VolumeState.error for each in volumes)
     log.warning("%s could not be started: %s", instance.id, message)
     reason = StateReason(code, f"{code}: {message}")
     state = InstanceState.shutting_down if first else InstanceState.stopping

@@ -39,7 +39,6 @@ class HostView:
         self.network_revision = report.network_revision
         self.pools = report.pools
         self.problems = report.problems
-        self.boot_id = report.boot_id
         self.fences = report.fences
         self.warden = report.warden
         self.uplink_down = report.uplink_down

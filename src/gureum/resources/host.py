@@ -32,8 +32,6 @@ class Fence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     by: str = ""
     since: float = 0.0
     """When ``by`` was given the work, Unix time."""
-    boot_id: str = ""
-    """Of the boot that is given up."""
 
 
 class Host(Record, frozen=True, kw_only=True, omit_defaults=True):

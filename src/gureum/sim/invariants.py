@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Container, Iterator, Mapping
 
 from gureum.hostspec import LOCAL
-from gureum.hypervisors.fake_machine import FakeMachine
 from gureum.resources import (
     AttachmentState,
     Host,
@@ -43,24 +42,11 @@ def _no_double_run(world: World) -> None:
     where: dict[str, str] = {}
     for host in world.hosts:
         for machine in host.machines.running():
-            if _harmless(host, host.machines.machines[machine]):
+            if host.harmless(host.machines.machines[machine]):
                 continue
             if machine in where:
                 raise Violation(f"{machine} runs on {where[machine]} and on {host.name}")
             where[machine] = host.name
-
-
-def _harmless(host: SimHost, machine: FakeMachine) -> bool:
-    """Whether it cannot do anything, or only for the moment until its host's warden looks: see ``_lost``."""
-    return host.still(machine) or (host.surprised() and _lost(host, machine))
-
-
-def _lost(host: SimHost, machine: FakeMachine) -> bool:
-    """Whether it is of a host that was given up, and shut out of what others have now."""
-    san = host.world.san
-    return san is not None and all(
-        disk.shared and host.name != san.rbd[volume].holder for volume, disk in machine.disks.items()
-    )
 
 
 def _no_two_writers(world: World, several: Container[str]) -> None:
@@ -68,7 +54,7 @@ def _no_two_writers(world: World, several: Container[str]) -> None:
     writer: dict[str, str] = {}
     for host in world.hosts:
         for id, machine in host.machines.machines.items():
-            for volume in machine.disks if not _harmless(host, machine) else ():
+            for volume in machine.disks if not host.harmless(machine) else ():
                 if volume in writer and volume not in several:
                     raise Violation(f"{volume} is written by {writer[volume]} and by {id}")
                 writer[volume] = id
@@ -82,7 +68,7 @@ def _true(
         if not machine.runs and not machine.disks:
             continue
         instance = instances.get(id)
-        if (instance is None or instance.host != host.name) and _harmless(host, machine):
+        if (instance is None or instance.host != host.name) and host.harmless(machine):
             continue
         if instance is None or instance.state in (InstanceState.stopped, InstanceState.terminated):
             raise Violation(f"{id} runs, and is {instance.state if instance else 'gone'} in the store")
@@ -244,7 +230,7 @@ def _san(world: World, san: FakeSan) -> Iterator[str]:
         (volume, host.name)
         for host in world.hosts
         for machine in host.machines.machines.values()
-        for volume, disk in machine.disks.items()
+        for volume, disk in (machine.disks.items() if not host.harmless(machine) else ())
         if disk.shared and host.name not in san.rbd[volume].evicted
     }
     held = {(id, host) for id, image in san.rbd.items() for host in (image.holder, *image.sharers) if host}

@@ -133,6 +133,16 @@ class SimHost:
         """Whether its warden may not have looked yet since all of it went on."""
         return asyncio.get_running_loop().time() < self.resumed + RESUMED_SECONDS
 
+    def shut_out(self, machine: FakeMachine) -> bool:
+        """Whether others have all that it could write to."""
+        san = self.world.san
+        images = [san.rbd.get(volume) for volume in machine.disks] if san is not None else [None]
+        return all(image is None or image.holder != self.name for image in images)
+
+    def harmless(self, machine: FakeMachine) -> bool:
+        """Whether it cannot do anything; or, for the moment until its host's warden looks, not to disks."""
+        return self.still(machine) or (self.surprised() and self.shut_out(machine))
+
     async def warden(self, env: Env) -> None:
         """The warden's process."""
         await self.power.wait()
