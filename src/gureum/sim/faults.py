@@ -190,6 +190,7 @@ class Faults:
                 if fault != "cut manager":
                     world.cut_san([host], True)
                     loop.call_later(seconds, world.cut_san, [host], False)
+                seconds = seconds if rng.random() < 0.5 else rng.uniform(1, 60)
                 if fault != "cut":
                     deaf, mute = rng.choice([(True, True), (True, True), (True, False), (False, True)])
                     world.cut_manager(host, deaf, mute)
