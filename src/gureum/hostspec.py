@@ -406,8 +406,7 @@ class NetworkSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
 class FenceSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     """Another host that nothing more is to run on, until a manager lifts it. This host sees to that.
 
-    ``number`` is above all earlier ones of that host, also those of a manager whose store was lost or put back.
-    0: it is only looked whether the host is alive.
+    ``number`` is above all earlier ones of that host, also those of a manager whose store was put back. 0: it is only looked whether the host is alive.
     """
 
     host: str
@@ -507,8 +506,8 @@ class SnapshotReport(Document, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class FenceReport(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """``done``: nothing of the host's machines runs, nor will before the fence is lifted; ``message`` says how
-    that is known. Until then it says what is waited for. ``alive``: its lease was renewed meanwhile.
+    """``done``: nothing of the host's machines runs, nor will before the fence is lifted; ``message`` says
+    how that is known. Until then it says what is waited for. ``alive``: its lease was renewed meanwhile.
 
     For the number 0 ``done`` says that nobody has the host's lease now.
     """

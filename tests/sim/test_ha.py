@@ -137,7 +137,14 @@ def test_a_host_loses_its_power() -> None:
         await one.watch(5)
         await one.host_state(host.name, "up", 90)
         names = [event.name for event in await one.events()]
-        wanted = ["HostDown", "HostFencing", "HostFenced", "InstanceRestarting", "InstanceRecovered", "HostUp"]
+        wanted = [
+            "HostDown",
+            "HostFencing",
+            "HostFenced",
+            "InstanceRestarting",
+            "InstanceRecovered",
+            "HostUp",
+        ]
         assert [name for name in names if name in wanted] == wanted
         assert (await one.get(Host, host.name)).lifted > 0
 
