@@ -263,7 +263,7 @@ class QemuHypervisor:
                     tries -= 1
                 if not tries or machine.identity is None:
                     raise
-                while machine.held:
+                while machine.held:  # noqa: ASYNC110  (another process lets it go on)
                     await asyncio.sleep(HELD_SECONDS)
 
     def _free_uid(self) -> int:
