@@ -406,7 +406,8 @@ class NetworkSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
 class FenceSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     """Another host that nothing more is to run on, until a manager lifts it. This host sees to that.
 
-    ``number`` is above all earlier ones of that host, also those of a manager whose store was put back. 0: it is only looked whether the host is alive.
+    ``number`` is above all earlier ones of that host, also those of a manager whose store was put back.
+    0: it is only looked whether the host is alive.
     """
 
     host: str

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from gureum.control.hosts import Hosts
 from gureum.control.recovery import CRASHES_MAX
 from gureum.hostspec import MachineState
 from gureum.resources import Event, Host, HostState, Instance, Recovery, RecoveryPolicy
@@ -171,6 +172,30 @@ def test_a_host_is_cut_off_from_everything(seconds: float) -> None:
         assert not host.machines.running()
 
     told(story)
+
+
+async def manager_first(one: Losses) -> None:
+    """A host that was cut off is heard again by the manager long before it reaches the storage."""
+    before, host = await one.written()
+    one.world.cut_san([host], True)
+    one.world.cut_manager(host, True, True)
+    await one.recovered(before)
+    one.world.cut_manager(host, False, False)
+    await one.watch(20)
+    assert (await one.get(Host, host.name)).state is HostState.fenced
+    one.world.cut_san([host], False)
+    await one.host_state(host.name, "up")
+
+
+def test_the_manager_is_back_before_the_storage() -> None:
+    told(manager_first)
+
+
+def test_a_word_to_a_host_that_was_given_up_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault put in on purpose: its machines would go on."""
+    monkeypatch.setattr(Hosts, "is_up", lambda self, id: True)
+    with pytest.raises(AssertionError, match=r"store gives to|runs on|runs, and is|looks after"):
+        told(manager_first)
 
 
 def test_a_host_is_held_and_goes_on_later() -> None:

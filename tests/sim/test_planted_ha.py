@@ -6,15 +6,12 @@ import re
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from gureum.agent.warden.custody import Custody, Decision
-from gureum.control import ha, recovery
 from gureum.control.ha import Ha
-from gureum.control.hosts import Hosts
 from gureum.control.shares import Shares
 from gureum.hypervisors.fake import FakeMachines
-from gureum.resources import Instance, Volume
+from gureum.resources import Volume
 from gureum.san.fake_leases import FakeLeases
 from gureum.san.leases import FenceState
 from gureum.sim.run import simulate
@@ -22,8 +19,8 @@ from gureum.sim.run import simulate
 SEEDS_MAX = 100
 """How many runs may go by before one finds it."""
 STEPS = 100
-TWICE = "runs on|is written by|holds it|was fenced off|looks after it|held by|reach"
-"""That something ran in two places, or was about to."""
+TWICE = "runs on|runs, and is|is written by|holds it|fenced off|looks after it|held by|store gives to"
+"""That something ran where it should not any more."""
 
 
 def violation(seed: int) -> str:
@@ -89,11 +86,6 @@ def test_a_lost_host_is_not_shut_out(monkeypatch: pytest.MonkeyPatch) -> None:
     found("is pending|is attaching|held and not open")
 
 
-def test_the_manager_answers_a_host_that_it_gave_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Hosts, "is_up", lambda self, id: True)
-    found(TWICE)
-
-
 def test_a_silent_host_is_taken_for_fenced(monkeypatch: pytest.MonkeyPatch) -> None:
     async def fence(self: Ha, host: Any) -> None:
         await self._store.transact(lambda tx: self._fenced(tx, host, ""), frees=True)
@@ -111,15 +103,3 @@ def test_a_fence_is_lifted_before_its_host_knows_of_it(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Ha, "_lift", lift)
     found(f"{TWICE}|on one side only|instead of")
-
-
-def test_another_machine_has_the_same_generation(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = recovery.leave
-
-    async def leave(tx: Any, env: Any, instance: Instance, host: Any) -> None:
-        await right(tx, env, instance, host)
-        after = await tx.get(Instance, instance.id)
-        await tx.put(replace(after, generation=instance.generation))
-
-    monkeypatch.setattr(ha.recovery, "leave", leave)
-    found(f"{TWICE}|on one side only|instead of|for no reason|not at rest")

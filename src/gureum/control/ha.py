@@ -21,13 +21,13 @@ from functools import partial
 from msgspec.structs import replace
 
 from gureum.control import events, recovery
+from gureum.control.fences import begun
 from gureum.control.hosts import Hosts
 from gureum.control.observed import HostView, Observed
 from gureum.env import Env
 from gureum.errors import StoreError
 from gureum.resources import (
     Event,
-    Fence,
     Host,
     HostState,
     Instance,
@@ -78,7 +78,7 @@ class Ha:
         self._idle: set[str] = set()
         """Lost hosts of which nothing is wanted elsewhere, as far as is known."""
         self._told: dict[str, str] = {}
-        """By host, why it is not fenced now: told once."""
+        """By host, the name of what was last told of it while it is not fenced."""
         self._place_at = 0.0
         self._wake = asyncio.Event()
 
@@ -379,9 +379,9 @@ class Ha:
 
     async def _tell(self, host: Host, name: str, message: str) -> None:
         """Once for each silence of the host, until there is something else to say."""
-        if self._told.get(host.id) == message:
+        if self._told.get(host.id) == name:
             return
-        self._told[host.id] = message
+        self._told[host.id] = name
         await self._store.transact(
             lambda tx: events.record(tx, self._env, name, message, Severity.warning, host=host.id), frees=True
         )
@@ -389,11 +389,3 @@ class Ha:
 
 def _told_of(host: Host | None) -> tuple[object, ...]:
     return (host.state, host.watcher, host.fence, host.lifted) if host is not None else ()
-
-
-def begun(host: Host, env: Env, reason: str, by: str = "") -> Host:
-    """The host, to be fenced. Numbers grow also where the store was put back, or the host removed."""
-    now = env.now()
-    number = max(host.lifted + 1, int(now * 1000))
-    fence = Fence(number=number, reason=reason, began=now, by=by, since=now)
-    return replace(host, state=HostState.fencing, fence=fence, watcher="")
