@@ -301,7 +301,9 @@ def logs(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[supervisor|manager|agent|agent-K]...", help="Default: all.", show_default=False
+            metavar="[supervisor|manager|agent|agent-K|warden|warden-K]...",
+            help="Default: all.",
+            show_default=False,
         ),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is added.")] = False,

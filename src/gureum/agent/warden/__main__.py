@@ -24,10 +24,6 @@ from gureum.agent.warden.custody import Custody, Decision, Marks
 from gureum.agent.warden.guests import Guests
 from gureum.agent.warden.lease import Lease, Settings, Told
 
-CONFIG = "warden.json"
-"""In the host's run directory, written by its agent: Settings but for ``which``, with ``machines`` (their
-directory) and ``netns`` ("" for the machine's own network).
-"""
 WAIT_CONFIG_SECONDS = 0.5
 IDLE_SECONDS = 1.0
 HELD_SECONDS = 0.25
@@ -250,6 +246,8 @@ def look_after(host_directory: str, config_path: str, signals: int, wake: int) -
         if select.select([signals], [], [], seconds)[0] and signal.SIGTERM in os.read(signals, 4096):
             if warden.close():
                 shutil.rmtree(directory, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    os.rmdir(notes.DIRECTORY)  # the last one's
             log.idle.wait(END_SECONDS)
             return 0
         seconds = warden.look()
@@ -279,7 +277,7 @@ def main(arguments: list[str]) -> int:
         signal.signal(each, lambda *_: None)
     with open(f"{state_dir}/run/{name}.ready", "w") as file:
         file.write(f'{{"pid": {os.getpid()}}}\n')
-    code = look_after(host_directory, f"{host_directory}/run/{CONFIG}", signals, wake)
+    code = look_after(host_directory, f"{host_directory}/run/{notes.CONFIG}", signals, wake)
     if code:
         os.execv(sys.executable, sys.orig_argv)
     os._exit(0)  # librados' threads may never end
