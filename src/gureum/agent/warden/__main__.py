@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import select
-import shutil
 import signal
 import sys
 import threading
@@ -245,9 +244,7 @@ def look_after(host_directory: str, config_path: str, signals: int, wake: int) -
     while True:
         if select.select([signals], [], [], seconds)[0] and signal.SIGTERM in os.read(signals, 4096):
             if warden.close():
-                shutil.rmtree(directory, ignore_errors=True)
-                with contextlib.suppress(OSError):
-                    os.rmdir(notes.DIRECTORY)  # the last one's
+                notes.remove(directory)
             log.idle.wait(END_SECONDS)
             return 0
         seconds = warden.look()
