@@ -142,8 +142,14 @@ class Ha:
             self._wake.clear()
             try:
                 await self.step()
-            except StoreError as error:
-                log.error("what is lost could not be looked after, will try again: %s", error)
+            except Exception as error:
+                # Without this nothing would be looked after any more, or the manager end again and again.
+                expected = isinstance(error, StoreError)
+                log.error(
+                    "what is lost is not looked after, will try again: %s",
+                    error,
+                    exc_info=None if expected else error,
+                )
                 await asyncio.sleep(TICK_SECONDS)
 
     async def step(self) -> None:
@@ -358,10 +364,6 @@ class Ha:
         if view.warden is None or view.warden.fence < fence.number or view.machines_live():
             return
         await self._store.transact(lambda tx: self._lifted(tx, host), frees=True)
-        async with self._store.read() as reader:
-            for instance in await reader.find(Instance, host=host.id):
-                # What was seen of it while nothing was believed of its host.
-                self._kick(instance.kind, instance.id)
 
     async def _lifted(self, tx: Transaction, host: Host) -> None:
         now = await tx.get(Host, host.id)
@@ -374,6 +376,9 @@ class Ha:
         await tx.put(
             replace(now, state=HostState.up, fence=None, silent=0.0, lifted=max(now.lifted, now.fence.number))
         )
+        states = [str(state) for state in recovery.RUNS]
+        for instance in await tx.find(Instance, host=host.id, state=states):
+            await recovery.rejoin(tx, self._env, instance)
         text = f"host {host.id} is back, has nothing of before, and takes instances again"
         await events.record(tx, self._env, "HostUp", text, host=host.id)
 

@@ -92,6 +92,34 @@ async def leave(tx: Transaction, env: Env, instance: Instance, host: Host) -> No
     )
 
 
+async def rejoin(tx: Transaction, env: Env, instance: Instance) -> None:
+    """The host that it waited for is back: its machine was ended there, and starts anew."""
+    if instance.recovery.policy is RecoveryPolicy.stop:
+        reason = StateReason(HOST_FAILURE, f"{HOST_FAILURE}: host {instance.host} was lost")
+        ending = replace(
+            instance,
+            state=InstanceState.stopping,
+            state_reason=reason,
+            transition_reason=reason.message,
+            force=True,
+        )
+        await tx.put(ending)
+        return
+    if instance.capturing:
+        return  # it is off, as it should be
+    await tx.put(
+        replace(
+            instance,
+            state=InstanceState.pending,
+            generation=instance.next_generation,
+            reboots=0,
+            impaired="",
+            recovers=env.now(),
+            restart_at=0.0,
+        )
+    )
+
+
 def order(instance: Instance) -> tuple[int, float, str]:
     """Who is started first."""
     return -instance.recovery.priority, instance.launched.timestamp(), instance.id
