@@ -71,7 +71,8 @@ class Lab:
         self.machines = FakeMachines(self.env)
         self.disk = FakePoolDisk()
         self.san = FakeSan()
-        self.san.disks["/images/a"] = {0: b"boot"}
+        for images in (self.disk.images, self.san.disks):
+            images["/images/a"] = {0: b"boot"}
         self.wires = FakeWires()
         self.spec_file = spec_file
         self.links: list[SimLink] = []
