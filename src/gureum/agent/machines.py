@@ -47,6 +47,7 @@ class Machines:
         network: HostNetwork,
         disks: Disks,
         changed: Callable[[str], None],
+        may_start: Callable[[], bool] = lambda: True,
         address: str = "",
     ) -> None:
         self.env = env
@@ -55,6 +56,7 @@ class Machines:
         self.disks = disks
         self._changed = changed
         self._passages = Passages(env, hypervisor, address)
+        self._may_start = may_start
         self._specs = Settled[MachineSpec]()
         self._ports: set[str] = set()
         self._failed: dict[str, tuple[int, str]] = {}
@@ -69,6 +71,11 @@ class Machines:
         machines = {machine.id: machine for machine in spec.machines}
         unknown = self.hypervisor.machines().keys() - machines.keys()
         for id in [*self._specs.take(machines, spec.revision), *sorted(unknown)]:
+            self._workers.kick(id)
+
+    def permitted(self) -> None:
+        """Machines may be started again."""
+        for id in self._specs.specs:
             self._workers.kick(id)
 
     def kick(self, id: str) -> None:
@@ -224,10 +231,12 @@ class Machines:
             return
         if not all(nic.interface in self._ports for nic in spec.nics):
             return
+        if not self._may_start():
+            return
         self.env.crashpoint("agent.machine.start")
         try:
             async with self.disks.opened(spec.id, [disk.volume for disk in spec.disks]) as sources:
-                if self._specs.specs.get(spec.id) != spec:
+                if self._specs.specs.get(spec.id) != spec or not self._may_start():
                     return
                 disks = tuple(
                     self._disk(disk.volume, disk.index, sources[disk.volume]) for disk in spec.disks

@@ -36,6 +36,7 @@ from gureum.resources import (
     VolumeState,
 )
 from gureum.resources.migration import ENDED, UNDECIDED, UNDER_WAY
+from gureum.services.ec2 import keepers
 from gureum.services.ec2.capacity import Rooms, serves
 from gureum.services.ec2.instance_types import machine_size
 from gureum.store.base import Reader, Transaction
@@ -129,9 +130,9 @@ def _require_volume_movable(volume: Volume, instance: Instance) -> None:
         raise CannotMove(f"{volume.id} is being attached or detached: wait until that is done")
     if volume.modification is not None and volume.modification.state == "modifying":
         raise CannotMove(f"{volume.id} is being modified: wait until that is done")
-    if volume.former:
+    if others := {*volume.former, *volume.lost}:
         raise CannotMove(
-            f"host {', '.join(volume.former)} has not let go of {volume.id} yet: try again in a moment"
+            f"host {', '.join(sorted(others))} has not let go of {volume.id} yet: try again in a moment"
         )
 
 
@@ -232,6 +233,9 @@ async def _fault(
         return "cancelled", f"{instance.id} was asked to reboot"
     if instance.host != migration.source or instance.generation != migration.source_generation:
         return "failed", f"{instance.id} runs no more where it did"
+    source = await tx.get(Host, migration.source)
+    if source is None or source.fence is not None:
+        return "failed", f"host {migration.source} is given up"
     host = await tx.get(Host, migration.destination)
     if host is None or host.state is not HostState.up:
         return "failed", f"host {migration.destination} is not up"
@@ -303,8 +307,15 @@ async def _let_go(
     tx: Transaction, observed: Observed, instance: Instance, migration: InstanceMigration, host: str
 ) -> bool:
     """Whether the host has ended its machine, and other hosts can have its volumes."""
-    if instance.host == host or await tx.get(Host, host) is None:
+    known = await tx.get(Host, host)
+    if instance.host == host or known is None:
         # Anew, it is that machine's host as of any other; what is no more was shut out.
+        return True
+    if known.state is HostState.fenced:
+        # Nothing of it runs. What it has open is taken from it.
+        for volume in await tx.get_many(Volume, set(migration.volumes)):
+            former = tuple(each for each in volume.former if each != host)
+            await tx.put(replace(keepers.lost(volume, host), former=former))
         return True
     here = host == migration.source
     seen = observed.machine(host, instance.id, migration.source_generation if here else migration.generation)

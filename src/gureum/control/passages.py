@@ -47,10 +47,10 @@ class Passages(NamedTuple):
         if migration is None:
             return spec
         if instance.host == self.host:
-            return replace(spec, outgoing=_outgoing(instance, migration, self.host))
+            return replace(spec, outgoing=_outgoing(instance, migration, self.host) if spec.run else None)
         if self.host == migration.source:
             return _ended(spec, migration.source_generation)
-        if migration.state not in UNDECIDED or not _goes(instance, migration):
+        if migration.state not in UNDECIDED or not _goes(instance, migration) or not spec.run:
             return _ended(spec, migration.generation)
         if migration.layout is None:
             return None

@@ -114,6 +114,22 @@ class FakeMachines:
         self.lose_power()
         self.powered = True
 
+    def freeze(self) -> None:
+        """Stop the processes of all machines, as by SIGSTOP."""
+        for machine in self.machines.values():
+            if machine.runs or machine.held:
+                machine.thawed.clear()
+
+    def thaw(self) -> None:
+        for machine in self.machines.values():
+            machine.thawed.set()
+
+    def kill(self) -> None:
+        """End the processes of all machines, as by SIGKILL."""
+        for id, machine in self.machines.items():
+            machine.thawed.set()
+            self.crash(id)
+
     def running(self) -> dict[str, int]:
         """Machine id to generation, of all that really run here: for invariants. Not of those whose guest is
         on its way here, or held because it is on another host.
@@ -172,6 +188,7 @@ class FakeMachines:
 
         async def guest() -> None:
             await asyncio.sleep(self.env.random.uniform(*seconds))
+            await machine.thawed.wait()
             if machine.run == run and (machine.runs or (held and machine.held)) and not machine.away:
                 act()
 
@@ -228,6 +245,7 @@ class FakeHypervisor:
         machine.config, machine.migration = config, None
         machine.reboots = config.reboots
         machine.run += 1
+        machine.thawed.set()
         machine.state, machine.message = MachineState.off, messages.NOT_STARTED
         self.env.crashpoint("fake.start.recorded")
         await self._boot(machine)

@@ -62,6 +62,10 @@ class Cluster:
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
         return done.stdout
 
+    def shut_out(self, address: str) -> None:
+        """A client."""
+        self.run("ceph", "osd", "blocklist", "add", address)
+
     def names(self) -> list[str]:
         return self.run("rbd", "ls", self.settings.pool).split()
 

@@ -587,3 +587,19 @@ async def test_what_others_keep_in_the_pool_is_left_alone(pool, cluster, ids):
         listed = cluster.run("rbd", "trash", "ls", cluster.settings.pool)
         id = next(line.split()[0] for line in listed.splitlines() if ids("vol-1") in line)
         cluster.run("rbd", "trash", "rm", f"{cluster.settings.pool}/{id}", "--no-progress")
+
+
+async def test_a_worker_that_was_shut_out_begins_anew(pool, cluster, ids):
+    """As its host was, while it was held for lost."""
+    await pool.create_volume(ids("vol-1"), MIB)
+    address = (await pool._client.hello())["address"]
+    cluster.shut_out(address)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            assert await pool.find_volume(ids("vol-1")) is not None
+            break
+        except PoolUnavailable:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
+    assert (await pool._client.hello())["address"] != address

@@ -160,6 +160,13 @@ def test_a_machine_from_another_host_is_made_as_it_is_there() -> None:
     assert "-incoming" not in command(CONFIG)
 
 
+def test_the_memory_of_an_emulated_machine_is_uneven() -> None:
+    """Else QEMU loses what the guest writes while it migrates."""
+    kib = 512 * 1024
+    assert values(command(CONFIG, accelerator="kvm"), "-m") == [f"{kib}K"]
+    assert values(command(CONFIG, accelerator="tcg"), "-m") == [f"{kib + 8}K"]
+
+
 def test_only_the_first_nic_cannot_be_unplugged() -> None:
     """Nothing can on the root bus of a q35."""
     nic = Nic(interface="eni-2", mac="02:00:00:00:00:02", index=3, fd=31)

@@ -38,6 +38,9 @@ isolation.
 """
 
 START_SECONDS = 30.0
+START_TRIES = 3
+HELD_SECONDS = 0.5
+"""Between looks at a machine that was stopped while it started."""
 ADOPT_SECONDS = 3.0
 HOUSEKEEPING_SECONDS = 15.0
 
@@ -65,7 +68,8 @@ class QemuHypervisor:
     ) -> None:
         self._env = env
         self._run_dir = run_dir
-        self._directory = run_dir / "machines"
+        self.directory = run_dir / "machines"
+        """With one for each machine."""
         self._accelerator = accelerator
         self._cpu = cpu or CPU_MODELS[accelerator]
         self._shared_disks = shared_disks
@@ -93,7 +97,7 @@ class QemuHypervisor:
         return {id: machine.status() for id, machine in self._machines.items()}
 
     async def recover(self) -> None:
-        make_directories(self._directory, 0o700)
+        make_directories(self.directory, 0o700)
         self._run_dir.chmod(0o700)
         if os.geteuid() != 0:
             raise HypervisorError("machines can be run by root only: each gets a user of its own")
@@ -101,7 +105,7 @@ class QemuHypervisor:
         if self._accelerator == "kvm":
             self._kvm = kvm_access(self._run_dir)
         found = await asyncio.gather(
-            *(self._recover(entry.name) for entry in sorted(self._directory.iterdir())),
+            *(self._recover(entry.name) for entry in sorted(self.directory.iterdir())),
             return_exceptions=True,
         )
         for outcome in found:
@@ -114,7 +118,7 @@ class QemuHypervisor:
 
     async def _recover(self, id: str) -> None:
         """Take over one machine, as its files and its lock say."""
-        files = MachineFiles(self._directory, id)
+        files = MachineFiles(self.directory, id)
         saved = files.load()
         identity = await wait_identity(files) if files.locked() else None
         if saved is None:
@@ -164,7 +168,7 @@ class QemuHypervisor:
 
     async def _end_strays(self) -> None:
         """End processes of ours that no known machine stands for, e.g. one whose directory was deleted."""
-        for identity, id in (await asyncio.to_thread(marked_processes, self._directory)).items():
+        for identity, id in (await asyncio.to_thread(marked_processes, self.directory)).items():
             machine = self._machines.get(id)
             if machine is None or machine.identity != identity:
                 log.warning("%s: process %d belongs to no known machine: ending it", id, identity.pid)
@@ -215,7 +219,7 @@ class QemuHypervisor:
             incoming=incoming is not None,
             group=f"{config.id}.{config.generation}" if incoming else "",
         )
-        files = MachineFiles(self._directory, config.id)
+        files = MachineFiles(self.directory, config.id)
         files.create()
         lock = files.take_lock()
         if lock is None:
@@ -253,7 +257,7 @@ class QemuHypervisor:
             raise HypervisorError(f"{machine.id}: its process {pid} vanished")
         machine.watch(identity)
         try:
-            await machine.connect(seconds=START_SECONDS)
+            await self._answered(machine)
         except HypervisorError as error:
             await machine.end(MachineState.crashed, messages.start_failed(str(error)))
             raise
@@ -271,6 +275,21 @@ class QemuHypervisor:
             except HypervisorError as error:
                 await machine.end(MachineState.crashed, messages.start_failed(str(error)))
                 raise
+
+    async def _answered(self, machine: Machine) -> None:
+        """Connect to a machine that has just been started. The time that it is held does not count."""
+        tries = START_TRIES
+        while tries:
+            try:
+                await machine.connect(seconds=START_SECONDS / START_TRIES)
+                return
+            except HypervisorError:
+                if not machine.held:
+                    tries -= 1
+                if not tries or machine.identity is None:
+                    raise
+                while machine.held:  # noqa: ASYNC110  (another process lets it go on)
+                    await asyncio.sleep(HELD_SECONDS)
 
     def _free_uid(self) -> int:
         used = {machine.saved.uid for machine in self._machines.values()}
@@ -300,7 +319,7 @@ class QemuHypervisor:
     async def layout(self, id: str) -> MachineLayout:
         if self._installation is None:
             raise HypervisorError("layout before recover")
-        return await layout.ask(self._get(id), self._installation, self._cpu, self.cpu)
+        return await layout.ask(self._get(id), self._installation, self.cpu)
 
     async def migrate(self, id: str, outgoing: Outgoing) -> None:
         await self._get(id).migrating.migrate(outgoing)

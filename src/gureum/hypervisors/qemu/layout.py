@@ -24,9 +24,13 @@ SLOT_SHIFT = 3
 Places = dict[str, tuple[str, int]]
 
 
-async def ask(machine: Machine, installation: Installation, cpu: str, host_cpu: str) -> MachineLayout:
-    """HypervisorError if the machine cannot move now. ``cpu``: that of machines whose record has none."""
+async def ask(machine: Machine, installation: Installation, host_cpu: str) -> MachineLayout:
+    """HypervisorError if the machine cannot move now."""
     machine.migrating.require_settled()
+    if not machine.saved.cpu:
+        raise HypervisorError(
+            f"{machine.id}: was started by an earlier gureum: it can move once it was stopped and started"
+        )
     disks, nics = machine.disks(), machine.nics()
     if leaving := sorted({*disks.detaching, *nics.detaching}):
         raise HypervisorError(f"{machine.id}: its guest has not let go of {', '.join(leaving)} yet")
@@ -42,7 +46,7 @@ async def ask(machine: Machine, installation: Installation, cpu: str, host_cpu: 
     return MachineLayout(
         type=saved.machine_type,
         version=installation.version,
-        cpu=saved.cpu or cpu,
+        cpu=saved.cpu,
         host_cpu=host_cpu,
         vmgenid=saved.vmgenid,
         disks=await _places(monitor, disks.devices, micro),

@@ -262,8 +262,10 @@ class Migrating:
             return
         if status == "active":
             secret_dir.remove(self._secret)
-        self._advance(phase)
-        if not self._machine.saved.incoming and phase is not COPYING:
+        incoming = self._machine.saved.incoming
+        if incoming or phase is not MigrationPhase.failed:  # which is told together with its reason
+            self._advance(phase)
+        if not incoming and phase is not COPYING:
             self._spawn(self._last_look())
 
     def _advance(self, phase: MigrationPhase) -> None:

@@ -1,0 +1,133 @@
+"""`gureum instance migrate ...`: instances that go from one host to another while they run, by the Fleet API."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gureum.cli.host import call, show
+from gureum.cli.instance import app
+from gureum.cli.options import AsJson, StateDir, cloud_at
+from gureum.cli.output import FAILED, USAGE, CliError, human_bytes, note, table
+
+LOOK_SECONDS = 1.0
+PAGE_MAX = 100
+ENDED = ("completed", "failed", "cancelled")
+
+Instance = Annotated[str, typer.Argument(metavar="INSTANCE", help="An instance's id.")]
+
+
+@app.command(
+    "migrate",
+    short_help="Move a running instance to another host.",
+    help="Move a running instance to another host, with its memory, addresses and open connections. Its "
+    "volumes have to be in pools of the storage cluster. What is begun goes on by itself, also if the cloud "
+    "is restarted.",
+    epilog="Exit code 1 if it cannot be migrated, or with --wait if it was not.",
+)
+def migrate(
+    instance: Instance,
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="HOST", help="Where to. Default: the host with the most free memory."),
+    ] = None,
+    rate: Annotated[
+        int | None,
+        typer.Option(metavar="MIB", help="Copy so many MiB a second at most. Default: as many as go."),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Return when it is there.")] = False,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    if rate is not None and rate <= 0:
+        raise CliError("--rate has to be above 0", exit_code=USAGE)
+    wanted: dict[str, Any] = {"InstanceId": instance}
+    if to:
+        wanted["HostId"] = to
+    if rate:
+        wanted["BytesPerSecond"] = rate << 20
+    found: dict[str, Any] = call(state_dir, "migrate_instance", **wanted)["InstanceMigration"]
+    if wait:
+        found = followed(state_dir, found)
+    report(found, as_json=as_json)
+    if found["State"] not in ENDED and not as_json:
+        note("how far it is: gureum instance migrations")
+    if found["State"] in ("failed", "cancelled"):
+        raise typer.Exit(FAILED)
+
+
+@app.command("cancel-migration", help="Let an instance stay where it is. Its guest goes on.")
+def cancel_migration(instance: Instance, state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    answer = call(state_dir, "cancel_instance_migration", InstanceId=instance)
+    report(answer["InstanceMigration"], as_json=as_json)
+
+
+@app.command(
+    "migrations", help="Show the instances that are on their way, and those of the last day that were."
+)
+def list_migrations(state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    from gureum.cli import api
+
+    pages = api.pages(cloud_at(state_dir), "fleet", "describe_instance_migrations", MaxResults=PAGE_MAX)
+    found = [each for page in pages for each in page["InstanceMigrations"]]
+    found.sort(key=lambda each: each["StartTime"])
+    if as_json:
+        show({"InstanceMigrations": found})
+        return
+    header = ("instance", "from", "to", "state", "copied", "held", "")
+    print(table(header, [row(each) for each in found]))
+
+
+def followed(state_dir: Path | None, migration: dict[str, Any]) -> dict[str, Any]:
+    """As it is once it has ended. Says how far it is meanwhile, if a person looks on."""
+    said = ""
+    while migration["State"] not in ENDED:
+        if sys.stderr.isatty() and (progress := share(migration)) != said:
+            note(f"{migration['InstanceId']}: {migration['State']}, {progress}")
+            said = progress
+        time.sleep(LOOK_SECONDS)
+        ids = [migration["MigrationId"]]
+        [migration] = call(state_dir, "describe_instance_migrations", MigrationIds=ids)["InstanceMigrations"]
+    return migration
+
+
+def report(migration: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        show(migration)
+        return
+    source, target = migration["SourceHostId"], migration["TargetHostId"]
+    state, message = migration["State"], migration.get("Message", migration["State"])
+    if state == "completed":
+        words = f"on {target}, and was held for {migration['DowntimeMilliseconds']} ms to get there"
+    elif state in ("failed", "cancelled", "aborting"):
+        words = f"stays on {source}: {message}"
+    else:
+        words = f"on its way from {source} to {target}"
+    print(f"{migration['InstanceId']}: {words}")
+
+
+def row(migration: dict[str, Any]) -> tuple[object, ...]:
+    held = migration.get("DowntimeMilliseconds")
+    return (
+        migration["InstanceId"],
+        migration["SourceHostId"],
+        migration["TargetHostId"],
+        migration["State"],
+        share(migration),
+        f"{held} ms" if held is not None else "-",
+        migration.get("Message", "the host is being drained" if migration["Draining"] else ""),
+    )
+
+
+def share(migration: dict[str, Any]) -> str:
+    """How much of it is copied, and how long the rest takes."""
+    copied, total = migration.get("CopiedBytes"), migration.get("TotalBytes")
+    if not total:
+        return human_bytes(copied) if copied else "-"
+    left = migration.get("RemainingSeconds")
+    ends = f", {left} s left" if left is not None else ""
+    return f"{human_bytes(copied or 0)} of {human_bytes(total)}{ends}"
