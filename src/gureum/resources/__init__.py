@@ -19,6 +19,7 @@ from gureum.resources.interface import (
     SecondaryAddress,
 )
 from gureum.resources.keypair import KeyPair
+from gureum.resources.placement import FleetSettings, PlacementGroup, SpreadLevel, Strategy
 from gureum.resources.pool import Pool
 from gureum.resources.record import KINDS, Record
 from gureum.resources.routing import (
@@ -63,6 +64,7 @@ __all__ = [
     "DhcpOptions",
     "EbsDefaults",
     "EgressGateway",
+    "FleetSettings",
     "FlowLog",
     "Host",
     "HostCertificate",
@@ -86,6 +88,7 @@ __all__ = [
     "PeeringConnection",
     "PeeringState",
     "Permission",
+    "PlacementGroup",
     "Pool",
     "PrefixEntry",
     "PrefixList",
@@ -96,7 +99,9 @@ __all__ = [
     "SecurityGroup",
     "Snapshot",
     "SnapshotState",
+    "SpreadLevel",
     "StateReason",
+    "Strategy",
     "Subnet",
     "Volume",
     "VolumeKey",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import ClassVar
 
+import msgspec
+
 from gureum.resources.record import Record, Transitions, table
 
 
@@ -34,6 +36,11 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
     wireguard_key: str = ""
     draining: bool = False
     """Takes no more instances."""
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    """What its owner says of it. ``rack``: where it stands, for placement groups."""
+    cpu_overcommit: float = 0.0
+    """How much of its processors it gives away, as a multiple; 0: as FleetSettings says."""
+    memory_overcommit: float = 0.0
 
     @property
     def schedulable(self) -> bool:

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from gureum.control.fleet import HOST_MEMORY_BYTES, MACHINE_MEMORY_BYTES
 from gureum.control.placement import NoCapacity, NoHost, choose_host
 from gureum.resources import HostState, InstanceState
-from gureum.services.ec2.capacity import HOST_MEMORY_BYTES, MACHINE_MEMORY_BYTES
 
 GIB = 1 << 30
 
