@@ -7,7 +7,7 @@ their order, and where all are the same the host's name decides, so the same que
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import NamedTuple
 
@@ -118,7 +118,8 @@ class Look:
                 self.refused = f"the instances of the cluster group {group.name} are in zone {elsewhere[0]}"
         elif group.strategy is Strategy.spread and group.spread is SpreadLevel.rack:
             if sum(other.zone == zone for other in others) >= SPREAD_PER_ZONE_MAX:
-                self.refused = f"the spread group {group.name} has {SPREAD_PER_ZONE_MAX} instances in zone {zone} already"
+                count = f"{SPREAD_PER_ZONE_MAX} instances in zone {zone}"
+                self.refused = f"the spread group {group.name} has {count}, as many as it may"
         elif group.strategy is Strategy.partitions:
             racks = {each.rack for each in scene.candidates(zone)}
             self.share = max(1, len(racks) // max(1, group.partitions))
@@ -295,7 +296,7 @@ def verdicts(scene: Scene, wish: Wish) -> list[Verdict]:
     return fitting + sorted((each for each in found if not each.fits), key=lambda each: each.host)
 
 
-def reasons(found: Collection[Verdict]) -> str:
+def reasons(found: Sequence[Verdict]) -> str:
     """Why none of these hosts, in a sentence: of each if they are few."""
     if len(found) <= SHOWN_MAX:
         return "; ".join(f"{each.host} {each.reasons[0][1]}" for each in found)

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from gureum.resources import FleetSettings, Host, Instance, InstanceState, PlacementGroup, Record
-from gureum.services.ec2.instance_types import InstanceType, machine_size
 from gureum.store.tally import Tally
+
+if TYPE_CHECKING:
+    from gureum.services.ec2.instance_types import InstanceType
 
 HOST_MEMORY_BYTES = 1 << 30
 """What a host keeps for itself: a host without memory ends guests."""
@@ -50,11 +53,19 @@ class Taken(NamedTuple):
 
     @property
     def size(self) -> InstanceType:
-        return machine_size(self.type)
+        return _size(self.type)
 
     @property
     def memory_bytes(self) -> int:
         return self.size.memory_bytes + MACHINE_MEMORY_BYTES
+
+
+@cache
+def _size(type: str) -> InstanceType:
+    # The package's operations ask this module what there is room for, so it can't be imported above.
+    from gureum.services.ec2.instance_types import machine_size
+
+    return machine_size(type)
 
 
 def required_labels(tags: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -55,7 +55,7 @@ async def explain(
 
 
 async def _wish(reader: Reader, instance: Instance, excluding: Collection[str], like: Host | None) -> Wish:
-    """A volume on a local pool binds the instance to that pool's host, and so does a snapshot to be cloned."""
+    """A volume on a local pool binds the instance to its host, and so does a snapshot to be cloned."""
     bound = await homes(reader, await reader.find(Volume, instances=instance.id)) if instance.id else set()
     if len(bound) > 1:
         raise NoCapacity("its volumes, or what they are made from, are on different hosts")

@@ -176,8 +176,9 @@ async def require_room(reader: Reader, instance: Instance) -> None:
         )
     near = [each for each in found if not {"zone", "state"} & dict(each.reasons).keys()]
     if all(dict(each.reasons).keys() <= {*ROOM, "draining"} for each in near):
-        who = f"the host of instance '{instance.id}' has no room" if only else "no host of its zone has room"
+        who = f"the host of instance '{instance.id}'" if only else f"each host of zone {instance.zone}"
         raise insufficient(
-            f"Insufficient capacity: {who} for another {instance.type} now. Stop or terminate other instances, or change its instance type."
+            f"Insufficient capacity: {who} has no room for another {instance.type} now. Stop or terminate "
+            "other instances, or change its instance type."
         )
     raise insufficient(f"Insufficient capacity for instance '{instance.id}': {reasons(near)}.")

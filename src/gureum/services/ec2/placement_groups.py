@@ -1,4 +1,4 @@
-"""Placement groups, and where an instance is to be: groups, partitions and tenancy. Hosts are not chosen here."""
+"""Placement groups, and what is asked of an instance's place: group, partition, tenancy."""
 
 from __future__ import annotations
 
