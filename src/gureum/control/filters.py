@@ -19,6 +19,9 @@ SPREAD_PER_ZONE_MAX = 7
 SHOWN_MAX = 4
 
 
+Rank = tuple[float | str, ...]
+
+
 class Wish(NamedTuple):
     """What is to be placed. ``bound``: the hosts that its volumes bind it to. ``excluding``: none of these.
 
@@ -67,11 +70,18 @@ class Scene:
 
     def best(self, wish: Wish) -> Candidate | None:
         look = Look(self, wish)
-        filters = [each.why for each in FILTERS if each.concerns(look)]
-        fitting = (
-            each for each in self.candidates(wish.machine.zone) if not any(why(look, each) for why in filters)
-        )
-        return max(fitting, key=look.rank, default=None)
+        filters = [each.why for each in FILTERS if each.concerns(look) and each.why is not _zone]
+        best: Candidate | None = None
+        highest: Rank = ()
+        for each in self.candidates(wish.machine.zone):
+            for why in filters:
+                if why(look, each):
+                    break
+            else:
+                rank = look.rank(each)
+                if best is None or rank > highest:
+                    best, highest = each, rank
+        return best
 
     def place(self, wish: Wish) -> Candidate | None:
         """The best host, taken."""
@@ -99,6 +109,10 @@ class Look:
         """Whose partitions' racks are."""
         self.share = 0
         """How many racks a partition may have."""
+        self.guests = scene.fleet.dedicated
+        """How many instances have a host that is for their account only."""
+        near = self.group is not None and self.group.strategy is Strategy.cluster
+        self.weights = WEIGHTS if near else WEIGHTS[-1:]
         if self.group is not None:
             self._look_at_group(scene, self.group)
 
@@ -124,8 +138,8 @@ class Look:
             racks = {each.rack for each in scene.candidates(zone)}
             self.share = max(1, len(racks) // max(1, group.partitions))
 
-    def rank(self, candidate: Candidate) -> tuple[float | str, ...]:
-        return (*(weight.of(self, candidate) for weight in WEIGHTS), candidate.host.id)
+    def rank(self, candidate: Candidate) -> Rank:
+        return (*[weight.of(self, candidate) for weight in self.weights], candidate.host.id)
 
 
 class Filter(NamedTuple):
@@ -247,7 +261,7 @@ FILTERS = (
     Filter("draining", _draining),
     Filter("hardware", _hardware, lambda look: look.wish.like is not None),
     Filter("labels", _labels, lambda look: bool(look.machine.requires)),
-    Filter("tenancy", _tenancy),
+    Filter("tenancy", _tenancy, lambda look: bool(look.guests) or look.machine.tenancy == DEDICATED),
     Filter("group", _group, lambda look: look.group is not None),
     Filter("vcpus", _cpus),
     Filter("memory", _memory),
@@ -256,17 +270,11 @@ ROOM = ("vcpus", "memory")
 """Filters by what is left."""
 
 WEIGHTS = (
-    Weight("members of its cluster group in the rack", lambda look, each: _near(look, look.racks, each.rack)),
-    Weight(
-        "members of its cluster group on the host", lambda look, each: _near(look, look.hosts, each.host.id)
-    ),
+    Weight("members of its cluster group in the rack", lambda look, each: look.racks.get(each.rack, 0)),
+    Weight("members of its cluster group on the host", lambda look, each: look.hosts.get(each.host.id, 0)),
     Weight("free memory", lambda look, each: each.memory_bytes),
 )
-
-
-def _near(look: Look, members: Counter[str], place: str) -> int:
-    near = look.group is not None and look.group.strategy is Strategy.cluster
-    return members.get(place, 0) if near else 0
+"""In a group of another strategy only the last counts."""
 
 
 class Verdict(NamedTuple):
@@ -275,7 +283,7 @@ class Verdict(NamedTuple):
     host: str
     reasons: tuple[tuple[str, str], ...]
     weights: tuple[tuple[str, float], ...]
-    rank: tuple[float | str, ...]
+    rank: Rank
 
     @property
     def fits(self) -> bool:
@@ -290,7 +298,7 @@ def verdicts(scene: Scene, wish: Wish) -> list[Verdict]:
     for candidate in scene.candidates():
         reasons = [(each.name, each.why(look, candidate)) for each in concerned]
         out = tuple((name, why) for name, why in reasons if why)
-        weights = tuple((weight.name, weight.of(look, candidate)) for weight in WEIGHTS)
+        weights = tuple((weight.name, weight.of(look, candidate)) for weight in look.weights)
         found.append(Verdict(candidate.host.id, out, weights, look.rank(candidate)))
     fitting = sorted((each for each in found if each.fits), key=lambda each: each.rank, reverse=True)
     return fitting + sorted((each for each in found if not each.fits), key=lambda each: each.host)

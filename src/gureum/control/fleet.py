@@ -149,6 +149,8 @@ class Fleet(Tally):
         self.settings = FleetSettings(id="")
         self.groups: dict[str, PlacementGroup] = {}
         self.unplaced: dict[str, Taken] = {}
+        self.dedicated = 0
+        """How many instances are to share their host with nobody else's."""
         self._zones: defaultdict[str, dict[str, Candidate]] = defaultdict(dict)
         self._candidates: dict[str, Candidate] = {}
         self._on: defaultdict[str, dict[str, Taken]] = defaultdict(dict)
@@ -212,6 +214,7 @@ class Fleet(Tally):
         self._candidates[host.id] = self._zones[host.zone][host.id] = candidate
 
     def _take(self, machine: Taken) -> None:
+        self.dedicated += machine.tenancy == DEDICATED
         if machine.group:
             self._members[machine.group][machine.id] = machine
         if machine.host is None:
@@ -222,6 +225,7 @@ class Fleet(Tally):
             candidate.take(machine)
 
     def _give_back(self, machine: Taken) -> None:
+        self.dedicated -= machine.tenancy == DEDICATED
         if machine.group:
             _drop(self._members, machine.group, machine.id)
         if machine.host is None:

@@ -3,6 +3,6 @@
 Not AWS's; its model is in ``gateway/models/fleet``.
 """
 
-from gureum.services.fleet import hosts, joining, pools, tracing, volumes
+from gureum.services.fleet import hosts, joining, placement, pools, tracing, volumes
 
-__all__ = ["hosts", "joining", "pools", "tracing", "volumes"]
+__all__ = ["hosts", "joining", "placement", "pools", "tracing", "volumes"]
