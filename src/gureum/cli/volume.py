@@ -48,6 +48,8 @@ def move(
     if wait:
         found = followed(state_dir, found)
     report(found, as_json=as_json)
+    if found["State"] == "moving" and not as_json:
+        note("how far it is: gureum volume moves")
     if found["State"] not in ("moving", "completed"):
         raise typer.Exit(FAILED)
 
