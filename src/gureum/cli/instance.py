@@ -54,8 +54,8 @@ def row(instance: dict[str, Any], host: str) -> tuple[str, ...]:
 @app.command(
     "place",
     short_help="Tell on which host an instance would be placed, and why.",
-    help="Tell on which host an instance would be placed now: one that there is, or one that could be launched "
-    "with --type. Nothing is changed.",
+    help="Tell on which host an instance would be placed now: one that there is, or one that could be "
+    "launched, with --type. Nothing is changed.",
     epilog="Exit code 1 if no host can have it.",
 )
 def place(
