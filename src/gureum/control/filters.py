@@ -71,16 +71,23 @@ class Scene:
     def best(self, wish: Wish) -> Candidate | None:
         look = Look(self, wish)
         filters = [each.why for each in FILTERS if each.concerns(look) and each.why is not _zone]
+        by_memory = look.weights == MEMORY
         best: Candidate | None = None
         highest: Rank = ()
+        most = 0
         for each in self.candidates(wish.machine.zone):
+            # Weighed first: then few are asked of the filters.
+            if by_memory and best is not None and each.memory_bytes <= most:
+                if each.memory_bytes < most or each.host.id < best.host.id:
+                    continue
+            rank = look.rank(each)
+            if best is not None and rank < highest:
+                continue
             for why in filters:
                 if why(look, each):
                     break
             else:
-                rank = look.rank(each)
-                if best is None or rank > highest:
-                    best, highest = each, rank
+                best, highest, most = each, rank, each.memory_bytes
         return best
 
     def place(self, wish: Wish) -> Candidate | None:
@@ -112,7 +119,7 @@ class Look:
         self.guests = scene.fleet.dedicated
         """How many instances have a host that is for their account only."""
         near = self.group is not None and self.group.strategy is Strategy.cluster
-        self.weights = WEIGHTS if near else WEIGHTS[-1:]
+        self.weights = WEIGHTS if near else MEMORY
         if self.group is not None:
             self._look_at_group(scene, self.group)
 
@@ -269,12 +276,13 @@ FILTERS = (
 ROOM = ("vcpus", "memory")
 """Filters by what is left."""
 
+MEMORY = (Weight("free memory", lambda look, each: each.memory_bytes),)
 WEIGHTS = (
     Weight("members of its cluster group in the rack", lambda look, each: look.racks.get(each.rack, 0)),
     Weight("members of its cluster group on the host", lambda look, each: look.hosts.get(each.host.id, 0)),
-    Weight("free memory", lambda look, each: each.memory_bytes),
+    *MEMORY,
 )
-"""In a group of another strategy only the last counts."""
+"""Of a cluster group; of others, only the last."""
 
 
 class Verdict(NamedTuple):

@@ -235,8 +235,10 @@ def test_a_shelf_gives_what_looking_at_all_hosts_gives(make: Any, seed: int) -> 
         shelf = shelf or Shelf(one, machine)
         # Others are placed besides, which the shelf is not told of.
         place = one.place(Wish(machine)) if rng.random() < 0.2 else shelf.place(machine)
+        first = verdicts(all_, Wish(machine))[0]
         expected = all_.place(Wish(machine))
         assert (place and place.host.id) == (expected and expected.host.id)
+        assert (first.host if first.fits else None) == (expected and expected.host.id)
 
 
 def test_stopped_instances_count_nowhere(make: Any) -> None:

@@ -20,6 +20,8 @@ from gureum.store.base import Reader
 
 NEW = "new-"
 """How ids begin that instances have before they are made."""
+SHELF_MIN = 8
+"""From so many machines on, sorting the hosts costs less than looking at all of them for each."""
 
 
 def anywhere(volumes: Iterable[Volume]) -> bool:
@@ -73,7 +75,7 @@ async def admit(reader: Reader, machine: Taken, count: int, sources: Collection[
     only = {host for host in bound if host is not None}
     scene = Scene(await reader.tally(Fleet))
     waits = not _someone_is_up(scene, machine.zone, only)
-    shelf = None if waits else _reserve(scene, machine)
+    shelf = None if waits else _reserve(scene, machine, count)
     admission = Admission([])
     for number in range(count):
         new = machine._replace(id=f"{NEW}{number}")
@@ -91,18 +93,19 @@ async def admit(reader: Reader, machine: Taken, count: int, sources: Collection[
 
 
 def _someone_is_up(scene: Scene, zone: str, only: Collection[str]) -> bool:
-    up = {each.host.id for each in scene.candidates(zone) if each.host.state is HostState.up}
-    return not up.isdisjoint(only) if only else bool(up)
+    hosts = (each.host for each in scene.candidates(zone))
+    return any(host.state is HostState.up and (not only or host.id in only) for host in hosts)
 
 
-def _reserve(scene: Scene, machine: Taken) -> Shelf | None:
-    """Let all that was accepted have a host, as placement will choose. The shelf is one for ``machine``, if
-    that is plain.
+def _reserve(scene: Scene, machine: Taken, count: int) -> Shelf | None:
+    """Let all that was accepted have a host, as placement will choose. The shelf is one for ``count`` like
+    ``machine``, if they are plain and it is worth it.
     """
+    few = count + len(scene.fleet.unplaced) < SHELF_MIN
     shelves: dict[tuple[str, str], Shelf] = {}
 
     def shelf(of: Taken) -> Shelf | None:
-        if not plain(of):
+        if few or not plain(of):
             return None
         key = (of.account, of.zone)
         if key not in shelves:
@@ -164,7 +167,7 @@ async def require_room(reader: Reader, instance: Instance) -> None:
     if not _someone_is_up(scene, instance.zone, only):
         return
     machine = taken(instance)
-    _reserve(scene, machine)
+    _reserve(scene, machine, 1)
     wish = Wish(machine, only)
     if scene.best(wish) is not None:
         return
