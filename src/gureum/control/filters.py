@@ -77,9 +77,9 @@ class Scene:
         most = 0
         for each in self.candidates(wish.machine.zone):
             # Weighed first: then few are asked of the filters.
-            if by_memory and best is not None and each.memory_bytes <= most:
-                if each.memory_bytes < most or each.host.id < best.host.id:
-                    continue
+            memory = each.memory_bytes
+            if by_memory and (memory < most or (memory == most and best and each.host.id < best.host.id)):
+                continue
             rank = look.rank(each)
             if best is not None and rank < highest:
                 continue
@@ -87,7 +87,7 @@ class Scene:
                 if why(look, each):
                     break
             else:
-                best, highest, most = each, rank, each.memory_bytes
+                best, highest, most = each, rank, memory
         return best
 
     def place(self, wish: Wish) -> Candidate | None:
