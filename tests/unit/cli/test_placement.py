@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from gureum.cli import api, instance
+from gureum.cli import api, placement
 from gureum.cli.output import CliError
 
 INSTANCE: dict[str, Any] = {
@@ -36,21 +36,21 @@ NOWHERE = {"Hosts": [OUT], "HostId": "host-0", "Message": "No host can have it."
 
 
 def test_rows() -> None:
-    assert instance.row(INSTANCE, "host-1") == (
+    assert placement.row(INSTANCE, "host-1") == (
         *("i-1", "web", "running", "t3.micro", "host-1", "us-east-1a", "172.31.0.4", "-"),
     )
 
 
 def test_verdicts() -> None:
-    assert instance.verdict_row(GOOD) == ("host-1", "chosen", "1.0 GiB", "2", "")
-    assert instance.verdict_row({**GOOD, "Chosen": False})[1] == "fits"
-    assert instance.verdict_row(OUT) == ("host-0", "out", "0 B", "-", "draining: is being drained")
+    assert placement.verdict_row(GOOD) == ("host-1", "chosen", "1.0 GiB", "2", "")
+    assert placement.verdict_row({**GOOD, "Chosen": False})[1] == "fits"
+    assert placement.verdict_row(OUT) == ("host-0", "out", "0 B", "-", "draining: is being drained")
 
 
 def test_the_best_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    instance.tell(ANSWER, GOOD, explain=False)
+    placement.tell(ANSWER, GOOD, explain=False)
     assert capsys.readouterr().out == "host-1\n"
-    instance.tell(ANSWER, GOOD, explain=True)
+    placement.tell(ANSWER, GOOD, explain=True)
     told = capsys.readouterr()
     assert "chosen" in told.out
     assert "draining: is being drained" in told.out
@@ -58,7 +58,7 @@ def test_the_best_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_why_there_is_none_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    instance.tell(NOWHERE, None, explain=False)
+    placement.tell(NOWHERE, None, explain=False)
     told = capsys.readouterr()
     assert told.out == ""
     assert "No host can have it.\n" in told.err
@@ -93,9 +93,9 @@ def test_what_is_asked(monkeypatch: pytest.MonkeyPatch, args: list[str], asked: 
         calls.append(parameters)
         return ANSWER if len(calls) == 1 else NOWHERE
 
-    monkeypatch.setattr(instance, "call", call)
+    monkeypatch.setattr(placement, "call", call)
     app = typer.Typer()
-    app.command()(instance.place)
+    app.command()(placement.place)
     assert CliRunner().invoke(app, args).exit_code == 0
     assert CliRunner().invoke(app, args).exit_code == 1
     assert calls == [asked, asked]
@@ -103,21 +103,21 @@ def test_what_is_asked(monkeypatch: pytest.MonkeyPatch, args: list[str], asked: 
 
 def test_one_instance_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CliError):
-        instance.place()
+        placement.place()
     with pytest.raises(CliError):
-        instance.place("i-1", type_="t3.micro")
+        placement.place("i-1", type_="t3.micro")
 
 
 def test_instances_are_listed_with_their_hosts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ended = {**INSTANCE, "InstanceId": "i-2", "State": {"Name": "terminated"}}
-    monkeypatch.setattr(instance, "cloud_at", lambda state_dir: None)
+    monkeypatch.setattr(placement, "cloud_at", lambda state_dir: None)
     monkeypatch.setattr(api, "hosts", lambda cloud: iter([{"HostId": "host-7", "InstanceIds": ["i-1"]}]))
     monkeypatch.setattr(api, "instances", lambda cloud: iter([INSTANCE, ended]))
-    instance.list_instances()
+    placement.list_instances()
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == 2
     assert "host-7" in shown[1]
-    instance.list_instances(all_=True)
+    placement.list_instances(all_=True)
     assert "i-2" in capsys.readouterr().out
