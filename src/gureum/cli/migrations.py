@@ -1,4 +1,4 @@
-"""`gureum instance migrate ...`: instances that go from one host to another while they run, by the Fleet API."""
+"""`gureum instance migrate ...`: running instances that go from one host to another, by the Fleet API."""
 
 from __future__ import annotations
 

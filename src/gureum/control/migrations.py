@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from gureum.control.move import CannotMove, move_instance
 from gureum.control.observed import Observed
-from gureum.control.placement import NoCapacity, choose_host, unlike
+from gureum.control.placement import NoCapacity, choose_host, require_host
 from gureum.env import Env
 from gureum.hostspec import MachineReport, MachineState
 from gureum.migrationspec import MigrationPhase, MigrationReport
@@ -37,8 +37,6 @@ from gureum.resources import (
 )
 from gureum.resources.migration import ENDED, UNDECIDED, UNDER_WAY
 from gureum.services.ec2 import keepers
-from gureum.services.ec2.capacity import Rooms, serves
-from gureum.services.ec2.instance_types import machine_size
 from gureum.store.base import Reader, Transaction
 
 log = logging.getLogger(__name__)
@@ -75,6 +73,8 @@ async def begin(
             id=env.new_id("mig"),
             account=instance.account,
             instance=instance.id,
+            type=instance.type,
+            zone=instance.zone,
             source=source,
             destination=host.id,
             generation=generation,
@@ -137,31 +137,20 @@ def _require_volume_movable(volume: Volume, instance: Instance) -> None:
 
 
 async def require_destination(reader: Reader, instance: Instance, to: str = "") -> Host:
-    """The host ``to``, or the emptiest one, for an instance that could migrate. Raises CannotMove."""
+    """The host ``to``, or the best one, for an instance that could migrate. Raises CannotMove."""
     source = await reader.get(Host, str(instance.host))
     assert source is not None
-    if not to:
-        busy = [each.id for each in await reader.find(Host) if await _busy(reader, destination=each.id)]
-        try:
-            return await choose_host(reader, instance, but=(source.id, *busy), like=source)
-        except NoCapacity as error:
-            raise CannotMove(str(error)) from error
-    host = await reader.get(Host, to)
-    if host is None or host.state is not HostState.up:
-        raise CannotMove(f"host {to} is not up")
     if to == source.id:
         raise CannotMove(f"{instance.id} is on host {to} already")
-    if not serves(host, instance.zone):
-        raise CannotMove(f"host {to} is not in zone {instance.zone}")
-    if host.draining:
-        raise CannotMove(f"host {to} is being drained")
-    if difference := unlike(source, host):
-        raise CannotMove(difference)
+    try:
+        if not to:
+            busy = [each.id for each in await reader.find(Host) if await _busy(reader, destination=each.id)]
+            return await choose_host(reader, instance, excluding=(source.id, *busy), like=source)
+        host = await require_host(reader, instance, to, like=source)
+    except NoCapacity as error:
+        raise CannotMove(str(error)) from error
     if await _busy(reader, destination=to):
         raise CannotMove(f"{PER_HOST_MAX} instances come to host {to} now: try again when one is there")
-    size = machine_size(instance.type)
-    if (await Rooms.of_hosts(reader, [host], besides=instance.id)).emptiest(size) is None:
-        raise CannotMove(f"host {to} has no room for another {instance.type}")
     return host
 
 

@@ -6,13 +6,12 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from gureum.control.fleet import COMES
 from gureum.hostspec import MachineSpec
 from gureum.migrationspec import IncomingSpec, OutgoingSpec
 from gureum.resources import Instance, InstanceMigration, InstanceState, MigrationState, Volume
 from gureum.resources.migration import UNDECIDED, UNDER_WAY
 from gureum.store.base import Reader
-
-INCOMING = (*UNDECIDED, MigrationState.aborting)
 
 
 class Passages(NamedTuple):
@@ -36,7 +35,7 @@ class Passages(NamedTuple):
                 for each in leaving
                 if each.state is MigrationState.switching and not each.released
             ),
-            *(each.instance for each in coming if each.state in INCOMING),
+            *(each.instance for each in coming if each.state in COMES),
         }
         guests = [each for each in await reader.get_many(Instance, wanted) if each.host != host]
         return cls(host, found, tuple(sorted(guests, key=lambda each: each.id)))

@@ -29,6 +29,7 @@ from gureum.resources.interface import (
 )
 from gureum.resources.keypair import KeyPair
 from gureum.resources.migration import InstanceMigration, MigrationState
+from gureum.resources.placement import FleetSettings, PlacementGroup, SpreadLevel, Strategy
 from gureum.resources.pool import Pool
 from gureum.resources.record import KINDS, Record
 from gureum.resources.routing import (
@@ -75,6 +76,7 @@ __all__ = [
     "EgressGateway",
     "Event",
     "Fence",
+    "FleetSettings",
     "FlowLog",
     "Host",
     "HostCertificate",
@@ -100,6 +102,7 @@ __all__ = [
     "PeeringConnection",
     "PeeringState",
     "Permission",
+    "PlacementGroup",
     "Pool",
     "PrefixEntry",
     "PrefixList",
@@ -113,7 +116,9 @@ __all__ = [
     "Severity",
     "Snapshot",
     "SnapshotState",
+    "SpreadLevel",
     "StateReason",
+    "Strategy",
     "Subnet",
     "Volume",
     "VolumeKey",

@@ -44,6 +44,9 @@ class InstanceMigration(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     state: MigrationState = MigrationState.preparing
     instance: str
+    type: str
+    """The instance's, as ``zone``: the destination has to have room for it."""
+    zone: str
     source: str
     destination: str
     generation: int

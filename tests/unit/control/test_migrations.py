@@ -302,12 +302,12 @@ async def test_volumes_that_keep_it(bench: Any, make: Any, values: dict[str, Any
 @pytest.mark.parametrize(
     ("values", "why"),
     [
-        ({"zone": "us-east-1b"}, "not in zone"),
-        ({"state": HostState.down}, "not up"),
+        ({"zone": "us-east-1b"}, "is in zone"),
+        ({"state": HostState.down}, "is down"),
         ({"draining": True}, "being drained"),
         ({"cpu": "y"}, "another CPU"),
         ({"accelerator": "kvm"}, "runs guests by kvm"),
-        ({"memory_bytes": 1 << 30}, "no room"),
+        ({"memory_bytes": 1 << 30}, "memory"),
         ({"address": ""}, "do not reach"),
     ],
 )
@@ -328,6 +328,8 @@ async def test_only_so_many_at_once(way: Way, make: Any) -> None:
             InstanceMigration(
                 id=id,
                 instance=f"i-{n + 5}",
+                type="t3.micro",
+                zone="us-east-1a",
                 source="host-7",
                 destination="host-1",
                 generation=2,

@@ -195,12 +195,12 @@ class Migrating:
 
     async def _look(self) -> None:
         """Ask QEMU how far it is."""
-        monitor, before = self._machine.monitor(), self.status
+        monitor = self._machine.monitor()
         answer = item(await monitor.execute("query-migrate"))
         phase = parse_phase(answer)
-        if before is None or phase is None or self.status is None:
-            return
-        if before.phase not in UNDER_WAY and phase is COPYING:
+        if phase is None or self.status is None or self.status.phase is MigrationPhase.failed:
+            return  # for good, whatever QEMU says: it may be of a guest that stayed after all
+        if self.status.phase is not COPYING and phase is COPYING:
             return  # it was asked before that ended
         figures = parse_figures(self.status, answer)
         self._show(replace(figures, phase=phase))
@@ -215,7 +215,9 @@ class Migrating:
             if not self._machine.connected:
                 return
             await self._look()
-            if self.status is None or self.status.total_ms or self.status.error:
+            if self.status is None or self.status.error:
+                return
+            if self.status.phase is not COPYING and self.status.total_ms:
                 return
             await asyncio.sleep(FIGURES_SECONDS)
 

@@ -3,6 +3,26 @@
 Not AWS's; its model is in ``gateway/models/fleet``.
 """
 
-from gureum.services.fleet import events, hosts, joining, migrations, pools, recovery, tracing, volumes
+from gureum.services.fleet import (
+    events,
+    hosts,
+    joining,
+    migrations,
+    placement,
+    pools,
+    recovery,
+    tracing,
+    volumes,
+)
 
-__all__ = ["events", "hosts", "joining", "migrations", "pools", "recovery", "tracing", "volumes"]
+__all__ = [
+    "events",
+    "hosts",
+    "joining",
+    "migrations",
+    "placement",
+    "pools",
+    "recovery",
+    "tracing",
+    "volumes",
+]
