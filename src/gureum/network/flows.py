@@ -43,6 +43,21 @@ class Flows(msgspec.Struct, frozen=True, kw_only=True):
     flows: list[Flow]
 
 
+class Carried(msgspec.Struct, frozen=True, kw_only=True):
+    """What two namespaces know, as ``export`` tells it: the VPC's, and its host's."""
+
+    inside: bytes
+    outside: bytes
+
+
+def carried(data: bytes) -> Carried:
+    """Raises NetworkError."""
+    try:
+        return msgspec.msgpack.decode(data, type=Carried)
+    except msgspec.MsgspecError as error:
+        raise NetworkError(f"these are no flows: {error}") from None
+
+
 def export(addresses: Collection[str]) -> bytes:
     """All flows of these addresses in the calling thread's namespace."""
     found = [

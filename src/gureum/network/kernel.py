@@ -23,6 +23,7 @@ from gureum.errors import NetworkError
 from gureum.hostspec import Metadata, NetworkSpec
 from gureum.network import dns, flows, links, namespaces, natgateway, peering
 from gureum.network.base import MetadataLookup
+from gureum.network.conntrack import forget_flows
 from gureum.network.edge import Edge
 from gureum.network.flowlogs import FlowLogs, Reading
 from gureum.network.names import GUEST_MTU, Names, choose_slot, tap_name
@@ -181,18 +182,30 @@ class KernelNetwork:
             return await self._work(lambda: visit(namespace, lambda: open_tap(tap_name(interface))))
 
     async def export_flows(self, interface: str) -> bytes:
+        """The host's own namespace, where this works, knows flows with the world outside, too."""
         async with self._lock:
             vpc = self._vpcs[self._network_id(interface)]
-            return await self._work(
-                lambda: visit(vpc.namespace, lambda: flows.export(vpc.addresses(interface)))
-            )
+
+            def export() -> bytes:
+                inside = visit(vpc.namespace, lambda: flows.export(vpc.addresses(interface)))
+                outside = flows.export(vpc.outside(interface))
+                return msgspec.msgpack.encode(flows.Carried(inside=inside, outside=outside))
+
+            return await self._work(export)
 
     async def import_flows(self, interface: str, data: bytes) -> None:
         async with self._lock:
             vpc = self._vpcs[self._network_id(interface)]
-            await self._work(
-                lambda: visit(vpc.namespace, lambda: flows.restore(vpc.addresses(interface), data))
-            )
+
+            def restore() -> None:
+                addresses, outside = vpc.addresses(interface), vpc.outside(interface)
+                found = flows.carried(data)
+                visit(vpc.namespace, lambda: flows.restore(addresses, found.inside))
+                # Of when the port was here before.
+                forget_flows(outside)
+                flows.restore(outside, found.outside)
+
+            await self._work(restore)
 
     async def _take_flows(self, network_id: int) -> Reading:
         async with self._lock:

@@ -91,6 +91,13 @@ class VpcNetwork:
         port = self._plan.ports[interface]
         return (*port.private, *(each.public_ip for each in port.addresses if each.public_ip))
 
+    def outside(self, interface: str) -> tuple[str, ...]:
+        """Those of them that the host has to do with, too: public ones, and of IPv6."""
+        known = self.addresses(interface)
+        assert self._plan is not None
+        publics = {each.public_ip for each in self._plan.ports[interface].addresses}
+        return tuple(each for each in known if ":" in each or each in publics)
+
     def build(self, plan: VpcPlan, underlay: Underlay, linked: bool) -> None:
         """Have the namespace, its link to the host, and its device to the other hosts.
 
