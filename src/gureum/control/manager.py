@@ -217,6 +217,8 @@ class Manager:
         other: tuple[Key, ...] = ()
         if isinstance(record, Instance):
             settled = instances.settled(record)
+            if record.migration:
+                other = tuple(("volume", device.volume) for device in record.devices)
         elif isinstance(record, Volume):
             settled = volumes.settled(record)
             other = tuple((TAKEN, host) for host in record.former)

@@ -145,11 +145,14 @@ async def require_destination(reader: Reader, instance: Instance, to: str = "") 
     try:
         if not to:
             busy = [each.id for each in await reader.find(Host) if await _busy(reader, destination=each.id)]
-            return await choose_host(reader, instance, excluding=(source.id, *busy), like=source)
-        host = await require_host(reader, instance, to, like=source)
+            host = await choose_host(reader, instance, excluding=(source.id, *busy), like=source)
+        else:
+            host = await require_host(reader, instance, to, like=source)
     except NoCapacity as error:
         raise CannotMove(str(error)) from error
-    if await _busy(reader, destination=to):
+    if not host.address or not source.address:
+        raise CannotMove(f"hosts {source.id} and {host.id} do not reach each other")
+    if to and await _busy(reader, destination=to):
         raise CannotMove(f"{PER_HOST_MAX} instances come to host {to} now: try again when one is there")
     return host
 
