@@ -182,8 +182,7 @@ def test_what_dies_on_the_way_leaves_one_that_works(cloud: SanCloud, writer: Wri
     print(f"{victim}: {found['State']} {found.get('Message', '')}")
     if victim == "machine at the source":
         assert found["State"] != "completed"
-        cloud.wait("it to be stopped", lambda: cloud.state(writer.id) == "stopped")
-        cloud.ec2.start_instances(InstanceIds=[writer.id])
+        cloud.wait("it to be started again", lambda: len(processes(cloud, writer.id)) == 1)
         cloud.waiter("instance_running", InstanceIds=[writer.id])
     else:
         assert cloud.boot_id(writer.id) == writer.boot
