@@ -16,6 +16,7 @@ import gureum
 from gureum.cli import host as host_commands
 from gureum.cli import net as net_commands
 from gureum.cli import san as san_commands
+from gureum.cli import sim as sim_commands
 from gureum.cli import volume as volume_commands
 from gureum.cli.commands import COMMANDS, exit_code_help
 from gureum.cli.options import MARKUP, AsJson, StateDir, attend, cloud_at
@@ -37,6 +38,7 @@ app.add_typer(image_app, name="image")
 app.add_typer(host_commands.app, name="host")
 app.add_typer(net_commands.app, name="net")
 app.add_typer(san_commands.app, name="san")
+app.add_typer(sim_commands.app, name="sim")
 app.add_typer(volume_commands.app, name="volume")
 
 PASS_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
+from collections.abc import Callable
 
 from gureum.errors import TransportError
 from gureum.transport.messages import Message, decode, encode
@@ -30,8 +31,9 @@ class _Closed:
 class SimLink:
     """One end of a link. Messages are encoded and decoded as on the wire."""
 
-    def __init__(self, weather: Weather) -> None:
+    def __init__(self, weather: Weather, apart: Callable[[], bool]) -> None:
         self._weather = weather
+        self._apart = apart
         self._inbox: asyncio.Queue[bytes | _Closed] = asyncio.Queue(QUEUE_MAX)
         self._peer: SimLink | None = None
         self._arrives = 0.0
@@ -42,6 +44,8 @@ class SimLink:
     async def send(self, message: Message) -> None:
         if self.closed or self._peer is None:
             raise TransportError("the link was closed")
+        if self._apart():
+            return
         weather, frame = self._weather, encode(message)[4:]
         if weather.random.random() < weather.cut:
             self._break()
@@ -55,7 +59,7 @@ class SimLink:
             loop.call_at(self._arrives, self._peer._arrive, frame, context=self._wire)
 
     def _arrive(self, frame: bytes) -> None:
-        if not self.closed:
+        if not self.closed and not self._apart():
             self._inbox.put_nowait(frame)
 
     async def receive(self) -> Message:
@@ -76,8 +80,8 @@ class SimLink:
                 end._inbox.put_nowait(_Closed())
 
 
-def pair(weather: Weather) -> tuple[SimLink, SimLink]:
-    """Both ends of a new link."""
-    one, other = SimLink(weather), SimLink(weather)
+def pair(weather: Weather, apart: Callable[[], bool] = lambda: False) -> tuple[SimLink, SimLink]:
+    """Both ends of a new link. While they are ``apart``, all messages are lost, and neither end knows."""
+    one, other = SimLink(weather, apart), SimLink(weather, apart)
     one._peer, other._peer = other, one
     return one, other

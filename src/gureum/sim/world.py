@@ -19,12 +19,12 @@ from gureum.agent.agent import Agent, Identity
 from gureum.control.images import register
 from gureum.control.manager import Manager
 from gureum.env import Env
-from gureum.errors import PoolError, TransportError
+from gureum.errors import ApiError, PoolError, TransportError
 from gureum.gateway.call import Call
 from gureum.hostspec import LOCAL
 from gureum.hypervisors.base import RBD_PREFIX, Disk, describe
 from gureum.hypervisors.fake import FakeHypervisor, FakeMachines
-from gureum.hypervisors.fake_machine import FakeDisk
+from gureum.hypervisors.fake_machine import FakeDisk, FakeMachine
 from gureum.images.manifest import ImageManifest
 from gureum.network.fake import FakeNetwork, FakeWires
 from gureum.san.base import FileDisk, Pool
@@ -36,10 +36,13 @@ from gureum.services.ec2.defaults import ensure_defaults
 from gureum.services.operation import Caller, Cloud
 from gureum.sim.link import Weather, pair
 from gureum.sim.process import Crash, CrashPoints, Process
-from gureum.store.sqlite import SqliteStore
+from gureum.sim.store import open_store
 from gureum.transport.link import Link
 
 log = logging.getLogger(__name__)
+machines_log = logging.getLogger("gureum.sim.machines")
+calls_log = logging.getLogger("gureum.sim.calls")
+process_log = logging.getLogger("gureum.sim.process")
 
 EPOCH = 1_750_000_000.0
 GIB = 2**30
@@ -78,6 +81,22 @@ IMAGE = ImageManifest(
 )
 
 
+class SimMachines(FakeMachines):
+    """Tells of each change of a machine's state."""
+
+    def __init__(self, env: Env, host: str) -> None:
+        super().__init__(env)
+        self._host = host
+        self._told: dict[str, str] = {}
+
+    def changed(self, machine: FakeMachine) -> None:
+        id, text = machine.config.id, f"{machine.state}{': ' * bool(machine.message)}{machine.message}"
+        if machines_log.isEnabledFor(logging.INFO) and self._told.get(id) != text:
+            self._told[id] = text
+            machines_log.info("%s on %s, generation %s: %s", id, self._host, machine.config.generation, text)
+        super().changed(machine)
+
+
 class SimHypervisor(FakeHypervisor):
     """What guests do reaches its agent as an event, not in the middle of what the agent does."""
 
@@ -100,7 +119,7 @@ class SimHost:
         self.zone = zone
         self.address = address
         env = Env(world.now, random.Random(world.random.getrandbits(64)), lambda _: None)
-        self.machines = FakeMachines(env)
+        self.machines = SimMachines(env, name)
         self.disk = FakePoolDisk(POOL_BYTES)
         self.disk.images[IMAGE.disk] = dict(IMAGE_BLOCKS)
         self.machines.copy = self._copy
@@ -113,6 +132,7 @@ class SimHost:
     async def agent(self, env: Env) -> None:
         """The agent's process."""
         await self.power.wait()
+        process_log.info("%s starts", self.name)
         pools: dict[str, Pool] = {LOCAL: FakePool(env, self.disk, chain_max=CHAIN_MAX)}
         if self.world.san is not None:
             pools[self.world.san.name] = FakeSharedPool(env, self.world.san, self.name)
@@ -165,6 +185,13 @@ class SimHost:
             self.write(path, block, data)
 
 
+def _shown(value: object) -> str:
+    """What a line about a call has room for: no structures."""
+    if isinstance(value, list):
+        return ",".join(map(_shown, value))
+    return "" if isinstance(value, dict) else str(value)
+
+
 class World:
     """One simulated cloud with one random source. Make it inside the virtual loop."""
 
@@ -178,7 +205,7 @@ class World:
         self.points = CrashPoints(self.random)
         self.skew_seconds = 0.0
         """How far the wall clock is from where it should be."""
-        self.store = SqliteStore.open(":memory:", threaded=False)
+        self.store = open_store()
         self.hosts = [SimHost(self, "host-0", "")]
         if hosts > 1:
             zones = [CLOUD.zones[n % len(CLOUD.zones)] for n in range(hosts)]
@@ -194,7 +221,12 @@ class World:
             self.san.slow_chance = 0.02
             for host in self.hosts[:-1]:
                 host.zone = ""
+        self.apart: set[str] = set()
+        """Hosts that do not reach the manager, nor it them."""
         self.manager: Manager | None = None
+        self.manager_power = asyncio.Event()
+        """Without it the manager does not start."""
+        self.manager_power.set()
         self.manager_process: Process | None = None
         self._calls: dict[asyncio.Task[Any], None] = {}
         self._services: dict[asyncio.Task[None], None] = {}
@@ -229,6 +261,7 @@ class World:
                 await process.wait()
             except Exception as error:
                 self.failure = self.failure or error
+            process_log.info("%s is dead", name)
             seat(None)
             await asyncio.sleep(self.random.uniform(0.2, 5.0))
 
@@ -246,6 +279,8 @@ class World:
         return seat
 
     async def _run_manager(self, env: Env) -> None:
+        await self.manager_power.wait()
+        process_log.info("manager starts")
         self.manager = Manager(env, self.cloud, self.store)
         self.dispatcher = Dispatcher(env, self.cloud, self.store, self.manager)
         await self.manager.run()
@@ -276,7 +311,9 @@ class World:
         manager, process = self.manager, self.manager_process
         if manager is None or process is None:
             raise TransportError("no manager")
-        ours, theirs = pair(self.weather)
+        if host.name in self.apart:
+            raise TransportError("the manager does not answer")
+        ours, theirs = pair(self.weather, lambda: host.name in self.apart)
 
         async def serve() -> None:
             try:
@@ -302,6 +339,18 @@ class World:
 
         Raises ApiError.
         """
+        if not calls_log.isEnabledFor(logging.INFO):
+            return await self._call(operation, input, service)
+        words = " ".join(f"{key}={_shown(value)}" for key, value in input.items() if _shown(value))
+        try:
+            answer = await self._call(operation, input, service)
+        except ApiError as error:
+            calls_log.info("%s %s: %s", operation, words, error)
+            raise
+        calls_log.info("%s %s: %s", operation, words, "no answer" if answer is None else "done")
+        return answer
+
+    async def _call(self, operation: str, input: Mapping[str, Any], service: str) -> Mapping[str, Any] | None:
         dispatcher, process = self.dispatcher, self.manager_process
         if dispatcher is None or process is None:
             return None
