@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from gureum.resources import HostState, InstanceState, SnapshotState, VolumeState
+import logging
+
+from gureum.resources import HostState, InstanceState, SnapshotState, Volume, VolumeState
 from gureum.resources.volume import AttachmentState
 from gureum.sim.acts import Options, Words, act
 from gureum.sim.stage import Stage
 from gureum.sim.violation import Violation
 from gureum.sim.words import Names, Wrong
+
+log = logging.getLogger("gureum.sim.scenario")
 
 STATES: dict[str, frozenset[str]] = {
     "INSTANCE": frozenset(map(str, InstanceState)) | {"gone"},
@@ -54,6 +58,34 @@ async def wait_for_rest(stage: Stage, words: Words, options: Options) -> bool:
     return True
 
 
+@act("let NEW-HOST be where INSTANCE runs", "a name for a host, which placement chose")
+async def let(stage: Stage, words: Words, options: Options) -> bool:
+    stage.hosts[words[0]] = (await stage.runs_on(words[1])).name
+    log.info("(%s is %s)", words[0], stage.hosts[words[0]])
+    return True
+
+
+@act("let NEW-HOST be what keeps VOLUME", "a name for the host that looks after a volume")
+async def let_keeper(stage: Stage, words: Words, options: Options) -> bool:
+    id = await stage.id(words[1])
+    async with stage.world.store.read() as reader:
+        volume = await reader.get(Volume, id)
+    if volume is None or volume.host is None:
+        raise Violation(f"nothing keeps {words[1]}")
+    stage.hosts[words[0]] = volume.host
+    log.info("(%s is %s)", words[0], volume.host)
+    return True
+
+
+@act("expect VOLUME writes|rests", "its guest's writes do, or do not, reach it within the next 10 s")
+async def expect_writes(stage: Stage, words: Words, options: Options) -> bool:
+    id = await stage.id(words[0])
+    before = stage.guests.writes(id)
+    await stage.pass_time(WRITING_SECONDS)
+    writes = stage.guests.writes(id) > before
+    return _hold(writes is (words[1] == "writes"), f"{words[0]} {'is' if writes else 'is not'} written to")
+
+
 @act("expect THING WORD", "it has this state", check=_known_state)
 async def expect(stage: Stage, words: Words, options: Options) -> bool:
     found = await stage.state(words[0])
@@ -89,15 +121,6 @@ async def expect_reboots(stage: Stage, words: Words, options: Options) -> bool:
 async def expect_machines(stage: Stage, words: Words, options: Options) -> bool:
     found = sum(len(host.machines.running()) for host in stage.world.hosts)
     return _hold(found == int(words[0]), f"{found} machines run")
-
-
-@act("expect VOLUME writes|rests", "its guest's writes do, or do not, reach it within the next 10 s")
-async def expect_writes(stage: Stage, words: Words, options: Options) -> bool:
-    id = await stage.id(words[0])
-    before = stage.guests.writes(id)
-    await stage.pass_time(WRITING_SECONDS)
-    writes = stage.guests.writes(id) > before
-    return _hold(writes is (words[1] == "writes"), f"{words[0]} {'is' if writes else 'is not'} written to")
 
 
 def _hold(true: bool, otherwise: str) -> bool:

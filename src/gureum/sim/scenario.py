@@ -143,7 +143,7 @@ def _line(number: int, line: str, names: Names) -> Line:
         _, _, rest = command.partition(" ")
         verdict, _, command = rest.partition(" ")
     try:
-        act, words, options = match(command, ACTS, names)
+        act, words, options = match(command, ACTS, names, makes=not verdict)
         if verdict and not act.asks:
             raise Wrong(f"{act.pattern!r} asks nothing of the cloud that could be refused")
         if act.check is not None:
@@ -200,8 +200,11 @@ class _Play:
     async def _play(self, line: Line) -> None:
         await self._pass(line.after)
         log.info("%s", line.text)
+        hosts = self.stage.hosts
+        words = [hosts.get(word, word) for word in line.words]
+        options = {key: hosts.get(value, value) for key, value in line.options.items()}
         try:
-            answered = await line.act.act(self.stage, line.words, line.options)
+            answered = await line.act.act(self.stage, words, options)
             verdict = "" if answered else NO_ANSWER
         except ApiError as error:
             verdict = error.code

@@ -40,10 +40,14 @@ class Stage:
         pass_time: Callable[[float], Awaitable[None]],
     ) -> None:
         self.world = World(seed, hosts, shared)
+        if self.world.san is not None:
+            self.world.san.slow_chance = 0.0  # what is slow is said
         self.guests = Guests(self.world)
         self.ledger = Ledger()
         self.pass_time = pass_time
         self.ids: dict[str, str] = {}
+        self.hosts: dict[str, str] = {}
+        """Hosts that the scenario has a name of its own for."""
         self._timeline = timeline
 
     def learn(self, name: str, id: str) -> None:

@@ -26,7 +26,7 @@ P = TypeVar("P", bound=Patterned)
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 NUMBER = re.compile(r"\d+(\.\d+)?")
 KINDS = ("INSTANCE", "VOLUME", "SNAPSHOT", "ADDRESS")
-NEW = {f"NEW-{kind}": kind for kind in KINDS}
+NEW = {f"NEW-{kind}": kind for kind in (*KINDS, "HOST")}
 DEVICE = re.compile(r"(?P<instance>.+)/(xvda|sd[f-p])")
 
 
@@ -82,10 +82,12 @@ def _a(kind: str) -> str:
     return f"{'an' if word[0] in 'aei' else 'a'} {word}"
 
 
-def match(command: str, patterns: Sequence[P], names: Names) -> tuple[P, tuple[str, ...], Mapping[str, str]]:
+def match(
+    command: str, patterns: Sequence[P], names: Names, makes: bool = True
+) -> tuple[P, tuple[str, ...], Mapping[str, str]]:
     """The pattern that a command is, the words that stand for its capitals and choices, and its options.
 
-    New names are known from then on. Raises Wrong.
+    New names are known from then on, if it ``makes`` what it says. Raises Wrong.
     """
     verb, *_ = command.split(" ")
     candidates = [each for each in patterns if each.pattern.split(" ")[0] == verb]
@@ -101,7 +103,7 @@ def match(command: str, patterns: Sequence[P], names: Names) -> tuple[P, tuple[s
         except _Misfit as error:
             reasons.append((error.depth, str(error)))
             continue
-        for kind, word in new:
+        for kind, word in new if makes else ():
             names.learn(kind, word)
         return candidate, words, options
     _, reason = max(reasons, key=lambda each: each[0])

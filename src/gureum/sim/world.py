@@ -188,7 +188,7 @@ class SimHost:
 def _shown(value: object) -> str:
     """What a line about a call has room for: no structures."""
     if isinstance(value, list):
-        return ",".join(map(_shown, value))
+        return ",".join(filter(None, map(_shown, value)))
     return "" if isinstance(value, dict) else str(value)
 
 
