@@ -245,6 +245,7 @@ def down(
         if not keep_guests and (was_running or guests or daemons or cloud.has_fabric()):
             cloud.evacuate()
         elif not guests:
+            cloud.stop_wardens()
             cloud.stop_daemons()
     left = cloud.guests()
     if as_json:

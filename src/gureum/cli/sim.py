@@ -23,6 +23,9 @@ Networks = Annotated[bool, typer.Option("--networks", help="Most calls are about
 Several = Annotated[
     bool, typer.Option("--several", help="Many calls are about volumes that several instances have.")
 ]
+Ha = Annotated[
+    bool, typer.Option("--ha", help="With a shared pool; what ran on a host that is lost runs elsewhere.")
+]
 Steps = Annotated[int, typer.Option(min=1, help="API calls in a run.")]
 CrashAt = Annotated[
     str | None,
@@ -35,16 +38,17 @@ CrashAt = Annotated[
 
 
 def options(
-    hosts: int, shared: bool, networks: bool, several: bool, steps: int, crash_at: str | None
+    hosts: int, shared: bool, networks: bool, several: bool, ha: bool, steps: int, crash_at: str | None
 ) -> dict[str, Any]:
-    if (shared or several) and hosts < 2:
+    if (shared or several or ha) and hosts < 2:
         raise CliError("a shared pool is for two hosts and more", "add --hosts 3", exit_code=USAGE)
     return {
         "steps": steps,
         "hosts": hosts,
-        "shared": shared or several,
+        "shared": shared or several or ha,
         "networks": networks,
         "several": several,
+        "ha": ha,
         "crash_at": crash_at or "",
     }
 
@@ -79,6 +83,7 @@ def run(
     shared: Shared = False,
     networks: Networks = False,
     several: Several = False,
+    ha: Ha = False,
     steps: Steps = 60,
     crash_at: CrashAt = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the result.")] = False,
@@ -86,7 +91,7 @@ def run(
 ) -> None:
     from gureum.sim.timeline import Timeline
 
-    chosen = options(hosts, shared, networks, several, steps, crash_at)
+    chosen = options(hosts, shared, networks, several, ha, steps, crash_at)
     logging.getLogger("gureum").propagate = False
     if quiet:
         timeline = None
@@ -132,11 +137,12 @@ def runs(
     shared: Shared = False,
     networks: Networks = False,
     several: Several = False,
+    ha: Ha = False,
     steps: Steps = 60,
     crash_at: CrashAt = None,
     as_json: AsJson = False,
 ) -> None:
-    chosen = options(hosts, shared, networks, several, steps, crash_at)
+    chosen = options(hosts, shared, networks, several, ha, steps, crash_at)
     logging.getLogger("gureum").propagate = False
     violations: dict[int, str] = {}
     virtual, began, told, cpu = 0.0, time.monotonic(), time.monotonic(), time.process_time()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gureum.resources import Address
+from gureum.resources import Address, RecoveryPolicy
 from gureum.sim.acts import Options, Words, act
 from gureum.sim.stage import Stage
 from gureum.sim.words import Names, Wrong
@@ -198,3 +198,26 @@ async def activate(stage: Stage, words: Words, options: Options) -> bool:
 async def remove(stage: Stage, words: Words, options: Options) -> bool:
     force = "force" in options
     return await stage.call("RemoveHost", "fleet", HostId=words[0], Force=force) is not None
+
+
+@act("fence HOST", "Fleet's FenceHost: a person says that it is lost", asks=True)
+async def fence(stage: Stage, words: Words, options: Options) -> bool:
+    return await stage.call("FenceHost", "fleet", HostId=words[0]) is not None
+
+
+def _known_policy(_: Names, words: Words, options: Options) -> None:
+    if words[1] not in list(RecoveryPolicy):
+        raise Wrong(f"{words[1]!r} is none of: {', '.join(RecoveryPolicy)}")
+
+
+@act(
+    "recover INSTANCE WORD [priority=NUMBER]",
+    "Fleet's SetInstanceRecovery: restart, stop or none",
+    asks=True,
+    check=_known_policy,
+)
+async def recover(stage: Stage, words: Words, options: Options) -> bool:
+    input: dict[str, Any] = {"InstanceId": await stage.id(words[0]), "Policy": words[1]}
+    if "priority" in options:
+        input["Priority"] = int(options["priority"])
+    return await stage.call("SetInstanceRecovery", "fleet", **input) is not None

@@ -117,9 +117,9 @@ async def expect_reboots(stage: Stage, words: Words, options: Options) -> bool:
     return _hold(found == int(words[1]), f"{words[0]} was rebooted {found} times")
 
 
-@act("expect machines NUMBER", "so many machines really run, on all hosts together")
+@act("expect machines NUMBER", "so many machines really run, and are not held, on all hosts together")
 async def expect_machines(stage: Stage, words: Words, options: Options) -> bool:
-    found = sum(len(host.machines.running()) for host in stage.world.hosts)
+    found = len(list(stage.machines()))
     return _hold(found == int(words[0]), f"{found} machines run")
 
 

@@ -31,21 +31,20 @@ class _Closed:
 class SimLink:
     """One end of a link. Messages are encoded and decoded as on the wire."""
 
-    def __init__(self, weather: Weather, apart: Callable[[], bool]) -> None:
+    def __init__(self, weather: Weather) -> None:
         self._weather = weather
-        self._apart = apart
         self._inbox: asyncio.Queue[bytes | _Closed] = asyncio.Queue(QUEUE_MAX)
         self._peer: SimLink | None = None
         self._arrives = 0.0
         self._wire = contextvars.Context()
         """What was sent arrives also while the sender's process does not run."""
         self.closed = False
+        self.cut: Callable[[], bool] = lambda: False
+        """Whether nothing that is sent from here arrives now."""
 
     async def send(self, message: Message) -> None:
         if self.closed or self._peer is None:
             raise TransportError("the link was closed")
-        if self._apart():
-            return
         weather, frame = self._weather, encode(message)[4:]
         if weather.random.random() < weather.cut:
             self._break()
@@ -53,13 +52,15 @@ class SimLink:
         if weather.random.random() < weather.loss:
             return
         loop = asyncio.get_running_loop()
+        if self.cut():
+            return
         copies = 2 if weather.random.random() < weather.repeat else 1
         for _ in range(copies):
             self._arrives = max(self._arrives, loop.time() + weather.random.uniform(*weather.delay))
             loop.call_at(self._arrives, self._peer._arrive, frame, context=self._wire)
 
     def _arrive(self, frame: bytes) -> None:
-        if not self.closed and not self._apart():
+        if not self.closed:
             self._inbox.put_nowait(frame)
 
     async def receive(self) -> Message:
@@ -80,8 +81,8 @@ class SimLink:
                 end._inbox.put_nowait(_Closed())
 
 
-def pair(weather: Weather, apart: Callable[[], bool] = lambda: False) -> tuple[SimLink, SimLink]:
-    """Both ends of a new link. While they are ``apart``, all messages are lost, and neither end knows."""
-    one, other = SimLink(weather, apart), SimLink(weather, apart)
+def pair(weather: Weather) -> tuple[SimLink, SimLink]:
+    """Both ends of a new link."""
+    one, other = SimLink(weather), SimLink(weather)
     one._peer, other._peer = other, one
     return one, other

@@ -28,11 +28,20 @@ async def kill_manager(stage: Stage, words: Words, options: Options) -> bool:
 
 @act("kill agent HOST [for=NUMBER]", "kill -9 of the agent only: machines go on")
 async def kill_agent(stage: Stage, words: Words, options: Options) -> bool:
-    power = stage.host(words[0]).power
+    process = stage.agent(words[0])
     if "for" in options:
-        power.clear()
-        asyncio.get_running_loop().call_later(float(options["for"]), power.set)
-    stage.agent(words[0]).die()
+        stage.world.unseat(stage.host(words[0]), float(options["for"]))
+    else:
+        process.die()
+    return True
+
+
+@act("kill warden HOST", "kill -9; it is started again at once")
+async def kill_warden(stage: Stage, words: Words, options: Options) -> bool:
+    process = stage.host(words[0]).warden_process
+    if process is None:
+        raise Violation(f"no warden of {words[0]} runs")
+    process.die()
     return True
 
 
@@ -100,19 +109,45 @@ async def power(stage: Stage, words: Words, options: Options) -> bool:
     return True
 
 
-@act("partition HOST... from manager|storage", "messages to and fro are lost, until heal")
+@act(
+    "pause host HOST for NUMBER",
+    "nothing of it runs, as in a suspend: agent, warden, machines; then all goes on",
+)
+async def pause_host(stage: Stage, words: Words, options: Options) -> bool:
+    stage.world.pause(stage.host(words[0]), float(words[1]))
+    return True
+
+
+@act(
+    "partition HOST... from manager|storage|both",
+    "what is sent to and fro is lost, until heal; nobody is told",
+)
 async def partition(stage: Stage, words: Words, options: Options) -> bool:
     *names, what = words
-    if what == "manager":
-        stage.world.apart.update(names)
-    else:
+    if what != "storage":
+        for name in names:
+            stage.world.cut_manager(stage.host(name), True, True)
+    if what != "manager":
         _cut(stage, names, True)
+    return True
+
+
+@act("deafen HOST", "it hears nothing of the manager, which hears it, until heal")
+async def deafen(stage: Stage, words: Words, options: Options) -> bool:
+    stage.world.cut_manager(stage.host(words[0]), True, False)
+    return True
+
+
+@act("mute HOST", "the manager hears nothing of it, and it hears the manager, until heal")
+async def mute(stage: Stage, words: Words, options: Options) -> bool:
+    stage.world.cut_manager(stage.host(words[0]), False, True)
     return True
 
 
 @act("heal HOST...", "they reach the manager and the shared pool again")
 async def heal(stage: Stage, words: Words, options: Options) -> bool:
-    stage.world.apart.difference_update(words)
+    for name in words:
+        stage.world.cut_manager(stage.host(name), False, False)
     if stage.world.san is not None:
         _cut(stage, words, False)
     return True

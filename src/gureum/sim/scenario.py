@@ -3,7 +3,7 @@ of it, ``log``.
 
 A line of ``commands`` is ``+SECONDS COMMAND``: so long after the line before it was done. The commands are
 in ``asks``, ``mishaps`` and ``expectations``. The leading comment says what the situation shows and what must
-not happen. The first command is ``hosts N [shared] [seed=N]``. After the last one everything must come to
+not happen. The first command is ``hosts N [shared|ha] [seed=N]``. After the last one everything must come to
 rest, as in seeded runs.
 """
 
@@ -37,7 +37,7 @@ LOOK_SECONDS = 0.5
 LINE_SECONDS_MAX = 7200.0
 HOSTS_MAX = 64
 COMMANDS, LOG = "commands", "log"
-SETTING = re.compile(r"hosts (\d+)( shared)?(?: seed=(\d+))?")
+SETTING = re.compile(r"hosts (\d+)( shared| ha)?(?: seed=(\d+))?")
 
 
 class ScenarioError(GureumError):
@@ -60,12 +60,13 @@ NO_ANSWER = "no answer"
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """``about``: its leading comment."""
+    """``about``: its leading comment. ``ha``: what ran on a host that is lost runs elsewhere."""
 
     name: str
     about: str
     hosts: int
     shared: bool
+    ha: bool
     seed: int
     lines: tuple[Line, ...]
 
@@ -109,8 +110,10 @@ def parse(name: str, text: str) -> Scenario:
     number, first = commands[0]
     setting = SETTING.fullmatch(_timed(number, first)[1])
     if setting is None or not 1 <= int(setting[1]) <= HOSTS_MAX:
-        raise ScenarioError(f"{number}: the first command is: hosts N [shared] [seed=N], N up to {HOSTS_MAX}")
-    hosts, shared = int(setting[1]), bool(setting[2])
+        raise ScenarioError(
+            f"{number}: the first command is: hosts N [shared|ha] [seed=N], N up to {HOSTS_MAX}"
+        )
+    hosts, shared, ha = int(setting[1]), bool(setting[2]), setting[2] == " ha"
     if shared and hosts < 2:
         raise ScenarioError(f"{number}: with a shared pool there are at least 2 hosts")
     names = Names([f"host-{n}" for n in range(hosts)], ["local", *([SAN] if shared else [])])
@@ -120,6 +123,7 @@ def parse(name: str, text: str) -> Scenario:
         about=" ".join(about),
         hosts=hosts,
         shared=shared,
+        ha=ha,
         seed=int(setting[3] or 1),
         lines=lines,
     )
@@ -184,7 +188,7 @@ class _Play:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _loop, context: None)
         scenario = self.scenario
-        self.stage = Stage(scenario.seed, scenario.hosts, scenario.shared, self.timeline, self._pass)
+        self.stage = Stage(scenario, self.timeline, self._pass)
         failure = ""
         await self.stage.world.start()
         try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 from gureum.resources import (
     Address,
@@ -28,18 +28,32 @@ POLL_SECONDS = 0.1
 RECORDS: tuple[type[Record], ...] = (Instance, Volume, Snapshot, Address, Host)
 
 
+class Setting(Protocol):
+    """The cloud."""
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def hosts(self) -> int: ...
+
+    @property
+    def shared(self) -> bool: ...
+
+    @property
+    def ha(self) -> bool: ...
+
+
 class Stage:
     """``pass_time`` lets time pass, and checks what must always hold."""
 
     def __init__(
         self,
-        seed: int,
-        hosts: int,
-        shared: bool,
+        setting: Setting,
         timeline: Timeline,
         pass_time: Callable[[float], Awaitable[None]],
     ) -> None:
-        self.world = World(seed, hosts, shared)
+        self.world = World(setting.seed, setting.hosts, setting.shared, setting.ha)
         if self.world.san is not None:
             self.world.san.slow_chance = 0.0  # what is slow is said
         self.guests = Guests(self.world)
@@ -116,12 +130,19 @@ class Stage:
         return process
 
     async def runs_on(self, name: str) -> SimHost:
-        """The host where the machine of an instance really is. Raises Violation if it is nowhere."""
+        """The host where the machine of an instance really runs. Raises Violation if that is nowhere."""
         id = await self.id(name)
-        for host in self.world.hosts:
-            if id in host.machines.running():
+        for host, machine in self.machines():
+            if machine == id:
                 return host
         raise Violation(f"no machine of {name} runs")
+
+    def machines(self) -> Iterator[tuple[SimHost, str]]:
+        """All that run, but for those that are held or shut out of all they have."""
+        for host in self.world.hosts:
+            for id in sorted(host.machines.running()):
+                if not host.harmless(host.machines.machines[id]):
+                    yield host, id
 
     # Waiting
 

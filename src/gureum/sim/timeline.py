@@ -15,6 +15,7 @@ from types import TracebackType
 
 from gureum.resources import (
     Address,
+    Event,
     Host,
     Image,
     Instance,
@@ -79,6 +80,10 @@ class Timeline(logging.Handler):
         changed = after or before
         if changed is not None:
             self._learn(after)
+            if isinstance(after, Event):
+                said = f"{after.severity} {after.name}: {after.message}"
+                self.entries.append((loop.time(), "event", said))
+                return
             for text in changes(before, after):
                 self.entries.append((loop.time(), changed.kind, text))
         elif record.name in KINDS:
@@ -156,7 +161,13 @@ def shown(record: Record) -> dict[str, str]:
             return {"": str(record.state), "message": record.message}
         case Host():
             draining = "draining" if record.draining else "takes instances"
-            return {"": str(record.state), " ": draining, "boot": record.boot_id}
+            return {
+                "": str(record.state),
+                " ": draining,
+                "boot": record.boot_id,
+                "watched by": record.watcher,
+                "fenced by": record.fence.by if record.fence is not None else "",
+            }
         case Address():
             return {"of": str(record.interface or ""), "in use as": record.association or ""}
         case NatGateway():
@@ -174,6 +185,7 @@ def _of_volume(volume: Volume) -> dict[str, str]:
         "": str(volume.state),
         "kept by" if shared(volume.pool) else "on": volume.host or "",
         "former": " ".join(volume.former),
+        "lost": " ".join(volume.lost),
         "attached:": "; ".join(attachments),
         "GiB": f"{volume.size_bytes / 2**30:g}",
         "modification": str(modification.state) if modification else "",
