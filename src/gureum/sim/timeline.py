@@ -39,6 +39,8 @@ KINDS = {
 """What loggers of the simulation tell of. Other loggers' lines are of the kind of their level."""
 BECAUSE = "because"
 """A reason that is no longer so is not worth a word."""
+EVENTS = "gureum.control.events"
+"""Logs what the store has, too."""
 ID = re.compile(r"\b[a-z]+-[0-9a-f]{17}\b")
 
 
@@ -90,7 +92,7 @@ class Timeline(logging.Handler):
             self.entries.append(
                 (loop.time(), KINDS[record.name], record.getMessage().removeprefix("fault: "))
             )
-        elif record.levelno >= logging.WARNING:
+        elif record.levelno >= logging.WARNING and record.name != EVENTS:
             said = record.getMessage()
             if record.exc_info and record.exc_info[1] is not None:
                 said += f": {record.exc_info[1]!r}"
@@ -107,8 +109,13 @@ class Timeline(logging.Handler):
             self.names.setdefault(record.id, record.name)
 
     def lines(self) -> Iterator[str]:
-        for time, kind, text in self.entries:
-            yield f"{time:8.1f}  {kind:<9} {self.named(text)}".rstrip()
+        """One that says the same as the one before is only counted."""
+        for (kind, text), same in itertools.groupby(self.entries, lambda entry: entry[1:]):
+            first, *others = [time for time, *_ in same]
+            yield f"{first:8.1f}  {kind:<9} {self.named(text)}".rstrip()
+            if others:
+                times = f"{len(others)} times" if len(others) > 1 else "once"
+                yield f"{others[-1]:8.1f}  {kind:<9} (the same, {times} more)"
 
     def named(self, text: str) -> str:
         """With names in the place of ids."""
