@@ -23,6 +23,8 @@ STATES: dict[str, frozenset[str]] = {
 """What can be waited for, by kind. A volume in use has the state of its (first) attachment."""
 WRITING_SECONDS = 10.0
 """In which a guest that can write does."""
+WRITES = 20
+"""How often it may."""
 
 
 def _known_state(names: Names, words: Words, _: Options) -> None:
@@ -81,7 +83,8 @@ async def let_keeper(stage: Stage, words: Words, options: Options) -> bool:
 async def expect_writes(stage: Stage, words: Words, options: Options) -> bool:
     id = await stage.id(words[0])
     before = stage.guests.writes(id)
-    await stage.pass_time(WRITING_SECONDS)
+    for _ in range(WRITES):
+        await stage.pass_time(WRITING_SECONDS / WRITES)
     writes = stage.guests.writes(id) > before
     return _hold(writes is (words[1] == "writes"), f"{words[0]} {'is' if writes else 'is not'} written to")
 

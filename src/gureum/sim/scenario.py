@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
 """The invariants are checked, and guests write, so often."""
+CALM_SECONDS = 5.0
+"""So often while nothing happens."""
 LINE_SECONDS_MAX = 7200.0
 HOSTS_MAX = 64
 COMMANDS, LOG = "commands", "log"
@@ -182,6 +184,8 @@ class _Play:
     def __init__(self, scenario: Scenario, timeline: Timeline) -> None:
         self.scenario = scenario
         self.timeline = timeline
+        self._looked = 0
+        """How much had happened when it was looked last."""
 
     async def run(self) -> tuple[str, float]:
         """What went wrong, and how late it is."""
@@ -225,7 +229,10 @@ class _Play:
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         while (left := until - loop.time()) > 1e-6:
-            await asyncio.sleep(min(LOOK_SECONDS, left))
+            happened = len(self.timeline.entries)
+            calm = happened == self._looked and left > CALM_SECONDS
+            self._looked = happened
+            await asyncio.sleep(min(CALM_SECONDS if calm else LOOK_SECONDS, left))
             await self._look()
 
     async def _look(self) -> None:
