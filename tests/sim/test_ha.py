@@ -174,6 +174,42 @@ def test_a_host_is_cut_off_from_everything(seconds: float) -> None:
     told(story)
 
 
+def test_an_uplink_is_down() -> None:
+    """The host works, and its guests reach nobody: they are ended there, and run elsewhere."""
+
+    async def story(one: Losses) -> None:
+        before, host = await one.written()
+        host.uplink_down = True
+        await one.recovered(before, 15)
+        assert (await one.get(Host, host.name)).state is HostState.up
+        other = await one.running()
+        assert other.host != host.name
+        host.uplink_down = False
+        await one.watch(5)
+        assert (await one.get(Host, host.name)).schedulable
+
+    told(story)
+
+
+def test_an_uplink_is_down_for_a_moment_or_with_most_others() -> None:
+    async def story(one: Losses) -> None:
+        before, host = await one.written()
+        host.uplink_down = True
+        await one.watch(4)
+        host.uplink_down = False
+        await one.watch(10)
+        for each in one.world.hosts[:2]:
+            each.uplink_down = True
+        await one.watch(20)
+        for each in one.world.hosts:
+            each.uplink_down = False
+        await one.watch(5)
+        after = await one.get(Instance, before.id)
+        assert (after.host, after.generation) == (host.name, before.generation)
+
+    told(story)
+
+
 async def manager_first(one: Losses) -> None:
     """A host that was cut off is heard again by the manager long before it reaches the storage."""
     before, host = await one.written()

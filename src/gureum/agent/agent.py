@@ -300,7 +300,7 @@ class Agent:
                 await self.network.import_flows(call.interface, call.data)
                 return b""
             case "list-pool" | "mend-pool":
-                return await audits.called(self.disks.pool_volumes(call.pool), self.identity.cloud, call)
+                return await audits.called(self.disks.pools.get(call.pool), self.identity.cloud, call)
             case _:
                 return await blocks.called(self.disks, call)
 

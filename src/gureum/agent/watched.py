@@ -18,7 +18,6 @@ from gureum.san.settings import SanSettings
 
 log = logging.getLogger(__name__)
 
-CONFIG = "warden.json"
 ABSENT = "its warden does not run: no machine is started"
 
 
@@ -75,7 +74,7 @@ def configure(run: Path, machines: Path, san: SanSettings, cloud: str, host: str
         "machines": str(machines),
         "netns": namespace,
     }
-    path = run / CONFIG
+    path = run / notes.CONFIG
     data = json.dumps(config).encode()
     try:
         if not path.exists() or path.read_bytes() != data:

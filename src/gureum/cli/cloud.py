@@ -210,6 +210,9 @@ class Cloud:
         with self.transition():
             if self.supervisor() is not None and all(process.is_ready for process in self.processes()):
                 return False
+            if (present := self.supervisor()) is not None and not self._knows_roles(present):
+                progress("the supervisor is of an older version, or another number of hosts: it is replaced")
+                self.stop_processes()
             if self.supervisor() is None:
                 # A manager without a supervisor holds the port, and is stopped by the new supervisor.
                 if config is not None and read_pid_file(self.run_dir / "manager.pid") is None:
@@ -217,6 +220,14 @@ class Cloud:
                 self._spawn_supervisor()
             self._wait_ready(progress)
             return True
+
+    def _knows_roles(self, supervisor: Identity) -> bool:
+        """Whether it was started with all names that there are now: it starts no others."""
+        try:
+            command = Path(f"/proc/{supervisor.pid}/cmdline").read_text()
+        except OSError:
+            return False
+        return all(repr(role) in command for role in self.roles)
 
     @contextlib.contextmanager
     def transition(self) -> Iterator[None]:

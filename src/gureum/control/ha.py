@@ -42,6 +42,8 @@ from gureum.store.base import Change, Reader, Store, Transaction
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
+UPLINK_SECONDS = 5.0
+"""How long an uplink may be down."""
 PLACE_SECONDS = 5.0
 """How often a place is looked for again."""
 AT_ONCE_SECONDS = 10.0
@@ -77,6 +79,10 @@ class Ha:
         """Instances that are not started before a time (Unix)."""
         self._idle: set[str] = set()
         """Lost hosts of which nothing is wanted elsewhere, as far as is known."""
+        self._cut: dict[str, float] = {}
+        """Hosts whose uplink is down, and since when, on the event loop's clock."""
+        self._emptied: set[str] = set()
+        """Of those, what could leave was told to."""
         self._told: dict[str, str] = {}
         """By host, the name of what was last told of it while it is not fenced."""
         self._place_at = 0.0
@@ -116,6 +122,7 @@ class Ha:
         if isinstance(record, Instance):
             if record.host is not None:
                 self._idle.discard(record.host)
+                self._emptied.discard(record.host)
             if record.state is InstanceState.pending and record.recovers:
                 if record.host is None:
                     self._homeless.add(id)
@@ -142,8 +149,14 @@ class Ha:
             self._wake.clear()
             try:
                 await self.step()
-            except StoreError as error:
-                log.error("what is lost could not be looked after, will try again: %s", error)
+            except Exception as error:
+                # Without this nothing would be looked after any more, or the manager end again and again.
+                expected = isinstance(error, StoreError)
+                log.error(
+                    "what is lost is not looked after, will try again: %s",
+                    error,
+                    exc_info=None if expected else error,
+                )
                 await asyncio.sleep(TICK_SECONDS)
 
     async def step(self) -> None:
@@ -157,11 +170,28 @@ class Ha:
             elif host.state is HostState.fenced:
                 await self._leave(host)
                 await self._lift(host)
+        await self._uplinks()
         if self._homeless and asyncio.get_running_loop().time() >= self._place_at:
             await self._place()
         waiting = {id: at for id, at in self._held.items() if recovery.is_due(self._env, at)}
         if waiting:
             await self._store.transact(lambda tx: recovery.due(tx, self._env, waiting), frees=True)
+
+    # Uplinks
+
+    async def _uplinks(self) -> None:
+        """What is on a host that is cut off from the others, and not from its manager, goes elsewhere."""
+        now = asyncio.get_running_loop().time()
+        up = {host.id for host in self._hosts.values() if host.state is HostState.up}
+        cut = {host.id for host in self._hosts.values() if host.id in up and host.uplink_down}
+        self._cut = {id: self._cut.get(id, now) for id in sorted(cut)}
+        if len(cut) > max(1, len(up - cut)) or not up - cut:
+            return  # most of them: elsewhere it is no better
+        for id, since in self._cut.items():
+            if now > since + UPLINK_SECONDS and id not in self._emptied:
+                await self._store.transact(partial(recovery.end_there, env=self._env, host=id), frees=True)
+                self._emptied.add(id)
+        self._emptied &= cut
 
     # Fences
 
@@ -358,10 +388,6 @@ class Ha:
         if view.warden is None or view.warden.fence < fence.number or view.machines_live():
             return
         await self._store.transact(lambda tx: self._lifted(tx, host), frees=True)
-        async with self._store.read() as reader:
-            for instance in await reader.find(Instance, host=host.id):
-                # What was seen of it while nothing was believed of its host.
-                self._kick(instance.kind, instance.id)
 
     async def _lifted(self, tx: Transaction, host: Host) -> None:
         now = await tx.get(Host, host.id)
@@ -374,6 +400,9 @@ class Ha:
         await tx.put(
             replace(now, state=HostState.up, fence=None, silent=0.0, lifted=max(now.lifted, now.fence.number))
         )
+        states = [str(state) for state in recovery.RUNS]
+        for instance in await tx.find(Instance, host=host.id, state=states):
+            await recovery.rejoin(tx, self._env, instance)
         text = f"host {host.id} is back, has nothing of before, and takes instances again"
         await events.record(tx, self._env, "HostUp", text, host=host.id)
 

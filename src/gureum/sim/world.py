@@ -153,6 +153,7 @@ class SimHost:
         """Nothing of it runs, as while it is suspended."""
         self.resumed = -RESUMED_SECONDS
         """When it went on, on the event loop's clock."""
+        self.uplink_down = False
         self.deaf = self.mute = False
         """Nothing from the manager arrives here, or nothing from here there."""
 
@@ -206,6 +207,7 @@ class SimHost:
             self._connect,
             leases=leases(self, self.world.leases) if self.world.leases is not None else None,
             warden=SimWatched(self) if self.world.leases is not None else None,
+            uplink_down=lambda: self.uplink_down,
         ).run()
 
     async def _connect(self) -> Link:

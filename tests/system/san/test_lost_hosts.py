@@ -74,6 +74,17 @@ class Guest:
         self.cloud.waiter("instance_running", InstanceIds=[self.id])
         return took
 
+    def go_back(self) -> None:
+        """To the host that it was lost with: what that one's clients were shut out of, new ones may have."""
+        self.cloud.ec2.stop_instances(InstanceIds=[self.id])
+        self.cloud.waiter("instance_stopped", InstanceIds=[self.id])
+        self.cloud.fleet("drain_host", HostId=f"host-{self.other}")
+        self.cloud.ec2.start_instances(InstanceIds=[self.id])
+        self.cloud.waiter("instance_running", InstanceIds=[self.id])
+        self.cloud.fleet("activate_host", HostId=f"host-{self.other}")
+        assert self.processes(self.host)
+        self.check()
+
     def check(self) -> None:
         """It has what it had written, and nobody else has its disk open."""
         self.cloud._booted.discard(self.id)
@@ -140,6 +151,7 @@ def test_a_dead_host(cloud: SanCloud) -> None:
         assert hosts(cloud)[f"host-{guest.host}"] != "up"
     cloud.wait("it to come back", lambda: hosts(cloud)[f"host-{guest.host}"] == "up")
     assert guest.processes(guest.host) == []
+    guest.go_back()
 
 
 def test_a_host_that_hangs_and_goes_on(cloud: SanCloud) -> None:
@@ -165,7 +177,7 @@ def test_a_host_that_is_cut_off(cloud: SanCloud) -> None:
     cloud.wait("the old copy to be ended", lambda: state(guest.process) in ("", "Z"))
     send(signal.SIGCONT, [agent])
     cloud.wait("it to come back", lambda: hosts(cloud)[f"host-{guest.host}"] == "up")
-    guest.check()
+    guest.go_back()
 
 
 def test_a_host_without_an_agent(cloud: SanCloud) -> None:

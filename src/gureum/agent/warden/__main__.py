@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import select
-import shutil
 import signal
 import sys
 import threading
@@ -24,10 +23,6 @@ from gureum.agent.warden.custody import Custody, Decision, Marks
 from gureum.agent.warden.guests import Guests
 from gureum.agent.warden.lease import Lease, Settings, Told
 
-CONFIG = "warden.json"
-"""In the host's run directory, written by its agent: Settings but for ``which``, with ``machines`` (their
-directory) and ``netns`` ("" for the machine's own network).
-"""
 WAIT_CONFIG_SECONDS = 0.5
 IDLE_SECONDS = 1.0
 HELD_SECONDS = 0.25
@@ -249,7 +244,7 @@ def look_after(host_directory: str, config_path: str, signals: int, wake: int) -
     while True:
         if select.select([signals], [], [], seconds)[0] and signal.SIGTERM in os.read(signals, 4096):
             if warden.close():
-                shutil.rmtree(directory, ignore_errors=True)
+                notes.remove(directory)
             log.idle.wait(END_SECONDS)
             return 0
         seconds = warden.look()
@@ -279,7 +274,7 @@ def main(arguments: list[str]) -> int:
         signal.signal(each, lambda *_: None)
     with open(f"{state_dir}/run/{name}.ready", "w") as file:
         file.write(f'{{"pid": {os.getpid()}}}\n')
-    code = look_after(host_directory, f"{host_directory}/run/{CONFIG}", signals, wake)
+    code = look_after(host_directory, f"{host_directory}/run/{notes.CONFIG}", signals, wake)
     if code:
         os.execv(sys.executable, sys.orig_argv)
     os._exit(0)  # librados' threads may never end

@@ -164,7 +164,8 @@ class Lease:
             io = cluster.open_ioctx(settings.pool)
             # In a full cluster, too: nothing of this needs room once it is there.
             io.set_osdmap_full_try()
-        except rados.Error:
+            fences.write(io, settings.cloud, settings.host)
+        except (rados.Error, fences.Contended):
             cluster.shutdown()
             raise
         self._cluster, self._io = cluster, io

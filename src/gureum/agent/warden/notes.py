@@ -5,6 +5,7 @@ In /run, which is no disk: neither of them may wait for one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,9 +14,13 @@ import zlib
 from typing import Any
 
 DIRECTORY = "/run/gureum"
+CONFIG = "warden.json"
+"""A file in the host's run directory that its agent writes: lease.Settings but ``which``, and ``machines``
+(their directory), ``netns`` ("" for the machine's own network).
+"""
 WORD, STATE = "word", "state"
 """Written by the agent, and by the warden."""
-BYTES = 1024
+BYTES = 4096
 TRIES = 3
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -36,6 +41,14 @@ def directory(host_directory: str) -> str:
     return f"{DIRECTORY}/warden-{digest[:16]}"
 
 
+def remove(directory: str) -> None:
+    with contextlib.suppress(OSError):
+        for name in os.listdir(directory):
+            os.unlink(f"{directory}/{name}")
+        os.rmdir(directory)
+        os.rmdir(DIRECTORY)  # if this was the last one
+
+
 class Note:
     """One file. Whoever reads while it is written reads again; what another boot left is nothing."""
 
@@ -46,6 +59,8 @@ class Note:
 
     def write(self, **values: Any) -> None:
         """Raises OSError."""
+        if self._file >= 0 and not os.fstat(self._file).st_nlink:  # removed by a warden that ended
+            self.close()
         if self._file < 0:
             os.makedirs(os.path.dirname(self._path), 0o700, exist_ok=True)
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -68,7 +83,7 @@ class Note:
                     found = json.loads(block[8:])
                     return found if found.get("boot") == self._boot_id else {}
         except (OSError, ValueError):
-            pass
+            return {}
         finally:
             os.close(file)
         return {}

@@ -48,9 +48,9 @@ class Room:
         self.memory_bytes = (host.memory_bytes - HOST_MEMORY_BYTES) * MEMORY_OVERCOMMIT
 
     def fits(self, size: InstanceType) -> bool:
-        """Never on a host that is being drained."""
+        """Never on a host that is being drained, or is cut off from the others."""
         enough = self.memory_bytes >= size.memory_bytes + MACHINE_MEMORY_BYTES and self.cpus >= size.vcpus
-        return enough and not self.host.draining
+        return enough and not (self.host.draining or self.host.uplink_down)
 
     def take(self, size: InstanceType, count: int = 1) -> None:
         self.cpus -= size.vcpus * count

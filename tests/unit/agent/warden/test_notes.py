@@ -20,6 +20,24 @@ def test_the_last_one_counts(tmp_path: Path) -> None:
     writer.close()
 
 
+def test_one_that_was_removed_is_made_anew(tmp_path: Path) -> None:
+    """The warden ended, and there is another: the agent is the same."""
+    note = Note(str(tmp_path / "dir"), WORD)
+    note.write(sent=1.0)
+    notes.remove(str(tmp_path / "dir"))
+    assert not (tmp_path / "dir").exists()
+    note.write(sent=2.0)
+    assert Note(str(tmp_path / "dir"), WORD).read()["sent"] == 2.0
+    note.close()
+
+
+def test_the_longest_that_a_warden_writes_fits(tmp_path: Path) -> None:
+    note = Note(str(tmp_path), STATE)
+    note.write(lease=12345.678901, held=True, until=0.0, fence=10**13, why="ö" * 200, error="ö" * 200, pid=1)
+    assert note.read()["why"] == "ö" * 200
+    note.close()
+
+
 def test_what_is_half_written_is_nothing(tmp_path: Path) -> None:
     note = Note(str(tmp_path), STATE)
     note.write(until=1.0)

@@ -54,6 +54,11 @@ def structure(body: bytes) -> bytes:
     return _STRUCTURE.pack(1, 1, len(body)) + body
 
 
+def flags(mask: int) -> bytes:
+    """To set these flags of an image: the flags, and which of them are meant."""
+    return struct.pack("<QQ", mask, mask)
+
+
 def lock_name(name: str) -> bytes:
     """cls_lock_get_info_op."""
     return structure(string(name))

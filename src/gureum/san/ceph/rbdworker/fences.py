@@ -1,7 +1,8 @@
 """Leases of hosts in the cluster, and fences: what a host's warden and the agents of others do with them.
 
     gureum.host.CLOUD.HOST     has the lease: a lock that expires unless the host's warden renews it
-    gureum.fence.CLOUD.HOST    a JSON object of three numbers, ``Marks``
+    gureum.fence.CLOUD.HOST    a JSON object of three numbers, ``Marks``, always as long: in a full cluster it
+                               can be changed, and could not grow
 
 Who fences a host writes its mark, and then waits until the host's warden has ended all machines, or until the
 lease has expired and could be taken from it: a warden reads the marks after each renewal, and lets nothing
@@ -23,7 +24,7 @@ MAY_RENEW = 1
 """LIBRADOS_LOCK_FLAG_RENEW."""
 BY_WARDEN, BY_FENCE = "warden", "fence"
 """How the cookie of a lease begins: "warden/CLOUD/HOST/WHICH", "fence/NUMBER/HOST", the host that fences."""
-BYTES_MAX = 4096
+BYTES = 256
 TRIES = 20
 
 
@@ -54,7 +55,7 @@ def read(io: Any, cloud: str, host: str) -> Marks:
 def _content(io: Any, object: str) -> bytes:
     """b"" if it is not there."""
     try:
-        return bytes(io.read(object, BYTES_MAX))
+        return bytes(io.read(object, BYTES))
     except rados.ObjectNotFound:
         return b""
 
@@ -71,14 +72,14 @@ def write(io: Any, cloud: str, host: str, fence: int = 0, lifted: int = 0, kille
         content = _content(io, object)
         present = _decoded(content)
         wanted = Marks(*map(max, present, (fence, lifted, killed)))
-        if wanted == present:
+        if content and wanted == present:
             return present
         with rados.WriteOpCtx() as op:
             if content:
                 op.cmpext(content, 0)
             else:
                 op.new(rados.LIBRADOS_CREATE_EXCLUSIVE)
-            op.write_full(json.dumps(wanted._asdict()).encode())
+            op.write_full(json.dumps(wanted._asdict()).encode().ljust(BYTES))
             try:
                 io.operate_write_op(op, object)
             except (rados.ObjectExists, rados.ExtendMismatch):
