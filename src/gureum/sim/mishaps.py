@@ -189,6 +189,20 @@ async def clock(stage: Stage, words: Words, options: Options) -> bool:
     return True
 
 
+@act(
+    "break uplink HOST", "its device towards the other hosts is down, and the manager is reached all the same"
+)
+async def break_uplink(stage: Stage, words: Words, options: Options) -> bool:
+    stage.host(words[0]).uplink_down = True
+    return True
+
+
+@act("mend uplink HOST", "it is up again")
+async def mend_uplink(stage: Stage, words: Words, options: Options) -> bool:
+    stage.host(words[0]).uplink_down = False
+    return True
+
+
 # Disks
 
 
