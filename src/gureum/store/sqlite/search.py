@@ -30,6 +30,13 @@ class Condition(NamedTuple):
         distinct = "" if len(self.values) == 1 else "DISTINCT"
         return template.format(distinct=distinct, value=test.format(alias=alias))
 
+    def admits(self, record: Record) -> bool:
+        """As ``codec.entries`` has the field."""
+        value = getattr(record, self.field)
+        if isinstance(value, str):
+            return str(value) in self.values
+        return value is not None and any(str(each) in self.values for each in value)
+
     @property
     def parameters(self) -> tuple[str, str]:
         value = self.values[0] if len(self.values) == 1 else codec.text_array(self.values)
@@ -53,13 +60,7 @@ class Search:
         return any(not condition.values for condition in self.conditions)
 
     def matches(self, record: Record) -> bool:
-        if not self.conditions:
-            return True
-        pairs = codec.entries(record)
-        return all(
-            any((condition.field, value) in pairs for value in condition.values)
-            for condition in self.conditions
-        )
+        return all(condition.admits(record) for condition in self.conditions)
 
     def ids(self, connection: sqlite3.Connection, after: str, limit: int) -> list[str]:
         """The matching ids above ``after``, in order, at most ``limit`` (-1: all). Needs a condition."""

@@ -12,10 +12,12 @@ from gureum.resources.record import Record
 from gureum.store import codec
 from gureum.store.cache import RecordCache
 from gureum.store.sqlite import queries
-from gureum.store.sqlite.connection import explained, fetch
+from gureum.store.sqlite.connection import explained, fetch, number
 from gureum.store.sqlite.search import Search
+from gureum.store.tally import Changed, Tally
 
 R = TypeVar("R", bound=Record)
+S = TypeVar("S", bound=Tally)
 
 LOADED_AT_ONCE_MAX = 1000
 """Records read and decoded before other tasks get their turn: a few milliseconds."""
@@ -126,6 +128,27 @@ class View:
         hidden = await self._load(kind.kind, sorted(changed))
         total -= sum(map(search.matches, hidden))
         return total + sum(record is not None and search.matches(record) for record in changed.values())
+
+    async def tally(self, of: type[S]) -> S:
+        self._check_open()
+        return await self._cache.tallies.seen(of, self)
+
+    @property
+    def snapshot_revision(self) -> int:
+        return self._revision
+
+    def every(self, kind: type[Record]) -> AsyncIterator[Record]:
+        return self._scan(Search(kind, {}), "", -1)
+
+    async def changed(self, kinds: Iterable[type[Record]], since: int) -> Changed | None:
+        wanted = codec.text_array([kind.kind for kind in kinds])
+        with explained(self._path):
+            if since < number(self.connection, queries.HORIZON):
+                return None
+            rows = fetch(self.connection, queries.CHANGES_OF, (wanted, since))
+        return [
+            ((kind, id), None if body is None else self.decoded(kind, id, body)) for kind, id, body in rows
+        ]
 
     async def _scan(self, search: Search, after: str, limit: int) -> AsyncIterator[Record]:
         """The snapshot's records of a kind above ``after``, at most ``limit`` (-1: all)."""
