@@ -6,12 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from gureum.cli.commands import COMMANDS
 from gureum.cli.host import call, labels_of, show
 from gureum.cli.options import MARKUP, AsJson, StateDir, cloud_at
 from gureum.cli.output import FAILED, USAGE, CliError, human_bytes, note, table
 
-app = typer.Typer(help=COMMANDS["instance"].help, no_args_is_help=True, rich_markup_mode=MARKUP)
+app = typer.Typer(rich_markup_mode=MARKUP)
 
 MEMORY = "free memory"
 ENDED = "terminated"

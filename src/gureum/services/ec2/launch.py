@@ -16,6 +16,7 @@ from gureum.resources import (
     ImageState,
     Instance,
     InstanceState,
+    Recovery,
     Volume,
 )
 from gureum.services.ec2 import (
@@ -112,6 +113,7 @@ async def _plan(ctx: Context, input: Input) -> Plan:
         ebs_optimized=bool(input.get("EbsOptimized")),
         monitoring=bool((input.get("Monitoring") or {}).get("Enabled")),
         client_token=input.get("ClientToken") or "",
+        recovery=options.recovery(input.get("MaintenanceOptions"), Recovery()),
         cpu_credits=options.cpu_credits(input.get("CreditSpecification"), type),
     )
     return Plan(placement_groups.in_group(instance, wanted), places, disks, tags)
