@@ -7,10 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from gureum.cli.host import call, labels_of, show
-from gureum.cli.options import MARKUP, AsJson, StateDir, cloud_at
+from gureum.cli.instance import app
+from gureum.cli.options import AsJson, StateDir, cloud_at
 from gureum.cli.output import FAILED, USAGE, CliError, human_bytes, note, table
-
-app = typer.Typer(rich_markup_mode=MARKUP)
 
 MEMORY = "free memory"
 ENDED = "terminated"

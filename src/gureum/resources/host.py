@@ -55,11 +55,6 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
     wireguard_key: str = ""
     draining: bool = False
     """Takes no more instances."""
-    labels: dict[str, str] = msgspec.field(default_factory=dict)
-    """What its owner says of it. ``rack``: where it stands, for placement groups."""
-    cpu_overcommit: float = 0.0
-    """How much of its processors it gives away, as a multiple; 0: as FleetSettings says."""
-    memory_overcommit: float = 0.0
     silent: float = 0.0
     """When it was found to be silent, Unix time; 0 while it is heard."""
     watcher: str = ""
@@ -70,6 +65,11 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
     """The number of the last fence that is over."""
     fenceable: bool = False
     """It has a warden, which ends what runs on it when other hosts say so in a shared pool."""
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    """What its owner says of it. ``rack``: where it stands, for placement groups."""
+    cpu_overcommit: float = 0.0
+    """How much of its processors it gives away, as a multiple; 0: as FleetSettings says."""
+    memory_overcommit: float = 0.0
 
     @property
     def schedulable(self) -> bool:
