@@ -8,6 +8,8 @@ from functools import cache
 import pytest
 from hypothesis import HealthCheck, settings
 
+from support.postgres import lacks_postgres
+
 INDICES = 4
 """That a test run uses from its first: clouds and networks of tests that run at once need their own."""
 
@@ -53,7 +55,8 @@ def lacks_ceph() -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests whose mark says that they need what this machine does not have are skipped, saying so."""
+    needs = {"root": lacks_root, "qemu": lacks_qemu, "ceph": lacks_ceph, "postgres": lacks_postgres}
     for item in items:
-        for mark, lacks in (("root", lacks_root), ("qemu", lacks_qemu), ("ceph", lacks_ceph)):
+        for mark, lacks in needs.items():
             if item.get_closest_marker(mark) and (reason := lacks()):
                 item.add_marker(pytest.mark.skip(reason=reason))
