@@ -34,8 +34,9 @@ class Address:
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         if parts.password is not None or "password" in options:
             raise ConfigError(
-                "the store's address has a password in it, which every user of this machine could read: put it "
-                "into ~/.pgpass, or into a file of mode 0600 like that and name it: ?passfile=/etc/gureum/pgpass"
+                "the store's address has a password in it, which every user of this machine could read: put"
+                " it into ~/.pgpass, or into a file of mode 0600 like that and name it:"
+                " ?passfile=/etc/gureum/pgpass"
             )
         if unknown := sorted(set(options) - OPTIONS):
             raise ConfigError(
@@ -58,8 +59,8 @@ class Address:
             mode = options.setdefault("sslmode", "verify-full")
             if mode not in TLS_MODES:
                 raise ConfigError(
-                    f"with sslmode={mode} anybody between here and {host} could be the store: leave it out, which "
-                    "means verify-full, and name the authority: ?sslrootcert=/etc/gureum/db-ca.pem"
+                    f"with sslmode={mode} anybody between here and {host} could be the store: leave it out,"
+                    " which means verify-full, and name the authority: ?sslrootcert=/etc/gureum/db-ca.pem"
                 )
         netloc = quote(unquote(parts.username), safe="") + "@"
         if "host" not in options:

@@ -1,9 +1,9 @@
 """Commits transactions in the order they were submitted, as many at a time as are waiting.
 
-As with SQLite, a transaction begins while its predecessors are still being committed, and sees their writes. Here
-it also shares their snapshot of the database for a moment, with all that was written since on top: so its beginning
-costs no round trip, and what others committed meanwhile is found out by the commit, which names the revision that
-it builds on.
+As with SQLite, a transaction begins while its predecessors are still being committed, and sees their writes.
+Here it also shares their snapshot of the database for a moment, with all that was written since on top: so
+its beginning costs no round trip, and what others committed meanwhile is found out by the commit, which names
+the revision that it builds on.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class _Shared:
 
 
 class Committer:
-    """``committed`` is called after each commit with what it wrote, the revision that it built on and its own,
-    before anybody learns of it.
+    """``committed`` is called after each commit with what it wrote, the revision that it built on and its
+    own, before anybody learns of it.
     """
 
     def __init__(

@@ -111,8 +111,8 @@ async def discard(connection: Connection) -> None:
 
 
 async def prepare(connection: Connection, place: str, *, upgrade: bool = True) -> None:
-    """Bring the schema and the entries up to date; without ``upgrade`` only those of an empty database, since a
-    manager of an earlier gureum may be at work. Raises StoreError if this is no store or a newer one.
+    """Bring the schema and the entries up to date; without ``upgrade`` only those of an empty database, since
+    a manager of an earlier gureum may be at work. Raises StoreError if this is no store or a newer one.
     """
     with explained(place):
         async with connection.transaction():
@@ -147,7 +147,7 @@ async def _schema(connection: Connection, place: str) -> int:
 
 async def _reindex(connection: Connection) -> None:
     """Rebuild the entries of the kinds whose indexed fields are not those of the last start."""
-    known = {kind: fields for kind, fields in await connection.fetch(queries.INDEXED)}
+    known = dict(map(tuple, await connection.fetch(queries.INDEXED)))
     wanted = {kind: ",".join(record.indexes) for kind, record in KINDS.items()}
     for kind, fields in wanted.items():
         if known.get(kind) == fields:

@@ -16,7 +16,7 @@ from gureum.store.view import Horizon
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 5.0
-"""Notifications are lost with their connection; and a connection may be dead for a while before that shows."""
+"""Notifications are lost with their connection, which may be dead for a while before that shows."""
 RETRY_SECONDS_FIRST = 0.2
 RETRY_SECONDS_MAX = 2.0
 TOUCHED_MAX = 10_000
@@ -24,8 +24,8 @@ TOUCHED_MAX = 10_000
 
 
 class Follower:
-    """``own``: the name of this store's writer, whose commits it knows of. ``news`` is called when the horizon has
-    moved, ``others_committed`` before.
+    """``own``: the name of this store's writer, whose commits it knows of. ``news`` is called when the
+    horizon has moved, ``others_committed`` before.
     """
 
     def __init__(

@@ -13,9 +13,9 @@ RECORDS = "SELECT id, body FROM records WHERE kind = $1 AND id = ANY($2::text[])
 RECORDS_PAGE = "SELECT id, body FROM records WHERE kind = $1 AND id > $2 ORDER BY id LIMIT $3"
 RECORDS_COUNT = "SELECT count(*) FROM records WHERE kind = $1"
 
-# find(): the entries of one field drive, the other fields are probed or joined. $1 is the kind, $2 the id that
-# all are above, $3 the limit; then come each condition's field and values. What is probed is a scalar subquery,
-# so that no planner makes it drive.
+# find(): the entries of one field drive, the other fields are probed or joined. $1 is the kind, $2 the id
+# that all are above, $3 the limit; then come each condition's field and values. What is probed is a scalar
+# subquery, so that no planner makes it drive.
 ENTRIES_DRIVE = (
     "SELECT {distinct} e.id FROM entries e WHERE e.kind = $1 AND e.field = ${field} AND {value} AND e.id > $2"
 )
@@ -35,7 +35,8 @@ ENTRIES_SAMPLE = (
 VALUE_IS = "{alias}.value = ${values}"
 VALUE_IN = "{alias}.value = ANY(${values}::text[])"
 
-# $1: after this revision, $2: limit, which the last transaction may exceed. A record's version is its revision.
+# $1: after this revision, $2: limit, which the last transaction may exceed. A record's version is its
+# revision.
 CHANGES = (
     "SELECT s.horizon, c.revision, c.kind, c.id, c.body FROM state s LEFT JOIN"
     " (SELECT * FROM ("

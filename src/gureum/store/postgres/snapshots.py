@@ -17,7 +17,7 @@ IDLE_SECONDS_MAX = 60.0
 
 
 class Snapshots:
-    """An idle connection is in a transaction that has no snapshot yet: the first query, for the revision, pins one.
+    """An idle connection is in a transaction that has no snapshot yet: its first query pins one.
 
     So a snapshot costs one round trip, and an idle connection keeps the server from nothing.
     """

@@ -40,7 +40,8 @@ WATCH_RETRY_SECONDS = 1.0
 class PostgresStore:
     """A Store in a PostgreSQL database. Use ``open``.
 
-    It commits as one leader's (``fence``, its epoch) only while no later one leads. 0: as long as nobody ever led.
+    It commits as one leader's (``fence``, its epoch) only while no later one leads. 0: as long as nobody ever
+    led.
     """
 
     def __init__(self, address: Address, writer: Writer, revision: int) -> None:
@@ -146,7 +147,7 @@ class PostgresStore:
         return changes
 
     async def _changed_rows(self, snapshot: Snapshot, since: int, limit: int) -> Rows:
-        """(revision, kind, id, body) of the latest changes. Whole transactions: ``since`` cannot name a part."""
+        """(revision, kind, id, body) of the latest changes, of whole transactions."""
         try:
             rows = await snapshot.fetch(queries.CHANGES, since, limit)
         except StoreError as error:

@@ -30,7 +30,7 @@ WRITES_ENCODED_AT_ONCE = 200
 
 
 class Writer:
-    """Commits batches, one at a time. ``fence``: the epoch as which it may. ``name``: which writer this is."""
+    """Commits batches, one at a time. ``fence``: the epoch as which it may. ``name``: of this writer only."""
 
     def __init__(self, address: Address, connection: Connection, fence: int, tombstones_kept: int) -> None:
         self.fence = fence
