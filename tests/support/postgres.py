@@ -142,9 +142,9 @@ class Server:
 
 
 @contextmanager
-def server(*, durable: bool = False) -> Iterator[Server]:
+def server(*, durable: bool = False, parent: Path | None = None) -> Iterator[Server]:
     """A server until the end. ``durable``: it waits for the disk, as real ones do."""
-    directory = Path(tempfile.mkdtemp(prefix="gureum-pg-"))
+    directory = Path(tempfile.mkdtemp(prefix="gureum-pg-", dir=parent))
     made = Server(directory, durable)
     try:
         made.create()

@@ -22,6 +22,7 @@ CONNECT_SECONDS_MAX = 5.0
 QUERY_SECONDS_MAX = 30.0
 SETTINGS = {
     "application_name": "gureum",
+    "jit": "off",  # it takes longer than any query here
     "statement_timeout": "30000",
     # A manager that stops in the middle of something must not hold rows for ever.
     "idle_in_transaction_session_timeout": "120000",
