@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
@@ -11,27 +10,18 @@ from gureum.agent.holds import Holds
 from gureum.agent.pool_volumes import PoolVolumes
 from gureum.control import instances, volumes
 from gureum.resources import Instance, Volume
-from gureum.sim.run import simulate
 from gureum.store.base import Transaction
+
+from .planted import first, violation
 
 SEEDS_MAX = 60
 """How many runs may go by before one finds it."""
 STEPS = 60
 
 
-def violation(seed: int, **options: Any) -> str:
-    """What the simulation finds, "" for nothing."""
-    try:
-        simulate(seed, STEPS, 3, shared=True, **options)
-    except AssertionError as error:
-        return str(error)
-    return ""
-
-
 def found(pattern: str, **options: Any) -> None:
     """The first run that finds anything must find this."""
-    said = next(filter(None, (violation(seed, **options) for seed in range(SEEDS_MAX))), "nothing")
-    assert re.search(pattern, said), said
+    first(pattern, (violation(seed, STEPS, 3, shared=True, **options) for seed in range(SEEDS_MAX)))
 
 
 def test_a_volume_is_let_go_of_while_the_machine_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

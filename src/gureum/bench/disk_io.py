@@ -64,7 +64,7 @@ def measure(
         "local": (FileDisk(layers=(Layer(path=str(local), format="raw"),)), ()),
         "ceph": (_disk(settings), daemons),
     }
-    _rbd(settings, "create", IMAGE, "--size", f"{DISK_BYTES}B")
+    rbd(settings, "create", IMAGE, "--size", f"{DISK_BYTES}B")
     seconds, rounds = (1.0, 1) if quick else (4.0, 3)
     found: list[Figure] = []
     try:
@@ -75,7 +75,7 @@ def measure(
             found += asyncio.run(run)
     finally:
         local.unlink(missing_ok=True)
-        _rbd(settings, "rm", IMAGE, "--no-progress")
+        rbd(settings, "rm", IMAGE, "--no-progress")
     return found
 
 
@@ -89,12 +89,14 @@ def _disk(settings: SanSettings) -> RbdDisk:
     )
 
 
-def _rbd(settings: SanSettings, *words: str) -> None:
+def rbd(settings: SanSettings, *words: str) -> str:
+    """What the program says. Raises BenchError."""
     access = ("--conf", str(settings.conf), "--id", settings.user, "--keyring", str(settings.keyring))
     command = ["rbd", *access, "--pool", settings.pool, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PEER_SECONDS_MAX)
     if done.returncode != 0:
         raise BenchError(f"rbd {words[0]} failed: {done.stderr.strip()}")
+    return done.stdout
 
 
 async def measure_disk(

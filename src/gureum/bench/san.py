@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-from gureum.bench import disk_io, san_faults, san_peer
+from gureum.bench import disk_io, san_copies, san_faults, san_peer
 from gureum.bench.clouds import launcher
 from gureum.bench.figures import Figure, Promise, Say
 from gureum.bench.processes import busy_percent, memory_mb
@@ -50,6 +50,7 @@ def measure(directory: Path, say: Say, *, quick: bool) -> list[Figure]:
                 settings = SanSettings.load(cloud.state_dir)
                 disks = disk_io.measure(settings, directory, list(pids.values()), say, quick=quick)
                 peers = san_peer.measure(settings, say, quick=quick)
+                copies = san_copies.measure(cloud, directory, say, quick=quick)
                 faults = san_faults.measure(cloud, directory, say, quick=quick)
     return [
         _start("first `gureum up --san ceph` to HEALTH_OK", first, FIRST_SECONDS),
@@ -63,6 +64,7 @@ def measure(directory: Path, say: Say, *, quick: bool) -> list[Figure]:
         Figure(name="CPU of the idle storage daemons, of one core", value=percent, unit="%"),
         *disks,
         *peers,
+        *copies,
         *faults,
     ]
 

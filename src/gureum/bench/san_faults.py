@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
+from gureum.bench import disk_io
 from gureum.bench.checked_load import AREA_BYTES, BLOCK_BYTES, CheckedLoad
 from gureum.bench.clouds import wait
 from gureum.bench.figures import Figure, Say
@@ -30,6 +31,7 @@ BLOCKS = 20
 """Acknowledged before each kill, and after it."""
 SECONDS_MAX = 120.0
 COMMAND_SECONDS = 60.0
+FILL_SECONDS = 300.0
 OPTIONS = (
     "StrictHostKeyChecking=no",
     "UserKnownHostsFile=/dev/null",
@@ -40,9 +42,17 @@ OPTIONS = (
 )
 
 
+class Writer(NamedTuple):
+    """A guest that writes to one of its volumes."""
+
+    load: CheckedLoad
+    volume: str
+    ec2: Any
+
+
 def measure(cloud: Cloud, directory: Path, say: Say, *, quick: bool) -> list[Figure]:
     """``cloud`` runs, with a storage cluster of its own; ``directory`` is for what is needed meanwhile."""
-    with writing(cloud, directory, say) as (load, volume):
+    with writing(cloud, directory, say) as (load, volume, _):
         kills = 3 if quick else KILLS
         stalls, recoveries = [], []
         osds = Cluster(cloud.state_dir).osds
@@ -89,27 +99,17 @@ def well(cloud: Cloud) -> bool:
 
 
 @contextmanager
-def writing(cloud: Cloud, directory: Path, say: Say) -> Iterator[tuple[CheckedLoad, str]]:
-    """The load of a guest of its own on a volume of its own, and the volume."""
+def writing(cloud: Cloud, directory: Path, say: Say, gib: int = 1) -> Iterator[Writer]:
+    """A guest of its own with a volume of its own; one of more than 1 GiB is written all over before."""
     say("a guest that writes")
     image = str(images.build(cloud.state_dir / "images", "tiny", refresh=False)["ImageId"])
     config = cloud.config()
     endpoint = Endpoint(port=config.port, access_key=config.access_key_id, secret=config.secret_access_key)
     ec2 = client(endpoint, "ec2")
-    key = directory / "key"
-    key.touch(0o600)
-    key.write_text(ec2.create_key_pair(KeyName=KEY, KeyType="ed25519")["KeyMaterial"])
-    groups = ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["default"]}])
-    ec2.authorize_security_group_ingress(
-        GroupId=groups["SecurityGroups"][0]["GroupId"],
-        IpProtocol="tcp",
-        FromPort=22,
-        ToPort=22,
-        CidrIp="0.0.0.0/0",
-    )
+    key = _key(ec2, directory)
     wait("the image", lambda: bool(_images(ec2, image)), SECONDS_MAX)
     asked = {"ImageId": image, "InstanceType": TYPE, "MinCount": 1, "MaxCount": 1, "KeyName": KEY}
-    disk = {"DeviceName": "/dev/sdf", "Ebs": {"VolumeSize": 1, "DeleteOnTermination": True}}
+    disk = {"DeviceName": "/dev/sdf", "Ebs": {"VolumeSize": gib, "DeleteOnTermination": True}}
     [instance] = ec2.run_instances(**asked, BlockDeviceMappings=[disk])["Instances"]
     id = instance["InstanceId"]
     wait("the guest to run", lambda: _instance(ec2, id)["State"]["Name"] == "running", SECONDS_MAX)
@@ -117,8 +117,31 @@ def writing(cloud: Cloud, directory: Path, say: Say) -> Iterator[tuple[CheckedLo
     ssh = ssh_command(key, shown["PublicIpAddress"])
     wait("the guest to answer", lambda: _answers(ssh), SECONDS_MAX)
     volumes = {each["DeviceName"]: each["Ebs"]["VolumeId"] for each in shown["BlockDeviceMappings"]}
+    if gib > 1:
+        fill = f"dd if=/dev/zero of=/dev/vdb bs=1M count={gib * 1024} conv=fsync"
+        subprocess.run(
+            [*ssh, fill], capture_output=True, stdin=subprocess.DEVNULL, timeout=FILL_SECONDS, check=True
+        )
     with CheckedLoad(ssh, "/dev/vdb") as load:
-        yield load, volumes["/dev/sdf"]
+        yield Writer(load, volumes["/dev/sdf"], ec2)
+    ec2.terminate_instances(InstanceIds=[id])
+
+
+def _key(ec2: Any, directory: Path) -> Path:
+    """What one comes in with by SSH, which is let in; made once."""
+    key = directory / "key"
+    if not key.exists():
+        key.touch(0o600)
+        key.write_text(ec2.create_key_pair(KeyName=KEY, KeyType="ed25519")["KeyMaterial"])
+        groups = ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["default"]}])
+        ec2.authorize_security_group_ingress(
+            GroupId=groups["SecurityGroups"][0]["GroupId"],
+            IpProtocol="tcp",
+            FromPort=22,
+            ToPort=22,
+            CidrIp="0.0.0.0/0",
+        )
+    return key
 
 
 def ssh_command(key: Path, address: str) -> list[str]:
@@ -145,14 +168,7 @@ def _answers(ssh: Sequence[str]) -> bool:
 
 def exported(cloud: Cloud, volume: str, directory: Path) -> bytes:
     """The beginning of the volume, as another client of the cluster reads it."""
-    settings = Cluster(cloud.state_dir).settings()
     file = directory / "volume"
-    command = ["rbd", "--conf", str(settings.conf), "--id", settings.user, "--pool", settings.pool]
-    subprocess.run(
-        [*command, "export", "--no-progress", volume, str(file)],
-        capture_output=True,
-        timeout=COMMAND_SECONDS,
-        check=True,
-    )
+    disk_io.rbd(Cluster(cloud.state_dir).settings(), "export", "--no-progress", volume, str(file))
     with open(file, "rb") as disk:
         return disk.read(AREA_BYTES)

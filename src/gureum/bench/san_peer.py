@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from statistics import median
 
 from gureum.bench.disk_guest import Load
-from gureum.bench.disk_io import DISK_BYTES, FIRST_REQUESTS, LOADS, PEER_SECONDS_MAX
+from gureum.bench.disk_io import DISK_BYTES, FIRST_REQUESTS, LOADS, rbd
 from gureum.bench.figures import Figure, Say
 from gureum.bench.servers import BenchError
 from gureum.san.settings import SanSettings
@@ -34,12 +33,12 @@ def measure(settings: SanSettings, say: Say, *, quick: bool) -> list[Figure]:
 @contextmanager
 def _image(settings: SanSettings) -> Iterator[None]:
     """Written all over: what was never written is read without asking a disk."""
-    _rbd(settings, "create", IMAGE, "--size", f"{DISK_BYTES}B")
+    rbd(settings, "create", IMAGE, "--size", f"{DISK_BYTES}B")
     try:
         _bench(settings, LOADS[-1], DISK_BYTES // LOADS[-1].block_bytes)
         yield
     finally:
-        _rbd(settings, "rm", IMAGE, "--no-progress")
+        rbd(settings, "rm", IMAGE, "--no-progress")
 
 
 def _rate(settings: SanSettings, load: Load, seconds: float) -> float:
@@ -49,7 +48,7 @@ def _rate(settings: SanSettings, load: Load, seconds: float) -> float:
 
 def _bench(settings: SanSettings, load: Load, count: int) -> float:
     """Requests a second, of so many. Without librbd's cache, as QEMU opens images."""
-    said = _rbd(
+    said = rbd(
         settings,
         *("bench", "--rbd-cache", "false", "--io-type", load.operation, "--io-size", str(load.block_bytes)),
         *("--io-threads", str(load.depth), "--io-total", str(count * load.block_bytes)),
@@ -59,16 +58,3 @@ def _bench(settings: SanSettings, load: Load, count: int) -> float:
     if not found:
         raise BenchError(f"rbd bench said no rate: {said.strip()[-200:]}")
     return float(found[-1])
-
-
-def _rbd(settings: SanSettings, *words: str) -> str:
-    access: Sequence[str] = (
-        *("--conf", str(settings.conf), "--id", settings.user),
-        *("--keyring", str(settings.keyring), "--pool", settings.pool),
-    )
-    done = subprocess.run(
-        ["rbd", *access, *words], capture_output=True, text=True, check=False, timeout=PEER_SECONDS_MAX
-    )
-    if done.returncode != 0:
-        raise BenchError(f"rbd {words[0]} failed: {done.stderr.strip()}")
-    return done.stdout

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from gureum.cli.cloud import Cloud
@@ -19,13 +20,10 @@ SHOWN_MAX = 8
 
 def client(cloud: Cloud, service: str, *, read_timeout_s: float = 10.0) -> Any:
     """A botocore client with the cloud's root credentials."""
-    import botocore.session
     from botocore.config import Config
 
     config = cloud.config()
-    session = botocore.session.Session()
-    session.get_component("data_loader").search_paths.append(str(OWN_MODELS))
-    return session.create_client(
+    return _session().create_client(
         service,
         region_name=config.region,
         endpoint_url=config.endpoint,
@@ -34,6 +32,16 @@ def client(cloud: Cloud, service: str, *, read_timeout_s: float = 10.0) -> Any:
         verify=config.tls_cert or None,
         config=Config(connect_timeout=2, read_timeout=read_timeout_s, retries={"total_max_attempts": 1}),
     )
+
+
+@cache
+def _session() -> Any:
+    """One for all clients: it keeps what it has read of services, which takes a tenth of a second each."""
+    import botocore.session
+
+    session = botocore.session.Session()
+    session.get_component("data_loader").search_paths.append(str(OWN_MODELS))
+    return session
 
 
 def call(cloud: Cloud, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
@@ -57,36 +65,40 @@ def _send(service_client: Any, operation: str, parameters: dict[str, Any], cloud
     return response
 
 
-def instances(cloud: Cloud) -> Iterator[dict[str, Any]]:
-    service_client = client(cloud, "ec2")
-    parameters: dict[str, Any] = {"MaxResults": PAGE_SIZE}
+def pages(cloud: Cloud, service: str, operation: str, **parameters: Any) -> Iterator[dict[str, Any]]:
+    """The answers of an operation that gives them in pages. Raises CliError likewise."""
+    service_client = client(cloud, service)
     for _ in range(PAGES_MAX):
-        page = _send(service_client, "describe_instances", parameters, cloud)
-        for reservation in page.get("Reservations", []):
-            yield from reservation.get("Instances", [])
+        page = _send(service_client, operation, parameters, cloud)
+        yield page
         if not page.get("NextToken"):
             return
         parameters["NextToken"] = page["NextToken"]
+
+
+def instances(cloud: Cloud) -> Iterator[dict[str, Any]]:
+    for page in pages(cloud, "ec2", "describe_instances", MaxResults=PAGE_SIZE):
+        for reservation in page.get("Reservations", []):
+            yield from reservation.get("Instances", [])
 
 
 def instances_by_state(cloud: Cloud) -> dict[str, int]:
     return dict(sorted(Counter(instance["State"]["Name"] for instance in instances(cloud)).items()))
 
 
+def hosts(cloud: Cloud) -> Iterator[dict[str, Any]]:
+    for page in pages(cloud, "fleet", "describe_hosts"):
+        yield from page["Hosts"]
+
+
 def hosts_down(cloud: Cloud) -> dict[str, str]:
     """By host, what does not work as long as it is down."""
     found: dict[str, str] = {}
-    parameters: dict[str, Any] = {}
-    for _ in range(PAGES_MAX):
-        page = call(cloud, "fleet", "describe_hosts", **parameters)
-        for host in page["Hosts"]:
-            if host["State"] == "down":
-                things = [*host.get("NatGatewayIds", ()), *host["InstanceIds"]]
-                more = f" and {len(things) - SHOWN_MAX} more" if len(things) > SHOWN_MAX else ""
-                found[host["HostId"]] = ", ".join(things[:SHOWN_MAX]) + more
-        if "NextToken" not in page:
-            break
-        parameters["NextToken"] = page["NextToken"]
+    for host in hosts(cloud):
+        if host["State"] == "down":
+            things = [*host.get("NatGatewayIds", ()), *host["InstanceIds"]]
+            more = f" and {len(things) - SHOWN_MAX} more" if len(things) > SHOWN_MAX else ""
+            found[host["HostId"]] = ", ".join(things[:SHOWN_MAX]) + more
     return found
 
 

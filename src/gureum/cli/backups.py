@@ -100,6 +100,10 @@ class Api:
         found: dict[str, Any] = self.ec2.describe_snapshots(SnapshotIds=[id])["Snapshots"][0]
         return found
 
+    def volume(self, id: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.ec2.describe_volumes(VolumeIds=[id])["Volumes"][0]
+        return found
+
     def state(self, id: str) -> str:
         """ "" for one that does not exist."""
         try:
@@ -110,18 +114,15 @@ class Api:
             raise
 
     def wait_completed(self, id: str) -> dict[str, Any]:
-        deadline = time.monotonic() + WAIT_SECONDS
-        while (found := self.snapshot(id))["State"] == "pending" and time.monotonic() < deadline:
-            time.sleep(LOOK_SECONDS)
+        found = settled(lambda: self.snapshot(id), "pending")
         if found["State"] != "completed":
             raise CliError(f"{id} is {found['State']}: {found.get('StateMessage') or 'not completed'}")
         return found
 
     def encrypted(self, source: str) -> bool:
         """Whether a volume or snapshot is."""
-        if source.startswith("vol-"):
-            return bool(self.ec2.describe_volumes(VolumeIds=[source])["Volumes"][0]["Encrypted"])
-        return bool(self.snapshot(source)["Encrypted"])
+        found = self.volume(source) if source.startswith("vol-") else self.snapshot(source)
+        return bool(found["Encrypted"])
 
     def blocks(self, id: str, since: str) -> Iterator[tuple[int, str]]:
         """Block numbers in order, and the token to read each with, "" for one that has become zeros."""
@@ -342,6 +343,14 @@ def unlocked(files: Directory, manifest: Manifest, key_file: Path | None) -> Sea
         )
     files.require_proved(manifest, seal)
     return seal
+
+
+def settled(look: Callable[[], dict[str, Any]], busy: str) -> dict[str, Any]:
+    """What it is once its state is another than ``busy``, or after WAIT_SECONDS."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while (found := look())["State"] == busy and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
+    return found
 
 
 def parallel(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

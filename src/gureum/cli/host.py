@@ -42,14 +42,9 @@ def show(value: dict[str, Any]) -> None:
 
 @app.command("list", help="List the hosts of a running cloud.")
 def list_hosts(state_dir: StateDir = None, as_json: AsJson = False) -> None:
-    hosts: list[dict[str, Any]] = []
-    parameters: dict[str, Any] = {}
-    while True:
-        page = call(state_dir, "describe_hosts", **parameters)
-        hosts += page["Hosts"]
-        if "NextToken" not in page:
-            break
-        parameters["NextToken"] = page["NextToken"]
+    from gureum.cli import api
+
+    hosts = list(api.hosts(cloud_at(state_dir)))
     if as_json:
         show({"Hosts": hosts})
         return

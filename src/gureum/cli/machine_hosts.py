@@ -1,12 +1,12 @@
 """How many hosts a machine has: what may change that, and what must be gone first."""
 
-import asyncio
 import shutil
 from pathlib import Path
 
 from gureum.cli.cloud import Cloud
 from gureum.cli.config import HOST_PATH_MAX, HOSTS_MAX, CloudConfig, host_dir, make_state_dir
 from gureum.cli.output import MISSING, USAGE, CliError, note
+from gureum.cli.store import transact
 from gureum.errors import StoreError
 from gureum.network import wireguard
 from gureum.resources import (
@@ -19,7 +19,6 @@ from gureum.resources import (
     Volume,
 )
 from gureum.store.base import Reader, Transaction
-from gureum.store.sqlite import SqliteStore
 
 SHOWN_MAX = 5
 
@@ -46,7 +45,7 @@ def change(cloud: Cloud, hosts: int) -> None:
             "gureum down, then up again",
         )
     try:
-        asyncio.run(_shrink(store, config, hosts))
+        transact(store, lambda tx: _forget(tx, config, hosts))
     except StoreError as error:
         raise CliError(str(error)) from error
     if config.hosts > 1:
@@ -91,16 +90,8 @@ def check_encryption(cloud: Cloud) -> None:
         )
 
 
-async def _shrink(path: Path, config: CloudConfig, hosts: int) -> None:
-    """Forget the hosts that will not be there any more. Raises CliError if something is on them."""
-    store = SqliteStore.open(path)
-    try:
-        await store.transact(lambda tx: _forget(tx, config, hosts))
-    finally:
-        await store.close()
-
-
 async def _forget(tx: Transaction, config: CloudConfig, hosts: int) -> None:
+    """Forget the hosts that will not be there any more. Raises CliError if something is on them."""
     leaving = [f"host-{number}" for number in range(hosts, config.hosts)]
     left = await things_on(tx, leaving)
     if left:

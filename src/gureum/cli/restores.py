@@ -21,6 +21,7 @@ from gureum.cli.backups import (
     Api,
     Progress,
     parallel,
+    settled,
     unlocked,
 )
 from gureum.cli.output import CliError
@@ -185,10 +186,6 @@ def _drop(api: Api, base: str) -> None:
 
 
 def _wait_available(api: Api, volume: str) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while (state := api.ec2.describe_volumes(VolumeIds=[volume])["Volumes"][0]["State"]) == "creating":
-        if time.monotonic() >= deadline:
-            break
-        time.sleep(LOOK_SECONDS)
+    state = settled(lambda: api.volume(volume), "creating")["State"]
     if state != "available":
         raise CliError(f"{volume}, which the restore begins with, is {state}", "gureum status says why")

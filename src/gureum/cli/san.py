@@ -156,14 +156,9 @@ def pools(cloud: Any) -> list[dict[str, Any]]:
 def findings(cloud: Any, pool: dict[str, Any]) -> list[dict[str, Any]]:
     from gureum.cli import api
 
-    found: list[dict[str, Any]] = []
     asked = {"PoolName": pool["PoolName"], "HostId": pool["HostId"]}
-    while True:
-        page = api.call(cloud, "fleet", "check_pool", **asked)
-        found += page["Findings"]
-        if not page.get("NextToken"):
-            return found
-        asked["NextToken"] = page["NextToken"]
+    pages = api.pages(cloud, "fleet", "check_pool", **asked)
+    return [each for page in pages for each in page["Findings"]]
 
 
 def check_lines(found: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:

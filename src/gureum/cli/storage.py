@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import shutil
 import stat
@@ -16,6 +15,7 @@ from gureum.cli.config import LOOPBACK as LOOPBACKS
 from gureum.cli.config import CloudConfig, make_state_dir
 from gureum.cli.output import MISSING, CliError, human_bytes, note
 from gureum.cli.san_options import OSD_BYTES_MIN, Choice
+from gureum.cli.store import transact
 from gureum.errors import GureumError, PoolUnavailable
 from gureum.files import make_directories
 from gureum.resources import Snapshot, Volume
@@ -23,7 +23,6 @@ from gureum.san.ceph import bootstrap, existing, machine, making, pools
 from gureum.san.ceph.cluster import LOOPBACK, OSDS_MAX, OSDS_MIN, Cluster, Record, new_uuid
 from gureum.san.settings import SanSettings
 from gureum.store.base import Transaction
-from gureum.store.sqlite import SqliteStore
 from gureum.transport.tls import Address
 
 OSD_BYTES_MAX_UNASKED = 32 << 30
@@ -103,7 +102,7 @@ def _refuse_change(cloud: Cloud, before: SanSettings, after: SanSettings) -> Non
     if cloud.is_running():
         raise CliError(f"the cloud runs already, with --san {was}", f"gureum down, then up --san {wanted}")
     store = cloud.state_dir / "store.db"
-    if store.exists() and (things := asyncio.run(_count_disks(store))):
+    if store.exists() and (things := transact(store, _count_disks)):
         raise CliError(
             f"this cloud has {things} volumes and snapshots in its storage, {was}; they do not move by "
             f"starting it with --san {wanted}",
@@ -111,15 +110,8 @@ def _refuse_change(cloud: Cloud, before: SanSettings, after: SanSettings) -> Non
         )
 
 
-async def _count_disks(path: Path) -> int:
-    async def count(tx: Transaction) -> int:
-        return len(await tx.find(Volume)) + len(await tx.find(Snapshot))
-
-    store = SqliteStore.open(path)
-    try:
-        return await store.transact(count)
-    finally:
-        await store.close()
+async def _count_disks(tx: Transaction) -> int:
+    return len(await tx.find(Volume)) + len(await tx.find(Snapshot))
 
 
 def _require_good(settings: SanSettings) -> None:
@@ -263,7 +255,7 @@ def settle(cloud: Cloud, progress: Callable[[str], None]) -> None:
             )
             pools.have_pools(cluster, began + POOL_TIMEOUT_S, further)
             began = time.monotonic()
-        pools.wait_joined(cluster, began + WELL_TIMEOUT_S)
+        pools.wait_joined(cluster, cluster.osds, began + WELL_TIMEOUT_S)
         status = pools.wait_for(cluster, pools.is_well, began + WELL_TIMEOUT_S)
         if not pools.is_usable(status):
             status = pools.wait_for(cluster, pools.is_usable, began + USABLE_TIMEOUT_S)

@@ -11,7 +11,7 @@ import typer
 
 from gureum.cli.commands import COMMANDS
 from gureum.cli.host import call, show
-from gureum.cli.options import MARKUP, AsJson, StateDir
+from gureum.cli.options import MARKUP, AsJson, StateDir, cloud_at
 from gureum.cli.output import FAILED, CliError, human_bytes, note, table
 
 app = typer.Typer(help=COMMANDS["volume"].help, no_args_is_help=True, rich_markup_mode=MARKUP)
@@ -48,6 +48,8 @@ def move(
     if wait:
         found = followed(state_dir, found)
     report(found, as_json=as_json)
+    if found["State"] == "moving" and not as_json:
+        note("how far it is: gureum volume moves")
     if found["State"] not in ("moving", "completed"):
         raise typer.Exit(FAILED)
 
@@ -62,14 +64,10 @@ def cancel_move(volume: Volume, state_dir: StateDir = None, as_json: AsJson = Fa
 
 @app.command("moves", help="Show the volumes that move between pools, and those that did or could not.")
 def moves(state_dir: StateDir = None, as_json: AsJson = False) -> None:
-    found: list[dict[str, Any]] = []
-    asked: dict[str, Any] = {"MaxResults": PAGE_MAX}
-    while True:
-        page = call(state_dir, "describe_volume_moves", **asked)
-        found += page["VolumeMoves"]
-        if not page.get("NextToken"):
-            break
-        asked["NextToken"] = page["NextToken"]
+    from gureum.cli import api
+
+    pages = api.pages(cloud_at(state_dir), "fleet", "describe_volume_moves", MaxResults=PAGE_MAX)
+    found = [each for page in pages for each in page["VolumeMoves"]]
     if as_json:
         show({"VolumeMoves": found})
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,12 +9,12 @@ from pathlib import Path
 
 from gureum.cli.cloud import Cloud
 from gureum.cli.output import USAGE, CliError
+from gureum.cli.store import transact
 from gureum.hostspec import LOCAL
 from gureum.resources import Host, HostCertificate, Snapshot, Volume, VolumeState
 from gureum.resources.volume import VOLUME_TYPES, shared
 from gureum.san.settings import SanSettings
 from gureum.store.base import Transaction
-from gureum.store.sqlite import SqliteStore
 
 OFF = "off"
 POOLS_MAX = 8
@@ -95,10 +94,7 @@ def chosen(cloud: Cloud, settings: SanSettings, types: Mapping[str, str]) -> San
 
 def _kept(store: Path, pools: tuple[str, ...]) -> tuple[set[str], list[str]]:
     """Those of the pools that have volumes or snapshots, and the hosts of other machines."""
-    return asyncio.run(_look(store, pools)) if store.exists() else (set(), [])
 
-
-async def _look(path: Path, pools: tuple[str, ...]) -> tuple[set[str], list[str]]:
     async def look(tx: Transaction) -> tuple[set[str], list[str]]:
         volumes = [each for each in await tx.find(Volume) if each.state is not VolumeState.deleted]
         used = {pool for volume in volumes for pool in volume.pools}
@@ -106,8 +102,4 @@ async def _look(path: Path, pools: tuple[str, ...]) -> tuple[set[str], list[str]
         joined = {each.host for each in await tx.find(HostCertificate) if not each.revoked}
         return used & set(pools), sorted(joined & {each.id for each in await tx.find(Host)})
 
-    store = SqliteStore.open(path)
-    try:
-        return await store.transact(look)
-    finally:
-        await store.close()
+    return transact(store, look) if store.exists() else (set(), [])

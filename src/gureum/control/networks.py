@@ -159,6 +159,13 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
     def spec(self) -> NetworkSpec:
         me = self.hosts.get(self.host)
         spans = me is not None and bool(me.address)
+        targets = Targets(
+            gateways=self.gateways,
+            egress=self.egress,
+            nats=self.nats,
+            interfaces=self.targets,
+            peerings=self.peerings,
+        )
         return NetworkSpec(
             number=me.number if me is not None and spans else 0,
             hosts=tuple(self._peer_hosts()) if spans else (),
@@ -166,7 +173,7 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
             encrypted=self.cloud.encrypted,
             networks6=tuple(map(str, networks6(self.cloud))),
             hidden6=tuple(map(str, hidden6(self.cloud))),
-            vpcs=tuple(self._vpc(vpc) for vpc in self.vpcs.values()),
+            vpcs=tuple(self._vpc(vpc, targets) for vpc in self.vpcs.values()),
             ports=self.ports,
             remotes=self.neighbours.remotes(self.vpcs, self.host) if self.host != EVERYWHERE else (),
             peerings=tuple(
@@ -191,15 +198,7 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
         around = VXLAN_BYTES + (WIREGUARD_BYTES if self.cloud.encrypted else 0)
         return min(GUEST_MTU, smallest - around)
 
-    def _vpc(self, vpc: Vpc) -> VpcSpec:
-        targets = Targets(
-            vpc=vpc,
-            gateways=self.gateways,
-            egress=self.egress,
-            nats=self.nats,
-            interfaces=self.targets,
-            peerings=self.peerings,
-        )
+    def _vpc(self, vpc: Vpc, targets: Targets) -> VpcSpec:
         tables = [table for table in self.tables if table.vpc == vpc.id]
         main = next((table.id for table in tables if table.main), "")
         return VpcSpec(
@@ -219,7 +218,9 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
                 if subnet.vpc == vpc.id
             ),
             route_tables=tuple(
-                RouteTableSpec(id=table.id, number=table.number, routes=tuple(self._routes(table, targets)))
+                RouteTableSpec(
+                    id=table.id, number=table.number, routes=tuple(self._routes(table, vpc, targets))
+                )
                 for table in tables
             ),
             acls=tuple(_acl(acl) for acl in self.acls if acl.vpc == vpc.id),
@@ -230,9 +231,9 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
             dhcp=self._dhcp(vpc),
         )
 
-    def _routes(self, table: RouteTable, targets: Targets) -> Iterator[RouteSpec]:
-        for destination, route in expand(table, targets.vpc, self.prefixes):
-            target = resolve(route, targets)
+    def _routes(self, table: RouteTable, vpc: Vpc, targets: Targets) -> Iterator[RouteSpec]:
+        for destination, route in expand(table, vpc, self.prefixes):
+            target = resolve(route, vpc.id, targets)
             kind = target.kind if target is not None else RouteKind.blackhole
             yield RouteSpec(
                 destination=destination,

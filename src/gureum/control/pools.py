@@ -128,6 +128,5 @@ async def _hosts(reader: Reader, volumes: Iterable[Volume]) -> dict[str, str]:
 
 def _busy(volume: Volume) -> bool:
     """Whether work is under way that has it open, or will soon not have it open any more."""
-    changing = volume.modification is not None and volume.modification.state == "modifying"
     moving = bool(volume.target or volume.leaves)
-    return bool(volume.staged) or changing or moving or volume.state not in THERE
+    return bool(volume.staged) or volume.modifying or moving or volume.state not in THERE

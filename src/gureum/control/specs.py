@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -91,6 +91,7 @@ async def host_spec(
     for interface in interfaces:
         interfaces_of[str(interface.instance)].append(interface)
     image_by_id = {image.id: image for image in images}
+    here = {instance.id for instance in instances}
     return HostSpec(
         cloud=cloud.name,
         host=host,
@@ -106,7 +107,7 @@ async def host_spec(
             for instance in instances
         ),
         volumes=tuple(
-            _volume(volume, shares, volume_keys.get(volume.key, b""), host, instances)
+            _volume(volume, shares, volume_keys.get(volume.key, b""), host, here)
             for volume in volumes
             if volume.state is not VolumeState.error
             and not shares.awaited(volume)
@@ -139,11 +140,9 @@ async def _opened(
     return [volume for volume in attached if volume.multi_attach and volume.host != host]
 
 
-def _volume(
-    volume: Volume, shares: Shares, key: bytes, host: str, instances: Sequence[Instance]
-) -> VolumeSpec:
-    here = {instance.id for instance in instances}
-    machines = [each for each in volume.instances if each in here or not volume.multi_attach]
+def _volume(volume: Volume, shares: Shares, key: bytes, host: str, here: Container[str]) -> VolumeSpec:
+    """``here``: the host's instances."""
+    machines = (each for each in volume.instances if each in here or not volume.multi_attach)
     lost = shares.lost(volume) if shared(volume.pool) else ()
     return VolumeSpec(
         id=volume.id,
@@ -153,7 +152,7 @@ def _volume(
         source_volume=shares.volumes.get(volume.source, ""),
         key=key,
         encrypts=volume.encrypts,
-        machine=next(iter(machines), "") if any(map(shared, volume.pools)) else "",
+        machine=next(machines, "") if any(map(shared, volume.pools)) else "",
         multi_attach=volume.multi_attach,
         keeper=volume.host == host,
         evict=lost,

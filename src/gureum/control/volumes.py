@@ -20,7 +20,6 @@ from gureum.resources import (
     Attachment,
     AttachmentState,
     Host,
-    HostState,
     Instance,
     InstanceState,
     Snapshot,
@@ -31,13 +30,12 @@ from gureum.resources import (
 from gureum.resources.volume import shared
 from gureum.services.ec2 import keepers
 from gureum.services.ec2.capacity import serves
-from gureum.services.ec2.volume_moves import ended
+from gureum.services.ec2.volume_moves import ended, unmodified
 from gureum.store.base import Transaction
 
 log = logging.getLogger(__name__)
 
 SNAPSHOT_UNSETTLED = (SnapshotState.pending, SnapshotState.deleting)
-NOT_RUNNING = keepers.NOT_RUNNING
 
 
 def settled(volume: Volume) -> bool:
@@ -45,8 +43,7 @@ def settled(volume: Volume) -> bool:
     if volume.state not in (VolumeState.available, VolumeState.in_use):
         return volume.state is VolumeState.error
     attached = all(each.state is AttachmentState.attached for each in volume.attachments)
-    modified = volume.modification is None or volume.modification.state != "modifying"
-    return attached and modified and not volume.former and volume_moves.settled(volume)
+    return attached and not volume.modifying and not volume.former and volume_moves.settled(volume)
 
 
 def snapshot_settled(snapshot: Snapshot) -> bool:
@@ -127,7 +124,7 @@ async def _may_change_hands(tx: Transaction, volume: Volume) -> bool:
     if volume.multi_attach:
         return True
     instances = await tx.get_many(Instance, volume.instances)
-    return all(instance.state in NOT_RUNNING for instance in instances)
+    return all(instance.state in keepers.NOT_RUNNING for instance in instances)
 
 
 async def _working(tx: Transaction, observed: Observed, thing: Volume | Snapshot) -> tuple[str, ...]:
@@ -152,11 +149,7 @@ async def _place(tx: Transaction, volume: Volume) -> None:
     """
     if volume.attachments or shared(volume.pool):
         return
-    hosts = [
-        host
-        for host in await tx.find(Host)
-        if serves(host, volume.zone) and host.state is HostState.up and not host.draining
-    ]
+    hosts = [host for host in await tx.find(Host) if host.schedulable and serves(host, volume.zone)]
     if volume.source.startswith("snap-"):
         snapshot = await tx.get(Snapshot, volume.source)
         home = await tx.get(Host, snapshot.host) if snapshot is not None and snapshot.host else None
@@ -200,7 +193,7 @@ async def _attachment(tx: Transaction, observed: Observed, volume: Volume, attac
             return volume.with_attachment(replace(attachment, state=AttachmentState.attached))
     elif attachment.state is AttachmentState.detaching:
         gone = seen is not None and volume.id not in seen.disks and seen.revision >= volume.version
-        if gone or instance.state in NOT_RUNNING or instance.host is None:
+        if gone or instance.state in keepers.NOT_RUNNING or instance.host is None:
             devices = tuple(device for device in instance.devices if device.volume != volume.id)
             if devices != instance.devices:
                 await tx.put(replace(instance, devices=devices))
@@ -222,17 +215,12 @@ def _modified(env: Env, volume: Volume, seen: VolumeReport | None) -> Volume:
         return volume
     if seen.error and seen.revision >= volume.version:
         log.warning("%s could not be modified: %s", volume.id, seen.error)
+        now = env.utcnow()
         if volume.target:
-            volume = ended(volume, "failed", seen.error, env.utcnow())
-        failed = replace(modification, state="failed", ended=env.utcnow(), message=seen.error)
-        return replace(
-            volume,
-            modification=failed,
-            size_bytes=modification.original_size_bytes,
-            type=modification.original_type,
-            iops=modification.original_iops,
-            throughput=modification.original_throughput,
-        )
+            failed = ended(volume, "failed", seen.error, now)
+        else:
+            failed = unmodified(volume, seen.error, now)
+        return replace(failed, size_bytes=modification.original_size_bytes)
     done = seen.size_bytes >= volume.size_bytes and not volume.target
     if done and seen.revision >= volume.version:
         return replace(volume, modification=replace(modification, state="completed", ended=env.utcnow()))

@@ -114,8 +114,7 @@ class Fabric:
 
     def _ensure_network6(self) -> None:
         outside6.forward()
-        for name, value in {"disable_ipv6": "0", "accept_ra": "0", "accept_dad": "0"}.items():
-            write_sysctl(f"ipv6/conf/{self.bridge}/{name}", value)
+        _enable_ipv6(self.bridge)
         ip_batch(
             [
                 f"address replace {self.gateway6}/{self.network6.prefixlen} dev {self.bridge} nodad",
@@ -132,7 +131,7 @@ class Fabric:
         """What a router does, and no more: guests reach the world through it, but not the machine itself."""
         ours = f"{{ {self.network}, {self.public} }}"
         inside6 = {str(self.network6), *self._networks6}
-        ours6 = f"{{ {', '.join(sorted(inside6))} }}"
+        ours6 = ", ".join(sorted(inside6))
         hidden6 = f"{{ {', '.join(sorted(inside6 - {self._ipv6_prefix}))} }}"
         outwards = f'oifname != "{self.bridge}" oifname != "lo"'
         storage = storage_ports(self.index)
@@ -142,7 +141,7 @@ class Fabric:
                 "spoofed": Chain(
                     (
                         f'iifname "{self.bridge}" ip saddr != {ours} drop',
-                        f'iifname "{self.bridge}" ip6 saddr != {{ {ours6[2:-2]}, fe80::/10, ::/128 }} drop',
+                        f'iifname "{self.bridge}" ip6 saddr != {{ {ours6}, fe80::/10, ::/128 }} drop',
                     ),
                     "type filter hook prerouting priority -150; policy accept;",
                 ),
@@ -162,7 +161,7 @@ class Fabric:
                 "hide": Chain(
                     (
                         f"ip saddr {ours} {outwards} masquerade",
-                        f"ip6 saddr {hidden6} ip6 daddr != {ours6} {outwards} masquerade",
+                        f"ip6 saddr {hidden6} ip6 daddr != {{ {ours6} }} {outwards} masquerade",
                     ),
                     "type nat hook postrouting priority srcnat; policy accept;",
                 ),
@@ -183,8 +182,7 @@ class Fabric:
 
         def configure() -> None:
             if self._networks6:
-                for name, value in {"disable_ipv6": "0", "accept_ra": "0", "accept_dad": "0"}.items():
-                    write_sysctl(f"ipv6/conf/{UPLINK}/{name}", value)
+                _enable_ipv6(UPLINK)
             ip_batch(
                 [
                     "link set lo up",
@@ -236,6 +234,12 @@ class Fabric:
             yield
         finally:
             os.close(descriptor)
+
+
+def _enable_ipv6(device: str) -> None:
+    """With the addresses that we give it only, which can be used at once."""
+    for name, value in {"disable_ipv6": "0", "accept_ra": "0", "accept_dad": "0"}.items():
+        write_sysctl(f"ipv6/conf/{device}/{name}", value)
 
 
 def _devices() -> set[str]:

@@ -109,22 +109,21 @@ def build_vpc(names: Names, vpc: VpcPlan, slot: int, linked: bool) -> bool:
     for name, value in {"accept_ra": "0", "accept_dad": "0", "accept_redirects": "0"}.items():
         write_sysctl(f"ipv6/conf/{uplink}/{name}", value)
     write_sysctl(f"ipv6/conf/{uplink}/disable_ipv6", "0" if vpc.outside6 else "1")
-    host_end6, vpc_end6 = names.link6(slot)
-    ip_batch(
-        [
-            f"address replace {host_end}/31 dev {uplink}",
-            f"link set dev {uplink} addrgenmode none up",
-            *([f"address replace {host_end6}/128 dev {uplink} nodad"] if vpc.outside6 else []),
-            *([_neighbour6(uplink)] if vpc.outside6 else []),
+    commands = [
+        f"address replace {host_end}/31 dev {uplink}",
+        f"link set dev {uplink} addrgenmode none up",
+    ]
+    ends = [f"{vpc_end}/31"]
+    if vpc.outside6:
+        host_end6, vpc_end6 = names.link6(slot)
+        commands += [
+            f"address replace {host_end6}/128 dev {uplink} nodad",
+            f"neighbour replace {LINK_NEIGHBOUR6} lladdr {LINK_MACS[1]} dev {uplink} nud permanent",
         ]
-    )
-    ends = [f"{vpc_end}/31", *([f"{vpc_end6}/128"] if vpc.outside6 else [])]
+        ends.append(f"{vpc_end6}/128")
+    ip_batch(commands)
     visit(namespace, lambda: _configure_router(vpc, ends))
     return new
-
-
-def _neighbour6(uplink: str) -> str:
-    return f"neighbour replace {LINK_NEIGHBOUR6} lladdr {LINK_MACS[1]} dev {uplink} nud permanent"
 
 
 def _prepare_namespace() -> None:

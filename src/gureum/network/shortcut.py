@@ -29,14 +29,13 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
-from ipaddress import IPv4Network
+from collections.abc import Mapping
 
 import msgspec
 
 from gureum.errors import NetworkError
 from gureum.hostspec import PortKind
-from gureum.network import bpf
+from gureum.network import bpf, checks
 from gureum.network.bytecode import assemble
 from gureum.network.names import UPLINK, VXLAN
 from gureum.network.namespaces import visit
@@ -68,18 +67,13 @@ def note_rules(vpc: VpcPlan) -> tuple[str, ...]:
         f'ct state established iifname != "{UPLINK}" oifname != "{UPLINK}"{unlogged} '
         f"meta mark set meta mark or {ESTABLISHED_MARK:#x}"
     )
-    if any(IPv4Network(each).subnet_of(IPv4Network(own)) for each in _routed(vpc) for own in vpc.cidrs):
+    routed = {checks.network(each) for hops in vpc.tables.values() for each in hops if ":" not in each}
+    if any(each.subnet_of(checks.network(own)) for own in vpc.cidrs for each in routed):
         return (note,)
     # Inside the VPC all route tables say the same then. Which one it is need not be told to the other host,
     # and the way there costs the kernel one more look for a packet with a mark.
     inside = f'ct state established oifname "{VXLAN}" ip daddr {{ {", ".join(vpc.cidrs)} }}'
     return note, f"{inside} meta mark set meta mark and {ESTABLISHED_MARK:#x}"
-
-
-def _routed(vpc: VpcPlan) -> Iterator[str]:
-    """Destinations of IPv4 in the VPC's route tables."""
-    for hops in vpc.tables.values():
-        yield from (network for network in hops if ":" not in network)
 
 
 class Device(msgspec.Struct, frozen=True):

@@ -129,6 +129,10 @@ class Volume(Record, frozen=True, kw_only=True, omit_defaults=True):
         return (self.key,) if self.key else ()
 
     @property
+    def modifying(self) -> bool:
+        return self.modification is not None and self.modification.state == "modifying"
+
+    @property
     def target(self) -> str:
         """The pool that it is on its way to, "" for none: its data is in ``pool`` until that is this one.
 

@@ -85,10 +85,7 @@ class Guests:
         self.count += 1
         block, data = self.world.random.randrange(BLOCKS), f"{self.count}".encode()
         try:
-            if isinstance(pool, FakeSan):
-                pool.write(path, block, data, host.name)
-            else:
-                pool.write(path, block, data)
+            host.write(path, block, data)
         except PoolFull:
             return
         if disk.target is not None and disk.mirror is not None and not disk.mirror.error:

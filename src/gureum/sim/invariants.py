@@ -113,7 +113,7 @@ async def _unrest(world: World) -> AsyncIterator[str]:
             yield f"{volume.id} is {volume.state}"
         elif changing := [each for each in volume.attachments if each.state is not AttachmentState.attached]:
             yield f"{volume.id} is {changing[0].state}"
-        elif volume.modification is not None and volume.modification.state == "modifying":
+        elif volume.modifying:
             yield f"{volume.id} is being modified"
         elif volume.target or volume.leaves:
             yield f"{volume.id} is in {', '.join(volume.pools)}"

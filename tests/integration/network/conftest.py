@@ -151,10 +151,7 @@ class Guest:
         return visit(self.namespace, lambda: _connect(address, port, seconds))
 
     def reaches(self, address: str, port: int) -> bool:
-        found = self.connect(address, port)
-        if found is not None:
-            found.close()
-        return found is not None
+        return visit(self.namespace, lambda: _reaches(address, port))
 
     def send_raw(self, frame: bytes) -> None:
         """An Ethernet frame, as it is."""
@@ -193,18 +190,18 @@ def _guest_tap(mac: str) -> int:
     return fd
 
 
-def _listen(port: int, kind: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET, kind)
+def _listen(port: int, kind: int = socket.SOCK_STREAM, address: str = "0.0.0.0") -> socket.socket:
+    sock = socket.socket(_family(address), kind)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.bind(("0.0.0.0", port))
+    sock.bind((address, port))
     if kind == socket.SOCK_STREAM:
         sock.listen(64)
     sock.settimeout(3)
     return sock
 
 
-def _connect(address: str, port: int, seconds: float) -> socket.socket | None:
-    sock = socket.socket()
+def _connect(address: str, port: int, seconds: float = 0.8) -> socket.socket | None:
+    sock = socket.socket(_family(address))
     sock.settimeout(seconds)
     try:
         sock.connect((address, port))
@@ -212,6 +209,17 @@ def _connect(address: str, port: int, seconds: float) -> socket.socket | None:
         sock.close()
         return None
     return sock
+
+
+def _reaches(address: str, port: int) -> bool:
+    found = _connect(address, port)
+    if found is not None:
+        found.close()
+    return found is not None
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 class Rig:

@@ -27,8 +27,21 @@ from gureum.hostspec import (
 from gureum.network import namespaces, outside6
 from gureum.network.namespaces import visit
 
-from .conftest import ALL_IN, ALL_OUT, INDEX, INTERNET, Guest, Rig, run, spec, vpc
-from .test_network_ipv6 import IN6, OUT6, ROUTER, ROUTER_MAC, datagram, listen, pings, reaches, six
+from .conftest import (
+    ALL_IN,
+    ALL_OUT,
+    INDEX,
+    INTERNET,
+    Guest,
+    Rig,
+    _connect,
+    _listen,
+    _reaches,
+    run,
+    spec,
+    vpc,
+)
+from .test_network_ipv6 import IN6, OUT6, ROUTER, ROUTER_MAC, datagram, listen, pings, six
 from .test_network_ipv6 import guest as plugged
 from .test_network_security import ethernet
 
@@ -118,20 +131,9 @@ async def guest(rig: Rig, port: PortSpec) -> Guest:
     raise AssertionError(shown)
 
 
-@contextlib.contextmanager
-def serving(rig: Rig, number: int) -> Iterator[socket.socket]:
+def serving(rig: Rig, number: int) -> socket.socket:
     """A server in the Internet."""
-
-    def open_socket() -> socket.socket:
-        sock = socket.socket(socket.AF_INET6)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((SERVER6, number))
-        sock.listen(8)
-        sock.settimeout(2)
-        return sock
-
-    with rig.internet(open_socket) as server:
-        yield server
+    return rig.internet(lambda: _listen(number, address=SERVER6))
 
 
 def whom(server: socket.socket) -> str:
@@ -145,21 +147,13 @@ def from_outside(rig: Rig, address: str, number: int) -> bool:
     return rig.internet(lambda: _reaches(address, number))
 
 
-def _reaches(address: str, number: int) -> bool:
-    with socket.socket(socket.AF_INET6) as sock, contextlib.suppress(OSError):
-        sock.settimeout(0.8)
-        sock.connect((address, number))
-        return True
-    return False
-
-
 async def test_guests_go_out_with_the_hosts_address(world: Rig) -> None:
     one, two = six(5), six(105)
     await world.network.apply(cloud(one, two))
     for each in (one, two):
         inside = await guest(world, each)
         with serving(world, 80) as server:
-            assert await world.call(reaches, inside, SERVER6, 80)
+            assert await world.call(inside.reaches, SERVER6, 80)
             assert whom(server) == HOST6
         assert await world.call(pings, inside, SERVER6)
 
@@ -169,7 +163,7 @@ async def test_what_is_led_to_the_host_is_not_hidden(world: Rig) -> None:
     await world.network.apply(cloud(one, hidden=False))
     inside = await guest(world, one)
     with serving(world, 80) as server:
-        assert await world.call(reaches, inside, SERVER6, 80)
+        assert await world.call(inside.reaches, SERVER6, 80)
         assert whom(server) == one.ipv6[0]
 
 
@@ -205,10 +199,10 @@ async def test_acls_and_egress_rules_decide(world: Rig) -> None:
     await world.network.apply(cloud(one, rules=(web,), acl=(deny, *both)))
     inside = await guest(world, one)
     with serving(world, 80), serving(world, 81), serving(world, 82):
-        assert [await world.call(reaches, inside, SERVER6, n) for n in (80, 81, 82)] == [True, False, False]
+        assert [await world.call(inside.reaches, SERVER6, n) for n in (80, 81, 82)] == [True, False, False]
         # ACLs are asked of answers, too.
         await world.network.apply(cloud(one, rules=(web,), acl=both[1:]))
-        assert not await world.call(reaches, inside, SERVER6, 80)
+        assert not await world.call(inside.reaches, SERVER6, 80)
 
 
 async def test_hosts_and_other_vpcs_are_safe(world: Rig) -> None:
@@ -222,7 +216,7 @@ async def test_hosts_and_other_vpcs_are_safe(world: Rig) -> None:
         assert _reaches(HOST6, 8080)
         assert _reaches(link, 8080)
         for address in (HOST6, link):
-            assert not await world.call(reaches, inside, address, 8080)
+            assert not await world.call(inside.reaches, address, 8080)
             assert not await world.call(pings, inside, address)
     # What forwards for others gets nothing out with addresses that are not the VPC's.
     with world.internet(_datagrams) as sock:
@@ -260,11 +254,11 @@ async def test_two_vpcs_meet_outside(world: Rig) -> None:
     await world.network.apply(cloud(one, two, vpcs=vpcs))
     a, b = await guest(world, one), await guest(world, two)
     with listen(b, 80) as server:
-        assert await world.call(reaches, a, two.ipv6[0], 80)
+        assert await world.call(a.reaches, two.ipv6[0], 80)
         assert whom(server) == one.ipv6[0]
     closed = msgspec.structs.replace(other, route_tables=(ONE,))
     await world.network.apply(cloud(one, two, vpcs=(*current.vpcs, closed)))
-    assert not await world.call(reaches, a, two.ipv6[0], 80)
+    assert not await world.call(a.reaches, two.ipv6[0], 80)
 
 
 async def test_a_host_without_a_way_says_so_at_once(world: Rig, caplog: pytest.LogCaptureFixture) -> None:
@@ -313,7 +307,8 @@ async def test_flows_outlive_the_agent(world: Rig) -> None:
     await world.network.apply(cloud(one))
     inside = await guest(world, one)
     with serving(world, 80) as server:
-        connection = await world.call(visit, inside.namespace, lambda: _connected(SERVER6, 80))
+        connection = await world.call(visit, inside.namespace, lambda: _connect(SERVER6, 80, 3))
+        assert connection is not None
         accepted, _ = server.accept()
         with connection, accepted:
             await world.network.close()
@@ -329,13 +324,6 @@ async def test_flows_outlive_the_agent(world: Rig) -> None:
     assert f"gu{INDEX}-1" not in run("ip", "-6", "route", "show").stdout
     await world.network.teardown()
     assert CLOUD6 not in run("ip", "-6", "route", "show").stdout
-
-
-def _connected(address: str, number: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET6)
-    sock.settimeout(3)
-    sock.connect((address, number))
-    return sock
 
 
 async def test_a_host_keeps_taking_router_advertisements(world: Rig) -> None:
@@ -358,7 +346,7 @@ async def test_routes_that_come_and_go(world: Rig) -> None:
     with serving(world, 80):
         for routes, there in (((OUT,), True), ((), False), ((ONLY_OUT,), True), ((OUT,), True)):
             await world.network.apply(cloud(one, first=routes, second=()))
-            assert await world.call(reaches, inside, SERVER6, 80) is there
+            assert await world.call(inside.reaches, SERVER6, 80) is there
 
 
 async def test_flow_logs_have_it(world: Rig) -> None:
@@ -368,7 +356,7 @@ async def test_flow_logs_have_it(world: Rig) -> None:
     await world.network.apply(cloud(one, rules=(OUT6, https), flow_logs=(log,)))
     inside = await guest(world, one)
     with serving(world, 80):
-        assert await world.call(reaches, inside, SERVER6, 80)
+        assert await world.call(inside.reaches, SERVER6, 80)
     assert not await world.call(from_outside, world, one.ipv6[0], 81)
     counted = world.network._vpcs[1].take_flows().flows
     ways = {(flow.egress, flow.accepted) for flow in counted if flow.target_port == 80}

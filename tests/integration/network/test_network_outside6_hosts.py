@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 
 import msgspec
 import pytest
@@ -11,13 +10,12 @@ import pytest
 from gureum.hostspec import GroupSpec, NetworkSpec, PortSpec, RouteTableSpec, RuleSpec, SubnetSpec
 from gureum.network.namespaces import visit
 
-from .conftest import ALL_IN, ALL_OUT, TO_INTERNET, Guest, port, run, vpc
+from .conftest import ALL_IN, ALL_OUT, TO_INTERNET, Guest, _connect, _listen, port, run, vpc
 from .hosts import LAN, Site, configure6
-from .test_network_outside6 import CLOUD6, IN6, OUT, OUT6, SERVER6
+from .test_network_outside6 import CLOUD6, IN6, OUT, OUT6, ROUTER6, SERVER6, whom
 
 pytestmark = pytest.mark.root
 
-ROUTER6 = "2001:db8:0:1::fe"
 TRIES = 5
 
 
@@ -54,40 +52,14 @@ def six(number: int) -> PortSpec:
     return msgspec.structs.replace(port(number), ipv6=(f"fd00:1:0:1::{number:x}",))
 
 
-def served(address: str, number: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET6)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.bind((address, number))
-    sock.listen(8)
-    sock.settimeout(3)
-    return sock
-
-
-def connected(address: str, number: int, seconds: float = 2) -> socket.socket | None:
-    sock = socket.socket(socket.AF_INET6)
-    sock.settimeout(seconds)
-    try:
-        sock.connect((address, number))
-    except OSError:
-        sock.close()
-        return None
-    return sock
-
-
 def reaches(guest: Guest, address: str, number: int, tries: int = 1) -> bool:
     """``tries``: a guest's address that was added a moment ago is not in use at once."""
     for _ in range(tries):
-        found = visit(guest.namespace, lambda: connected(address, number, 1))
+        found = visit(guest.namespace, lambda: _connect(address, number, 1))
         if found is not None:
             found.close()
             return True
     return False
-
-
-def whom(server: socket.socket) -> str:
-    connection, address = server.accept()
-    connection.close()
-    return str(address[0])
 
 
 async def test_addresses_are_found_on_their_hosts_and_move_with_their_flows(lan: Six) -> None:
@@ -98,17 +70,19 @@ async def test_addresses_are_found_on_their_hosts_and_move_with_their_flows(lan:
     for each in guests:
         configure6(each)
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(lan.lan(lambda: served(SERVER6, 80)))
+        server = stack.enter_context(lan.lan(lambda: _listen(80, address=SERVER6)))
         assert reaches(guests[0], SERVER6, 80, TRIES)
         assert whom(server) == one.ipv6[0]
-        outwards = visit(guests[0].namespace, lambda: connected(SERVER6, 80))
+        outwards = visit(guests[0].namespace, lambda: _connect(SERVER6, 80, 2))
         assert outwards is not None
         stack.enter_context(outwards)
         accepted, address = server.accept()
         stack.enter_context(accepted)
         assert address[0] == one.ipv6[0]
-        listeners = [stack.enter_context(visit(each.namespace, lambda: served("::", 81))) for each in guests]
-        inwards = lan.lan(lambda: connected(one.ipv6[0], 81))
+        listeners = [
+            stack.enter_context(visit(each.namespace, lambda: _listen(81, address="::"))) for each in guests
+        ]
+        inwards = lan.lan(lambda: _connect(one.ipv6[0], 81, 2))
         assert inwards is not None
         stack.enter_context(inwards)
         served_there = stack.enter_context(listeners[0].accept()[0])
@@ -121,7 +95,7 @@ async def test_addresses_are_found_on_their_hosts_and_move_with_their_flows(lan:
             assert receiver.recv(1) == b"x"
             receiver.sendall(b"y")
             assert sender.recv(1) == b"y"
-        again = lan.lan(lambda: connected(two.ipv6[0], 81))
+        again = lan.lan(lambda: _connect(two.ipv6[0], 81, 2))
         assert again is not None
         again.close()
 
@@ -136,10 +110,13 @@ async def test_hosts_are_safe_from_guests_of_others(lan: Six) -> None:
         if not lan.guests:
             configure6(await lan.guest(lan.ports["eni-15"][0]))
         inside = lan.guests[0]
-        with lan.lan(lambda: served(SERVER6, 80)):
+        with lan.lan(lambda: _listen(80, address=SERVER6)):
             assert reaches(inside, SERVER6, 80, TRIES)
-        with lan.hosts[1].here(lambda: served("::", 8080)), lan.hosts[0].here(lambda: served("::", 8080)):
-            there = lan.lan(lambda: connected("2001:db8:0:1::2", 8080))
+        with (
+            lan.hosts[1].here(lambda: _listen(8080, address="::")),
+            lan.hosts[0].here(lambda: _listen(8080, address="::")),
+        ):
+            there = lan.lan(lambda: _connect("2001:db8:0:1::2", 8080, 2))
             assert there is not None
             there.close()
             for number in (1, 2):
@@ -153,7 +130,7 @@ async def test_hidden_guests_have_the_address_of_their_host(lan: Six) -> None:
     for number, each in enumerate(ports, 1):
         inside = await lan.guest(each)
         configure6(inside)
-        with lan.lan(lambda: served(SERVER6, 80)) as server:
+        with lan.lan(lambda: _listen(80, address=SERVER6)) as server:
             assert reaches(inside, SERVER6, 80, TRIES)
             assert whom(server) == f"2001:db8:0:1::{number}"
 
@@ -166,6 +143,9 @@ async def test_between_hosts_groups_decide_as_ever(lan: Six) -> None:
     a, b = await lan.guest(one), await lan.guest(two)
     for each in (a, b):
         configure6(each)
-    with visit(b.namespace, lambda: served("::", 80)), visit(a.namespace, lambda: served("::", 80)):
+    with (
+        visit(b.namespace, lambda: _listen(80, address="::")),
+        visit(a.namespace, lambda: _listen(80, address="::")),
+    ):
         assert reaches(a, two.ipv6[0], 80, TRIES)
         assert not reaches(b, one.ipv6[0], 80)

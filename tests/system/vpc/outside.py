@@ -20,7 +20,7 @@ INDEX = int(os.environ["GUREUM_TEST_INDEX"])
 OUTSIDE, CABLE = f"gvpct{INDEX}-outside", f"gvpct{INDEX}"
 OUTSIDE_ADDRESS, ROUTER_ADDRESS = f"198.51.100.{4 * INDEX + 2}", f"198.51.100.{4 * INDEX + 1}"
 """Of who is there, and of the machine there (RFC 5737)."""
-OUTSIDE_ADDRESS6, ROUTER_ADDRESS6 = "2001:db8:55::2", "2001:db8:55::1"
+OUTSIDE_ADDRESS6, ROUTER_ADDRESS6 = f"2001:db8:55:{INDEX:x}::2", f"2001:db8:55:{INDEX:x}::1"
 """The same of IPv6 (RFC 3849)."""
 
 

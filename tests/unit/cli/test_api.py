@@ -22,11 +22,12 @@ def test_what_is_on_hosts_that_are_down(monkeypatch: pytest.MonkeyPatch, tmp_pat
         "next": {"Hosts": [host(2, "down", InstanceIds=many, NatGatewayIds=["nat-2"]), host(3, "down")]},
     }
 
-    def call(cloud: Cloud, service: str, operation: str, NextToken: str = "") -> dict[str, Any]:
-        assert (service, operation) == ("fleet", "describe_hosts")
-        return pages[NextToken]
+    def send(client: str, operation: str, parameters: dict[str, Any], _cloud: Cloud) -> dict[str, Any]:
+        assert (client, operation) == ("fleet", "describe_hosts")
+        return pages[parameters.get("NextToken", "")]
 
-    monkeypatch.setattr(api, "call", call)
+    monkeypatch.setattr(api, "client", lambda _cloud, service: service)
+    monkeypatch.setattr(api, "_send", send)
     assert api.hosts_down(Cloud(tmp_path)) == {
         "host-1": "nat-1",
         "host-2": "nat-2, i-0, i-1, i-2, i-3, i-4, i-5, i-6 and 2 more",

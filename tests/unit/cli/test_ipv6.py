@@ -16,6 +16,11 @@ def addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ipv6, "own_addresses", lambda: ["2001:db8:9:1::5"])
 
 
+@pytest.fixture
+def config() -> CloudConfig:
+    return CloudConfig(name="c", index=0, account_id="123456789012", access_key_id="a", secret_access_key="b")
+
+
 def test_what_is_said_is_kept() -> None:
     assert ipv6.prefix_setting(None) is None
     assert ipv6.prefix_setting("off") == ""
@@ -42,11 +47,8 @@ def test_what_is_no_prefix_is_refused(text: str, why: str) -> None:
 
 
 @pytest.mark.parametrize("length", [16, 32, 48])
-def test_the_cloud_s_own_network_is_not_led_to_it(length: int) -> None:
+def test_the_cloud_s_own_network_is_not_led_to_it(config: CloudConfig, length: int) -> None:
     """VPCs that were made before are hidden; two could have the same network."""
-    config = CloudConfig(
-        name="c", index=0, account_id="123456789012", access_key_id="a", secret_access_key="b"
-    )
     own = IPv6Network(config.networks6[0])
     prefix = own.supernet(new_prefix=length) if length < 32 else next(own.subnets(new_prefix=length))
     with pytest.raises(CliError, match="hidden ones"):
@@ -54,10 +56,7 @@ def test_the_cloud_s_own_network_is_not_led_to_it(length: int) -> None:
     check_config(msgspec.structs.replace(config, ipv6_prefix="2001:db8:7::/48"))
 
 
-def test_a_cloud_has_its_own_network_and_the_one_that_is_led_to_it() -> None:
-    config = CloudConfig(
-        name="c", index=0, account_id="123456789012", access_key_id="a", secret_access_key="b"
-    )
+def test_a_cloud_has_its_own_network_and_the_one_that_is_led_to_it(config: CloudConfig) -> None:
     [own] = config.networks6
     assert own.startswith("fd")
     assert own.endswith("::/32")

@@ -1,4 +1,3 @@
-import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,9 @@ import pytest
 from gureum.cli import machine_hosts
 from gureum.cli.cloud import Cloud
 from gureum.cli.output import USAGE, CliError
+from gureum.cli.store import transact
 from gureum.resources import Host, NatGateway, NatGatewayState, Snapshot, SnapshotState, Volume
 from gureum.resources.record import Record
-from gureum.store.sqlite import SqliteStore
 
 TIME = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -23,14 +22,7 @@ def stored(cloud: Cloud, *records: Record) -> set[str]:
             await tx.put(record)
         return {host.id for host in await tx.find(Host)}
 
-    async def main() -> set[str]:
-        store = SqliteStore.open(cloud.state_dir / "store.db")
-        try:
-            return await store.transact(work)
-        finally:
-            await store.close()
-
-    return asyncio.run(main())
+    return transact(cloud.state_dir / "store.db", work)
 
 
 def volume(id: str, host: str | None, zone: str = "us-east-1a") -> Volume:

@@ -121,7 +121,7 @@ class Fleet:
         self.findings = list(findings)
         self.repaired: list[str] = []
 
-    def call(self, _: Cloud, service: str, operation: str, **asked: Any) -> dict[str, Any]:
+    def send(self, _client: None, operation: str, asked: dict[str, Any], _: Cloud) -> dict[str, Any]:
         if operation == "describe_pools":
             return {"Pools": [SHARED]}
         if operation == "check_pool":
@@ -151,7 +151,8 @@ def test_check(
     repaired: list[str],
 ) -> None:
     fleet = Fleet(*findings)
-    monkeypatch.setattr("gureum.cli.api.call", fleet.call)
+    monkeypatch.setattr("gureum.cli.api.client", lambda *_: None)
+    monkeypatch.setattr("gureum.cli.api._send", fleet.send)
     command = ["san", "check", "--state-dir", str(cloud.state_dir), *words]
     result = CliRunner().invoke(app, command)
     assert (result.exit_code, fleet.repaired) == (code, repaired)

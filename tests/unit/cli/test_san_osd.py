@@ -103,12 +103,12 @@ def run(cloud: Cloud, *words: str) -> Any:
     return CliRunner().invoke(app, ["san", "osd", *words, "--state-dir", str(cloud.state_dir)])
 
 
-def test_only_of_a_cluster_of_its_own_that_runs(cloud: Cloud) -> None:
+def test_only_of_a_cluster_of_its_own(cloud: Cloud) -> None:
     cloud.configure()
     assert "no storage cluster of its own" in str(run(cloud, "list").exception)
-    made = Cluster(cloud.state_dir)
-    made.settings().save(cloud.state_dir)
-    made.create(Record(fsid="1", mon_port=20000, osd_bytes=2 * GIB))
+
+
+def test_only_of_one_that_runs(cloud: Cloud, cluster: Cluster) -> None:
     refused = run(cloud, "add").exception
     assert (str(refused), getattr(refused, "exit_code", 0)) == ("the cloud is not running", 4)
 

@@ -1,4 +1,3 @@
-import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,13 +8,13 @@ from gureum.cli import storage
 from gureum.cli.cloud import Cloud
 from gureum.cli.output import CliError
 from gureum.cli.san_options import Choice
+from gureum.cli.store import transact
 from gureum.resources import Volume
 from gureum.san.ceph import existing
 from gureum.san.ceph.cluster import LOOPBACK, Cluster
 from gureum.san.ceph.existing import Problem
 from gureum.san.settings import SanSettings
 from gureum.store.base import Transaction
-from gureum.store.sqlite import SqliteStore
 
 GIB = 1 << 30
 OWN = Choice("ceph", osd_bytes=2 * GIB)
@@ -31,14 +30,7 @@ def add_volume(cloud: Cloud) -> None:
         time = datetime(2026, 1, 1, tzinfo=UTC)
         await tx.put(Volume(id="vol-1", size_bytes=1, zone="us-east-1a", host="host-0", created=time))
 
-    async def run() -> None:
-        store = SqliteStore.open(cloud.state_dir / "store.db")
-        try:
-            await store.transact(put)
-        finally:
-            await store.close()
-
-    asyncio.run(run())
+    transact(cloud.state_dir / "store.db", put)
 
 
 def test_a_cluster_of_its_own_is_decided_on_once(cloud: Cloud) -> None:

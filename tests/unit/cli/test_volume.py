@@ -55,3 +55,15 @@ def test_it_is_followed_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(volume, "call", call)
     monkeypatch.setattr(volume, "LOOK_SECONDS", 0.0)
     assert volume.followed(None, MOVING)["State"] == "completed"
+
+
+def test_without_waiting_it_says_how_to_follow_a_move(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(volume, "call", lambda *_, **__: {"VolumeMove": MOVING})
+    volume.move("vol-1", "gureum")
+    said = capsys.readouterr()
+    assert said.out == "vol-1: on its way from local to gureum\n"
+    assert "gureum volume moves" in said.err
+    volume.move("vol-1", "gureum", as_json=True)
+    assert capsys.readouterr().err == ""

@@ -1,4 +1,3 @@
-import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +8,7 @@ from gureum.cli import storage, volume_types
 from gureum.cli.cloud import Cloud
 from gureum.cli.output import CliError
 from gureum.cli.san_options import Choice
+from gureum.cli.store import transact
 from gureum.cli.volume_types import POOLS_MAX, parse
 from gureum.control.__main__ import cloud_settings
 from gureum.control.shares import shared_pools
@@ -20,7 +20,6 @@ from gureum.san.ceph.existing import Problem
 from gureum.san.settings import SanSettings
 from gureum.services.ec2.block_devices import KINDS
 from gureum.store.base import Transaction
-from gureum.store.sqlite import SqliteStore
 
 OWN = Choice("ceph", osd_bytes=2 << 30)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -44,14 +43,7 @@ def have(cloud: Cloud, *records: Record) -> None:
         for record in records:
             await tx.put(record)
 
-    async def run() -> None:
-        store = SqliteStore.open(cloud.state_dir / "store.db")
-        try:
-            await store.transact(put)
-        finally:
-            await store.close()
-
-    asyncio.run(run())
+    transact(cloud.state_dir / "store.db", put)
 
 
 def volume(id: str = "vol-1", **fields: object) -> Volume:
@@ -167,7 +159,7 @@ def test_hosts_that_joined_know_no_new_pools(in_ceph: Cloud) -> None:
 def test_not_while_the_cloud_runs(in_ceph: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Cloud, "is_running", lambda _self: True)
     have(in_ceph, volume())
-    monkeypatch.setattr(volume_types, "SqliteStore", None)  # it is the manager's then
+    monkeypatch.setattr(volume_types, "transact", None)  # it is the manager's then
     with pytest.raises(CliError, match="runs already, with --volume-types sc1=cold,st1=bulk"):
         storage.choose(in_ceph, None, {"st1": "bulk"})
     storage.choose(in_ceph, None, {"sc1": "cold", "st1": "bulk"})

@@ -153,6 +153,12 @@ async def test_a_modification_that_fails_takes_the_size_back(bench: Any, make: A
     assert (after.type, after.iops, after.throughput) == ("gp2", 0, 0)
 
 
+async def test_a_modification_that_fails_takes_multi_attach_back(bench: Any, make: Any) -> None:
+    await bench.put(replace(growing(make), multi_attach=True))
+    bench.volume(size_bytes=GIB, error="full", full=True)
+    assert not (await bench.step_volume()).multi_attach
+
+
 async def test_a_snapshot_is_taken_where_its_volume_is(bench: Any, make: Any) -> None:
     await bench.put(make.volume(state=VolumeState.available), make.snapshot(host=None))
     assert (await bench.step_snapshot()).host == "host-0"

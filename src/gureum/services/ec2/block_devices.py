@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from gureum.errors import ApiError
 from gureum.hostspec import LOCAL
-from gureum.resources import Image, ImageDevice, Move, Snapshot, SnapshotState
+from gureum.resources import Image, ImageDevice, Move, Snapshot, SnapshotState, Volume
 from gureum.resources.volume import shared
 from gureum.services.ec2 import encryption, limits, lookup
 from gureum.services.ec2.capacity import require_room_in
@@ -209,16 +209,27 @@ def pool_for(ctx: Context, type: str, snapshot: Snapshot | None = None) -> str:
     return ctx.cloud.pool_of(type)
 
 
-def move_for(ctx: Context, disk: Disk) -> Move | None:
-    """How a volume that is made now goes on to the pool of its type."""
-    if not disk.target:
-        return None
-    return Move(state="moving", source=disk.pool, target=disk.target, started=ctx.env.utcnow())
-
-
-async def key_for(ctx: Context, disk: Disk) -> str:
-    """The id of the key of a volume that is made now."""
-    return disk.key or (await encryption.new_key(ctx) if disk.encrypted else "")
+async def new_volume(ctx: Context, disk: Disk, zone: str) -> Volume:
+    """The record of a volume that is made now, not in the store yet; of its key that is."""
+    now = ctx.env.utcnow()
+    return Volume(
+        id=ctx.env.new_id("vol"),
+        account=ctx.caller.account,
+        size_bytes=disk.size_bytes,
+        type=disk.type,
+        iops=disk.iops,
+        throughput=disk.throughput,
+        zone=zone,
+        pool=disk.pool,
+        source=disk.source,
+        encrypted=disk.encrypted,
+        key=disk.key or (await encryption.new_key(ctx) if disk.encrypted else ""),
+        encrypts=disk.encrypts,
+        snapshot=disk.snapshot,
+        origin=disk.origin,
+        move=Move(state="moving", source=disk.pool, target=disk.target, started=now) if disk.target else None,
+        created=now,
+    )
 
 
 def mapping_fault(message: str) -> ApiError:
@@ -270,7 +281,7 @@ async def parse_mappings(
             )
     for name, entry in entries.items():
         if not dropped(entry):
-            found.append(await _extra(ctx, name, entry.get("Ebs")))
+            found.append(await _extra(ctx, name, entry.get("Ebs") or {}))
     if len(found) - 1 > limits.VOLUMES_PER_INSTANCE_MAX:
         raise ApiError("AttachmentLimitExceeded", "Too many volumes for this instance type.")
     return found
@@ -319,21 +330,21 @@ def _size(ebs: Mapping[str, Any], default: int, snapshot: str, least: int | None
     return size or default
 
 
-def added_size(ebs: Mapping[str, Any], snapshot: Snapshot | None) -> int:
-    """In GiB, of a volume that a request adds. Raises likewise, and where nothing says how large it is."""
-    if snapshot is not None:
-        return _size(ebs, gib(snapshot.size_bytes), snapshot.id)
-    if ebs.get("VolumeSize") is None:
-        raise missing("size or snapshotId")
-    return _size(ebs, 0, "")
-
-
-async def _extra(ctx: Context, device: str, ebs: Mapping[str, Any] | None) -> DiskMapping:
+async def added_disk(ctx: Context, device: str, ebs: Mapping[str, Any]) -> tuple[Disk, Snapshot | None]:
+    """What a request adds, and what of; its source, pool and encryption are not settled. Raises likewise."""
     if not ebs:
         raise mapping_fault(f"The mapping of {device} names neither an EBS volume nor NoDevice")
     check_supported(ebs)
     snapshot = await usable_snapshot(ctx, ebs["SnapshotId"]) if ebs.get("SnapshotId") else None
-    disk = await settled(ctx, _tuned(Disk(added_size(ebs, snapshot)), ebs), ebs, snapshot)
+    if snapshot is None and ebs.get("VolumeSize") is None:
+        raise missing("size or snapshotId")
+    least = gib(snapshot.size_bytes) if snapshot is not None else 0
+    return _tuned(Disk(_size(ebs, least, snapshot.id if snapshot is not None else "")), ebs), snapshot
+
+
+async def _extra(ctx: Context, device: str, ebs: Mapping[str, Any]) -> DiskMapping:
+    disk, snapshot = await added_disk(ctx, device, ebs)
+    disk = await settled(ctx, disk, ebs, snapshot)
     # A volume that is made for an instance goes with it unless it is asked to stay.
     return DiskMapping(device, disk, ebs.get("DeleteOnTermination") is not False)
 

@@ -25,16 +25,14 @@ from gureum.resources import (
 )
 from gureum.services.ec2 import limits, lookup, snapshots
 from gureum.services.ec2.block_devices import (
-    DEFAULT_KIND,
     Disk,
-    added_size,
+    added_disk,
     by_device,
     check_disk,
     check_supported,
     dropped,
     gib,
     mapping_fault,
-    usable_snapshot,
 )
 from gureum.services.ec2.capacity import require_room_in
 from gureum.services.ec2.descriptions import checked_description
@@ -132,7 +130,7 @@ async def _devices(
         raise incorrect_state(f"Instance '{instance.id}' does not have a volume attached at root")
     for device, entry in entries.items():
         if not dropped(entry):
-            found.append(await added_device(ctx, device, entry.get("Ebs")))
+            found.append(await added_device(ctx, device, entry.get("Ebs") or {}))
     check_count(found)
     return tuple(found)
 
@@ -171,20 +169,12 @@ async def _captured(
     return _device(attached.device, disk, ebs.get("DeleteOnTermination", attached.delete_on_termination))
 
 
-async def added_device(ctx: Context, device: str, ebs: Mapping[str, Any] | None) -> ImageDevice:
+async def added_device(ctx: Context, device: str, ebs: Mapping[str, Any]) -> ImageDevice:
     """A volume that a request adds to an image: of a snapshot, or an empty one."""
-    if not ebs:
-        raise mapping_fault(f"The mapping of {device} names neither an EBS volume nor NoDevice")
-    check_supported(ebs)
-    snapshot = await usable_snapshot(ctx, ebs["SnapshotId"]) if ebs.get("SnapshotId") else None
-    size = added_size(ebs, snapshot)
+    disk, snapshot = await added_disk(ctx, device, ebs)
     if snapshot is not None and ebs.get("Encrypted") not in (None, snapshot.encrypted):
         raise mapping_fault(f"whether {device} is encrypted is what its snapshot '{snapshot.id}' says")
-    disk = Disk(
-        size,
-        type=ebs.get("VolumeType") or DEFAULT_KIND,
-        iops=ebs.get("Iops") or 0,
-        throughput=ebs.get("Throughput") or 0,
+    disk = disk._replace(
         snapshot=snapshot.id if snapshot is not None else "",
         encrypted=snapshot.encrypted if snapshot is not None else bool(ebs.get("Encrypted")),
     )

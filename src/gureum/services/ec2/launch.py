@@ -20,7 +20,7 @@ from gureum.resources import (
 from gureum.services.ec2 import capacity, describe, launch_interfaces, limits, lookup, placement
 from gureum.services.ec2 import launch_options as options
 from gureum.services.ec2.allocation import public_addresses
-from gureum.services.ec2.block_devices import DiskMapping, key_for, move_for, parse_mappings
+from gureum.services.ec2.block_devices import DiskMapping, new_volume, parse_mappings
 from gureum.services.ec2.faults import incorrect_state, missing
 from gureum.services.ec2.tagging import specified_tags
 from gureum.services.operation import Context, Input, Output, operation
@@ -158,24 +158,9 @@ async def _create(
 
 
 async def _volume(ctx: Context, plan: Plan, instance: str, mapping: DiskMapping) -> Volume:
-    disk = mapping.disk
-    return Volume(
-        id=ctx.env.new_id("vol"),
-        account=ctx.caller.account,
+    return replace(
+        await new_volume(ctx, mapping.disk, plan.instance.zone),
         tags=plan.tags["volume"],
-        size_bytes=disk.size_bytes,
-        type=disk.type,
-        iops=disk.iops,
-        throughput=disk.throughput,
-        zone=plan.instance.zone,
-        pool=disk.pool,
-        source=disk.source,
-        encrypted=disk.encrypted,
-        key=await key_for(ctx, disk),
-        encrypts=disk.encrypts,
-        snapshot=disk.snapshot,
-        origin=disk.origin,
-        move=move_for(ctx, disk),
         created=plan.instance.launched,
         attachments=(
             Attachment(

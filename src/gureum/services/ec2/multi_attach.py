@@ -90,8 +90,7 @@ def check_attach(volume: Volume, instance: Instance, device: str) -> None:
             "AttachmentLimitExceeded",
             f"{volume.id} is attached to {len(volume.attachments)} instances, which is the most.",
         )
-    growing = volume.modification
-    if growing is not None and growing.state == "modifying" and not volume.attachments:
+    if volume.modifying and not volume.attachments:
         raise incorrect_state(f"{volume.id} is being modified: wait until that is done.")
     if device == instance.root_device:
         raise ApiError(

@@ -94,7 +94,7 @@ async def _devices(ctx: Context, input: Input, root_device: str) -> tuple[ImageD
     found = [await added_device(ctx, root_device, root["Ebs"])]
     for device, entry in entries.items():
         if not dropped(entry):
-            found.append(await added_device(ctx, device, entry.get("Ebs")))
+            found.append(await added_device(ctx, device, entry.get("Ebs") or {}))
     check_count(found)
     return tuple(found)
 

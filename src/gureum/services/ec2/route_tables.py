@@ -139,7 +139,7 @@ async def _items(ctx: Context, tables: Sequence[RouteTable]) -> list[dict[str, A
     vpcs = {vpc.id: vpc for vpc in await ctx.tx.get_many(Vpc, {table.vpc for table in tables})}
     subnets = await ctx.tx.find(Subnet, route_table=ids)
     endpoints = await ctx.tx.find(VpcEndpoint, route_tables=ids)
-    targets = await load_targets(ctx.tx, vpcs.values(), tables)
+    targets = await load_targets(ctx.tx, tables)
     return [
         {
             "RouteTableId": table.id,
@@ -149,9 +149,9 @@ async def _items(ctx: Context, tables: Sequence[RouteTable]) -> list[dict[str, A
             "PropagatingVgws": [],
             "Routes": [
                 *_local_routes(vpcs[table.vpc]),
-                *(_route(route, targets[table.vpc]) for route in table.routes),
+                *(_route(route, table.vpc, targets) for route in table.routes),
                 *(
-                    _route(Route(destination=each.prefix_list, target=each.id), targets[table.vpc])
+                    _route(Route(destination=each.prefix_list, target=each.id), table.vpc, targets)
                     for each in endpoints
                     if table.id in each.route_tables
                 ),
@@ -188,12 +188,12 @@ def destination(text: str) -> dict[str, str]:
     return {"DestinationIpv6CidrBlock" if ":" in text else "DestinationCidrBlock": text}
 
 
-def _route(route: Route, targets: Targets) -> dict[str, Any]:
+def _route(route: Route, vpc: str, targets: Targets) -> dict[str, Any]:
     return {
         **destination(route.destination),
         **_target(route.target, targets.interfaces),
         "Origin": "CreateRoute",
-        "State": "active" if resolve(route, targets) is not None else "blackhole",
+        "State": "active" if resolve(route, vpc, targets) is not None else "blackhole",
     }
 
 

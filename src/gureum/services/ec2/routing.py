@@ -31,19 +31,17 @@ class Target(NamedTuple):
 
 
 class Targets:
-    """The records that routes of one VPC may lead to. Others may be among them, and do no harm."""
+    """The records that routes may lead to. Others may be among them, and do no harm."""
 
     def __init__(
         self,
         *,
-        vpc: Vpc,
         gateways: Iterable[InternetGateway] = (),
         egress: Iterable[EgressGateway] = (),
         nats: Iterable[NatGateway] = (),
         interfaces: Iterable[NetworkInterface] = (),
         peerings: Iterable[PeeringConnection] = (),
     ) -> None:
-        self.vpc = vpc
         self.gateways = {each.id: each for each in gateways}
         self.egress = {each.id: each for each in egress}
         self.nats = {each.id: each for each in nats}
@@ -51,14 +49,14 @@ class Targets:
         self.peerings = {each.id: each for each in peerings}
 
 
-def resolve(route: Route, targets: Targets) -> Target | None:
-    """Where the route leads now; None for a blackhole.
+def resolve(route: Route, vpc: str, targets: Targets) -> Target | None:
+    """Where the route of a table of the VPC leads now; None for a blackhole.
 
     As EC2: a target that is gone, not attached to the VPC, not active yet or without a running machine
     behind it takes no traffic. A gateway endpoint (vpce-) takes none either: this cloud has no service
     behind one.
     """
-    vpc, id = targets.vpc.id, route.target
+    id = route.target
     if gateway := targets.gateways.get(id):
         return Target(RouteKind.internet, id) if gateway.vpc == vpc else None
     if egress := targets.egress.get(id):
@@ -93,25 +91,16 @@ def expand(table: RouteTable, vpc: Vpc, prefix_lists: Mapping[str, PrefixList]) 
     return list(found.items())
 
 
-async def load_targets(tx: Reader, vpcs: Iterable[Vpc], tables: Iterable[RouteTable]) -> dict[str, Targets]:
-    """What the routes of these tables lead to, by VPC. One query for each kind of target."""
+async def load_targets(tx: Reader, tables: Iterable[RouteTable]) -> Targets:
+    """What the routes of these tables lead to. One query for each kind of target."""
     wanted = {id for table in tables for id in table.targets}
-    gateways = await tx.get_many(InternetGateway, _of_kind(wanted, "igw"))
-    egress = await tx.get_many(EgressGateway, _of_kind(wanted, "eigw"))
-    nats = await tx.get_many(NatGateway, _of_kind(wanted, "nat"))
-    interfaces = await tx.get_many(NetworkInterface, _of_kind(wanted, "eni"))
-    peerings = await tx.get_many(PeeringConnection, _of_kind(wanted, "pcx"))
-    return {
-        vpc.id: Targets(
-            vpc=vpc,
-            gateways=gateways,
-            egress=egress,
-            nats=nats,
-            interfaces=interfaces,
-            peerings=peerings,
-        )
-        for vpc in vpcs
-    }
+    return Targets(
+        gateways=await tx.get_many(InternetGateway, _of_kind(wanted, "igw")),
+        egress=await tx.get_many(EgressGateway, _of_kind(wanted, "eigw")),
+        nats=await tx.get_many(NatGateway, _of_kind(wanted, "nat")),
+        interfaces=await tx.get_many(NetworkInterface, _of_kind(wanted, "eni")),
+        peerings=await tx.get_many(PeeringConnection, _of_kind(wanted, "pcx")),
+    )
 
 
 def _of_kind(ids: Iterable[str], prefix: str) -> list[str]:

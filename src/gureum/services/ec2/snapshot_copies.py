@@ -11,10 +11,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from gureum.resources import Host, Snapshot, Volume
+from gureum.resources import Host, Snapshot
 from gureum.resources.volume import OF_NO_VOLUME
 from gureum.services.ec2 import snapshots
-from gureum.services.ec2.block_devices import Disk, gib, key_for, settled, usable_snapshot
+from gureum.services.ec2.block_devices import Disk, gib, new_volume, settled, usable_snapshot
 from gureum.services.ec2.descriptions import checked_description
 from gureum.services.ec2.faults import invalid_value, unsupported
 from gureum.services.ec2.tagging import specified_tags, tag_list
@@ -67,23 +67,10 @@ async def staged(
     """
     await snapshots.check_limit(ctx)
     id = ctx.env.new_id("snap")
-    volume = await ctx.tx.put(
-        Volume(
-            id=ctx.env.new_id("vol"),
-            account=ctx.caller.account,
-            size_bytes=disk.size_bytes,
-            type=disk.type,
-            zone=await _zone(ctx, source),
-            pool=disk.pool,
-            source=disk.source,
-            encrypted=disk.encrypted,
-            key=await key_for(ctx, disk),
-            encrypts=disk.encrypts,
-            origin=disk.origin,
-            created=ctx.env.utcnow(),
-            staged=id,
-        )
-    )
+    # It goes nowhere, and nobody asks what it is of.
+    disk = disk._replace(snapshot="", target="")
+    volume = await new_volume(ctx, disk, await _zone(ctx, source))
+    volume = await ctx.tx.put(replace(volume, staged=id))
     snapshot = snapshots.of_volume(ctx, volume, description, tags)
     return await ctx.tx.put(
         replace(

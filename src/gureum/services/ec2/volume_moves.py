@@ -17,7 +17,6 @@ from gureum.resources import (
     Host,
     HostState,
     Instance,
-    Modification,
     Move,
     Snapshot,
     SnapshotState,
@@ -54,20 +53,21 @@ def ended(volume: Volume, state: str, message: str, now: datetime) -> Volume:
         move=replace(move, state=state, ended=now, message=message),
         leaves=tuple(dict.fromkeys((*volume.leaves, move.target))),
     )
+    return unmodified(after, message, now)
+
+
+def unmodified(volume: Volume, message: str, now: datetime) -> Volume:
+    """With the modification that is under way, if any, failed. What the volume has grown it keeps."""
     modification = volume.modification
     if modification is None or modification.state != "modifying":
-        return after
-    return _unmodified(after, replace(modification, state="failed", ended=now, message=message))
-
-
-def _unmodified(volume: Volume, modification: Modification) -> Volume:
-    """What it has grown it keeps."""
+        return volume
     return replace(
         volume,
-        modification=modification,
+        modification=replace(modification, state="failed", ended=now, message=message),
         type=modification.original_type,
         iops=modification.original_iops,
         throughput=modification.original_throughput,
+        multi_attach=modification.original_multi_attach,
     )
 
 

@@ -16,8 +16,7 @@ from gureum.services.ec2.block_devices import (
     Disk,
     check_disk,
     gib,
-    key_for,
-    move_for,
+    new_volume,
     pool_for,
     settled,
     shown_iops,
@@ -128,32 +127,14 @@ async def create_volume(ctx: Context, input: Input) -> Output:
         raise missing("AvailabilityZone")
     tags = specified_tags(input, "volume")["volume"]
     disk = await _new_disk(ctx, input)
-    if input.get("MultiAttachEnabled"):
+    several = bool(input.get("MultiAttachEnabled"))
+    if several:
         multi_attach.check_new(disk.type, disk.pool)
+        disk = disk._replace(target="")
     if await ctx.tx.count(Volume, account=ctx.caller.account) >= limits.VOLUMES_MAX:
         raise ApiError("VolumeLimitExceeded", "The maximum number of volumes has been reached.")
-    volume = await ctx.tx.put(
-        Volume(
-            id=ctx.env.new_id("vol"),
-            account=ctx.caller.account,
-            tags=tags,
-            size_bytes=disk.size_bytes,
-            type=disk.type,
-            iops=disk.iops,
-            throughput=disk.throughput,
-            zone=zone,
-            pool=disk.pool,
-            source=disk.source,
-            encrypted=disk.encrypted,
-            key=await key_for(ctx, disk),
-            encrypts=disk.encrypts,
-            snapshot=disk.snapshot,
-            origin=disk.origin,
-            multi_attach=bool(input.get("MultiAttachEnabled")),
-            move=None if input.get("MultiAttachEnabled") else move_for(ctx, disk),
-            created=ctx.env.utcnow(),
-        )
-    )
+    volume = await new_volume(ctx, disk, zone)
+    volume = await ctx.tx.put(replace(volume, tags=tags, multi_attach=several))
     answer = item(ctx, volume)
     del answer["Attachments"]
     return answer
@@ -202,7 +183,7 @@ async def modify_volume(ctx: Context, input: Input) -> Output:
     volume = await lookup.one(ctx, lookup.VOLUME, input["VolumeId"])
     if volume.state not in (VolumeState.available, VolumeState.in_use):
         raise incorrect_state(f"Volume {volume.id} is in the '{volume.state}' state.")
-    if volume.modification is not None and volume.modification.state == "modifying":
+    if volume.modifying:
         raise ApiError(
             "IncorrectModificationState", f"Volume {volume.id} is being modified: wait until that is done."
         )
@@ -250,8 +231,8 @@ def _modified(volume: Volume, input: Input) -> Disk:
     """What the volume is to be. IOPS and throughput of the old type do not carry over to a new one."""
     size, type = input.get("Size"), input.get("VolumeType") or volume.type
     iops, throughput = input.get("Iops"), input.get("Throughput")
-    others = input.get("VolumeType"), input.get("MultiAttachEnabled")
-    if size is None and iops is None and throughput is None and others in ((None, None), ("", None)):
+    others = input.get("VolumeType") or None, input.get("MultiAttachEnabled")
+    if all(each is None for each in (size, iops, throughput, *others)):
         raise ApiError(
             "InvalidParameterCombination",
             "At least one of size, volume type, iops or throughput is required.",

@@ -21,14 +21,12 @@ from gureum.resources import (
     Volume,
 )
 from gureum.resources.volume import shared
-from gureum.services.ec2 import pagination
 from gureum.services.ec2.capacity import anywhere
-from gureum.services.fleet.faults import invalid, not_found, shown, wrong_state
+from gureum.services.fleet import pages
+from gureum.services.fleet.faults import not_found, shown, wrong_state
 from gureum.services.fleet.losses import give_up, hand_over
 from gureum.services.operation import Context, Input, Output, operation
 from gureum.store.base import Reader
-
-PAGE_DEFAULT = 100
 
 
 class Holdings(msgspec.Struct, frozen=True):
@@ -105,21 +103,17 @@ async def described(ctx: Context, host: Host) -> dict[str, Any]:
 
 @operation("fleet", "DescribeHosts")
 async def describe_hosts(ctx: Context, input: Input) -> Output:
-    ids, size = input.get("HostIds"), input.get("MaxResults") or PAGE_DEFAULT
-    if ids:
-        if input.get("MaxResults") or input.get("NextToken"):
-            raise invalid("HostIds cannot be used together with MaxResults or NextToken.")
+    page = pages.page(input, "DescribeHosts", "HostIds")
+    if ids := input.get("HostIds"):
         hosts = await ctx.tx.get_many(Host, set(ids))
         if absent := sorted(set(ids) - {host.id for host in hosts}):
             raise not_found(absent[0])
         return {"Hosts": [await described(ctx, host) for host in hosts]}
-    token = input.get("NextToken")
-    after = pagination.decode(token, "DescribeHosts") if token else None
-    hosts = await ctx.tx.find(Host, after=after, limit=size + 1)
-    output: dict[str, Any] = {"Hosts": [await described(ctx, host) for host in hosts[:size]]}
-    if len(hosts) > size:
-        output["NextToken"] = pagination.encode(hosts[size - 1].id, "DescribeHosts")
-    return output
+    hosts = await ctx.tx.find(Host, after=page.after, limit=page.size + 1)
+    return {
+        "Hosts": [await described(ctx, host) for host in hosts[: page.size]],
+        "NextToken": page.token([host.id for host in hosts]),
+    }
 
 
 @operation("fleet", "DrainHost", write=True)
@@ -162,7 +156,7 @@ async def remove_host(ctx: Context, input: Input) -> Output:
     on = await Holdings.of(ctx.tx, host.id)
     steps = [
         ("terminate", "instances", on.instances),
-        ("delete", "volumes", on.volumes),
+        ("delete, or move to another pool (MoveVolume),", "volumes", on.volumes),
         ("delete", "snapshots", on.snapshots),
         ("delete", "NAT gateways", on.gateways),
     ]

@@ -17,7 +17,6 @@ from gureum.services.ec2 import lookup
 from gureum.services.fleet.faults import invalid
 from gureum.services.operation import Context, Input, Output, operation
 
-DOWN = HostState.down
 ECHO = {"icmp": 8, "icmpv6": 128}
 PORT_MAX = 65535
 RESOLVER_IPV6 = "fd00:ec2::253"
@@ -29,17 +28,13 @@ async def trace_network_path(ctx: Context, input: Input) -> Output:
     protocol, port = _traffic(input)
     source = await _interface(ctx, input["Source"])
     target = await _interface(ctx, input["Destination"])
-    asked = target
-    if source is None and target is None:
-        target = await _with_address(ctx, _ip(input["Destination"]))
-        if target is None:
-            raise invalid("Source or Destination has to be something of this cloud.")
     six = ":" in (input["Source"] if source is None else input["Destination"]) or protocol == "icmpv6"
-    if source is None and asked is not None and not _outer(asked, six):
-        return _answer(_not_public(asked), _ip(input["Source"]), asked.private_ip)
-    destination = _address(source, asked, six) if asked is not None else _ip(input["Destination"])
-    holders = await ctx.tx.find(NetworkInterface, publics=destination)
-    holders += await ctx.tx.find(NetworkInterface, addresses=destination) if ":" in destination else []
+    if source is None and target is not None and not _outer(target, six):
+        return _answer(_not_public(target), _ip(input["Source"]), target.private_ip)
+    destination = _address(source, target, six) if target is not None else _ip(input["Destination"])
+    holders = await _with_address(ctx, destination)
+    if source is None and target is None and not holders:
+        raise invalid("Source or Destination has to be something of this cloud.")
     vpcs = {each.vpc for each in (source, target, *holders) if each is not None}
     world = (await Networks.whole(ctx.tx, ctx.cloud, vpcs)).spec()
     if source is not None and _is_service(world, source, destination):
@@ -54,7 +49,7 @@ async def trace_network_path(ctx: Context, input: Input) -> Output:
         )
     except ValueError as error:
         raise invalid(str(error)) from None
-    return _answer(await _with_ends(ctx, path, source, asked, destination), begin, destination)
+    return _answer(await _with_ends(ctx, path, source, target, destination), begin, destination)
 
 
 async def _with_ends(
@@ -64,7 +59,7 @@ async def _with_ends(
     first = () if source is None else (await _place(ctx, source, "sender"),)
     if not all(hop.passes for hop in path.hops):
         return replace(path, hops=(*first, *path.hops))
-    [arrived] = await ctx.tx.get_many(NetworkInterface, [path.arrives]) if path.arrives else [None]
+    arrived = await ctx.tx.get(NetworkInterface, path.arrives) if path.arrives else None
     if target is not None and path.arrives != target.id:
         last = Hop(at=target.id, step="receiver", passes=False, why=_elsewhere(target, to))
     elif arrived is None:
@@ -78,9 +73,10 @@ async def _with_ends(
 async def _place(ctx: Context, interface: NetworkInterface, step: str, sender: str | None = None) -> Hop:
     """``sender``: the host that packets come from."""
     host = await ctx.tx.get(Host, interface.host or "")
-    on = f"on {interface.host}" + (" (which is down)" if host is not None and host.state is DOWN else "")
+    down = " (which is down)" if host is not None and host.state is HostState.down else ""
     by = f", by VXLAN from {sender}" if sender not in (None, interface.host) else ""
-    return Hop(at=interface.id, step=step, passes=True, why=f"{interface.instance or 'NAT gateway'} {on}{by}")
+    why = f"{interface.instance or 'NAT gateway'} on {interface.host}{down}{by}"
+    return Hop(at=interface.id, step=step, passes=True, why=why)
 
 
 def _elsewhere(target: NetworkInterface, to: str) -> str:
@@ -154,13 +150,11 @@ def _outer(target: NetworkInterface, six: bool) -> str:
     return (target.ipv6[0] if target.ipv6 else "") if six else target.public_ip
 
 
-async def _with_address(ctx: Context, address: str) -> NetworkInterface | None:
+async def _with_address(ctx: Context, address: str) -> list[NetworkInterface]:
     """Who has this address for those outside."""
     if ":" in address:
-        found = await ctx.tx.find(NetworkInterface, addresses=address)
-    else:
-        found = await ctx.tx.find(NetworkInterface, publics=address)
-    return found[0] if found else None
+        return await ctx.tx.find(NetworkInterface, addresses=address)
+    return await ctx.tx.find(NetworkInterface, publics=address)
 
 
 def _not_public(target: NetworkInterface) -> Path:

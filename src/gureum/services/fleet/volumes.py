@@ -2,51 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from gureum.control.shares import shared_pools
 from gureum.errors import ApiError
 from gureum.hostspec import LOCAL
 from gureum.resources import Host, Volume, VolumeState
-from gureum.services.ec2 import pagination, volume_moves
+from gureum.services.ec2 import volume_moves
+from gureum.services.fleet import pages
 from gureum.services.fleet.faults import invalid
 from gureum.services.operation import Context, Input, Output, operation
-
-PAGE_DEFAULT = 100
-CANCELLED = "the move to the pool '{}' was cancelled"
 
 
 @operation("fleet", "DescribeVolumeMoves")
 async def describe_volume_moves(ctx: Context, input: Input) -> Output:
     """The latest of each volume that was ever moved."""
-    ids, size = input.get("VolumeIds"), input.get("MaxResults") or PAGE_DEFAULT
-    if ids:
-        if input.get("MaxResults") or input.get("NextToken"):
-            raise invalid("VolumeIds cannot be used together with MaxResults or NextToken.")
+    page = pages.page(input, "DescribeVolumeMoves", "VolumeIds")
+    if ids := input.get("VolumeIds"):
         return {"VolumeMoves": [_item(ctx, await _volume(ctx, id)) for id in ids]}
-    token = input.get("NextToken")
-    after = pagination.decode(token, "DescribeVolumeMoves") if token else ""
     # No index has the moves: they are few, and so are the calls.
-    every = [each for each in await ctx.tx.find(Volume) if each.move is not None and each.id > after]
+    every = [each for each in await ctx.tx.find(Volume) if each.move is not None and each.id > page.after]
     volumes = sorted(every, key=lambda volume: volume.id)
-    output: dict[str, Any] = {"VolumeMoves": [_item(ctx, volume) for volume in volumes[:size]]}
-    if len(volumes) > size:
-        output["NextToken"] = pagination.encode(volumes[size - 1].id, "DescribeVolumeMoves")
-    return output
+    return {
+        "VolumeMoves": [_item(ctx, volume) for volume in volumes[: page.size]],
+        "NextToken": page.token([volume.id for volume in volumes]),
+    }
 
 
 @operation("fleet", "MoveVolume", write=True)
 async def move_volume(ctx: Context, input: Input) -> Output:
     volume, target, host = await _volume(ctx, input["VolumeId"]), input["PoolName"], input.get("HostId") or ""
-    pools: Sequence[str] = (LOCAL, *shared_pools(ctx.cloud))
-    if target not in pools:
+    if target not in (LOCAL, *shared_pools(ctx.cloud)):
         raise invalid(f"There is no pool {target!r}. See DescribePools.")
     if host and target != LOCAL:
         raise invalid(f"The pool {target!r} is of all hosts: HostId is for {LOCAL!r}, of which each has one.")
     if host and await ctx.tx.get(Host, host) is None:
         raise invalid(f"There is no host {host!r}. See DescribeHosts.")
-    if volume.modification is not None and volume.modification.state == "modifying":
+    if volume.modifying:
         raise _wrong_state(f"Volume {volume.id} is being modified: wait until that is done.")
     try:
         volume = await volume_moves.prepared(ctx.tx, volume, target, host)
@@ -63,7 +55,7 @@ async def cancel_volume_move(ctx: Context, input: Input) -> Output:
     volume = await _volume(ctx, input["VolumeId"])
     if volume.move is None or volume.move.state != "moving":
         raise _wrong_state(f"Volume {volume.id} is not on its way to another pool.")
-    message = CANCELLED.format(volume.move.target)
+    message = f"the move to the pool '{volume.move.target}' was cancelled"
     volume = volume_moves.ended(volume, "cancelled", message, ctx.env.utcnow())
     return {"VolumeMove": _item(ctx, await ctx.tx.put(volume))}
 

@@ -54,8 +54,8 @@ PEERING = PeeringConnection(
 
 
 def target(id: str, **records: Any) -> Target | None:
-    targets = Targets(vpc=VPC, **{name: [record] for name, record in records.items()})
-    return resolve(Route(destination="0.0.0.0/0", target=id), targets)
+    targets = Targets(**{name: [record] for name, record in records.items()})
+    return resolve(Route(destination="0.0.0.0/0", target=id), VPC.id, targets)
 
 
 def test_where_routes_lead() -> None:

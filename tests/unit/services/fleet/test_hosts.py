@@ -124,7 +124,8 @@ async def test_what_is_still_on_a_host_is_said(fleet: Any) -> None:
     await fleet.put(host("second", draining=True), certificate("second"))
     instance, volume = await fleet.occupy("second")
     error = await fleet.refused("InvalidHostStateException", "RemoveHost", HostId="second")
-    assert f"terminate the instances {instance}; delete the volumes {volume}" in error.message
+    steps = f"terminate the instances {instance}; delete, or move to another pool (MoveVolume), the volumes"
+    assert f"{steps} {volume}" in error.message
     assert error.fields == {"ResourceIds": [instance, volume]}
     (shown,) = (await fleet.call("DescribeHosts", HostIds=["second"]))["Hosts"]
     assert (shown["InstanceIds"], shown["VolumeIds"]) == ([instance], [volume])

@@ -7,24 +7,22 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
-from gureum.errors import ApiError
 from gureum.hostspec import LOCAL
 from gureum.resources import Host, HostState, Instance, Move, Pool, Snapshot, SnapshotState, Volume
 
 if TYPE_CHECKING:
     from ..conftest import Rig
+    from .conftest import Fleet
 
 SAN = "san"
 GIB = 1 << 30
 
 
 @pytest.fixture
-async def volume(rig: Rig) -> str:
+async def volume(rig: Rig, fleet: Fleet) -> str:
     """In the shared pool; volumes of type standard are local."""
     rig.cloud = replace(rig.cloud, pool=SAN, type_pools=(("standard", LOCAL),))
-    for host in await rig.find(Host):
-        await rig.delete(host)
-    await rig.put(
+    await fleet.put(
         Host(
             id="host-0",
             state=HostState.up,
@@ -41,42 +39,31 @@ async def volume(rig: Rig) -> str:
     return id
 
 
-async def fleet(rig: Rig, operation: str, **input: Any) -> Any:
-    return await rig.call(operation, service="fleet", **input)
-
-
-async def refused(rig: Rig, code: str, operation: str, service: str = "fleet", **input: Any) -> str:
-    with pytest.raises(ApiError) as caught:
-        await rig.call(operation, service=service, **input)
-    assert caught.value.code == code, caught.value
-    return str(caught.value)
-
-
-async def test_moved_looked_at_and_cancelled(rig: Rig, volume: str) -> None:
-    move = (await fleet(rig, "MoveVolume", VolumeId=volume, PoolName=LOCAL))["VolumeMove"]
+async def test_moved_looked_at_and_cancelled(rig: Rig, fleet: Fleet, volume: str) -> None:
+    move = (await fleet.call("MoveVolume", VolumeId=volume, PoolName=LOCAL))["VolumeMove"]
     assert (move["State"], move["PoolName"], move["TargetPoolName"]) == ("moving", SAN, LOCAL)
     rig.hosts.copying["host-0", volume] = (1, 4)
-    [shown] = (await fleet(rig, "DescribeVolumeMoves"))["VolumeMoves"]
+    [shown] = (await fleet.call("DescribeVolumeMoves"))["VolumeMoves"]
     assert (shown["DoneBytes"], shown["TotalBytes"], shown["HostId"]) == (1, 4, "host-0")
-    words = await refused(rig, "InvalidStateException", "MoveVolume", VolumeId=volume, PoolName=LOCAL)
+    words = str(await fleet.refused("InvalidStateException", "MoveVolume", VolumeId=volume, PoolName=LOCAL))
     assert "CancelVolumeMove" in words
-    ended = (await fleet(rig, "CancelVolumeMove", VolumeId=volume))["VolumeMove"]
+    ended = (await fleet.call("CancelVolumeMove", VolumeId=volume))["VolumeMove"]
     assert (ended["State"], ended["Cleaning"], ended["PoolName"]) == ("cancelled", [LOCAL], SAN)
-    await refused(rig, "InvalidStateException", "CancelVolumeMove", VolumeId=volume)
-    words = await refused(rig, "InvalidStateException", "MoveVolume", VolumeId=volume, PoolName=LOCAL)
+    await fleet.refused("InvalidStateException", "CancelVolumeMove", VolumeId=volume)
+    words = str(await fleet.refused("InvalidStateException", "MoveVolume", VolumeId=volume, PoolName=LOCAL))
     assert "still being removed" in words
 
 
-async def test_pages(rig: Rig, volume: str) -> None:
+async def test_pages(rig: Rig, fleet: Fleet, volume: str) -> None:
     record = await rig.get(Volume, volume)
     move = Move(state="completed", source=LOCAL, target=SAN, started=rig.env.utcnow())
     await rig.put(*(replace(record, id=f"vol-{n}", version=0, move=move) for n in range(3)))
-    page = await fleet(rig, "DescribeVolumeMoves", MaxResults=2)
+    page = await fleet.call("DescribeVolumeMoves", MaxResults=2)
     assert [each["VolumeId"] for each in page["VolumeMoves"]] == ["vol-0", "vol-1"]
-    page = await fleet(rig, "DescribeVolumeMoves", MaxResults=2, NextToken=page["NextToken"])
+    page = await fleet.call("DescribeVolumeMoves", MaxResults=2, NextToken=page["NextToken"])
     assert [each["VolumeId"] for each in page["VolumeMoves"]] == ["vol-2"]
     assert "NextToken" not in page
-    [none] = (await fleet(rig, "DescribeVolumeMoves", VolumeIds=[volume]))["VolumeMoves"]
+    [none] = (await fleet.call("DescribeVolumeMoves", VolumeIds=[volume]))["VolumeMoves"]
     assert none["State"] == "none"
 
 
@@ -90,8 +77,8 @@ async def test_pages(rig: Rig, volume: str) -> None:
         ({"PoolName": LOCAL, "VolumeId": "vol-9"}, "ResourceNotFoundException"),
     ],
 )
-async def test_what_is_no_move(rig: Rig, volume: str, input: dict[str, str], code: str) -> None:
-    await refused(rig, code, "MoveVolume", **{"VolumeId": volume, **input})
+async def test_what_is_no_move(fleet: Fleet, volume: str, input: dict[str, str], code: str) -> None:
+    await fleet.refused(code, "MoveVolume", **{"VolumeId": volume, **input})
 
 
 @pytest.mark.parametrize(
@@ -103,47 +90,50 @@ async def test_what_is_no_move(rig: Rig, volume: str, input: dict[str, str], cod
         ({"host": "host-7"}, ""),
     ],
 )
-async def test_a_volume_that_cannot(rig: Rig, volume: str, change: dict[str, Any], words: str) -> None:
+async def test_a_volume_that_cannot(
+    rig: Rig, fleet: Fleet, volume: str, change: dict[str, Any], words: str
+) -> None:
     await rig.change(Volume, volume, **change)
     if not words:
         # Any host that is up will do.
-        await fleet(rig, "MoveVolume", VolumeId=volume, PoolName=LOCAL)
+        await fleet.call("MoveVolume", VolumeId=volume, PoolName=LOCAL)
         assert (await rig.get(Volume, volume)).host == "host-0"
         return
-    assert words in await refused(rig, "InvalidStateException", "MoveVolume", VolumeId=volume, PoolName=LOCAL)
+    found = await fleet.refused("InvalidStateException", "MoveVolume", VolumeId=volume, PoolName=LOCAL)
+    assert words in str(found)
 
 
-async def test_a_pool_that_is_full(rig: Rig, volume: str) -> None:
+async def test_a_pool_that_is_full(rig: Rig, fleet: Fleet, volume: str) -> None:
     await rig.put(Pool(id=SAN, account="1", full=True, message="full"))
     await rig.change(Volume, volume, pool=LOCAL)
-    await refused(rig, "InsufficientVolumeCapacity", "MoveVolume", VolumeId=volume, PoolName=SAN)
+    await fleet.refused("InsufficientVolumeCapacity", "MoveVolume", VolumeId=volume, PoolName=SAN)
     await rig.change(Volume, volume, pool=SAN)
     await rig.change(Host, "host-0", pool_free_bytes=0)
-    await refused(rig, "InsufficientVolumeCapacity", "MoveVolume", VolumeId=volume, PoolName=LOCAL)
+    await fleet.refused("InsufficientVolumeCapacity", "MoveVolume", VolumeId=volume, PoolName=LOCAL)
 
 
-async def test_snapshots_in_the_way(rig: Rig, volume: str) -> None:
+async def test_snapshots_in_the_way(rig: Rig, fleet: Fleet, volume: str) -> None:
     """One that is not taken, in a local pool; one that was, in the pool to come back to."""
     taken = (await rig.call("CreateSnapshot", VolumeId=volume))["SnapshotId"]
     await rig.change(Snapshot, taken, state=SnapshotState.completed)
     await rig.change(Volume, volume, pool=LOCAL)
-    words = await refused(rig, "InvalidStateException", "MoveVolume", VolumeId=volume, PoolName=SAN)
+    words = str(await fleet.refused("InvalidStateException", "MoveVolume", VolumeId=volume, PoolName=SAN))
     assert f"still has snapshot {taken}" in words
     await rig.change(Snapshot, taken, state=SnapshotState.deleting)
     await rig.delete(await rig.get(Snapshot, taken))
     pending = (await rig.call("CreateSnapshot", VolumeId=volume))["SnapshotId"]
-    words = await refused(rig, "InvalidStateException", "MoveVolume", VolumeId=volume, PoolName=SAN)
+    words = str(await fleet.refused("InvalidStateException", "MoveVolume", VolumeId=volume, PoolName=SAN))
     assert f"{pending} of volume {volume} is not taken yet" in words
 
 
-async def test_no_snapshot_of_what_leaves_a_local_pool(rig: Rig, volume: str) -> None:
+async def test_no_snapshot_of_what_leaves_a_local_pool(rig: Rig, fleet: Fleet, volume: str) -> None:
     await rig.change(Volume, volume, pool=LOCAL)
-    await fleet(rig, "MoveVolume", VolumeId=volume, PoolName=SAN)
-    await refused(rig, "IncorrectState", "CreateSnapshot", "ec2", VolumeId=volume)
-    await refused(rig, "IncorrectModificationState", "ModifyVolume", "ec2", VolumeId=volume, Size=9)
+    await fleet.call("MoveVolume", VolumeId=volume, PoolName=SAN)
+    await rig.fails("IncorrectState", "CreateSnapshot", VolumeId=volume)
+    await rig.fails("IncorrectModificationState", "ModifyVolume", VolumeId=volume, Size=9)
 
 
-async def test_a_type_of_another_pool(rig: Rig, volume: str) -> None:
+async def test_a_type_of_another_pool(rig: Rig, fleet: Fleet, volume: str) -> None:
     answer = await rig.call("ModifyVolume", VolumeId=volume, VolumeType="standard", Size=2)
     assert answer["VolumeModification"]["ModificationState"] == "modifying"
     record = await rig.get(Volume, volume)
@@ -151,7 +141,7 @@ async def test_a_type_of_another_pool(rig: Rig, volume: str) -> None:
     rig.hosts.copying["host-0", volume] = (1, 4)
     [shown] = (await rig.call("DescribeVolumesModifications"))["VolumesModifications"]
     assert (shown["Progress"], shown["OriginalVolumeType"]) == (25, "gp3")
-    await fleet(rig, "CancelVolumeMove", VolumeId=volume)
+    await fleet.call("CancelVolumeMove", VolumeId=volume)
     record = await rig.get(Volume, volume)
     assert (record.type, record.modification.state) == ("gp3", "failed")
 
@@ -167,19 +157,19 @@ async def test_made_of_a_snapshot_it_goes_on_to_the_pool_of_its_type(rig: Rig, v
     assert (await rig.get(Volume, made)).target == SAN
 
 
-async def test_to_the_disk_of_the_instance_s_host(rig: Rig, volume: str) -> None:
+async def test_to_the_disk_of_the_instance_s_host(rig: Rig, fleet: Fleet, volume: str) -> None:
     instance = await rig.running()
     await rig.change(Instance, instance, host="host-0")
     await rig.call("AttachVolume", VolumeId=volume, InstanceId=instance, Device="/dev/sdf")
     second = replace(await rig.get(Host, "host-0"), id="host-1", version=0)
     await rig.put(second)
     input = {"VolumeId": volume, "PoolName": LOCAL}
-    await refused(rig, "InvalidStateException", "MoveVolume", **input, HostId="host-1")
-    await fleet(rig, "MoveVolume", **input)
+    await fleet.refused("InvalidStateException", "MoveVolume", **input, HostId="host-1")
+    await fleet.call("MoveVolume", **input)
     assert (await rig.get(Volume, volume)).host == "host-0"
 
 
-async def test_by_way_of_the_host_that_its_instance_is_bound_to(rig: Rig, volume: str) -> None:
+async def test_by_way_of_the_host_that_its_instance_is_bound_to(rig: Rig, fleet: Fleet, volume: str) -> None:
     """Else that instance could not start until it is there: what it has would be on two hosts."""
     await rig.put(replace(await rig.get(Host, "host-0"), id="host-1", version=0))
     rig.cloud = replace(rig.cloud, type_pools=(("standard", LOCAL), ("gp2", "other")))
@@ -189,5 +179,5 @@ async def test_by_way_of_the_host_that_its_instance_is_bound_to(rig: Rig, volume
     await rig.change(Volume, root.id, pool=LOCAL, host="host-0")
     await rig.call("AttachVolume", VolumeId=volume, InstanceId=instance, Device="/dev/sdf")
     await rig.change(Volume, volume, host="host-1")
-    await fleet(rig, "MoveVolume", VolumeId=volume, PoolName="other")
+    await fleet.call("MoveVolume", VolumeId=volume, PoolName="other")
     assert (await rig.get(Volume, volume)).host == "host-0"
