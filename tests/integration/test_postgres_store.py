@@ -21,7 +21,8 @@ from gureum.resources import Vpc
 from gureum.store.base import Transaction
 from gureum.store.postgres import Address, PostgresStore
 from gureum.store.postgres.connection import Deposed
-from gureum.store.postgres.leadership import Leadership, current
+from gureum.store.postgres.examine import examine
+from gureum.store.postgres.leadership import Leader, Leadership
 from gureum.store.postgres.writer import Writer
 from support.postgres import Server, server
 
@@ -32,11 +33,12 @@ import asyncio, sys
 from gureum.resources import Vpc
 from gureum.store.postgres import Address, PostgresStore
 from gureum.store.postgres.connection import Deposed
+from gureum.store.postgres.examine import examine
 from gureum.store.postgres.leadership import Leadership
 
 async def main(url, name):
     address = Address.parse(url)
-    leadership = Leadership(address, name, "http://" + name)
+    leadership = Leadership(address, "cloud", name, "http://" + name)
     epoch = await leadership.acquire()
     print("leads", epoch, flush=True)
     store = await PostgresStore.open(address, fence=epoch)
@@ -230,11 +232,11 @@ async def test_another_takes_over(
     assert await first.leads() == 1
     second = start("two")
     await first.works()
-    assert (await current(address)).name == "one"
+    assert (await examine(address)).leader.name == "one"
     assert second.lines == []
     first.send(how)
     assert await second.leads() == 2
-    assert (await current(address))[2:] == ("two", "http://two")
+    assert (await examine(address)).leader[2:] == ("cloud", "two", "http://two")
     await second.works()
     if how is signal.SIGSTOP:
         first.send(signal.SIGCONT)
@@ -247,16 +249,18 @@ async def test_another_takes_over(
 
 
 async def test_a_leader_that_resigns_is_followed_at_once(address: Address) -> None:
-    one, two = Leadership(address, "one", ""), Leadership(address, "two", "")
+    one, two = Leadership(address, "cloud", "one"), Leadership(address, "cloud", "two")
     seen: list[str] = []
 
-    async def note(leader: object) -> None:
-        seen.append(str(leader[2]))  # type: ignore[index]
+    async def note(leader: Leader) -> None:
+        seen.append(leader.name)
 
     assert await one.acquire() == 1
+    holding = asyncio.create_task(one.hold())
     waiting = asyncio.create_task(two.acquire(note))
-    await asyncio.sleep(1.0)
+    await until(lambda: bool(seen))
     assert not waiting.done()
+    holding.cancel()
     await one.resign()
     async with asyncio.timeout(2):  # less than a lease
         assert await waiting == 2
@@ -264,8 +268,17 @@ async def test_a_leader_that_resigns_is_followed_at_once(address: Address) -> No
     await two.close()
 
 
+async def test_the_store_of_another_cloud_is_refused(address: Address) -> None:
+    one, two = Leadership(address, "cloud", "one"), Leadership(address, "other", "one")
+    await one.acquire()
+    await one.resign()
+    with pytest.raises(StoreError, match="the store of another cloud, cloud"):
+        await two.acquire()
+    await two.close()
+
+
 async def test_the_deposed_commit_nothing(address: Address, open_store: Callable[..., object]) -> None:
-    one, two = Leadership(address, "one", ""), Leadership(address, "one", "")
+    one, two = Leadership(address, "cloud", "one"), Leadership(address, "cloud", "one")
     old: PostgresStore = await open_store(fence=await one.acquire())  # type: ignore[misc]
     (record,) = await put(old, vpc("v"))
 

@@ -44,11 +44,13 @@ CREATE TABLE state (
 ) WITH (fillfactor = 10);
 INSERT INTO state DEFAULT VALUES;
 
--- One row: who leads, and how often it has said so. Beside `state`, so that saying so waits for no commit.
+-- One row: whose store this is, who leads, and how often it has said so. Beside `state`, so that saying so waits for
+-- no commit.
 CREATE TABLE leader (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     epoch bigint NOT NULL DEFAULT 0,
     beat bigint NOT NULL DEFAULT 0,
+    cloud text NOT NULL DEFAULT '',
     name text NOT NULL DEFAULT '',
     endpoint text NOT NULL DEFAULT ''
 ) WITH (fillfactor = 10);
@@ -132,13 +134,19 @@ BEGIN
 END
 $$;
 
--- Makes `by_name` the leader if the one that was seen has not said anything since. The new epoch, or null.
-CREATE FUNCTION take_over(seen_epoch bigint, seen_beat bigint, by_name text, at_endpoint text)
+-- Makes `by_name` the leader if the one that was seen has not said anything since. The new epoch, or null. GU004: this
+-- is the store of another cloud.
+CREATE FUNCTION take_over(seen_epoch bigint, seen_beat bigint, by_cloud text, by_name text, at_endpoint text)
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     led bigint;
+    owner text;
 BEGIN
-    UPDATE leader SET epoch = epoch + 1, beat = 0, name = by_name, endpoint = at_endpoint
+    SELECT cloud INTO owner FROM leader;
+    IF owner NOT IN ('', by_cloud) THEN
+        RAISE EXCEPTION '%', owner USING ERRCODE = 'GU004';
+    END IF;
+    UPDATE leader SET epoch = epoch + 1, beat = 0, cloud = by_cloud, name = by_name, endpoint = at_endpoint
         WHERE epoch = seen_epoch AND beat = seen_beat
         RETURNING epoch INTO led;
     IF led IS NOT NULL THEN

@@ -56,6 +56,8 @@ def explain(error: BaseException, place: str) -> StoreError:
         return Deposed(f"{place}: nothing was committed: another manager leads ({error})")
     if state == "GU003":
         return StoreError(f"{place} was changed by another program: {error}; restart gureum")
+    if state == "GU004":
+        return StoreError(f"{place} is the store of another cloud, {error}: create a database of its own")
     if state == "53100":
         return StoreFull(f"{place}: nothing was committed ({error}); free some space on its server's disk")
     advice = {

@@ -43,15 +43,19 @@ class Leader(NamedTuple):
 
     epoch: int
     beat: int
+    cloud: str
     name: str
     endpoint: str
 
 
 class Leadership:
-    """A manager's part in it. ``name`` and ``endpoint`` tell people, and other managers, who leads."""
+    """A manager's part in it. ``cloud``: whose; a store is one cloud's. ``name`` is this manager's, which no
+    other has; ``endpoint`` is for people.
+    """
 
-    def __init__(self, address: Address, name: str, endpoint: str) -> None:
+    def __init__(self, address: Address, cloud: str, name: str, endpoint: str = "") -> None:
         self._address = address
+        self._cloud = cloud
         self._name = name
         self._endpoint = endpoint
         self._connection: Connection | None = None
@@ -60,19 +64,22 @@ class Leadership:
         self.epoch = 0
 
     async def acquire(self, seen: Callable[[Leader], Awaitable[None]] | None = None) -> int:
-        """Wait until this one leads; its epoch. ``seen`` is called for each other leader.
+        """Wait until this one leads; its epoch. ``seen`` is called for each other leader that says that it is
+        there.
 
-        Waits, too, for a server that does not answer. Raises StoreError if the database is not a store.
+        Waits, too, for a server that does not answer. Raises StoreError if the database is not this cloud's.
         """
         loop = asyncio.get_running_loop()
         last: Leader | None = None
-        since = 0.0
+        known = since = 0.0
         while True:
             asked = loop.time()
             try:
                 leader = await self._look()
                 if last is None or leader[:2] != last[:2]:
-                    if seen is not None and leader.name and (last is None or leader.epoch != last.epoch):
+                    lives = last is not None and leader.epoch == last.epoch
+                    if lives and known != leader.epoch and seen is not None:
+                        known = leader.epoch
                         await seen(leader)
                     last, since = leader, asked
                 # One of its own name is what a supervisor has started it anew for.
@@ -89,13 +96,13 @@ class Leadership:
     async def _take_over(self, seen: Leader) -> bool:
         epoch = await self._ask(
             lambda connection: connection.fetchval(
-                queries.TAKE_OVER, seen.epoch, seen.beat, self._name, self._endpoint
+                queries.TAKE_OVER, seen.epoch, seen.beat, self._cloud, self._name, self._endpoint
             )
         )
         if epoch is None:
             return False
         self.epoch = epoch
-        log.info("this manager leads, in epoch %d", epoch)
+        log.info("%s leads, in epoch %d", self._name, epoch)
         return True
 
     async def hold(self) -> None:
@@ -149,12 +156,3 @@ class Leadership:
             connection.terminate()
             self._connection = None
             raise
-
-
-async def current(address: Address) -> Leader:
-    """Who leads. Raises StoreError."""
-    watcher = Leadership(address, "", "")
-    try:
-        return await watcher._look()
-    finally:
-        await watcher.close()

@@ -60,8 +60,8 @@ COMMIT = f"SELECT commit_writes({', '.join(f'${number}' for number in range(1, 2
 SUPERSEDE = "UPDATE state SET revision = revision + 1, writer = '' WHERE revision = $1 RETURNING revision"
 LAST_COMMIT = "SELECT revision, writer FROM state"
 
-LEADER = "SELECT epoch, beat, name, endpoint FROM leader"
-TAKE_OVER = "SELECT take_over($1, $2, $3, $4)"
+LEADER = "SELECT epoch, beat, cloud, name, endpoint FROM leader"
+TAKE_OVER = "SELECT take_over($1, $2, $3, $4, $5)"
 BEAT = "UPDATE leader SET beat = beat + 1 WHERE epoch = $1 RETURNING beat"
 RESIGN = "UPDATE leader SET name = '', endpoint = '' WHERE epoch = $1"
 
@@ -80,6 +80,12 @@ TABLES_COUNT = (
 )
 DURABLE = (
     "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+)
+
+SERVER = (
+    "SELECT current_setting('server_version_num')::int, current_setting('server_version'),"
+    " pg_is_in_recovery(),"
+    " ARRAY(SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off')"
 )
 
 INDEXED = "SELECT kind, fields FROM indexed"
