@@ -132,7 +132,7 @@ class View(ABC):
             return 0
         changed = self.overlay.get(kind.kind, {})
         total = await self._total(search)
-        hidden = await self._load(kind.kind, sorted(changed))
+        hidden = await self._hidden(kind.kind, changed)
         total -= sum(map(search.matches, hidden))
         return total + sum(record is not None and search.matches(record) for record in changed.values())
 
@@ -158,6 +158,10 @@ class View(ABC):
             for id, body in await self._bodies(kind, missing[first : first + LOADED_AT_ONCE_MAX]):
                 found[id] = self._decode(kind, id, body)
         return [record for record in found.values() if record is not None]
+
+    async def _hidden(self, kind: str, ids: Collection[str]) -> list[Record]:
+        """What the snapshot has of these ids, which the overlay hides."""
+        return await self._load(kind, sorted(ids))
 
     def _cached(self, kind: str, id: str) -> Record | None:
         if self._revision > self._horizon.revision:
@@ -214,7 +218,7 @@ class WriteView(View):
                 self.overlay.setdefault(kind, {})[id] = write.after
 
     async def put(self, record: R) -> R:
-        current = await self.get(type(record), record.id)
+        current = await self._current(record)
         if record.version != (current.version if current is not None else 0):
             raise _conflict(record, current)
         if current is not None:
@@ -222,6 +226,10 @@ class WriteView(View):
         settled, body = codec.settle(record, self.commits_as)
         self._write(current, settled, body)
         return settled
+
+    async def _current(self, record: R) -> R | None:
+        """What is stored with the id of a record that is to be put."""
+        return await self.get(type(record), record.id)
 
     async def delete(self, record: Record) -> None:
         current = await self.get(type(record), record.id)

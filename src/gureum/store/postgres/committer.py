@@ -51,6 +51,7 @@ class _Shared:
         self.tail = snapshot.revision
         self.size = 0
         self.overlay: Overlay = {}
+        self.replaced: Overlay = {}
         self.valid = True
         """Whether nobody else has committed since, as far as is known."""
         self.worn = False
@@ -61,6 +62,7 @@ class _Shared:
     def add(self, submitted: Submitted) -> None:
         for (kind, id), write in submitted.writes.items():
             self.overlay.setdefault(kind, {})[id] = write.after
+            self.replaced.setdefault(kind, {}).setdefault(id, write.before)
         self.size += len(submitted.writes)
         self.tail = submitted.revision
 
@@ -108,8 +110,7 @@ class Committer:
             self._at_work = False
             raise
         view = self._view(shared.snapshot)
-        view.valid = lambda: shared.valid
-        view.overlay = {kind: dict(changed) for kind, changed in shared.overlay.items()}
+        view.share(shared.overlay, shared.replaced, lambda: shared.valid)
         view.begin((), shared.tail)
         return view
 

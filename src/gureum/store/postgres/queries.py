@@ -13,6 +13,11 @@ RECORDS = "SELECT id, body FROM records WHERE kind = $1 AND id = ANY($2::text[])
 RECORDS_PAGE = "SELECT id, body FROM records WHERE kind = $1 AND id > $2 ORDER BY id LIMIT $3"
 RECORDS_COUNT = "SELECT count(*) FROM records WHERE kind = $1"
 
+EXISTING = (
+    "SELECT r.kind, r.id FROM records r"
+    " JOIN unnest($1::text[], $2::text[]) AS n (kind, id) ON r.kind = n.kind AND r.id = n.id"
+)
+
 # find(): the entries of one field drive, the other fields are probed or joined. $1 is the kind, $2 the id
 # that all are above, $3 the limit; then come each condition's field and values. What is probed is a scalar
 # subquery, so that no planner makes it drive.

@@ -29,18 +29,11 @@ class _Builder:
         return template.format(distinct="" if one else "DISTINCT", field=field, value=value)
 
 
-def samples(search: Search) -> Statement:
+def samples(kind: str, conditions: Sequence[Condition]) -> Statement:
     """How many entries each condition has, up to SAMPLE_MAX: one row."""
-    builder = _Builder(search.kind, SAMPLE_MAX)
-    parts = [builder.filled(queries.ENTRIES_SAMPLE, each, "e") for each in search.conditions]
+    builder = _Builder(kind, SAMPLE_MAX)
+    parts = [builder.filled(queries.ENTRIES_SAMPLE, each, "e") for each in conditions]
     return "SELECT " + ", ".join(parts), builder.parameters
-
-
-def by_selectivity(search: Search, samples: Sequence[int]) -> list[Condition]:
-    order = sorted(
-        range(len(samples)), key=lambda index: (samples[index], len(search.conditions[index].values))
-    )
-    return [search.conditions[index] for index in order]
 
 
 def ids(search: Search, conditions: Sequence[Condition], after: str, limit: int | None) -> Statement:

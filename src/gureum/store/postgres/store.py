@@ -18,7 +18,7 @@ from gureum.store.postgres.committer import Committer, Superseded, settled
 from gureum.store.postgres.connection import Unreachable, connect, discard, explained, prepare
 from gureum.store.postgres.follower import Follower
 from gureum.store.postgres.snapshots import Snapshots
-from gureum.store.postgres.view import Snapshot, View, WriteView
+from gureum.store.postgres.view import Samples, Snapshot, View, WriteView
 from gureum.store.postgres.writer import TOMBSTONES_KEPT, Writer
 from gureum.store.view import Horizon, Rows, Writes
 
@@ -47,6 +47,7 @@ class PostgresStore:
     def __init__(self, address: Address, writer: Writer, revision: int) -> None:
         self._place = address.place
         self._cache = RecordCache()
+        self._samples = Samples()
         self._horizon = Horizon(revision)
         self._writer = writer
         self._snapshots = Snapshots(address)
@@ -93,7 +94,7 @@ class PostgresStore:
         await _patiently(self._readers.acquire, "a snapshot to read")
         try:
             snapshot = await self._take()
-            view = View(snapshot, self._cache, self._horizon, self._closed_error)
+            view = View(snapshot, self._cache, self._horizon, self._samples, self._closed_error)
             try:
                 yield view
             finally:
@@ -134,7 +135,7 @@ class PostgresStore:
     async def _changes(self, since: int, limit: int) -> Sequence[Change]:
         changes: list[Change] = []
         snapshot = await self._take()
-        view = View(snapshot, self._cache, self._horizon, self._closed_error)
+        view = View(snapshot, self._cache, self._horizon, self._samples, self._closed_error)
         try:
             while not changes and (rows := await self._changed_rows(snapshot, since, limit)):
                 for since, kind, id, body in rows:
@@ -193,6 +194,7 @@ class PostgresStore:
             try:
                 result = await self._bounded(work(view))
                 self._check_open()
+                await view.prove()
                 commit = self._committer.submit(view)
             finally:
                 self._committer.end(view)
@@ -229,7 +231,7 @@ class PostgresStore:
             raise self._closed_error() or error from error
 
     def _write_view(self, snapshot: Snapshot) -> WriteView:
-        return WriteView(snapshot, self._cache, self._horizon, self._closed_error)
+        return WriteView(snapshot, self._cache, self._horizon, self._samples, self._closed_error)
 
     async def _committed(self, writes: Writes, base: int, last: int) -> None:
         if self._horizon.revision == base:

@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import TypeVar
 
-from gureum.errors import StoreError
+from gureum.errors import Conflict, StoreError
+from gureum.resources.record import Record
 from gureum.store import view
 from gureum.store.cache import RecordCache
 from gureum.store.postgres import queries, search
 from gureum.store.postgres.connection import ERRORS, Connection, explain
 from gureum.store.search import Condition, Search
-from gureum.store.view import Horizon, Rows
+from gureum.store.view import Horizon, Overlay, Rows
+
+R = TypeVar("R", bound=Record)
+
+SAMPLES_MAX = 4096
+SAMPLE_SECONDS_MAX = 10.0
+
+
+class Samples:
+    """How selective conditions were a moment ago: a hint that saves a round trip."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str, tuple[str, ...]], int] = {}
+        self._began = 0.0
+
+    def known(self, kind: str, condition: Condition) -> int | None:
+        now = asyncio.get_running_loop().time()
+        if now > self._began + SAMPLE_SECONDS_MAX or len(self._counts) >= SAMPLES_MAX:
+            self._counts.clear()
+            self._began = now
+        return self._counts.get((kind, condition.field, tuple(condition.values)))
+
+    def note(self, kind: str, condition: Condition, count: int) -> None:
+        self._counts[kind, condition.field, tuple(condition.values)] = count
 
 
 class Snapshot:
@@ -44,10 +69,12 @@ class View(view.View):
         snapshot: Snapshot,
         cache: RecordCache,
         horizon: Horizon,
+        samples: Samples,
         closed: Callable[[], StoreError | None],
     ) -> None:
         super().__init__(snapshot.revision, cache, horizon, breathe=True)
         self.snapshot = snapshot
+        self._samples = samples
         self._closed = closed
 
     async def _fetch(self, sql: str, *parameters: object) -> Rows:
@@ -84,19 +111,60 @@ class View(view.View):
     async def _by_selectivity(self, sought: Search) -> list[Condition]:
         if len(sought.conditions) == 1:
             return sought.conditions
-        sql, parameters = search.samples(sought)
-        (row,) = await self._fetch(sql, *parameters)
-        return search.by_selectivity(sought, row)
+        counts = {each.field: self._samples.known(sought.kind, each) for each in sought.conditions}
+        if missing := [each for each in sought.conditions if counts[each.field] is None]:
+            sql, parameters = search.samples(sought.kind, missing)
+            (row,) = await self._fetch(sql, *parameters)
+            for condition, count in zip(missing, row, strict=True):
+                counts[condition.field] = count
+                self._samples.note(sought.kind, condition, count)
+        return sorted(sought.conditions, key=lambda each: (counts[each.field], len(each.values)))
 
 
 class WriteView(View, view.WriteView):
     """A transaction on a snapshot that several transactions share, one after the other.
 
     Its overlay begins with what was written since the snapshot, all of it: as long as nobody else commits
-    (``valid``), what is in neither is as the snapshot has it.
+    (``valid``), what is in neither is as the snapshot has it. ``replaced``: what the snapshot has of that.
+    Whether the ids of new records are new is asked once, at the end (``prove``).
     """
 
-    valid: Callable[[], bool]
+    def share(self, overlay: Overlay, replaced: Overlay, valid: Callable[[], bool]) -> None:
+        """Before ``begin``."""
+        self.overlay = {kind: dict(changed) for kind, changed in overlay.items()}
+        self._replaced = replaced
+        self._valid = valid
+        self._absent: set[tuple[str, str]] = set()
+        self._unproven: set[tuple[str, str]] = set()
+
+    async def prove(self) -> None:
+        """Raises Conflict if a record that was put as a new one is there already."""
+        unproven = [key for key in self._unproven if key in self.writes]
+        if not unproven:
+            return
+        kinds, ids = map(list, zip(*unproven, strict=True))
+        for kind, id in await self._fetch(queries.EXISTING, kinds, ids):
+            raise Conflict(f"{kind} {id}: a new one was to be stored, and there is one")
 
     def _is_latest(self, kind: str, id: str) -> bool:
-        return self.valid() and id not in self.overlay.get(kind, ())
+        return self._valid() and id not in self.overlay.get(kind, ())
+
+    async def _body(self, kind: str, id: str) -> str | None:
+        body = await super()._body(kind, id)
+        if body is None:
+            self._absent.add((kind, id))
+        return body
+
+    async def _current(self, record: R) -> R | None:
+        self._check_open()
+        kind, id = key = record.kind, record.id
+        if record.version or id in self.overlay.get(kind, ()) or self._cached(kind, id) is not None:
+            return await self.get(type(record), id)
+        if key not in self._absent:
+            self._unproven.add(key)
+        return None
+
+    async def _hidden(self, kind: str, ids: Collection[str]) -> list[Record]:
+        before = self._replaced.get(kind, {})
+        records = [before[id] if id in before else self.writes[kind, id].before for id in ids]
+        return [record for record in records if record is not None]
