@@ -24,7 +24,7 @@ from gureum.store.postgres.connection import Deposed
 from gureum.store.postgres.examine import examine
 from gureum.store.postgres.leadership import Leader, Leadership
 from gureum.store.postgres.writer import Writer
-from support.postgres import Server, server
+from support.postgres import Server
 
 pytestmark = pytest.mark.postgres
 
@@ -94,15 +94,9 @@ async def found(store: PostgresStore, account: str) -> list[Vpc]:
         return await reader.find(Vpc, account=account)
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Server]:
-    with server() as running:
-        yield running
-
-
 @pytest.fixture
-def address(postgres: Server) -> Address:
-    return Address.parse(postgres.create_database(f"d{os.getpid()}n{next(numbers)}"))
+def address(postgres_server: Server) -> Address:
+    return Address.parse(postgres_server.create_database(f"d{os.getpid()}n{next(numbers)}"))
 
 
 @pytest.fixture
@@ -347,7 +341,7 @@ async def test_stores_that_contend_lose_nothing(open_store: Callable[..., object
 
 
 async def test_the_server_crashes_under_load_and_comes_back(
-    postgres: Server, address: Address, open_store: Callable[..., object]
+    postgres_server: Server, address: Address, open_store: Callable[..., object]
 ) -> None:
     store: PostgresStore = await open_store()  # type: ignore[misc]
     acknowledged: set[str] = set()
@@ -390,8 +384,8 @@ async def test_the_server_crashes_under_load_and_comes_back(
             group.create_task(writer(number))
         for _ in range(3):
             await some_more()
-            await asyncio.to_thread(postgres.stop, signal.SIGQUIT)
-            postgres.start()  # here: it ends with the thread that started it
+            await asyncio.to_thread(postgres_server.stop, signal.SIGQUIT)
+            postgres_server.start()  # here: it ends with the thread that started it
         await some_more()
         ending = True
     assert failed

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ import pytest
 from gureum.store.base import Store
 from gureum.store.postgres import Address, PostgresStore
 from gureum.store.sqlite import SqliteStore
-from support.postgres import Server, server
 
 Opener = Callable[[Path], Awaitable[Store]]
 
@@ -28,27 +26,6 @@ SQLITE: dict[str, Opener] = {
     "sqlite-inline": sqlite("store.db", threaded=False),
     "sqlite-threaded": sqlite("store.db", threaded=True),
 }
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Server]:
-    with server() as running:
-        yield running
-
-
-@pytest.fixture
-def postgres_url(postgres_server: Server) -> Callable[[Path], str]:
-    """The database of a directory, made if there is none."""
-
-    def url(directory: Path) -> str:
-        mark = directory / "database"
-        name = hashlib.sha256(bytes(directory)).hexdigest()[:20]
-        if not mark.exists():
-            postgres_server.create_database(name)
-            mark.touch()
-        return postgres_server.url(name)
-
-    return url
 
 
 @pytest.fixture(params=[*SQLITE, pytest.param("postgres", marks=pytest.mark.postgres)])

@@ -64,7 +64,7 @@ class Address:
                 )
         netloc = quote(unquote(parts.username), safe="") + "@"
         if "host" not in options:
-            netloc += f"[{named}]" if ":" in named else quote(named, safe="")
+            netloc += f"[{named}]" if ":" in named else quote(unquote(named), safe="")
         netloc += f":{port}" if port else ""
         where = f"{host}:{port or options.get('port') or 5432}" if not host.startswith("/") else host
         return cls(

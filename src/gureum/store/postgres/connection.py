@@ -63,16 +63,17 @@ def explain(error: BaseException, place: str) -> StoreError:
     advice = {
         "28": "check the user, its password in ~/.pgpass or the passfile, and the server's pg_hba.conf",
         "3D": "create the database: createdb -O USER DATABASE",
-        "42": "check that the user owns the database",
+        "42501": "check that the user owns the database",
         "25": "is this a standby server? The store has to be at the one that is written to",
         "53": "the server lacks connections or memory: see its log, and max_connections",
         "57": "the server is being stopped or started, or ended what took too long",
         "XX": "the database is damaged: see the server's log",
-    }.get(state[:2])
+    }
+    todo = advice.get(state) or advice.get(state[:2])
     if isinstance(error, asyncpg.PostgresError) and state[:2] not in ("57", "53", "08"):
-        return StoreError(f"{place}: {error}; {advice or 'this is a bug in gureum'}")
+        return StoreError(f"{place}: {error}; {todo or 'this is a bug in gureum'}")
     text = str(error) or type(error).__name__
-    return Unreachable(f"{place}: {text}; {advice or 'does its server run, and can it be reached?'}")
+    return Unreachable(f"{place}: {text}; {todo or 'does its server run, and can it be reached?'}")
 
 
 ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
