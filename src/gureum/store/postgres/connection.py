@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 
-from gureum.errors import Conflict, StoreError, StoreFull
+from gureum.errors import Conflict, StoreAway, StoreError, StoreFull
 from gureum.resources import KINDS
 from gureum.store import codec, migrations
 from gureum.store.postgres import queries
@@ -35,7 +35,7 @@ REINDEXED_AT_ONCE = 1000
 Connection = Any  # asyncpg has no types
 
 
-class Unreachable(StoreError):
+class Unreachable(StoreAway):
     """The server does not answer, or the connection broke."""
 
 
@@ -43,7 +43,7 @@ class Overtaken(Conflict):
     """Another manager committed meanwhile: the transaction is run again."""
 
 
-class Deposed(StoreError):
+class Deposed(StoreAway):
     """Another manager leads, so that this one cannot commit any more."""
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 
-from gureum.errors import StoreError
+from gureum.errors import CommitUnknown
 from gureum.store import codec
 from gureum.store.postgres import queries
 from gureum.store.postgres.address import Address
@@ -40,7 +40,7 @@ class Writer:
         self.name = secrets.token_hex(8)
 
     async def commit(self, writes: Writes, base: int, last: int) -> None:
-        """Durable on return. Raises StoreError: then nothing was committed, unless it says otherwise."""
+        """Durable on return. Raises StoreError: nothing was committed, but for CommitUnknown."""
         columns = await _columns(writes)
         if self._connection is None or self._connection.is_closed():
             self._connection = await connect(self._address)
@@ -74,12 +74,12 @@ class Writer:
                     except (Unreachable, *ERRORS):
                         await asyncio.sleep(SETTLE_PAUSE_SECONDS)
         except TimeoutError as error:
-            raise StoreError(
+            raise CommitUnknown(
                 f"{place}: it does not answer, so whether something was committed is not known"
             ) from error
         if (revision, writer) == (last, self.name):
             return True
-        raise StoreError(f"{place}: others commit there, so whether something was committed is not known")
+        raise CommitUnknown(f"{place}: others commit there, so whether something was committed is not known")
 
     async def _anew(self) -> Connection:
         old, self._connection = self._connection, None
