@@ -1,4 +1,4 @@
-"""Two managers on a PostgreSQL store: whatever ends the one that leads, things go on, guests notice nothing."""
+"""Two managers on a PostgreSQL store: whatever ends the leader, things go on, and guests notice nothing."""
 
 from __future__ import annotations
 

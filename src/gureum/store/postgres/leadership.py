@@ -81,7 +81,7 @@ class Leadership:
                     if lives and known != leader.epoch and seen is not None:
                         known = leader.epoch
                         await seen(leader)
-                    last, since = leader, asked
+                    last, since = leader, loop.time()
                 # One of its own name is what a supervisor has started it anew for.
                 over = leader.name in ("", self._name) or asked >= since + LEASE_SECONDS
                 if over and await self._take_over(leader):

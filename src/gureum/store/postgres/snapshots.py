@@ -27,6 +27,7 @@ class Snapshots:
         self._idle: list[tuple[Connection, float]] = []
         self._open: set[Snapshot] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     async def take(self) -> Snapshot:
@@ -60,9 +61,6 @@ class Snapshots:
         if snapshot not in self._open:
             return
         self._open.remove(snapshot)
-        now = asyncio.get_running_loop().time()
-        while self._idle and now > self._idle[0][1] + IDLE_SECONDS_MAX:
-            self._background(discard(self._idle.pop(0)[0]))
         if snapshot.sound and len(self._idle) < IDLE_MAX:
             self._background(self._recycle(snapshot.connection))
         elif snapshot.sound:
@@ -82,7 +80,17 @@ class Snapshots:
         if self._closed or len(self._idle) >= IDLE_MAX:
             await discard(connection)
         else:
-            self._idle.append((connection, asyncio.get_running_loop().time()))
+            loop = asyncio.get_running_loop()
+            self._idle.append((connection, loop.time()))
+            if self._timer is None:
+                self._timer = loop.call_later(IDLE_SECONDS_MAX, self._tidy)
+
+    def _tidy(self) -> None:
+        """Close what was not used for a while."""
+        loop = asyncio.get_running_loop()
+        while self._idle and loop.time() >= self._idle[0][1] + IDLE_SECONDS_MAX:
+            self._background(discard(self._idle.pop(0)[0]))
+        self._timer = loop.call_later(IDLE_SECONDS_MAX, self._tidy) if self._idle else None
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -91,6 +99,8 @@ class Snapshots:
 
     async def close(self) -> None:
         self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         for snapshot in self._open:
             snapshot.connection.terminate()
         self._open.clear()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from gureum.store.postgres import Address, PostgresStore
 from gureum.store.postgres.connection import Deposed, Overtaken, Unreachable, explain
 from gureum.store.postgres.examine import examine
 from gureum.store.postgres.view import Snapshot
+from support.postgres import Server
 
 pytestmark = pytest.mark.postgres
 
@@ -180,3 +185,23 @@ def test_errors_say_what_to_do(state: str, kind: type[StoreError], said: str) ->
     assert type(explained) is kind
     assert str(explained).startswith("database d")
     assert said in str(explained)
+
+
+def test_a_manager_on_sqlite_does_not_load_the_driver() -> None:
+    program = "import sys, gureum.control.__main__, gureum.cli.store; sys.exit('asyncpg' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", program], env=environment, timeout=60).returncode == 0
+
+
+async def test_connections_that_are_not_used_are_closed(
+    store: PostgresStore, postgres_server: Server, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gureum.store.postgres.snapshots.IDLE_SECONDS_MAX", 0.1)
+    name = url.partition("?")[0].rpartition("/")[2]
+    sql = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}' AND state LIKE 'idle in%'"
+    async with asyncio.timeout(30):
+        async with store.read(), store.read():
+            pass
+        while postgres_server.query("postgres", sql) != "0":  # noqa: ASYNC110 - the server tells nobody
+            await asyncio.sleep(0.05)
+    await put(store, vpc("v"))
