@@ -214,12 +214,15 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.run(read()) == expected(self.model, {}, None, None)
 
 
-def test_the_store_behaves_like_a_dict(open_store: Callable[[Path], Awaitable[Store]]) -> None:
+def test_the_store_behaves_like_a_dict(
+    open_store: Callable[[Path], Awaitable[Store]], request: pytest.FixtureRequest
+) -> None:
     machine = type("Machine", (StoreMachine,), {"opener": staticmethod(open_store)})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=40,
+            # A database for each takes time.
+            max_examples=12 if request.node.get_closest_marker("postgres") else 40,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -94,11 +94,15 @@ class Leadership:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _take_over(self, seen: Leader) -> bool:
-        epoch = await self._ask(
-            lambda connection: connection.fetchval(
-                queries.TAKE_OVER, seen.epoch, seen.beat, self._cloud, self._name, self._endpoint
-            )
-        )
+        async def durably(connection: Connection) -> int | None:
+            async with connection.transaction():
+                await connection.execute(queries.DURABLE_ONCE)
+                epoch: int | None = await connection.fetchval(
+                    queries.TAKE_OVER, seen.epoch, seen.beat, self._cloud, self._name, self._endpoint
+                )
+                return epoch
+
+        epoch = await self._ask(durably)
         if epoch is None:
             return False
         self.epoch = epoch
@@ -148,6 +152,8 @@ class Leadership:
             self._connection = await connect(self._address)
             # A leader of an earlier gureum may be at work: whoever leads upgrades.
             await prepare(self._connection, self._address.place, upgrade=False)
+            with explained(self._address.place):
+                await self._connection.execute(queries.NOT_DURABLE)
         connection = self._connection
         try:
             with explained(self._address.place):

@@ -70,6 +70,11 @@ TAKE_OVER = "SELECT take_over($1, $2, $3, $4, $5)"
 BEAT = "UPDATE leader SET beat = beat + 1 WHERE epoch = $1 RETURNING beat"
 RESIGN = "UPDATE leader SET name = '', endpoint = '' WHERE epoch = $1"
 
+# The leader's signs of life wait for no disk. Epochs do: one that a crash of the server took back could be
+# given out again, to another.
+NOT_DURABLE = "SET synchronous_commit = off"
+DURABLE_ONCE = "SET LOCAL synchronous_commit = on"
+
 LISTEN_CHANNEL = "gureum"
 
 # One process at a time looks after the schema.
