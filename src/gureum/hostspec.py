@@ -403,8 +403,21 @@ class NetworkSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     flow_logs: tuple[FlowLogSpec, ...] = ()
 
 
+class FenceSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """Another host that nothing more is to run on, until a manager lifts it. This host sees to that.
+
+    ``number`` is above all earlier ones of that host, also those of a manager whose store was put back.
+    0: it is only looked whether the host is alive.
+    """
+
+    host: str
+    number: int
+
+
 class HostSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """``cloud`` guards against a spec of another cloud."""
+    """``cloud`` guards against a spec of another cloud. ``lifted``: fences of this host up to this number are
+    over, 0 if it never had one.
+    """
 
     cloud: str
     host: str
@@ -414,6 +427,8 @@ class HostSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     snapshots: tuple[SnapshotSpec, ...] = ()
     images: tuple[ImageSpec, ...] = ()
     network: NetworkSpec = NetworkSpec()
+    fences: tuple[FenceSpec, ...] = ()
+    lifted: int = 0
 
 
 class MachineState(StrEnum):
@@ -491,6 +506,30 @@ class SnapshotReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     error: str = ""
 
 
+class FenceReport(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """``done``: nothing of the host's machines runs, nor will before the fence is lifted; ``message`` says
+    how that is known. Until then it says what is waited for. ``alive``: its lease was renewed meanwhile.
+
+    For the number 0 ``done`` says that nobody has the host's lease now.
+    """
+
+    host: str
+    number: int
+    done: bool = False
+    alive: bool = False
+    message: str = ""
+
+
+class WardenReport(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """``permitted``: machines may run on this host. ``fence``: the last fence that its warden has seen, when
+    it killed all machines; 0 for none. ``message``: why machines may not run, or what is amiss.
+    """
+
+    permitted: bool = True
+    fence: int = 0
+    message: str = ""
+
+
 class HostReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     """``revision`` is the spec's that the agent last took in; 0 for none since it started."""
 
@@ -517,4 +556,10 @@ class HostReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     machines: tuple[MachineReport, ...] = ()
     volumes: tuple[VolumeReport, ...] = ()
     snapshots: tuple[SnapshotReport, ...] = ()
+    fences: tuple[FenceReport, ...] = ()
+    """Of the spec's, those that were begun."""
+    warden: WardenReport | None = None
+    """None for a host without shared pools: nobody can fence it."""
+    uplink_down: bool = False
+    """The device that leads to the other hosts has no carrier, or is off."""
     problems: tuple[str, ...] = ()

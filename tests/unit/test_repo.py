@@ -81,7 +81,9 @@ def all_text() -> list[Path]:
 
 
 def test_what_decides_is_deterministic() -> None:
-    assert in_files(sources(*DETERMINISTIC), IN_DETERMINISTIC_CODE) == []
+    # A warden is a process with threads of its own; what it decides is in one module, and that has no clock.
+    apart = [path for path in sources("agent/warden") if path.name != "custody.py"]
+    assert in_files(sorted(set(sources(*DETERMINISTIC)) - set(apart)), IN_DETERMINISTIC_CODE) == []
 
 
 def test_code_is_free_of_traps() -> None:

@@ -9,9 +9,9 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gureum.agent import certificate, storage_addresses
+from gureum.agent import certificate, storage_addresses, watched
 from gureum.agent.agent import Agent
 from gureum.agent.evacuate import evacuate
 from gureum.agent.here import Here, on_joined, on_machine
@@ -24,11 +24,16 @@ from gureum.hostspec import LOCAL, Metadata
 from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
 from gureum.hypervisors.qemu.probe import probe_kvm
 from gureum.network.kernel import KernelNetwork
+from gureum.network.uplink import is_down
 from gureum.processes import allow_files, arguments, log_to_stderr
 from gureum.san.base import Pool
+from gureum.san.leases import Leases
 from gureum.san.local import LocalPool
 from gureum.san.settings import SanSettings
 from gureum.transport.link import connect
+
+if TYPE_CHECKING:
+    from gureum.san.ceph.pool import RbdPool
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +58,12 @@ class Parts:
         else:
             self.hypervisor = QemuHypervisor(env, here.run, accelerator, shared_disks=shared)
             self.pool = LocalPool(env, here.directory / "pool")
+        self.leases: Leases | None = None
         self.pools: dict[str, Pool] = {LOCAL: self.pool}
         for name in san.pools:
-            self.pools[name] = self._rbd_pool(here, env, san.of_pool(name), images)
+            pool = self.pools[name] = self._rbd_pool(here, env, san.of_pool(name), images)
+            if name == san.pool:
+                self.leases = pool
         self.network = KernelNetwork(
             env,
             here.identity.cloud,
@@ -69,7 +77,7 @@ class Parts:
         )
 
     @staticmethod
-    def _rbd_pool(here: Here, env: Env, san: SanSettings, images: Fetched | None) -> Pool:
+    def _rbd_pool(here: Here, env: Env, san: SanSettings, images: Fetched | None) -> RbdPool:
         # Only where there is one: the others start without it.
         from gureum.agent.rbd_images import FetchingRbdPool
         from gureum.san.ceph.pool import RbdPool
@@ -107,6 +115,9 @@ async def serve(here: Here, env: Env) -> None:
         parts.network,
         afar if here.joined else partial(connect, here.cloud_dir / "run" / "agents.sock"),
         here.directory / "agent.spec",
+        parts.leases,
+        watch_over(here, parts) if parts.leases is not None else None,
+        partial(is_down, here.uplink) if here.uplink else lambda: False,
     )
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -130,6 +141,15 @@ async def serve(here: Here, env: Env) -> None:
     finally:
         await parts.network.close()
         await parts.hypervisor.close()
+
+
+def watch_over(here: Here, parts: Parts) -> watched.HostWarden:
+    """Raises ConfigError."""
+    identity = here.identity
+    watched.configure(
+        here.run, parts.hypervisor.directory, parts.san, identity.cloud, identity.host, here.namespace
+    )
+    return watched.HostWarden(here.directory)
 
 
 async def end(here: Here, env: Env) -> None:

@@ -19,8 +19,10 @@ from msgspec.structs import replace
 
 from gureum.agent import audits, blocks
 from gureum.agent.disks import Disks
+from gureum.agent.fencing import Fencing
 from gureum.agent.machines import Machines
 from gureum.agent.pool_volumes import PoolVolumes
+from gureum.agent.watched import Watched
 from gureum.agent.workers import Workers
 from gureum.env import Env
 from gureum.errors import HostError, TransportError
@@ -29,18 +31,24 @@ from gureum.hostspec import HostReport, HostSpec, Metadata, NetworkSpec
 from gureum.hypervisors.base import Hypervisor
 from gureum.network.base import HostNetwork
 from gureum.san.base import Pool
+from gureum.san.leases import Leases
 from gureum.transport.link import Link
-from gureum.transport.messages import Call, Hello, Message, Refused, Reply, Report, Spec, SpecChange
+from gureum.transport.messages import Call, Hello, Message, Refused, Reply, Report, Spec, SpecChange, Word
 from gureum.transport.specs import Receiver
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 2.0
+WATCHED_SECONDS = 1.0
+"""Between reports of a host that has a warden, and between looks at what that says."""
 INVENTORY_SECONDS = 10.0
 RECONNECT_SECONDS_MIN = 0.05
 RECONNECT_SECONDS_MAX = 2.0
 FLOWS_BYTES_MAX = 16 * 1024 * 1024
 """Of one port, in one message."""
+
+SENT_MAX = 32
+"""Reports whose time is kept until the manager has them."""
 
 NETWORK = "network"
 
@@ -62,7 +70,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 class Agent:
     """One host's agent. ``run`` works until cancelled. ``pools`` by name, with the host's own.
 
-    ``spec_file``: where the last spec is kept.
+    ``spec_file``: where the last spec is kept. ``leases``: those of hosts in a shared pool; ``warden``: this
+    host's, where it has one. ``uplink_down()``: whether the way to the other hosts is gone.
     """
 
     def __init__(
@@ -74,6 +83,9 @@ class Agent:
         network: HostNetwork,
         connect: Callable[[], Awaitable[Link]],
         spec_file: Path | None = None,
+        leases: Leases | None = None,
+        warden: Watched | None = None,
+        uplink_down: Callable[[], bool] = lambda: False,
     ) -> None:
         self.env = env
         self.identity = identity
@@ -81,6 +93,10 @@ class Agent:
         self.network = network
         self._connect = connect
         self._spec_file = spec_file
+        self._warden = warden
+        self._uplink_down = uplink_down
+        self._sent: dict[int, float] = {}
+        """When reports were sent that the manager has not answered yet, by the warden's clock."""
         self._spec: HostSpec | None = None
         self._fresh = False
         self._network_error = ""
@@ -91,7 +107,8 @@ class Agent:
         self._metadata: dict[str, Metadata] = {}
         self._networks = Workers[str](self._apply_network, 1)
         self.disks = Disks(env, pools, hypervisor, self._disk_changed, self._disk_released)
-        self.machines = Machines(env, hypervisor, network, self.disks, self._machine_changed)
+        self.machines = Machines(env, hypervisor, network, self.disks, self._machine_changed, self._may_start)
+        self._fencing = Fencing(leases, identity.host, self._report_due.set) if leases is not None else None
 
     def metadata(self, instance: str) -> Metadata | None:
         """What the instance may learn about itself; None if it is not on this host."""
@@ -106,11 +123,14 @@ class Agent:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._speak_forever())
                 group.create_task(self._refresh_forever())
+                if self._warden is not None:
+                    group.create_task(self._ask_warden_forever(self._warden))
                 for pool in self.disks.shared:
                     group.create_task(self._ask_forever(pool))
         finally:
-            for part in (self._networks, self.machines, self.disks):
-                await part.close()
+            for part in (self._networks, self.machines, self.disks, self._fencing):
+                if part is not None:
+                    await part.close()
 
     # The spec
 
@@ -152,6 +172,8 @@ class Agent:
         self.env.crashpoint("agent.spec.taken")
         self.disks.take(spec)
         self.machines.take(spec)
+        if self._fencing is not None:
+            self._fencing.take(spec)
         self._report_due.set()
 
     def _keep(self, spec: HostSpec) -> None:
@@ -249,6 +271,10 @@ class Agent:
             spec = specs.take(message)
             if spec is not None:
                 self.take(spec)
+        elif isinstance(message, Word):
+            sent = self._sent.pop(message.sequence, None)
+            if self._warden is not None and sent is not None:
+                self._warden.heard(sent)
         elif isinstance(message, Call):
             group.create_task(self._answer(link, message))
 
@@ -274,16 +300,21 @@ class Agent:
                 await self.network.import_flows(call.interface, call.data)
                 return b""
             case "list-pool" | "mend-pool":
-                return await audits.called(self.disks.pool_volumes(call.pool), self.identity.cloud, call)
+                return await audits.called(self.disks.pools.get(call.pool), self.identity.cloud, call)
             case _:
                 return await blocks.called(self.disks, call)
 
     async def _send_reports(self, link: Link) -> None:
         while True:
             self._report_due.clear()
-            await link.send(Report(self.report()))
+            report = self.report()
+            if self._warden is not None:
+                while len(self._sent) >= SENT_MAX:
+                    del self._sent[next(iter(self._sent))]
+                self._sent[report.sequence] = self._warden.now()
+            await link.send(Report(report))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                async with asyncio.timeout(HEARTBEAT_SECONDS if self._warden is None else WATCHED_SECONDS):
                     await self._report_due.wait()
 
     def _network_revision(self) -> int:
@@ -317,6 +348,9 @@ class Agent:
             machines=tuple(self.machines.reports()),
             volumes=tuple(self.disks.volume_reports()),
             snapshots=tuple(self.disks.snapshot_reports()),
+            fences=tuple(self._fencing.reports()) if self._fencing is not None else (),
+            warden=self._warden.report() if self._warden is not None else None,
+            uplink_down=self._uplink_down(),
             problems=tuple(problems),
         )
 
@@ -331,6 +365,21 @@ class Agent:
                 await self.machines.resume_paused()
             except HostError as error:
                 log.warning("%s", error)
+
+    def _may_start(self) -> bool:
+        return self._warden is None or self._warden.report().permitted
+
+    async def _ask_warden_forever(self, warden: Watched) -> None:
+        """What it says changes by itself, and machines wait for its permission."""
+        before = warden.report()
+        while True:
+            await asyncio.sleep(WATCHED_SECONDS)
+            now = warden.report()
+            if now != before:
+                self._report_due.set()
+            if now.permitted and not before.permitted:
+                self.machines.permitted()
+            before = now
 
     async def _ask_forever(self, pool: PoolVolumes) -> None:
         """Whether a shared pool answers, and how much room it has; one that is away holds up nothing else."""

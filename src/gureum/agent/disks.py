@@ -11,25 +11,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
-from msgspec.structs import replace
-
 from gureum.agent import disk_reports
-from gureum.agent.copies import Copies, source_volume
-from gureum.agent.failures import Failures, Key
+from gureum.agent.disk_specs import DiskSpecs
+from gureum.agent.failures import Key
 from gureum.agent.holds import Holds
-from gureum.agent.live import MachineDisk
-from gureum.agent.moves import Moves, pools_of
-from gureum.agent.pool_volumes import Lost, PoolVolumes, header_bytes, stored_bytes
+from gureum.agent.live import HOLDS, MachineDisks
+from gureum.agent.moves import Moves
+from gureum.agent.pool_volumes import Lost, PoolVolumes, header_bytes
+from gureum.agent.pools import Pools
 from gureum.agent.settled import Settled
+from gureum.agent.volumes import Volumes
 from gureum.agent.workers import Workers
-from gureum.agent.zeros import Zeros
 from gureum.env import Env
 from gureum.errors import PoolError, PoolUnavailable
 from gureum.hostspec import (
     LOCAL,
     HostSpec,
-    ImageSpec,
-    MachineState,
     PoolReport,
     SnapshotReport,
     SnapshotSpec,
@@ -39,14 +36,13 @@ from gureum.hostspec import (
 from gureum.hypervisors.base import Hypervisor
 from gureum.san.base import DiskSource, Pool
 from gureum.san.locks import KeyedLocks
-from gureum.san.luks import encrypted, luks_header
+from gureum.san.luks import encrypted
 
 log = logging.getLogger(__name__)
 
 S = TypeVar("S", VolumeSpec, SnapshotSpec)
 
 CONCURRENT_MAX = 8
-HOLDS = (MachineState.starting, MachineState.running, MachineState.paused, MachineState.shutdown)
 
 
 class Disks:
@@ -64,36 +60,35 @@ class Disks:
     ) -> None:
         self.env = env
         self.hypervisor = hypervisor
-        self.pools = {name: PoolVolumes(name, pool) for name, pool in pools.items()}
-        self.local = self.pools[LOCAL]
-        self.shared = [pool for pool in self.pools.values() if pool.shared]
+        self.pools = Pools(pools)
+        self.local = self.pools.local
+        self.shared = self.pools.shared
         self._changed = changed
-        self._images: dict[str, ImageSpec] = {}
-        self._locks = KeyedLocks()
-        self._holds = Holds(
-            env, self.shared, self._locks, self._live, released, lambda id: self._workers.kick(("opened", id))
-        )
+        self._specs = DiskSpecs(self.pools)
+        self._live = live = MachineDisks(hypervisor, self._specs.volumes)
+        self._locks = locks = KeyedLocks()
         self._held: dict[str, frozenset[str]] = {}
         """The volumes that each machine had when it was last looked at."""
-        self._limits: dict[str, tuple[int, int]] = {}
-        """The IOPS and throughput that each volume has for certain, in a machine or when one opens it."""
-        self._sealed: set[str] = set()
-        """New encrypted volumes that have their header for certain."""
-        self._failures = Failures()
-        self._volume_specs = Settled[VolumeSpec]()
-        self._snapshot_specs = Settled[SnapshotSpec]()
         self._workers = Workers[Key](self._work, CONCURRENT_MAX)
-        self._zeros = Zeros()
-        self._copies = Copies(env, lambda volume: self._workers.kick(("volume", volume)))
+        self._holds = Holds(
+            env, self.shared, locks, live.of, released, lambda volume: self._kick(("opened", volume))
+        )
         self._moves = Moves(
             env,
             self.pools,
             hypervisor,
-            self._locks,
-            self._live,
+            locks,
+            live.of,
             changed,
-            lambda volume: self._workers.kick(("move", volume)),
+            lambda volume: self._kick(("move", volume)),
         )
+        self._volumes = Volumes(
+            env, self.pools, self._specs, live, locks, self._holds, self._moves, self._kick
+        )
+
+    def _kick(self, *keys: Key) -> None:
+        for key in keys:
+            self._workers.kick(key)
 
     async def refresh(self, pool: PoolVolumes) -> None:
         """See how much room there is, and whether a shared pool answers. Raises PoolError."""
@@ -101,47 +96,47 @@ class Disks:
         await pool.refresh()
         if away:
             log.info("the pool %s answers again", pool.name)
-            for key in self._failures.known():
-                self._workers.kick(key)
-            for id, spec in self._volume_specs.specs.items():
+            for key in self._specs.failures.known():
+                self._kick(key)
+            for id, spec in self._specs.volumes.specs.items():
                 if spec.pool == pool.name:
                     self._changed(id)
 
     async def close(self) -> None:
         """End the work under way, and let other processes have the pools."""
         await self._workers.close()
-        await self._copies.close()
+        await self._volumes.close()
         await self._moves.close()
-        for pool in self.pools.values():
+        for pool in self.pools:
             await pool.pool.close()
 
     def take(self, spec: HostSpec) -> None:
-        self._images = {image.id: image for image in spec.images}
+        self._specs.images = {image.id: image for image in spec.images}
         volumes = {volume.id: volume for volume in spec.volumes}
         snapshots = {snapshot.id: snapshot for snapshot in spec.snapshots}
         for volume in spec.volumes:
-            for pool in self._pools_of(volume):
+            for pool in self.pools.of(volume):
                 if not pool.knows(volume.id):
                     # An agent before this one may have opened it.
                     pool.holds.setdefault(volume.id, volume.machine)
-        for id in self._volume_specs.take(volumes, spec.revision):
+        for id in self._specs.volumes.take(volumes, spec.revision):
             self._asked_anew(("volume", id), id in volumes)
-        for id in self._snapshot_specs.take(snapshots, spec.revision):
+        for id in self._specs.snapshots.take(snapshots, spec.revision):
             self._asked_anew(("snapshot", id), id in snapshots)
         for image in spec.images:
             if image.pools:
-                self._workers.kick(("image", image.id))
+                self._kick(("image", image.id))
 
     def _asked_anew(self, key: Key, wanted: bool) -> None:
-        self._failures.forget(key)
+        self._specs.failures.forget(key)
         if key[0] == "volume":
             self._moves.asked_anew(key[1])
         if not wanted and key[0] == "volume":
-            self._volume_specs.forget(key[1])
+            self._specs.volumes.forget(key[1])
         elif not wanted:
-            self._snapshot_specs.forget(key[1])
+            self._specs.snapshots.forget(key[1])
         if wanted or any(pool.knows(key[1]) or key[1] in pool.holds for pool in self.shared):
-            self._workers.kick(key)
+            self._kick(key)
 
     def machine_changed(self, machine: str) -> None:
         """A machine may have let go of volumes: some wait to be deleted, others can have layers merged."""
@@ -150,35 +145,30 @@ class Disks:
         released = self._held.pop(machine, frozenset()) - holds
         if holds:
             self._held[machine] = holds
-        for id, spec in self._volume_specs.specs.items():
-            pool = self.pools.get(spec.pool)
+        for id, spec in self._specs.volumes.specs.items():
+            pool = self.pools.find(spec.pool)
             if not spec.present and pool is not None and id in pool.volumes:
-                self._workers.kick(("volume", id))
+                self._kick(("volume", id))
             elif id in released and spec.pool == LOCAL:
-                self._workers.kick(("compact", id))
+                self._kick(("compact", id))
             if (spec.target or spec.leaves) and (id in holds or id in released):
-                self._workers.kick(("move", id))
+                self._kick(("move", id))
         for id in sorted(self._holds.of(machine) - holds):
-            self._workers.kick(("release", id))
+            self._kick(("release", id))
 
     # For machines
 
     def ready(self, volume: str) -> bool:
         """Whether the volume is there for a machine to have."""
-        spec = self._volume_specs.specs.get(volume)
-        return spec is not None and spec.present and self._has(spec)
-
-    def _has(self, spec: VolumeSpec) -> bool:
-        pool = self.pools.get(spec.pool)
-        made = pool is not None and spec.id in pool.volumes and self._is_whole(spec)
-        return made and self._moves.arrived(spec)
+        spec = self._specs.volumes.specs.get(volume)
+        return spec is not None and spec.present and self._volumes.ready(spec)
 
     def lost(self, volume: str) -> bool:
         """Whether the pool once had the volume, and does not any more."""
-        return isinstance(self._failures.error("volume", volume), Lost)
+        return isinstance(self._specs.failures.error("volume", volume), Lost)
 
     def spec(self, volume: str) -> VolumeSpec:
-        return self._volume_specs.specs[volume]
+        return self._specs.volumes.specs[volume]
 
     def holding(self, machine: str) -> set[str]:
         """The shared volumes that are held for the machine: other hosts can't have them."""
@@ -186,16 +176,16 @@ class Disks:
 
     def stuck(self, volumes: Iterable[str]) -> str:
         """Why a machine with these volumes can't use them now, "" if it can."""
-        specs = self._volume_specs.specs
+        specs = self._specs.volumes.specs
         names = {specs[id].pool for id in volumes if id in specs}
-        errors = (self.pools[name].error for name in sorted(names & self.pools.keys()))
+        errors = (pool.error for pool in self.pools.named(sorted(names)))
         return next((error for error in errors if error), "")
 
     def usable(self, volumes: Iterable[str]) -> bool:
         """Whether a machine with these volumes can write to them, as far as is known."""
-        specs = self._volume_specs.specs
+        specs = self._specs.volumes.specs
         names = {specs[id].pool for id in volumes if id in specs} or {LOCAL}
-        return all(self.pools[name].usable for name in names if name in self.pools)
+        return all(pool.usable for pool in self.pools.named(names))
 
     @asynccontextmanager
     async def opened(self, machine: str, volumes: Collection[str]) -> AsyncIterator[dict[str, DiskSource]]:
@@ -206,73 +196,52 @@ class Disks:
                 disks = {}
                 for id in sorted(volumes):
                     await stack.enter_async_context(self._locks.hold(id))
-                    spec = self._volume_specs.specs[id]
+                    spec = self._specs.volumes.specs[id]
                     if not self._moves.arrived(spec):
                         raise PoolUnavailable(f"{id} is on its way to {spec.pool}")
                     await self._moves.before_open(spec)
-                    pool = self._pool(spec.pool)
+                    pool = self.pools.get(spec.pool)
                     if pool.shared:
                         shared.append(id)
                         pool.holds[id] = machine
                     else:
-                        await self._compact(id)
+                        await self._volumes.compact(id)
                     disks[id] = await self._holds.open(pool, spec, stack)
                 yield disks
         finally:
             for id in shared:
                 # It may not have come to it.
-                self._workers.kick(("release", id))
+                self._kick(("release", id))
             for id in volumes:
-                self._workers.kick(("move", id))
+                self._kick(("move", id))
 
     def pool(self, name: str) -> Pool:
         """Raises PoolError if this host has none of this name."""
-        return self._pool(name).pool
-
-    def pool_volumes(self, name: str) -> PoolVolumes:
-        """Likewise, with what is known of it."""
-        return self._pool(name)
+        return self.pools.get(name).pool
 
     async def write(self, volume: str, offset: int, data: bytes) -> None:
         """What a machine would write, to a volume that none has open. Raises PoolError."""
         async with self._locks.hold(volume):
-            if not self.ready(volume) or self._live(volume) is not None:
+            if not self.ready(volume) or self._live.of(volume) is not None:
                 raise PoolError(f"{volume} can't be written to: it is not there, or a machine has it")
             spec = self.spec(volume)
             if spec.key:
                 offset, data = header_bytes(spec) + offset, encrypted(spec.key, offset, data)
             await self.pool(spec.pool).write_volume(volume, offset, data)
 
-    def _live(self, volume: str) -> MachineDisk | None:
-        return next(self._lives(volume), None)
-
-    def _lives(self, volume: str) -> Iterator[MachineDisk]:
-        """As each machine has it: several may only of one that is to be shared."""
-        for machine in self.hypervisor.machines().values():
-            if volume in machine.disks and machine.state in HOLDS:
-                spec = self._volume_specs.specs.get(volume)
-                header = header_bytes(spec) if spec is not None else 0
-                yield MachineDisk(self.hypervisor, machine.id, volume, header)
-
-    def _pool(self, name: str) -> PoolVolumes:
-        try:
-            return self.pools[name]
-        except KeyError:
-            raise PoolError(f"this host has no pool {name}") from None
-
     # The work
 
     async def _work(self, key: Key) -> None:
         kind, id = key
         if kind == "volume":
-            await self._towards(key, self._volume_specs, self._step_volume)
-            await self._forget(key, self._volume_specs)
+            await self._towards(key, self._specs.volumes, self._volumes.step)
+            await self._forget(key, self._specs.volumes)
         elif kind == "snapshot":
-            await self._towards(key, self._snapshot_specs, self._step_snapshot)
-            await self._forget(key, self._snapshot_specs)
+            await self._towards(key, self._specs.snapshots, self._step_snapshot)
+            await self._forget(key, self._specs.snapshots)
         elif kind == "release":
             await self._holds.release(id)
-            await self._forget(key, self._volume_specs)
+            await self._forget(key, self._specs.volumes)
         elif kind == "opened":
             await self._holds.note_opened(id)
         elif kind == "image":
@@ -282,62 +251,62 @@ class Disks:
         else:
             async with self._locks.hold(id):
                 if self.ready(id):
-                    await self._compact(id)
+                    await self._volumes.compact(id)
 
     async def _move(self, id: str) -> None:
         """A volume that is to be, and is, made: one step on its way, if it has one."""
-        spec = self._volume_specs.specs.get(id)
-        if spec is None or not (spec.present or self._awaits_snapshot(spec)):
+        spec = self._specs.volumes.specs.get(id)
+        if spec is None or not (spec.present or self._specs.awaits_snapshot(spec)):
             await self._moves.stop(id)
             return
-        if not (spec.target or spec.leaves) or not all(pool.knows(id) for pool in self._pools_of(spec)):
+        if not (spec.target or spec.leaves) or not all(pool.knows(id) for pool in self.pools.of(spec)):
             return
-        pool = self._pool(spec.pool)
-        if id not in pool.volumes or not self._is_whole(spec):
+        pool = self.pools.get(spec.pool)
+        if id not in pool.volumes or not self._volumes.is_whole(spec):
             return
-        if self._moves.arrived(spec) and self._awaits_snapshot(spec):
+        if self._moves.arrived(spec) and self._specs.awaits_snapshot(spec):
             return
         try:
             arrived = await self._moves.step(spec)
         except Lost as error:
-            self._failures.note(("volume", id), error, True)
+            self._specs.failures.note(("volume", id), error, True)
             self._changed(id)
             return
         except PoolError:
             self._untidy(spec)
             raise
-        if self._volume_specs.specs.get(id) != spec:
+        if self._specs.volumes.specs.get(id) != spec:
             # What was found is of the spec before.
             self._moves.asked_anew(id)
-            self._workers.kick(("move", id))
+            self._kick(("move", id))
         elif arrived:
-            self._workers.kick(("move", id))
-            self._workers.kick(("volume", id))
-            self._kick_dependents(spec)
+            self._kick(("move", id))
+            self._kick(("volume", id))
+            self._kick(*self._specs.dependents(spec))
             self._changed(id)
 
     async def _towards(self, key: Key, specs: Settled[S], step: Callable[[S], Awaitable[bool]]) -> None:
         """Make the volume or snapshot what its spec says, and say so; or say for good that it failed."""
         kind, id = key
         spec = specs.specs.get(id)
-        if spec is None or self._failures.final(kind, id) is not None:
+        if spec is None or self._specs.failures.final(kind, id) is not None:
             return
         try:
             done = await step(spec)
         except PoolError as error:
             self._untidy(spec)
             if specs.specs.get(id) != spec:
-                self._workers.kick(key)
+                self._kick(key)
                 return
-            if not self._failures.note(key, error, spec.present).final:
+            if not self._specs.failures.note(key, error, spec.present).final:
                 raise
             log.error("%s %s: %s", kind, id, error)
             specs.settle(id, spec)
-            self._kick_dependents(spec)
+            self._kick(*self._specs.dependents(spec))
         else:
-            self._failures.forget(key)
+            self._specs.failures.forget(key)
             if done and not specs.settle(id, spec):
-                self._workers.kick(key)
+                self._kick(key)
         self._changed(spec.id if isinstance(spec, VolumeSpec) else spec.volume)
 
     async def _forget(self, key: Key, specs: Settled[S]) -> None:
@@ -351,156 +320,27 @@ class Disks:
                 if id not in specs.specs and id not in pool.holds:
                     pool.forget(id)
 
-    async def _step_volume(self, spec: VolumeSpec) -> bool:
-        """Make it so; False if it has to wait for something else, which will kick it."""
-        id, pool = spec.id, self._pool(spec.pool)
-        for each in self._pools_of(spec):
-            if each.shared:
-                await self._ask(each, spec)
-        if not spec.present:
-            await self._copies.stop(id)
-            async with self._locks.hold(id):
-                if self._awaits_snapshot(spec):
-                    self._workers.kick(("move", id))
-                    return False
-                if self._live(id) is not None:
-                    return False
-                await self._moves.delete(spec)
-                await self._holds.let_go(pool, id)
-                if spec.encrypts:
-                    await pool.pool.delete_volume(source_volume(id))
-                    pool.volumes.pop(source_volume(id), None)
-                await pool.pool.delete_volume(id)
-            pool.volumes.pop(id, None)
-            self._limits.pop(id, None)
-            self._sealed.discard(id)
-            self._zeros.forget(id)
-            self.env.crashpoint("agent.volume.deleted")
-            return True
-        if id not in pool.volumes:
-            if spec.made:
-                raise Lost(f"{id} is not in the pool any more: its data is lost")
-            if not spec.keeper or not await self._source_ready(pool, spec):
-                return False
-            async with self._locks.hold(id):
-                await pool.create(spec)
-            self.env.crashpoint("agent.volume.created")
-            if self._is_whole(spec):
-                self._kick_dependents(spec)
-        elif not self._moves.arrived(spec):
-            self._workers.kick(("move", id))
-            return False
-        elif spec.keeper and pool.volumes[id].size_bytes < stored_bytes(spec):
-            async with self._locks.hold(id):
-                await pool.pool.resize_volume(id, stored_bytes(spec), self._live(id))
-            pool.volumes[id] = replace(pool.volumes[id], size_bytes=stored_bytes(spec))
-            self.env.crashpoint("agent.volume.resized")
-        if not self._is_whole(spec):
-            if not await self._seal(pool, spec):
-                return False
-            self._kick_dependents(spec)
-        await self._limit(spec)
-        if spec.target or spec.leaves:
-            self._workers.kick(("move", id))
-        return True
-
-    async def _seal(self, pool: PoolVolumes, spec: VolumeSpec) -> bool:
-        """Give a new encrypted volume its header, and what is to be copied into it; whether that is done.
-
-        Done once more, it changes nothing (see ``san.luks``).
-        """
-        async with self._locks.hold(spec.id):
-            # A machine had it only after it was done.
-            if self._live(spec.id) is None:
-                if not spec.encrypts:
-                    await pool.pool.write_volume(spec.id, 0, luks_header(spec.key))
-                elif not await self._copies.step(pool.pool, spec):
-                    return False
-                pool.volumes.pop(source_volume(spec.id), None)
-        self._sealed.add(spec.id)
-        self.env.crashpoint("agent.volume.sealed")
-        return True
-
-    def _is_whole(self, spec: VolumeSpec) -> bool:
-        """Whether a volume that the pool has is all made: encrypted ones have their header, or a clone's."""
-        cloned = bool(spec.source) and not spec.encrypts
-        return not spec.key or spec.made or cloned or spec.id in self._sealed
-
-    async def _ask(self, pool: PoolVolumes, spec: VolumeSpec) -> None:
-        """See what the shared pool has of the volume; let go of it if an agent before this one did not."""
-        async with self._locks.hold(spec.id):
-            for host in spec.evict:
-                await pool.pool.evict(spec.id, host)
-            if pool.knows(spec.id):
-                return
-            await pool.ask_volume(spec)
-            if spec.id in pool.volumes:
-                await self._holds.let_go(pool, spec.id)
-                if spec.multi_attach and spec.id in pool.holds:
-                    await self._holds.opened(pool, spec.id)
-            else:
-                pool.holds.pop(spec.id, None)
-        self._kick_dependents(spec)
-
-    async def _limit(self, spec: VolumeSpec) -> None:
-        """Let a running machine have the volume's present performance; another start has it by itself."""
-        wanted = spec.iops, spec.throughput
-        if self._limits.get(spec.id) != wanted:
-            async with self._locks.hold(spec.id):
-                for live in list(self._lives(spec.id)):
-                    await live.limit(*wanted)
-            self._limits[spec.id] = wanted
-
-    def _awaits_snapshot(self, spec: VolumeSpec) -> bool:
-        """Whether a snapshot of the volume is still to be taken: until then it is deleted nowhere."""
-        return any(
-            spec.id in pool.volumes
-            and snapshot.volume == spec.id
-            and snapshot.present
-            and snapshot.id not in pool.snapshots
-            and self._failures.final("snapshot", snapshot.id) is None
-            for snapshot in self._snapshot_specs.specs.values()
-            if (pool := self.pools.get(snapshot.pool)) is not None
-        )
-
     def _untidy(self, spec: VolumeSpec | SnapshotSpec) -> None:
         """Something failed: there may be something in its pools that nothing needs."""
-        for name in pools_of(spec) if isinstance(spec, VolumeSpec) else (spec.pool,):
-            if name in self.pools:
-                self.pools[name].untidy = True
-
-    def _pools_of(self, spec: VolumeSpec) -> list[PoolVolumes]:
-        """Those of this host in which there may be something of the volume."""
-        return [self.pools[name] for name in pools_of(spec) if name in self.pools]
-
-    async def _source_ready(self, pool: PoolVolumes, spec: VolumeSpec) -> bool:
-        if spec.source.startswith("snap-"):
-            if (error := self._failures.final("snapshot", spec.source)) is not None:
-                raise Lost(str(error))
-            return pool.shared or spec.source in pool.snapshots
-        if spec.source:
-            image = self._images.get(spec.source)
-            if image is None:
-                return False
-            await pool.add_image(image)
-        return True
+        for pool in self.pools.of(spec):
+            pool.untidy = True
 
     async def _bring_image(self, id: str) -> None:
         """Into the shared pools, before anybody asks for it; or out of them."""
-        image = self._images.get(id)
+        image = self._specs.images.get(id)
         for name in image.pools if image is not None else ():
             assert image is not None
             try:
-                pool = self._pool(name)
+                pool = self.pools.get(name)
                 await (pool.add_image(image) if image.present else pool.remove_image(image))
             except PoolError as error:
-                self._failures.note(("image", id), error, False)
+                self._specs.failures.note(("image", id), error, False)
                 raise
-        self._failures.forget(("image", id))
+        self._specs.failures.forget(("image", id))
 
     async def _step_snapshot(self, spec: SnapshotSpec) -> bool:
-        """As ``_step_volume``."""
-        id, pool = spec.id, self._pool(spec.pool)
+        """As ``Volumes.step``."""
+        id, pool = spec.id, self.pools.get(spec.pool)
         if not spec.present:
             await pool.pool.delete_snapshot(id, spec.volume)
             pool.snapshots.discard(id)
@@ -512,44 +352,24 @@ class Disks:
             if spec.made:
                 raise Lost(f"{id} is not in the pool any more: its data is lost")
             async with self._locks.hold(spec.volume):
-                volume = self._volume_specs.specs.get(spec.volume)
-                if spec.volume not in pool.volumes or (volume is not None and not self._has(volume)):
+                volume = self._specs.volumes.specs.get(spec.volume)
+                if spec.volume not in pool.volumes or (
+                    volume is not None and not self._volumes.ready(volume)
+                ):
                     return False
                 if spec.zeros and volume is not None and volume.key and not volume.source:
                     await self.refresh(pool)
-                    if not await self._zeros.step(pool, volume):
-                        self._workers.kick(("snapshot", id))
+                    if not await self._volumes.fill(pool, volume):
+                        self._kick(("snapshot", id))
                         return False
                 # One of several guests that write, held still, makes nothing whole.
                 several = volume is not None and volume.multi_attach
-                live = None if several else self._live(spec.volume)
+                live = None if several else self._live.of(spec.volume)
                 await pool.pool.create_snapshot(id, spec.volume, live)
             pool.snapshots.add(id)
             self.env.crashpoint("agent.snapshot.created")
-            self._kick_dependents(spec)
+            self._kick(*self._specs.dependents(spec))
         return True
-
-    def _kick_dependents(self, spec: VolumeSpec | SnapshotSpec) -> None:
-        """What waited for this volume or snapshot can go on, or fail as it did."""
-        if isinstance(spec, SnapshotSpec):
-            self._workers.kick(("volume", spec.volume))
-        for snapshot in self._snapshot_specs.specs.values():
-            if snapshot.volume == spec.id:
-                self._workers.kick(("snapshot", snapshot.id))
-        for volume in self._volume_specs.specs.values():
-            if volume.source == spec.id:
-                self._workers.kick(("volume", volume.id))
-
-    async def _compact(self, id: str) -> None:
-        """Merge the layers of a volume that no machine has, if there are many. The caller holds its lock."""
-        if self._live(id) is not None or self.spec(id).target:
-            return
-        try:
-            if await self.local.pool.compact(id):
-                log.info("the layers of %s were merged", id)
-        except PoolError as error:
-            self.local.untidy = True
-            log.warning("%s stays in many layers: %s", id, error)
 
     # What is
 
@@ -557,19 +377,19 @@ class Disks:
         return (pool.report() for pool in self.shared)
 
     def volume_reports(self) -> Iterator[VolumeReport]:
-        for id, spec in sorted(self._volume_specs.specs.items()):
-            pool, error = self.pools.get(spec.pool), self._failures.final("volume", id)
-            revision = self._volume_specs.settled(id)
-            report = disk_reports.of_volume(spec, pool, revision, self._is_whole(spec), error)
+        for id, spec in sorted(self._specs.volumes.specs.items()):
+            pool, error = self.pools.find(spec.pool), self._specs.failures.final("volume", id)
+            revision = self._specs.volumes.settled(id)
+            report = disk_reports.of_volume(spec, pool, revision, self._volumes.is_whole(spec), error)
             yield self._moves.told(spec, report)
-        for id in sorted(self._leaving("volume", self._volume_specs)):
+        for id in sorted(self._leaving("volume", self._specs.volumes)):
             yield VolumeReport(id=id)
 
     def snapshot_reports(self) -> Iterator[SnapshotReport]:
-        for id, spec in sorted(self._snapshot_specs.specs.items()):
-            pool, error = self.pools.get(spec.pool), self._failures.final("snapshot", id)
-            yield disk_reports.of_snapshot(spec, pool, self._snapshot_specs.settled(id), error)
-        for id in sorted(self._leaving("snapshot", self._snapshot_specs)):
+        for id, spec in sorted(self._specs.snapshots.specs.items()):
+            pool, error = self.pools.find(spec.pool), self._specs.failures.final("snapshot", id)
+            yield disk_reports.of_snapshot(spec, pool, self._specs.snapshots.settled(id), error)
+        for id in sorted(self._leaving("snapshot", self._specs.snapshots)):
             yield SnapshotReport(id=id)
 
     def _leaving(self, kind: str, specs: Settled[S]) -> set[str]:
@@ -583,7 +403,7 @@ class Disks:
         for pool in self.shared:
             if pool.error:
                 yield f"pool {pool.name}: {pool.error}"
-        yield from self._failures.texts()
-        if self._volume_specs.revision:
-            for id in sorted(self.local.volumes.keys() - self._volume_specs.specs.keys()):
+        yield from self._specs.failures.texts()
+        if self._specs.volumes.revision:
+            for id in sorted(self.local.volumes.keys() - self._specs.volumes.specs.keys()):
                 yield f"volume {id}: in the pool, but unknown to the manager; kept"

@@ -35,6 +35,8 @@ class Here(msgspec.Struct, frozen=True, kw_only=True):
     number: int = 0
     uplink: str = ""
     joined: bool = False
+    namespace: str = ""
+    """Of its network, "" if it is the machine's own."""
 
     @property
     def run(self) -> Path:
@@ -77,7 +79,8 @@ def on_machine(state_dir: Path, number: int | None) -> Here:
         config.networks6,
         config.ipv6_prefix,
     )
-    namespaces.enter(network.ensure(number))
+    namespace = network.ensure(number)
+    namespaces.enter(namespace)
     return Here(
         name=f"agent-{number}",
         cloud_dir=state_dir,
@@ -87,6 +90,7 @@ def on_machine(state_dir: Path, number: int | None) -> Here:
         public_cidr=config.public_cidr,
         number=number,
         uplink=fabric.UPLINK,
+        namespace=namespace,
     )
 
 

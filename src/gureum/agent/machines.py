@@ -44,12 +44,14 @@ class Machines:
         network: HostNetwork,
         disks: Disks,
         changed: Callable[[str], None],
+        may_start: Callable[[], bool] = lambda: True,
     ) -> None:
         self.env = env
         self.hypervisor = hypervisor
         self.network = network
         self.disks = disks
         self._changed = changed
+        self._may_start = may_start
         self._specs = Settled[MachineSpec]()
         self._ports: set[str] = set()
         self._failed: dict[str, tuple[int, str]] = {}
@@ -64,6 +66,11 @@ class Machines:
         machines = {machine.id: machine for machine in spec.machines}
         unknown = self.hypervisor.machines().keys() - machines.keys()
         for id in [*self._specs.take(machines, spec.revision), *sorted(unknown)]:
+            self._workers.kick(id)
+
+    def permitted(self) -> None:
+        """Machines may be started again."""
+        for id in self._specs.specs:
             self._workers.kick(id)
 
     def kick(self, id: str) -> None:
@@ -204,10 +211,12 @@ class Machines:
             return
         if not all(nic.interface in self._ports for nic in spec.nics):
             return
+        if not self._may_start():
+            return
         self.env.crashpoint("agent.machine.start")
         try:
             async with self.disks.opened(spec.id, [disk.volume for disk in spec.disks]) as sources:
-                if self._specs.specs.get(spec.id) != spec:
+                if self._specs.specs.get(spec.id) != spec or not self._may_start():
                     return
                 disks = tuple(
                     self._disk(disk.volume, disk.index, sources[disk.volume]) for disk in spec.disks

@@ -14,16 +14,17 @@ before that, what the copy lacks is copied once more, before another one opens i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from gureum.agent.live import MachineDisk
 from gureum.agent.pool_volumes import Lost, PoolVolumes, stored_bytes
+from gureum.agent.pools import Pools, names_of
 from gureum.agent.transfers import Transfers
 from gureum.env import Env
-from gureum.errors import HostError, HypervisorError, PoolError, PoolUnavailable
+from gureum.errors import HostError, HypervisorError, PoolUnavailable
 from gureum.hostspec import LOCAL, VolumeReport, VolumeSpec
 from gureum.hypervisors.base import RBD_PREFIX, Hypervisor, Mirror
 from gureum.san.locks import KeyedLocks
@@ -40,11 +41,6 @@ class Failure(NamedTuple):
     message: str
 
 
-def pools_of(spec: VolumeSpec) -> tuple[str, ...]:
-    """All in which there may be something of the volume."""
-    return tuple(filter(None, dict.fromkeys((spec.pool, spec.target, *spec.leaves))))
-
-
 def pool_at(active: str) -> str:
     """The pool of what a machine has open, as ``hypervisors.base.describe`` calls it."""
     return active.removeprefix(RBD_PREFIX).partition("/")[0] if active.startswith(RBD_PREFIX) else LOCAL
@@ -58,7 +54,7 @@ class Moves:
     def __init__(
         self,
         env: Env,
-        pools: Mapping[str, PoolVolumes],
+        pools: Pools,
         hypervisor: Hypervisor,
         locks: KeyedLocks,
         live: Callable[[str], MachineDisk | None],
@@ -87,15 +83,14 @@ class Moves:
 
     def asked_anew(self, id: str) -> None:
         """Its spec is another one, or there is none any more."""
-        for known in (self._arrived, self._gone, self._copied, self._failures):
-            if isinstance(known, set):
-                known.discard(id)
-            else:
-                known.pop(id, None)
+        self._arrived.discard(id)
+        self._gone.pop(id, None)
+        self._copied.pop(id, None)
+        self._failures.pop(id, None)
 
     def arrived(self, spec: VolumeSpec) -> bool:
         """Whether the pool has all of the volume, and no machine has it open elsewhere."""
-        pool = self._pools.get(spec.pool)
+        pool = self._pools.find(spec.pool)
         info = pool.volumes.get(spec.id) if pool is not None else None
         return info is not None and not info.partial and (not spec.leaves or spec.id in self._arrived)
 
@@ -120,7 +115,7 @@ class Moves:
         self._copied.pop(spec.id, None)
         if not spec.target:
             return
-        target = self._pool(spec.target)
+        target = self._pools.get(spec.target)
         if not target.knows(spec.id):
             await target.ask_volume(spec)
         if spec.id in target.volumes:
@@ -130,9 +125,9 @@ class Moves:
     async def delete(self, spec: VolumeSpec) -> None:
         """Remove what there is besides the pool's. The caller holds its lock, and no machine has it."""
         await self._transfers.stop(spec.id)
-        for name in pools_of(spec):
+        for name in names_of(spec):
             if name != spec.pool:
-                await self._delete(self._pool(name), spec.id)
+                await self._delete(self._pools.get(name), spec.id)
 
     async def stop(self, id: str) -> None:
         """The volume is another host's, or no more."""
@@ -158,7 +153,7 @@ class Moves:
 
     async def _mirror(self, spec: VolumeSpec) -> None:
         """While a machine has it open."""
-        target = self._pool(spec.target)
+        target = self._pools.get(spec.target)
         async with self._locks.hold(spec.id):
             await self._transfers.stop(spec.id)
             live = self._live(spec.id)
@@ -201,7 +196,7 @@ class Moves:
 
     async def _transfer(self, spec: VolumeSpec) -> None:
         """While no machine has it open."""
-        target = self._pool(spec.target)
+        target = self._pools.get(spec.target)
         info = target.volumes.get(spec.id)
         if info is None or info.partial or info.size_bytes < stored_bytes(spec):
             self._note_copied(spec, False)
@@ -209,7 +204,7 @@ class Moves:
                 if self._live(spec.id) is not None:
                     return
                 await self._have_copy(spec, target)
-            if not await self._transferred(spec, self._pool(spec.pool), target):
+            if not await self._transferred(spec, self._pools.get(spec.pool), target):
                 return
         self._note_copied(spec, True)
 
@@ -242,7 +237,7 @@ class Moves:
 
     async def _arrive(self, spec: VolumeSpec) -> bool:
         """Whether the volume is where its spec says: all of it, and with the machine that has it open."""
-        pool = self._pool(spec.pool)
+        pool = self._pools.get(spec.pool)
         if spec.id not in pool.volumes:
             return False
         # Who is opening the volume where it was has the lock, until the machine is seen to have it.
@@ -255,7 +250,7 @@ class Moves:
                 self._lacking.discard(spec.id)
             if not pool.volumes[spec.id].partial:
                 return True
-        sources = [self._pools[name] for name in spec.leaves if name in self._pools]
+        sources = self._pools.named(spec.leaves)
         source = next((each for each in sources if _whole(each, spec.id)), None)
         if source is None and spec.leaves:
             raise Lost(f"{spec.id} is not complete in {spec.pool}, and gone from where it was")
@@ -296,7 +291,7 @@ class Moves:
         gone = self._gone.setdefault(spec.id, set())
         if name in gone or name in (spec.pool, spec.target):
             return
-        pool = self._pool(name)
+        pool = self._pools.get(name)
         async with self._locks.hold(spec.id):
             await self._transfers.stop(spec.id)
             await self._delete(pool, spec.id)
@@ -311,12 +306,6 @@ class Moves:
     def _mirrored(self, live: MachineDisk, id: str) -> Mirror | None:
         status = self._hypervisor.machines().get(live.machine)
         return status.mirrors.get(id) if status is not None else None
-
-    def _pool(self, name: str) -> PoolVolumes:
-        try:
-            return self._pools[name]
-        except KeyError:
-            raise PoolError(f"this host has no pool {name}") from None
 
     # What is
 

@@ -28,11 +28,12 @@ from gureum.cli.config import (
 )
 from gureum.cli.output import MISSING, NOT_RUNNING, USAGE, CliError
 from gureum.cli.processes import Identity, find, read_pid_file, rss_kib, stop
+from gureum.cli.supervisor import WARDEN, is_daemon
 from gureum.cli.supervisor import command as child_command
-from gureum.cli.supervisor import is_daemon
 from gureum.errors import ConfigError, NetworkError
 from gureum.network.fabric import Fabric
 from gureum.san.ceph.cluster import MON, Cluster
+from gureum.san.settings import SanSettings
 from gureum.transport.tls import Address
 
 AGENT_MODULE = "gureum.agent"
@@ -104,8 +105,17 @@ class Cloud:
     def roles(self) -> tuple[str, ...]:
         """The names of the processes that the supervisor starts."""
         if self.exists:
-            return (*(config := self.config()).manager_roles, *config.agent_roles)
-        return ("manager", "agent") if self.joined() is None else ("agent",)
+            return (*(config := self.config()).manager_roles, *self._host_roles(config.agent_roles))
+        return ("manager", "agent") if self.joined() is None else self._host_roles(("agent",))
+
+    def _host_roles(self, agents: tuple[str, ...]) -> tuple[str, ...]:
+        """Agents, each with its host's warden if there is a storage cluster."""
+        try:
+            has_wardens = SanSettings.load(self.state_dir).kind == "ceph"
+        except ConfigError as error:
+            raise CliError(str(error)) from error
+        wardens = tuple(agent.replace("agent", WARDEN) for agent in agents)
+        return (*agents, *wardens) if has_wardens else agents
 
     @property
     def daemons(self) -> tuple[str, ...]:
@@ -267,6 +277,7 @@ class Cloud:
         last = "\n".join(f"  {line}" for line in last_lines(self.log_dir / f"{role}.log", 15))
         self.stop_processes()
         if not self.guests():
+            self.stop_wardens()
             self.stop_daemons()
         raise CliError(
             f"the cloud did not start: {reason}",
@@ -277,7 +288,9 @@ class Cloud:
     # ---- stop
 
     def stop_processes(self) -> list[Identity]:
-        """Stops supervisor, manager and agents; guests go on. Returns those that had to be killed."""
+        """Stops supervisor, manager and agents; guests and their wardens go on. Returns those that had to be
+        killed.
+        """
         supervising = self.supervisor()
         killed = stop([supervising], STOP_TIMEOUT_S) if supervising else []
         if supervising:
@@ -286,6 +299,14 @@ class Cloud:
                 os.waitpid(supervising.pid, os.WNOHANG)
         # What a killed supervisor left.
         return killed + stop(self._left_running(), STOP_TIMEOUT_S)
+
+    def stop_wardens(self) -> list[Identity]:
+        """When no guests are left. Returns those that had to be killed."""
+        files = sorted(self.run_dir.glob(f"{WARDEN}*.pid"))
+        killed = stop([each for file in files if (each := read_pid_file(file))], STOP_TIMEOUT_S)
+        for file in (*files, *self.run_dir.glob(f"{WARDEN}*.ready")):
+            file.unlink(missing_ok=True)
+        return killed
 
     def running_daemons(self) -> dict[str, Identity]:
         """Those of the cloud's own Ceph cluster that run, with or without a supervisor."""
@@ -315,12 +336,13 @@ class Cloud:
 
         Raises CliError.
         """
-        agents = [role for role in self.roles if not role.startswith("manager")]
+        agents = [role for role in self.roles if role.partition("-")[0] == "agent"]
         failed = run_all({role: self._evacuation(role) for role in agents}, self.log_dir)
         if failed:
             role = failed[0]
             last = "\n".join(f"  {line}" for line in last_lines(self.log_dir / f"{role}.log", 10))
             raise CliError("not all guests could be powered off", "gureum down, once more", detail=last)
+        self.stop_wardens()
         self.stop_daemons()
         if self.exists and (config := self.config()).hosts > 1:
             try:

@@ -1,6 +1,7 @@
 """`gureum host ...`: the hosts of a cloud, by its Fleet API; and joining the cloud of another machine."""
 
 import re
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,6 +52,8 @@ def list_hosts(state_dir: StateDir = None, as_json: AsJson = False) -> None:
     header = ("host", "state", "zone", "address", "cpus", "memory", "disk free", "instances", "volumes", "")
     print(table(header, [row(host) for host in hosts]))
     for host in hosts:
+        if reason := host.get("StateReason"):
+            note(f"{host['HostId']}: {reason}")
         for problem in host.get("Problems", ()):
             note(f"{host['HostId']}: {problem}")
 
@@ -139,6 +142,28 @@ def remove(
         show({"HostId": host})
     else:
         print(f"{host} is removed")
+
+
+@app.command(
+    "fence",
+    help="Give a host up that is down: what ran on it runs elsewhere. For when most hosts fell silent at "
+    "once, and the cloud does not do so by itself.",
+)
+def fence(
+    host: Host,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    if not yes and not sys.stdin.isatty():
+        raise CliError("nobody to ask", "--yes, if what still runs on it is to be ended", exit_code=USAGE)
+    if not yes and not typer.confirm(f"What still runs on {host} is ended, and runs elsewhere. Go on?"):
+        raise typer.Abort
+    changed = call(state_dir, "fence_host", HostId=host)["Host"]
+    if as_json:
+        show(changed)
+    else:
+        print(f"{host} is given up; what comes of it: gureum events --host {host} --follow")
 
 
 @app.command("revoke", help="Refuse a machine that joined, and end its link.")

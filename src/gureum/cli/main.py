@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 import gureum
+from gureum.cli import events as event_commands
 from gureum.cli import host as host_commands
 from gureum.cli import net as net_commands
 from gureum.cli import san as san_commands
@@ -35,6 +36,7 @@ app = typer.Typer(
 image_app = typer.Typer(help=COMMANDS["image"].help, no_args_is_help=True, rich_markup_mode=MARKUP)
 app.add_typer(image_app, name="image")
 app.add_typer(host_commands.app, name="host")
+app.add_typer(event_commands.app, name="instance")
 app.add_typer(net_commands.app, name="net")
 app.add_typer(san_commands.app, name="san")
 app.add_typer(volume_commands.app, name="volume")
@@ -44,6 +46,9 @@ PASS_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": T
 
 def command(name: str, **settings: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return app.command(name, help=COMMANDS[name].help, **settings)
+
+
+command("events")(event_commands.events)
 
 
 def show_version(wanted: bool) -> None:
@@ -264,6 +269,7 @@ def down(
         if not keep_guests and (was_running or guests or daemons or cloud.has_fabric()):
             cloud.evacuate()
         elif not guests:
+            cloud.stop_wardens()
             cloud.stop_daemons()
     left = cloud.guests()
     if as_json:
@@ -316,7 +322,9 @@ def logs(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[supervisor|manager|agent|agent-K]...", help="Default: all.", show_default=False
+            metavar="[supervisor|manager|agent|agent-K|warden|warden-K]...",
+            help="Default: all.",
+            show_default=False,
         ),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is added.")] = False,

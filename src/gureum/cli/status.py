@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from gureum.agent.warden import notes
 from gureum.cli import api, store
 from gureum.cli.cloud import Cloud, Process
 from gureum.cli.config import JoinedConfig
@@ -51,6 +52,7 @@ def show_cloud(cloud: Cloud, *, as_json: bool) -> int:
                 "failed": failed,
                 "hosts_down": down,
                 "guests_running": guests,
+                "guests_held": held(cloud),
                 "trouble": trouble,
             }
         )
@@ -64,6 +66,7 @@ def show_cloud(cloud: Cloud, *, as_json: bool) -> int:
         said = ", ".join(f"{count} {state}" for state, count in (counts or {}).items()) or "none"
         print(f"\ninstances: {said if counts is not None else trouble or 'unknown, the cloud does not run'}")
         print(f"guest processes on this machine: {len(guests)}")
+        print_held(cloud)
         for host, things in down.items():
             print(f"host {host} is down{f', and with it {things}' if things else ''}")
         for id, reason in failed.items():
@@ -91,6 +94,7 @@ def show_host(cloud: Cloud, joined: JoinedConfig, *, as_json: bool) -> int:
                 "certificate_expires": expires.isoformat(),
                 "processes": msgspec.to_builtins(processes),
                 "guests_running": guests,
+                "guests_held": held(cloud),
                 "refused": refused,
             }
         )
@@ -102,7 +106,23 @@ def show_host(cloud: Cloud, joined: JoinedConfig, *, as_json: bool) -> int:
             print(f"\nthe manager refuses this host: {refused}")
             print("have it join again with a new token, or end it with `gureum down`")
         print(f"\nguest processes on this machine: {len(guests)}")
+        print_held(cloud)
     return 0 if runs and not refused else NOT_RUNNING
+
+
+def held(cloud: Cloud) -> dict[str, str]:
+    """By the directory of each host here whose warden lets no machine run, why."""
+    found = {}
+    for run in cloud.host_run_dirs():
+        said = notes.Note(notes.directory(str(run.parent)), notes.STATE).read()
+        if said.get("held"):
+            found[str(run.parent)] = str(said.get("why", ""))
+    return found
+
+
+def print_held(cloud: Cloud) -> None:
+    for directory, why in held(cloud).items():
+        print(f"no machine runs on the host in {directory}: {why}")
 
 
 def process_table(processes: Sequence[Process], *, refused: bool = False, leaders: Sequence[str] = ()) -> str:

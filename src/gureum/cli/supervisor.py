@@ -2,11 +2,12 @@
 
 It lives as long as the cloud, so it is kept tiny: little of the standard library, no threads, no event loop.
 It sleeps in sigtimedwait until a child ends or a signal comes. It knows nothing of what they do.
-On SIGTERM it stops them, and leaves alone the guests and the daemons of the cloud's Ceph cluster, on which
-the guests' disks are: those belong to the machine, not to it. Such daemons that it finds it takes over.
+On SIGTERM it stops them, and leaves alone the guests, the wardens that look after them, and the daemons of
+the cloud's Ceph cluster, on which the guests' disks are: those belong to the machine, not to it. Such daemons
+that it finds it takes over; a warden that it finds it replaces.
 
 Each child has a name: manager; manager-K, if several are to take over from each other; agent, or agent-K for
-host K of several on this machine; mon.a, mgr.x, osd.N.
+host K of several on this machine; warden or warden-K; mon.a, mgr.x, osd.N.
 Files in STATE/run: supervisor.lock (held while it lives), NAME.pid, NAME.ready (written by manager and agents
 themselves when they answer, removed before each start), NAME.restarts (what `status` shows).
 STATE/run/daemons, read on SIGHUP and removed: the names of the daemons to run from then on.
@@ -32,6 +33,12 @@ from gureum.cli.processes import (
     write_whole,
 )
 
+SYSTEM_PYTHON = "/usr/bin/python3"
+"""Has the modules of Ceph, as in san/ceph/commands.py."""
+WARDEN = "warden"
+WARDEN_SCRIPT = (
+    "import sys; sys.path.append({root!r}); from gureum.agent.warden.__main__ import main; main(sys.argv[1:])"
+)
 MODULES = {"manager": "gureum.control", "agent": "gureum.agent"}
 BACKOFF_FIRST_S = 0.2
 BACKOFF_MAX_S = 15.0
@@ -93,6 +100,7 @@ class Child:
         self.name = name
         self.command = command
         self.is_daemon = is_daemon(name)
+        self.stays = self.is_daemon or is_warden(name)
         self.is_adopted = False
         self.log = f"{state_dir}/log/{name}.log"
         self.pid_file = f"{state_dir}/run/{name}.pid"
@@ -112,7 +120,7 @@ class Child:
         pid = os.posix_spawnp(
             self.command[0],
             self.command,
-            daemon_environment() if self.is_daemon else os.environ,
+            daemon_environment() if self.stays else os.environ,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, self.log, flags, 0o600),
@@ -189,7 +197,7 @@ class Supervisor:
                 with attempt():
                     rotate(log)
             self.sleep()
-        ending = [child for child in self.children if not child.is_daemon]
+        ending = [child for child in self.children if not child.stays]
         for identity in stop([child.identity for child in ending if child.identity], STOP_TIMEOUT_S):
             self.say(f"pid {identity.pid} did not stop within {STOP_TIMEOUT_S:.0f} s and was killed")
         for child in ending:
@@ -270,6 +278,10 @@ def is_daemon(name: str) -> bool:
     return "." in name
 
 
+def is_warden(name: str) -> bool:
+    return name.partition("-")[0] == WARDEN
+
+
 def daemon_environment() -> dict[str, str]:
     """What is for our Python is not for that in Ceph's manager."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
@@ -281,6 +293,12 @@ def command(name: str, state_dir: str) -> list[str]:
         kind, _, id = name.partition(".")
         return [f"ceph-{kind}", "-f", "--id", id, "--conf", f"{state_dir}/san/daemons.conf"]
     role, _, number = name.partition("-")
+    if role == WARDEN:
+        root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        return [
+            *(SYSTEM_PYTHON, "-I", "-c", WARDEN_SCRIPT.format(root=root), "--state-dir", state_dir),
+            *(("--host", number) if number else ()),
+        ]
     return [
         *(sys.executable, "-P", "-m", MODULES[role], "--state-dir", state_dir),
         *(("--host" if role == "agent" else "--number", number) if number else ()),

@@ -59,6 +59,7 @@ def cloud_settings(config: CloudConfig, san: SanSettings | None = None) -> Cloud
         pool=shares.pool,
         type_pools=shares.types,
         kept_pools=shares.further,
+        recovers=shares.kind == "ceph",
     )
 
 

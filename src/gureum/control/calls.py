@@ -58,4 +58,7 @@ class Calls:
         if session is None:
             return ()
         own = (session.problem,) if session.problem else ()
-        return (*own, *(view.problems if view is not None else ()))
+        if view is None:
+            return own
+        warden = (view.warden.message,) if view.warden is not None and view.warden.message else ()
+        return (*own, *warden, *view.problems)

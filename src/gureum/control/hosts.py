@@ -9,12 +9,18 @@ from ipaddress import IPv4Address
 
 from msgspec.structs import replace
 
+from gureum.control import events
+from gureum.env import Env
 from gureum.errors import StoreError, TransportError
 from gureum.hostspec import HostReport
-from gureum.resources import Host, HostCertificate, HostState
+from gureum.resources import Host, HostCertificate, HostState, Severity
 from gureum.store.base import Change, Reader, Store, Transaction
 
 LEASE_SECONDS = 6.0
+WARDED_LEASE_SECONDS = 4.0
+"""Of a host that is fenceable: it reports more often."""
+QUIET_SECONDS = 2.5
+"""A fenceable host that was not heard of for so long has missed two reports."""
 NUMBER_MAX = 16383
 UPLINK_MTU_MIN = 1330
 """Guests need 1280 bytes, for IPv6, and VXLAN's headers take 50."""
@@ -25,13 +31,20 @@ Place = tuple[int, str, int, str]
 
 
 class Hosts:
-    """The lease is in memory only, so an idle host costs no commits. ``account``: whose hosts they are."""
+    """The lease is in memory only, so an idle host costs no commits. ``account``: whose hosts they are.
 
-    def __init__(self, store: Store, account: str) -> None:
+    ``env``: of clouds that recover what is lost: what happens to hosts is recorded.
+    """
+
+    def __init__(self, store: Store, account: str, env: Env | None = None) -> None:
         self._store = store
         self._account = account
+        self._env = env
         self._heard: dict[str, float] = {}
         """When each host that the store has as up was last heard of, on the event loop's clock."""
+        self._leases: dict[str, float] = {}
+        self._up: set[str] = set()
+        """Of those that were heard of, the ones that were up in the store after that."""
         self._places: dict[str, Place] = {}
         self._ticked = 0.0
 
@@ -69,48 +82,85 @@ class Hosts:
         if certificate is not None:
             report = replace(report, zone=certificate.zone)
 
-        async def work(tx: Transaction) -> None:
+        async def work(tx: Transaction) -> Host:
             if certificate is not None:
                 present = await tx.get(HostCertificate, certificate.id)
                 if present is None or present.revoked:
                     raise TransportError(f"host {report.host} was revoked or removed")
             await _check_place(tx, report)
-            host = noted(await tx.get(Host, report.host), report, self._account)
+            before = await tx.get(Host, report.host)
+            host = noted(before, report, self._account)
             if not host.number:
                 used = {other.number for other in await tx.find(Host)}
                 number = next((n for n in range(1, NUMBER_MAX + 1) if n not in used), 0)
                 if not number:
                     raise StoreError(f"a cloud has at most {NUMBER_MAX} hosts; remove some that are gone")
                 host = replace(host, number=number)
-            await tx.put(host)
+            host = await tx.put(host)
+            if before is not None and before.silent and not host.silent and self._env is not None:
+                await events.record(
+                    tx, self._env, "HostUp", f"host {host.id} is heard of again", host=host.id
+                )
+            return host
 
         async with self._store.read() as reader:
             known = await reader.get(Host, report.host)
         stale = known is None or not known.number or noted(known, report, self._account) != known
-        if stale:
-            await self._store.transact(work, frees=True)
+        if stale or known is None:
+            known = await self._store.transact(work, frees=True)
+        (self._up.add if known.state is HostState.up else self._up.discard)(report.host)
         self._heard[report.host] = asyncio.get_running_loop().time()
+        self._leases[report.host] = LEASE_SECONDS if report.warden is None else WARDED_LEASE_SECONDS
         return stale
+
+    def is_up(self, id: str) -> bool:
+        """Whether the host was up when its last report was noted."""
+        return id in self._up
+
+    def lease(self, id: str) -> float:
+        """How long the host may be silent, in seconds."""
+        return self._leases.get(id, LEASE_SECONDS)
 
     def silent(self) -> Iterator[str]:
         """Those that were not heard of for a lease. To be asked more often than a lease is long."""
         now = asyncio.get_running_loop().time()
-        if now > self._ticked + LEASE_SECONDS:
+        lease = min(self._leases.values(), default=LEASE_SECONDS)
+        if now > self._ticked + lease:
             # This process did not run for a while, so it was its own silence: reports may be waiting.
             self._heard = dict.fromkeys(self._heard, now)
         self._ticked = now
-        return iter([id for id, heard in self._heard.items() if now > heard + LEASE_SECONDS])
+        return iter([id for id in self._heard if not self.heard(id)])
+
+    def heard(self, id: str, seconds: float = 0.0) -> bool:
+        """Whether something was heard of the host in the last ``seconds``, or its lease."""
+        heard = self._heard.get(id)
+        return heard is not None and asyncio.get_running_loop().time() <= heard + (seconds or self.lease(id))
+
+    def quiet(self) -> frozenset[str]:
+        """Those that are perhaps about to be found silent."""
+        return frozenset(
+            id
+            for id in self._heard
+            if self.lease(id) == WARDED_LEASE_SECONDS and not self.heard(id, QUIET_SECONDS)
+        )
 
     async def down(self, id: str) -> None:
         """The host is not heard of any more. Raises StoreError."""
 
         async def work(tx: Transaction) -> None:
             host = await tx.get(Host, id)
-            if host is not None and host.state is HostState.up:
+            if host is None or host.state is not HostState.up:
+                return
+            if self._env is None:
                 await tx.put(replace(host, state=HostState.down))
+                return
+            await tx.put(replace(host, state=HostState.down, silent=self._env.now()))
+            message = f"host {id} was not heard of for {self.lease(id):g} s"
+            await events.record(tx, self._env, "HostDown", message, Severity.warning, host=id)
 
         await self._store.transact(work, frees=True)
-        self._heard.pop(id, None)
+        if not self.heard(id):
+            self._heard.pop(id, None)
 
 
 async def _check_place(tx: Transaction, report: HostReport) -> None:
@@ -144,12 +194,20 @@ async def _check_place(tx: Transaction, report: HostReport) -> None:
 
 
 def noted(host: Host | None, report: HostReport, account: str) -> Host:
-    """The record as the report says it is."""
+    """The record as the report says it is.
+
+    A fence that only the host knows of is one of a store that was since put back: it is over.
+    """
     host = host or Host(id=report.host, account=account, zone=report.zone)
+    given_up, warden = host.fence is not None, report.warden
     moved = abs(report.pool_free_bytes - host.pool_free_bytes) > report.pool_bytes / 100
     return replace(
         host,
-        state=HostState.up,
+        state=host.state if given_up else HostState.up,
+        silent=host.silent if given_up else 0.0,
+        watcher=host.watcher if given_up else "",
+        lifted=host.lifted if given_up or warden is None else max(host.lifted, warden.fence),
+        fenceable=warden is not None,
         zone=report.zone,
         cpus=report.cpus,
         memory_bytes=report.memory_bytes,

@@ -94,42 +94,62 @@ def _is_off(instance: Instance, seen: MachineReport | None) -> bool:
 async def _pending(tx: Transaction, env: Env, instance: Instance, seen: MachineReport | None) -> None:
     for volume in await tx.find(Volume, instances=instance.id):
         if volume.state is VolumeState.error:
-            await _launch_failed(tx, env, instance, f"Volume {volume.id}: {volume.message}")
+            await launch_failed(tx, env, instance, f"Volume {volume.id}: {volume.message}")
             return
     if instance.host is None:
         await _place(tx, env, instance)
         return
     await plug(tx, instance)
     if seen is not None and seen.state in LIVE:
-        await tx.put(replace(instance, state=InstanceState.running, state_reason=None, transition_reason=""))
+        await tx.put(
+            replace(
+                instance,
+                state=InstanceState.running,
+                state_reason=None,
+                transition_reason="",
+                recovers=0.0,
+            )
+        )
     elif seen is not None and seen.state is MachineState.crashed:
-        await _launch_failed(tx, env, instance, seen.message)
+        await launch_failed(tx, env, instance, seen.message)
     elif seen is not None and seen.state is MachineState.shutdown:
         await _guest_shut_down(tx, env, instance)
 
 
 async def _place(tx: Transaction, env: Env, instance: Instance) -> None:
+    """Those whose host was lost are placed in another order, and wait for room (``recovery``)."""
+    if instance.recovers:
+        return
     try:
         host = await choose_host(tx, instance)
     except NoCapacity as error:
         waited = env.now() - instance.launched.timestamp()
         if isinstance(error, NoHost) and waited < HOST_SECONDS_MAX:
             return
-        await _launch_failed(tx, env, instance, str(error), code="Server.InsufficientInstanceCapacity")
+        await launch_failed(tx, env, instance, str(error), code="Server.InsufficientInstanceCapacity")
         return
-    await plug(tx, await tx.put(replace(instance, host=host.id)))
+    await place_on(tx, instance, host.id)
+
+
+async def place_on(tx: Transaction, instance: Instance, host: str) -> None:
+    """The instance's machine, ports and volumes are on this host from now on."""
+    await plug(tx, await tx.put(replace(instance, host=host)))
     for volume in await tx.find(Volume, instances=instance.id):
-        if volume.host is None and not volume.former:
-            await tx.put(replace(volume, host=host.id))
+        if volume.host is None and not volume.former and not volume.lost:
+            await tx.put(replace(volume, host=host))
         else:
-            await keepers.follow(tx, volume, host.id)
+            await keepers.follow(tx, volume, host)
 
 
-async def _launch_failed(
+async def launch_failed(
     tx: Transaction, env: Env, instance: Instance, message: str, code: str = "Server.InternalError"
 ) -> None:
-    """A first launch that fails terminates the instance, a later start leaves it stopped; as in EC2."""
-    first = instance.generation == 1
+    """A first launch that fails terminates the instance, a later start leaves it stopped; as in EC2.
+
+    Also where the first launch was begun anew elsewhere: what was to be made for it was not.
+    """
+    volumes = await tx.find(Volume, instances=instance.id)
+    first = instance.generation == 1 or any(each.state is VolumeState.error for each in volumes)
     log.warning("%s could not be started: %s", instance.id, message)
     reason = StateReason(code, f"{code}: {message}")
     state = InstanceState.shutting_down if first else InstanceState.stopping
@@ -178,7 +198,17 @@ async def _guest_shut_down(tx: Transaction, env: Env, instance: Instance) -> Non
 
 async def _stopped(tx: Transaction, env: Env, instance: Instance) -> None:
     await captures.release(tx, instance)
-    await tx.put(replace(instance, state=InstanceState.stopped, force=False, impaired="", capturing=()))
+    await tx.put(
+        replace(
+            instance,
+            state=InstanceState.stopped,
+            force=False,
+            impaired="",
+            capturing=(),
+            recovers=0.0,
+            restart_at=0.0,
+        )
+    )
     for interface in await tx.find(NetworkInterface, instance=instance.id):
         public_ip = interface.public_ip if interface.address else ""
         await tx.put(replace(interface, host=None, public_ip=public_ip))

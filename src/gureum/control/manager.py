@@ -12,10 +12,20 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 
-from gureum.control import captures, instances, interfaces, nat_gateways, peerings, volumes
+from gureum.control import (
+    captures,
+    events,
+    instances,
+    interfaces,
+    nat_gateways,
+    peerings,
+    recovery,
+    volumes,
+)
 from gureum.control.access import Access
 from gureum.control.blocks import SnapshotBlocks
 from gureum.control.calls import Calls
+from gureum.control.ha import Ha
 from gureum.control.hosts import LEASE_SECONDS, Hosts
 from gureum.control.keeping import Keeping
 from gureum.control.keys import KeyStore
@@ -49,7 +59,7 @@ from gureum.resources.record import Record
 from gureum.services.operation import Cloud, Joining
 from gureum.store.base import Change, Store, Transaction
 from gureum.transport.link import Link
-from gureum.transport.messages import Hello, Reply, Report
+from gureum.transport.messages import Hello, Reply, Report, Word
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +102,8 @@ class Manager:
         self.store = store
         self.observed = Observed()
         self.keys = keys
-        self.hosts = Hosts(store, cloud.account)
+        self.hosts = Hosts(store, cloud.account, env if cloud.recovers else None)
+        self.ha = Ha(env, store, self.hosts, self.observed, self.kick) if cloud.recovers else None
         self.keeping = Keeping(store, cloud.account) if shared_pools(cloud) else None
         """Of clouds with shared pools."""
         self.calls = Calls(self.observed)
@@ -102,6 +113,7 @@ class Manager:
         self._neighbours = Following(store)
         self.access: Access | None = None
         """Where hosts of other machines come in, if they may."""
+        self._steps = STEPS | ({Instance.kind: recovery.reconcile} if cloud.recovers else {})
         self._pending: dict[Key, None] = {}
         self._unsettled: dict[Key, tuple[Key, ...]] = {}
         """What is under way, so that also news of old states, but newer specs, matter; and what else it waits
@@ -115,6 +127,8 @@ class Manager:
             group.create_task(self._watch())
             group.create_task(self._step_forever())
             group.create_task(self._sweep_forever())
+            if self.ha is not None:
+                group.create_task(self.ha.run())
 
     # What may have a next step
 
@@ -150,6 +164,8 @@ class Manager:
             self._note_unsettled(record)
         if change.kind != NetworkInterface.kind or (change.kind, change.id) in self._unsettled:
             self.kick(change.kind, change.id)
+        if self.ha is not None and self.ha.changed(change):
+            self._all_need_specs()
         if change.kind in SPEC_KINDS:
             for session in self.sessions.values():
                 session.note(change)
@@ -251,7 +267,7 @@ class Manager:
     async def _step(self, keys: list[Key]) -> None:
         async def work(tx: Transaction) -> None:
             for kind, id in keys:
-                await STEPS[kind](tx, self.env, self.observed, id)
+                await self._steps[kind](tx, self.env, self.observed, id)
 
         self.env.crashpoint("manager.step")
         try:
@@ -276,7 +292,7 @@ class Manager:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             try:
-                for id in self.hosts.silent():
+                for id in self.hosts.silent() if self.ha is None else ():
                     log.warning("host %s has not reported for %g s", id, LEASE_SECONDS)
                     await self.hosts.down(id)
                 if loop.time() >= swept + SWEEP_SECONDS:
@@ -284,6 +300,8 @@ class Manager:
                     await self._kick_unsettled()
                     if self.keeping is not None:
                         await self._kick_kept()
+                    if self.ha is not None:
+                        await self.store.transact(events.sweep, frees=True)
                     self._tokens_swept = await self.store.transact(self._expire_tokens, frees=True)
             except StoreError as error:
                 log.error("sweep failed, will try again: %s", error)
@@ -447,6 +465,8 @@ class Manager:
             await self._kick_attached([id for kind, id in changed if kind == "instance"])
             if await self.hosts.note(report, session.certificate):
                 await self._kick_unsettled()
+            if self.ha is not None:
+                await self._answer(session, report)
             if self.keeping is not None:
                 await self.keeping.note(report, self.observed)
         except StoreError as error:
@@ -455,6 +475,13 @@ class Manager:
         if lost and asyncio.get_running_loop().time() > session.sent + RESEND_SECONDS:
             session.specs.forget()
             session.dirty.set()
+
+    async def _answer(self, session: Session, report: HostReport) -> None:
+        """Let the host know that it was heard, and not given up: it may run machines on that word alone."""
+        assert self.ha is not None
+        self.ha.heard()
+        if report.warden is not None and self.hosts.is_up(report.host):
+            await session.link.send(Word(report.sequence))
 
     async def _here(self, session: Session) -> Collection[str]:
         """Ids of what is on the host."""

@@ -73,15 +73,15 @@ async def _moved(tx: Transaction, nat: NatGateway, interface: NetworkInterface |
     """Let a gateway leave a host that is being drained: nothing but open connections binds it there.
 
     One that never worked leaves also a host that is down or was removed. One that did may work there still,
-    unseen, and must not work twice.
+    unseen, and must not work twice: it leaves when the host is fenced.
     """
     if nat.host is None or interface is None:
         return False
     host = await tx.get(Host, nat.host)
-    if host is None or host.state is HostState.down:
+    if host is None or host.state in (HostState.down, HostState.fencing):
         leaves = nat.state is NatGatewayState.pending
     else:
-        leaves = host.draining
+        leaves = host.draining or host.state is HostState.fenced
     if not leaves:
         return False
     return await move(tx, nat, interface)

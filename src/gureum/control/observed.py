@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from gureum.hostspec import HostReport, MachineReport, SnapshotReport, VolumeReport
+from gureum.hostspec import HostReport, MachineReport, MachineState, SnapshotReport, VolumeReport
 from gureum.resources import Record
 
 Thing = MachineReport | VolumeReport | SnapshotReport
 
 
+LIVE = (MachineState.starting, MachineState.running, MachineState.paused)
 NETWORK = "network"
 TAKEN = "taken"
 
@@ -38,9 +39,16 @@ class HostView:
         self.network_revision = report.network_revision
         self.pools = report.pools
         self.problems = report.problems
+        self.fences = report.fences
+        self.warden = report.warden
+        self.uplink_down = report.uplink_down
         self.machines = {machine.id: machine for machine in report.machines}
         self.volumes = {volume.id: volume for volume in report.volumes}
         self.snapshots = {snapshot.id: snapshot for snapshot in report.snapshots}
+
+    def machines_live(self) -> bool:
+        """Whether any machine runs there, as far as the host says."""
+        return any(machine.state in LIVE for machine in self.machines.values())
 
     def differing(self, before: HostView | None) -> Iterator[News]:
         """Everything that this report says otherwise than the one before."""

@@ -68,8 +68,9 @@ class Shares(NamedTuple):
         return deleting and not self.hosts.isdisjoint(thing.former)
 
     def lost(self, volume: Volume) -> tuple[str, ...]:
-        """Hosts that are no more, and may have had it open."""
-        return tuple(host for host in volume.former if host not in self.hosts)
+        """Hosts that are no more, or were lost, and may have had it open."""
+        removed = {host for host in volume.former if host not in self.hosts}
+        return tuple(sorted(removed.union(volume.lost)))
 
 
 async def _images(reader: Reader) -> tuple[Image, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from gureum.control.shares import Shares, shared_pools
 from gureum.dns import private_name, public_name
 from gureum.hostspec import (
     DiskSpec,
+    FenceSpec,
     HostSpec,
     ImageSpec,
     MachineSpec,
@@ -25,6 +26,8 @@ from gureum.hostspec import (
 )
 from gureum.resources import (
     AttachmentState,
+    Host,
+    HostState,
     Image,
     ImageState,
     Instance,
@@ -91,6 +94,9 @@ async def host_spec(
     for interface in interfaces:
         interfaces_of[str(interface.instance)].append(interface)
     image_by_id = {image.id: image for image in images}
+    hosts = by_id(await reader.find(Host)) if cloud.recovers else {}
+    own = hosts.get(host)
+    given_up = own is not None and own.fence is not None
     here = {instance.id for instance in instances}
     return HostSpec(
         cloud=cloud.name,
@@ -103,6 +109,7 @@ async def host_spec(
                 volumes_of[instance.id],
                 interfaces_of[instance.id],
                 _metadata(cloud, views, instance, interfaces_of[instance.id]),
+                given_up,
             )
             for instance in instances
         ),
@@ -116,7 +123,18 @@ async def host_spec(
         snapshots=tuple(_snapshot(snapshot) for snapshot in snapshots if not shares.awaited(snapshot)),
         images=tuple(_image(image, shares) for image in images if image.disk),
         network=networks.spec(),
+        fences=tuple(_fences(hosts.values(), host)),
+        lifted=own.lifted if own is not None else 0,
     )
+
+
+def _fences(hosts: Iterable[Host], by: str) -> Iterator[FenceSpec]:
+    """Those that this host is to carry out, and hosts that it is to look at."""
+    for host in hosts:
+        if host.state is HostState.fencing and host.fence is not None and host.fence.by == by:
+            yield FenceSpec(host=host.id, number=host.fence.number)
+        elif host.state is HostState.down and host.watcher == by:
+            yield FenceSpec(host=host.id, number=0)
 
 
 def _image(image: Image, shares: Shares) -> ImageSpec:
@@ -184,13 +202,16 @@ def _machine(
     volumes: Sequence[Volume],
     interfaces: Sequence[NetworkInterface],
     metadata: Metadata,
+    given_up: bool = False,
 ) -> MachineSpec:
+    """``given_up``: its host is, so nothing is to run there."""
     size = machine_size(instance.type)
+    wanted = instance.state in (InstanceState.pending, InstanceState.running)
     return MachineSpec(
         id=instance.id,
         generation=instance.generation,
-        run=instance.state in (InstanceState.pending, InstanceState.running) and not instance.capturing,
-        shutdown_seconds=_shutdown_seconds(instance),
+        run=wanted and not (instance.capturing or instance.restart_at or given_up),
+        shutdown_seconds=0.0 if given_up else _shutdown_seconds(instance),
         reboots=instance.reboots,
         vcpus=size.vcpus,
         threads=size.threads,

@@ -43,7 +43,8 @@ def settled(volume: Volume) -> bool:
     if volume.state not in (VolumeState.available, VolumeState.in_use):
         return volume.state is VolumeState.error
     attached = all(each.state is AttachmentState.attached for each in volume.attachments)
-    return attached and not volume.modifying and not volume.former and volume_moves.settled(volume)
+    settled = not (volume.modifying or volume.former or volume.lost)
+    return attached and settled and volume_moves.settled(volume)
 
 
 def snapshot_settled(snapshot: Snapshot) -> bool:
@@ -61,7 +62,7 @@ async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> N
     seen = observed.volume(volume.host, id)
     if volume.state is VolumeState.deleting:
         gone = seen is not None and not seen.present and seen.revision >= volume.version
-        if not volume.former and (volume.host is None or gone):
+        if not volume.former and (gone or (volume.host is None and not volume.lost)):
             await tx.delete(volume)
             await forget_key(tx, volume)
         return
@@ -103,17 +104,25 @@ async def _kept_snapshot(tx: Transaction, observed: Observed, snapshot: Snapshot
 async def _kept(tx: Transaction, observed: Observed, volume: Volume) -> Volume:
     """See to it that a host looks after a volume of a shared pool, and that those before it have let go."""
     after = volume
-    never = volume.host is None and not volume.former and volume.state is VolumeState.deleting
+    never = volume.host is None and not volume.former and not volume.lost
+    never = never and volume.state is VolumeState.deleting
     movable = not never and not (volume.bound and volume.host) and await _may_change_hands(tx, volume)
     if movable and not await keepers.can_keep(tx, volume.host):
         host = await keepers.choose(tx, volume.zone)
         if host is not None:
             after = await keepers.give(tx, volume, host)
-    if after is volume and volume.former:
+    if after is volume and (volume.former or volume.lost):
         former = await _working(tx, observed, volume)
-        if former != volume.former:
-            after = await tx.put(replace(volume, former=former))
+        lost = () if _done(observed, volume) else volume.lost
+        if (former, lost) != (volume.former, volume.lost):
+            after = await tx.put(replace(volume, former=former, lost=lost))
     return after
+
+
+def _done(observed: Observed, volume: Volume) -> bool:
+    """Whether its host has done all that is said of it, and so taken it from those that are lost."""
+    seen = observed.volume(volume.host, volume.id)
+    return seen is not None and seen.revision >= volume.version and not seen.error
 
 
 async def _may_change_hands(tx: Transaction, volume: Volume) -> bool:
@@ -132,10 +141,7 @@ async def _working(tx: Transaction, observed: Observed, thing: Volume | Snapshot
 
     A host that is no more counts until the present one has taken from it what it may have had open.
     """
-    seen = observed.volume(thing.host, thing.id)
-    done = isinstance(thing, Snapshot) or (
-        seen is not None and seen.revision >= thing.version and not seen.error
-    )
+    done = isinstance(thing, Snapshot) or _done(observed, thing)
     present = {host.id for host in await tx.get_many(Host, thing.former)}
     return tuple(
         host for host in thing.former if not (observed.left(host, thing) if host in present else done)

@@ -108,6 +108,22 @@ class FakeMachines:
         self.lose_power()
         self.powered = True
 
+    def freeze(self) -> None:
+        """Stop the processes of all machines, as by SIGSTOP."""
+        for machine in self.machines.values():
+            if machine.runs or machine.held:
+                machine.thawed.clear()
+
+    def thaw(self) -> None:
+        for machine in self.machines.values():
+            machine.thawed.set()
+
+    def kill(self) -> None:
+        """End the processes of all machines, as by SIGKILL."""
+        for id, machine in self.machines.items():
+            machine.thawed.set()
+            self.crash(id)
+
     def running(self) -> dict[str, int]:
         """Machine id to generation, of all that really run here: for invariants."""
         return {id: machine.config.generation for id, machine in self.machines.items() if machine.runs}
@@ -157,6 +173,7 @@ class FakeMachines:
 
         async def guest() -> None:
             await asyncio.sleep(self.env.random.uniform(*seconds))
+            await machine.thawed.wait()
             if machine.run == run and (machine.runs or (held and machine.held)):
                 act()
 
@@ -208,6 +225,7 @@ class FakeHypervisor:
         machine.config = config
         machine.reboots = config.reboots
         machine.run += 1
+        machine.thawed.set()
         machine.state, machine.message = MachineState.off, messages.NOT_STARTED
         self.env.crashpoint("fake.start.recorded")
         await self._boot(machine)

@@ -50,12 +50,19 @@ class FakeMachine:
         self.console = b""
         self.held = False
         """The guest shut itself down, and its process is held."""
+        self.thawed = asyncio.Event()
+        """Not set while its process is stopped: then its guest neither runs nor writes."""
+        self.thawed.set()
         self.run = 0
         """Counts starts: what a guest of an earlier run does later has no effect."""
         self.settled = asyncio.Event()
         """Set when it is not ``starting``."""
         self.ignores_power_button = False
         self.ignores_detach = False
+
+    @property
+    def frozen(self) -> bool:
+        return not self.thawed.is_set()
 
     @property
     def runs(self) -> bool:

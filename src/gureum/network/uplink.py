@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import struct
 
 from gureum.errors import NetworkError
 from gureum.network.links import read_json
+
+_SIOCGIFFLAGS = 0x8913
+_UP, _RUNNING = 0x1, 0x40
+
+
+def is_down(device: str) -> bool:
+    """Whether it is off, has no carrier, or is not there at all; in this process's network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any:
+        try:
+            answer = fcntl.ioctl(any, _SIOCGIFFLAGS, struct.pack("16sh22x", device.encode(), 0))
+        except OSError:
+            return True
+    flags: int = struct.unpack_from("h", answer, 16)[0]
+    return flags & (_UP | _RUNNING) != _UP | _RUNNING
 
 
 def towards(address: str) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """The records of the store, one module per noun."""
 
 from gureum.resources.encryption import EbsDefaults, VolumeKey
+from gureum.resources.event import Event, Severity
 from gureum.resources.filtering import (
     AclEntry,
     NetworkAcl,
@@ -9,9 +10,17 @@ from gureum.resources.filtering import (
     PrefixList,
     SecurityGroup,
 )
-from gureum.resources.host import Host, HostCertificate, HostState, HostToken
+from gureum.resources.host import Fence, Host, HostCertificate, HostState, HostToken
 from gureum.resources.image import Image, ImageDevice, ImageState
-from gureum.resources.instance import BlockDevice, Instance, InstanceState, MetadataOptions, StateReason
+from gureum.resources.instance import (
+    BlockDevice,
+    Instance,
+    InstanceState,
+    MetadataOptions,
+    Recovery,
+    RecoveryPolicy,
+    StateReason,
+)
 from gureum.resources.interface import (
     Address,
     InterfaceAttachment,
@@ -63,6 +72,8 @@ __all__ = [
     "DhcpOptions",
     "EbsDefaults",
     "EgressGateway",
+    "Event",
+    "Fence",
     "FlowLog",
     "Host",
     "HostCertificate",
@@ -90,10 +101,13 @@ __all__ = [
     "PrefixEntry",
     "PrefixList",
     "Record",
+    "Recovery",
+    "RecoveryPolicy",
     "Route",
     "RouteTable",
     "SecondaryAddress",
     "SecurityGroup",
+    "Severity",
     "Snapshot",
     "SnapshotState",
     "StateReason",

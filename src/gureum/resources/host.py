@@ -5,12 +5,33 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import ClassVar
 
+import msgspec
+
 from gureum.resources.record import Record, Transitions, table
 
 
 class HostState(StrEnum):
+    """``down``: not heard of. ``fencing``: given up; another host sees to it that nothing of it runs or
+    writes any more. ``fenced``: that is so, until it says itself that it has nothing left and begins anew.
+    """
+
     up = "up"
     down = "down"
+    fencing = "fencing"
+    fenced = "fenced"
+
+
+class Fence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Why and since when (Unix time) a host is given up, and which host, ``by``, carries that out; "" while
+    none can. ``number`` grows with every fence of a host of this name.
+    """
+
+    number: int
+    reason: str
+    began: float
+    by: str = ""
+    since: float = 0.0
+    """When ``by`` was given the work, Unix time."""
 
 
 class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -34,6 +55,16 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
     wireguard_key: str = ""
     draining: bool = False
     """Takes no more instances."""
+    silent: float = 0.0
+    """When it was found to be silent, Unix time; 0 while it is heard."""
+    watcher: str = ""
+    """While it is ``down``: the host that looks whether its lease in the storage cluster is still renewed."""
+    fence: Fence | None = None
+    """While it is ``fencing`` or ``fenced``."""
+    lifted: int = 0
+    """The number of the last fence that is over."""
+    fenceable: bool = False
+    """It has a warden, which ends what runs on it when other hosts say so in a shared pool."""
 
     @property
     def schedulable(self) -> bool:
@@ -41,7 +72,9 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
         return self.state is HostState.up and not self.draining
 
     kind: ClassVar[str] = "host"
-    transitions: ClassVar[Transitions] = table(HostState, up="down", down="up")
+    transitions: ClassVar[Transitions] = table(
+        HostState, up="down", down="up fencing", fencing="fenced", fenced="up down"
+    )
 
 
 class HostCertificate(Record, frozen=True, kw_only=True, omit_defaults=True):

@@ -61,6 +61,23 @@ class MetadataOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     tags_enabled: bool = False
 
 
+class RecoveryPolicy(StrEnum):
+    """What becomes of an instance whose host is lost, or whose machine dies: it runs again, elsewhere if need
+    be; it is stopped; or nothing, and it waits for its host.
+    """
+
+    restart = "restart"
+    stop = "stop"
+    none = "none"
+
+
+class Recovery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """``priority``: 0 to 100. Those with more are started first."""
+
+    policy: RecoveryPolicy = RecoveryPolicy.restart
+    priority: int = 50
+
+
 class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
     """``host`` is where it is or was last; None before placement and when it may be placed anew.
 
@@ -109,6 +126,14 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
     """Images that are being made of it: its machine is off until their snapshots are taken."""
     impaired: str = ""
     """Why the instance does not make progress now (e.g. its pool is full), for status checks."""
+    recovery: Recovery = Recovery()
+    recovers: float = 0.0
+    """Since when (Unix time) it is to run again, after its host was lost or its machine died; 0 if it is not.
+    """
+    restart_at: float = 0.0
+    """Its machine is not started before (Unix time): it died not long ago."""
+    crashes: tuple[float, ...] = ()
+    """When its machine died and was started again, lately (Unix time)."""
 
     @property
     def next_generation(self) -> int:
@@ -128,7 +153,7 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
     transitions: ClassVar[Transitions] = table(
         InstanceState,
         pending="running stopping stopped shutting_down terminated",
-        running="stopping stopped shutting_down terminated",
+        running="pending stopping stopped shutting_down terminated",
         stopping="stopped shutting_down terminated",
         stopped="pending shutting_down terminated",
         shutting_down="terminated",

@@ -98,7 +98,9 @@ class Volume(Record, frozen=True, kw_only=True, omit_defaults=True):
     pool: str = LOCAL
     host: str | None = None
     former: tuple[str, ...] = ()
-    """Hosts that looked after it before, and may still be making it, or may have it open if they are lost."""
+    """Hosts that looked after it before, and may still be making it, or may have it open if they are gone."""
+    lost: tuple[str, ...] = ()
+    """Hosts that were lost with it, perhaps open: it is taken from them first, also if they are back."""
     source: str = ""
     encrypted: bool = False
     key: str = ""
@@ -136,9 +138,9 @@ class Volume(Record, frozen=True, kw_only=True, omit_defaults=True):
     def target(self) -> str:
         """The pool that it is on its way to, "" for none: its data is in ``pool`` until that is this one.
 
-        A volume that is not made yet does not go, nor one that hosts before this one may still be making.
+        A volume that is not made yet does not go, nor one that other hosts may still be making, or have open.
         """
-        stays = self.state in (VolumeState.creating, VolumeState.error) or self.former
+        stays = self.state in (VolumeState.creating, VolumeState.error) or self.former or self.lost
         return "" if stays else self._goes_to
 
     @property

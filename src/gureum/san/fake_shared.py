@@ -102,6 +102,9 @@ class FakeSan(Failing):
         assert path.startswith(PREFIX), path
         return path.rpartition("/")[2]
 
+    def image_of(self, path: str) -> FakeImage:
+        return self.rbd[self.id(path)]
+
     def contents(self, path: str) -> Blocks:
         return dict(self.rbd[self.id(path)].blocks)
 

@@ -128,6 +128,9 @@ class Cloud(msgspec.Struct, frozen=True, kw_only=True):
     kept_pools: tuple[str, ...] = ()
     """Other shared pools, with volumes or snapshots of types that now lead elsewhere."""
 
+    recovers: bool = False
+    """What ran on a host that is lost runs elsewhere, and what dies runs again."""
+
     def pool_of(self, type: str) -> str:
         """Where new volumes of this type are made."""
         return dict(self.type_pools).get(type, self.pool)

@@ -20,6 +20,7 @@ def main() -> int:
     parser.add_argument("--hosts", type=int, default=1)
     parser.add_argument("--networks", action="store_true", help="mostly calls about VPCs")
     parser.add_argument("--shared", action="store_true", help="with a shared pool")
+    parser.add_argument("--ha", action="store_true", help="with a shared pool, and hosts that are lost")
     parser.add_argument("--crash-at", default="", help="die at this crash point only")
     parser.add_argument("--timeline", action="store_true", help="print what happens")
     options = parser.parse_args()
@@ -35,7 +36,8 @@ def main() -> int:
                 options.hosts,
                 options.crash_at,
                 networks=options.networks,
-                shared=options.shared,
+                shared=options.shared or options.ha,
+                ha=options.ha,
             )
         except BaseException:
             print(f"seed {seed} failed", file=sys.stderr)

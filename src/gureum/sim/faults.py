@@ -61,6 +61,16 @@ SHARED_FAULTS = {
     "activate": 4,
 }
 """Further ones where there is a shared pool."""
+HA_FAULTS = {
+    "off": 3,
+    "hold": 4,
+    "cut": 4,
+    "cut manager": 4,
+    "cut both": 4,
+    "no agent": 3,
+    "warden": 3,
+}
+"""Further ones where hosts are lost: off, held as a whole, cut off, without an agent, and its warden dies."""
 SAN_STEPS = (
     "find_volume",
     "has_snapshot",
@@ -87,6 +97,8 @@ class Faults:
         self.weights = FAULTS | NETWORK_FAULTS if networks else FAULTS
         if world.san is not None:
             self.weights = self.weights | SHARED_FAULTS
+        if world.leases is not None:
+            self.weights = self.weights | HA_FAULTS
         self.seen: Counter[str] = Counter()
 
     def begin(self) -> None:
@@ -121,7 +133,10 @@ class Faults:
         [fault] = rng.choices(list(self.weights), list(self.weights.values()))
         machines = sorted(host.machines.running())
         log.info("fault: %s", fault)
-        if fault in SHARED_FAULTS:
+        if fault in HA_FAULTS:
+            self._befalls_host(fault, host)
+            self.seen[fault] += 1
+        elif fault in SHARED_FAULTS:
             await self._happens_to_shared(fault, host)
             self.seen[fault] += 1
         elif self._happens(fault, host) or (machines and self._befalls(fault, host, rng.choice(machines))):
@@ -158,6 +173,28 @@ class Faults:
             case _:
                 return False
         return True
+
+    def _befalls_host(self, fault: str, host: SimHost) -> None:
+        world, rng, loop = self.world, self.world.random, asyncio.get_running_loop()
+        seconds = rng.choice([rng.uniform(1, 10), rng.uniform(5, 90)])
+        match fault:
+            case "off":
+                world.go_dark(host, seconds)
+            case "hold":
+                world.pause(host, seconds)
+            case "no agent":
+                world.unseat(host, seconds)
+            case "warden" if host.warden_process is not None:
+                host.warden_process.die()
+            case "cut" | "cut manager" | "cut both":
+                if fault != "cut manager":
+                    world.cut_san([host], True)
+                    loop.call_later(seconds, world.cut_san, [host], False)
+                seconds = seconds if rng.random() < 0.5 else rng.uniform(1, 60)
+                if fault != "cut":
+                    deaf, mute = rng.choice([(True, True), (True, True), (True, False), (False, True)])
+                    world.cut_manager(host, deaf, mute)
+                    loop.call_later(seconds, world.cut_manager, host, False, False)
 
     async def _happens_to_shared(self, fault: str, host: SimHost) -> None:
         world, rng, san = self.world, self.world.random, self.world.san
@@ -198,6 +235,8 @@ class Faults:
         world.cut_san(world.hosts, False)
         for host in world.hosts:
             host.power.set()
+            host.seated.set()
+            world.cut_manager(host, False, False)
             await self._set_draining(host.name, False)
 
     def _hit(self, fault: str, process: Any) -> None:

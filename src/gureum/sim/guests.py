@@ -63,7 +63,7 @@ class Guests:
             yield from self._look(host.disk)
             for id in sorted(host.machines.machines):
                 machine = host.machines.machines[id]
-                if machine.state is not MachineState.running:
+                if machine.state is not MachineState.running or host.still(machine):
                     continue
                 for volume, disk in sorted(machine.disks.items()):
                     if rng.random() < 0.3:
@@ -82,6 +82,8 @@ class Guests:
             return  # it waits for where the disk moves, too
         if (found := _data(pool.contents(path))) != written.contents():
             yield f"{volume} contains {found} instead of {written.contents()}"
+        if isinstance(pool, FakeSan) and host.surprised() and host.name in pool.image_of(path).evicted:
+            return  # refused
         self.count += 1
         block, data = self.world.random.randrange(BLOCKS), f"{self.count}".encode()
         try:

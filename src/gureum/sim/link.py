@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
+from collections.abc import Callable
 
 from gureum.errors import TransportError
 from gureum.transport.messages import Message, decode, encode
@@ -38,6 +39,8 @@ class SimLink:
         self._wire = contextvars.Context()
         """What was sent arrives also while the sender's process does not run."""
         self.closed = False
+        self.cut: Callable[[], bool] = lambda: False
+        """Whether nothing that is sent from here arrives now."""
 
     async def send(self, message: Message) -> None:
         if self.closed or self._peer is None:
@@ -49,6 +52,8 @@ class SimLink:
         if weather.random.random() < weather.loss:
             return
         loop = asyncio.get_running_loop()
+        if self.cut():
+            return
         copies = 2 if weather.random.random() < weather.repeat else 1
         for _ in range(copies):
             self._arrives = max(self._arrives, loop.time() + weather.random.uniform(*weather.delay))

@@ -97,6 +97,8 @@ def _plugged(world: World, interfaces: list[NetworkInterface]) -> Iterator[str]:
     owners = {each.id: each.instance for each in interfaces}
     for host in world.hosts:
         for id, machine in host.machines.machines.items():
+            if host.harmless(machine):
+                continue
             for nic in machine.nics if machine.runs else ():
                 if owners.get(nic) != id:
                     yield f"{id} has {nic}, which the store gives to {owners.get(nic)}"

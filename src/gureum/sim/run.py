@@ -61,11 +61,12 @@ class Run:
         networks: bool,
         shared: bool,
         several: bool,
+        ha: bool,
         crash_at: str,
         crash_at_count: int,
     ) -> None:
         self.seed = seed
-        self.world = World(seed, hosts, shared)
+        self.world = World(seed, hosts, shared, ha)
         self.world.points.at, self.world.points.count = crash_at, crash_at_count
         self.guests = Guests(self.world)
         self.ledger = Ledger()
@@ -142,13 +143,14 @@ def simulate(
     networks: bool = False,
     shared: bool = False,
     several: bool = False,
+    ha: bool = False,
 ) -> Outcome:
     """Run a cloud for ``steps`` calls. Raises Violation, or whatever else went wrong.
 
     ``crash_at``: the only fault is that the process which reaches this crash point for the
     ``crash_at_count``-th time dies there. ``networks``: most calls are about VPCs and what
     is in them. ``shared``: there is a shared pool. ``several``: many calls are about volumes in it that more
-    than one instance has.
+    than one instance has. ``ha``: hosts are lost, and what ran there runs elsewhere.
     """
     errors = ErrorLog()
     root = logging.getLogger("gureum")
@@ -156,7 +158,7 @@ def simulate(
     propagate, root.propagate = root.propagate, root.getEffectiveLevel() < logging.ERROR
 
     async def work() -> Outcome:
-        return await Run(seed, hosts, networks, shared, several, crash_at, crash_at_count)(steps)
+        return await Run(seed, hosts, networks, shared, several, ha, crash_at, crash_at_count)(steps)
 
     try:
         outcome = run_virtual(work())

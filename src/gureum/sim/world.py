@@ -24,11 +24,12 @@ from gureum.gateway.call import Call
 from gureum.hostspec import LOCAL
 from gureum.hypervisors.base import RBD_PREFIX, Disk, describe
 from gureum.hypervisors.fake import FakeHypervisor, FakeMachines
-from gureum.hypervisors.fake_machine import FakeDisk
+from gureum.hypervisors.fake_machine import FakeDisk, FakeMachine
 from gureum.images.manifest import ImageManifest
 from gureum.network.fake import FakeNetwork, FakeWires
 from gureum.san.base import FileDisk, Pool
 from gureum.san.fake import FakePool, FakePoolDisk
+from gureum.san.fake_leases import FakeLeaseStore
 from gureum.san.fake_shared import FakeSan, FakeSharedPool
 from gureum.services import ec2, fleet, sts  # noqa: F401  (registers their operations)
 from gureum.services.dispatch import Dispatcher
@@ -36,6 +37,7 @@ from gureum.services.ec2.defaults import ensure_defaults
 from gureum.services.operation import Caller, Cloud
 from gureum.sim.link import Weather, pair
 from gureum.sim.process import Crash, CrashPoints, Process
+from gureum.sim.wardens import Notes, SimWarden, SimWatched, leases
 from gureum.store.sqlite import SqliteStore
 from gureum.transport.link import Link
 
@@ -51,6 +53,8 @@ FOREIGN = "vol-000000000000f0e16"
 """A volume in each pool that the manager knows nothing of: it must be kept."""
 SAN = "san"
 """The shared pool, in worlds that have one."""
+RESUMED_SECONDS = 0.5
+"""A warden that was held with its host has looked after so long."""
 IMAGE_BLOCKS = {0: b"boot", 3: b"system"}
 
 CLOUD = Cloud(
@@ -109,10 +113,46 @@ class SimHost:
         """Without it its agent does not start."""
         self.power.set()
         self.process: Process | None = None
+        self.warden_process: Process | None = None
+        self.notes = Notes()
+        self.seated = asyncio.Event()
+        """Without it its agent does not start, though the host is on."""
+        self.seated.set()
+        self.paused = False
+        """Nothing of it runs, as while it is suspended."""
+        self.resumed = -RESUMED_SECONDS
+        """When it went on, on the event loop's clock."""
+        self.deaf = self.mute = False
+        """Nothing from the manager arrives here, or nothing from here there."""
+
+    def still(self, machine: FakeMachine) -> bool:
+        """Whether the machine's guest neither runs nor writes nor sends."""
+        return self.paused or machine.frozen
+
+    def surprised(self) -> bool:
+        """Whether its warden may not have looked yet since all of it went on."""
+        return asyncio.get_running_loop().time() < self.resumed + RESUMED_SECONDS
+
+    def shut_out(self, machine: FakeMachine) -> bool:
+        """Whether others have all that it could write to."""
+        san = self.world.san
+        images = [san.rbd.get(volume) for volume in machine.disks] if san is not None else [None]
+        return all(image is None or image.holder != self.name for image in images)
+
+    def harmless(self, machine: FakeMachine) -> bool:
+        """Whether it cannot do anything; or, for the moment until its host's warden looks, not to disks."""
+        return self.still(machine) or (self.surprised() and self.shut_out(machine))
+
+    async def warden(self, env: Env) -> None:
+        """The warden's process."""
+        await self.power.wait()
+        assert self.world.leases is not None
+        await SimWarden(env, self, self.world.leases).run()
 
     async def agent(self, env: Env) -> None:
         """The agent's process."""
         await self.power.wait()
+        await self.seated.wait()
         pools: dict[str, Pool] = {LOCAL: FakePool(env, self.disk, chain_max=CHAIN_MAX)}
         if self.world.san is not None:
             pools[self.world.san.name] = FakeSharedPool(env, self.world.san, self.name)
@@ -132,6 +172,8 @@ class SimHost:
             pools,
             FakeNetwork(env, self.name, self.world.wires),
             self._connect,
+            leases=leases(self, self.world.leases) if self.world.leases is not None else None,
+            warden=SimWatched(self) if self.world.leases is not None else None,
         ).run()
 
     async def _connect(self) -> Link:
@@ -168,9 +210,9 @@ class SimHost:
 class World:
     """One simulated cloud with one random source. Make it inside the virtual loop."""
 
-    def __init__(self, seed: int, hosts: int = 1, shared: bool = False) -> None:
+    def __init__(self, seed: int, hosts: int = 1, shared: bool = False, ha: bool = False) -> None:
         """``shared``: new volumes are in a shared pool but for those of type standard, and all hosts but the
-        last stand for every zone.
+        last stand for every zone. ``ha``: what ran on a host that is lost runs elsewhere.
         """
         self.random = random.Random(seed)
         self.weather = Weather(self.random)
@@ -193,6 +235,13 @@ class World:
             self.san.disks[IMAGE.disk] = dict(IMAGE_BLOCKS)
             self.san.slow_chance = 0.02
             for host in self.hosts[:-1]:
+                host.zone = ""
+        self.leases: FakeLeaseStore | None = None
+        if ha:
+            assert shared
+            self.cloud = replace(self.cloud, recovers=True)
+            self.leases = FakeLeaseStore(asyncio.get_running_loop().time)
+            for host in self.hosts:
                 host.zone = ""
         self.manager: Manager | None = None
         self.manager_process: Process | None = None
@@ -218,9 +267,16 @@ class World:
         self._seats = [asyncio.create_task(self._keep("manager", self._run_manager, self._seat_manager))]
         for host in self.hosts:
             self._seats.append(asyncio.create_task(self._keep(host.name, host.agent, self._seat(host))))
+        for host in self.hosts if self.leases is not None else ():
+            keep = self._keep(f"{host.name}/warden", host.warden, self._seat_warden(host), (0.05, 0.5))
+            self._seats.append(asyncio.create_task(keep))
 
     async def _keep(
-        self, name: str, main: Callable[[Env], Awaitable[None]], seat: Callable[[Process | None], None]
+        self,
+        name: str,
+        main: Callable[[Env], Awaitable[None]],
+        seat: Callable[[Process | None], None],
+        pause: tuple[float, float] = (0.2, 5.0),
     ) -> None:
         while True:
             process = Process(name, main, self.now, self.points)
@@ -230,7 +286,7 @@ class World:
             except Exception as error:
                 self.failure = self.failure or error
             seat(None)
-            await asyncio.sleep(self.random.uniform(0.2, 5.0))
+            await asyncio.sleep(self.random.uniform(*pause))
 
     def _seat_manager(self, process: Process | None) -> None:
         self.manager_process = process
@@ -245,6 +301,12 @@ class World:
 
         return seat
 
+    def _seat_warden(self, host: SimHost) -> Callable[[Process | None], None]:
+        def seat(process: Process | None) -> None:
+            host.warden_process = process
+
+        return seat
+
     async def _run_manager(self, env: Env) -> None:
         self.manager = Manager(env, self.cloud, self.store)
         self.dispatcher = Dispatcher(env, self.cloud, self.store, self.manager)
@@ -256,14 +318,44 @@ class World:
         self.wires.ports.pop(host.name, None)
         self.wires.rules.pop(host.name, None)
         host.boot += 1
-        if host.process is not None:
-            host.process.die()
+        host.notes = Notes()
+        host.paused = False
+        for process in (host.process, host.warden_process):
+            if process is not None:
+                process.die()
 
     def go_dark(self, host: SimHost, seconds: float) -> None:
         """The host is off for so long."""
         host.power.clear()
         self.lose_power(host)
         asyncio.get_running_loop().call_later(seconds, host.power.set)
+
+    def pause(self, host: SimHost, seconds: float) -> None:
+        """Nothing of the host runs for so long."""
+        boot, processes = host.boot, [host.process, host.warden_process]
+        host.paused = True
+        for process in filter(None, processes):
+            process.freezer.freeze()
+
+        def resume() -> None:
+            if host.boot != boot:
+                return
+            host.paused, host.resumed = False, asyncio.get_running_loop().time()
+            for process in filter(None, processes):
+                process.freezer.thaw()
+
+        asyncio.get_running_loop().call_later(seconds, resume)
+
+    def cut_manager(self, host: SimHost, deaf: bool, mute: bool) -> None:
+        """Let the host not hear the manager, or not be heard."""
+        host.deaf, host.mute = deaf, mute
+
+    def unseat(self, host: SimHost, seconds: float) -> None:
+        """Its agent is dead for so long, and all else of it lives."""
+        host.seated.clear()
+        if host.process is not None:
+            host.process.die()
+        asyncio.get_running_loop().call_later(seconds, host.seated.set)
 
     def cut_san(self, hosts: Sequence[SimHost], away: bool) -> None:
         """Let these hosts not reach the shared pool, or reach it again."""
@@ -276,7 +368,10 @@ class World:
         manager, process = self.manager, self.manager_process
         if manager is None or process is None:
             raise TransportError("no manager")
+        if host.deaf or host.mute:
+            raise TransportError("the manager is not reached")
         ours, theirs = pair(self.weather)
+        ours.cut, theirs.cut = lambda: host.mute, lambda: host.deaf
 
         async def serve() -> None:
             try:
@@ -329,7 +424,8 @@ class World:
         for task in self._seats:
             task.cancel()
         await asyncio.gather(*self._seats, return_exceptions=True)
-        for process in [self.manager_process, *(host.process for host in self.hosts)]:
+        wardens = [host.warden_process for host in self.hosts]
+        for process in [self.manager_process, *(host.process for host in self.hosts), *wardens]:
             if process is not None:
                 process.die()
                 with contextlib.suppress(Exception):

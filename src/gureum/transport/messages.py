@@ -61,6 +61,15 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     report: HostReport
 
 
+class Word(msgspec.Struct, frozen=True, tag="word"):
+    """The manager has the report of this number on this link, and does not hold the host for lost.
+
+    A host without its lease runs machines on that word alone, for a while that begins with the report.
+    """
+
+    sequence: int
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
     """A question from the manager, answered by the Reply of the same ``id``.
 
@@ -193,6 +202,7 @@ Message = (
     | Spec
     | SpecChange
     | Report
+    | Word
     | Call
     | Reply
     | AskAuthority

@@ -11,6 +11,7 @@ from gureum.env import Env
 from gureum.errors import HypervisorError
 from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
+from gureum.hypervisors.qemu import hypervisor as hypervisor_module
 from gureum.hypervisors.qemu.cgroup import PARENT, ROOT
 from gureum.hypervisors.qemu.hypervisor import FIRST_UID, QemuHypervisor
 from gureum.hypervisors.qemu.process import marked_processes
@@ -178,6 +179,23 @@ async def test_hanging_process_is_recovered(
     os.kill(pid_of(run_dir), signal.SIGCONT)
     await until(lambda: _commands_work(hypervisor))
     assert hypervisor.machines()[ID].disks == (volume(0), volume(1))
+
+
+async def test_a_process_that_is_held_while_it_starts_is_waited_for(
+    hypervisor: QemuHypervisor, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hypervisor_module, "START_SECONDS", 6.0)
+    start = asyncio.create_task(hypervisor.start(bare(ID)))
+    while not marked_processes(run_dir / "machines"):  # noqa: ASYNC110  (there is nothing to wait for)
+        await asyncio.sleep(0)
+    pid = pid_of(run_dir)
+    os.kill(pid, signal.SIGSTOP)
+    await asyncio.sleep(8)
+    assert not start.done()
+    os.kill(pid, signal.SIGCONT)
+    await start
+    assert state(hypervisor) is MachineState.running
+    assert pid_of(run_dir) == pid
 
 
 def _commands_work(hypervisor: QemuHypervisor) -> bool:

@@ -73,7 +73,7 @@ class CephCluster:
         for name in self.daemons:
             if not self.runs(name):
                 self.start(name)
-        assert pools.wait_joined(self.cluster, time.monotonic() + TIMEOUT_S)
+        assert pools.wait_joined(self.cluster, self.cluster.osds, time.monotonic() + TIMEOUT_S)
         pools.have_pools(self.cluster, time.monotonic() + TIMEOUT_S)
         self.wait_well()
 

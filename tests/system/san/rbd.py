@@ -7,9 +7,12 @@ import json
 import os
 import random
 import signal
+import struct
 import subprocess
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from gureum.env import Env
 from gureum.errors import PoolError
@@ -17,12 +20,19 @@ from gureum.san.base import Layer, RbdDisk
 from gureum.san.ceph import client as workers
 from gureum.san.ceph.audit import Expected, Finding, compare, look, repair
 from gureum.san.ceph.client import Client
+from gureum.san.ceph.commands import PYTHON
 from gureum.san.ceph.pool import RbdPool
 from gureum.san.ceph.process import Worker
 from gureum.san.settings import SanSettings
 
 TIDY_SECONDS = 60.0
 PROMPT = "qemu-io> "
+EXECUTE = """
+import rados, sys
+conf, keyring, pool, object, method, data = sys.argv[1:]
+with rados.Rados(conffile=conf, rados_id="admin", conf={"keyring": keyring}) as cluster:
+    cluster.open_ioctx(pool).execute(object, "rbd", method, bytes.fromhex(data))
+"""
 NOTHING = Expected(volumes={}, snapshots={}, images=frozenset(), made=frozenset())
 
 
@@ -33,6 +43,8 @@ class Cluster:
         self.settings = settings
         self.admin = admin
         self.cloud = f"test{random.getrandbits(32):08x}"
+        self._others = {*self.names(), *self.trash()}
+        """Images that were there before: tests that failed leave some, whose clients are not quite dead."""
 
     def pool(self, host: str = "h1") -> RbdPool:
         return RbdPool(Env(), self.settings, self.cloud, host)
@@ -50,24 +62,53 @@ class Cluster:
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
         return done.stdout
 
+    def shut_out(self, address: str) -> None:
+        """A client."""
+        self.run("ceph", "osd", "blocklist", "add", address)
+
     def names(self) -> list[str]:
         return self.run("rbd", "ls", self.settings.pool).split()
 
     def trash(self) -> list[str]:
-        return self.run("rbd", "trash", "ls", self.settings.pool).split("\n")
+        listed = self.run("rbd", "trash", "ls", self.settings.pool).splitlines()
+        return [line.split()[1] for line in listed]
 
+    def move_halfway(self, name: str) -> None:
+        """To the trash, as one who dies before librbd's last step."""
+        self.run("rbd", "trash", "mv", f"{self.settings.pool}/{name}")
+        listed = self.run("rbd", "trash", "ls", self.settings.pool).splitlines()
+        id = next(line.split()[0] for line in listed if name in line)
+        change = len(id).to_bytes(4, "little") + id.encode() + bytes([1, 0])
+        self._execute("rbd_trash", "trash_state_set", change)
 
-def drop_watches(cluster: Cluster) -> None:
-    """Those of killed workers, which the OSDs may keep until the next peering."""
-    groups = cluster.run("ceph", "pg", "ls-by-pool", cluster.settings.pool, "-f", "json")
-    for group in json.loads(groups)["pg_stats"]:
-        cluster.run("ceph", "pg", "repeer", group["pgid"])
+    def map_all(self, name: str, objects: int) -> None:
+        """Have the image's object map tell that they exist, as one who dies before they are written."""
+        change = struct.pack("<QQBB", 0, objects, 1, 0)
+        self._execute(f"rbd_object_map.{self._shown(name)['id']}", "object_map_update", change)
+
+    def size(self, name: str) -> int:
+        return int(self._shown(name)["size"])
+
+    def _shown(self, name: str) -> dict[str, Any]:
+        shown: dict[str, Any] = json.loads(
+            self.run("rbd", "info", "--format", "json", f"{self.settings.pool}/{name}")
+        )
+        return shown
+
+    def _execute(self, object: str, method: str, data: bytes) -> None:
+        """A call of cls_rbd, as the administrator."""
+        arguments = (str(self.settings.conf), str(self.admin), self.settings.pool, object, method, data.hex())
+        subprocess.run((PYTHON, "-c", EXECUTE, *arguments), check=True, timeout=60)
+
+    def own(self, lines: Iterable[str]) -> list[str]:
+        """Those lines, or names, that are about nothing that was there before."""
+        return [line for line in lines if self._others.isdisjoint(line.replace(",", " ").split())]
 
 
 async def left(client: Client, cluster: Cluster) -> list[Finding]:
-    """What is there but nothing of other clouds, which tests that were cut short leave."""
     findings = compare(await look(client), NOTHING, cluster.cloud)
-    return [each for each in findings if "is of the cloud" not in each.line]
+    own = set(cluster.own(finding.line for finding in findings))
+    return [finding for finding in findings if finding.line in own]
 
 
 async def tidied(cluster: Cluster, pool: RbdPool) -> None:

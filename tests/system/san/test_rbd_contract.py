@@ -8,18 +8,11 @@ from pathlib import Path
 import pytest
 
 from contracts.pools import BOOT, IMAGE_BYTES, PoolContract
-from gureum.san.ceph.cluster import ADMIN
 from gureum.san.ceph.pool import RbdPool
 
-from .ceph_cluster import CephCluster
 from .rbd import Cluster, tidied
 
 pytestmark = pytest.mark.ceph
-
-
-@pytest.fixture
-def cluster(ceph: CephCluster) -> Cluster:
-    return Cluster(ceph.settings, ceph.cluster.keyring(ADMIN))
 
 
 class TestRbdPool(PoolContract):

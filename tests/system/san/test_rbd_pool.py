@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,19 +18,12 @@ from gureum.errors import PoolError, PoolFull, PoolUnavailable
 from gureum.san import qemu_img
 from gureum.san.base import RbdDisk
 from gureum.san.ceph import upkeep
-from gureum.san.ceph.cluster import ADMIN
 from gureum.san.ceph.pool import RbdPool
 
-from .ceph_cluster import CephCluster
-from .rbd import Cluster, Live, Machine, drop_watches, kill_workers, tidied, workers_of
+from .rbd import Cluster, Live, kill_workers, tidied, workers_of
 
 pytestmark = pytest.mark.ceph
 WAIT_SECONDS = 60.0
-
-
-@pytest.fixture
-def cluster(ceph: CephCluster) -> Cluster:
-    return Cluster(ceph.settings, ceph.cluster.keyring(ADMIN))
 
 
 @pytest.fixture
@@ -70,20 +63,6 @@ def image_disk(tmp_path: Path) -> str:
 async def image(pool: RbdPool, image_disk: str, ids: Ids) -> str:
     await pool.add_image(ids("ami-1"), image_disk, "raw", IMAGE_BYTES)
     return ids("ami-1")
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[[RbdDisk], Machine]]:
-    machines: list[Machine] = []
-
-    def start(disk: RbdDisk) -> Machine:
-        machines.append(Machine(disk))
-        return machines[-1]
-
-    yield start
-    for machine in machines:
-        if machine.process.poll() is None:
-            machine.close()
 
 
 async def until(question: Callable[[], Awaitable[bool]]) -> None:
@@ -352,13 +331,18 @@ async def test_a_deleted_volume_stays_for_its_snapshots_only(pool, cluster, ids)
     assert vol not in cluster.names()
 
 
-async def gone(pool: RbdPool) -> bool:
-    return await pool.check() == []
+async def found(pool: RbdPool, cluster: Cluster, repair: bool = False) -> list[str]:
+    """What is in the pool and should not be."""
+    return cluster.own(await pool.check(repair))
 
 
-async def repaired(pool: RbdPool) -> bool:
-    """What a killed client watches is let be: for 30 s its watch is like that of a living one."""
-    return await pool.check(repair=True) == []
+async def gone(pool: RbdPool, cluster: Cluster) -> bool:
+    return await found(pool, cluster) == []
+
+
+async def repaired(pool: RbdPool, cluster: Cluster) -> bool:
+    """Who was killed is shut out by then, and what it had open goes."""
+    return await found(pool, cluster, repair=True) == []
 
 
 async def test_a_parent_goes_when_its_clones_have_its_data(pool, cluster, ids, image, start):
@@ -370,15 +354,43 @@ async def test_a_parent_goes_when_its_clones_have_its_data(pool, cluster, ids, i
     await pool.create_volume(copy, IMAGE_BYTES, snap, vol)
     await pool.remove_image(image)
     await pool.delete_snapshot(snap, vol)
-    await until(lambda: gone(pool))
-    assert cluster.run("rbd", "trash", "ls", cluster.settings.pool).strip() == ""
+    await until(lambda: gone(pool, cluster))
+    assert cluster.own(cluster.trash()) == []
     machine.read(ord("."), 4096)
     machine.write(9, 0)
     assert await look(pool, copy) == BOOT
     assert await look(pool, copy, 40 * MIB) == block("far")
 
 
-async def test_a_parent_of_many_stays(pool, ids, image, monkeypatch, caplog):
+async def test_a_snapshot_outlives_its_volume_and_their_image(pool, cluster, ids, image):
+    """What is left of the volume gets the image's data, and gives back what the snapshot does not need."""
+    vol, snap = ids("vol-1"), ids("snap-1")
+    await pool.create_volume(vol, IMAGE_BYTES, image)
+    await pool.create_snapshot(snap, vol)
+    await pool.delete_volume(vol)
+    assert cluster.size(vol) == IMAGE_BYTES
+    await pool.remove_image(image)
+    await until(lambda: gone(pool, cluster))
+    assert cluster.size(vol) == 0
+    assert await pool.read_snapshot(snap, vol, 0, BLOCK) == BOOT
+    await pool.delete_snapshot(snap, vol)
+    await until(lambda: gone(pool, cluster))
+
+
+async def test_a_volume_whose_object_map_tells_too_much_gets_all_that_it_shared(pool, cluster, ids, image):
+    """As when a client dies between an object's entry and the object, also in a flatten."""
+    vol, snap = ids("vol-1"), ids("snap-1")
+    await pool.create_volume(vol, IMAGE_BYTES, image)
+    await pool.create_snapshot(snap, vol)
+    cluster.map_all(vol, IMAGE_BYTES // (4 * MIB))
+    await pool.remove_image(image)
+    await until(lambda: gone(pool, cluster))
+    assert await look(pool, vol) == BOOT
+    assert await pool.read_snapshot(snap, vol, 0, BLOCK) == BOOT
+    assert "invalid" not in cluster.run("rbd", "info", f"{cluster.settings.pool}/{vol}")
+
+
+async def test_a_parent_of_many_stays(pool, cluster, ids, image, monkeypatch, caplog):
     monkeypatch.setattr(upkeep, "CHILDREN_MAX", 1)
     volumes = [ids("vol-1"), ids("vol-2")]
     for vol in volumes:
@@ -390,9 +402,9 @@ async def test_a_parent_of_many_stays(pool, ids, image, monkeypatch, caplog):
 
     caplog.set_level("INFO")
     await until(told)
-    assert await pool.check() == [f"{image} waits in the trash"]
+    assert await found(pool, cluster) == [f"{image} waits in the trash"]
     await pool.delete_volume(volumes[0])
-    await until(lambda: gone(pool))
+    await until(lambda: gone(pool, cluster))
     assert await look(pool, volumes[1]) == BOOT
 
 
@@ -515,13 +527,12 @@ async def test_killed_workers_leave_nothing_half_made(pool, cluster, ids, image,
             await eventually(pool.inventory)  # a worker is there
             if not await killing(cluster, chance, step(), longest):
                 await eventually(step)
-        found = await eventually(lambda copy=copy: pool.find_volume(copy))
-        assert found.size_bytes == 3 * IMAGE_BYTES
+        info = await eventually(lambda copy=copy: pool.find_volume(copy))
+        assert info.size_bytes == 3 * IMAGE_BYTES
         assert await look(pool, copy) == BOOT
         assert await pool.find_volume(vol) is None
         await eventually(lambda copy=copy: pool.delete_volume(copy))
-    drop_watches(cluster)
-    await until(lambda: repaired(pool))
+    await until(lambda: repaired(pool, cluster))
 
 
 async def test_renaming_that_was_cut_short_is_completed(pool, cluster, ids, image, tmp_path):
@@ -540,11 +551,21 @@ async def test_renaming_that_was_cut_short_is_completed(pool, cluster, ids, imag
         if repair == "again":
             await pool.create_volume(name, IMAGE_BYTES, image)
         else:
-            assert await pool.check(repair=True) == [f"{name} is still called {temporary}, too"]
+            said = await found(pool, cluster, repair=True)
+            assert said == [f"{name} is still called {temporary}, too"]
         assert name in cluster.names()
         assert temporary not in cluster.names()
         assert f"rbd_id.{temporary}" not in cluster.run(*rados, "ls")
         assert await look(pool, name) == BOOT
+
+
+async def test_a_move_to_the_trash_that_was_cut_short_is_completed(pool, cluster, ids):
+    """The state before librbd's last step."""
+    vol = ids("vol-1")
+    await pool.create_volume(vol, 64 * MIB)
+    cluster.move_halfway(vol)
+    await until(lambda: repaired(pool, cluster))
+    assert vol not in cluster.trash()
 
 
 async def test_what_others_keep_in_the_pool_is_left_alone(pool, cluster, ids):
@@ -555,13 +576,30 @@ async def test_what_others_keep_in_the_pool_is_left_alone(pool, cluster, ids):
     cluster.run("rbd", "image-meta", "set", mine, "gureum", '{"cloud": "another"}')
     try:
         name = foreign.partition("/")[2]
-        assert await pool.check(repair=True) == [f"{name} is not an image of the cloud's; kept"]
+        said = await found(pool, cluster, repair=True)
+        assert said == [f"{name} is not an image of the cloud's; kept"]
         cluster.run("rbd", "trash", "mv", mine)
         await pool.check(repair=True)
         await asyncio.sleep(3)
-        assert ids("vol-1") in cluster.run("rbd", "trash", "ls", cluster.settings.pool)
+        assert ids("vol-1") in cluster.trash()
     finally:
         cluster.run("rbd", "rm", foreign, "--no-progress")
         listed = cluster.run("rbd", "trash", "ls", cluster.settings.pool)
         id = next(line.split()[0] for line in listed.splitlines() if ids("vol-1") in line)
         cluster.run("rbd", "trash", "rm", f"{cluster.settings.pool}/{id}", "--no-progress")
+
+
+async def test_a_worker_that_was_shut_out_begins_anew(pool, cluster, ids):
+    """As its host was, while it was held for lost."""
+    await pool.create_volume(ids("vol-1"), MIB)
+    address = (await pool._client.hello())["address"]
+    cluster.shut_out(address)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            assert await pool.find_volume(ids("vol-1")) is not None
+            break
+        except PoolUnavailable:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
+    assert (await pool._client.hello())["address"] != address

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from contracts.pools import BLOCK, MIB, Ids
 from gureum.errors import PoolUnavailable
 from gureum.san.base import RbdDisk
-from gureum.san.ceph.cluster import ADMIN
 from gureum.san.ceph.pool import RbdPool
 
-from .ceph_cluster import CephCluster
 from .rbd import Cluster, Machine, tidied, workers_of
 
 pytestmark = pytest.mark.ceph
 SIZE = 64 * MIB
-
-
-@pytest.fixture
-def cluster(ceph: CephCluster) -> Cluster:
-    return Cluster(ceph.settings, ceph.cluster.keyring(ADMIN))
 
 
 @pytest.fixture
@@ -33,20 +26,6 @@ async def pools(cluster: Cluster) -> AsyncIterator[list[RbdPool]]:
     for pool in pools:
         await pool.close()
     assert workers_of(cluster) == []
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[[RbdDisk], Machine]]:
-    machines: list[Machine] = []
-
-    def start(disk: RbdDisk) -> Machine:
-        machines.append(Machine(disk))
-        return machines[-1]
-
-    yield start
-    for machine in machines:
-        if machine.process.poll() is None:
-            machine.close()
 
 
 async def shared(pool: RbdPool, volume: str, start: Callable[[RbdDisk], Machine]) -> Machine:

@@ -40,11 +40,6 @@ def cloud(tiny_image: ImageManifest, disk: FailingDisk) -> Iterator[SanCloud]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def writer(cloud: SanCloud) -> Writer:
-    return Writer(cloud)
-
-
 def found(cloud: SanCloud, code: str) -> dict[str, Any]:
     """What the status says of this, {} if nothing."""
     findings = cloud.san_status()["health"]["findings"]

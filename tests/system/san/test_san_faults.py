@@ -13,6 +13,7 @@ from gureum.cli.config import ZONES
 from gureum.images.manifest import ImageManifest
 from gureum.san.ceph.cluster import MGR, MON
 
+from .ceph_cluster import OSD_BYTES
 from .san_cloud import SanCloud, opened
 from .writer import SOME, WRITE_SECONDS, Writer
 
@@ -21,20 +22,7 @@ pytestmark = [pytest.mark.ceph, pytest.mark.qemu, pytest.mark.root, pytest.mark.
 long = pytest.mark.skipif("GUREUM_TEST_LONG" not in os.environ, reason="takes long: set GUREUM_TEST_LONG")
 """Those without which all of these take less than three minutes."""
 
-OSD_BYTES = 6 << 30
 OSDS = ("osd.0", "osd.1", "osd.2")
-
-
-@pytest.fixture(scope="module")
-def cloud(tiny_image: ImageManifest) -> Iterator[SanCloud]:
-    with opened(tiny_image, OSD_BYTES) as made:
-        made.start()
-        yield made
-
-
-@pytest.fixture(scope="module")
-def writer(cloud: SanCloud) -> Writer:
-    return Writer(cloud)
 
 
 def test_one_osd_down(cloud: SanCloud, writer: Writer) -> None:

@@ -13,8 +13,9 @@ from gureum.images.manifest import ImageManifest
 from gureum.san.settings import SanSettings
 
 from ..realcloud import WAIT_SECONDS
+from .ceph_cluster import OSD_BYTES
+from .moving import check, killed_at_each_step, move_of, moved, problems
 from .san_cloud import SanCloud, opened
-from .test_moves import OSD_BYTES, POINTS, cancelled, check, move_of, moved, problems
 from .writer import SOME, WRITE_SECONDS, Writer
 
 pytestmark = [pytest.mark.ceph, pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(400)]
@@ -33,11 +34,6 @@ def cloud(tiny_image: ImageManifest) -> Iterator[SanCloud]:
     with opened(tiny_image, OSD_BYTES, types=TYPES) as made:
         made.start()
         yield made
-
-
-@pytest.fixture(scope="module")
-def writer(cloud: SanCloud) -> Writer:
-    return Writer(cloud)
 
 
 def images(cloud: SanCloud, pool: str) -> set[str]:
@@ -145,26 +141,7 @@ def test_a_large_disk_under_load_becomes_slow(cloud: SanCloud, writer: Writer) -
 
 
 def test_the_agent_dies_at_each_step_between_two_shared_pools(cloud: SanCloud, writer: Writer) -> None:
-    spare = cloud.create_volume(Size=1)
-    device = cloud.device(writer.id, writer.volume)
-    # So that copying it takes longer than to say that it is not to be.
-    cloud.ssh(writer.id, f"dd if=/dev/urandom of={device} bs=1M seek=64 count=300 conv=fsync 2>/dev/null")
-    for points in POINTS:
-        cloud.stop()
-        cloud.start(points, cloud.directory / "hit")
-        with cloud.load(writer.id, writer.volume) as load:
-            load.wait_written(SOME, WRITE_SECONDS)
-            moved(cloud, writer.volume, BULK)
-            load.wait_written(SOME, WRITE_SECONDS)
-            while not cancelled(cloud, writer.volume, FIRST):
-                moved(cloud, writer.volume, BULK)
-            moved(cloud, writer.volume, FIRST)
-            load.wait_written(SOME, WRITE_SECONDS)
-        moved(cloud, spare, BULK)
-        moved(cloud, spare, FIRST)
-        check(cloud, writer, load)
-    missed = [name for names in POINTS for name in names if not (cloud.directory / f"hit.{name}").exists()]
-    assert missed == []
+    spare = killed_at_each_step(cloud, writer, FIRST, BULK, lambda load: check(cloud, writer, load))
     assert where(cloud, writer.volume) == where(cloud, spare) == {FIRST}
     delete(cloud, spare)
     cloud.wait("nothing to be left over", lambda: problems(cloud) == [])

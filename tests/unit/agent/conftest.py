@@ -30,6 +30,7 @@ from gureum.hostspec import (
     VolumeReport,
     VolumeSpec,
     VpcSpec,
+    WardenReport,
 )
 from gureum.hypervisors.fake import FakeHypervisor, FakeMachines
 from gureum.network.fake import FakeNetwork, FakeWires
@@ -40,6 +41,23 @@ from gureum.sim.loop import run
 
 GIB = 1 << 30
 EPOCH = 1_750_000_000.0
+
+
+class FakeWatched:
+    """A warden that permits what it is told to. ``words``: when the reports were sent that were heard."""
+
+    def __init__(self) -> None:
+        self.words: list[float] = []
+        self.permitted = True
+
+    def now(self) -> float:
+        return 1000.0 + asyncio.get_running_loop().time()
+
+    def heard(self, sent: float) -> None:
+        self.words.append(sent)
+
+    def report(self) -> WardenReport:
+        return WardenReport(permitted=self.permitted)
 
 
 class Lab:
@@ -53,11 +71,13 @@ class Lab:
         self.machines = FakeMachines(self.env)
         self.disk = FakePoolDisk()
         self.san = FakeSan()
-        self.san.disks["/images/a"] = {0: b"boot"}
+        for images in (self.disk.images, self.san.disks):
+            images["/images/a"] = {0: b"boot"}
         self.wires = FakeWires()
         self.spec_file = spec_file
         self.links: list[SimLink] = []
         self.refuse = True
+        self.warden: FakeWatched | None = None
         self.revision = 0
 
     async def _connect(self) -> SimLink:
@@ -80,6 +100,7 @@ class Lab:
             FakeNetwork(self.env, "h", self.wires),
             self._connect,
             self.spec_file,
+            warden=self.warden,
         )
         self.task = asyncio.create_task(self.agent.run())
 
@@ -165,9 +186,11 @@ def parts() -> Any:
     for each in (Lab, machine, volume, port, SnapshotSpec):
         setattr(Parts, each.__name__, staticmethod(each))
 
-    def on_lab(test: Any, spec_file: Path | None = None) -> None:
+    def on_lab(test: Any, spec_file: Path | None = None, warden: bool = False) -> None:
         async def main() -> None:
             lab = Lab(spec_file)
+            if warden:
+                lab.warden = FakeWatched()
             lab.start()
             await asyncio.sleep(1)
             work: Coroutine[Any, Any, None] = test(lab)

@@ -60,13 +60,18 @@ class Way:
         self.cancelled = replace(self.made, leaves=(target,))
 
 
+async def made(lab: Any, parts: Any, source: str, target: str, *machines: Any) -> Way:
+    """A volume of the image, where it is first; open in these machines."""
+    copied_by(lab)
+    way = Way(parts, source, target)
+    await lab.take(*machines, way.before if machines else replace(way.before, machine=""))
+    return way
+
+
 @pytest.mark.parametrize(("source", "target"), WAYS)
 def test_a_running_machine_goes_over(parts: Any, source: str, target: str) -> None:
     async def test(lab: Any) -> None:
-        copied_by(lab)
-        way = Way(parts, source, target)
-        lab.disk.images["/images/a"] = {0: b"boot"}
-        await lab.take(parts.machine(), way.before)
+        way = await made(lab, parts, source, target, parts.machine())
         await lab.take(parts.machine(), way.moving, seconds=0.2)
         assert lab.seen_volume().copied == ""
         await asyncio.sleep(15)
@@ -89,16 +94,15 @@ def test_a_running_machine_goes_over(parts: Any, source: str, target: str) -> No
 @pytest.mark.parametrize(("source", "target"), WAYS)
 def test_what_no_machine_has_open_is_copied(parts: Any, source: str, target: str) -> None:
     async def test(lab: Any) -> None:
-        way = Way(parts, source, target)
         lab.disk.images["/images/a"] = {0: b"boot", 7: b"more"}
         lab.san.disks["/images/a"] = {0: b"boot", 7: b"more"}
-        await lab.take(replace(way.before, machine=""))
+        way = await made(lab, parts, source, target)
         await lab.take(way.moving, seconds=10)
         assert lab.seen_volume().copied == target
         await lab.take(way.moved)
         assert there(lab) == {target}
         assert contents(lab, target) == {0: b"boot", 7: b"more"}
-        assert not lab.agent.disks._moves._pool(target).volumes["vol-1"].partial
+        assert not lab.agent.disks.pools.get(target).volumes["vol-1"].partial
         await lab.take(parts.machine(), way.after)
         assert lab.seen().state is MachineState.running
 
@@ -125,10 +129,7 @@ def test_cancelled(parts: Any, source: str, target: str, runs: bool) -> None:
 
 def test_a_machine_that_starts_does_not_wait_for_the_copy(parts: Any) -> None:
     async def test(lab: Any) -> None:
-        copied_by(lab)
-        way = Way(parts, LOCAL, SAN)
-        lab.disk.images["/images/a"] = {0: b"boot"}
-        await lab.take(replace(way.before, machine=""))
+        way = await made(lab, parts, LOCAL, SAN)
         lab.san.delay_next("write_volume", 500)
         await lab.take(way.moving, seconds=1)
         # Only what is under way is waited for.
@@ -145,10 +146,7 @@ def test_a_copy_is_not_complete_any_more_when_a_machine_starts(parts: Any) -> No
     """The manager's word may cross with the start: the machine still goes over with all that it wrote."""
 
     async def test(lab: Any) -> None:
-        copied_by(lab)
-        way = Way(parts, LOCAL, SAN)
-        lab.disk.images["/images/a"] = {0: b"boot"}
-        await lab.take(replace(way.before, machine=""))
+        way = await made(lab, parts, LOCAL, SAN)
         await lab.take(way.moving, seconds=5)
         assert not lab.san.rbd["vol-1"].partial
         lab.machines.fail_mirror("vol-1")
@@ -167,10 +165,7 @@ def test_a_copy_is_not_complete_any_more_when_a_machine_starts(parts: Any) -> No
 
 def test_a_machine_that_ended_before_it_went_over_has_lost_nothing(parts: Any) -> None:
     async def test(lab: Any) -> None:
-        copied_by(lab)
-        way = Way(parts, LOCAL, SAN)
-        lab.disk.images["/images/a"] = {0: b"boot"}
-        await lab.take(parts.machine(), way.before)
+        way = await made(lab, parts, LOCAL, SAN, parts.machine())
         await lab.take(parts.machine(), way.moving, seconds=15)
         assert lab.seen_volume().copied == SAN
         lab.machines.fail_mirror("vol-1")
@@ -193,9 +188,7 @@ def test_nothing_is_copied_while_a_machine_opens_the_source(parts: Any) -> None:
     """The manager's word comes just then: what is copied before the machine writes lacks its writes."""
 
     async def test(lab: Any) -> None:
-        copied_by(lab)
-        way = Way(parts, SAN, LOCAL)
-        await lab.take(replace(way.before, machine=""))
+        way = await made(lab, parts, SAN, LOCAL)
         await lab.take(way.moving, seconds=5)
         assert lab.seen_volume().copied == LOCAL
         lab.machines.fail_mirror("vol-1")
@@ -218,10 +211,7 @@ def test_the_source_stays_while_a_machine_is_about_to_open_it(parts: Any) -> Non
     """The manager's word comes before the copy says that it is not complete any more."""
 
     async def test(lab: Any) -> None:
-        copied_by(lab)
-        way = Way(parts, LOCAL, SAN)
-        lab.disk.images["/images/a"] = {0: b"boot"}
-        await lab.take(replace(way.before, machine=""))
+        way = await made(lab, parts, LOCAL, SAN)
         await lab.take(way.moving, seconds=5)
         assert lab.seen_volume().copied == SAN
         lab.machines.fail_start("i-1")
@@ -239,8 +229,7 @@ def test_the_source_stays_while_a_machine_is_about_to_open_it(parts: Any) -> Non
 
 def test_a_copy_that_a_lost_host_still_holds_is_removed(parts: Any) -> None:
     async def test(lab: Any) -> None:
-        way = Way(parts, LOCAL, SAN)
-        await lab.take(replace(way.before, machine=""))
+        way = await made(lab, parts, LOCAL, SAN)
         lab.san.rbd["vol-1"] = FakeImage(GIB, "", {})
         lab.san.rbd["vol-1"].holder = "lost"
         await lab.take(replace(way.cancelled, evict=("lost",)))
@@ -264,10 +253,7 @@ def test_a_copy_that_says_that_it_is_complete_and_is_not(parts: Any, monkeypatch
     async def test(given: Any) -> None:
         nonlocal lab
         lab = given
-        copied_by(lab)
-        way = Way(parts, LOCAL, SAN)
-        lab.disk.images["/images/a"] = {0: b"boot"}
-        await lab.take(parts.machine(), way.before)
+        way = await made(lab, parts, LOCAL, SAN, parts.machine())
         await lab.take(parts.machine(), way.moving, seconds=15)
         monkeypatch.setattr(FakeHypervisor, "finish_mirror", finish)
         await lab.take(parts.machine(), way.moved, seconds=5)
@@ -285,9 +271,7 @@ def test_a_copy_that_says_that_it_is_complete_and_is_not(parts: Any, monkeypatch
 
 def test_an_agent_finds_what_the_one_before_began(parts: Any) -> None:
     async def test(lab: Any) -> None:
-        copied_by(lab)
-        way = Way(parts, SAN, LOCAL)
-        await lab.take(parts.machine(), way.before)
+        way = await made(lab, parts, SAN, LOCAL, parts.machine())
         await lab.take(parts.machine(), way.moving, seconds=0.3)
         await lab.stop()
         await asyncio.sleep(20)
@@ -304,8 +288,7 @@ def test_an_agent_finds_what_the_one_before_began(parts: Any) -> None:
 
 def test_a_copy_that_fails_is_told_to_be_stuck(parts: Any) -> None:
     async def test(lab: Any) -> None:
-        way = Way(parts, LOCAL, SAN)
-        await lab.take(parts.machine(), way.before)
+        way = await made(lab, parts, LOCAL, SAN, parts.machine())
         lab.machines.fail_mirror("vol-1", "no room")
         await lab.take(parts.machine(), way.moving, seconds=60)
         assert "no room" in lab.seen_volume().stuck
@@ -318,8 +301,7 @@ def test_a_copy_that_fails_is_told_to_be_stuck(parts: Any) -> None:
 
 def test_a_pool_that_is_away_is_waited_for(parts: Any) -> None:
     async def test(lab: Any) -> None:
-        way = Way(parts, LOCAL, SAN)
-        await lab.take(replace(way.before, machine=""))
+        way = await made(lab, parts, LOCAL, SAN)
         lab.san.down = True
         await lab.take(way.moving, seconds=60)
         assert lab.seen_volume().stuck == ""
@@ -332,8 +314,7 @@ def test_a_pool_that_is_away_is_waited_for(parts: Any) -> None:
 
 def test_deleted_on_its_way(parts: Any) -> None:
     async def test(lab: Any) -> None:
-        way = Way(parts, LOCAL, SAN)
-        await lab.take(parts.machine(), way.before)
+        way = await made(lab, parts, LOCAL, SAN, parts.machine())
         await lab.take(parts.machine(), way.moving, seconds=2)
         assert there(lab) == {LOCAL, SAN}
         await lab.take(replace(way.moving, present=False), seconds=5)
@@ -365,9 +346,7 @@ def test_snapshots_stay_where_they_were_taken(parts: Any, source: str, target: s
 @pytest.mark.parametrize("step", ["create_volume", "open_volume", "mark_partial", "delete_volume"])
 def test_what_fails_once_is_done_again(parts: Any, step: str, source: str, target: str) -> None:
     async def test(lab: Any) -> None:
-        copied_by(lab)
-        way = Way(parts, source, target)
-        await lab.take(parts.machine(), way.before)
+        way = await made(lab, parts, source, target, parts.machine())
         lab.san.fail_next(step, PoolError("once"))
         await lab.take(parts.machine(), way.moving, seconds=30)
         assert lab.seen_volume().copied == target

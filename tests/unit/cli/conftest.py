@@ -37,6 +37,7 @@ import sys
 sys.path[:0] = [{root!r}]
 from gureum.cli import supervisor
 supervisor.MODULES = {{"manager": "fake_manager", "agent": "fake_agent"}}
+supervisor.WARDEN_SCRIPT = {warden!r}
 supervisor.BACKOFF_FIRST_S = 0.02
 sys.exit(supervisor.main(["--state-dir", {state!r}, *{roles!r}]))
 """
@@ -48,10 +49,12 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
     modules.mkdir()
     for name in ("manager", "agent"):
         (modules / f"fake_{name}.py").write_text(FAKE_ROLE.replace("NAME", repr(name)))
+    (modules / "fake_warden.py").write_text(FAKE_ROLE.replace("NAME", repr("warden")))
+    warden = f"import sys; sys.path.append({str(modules)!r}); import fake_warden"
     monkeypatch.setenv("PYTHONPATH", str(modules))
 
     def fake_process(_module: str, state_dir: Path, *roles: str) -> list[str]:
-        code = FAKE_SUPERVISOR.format(root=package_root(), state=str(state_dir), roles=roles)
+        code = FAKE_SUPERVISOR.format(root=package_root(), state=str(state_dir), roles=roles, warden=warden)
         return [sys.executable, "-S", "-c", code]
 
     monkeypatch.setattr(cloud_module, "little_process", fake_process)
@@ -62,4 +65,5 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
     yield cloud
     if cloud.run_dir.exists():
         cloud.stop_processes()
+        cloud.stop_wardens()
     assert not os.path.exists(cloud.run_dir / "supervisor.pid")

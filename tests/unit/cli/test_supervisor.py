@@ -188,8 +188,37 @@ def test_storage_daemons_outlive_the_cloud_and_are_taken_over(storage: Cloud) ->
         storage.stop_processes()
     finally:
         storage.stop_processes()
+        storage.stop_wardens()
         storage.stop_daemons()
     assert storage.running_daemons() == {}
+
+
+def test_wardens_outlive_the_cloud_and_are_replaced(storage: Cloud) -> None:
+    """With the cloud's next supervisor, which may be of another version."""
+    config = storage.configure(port=free_port(), hosts=2)
+    assert storage.roles == ("manager", "agent-0", "agent-1", "warden-0", "warden-1")
+
+    def wardens() -> list[Identity | None]:
+        return [read_pid_file(storage.run_dir / f"warden-{number}.pid") for number in range(2)]
+
+    try:
+        storage.start(config, quiet)
+        first = wardens()
+        assert None not in first
+        storage.stop_processes()
+        assert not storage.is_running()
+        assert wardens() == first
+        storage.start(config, quiet)
+        second = wardens()
+        assert not {*first, None} & {*second}
+        storage.stop_processes()
+        storage.evacuate()
+        assert wardens() == [None, None]
+        assert not any(is_alive(each) for each in second if each)
+    finally:
+        storage.stop_processes()
+        storage.stop_wardens()
+        storage.stop_daemons()
 
 
 def test_storage_daemons_do_not_get_our_python_s_settings(storage: Cloud) -> None:
@@ -201,6 +230,7 @@ def test_storage_daemons_do_not_get_our_python_s_settings(storage: Cloud) -> Non
         assert log.read_text() == "mgr python: \n"
     finally:
         storage.stop_processes()
+        storage.stop_wardens()
         storage.stop_daemons()
 
 
@@ -217,6 +247,7 @@ def test_a_daemon_is_found_by_its_command(storage: Cloud) -> None:
         assert send(wanted, signal.SIGKILL)
     finally:
         storage.stop_processes()
+        storage.stop_wardens()
         storage.stop_daemons()
 
 
@@ -244,6 +275,7 @@ def test_other_daemons_while_it_runs(storage: Cloud) -> None:
         assert {**after, **storage.running_daemons()}.keys() == after.keys()
     finally:
         storage.stop_processes()
+        storage.stop_wardens()
         storage.stop_daemons()
     with pytest.raises(CliError, match="is not running"):
         supervise(storage)

@@ -225,7 +225,7 @@ async def test_a_lost_host_is_shut_out_of_what_another_looks_after(bench: Any, m
         make.attached("vol-2", pool="san", host="host-7"),
     )
     await bench.store.transact(lambda tx: keepers.lose(tx, "i-1", "host-7"))
-    assert (await bench.get(Volume, "vol-1")).former == ("host-7",)
+    assert (await bench.get(Volume, "vol-1")).lost == ("host-7",)
     assert (await bench.get(Volume, "vol-2")).former == ()
     async with bench.store.read() as reader:
         [spec, *_] = (await host_spec(reader, CLOUD, "host-0")).volumes

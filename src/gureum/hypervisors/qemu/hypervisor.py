@@ -35,6 +35,9 @@ isolation.
 """
 
 START_SECONDS = 30.0
+START_TRIES = 3
+HELD_SECONDS = 0.5
+"""Between looks at a machine that was stopped while it started."""
 ADOPT_SECONDS = 3.0
 HOUSEKEEPING_SECONDS = 15.0
 
@@ -62,7 +65,8 @@ class QemuHypervisor:
     ) -> None:
         self._env = env
         self._run_dir = run_dir
-        self._directory = run_dir / "machines"
+        self.directory = run_dir / "machines"
+        """With one for each machine."""
         self._accelerator = accelerator
         self._cpu = cpu or CPU_MODELS[accelerator]
         self._shared_disks = shared_disks
@@ -85,7 +89,7 @@ class QemuHypervisor:
         return {id: machine.status() for id, machine in self._machines.items()}
 
     async def recover(self) -> None:
-        make_directories(self._directory, 0o700)
+        make_directories(self.directory, 0o700)
         self._run_dir.chmod(0o700)
         if os.geteuid() != 0:
             raise HypervisorError("machines can be run by root only: each gets a user of its own")
@@ -93,7 +97,7 @@ class QemuHypervisor:
         if self._accelerator == "kvm":
             self._kvm = kvm_access(self._run_dir)
         found = await asyncio.gather(
-            *(self._recover(entry.name) for entry in sorted(self._directory.iterdir())),
+            *(self._recover(entry.name) for entry in sorted(self.directory.iterdir())),
             return_exceptions=True,
         )
         for outcome in found:
@@ -106,7 +110,7 @@ class QemuHypervisor:
 
     async def _recover(self, id: str) -> None:
         """Take over one machine, as its files and its lock say."""
-        files = MachineFiles(self._directory, id)
+        files = MachineFiles(self.directory, id)
         saved = files.load()
         identity = await wait_identity(files) if files.locked() else None
         if saved is None:
@@ -155,7 +159,7 @@ class QemuHypervisor:
 
     async def _end_strays(self) -> None:
         """End processes of ours that no known machine stands for, e.g. one whose directory was deleted."""
-        for identity, id in (await asyncio.to_thread(marked_processes, self._directory)).items():
+        for identity, id in (await asyncio.to_thread(marked_processes, self.directory)).items():
             machine = self._machines.get(id)
             if machine is None or machine.identity != identity:
                 log.warning("%s: process %d belongs to no known machine: ending it", id, identity.pid)
@@ -197,7 +201,7 @@ class QemuHypervisor:
             volumes=tuple(sorted(disk.volume for disk in config.disks)),
             nics=tuple(sorted(nic.interface for nic in config.nics)),
         )
-        files = MachineFiles(self._directory, config.id)
+        files = MachineFiles(self.directory, config.id)
         files.create()
         lock = files.take_lock()
         if lock is None:
@@ -234,7 +238,7 @@ class QemuHypervisor:
             raise HypervisorError(f"{machine.id}: its process {pid} vanished")
         machine.watch(identity)
         try:
-            await machine.connect(seconds=START_SECONDS)
+            await self._answered(machine)
         except HypervisorError as error:
             await machine.end(MachineState.crashed, messages.start_failed(str(error)))
             raise
@@ -246,6 +250,21 @@ class QemuHypervisor:
         for disk in config.disks:
             if disk.iops or disk.throughput:
                 await live.limit(disk.volume, disk.iops, disk.throughput)
+
+    async def _answered(self, machine: Machine) -> None:
+        """Connect to a machine that has just been started. The time that it is held does not count."""
+        tries = START_TRIES
+        while tries:
+            try:
+                await machine.connect(seconds=START_SECONDS / START_TRIES)
+                return
+            except HypervisorError:
+                if not machine.held:
+                    tries -= 1
+                if not tries or machine.identity is None:
+                    raise
+                while machine.held:  # noqa: ASYNC110  (another process lets it go on)
+                    await asyncio.sleep(HELD_SECONDS)
 
     def _free_uid(self) -> int:
         used = {machine.saved.uid for machine in self._machines.values()}

@@ -112,6 +112,11 @@ class Machine:
             self._changed()
 
     @property
+    def held(self) -> bool:
+        """Whether its process is stopped, and so cannot answer."""
+        return self._process is not None and self._process.held
+
+    @property
     def identity(self) -> Identity | None:
         return self._process.identity if self._process is not None else None
 
@@ -146,6 +151,7 @@ class Machine:
 
     async def connect(self, seconds: float = 10.0) -> None:
         """Connect to the process and learn its state, but not yet its disks and interfaces."""
+        self._let_go_of_monitor()
         monitor = Monitor(self.id, self.files.qmp, self._event, self._monitor_lost)
         self._monitor, self._stalls = monitor, Stalls(monitor)
         await self._while_alive(monitor.connect(seconds))
@@ -192,7 +198,7 @@ class Machine:
         """Say so while disks wait for their storage."""
         if self.state is not MachineState.running or self._disks is None or self._stalls is None:
             return
-        if not self._shares_storage():
+        if not self._shares_storage() or self.held:
             return
         stalled = await self._stalls.look()
         volumes = sorted(

@@ -139,6 +139,15 @@ class Process:
         """Whether it is in our network namespace. Raises FileNotFoundError when it has just ended."""
         return os.readlink(f"/proc/{self.pid}/ns/net") == os.readlink("/proc/self/ns/net")
 
+    @property
+    def held(self) -> bool:
+        """Whether it is stopped where it is, and so cannot answer: by the host's warden."""
+        try:
+            with open(f"/proc/{self.pid}/stat") as file:
+                return file.read().rpartition(") ")[2].startswith("T")
+        except OSError:
+            return False
+
     def kill(self) -> None:
         if self._pidfd >= 0:
             try:

@@ -12,6 +12,7 @@ import msgspec
 from gureum.san.ceph.commands import PYTHON
 from gureum.san.ceph.found import FoundImage
 from gureum.san.ceph.process import Progress, Worker
+from gureum.san.leases import FenceState
 from gureum.san.settings import SanSettings
 
 ASK_SECONDS = 15.0
@@ -196,6 +197,17 @@ class Client:
 
     async def remove_image(self, id: str) -> None:
         await self._change("remove_image", id=id)
+
+    # Hosts
+
+    async def mark_host(self, host: str, number: int) -> None:
+        await self._change("mark_host", host=host, number=number)
+
+    async def fence_state(self, host: str, number: int) -> FenceState:
+        return msgspec.convert(await self._change("fence_state", host=host, number=number), FenceState)
+
+    async def lift_fences(self, host: str, number: int) -> None:
+        await self._change("lift_fences", host=host, number=number)
 
     # Upkeep
 

@@ -15,7 +15,6 @@ from gureum.errors import PoolError
 from gureum.san import qemu_img
 from gureum.san.ceph import client as workers
 from gureum.san.ceph.client import Client
-from gureum.san.ceph.process import Worker
 from gureum.san.ceph.upkeep import Making
 from gureum.san.diskfile import import_check
 from gureum.san.settings import SanSettings
@@ -43,13 +42,9 @@ class Importer:
             await asyncio.to_thread(import_check, Path(disk), format, size_bytes)
         except OSError as error:
             raise PoolError(f"{id}: {error}") from error
-        async with self._slots:
-            client = Client(Worker(self._command))
-            try:
-                with self._making.token(self._env) as token:
-                    await self._add(client, token, id, disk, format, size_bytes)
-            finally:
-                await client.close()
+        async with self._slots, self._making.client(self._command) as client:
+            with self._making.token(self._env) as token:
+                await self._add(client, token, id, disk, format, size_bytes)
 
     async def _add(
         self, client: Client, token: str, id: str, disk: str, format: str, size_bytes: int

@@ -37,7 +37,6 @@ from gureum.san.ceph.commands import Answer, ask
 from gureum.san.ceph.health import Recovery
 from gureum.san.ceph.keys import OSD_RIGHTS
 from gureum.san.ceph.making import Maker, device_label, labels, locked, read_text, unfinished, wipe
-from gureum.san.ceph.sockets import is_in_map
 
 ASK_TIMEOUT_S = 30.0
 POLL_S = 1.0
@@ -293,13 +292,10 @@ class Change:
         self._ask({"prefix": "osd crush reweight", "name": disk.name, "weight": weight})
 
     def _wait_joined(self, disk: Disk) -> None:
-        deadline = time.monotonic() + JOIN_TIMEOUT_S
-        while not is_in_map(self.cluster.admin_socket(disk.name)):
-            if time.monotonic() > deadline:
-                raise Refused(
-                    f"{disk.name} does not join the others", f"gureum logs {disk.name}; then the same command"
-                )
-            time.sleep(POLL_S)
+        if not pools.wait_joined(self.cluster, [disk.name], time.monotonic() + JOIN_TIMEOUT_S):
+            raise Refused(
+                f"{disk.name} does not join the others", f"gureum logs {disk.name}; then the same command"
+            )
 
     def _forget(self, disk: Disk) -> None:
         """Nothing is left of an empty OSD whose daemon has ended."""

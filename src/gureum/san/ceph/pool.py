@@ -19,6 +19,7 @@ from gureum.san.ceph.client import Client
 from gureum.san.ceph.imports import Importer
 from gureum.san.ceph.process import Worker
 from gureum.san.ceph.upkeep import Making, Upkeep
+from gureum.san.leases import FenceState
 from gureum.san.live import answered
 from gureum.san.locks import KeyedLocks
 from gureum.san.records import require_format, require_id, require_size
@@ -172,6 +173,17 @@ class RbdPool:
         if found is not None and found.depth > DEPTH_MAX:
             self._upkeep.shorten(id)
         return False
+
+    # --- hosts
+
+    async def mark(self, host: str, number: int) -> None:
+        await self._client.mark_host(host, number)
+
+    async def fenced(self, host: str, number: int) -> FenceState:
+        return await self._client.fence_state(host, number)
+
+    async def lift(self, host: str, number: int) -> None:
+        await self._client.lift_fences(host, number)
 
     # --- snapshots
 

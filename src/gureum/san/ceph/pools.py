@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from gureum.errors import PoolError, PoolUnavailable
@@ -97,9 +97,10 @@ def _until(cluster: Cluster, deadline: float, steps: list[dict[str, Any]]) -> No
         time.sleep(POLL_S)
 
 
-def wait_joined(cluster: Cluster, deadline: float) -> bool:
-    """Whether all OSDs joined in time. What the monitor says may be from before they were started."""
-    while not all(is_in_map(cluster.admin_socket(name)) for name in cluster.osds):
+def wait_joined(cluster: Cluster, osds: Iterable[str], deadline: float) -> bool:
+    """Whether these joined in time. What the monitor says may be from before they were started."""
+    sockets = [cluster.admin_socket(name) for name in osds]
+    while not all(map(is_in_map, sockets)):
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_S)

@@ -10,11 +10,11 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 from gureum.env import Env
-from gureum.errors import PoolError
+from gureum.errors import PoolError, PoolUnavailable
 from gureum.san.ceph import client as workers
 from gureum.san.ceph.client import Client, Purged
 from gureum.san.ceph.process import Worker
@@ -33,14 +33,17 @@ CHILDREN_MAX = 4
 """A deleted parent's data is copied to at most so many clones. With more of them, the copies would take much
 more room than the parent that they share, and it stays until enough of them are gone."""
 LONG_MAX = 1000
-KILLED_MAX = 8
+KILLED_MAX = 32
 
 
 class Making:
-    """Tokens in the names of what this host is making now: not to be taken for what a crash has left."""
+    """What this host is making now, and who died of that and other work beside the agent's own worker."""
 
     def __init__(self) -> None:
         self.tokens: set[str] = set()
+        """In the names of what is being made: not to be taken for what a crash has left."""
+        self.killed: deque[str] = deque(maxlen=KILLED_MAX)
+        """Addresses of workers that were killed, and may hold what they had open for 30 s, or longer."""
 
     @contextmanager
     def token(self, env: Env) -> Iterator[str]:
@@ -50,6 +53,16 @@ class Making:
             yield token
         finally:
             self.tokens.discard(token)
+
+    @asynccontextmanager
+    async def client(self, command: Sequence[str]) -> AsyncIterator[Client]:
+        """A worker for one piece of work, which ends with it."""
+        client = Client(Worker(command))
+        try:
+            yield client
+        finally:
+            await client.close()
+            self.killed.extend(client.killed)
 
 
 class Upkeep:
@@ -62,7 +75,6 @@ class Upkeep:
         self._any_open = False
         self._long: dict[str, None] = {}
         self._flattening = ""
-        self._killed: deque[str] = deque(maxlen=KILLED_MAX)
 
     def begin(self) -> None:
         """From now on, until ``close``."""
@@ -95,12 +107,10 @@ class Upkeep:
             self._round.cancel()
             await asyncio.wait((self._round,))
             self._kicked.set()
-        return list(self._killed)
+        return list(self._making.killed)
 
     async def check(self, repair: bool) -> list[str]:
-        async with contextlib.AsyncExitStack() as stack:
-            client = Client(Worker(self._command))
-            stack.push_async_callback(client.close)
+        async with self._making.client(self._command) as client:
             found = await client.survey(sorted(self._making.tokens), repair)
         if repair:
             self.kick()
@@ -119,18 +129,22 @@ class Upkeep:
             await asyncio.wait((self._round,))
 
     async def _once(self) -> None:
-        client = Client(Worker(self._command))
         try:
-            if await client.lead(LEAD_SECONDS):
-                await client.fence(list(self._killed))
-                self._killed.clear()
-                await self._work(client)
-                await client.follow()
+            async with self._making.client(self._command) as client:
+                if await client.lead(LEAD_SECONDS):
+                    await self._fence(client)
+                    await self._work(client)
+                    await client.follow()
         except PoolError as error:
             log.warning("upkeep of the pool is left for later: %s", error)
-        finally:
-            await client.close()
-            self._killed.extend(client.killed)
+
+    async def _fence(self, client: Client) -> None:
+        """Who was killed holds nothing any more."""
+        killed = list(self._making.killed)
+        await client.fence(killed)
+        for address in killed:
+            with contextlib.suppress(ValueError):  # others took its place
+                self._making.killed.remove(address)
 
     async def _work(self, client: Client) -> None:
         for line in await client.survey(sorted(self._making.tokens), repair=True):
@@ -148,7 +162,13 @@ class Upkeep:
             for trashed in await client.trash():
                 if not await client.lead(LEAD_SECONDS):
                     return []
-                purged = await client.purge(trashed)
+                try:
+                    purged = await client.purge(trashed)
+                except PoolUnavailable:
+                    raise
+                except PoolError as error:
+                    log.warning("%s stays in the trash: %s", trashed.name, error)
+                    continue
                 if purged.why:
                     self._any_open = self._any_open or purged.open
                     waiting.append(purged)

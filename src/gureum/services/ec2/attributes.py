@@ -241,3 +241,19 @@ async def modify_instance_metadata_options(ctx: Context, input: Input) -> Output
         "InstanceId": instance.id,
         "InstanceMetadataOptions": describe.metadata_options(metadata, applied=False),
     }
+
+
+@operation("ec2", "ModifyInstanceMaintenanceOptions", write=True)
+async def modify_instance_maintenance_options(ctx: Context, input: Input) -> Output:
+    """AutoRecovery: whether the instance runs again when its host is lost or its machine dies."""
+    if input.get("RebootMigration"):
+        raise unsupported("RebootMigration is not supported by gureum: no reboot moves an instance.")
+    instance = await lookup.one(ctx, lookup.INSTANCE, input["InstanceId"])
+    if instance.state is InstanceState.terminated:
+        raise incorrect_instance_state(
+            f"The instance '{instance.id}' is terminated: its maintenance options cannot be modified."
+        )
+    recovery = options.recovery(input, instance.recovery)
+    if recovery != instance.recovery:
+        instance = await ctx.tx.put(replace(instance, recovery=recovery))
+    return {"InstanceId": instance.id, "AutoRecovery": describe.auto_recovery(instance)}

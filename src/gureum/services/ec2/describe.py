@@ -19,6 +19,7 @@ from gureum.resources import (
     InstanceState,
     MetadataOptions,
     NetworkInterface,
+    RecoveryPolicy,
     SecondaryAddress,
     Volume,
     Vpc,
@@ -161,7 +162,6 @@ def _common(
             "EnableResourceNameDnsARecord": False,
             "EnableResourceNameDnsAAAARecord": False,
         },
-        "MaintenanceOptions": {"AutoRecovery": "default"},
     }
 
 
@@ -199,7 +199,13 @@ def _own(parts: Parts, cloud: Cloud) -> Item:
         "StateReason": _state_reason(instance),
         "Tags": tag_list(instance.tags),
         "UsageOperationUpdateTime": instance.launched,
+        "MaintenanceOptions": {"AutoRecovery": auto_recovery(instance)},
     }
+
+
+def auto_recovery(instance: Instance) -> str:
+    """As EC2's maintenance options have it."""
+    return "default" if instance.recovery.policy is RecoveryPolicy.restart else "disabled"
 
 
 def state(state: InstanceState) -> Item:

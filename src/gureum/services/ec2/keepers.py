@@ -28,10 +28,22 @@ NOT_RUNNING = (InstanceState.stopped, InstanceState.terminated)
 
 def given(volume: Volume, host: str | None) -> Volume:
     """The volume with another keeper. Snapshots have to follow: see ``give``."""
+    former = _former(volume, host) if _half_done(volume) or host is None else volume.former
+    return replace(volume, host=host, former=former, lost=tuple(each for each in volume.lost if each != host))
+
+
+def _half_done(volume: Volume) -> bool:
     # Also what the present host removes of it elsewhere: done late, that would be of a copy made since.
-    half_done = volume.state in (VolumeState.creating, VolumeState.deleting) or bool(volume.leaves)
-    former = _former(volume, host) if half_done or host is None else volume.former
-    return replace(volume, host=host, former=former)
+    return volume.state in (VolumeState.creating, VolumeState.deleting) or bool(volume.leaves)
+
+
+def lost(volume: Volume, host: str) -> Volume:
+    """The host is lost, and may have it open: whoever opens it next takes it from that host first."""
+    gone = tuple(sorted({*volume.lost, host}))
+    if volume.host != host:
+        return replace(volume, lost=gone)
+    former = _former(volume, None) if _half_done(volume) else volume.former
+    return replace(volume, host=None, former=former, lost=gone)
 
 
 def given_snapshot(snapshot: Snapshot, host: str | None) -> Snapshot:
@@ -71,7 +83,7 @@ async def lose(tx: Transaction, instance: str, host: str) -> None:
     """The host is lost, with a machine that may still run: of what others look after, too, it is shut out."""
     for volume in await tx.find(Volume, instances=instance):
         if volume.multi_attach and volume.host != host:
-            await tx.put(replace(volume, former=tuple(sorted({*volume.former, host}))))
+            await tx.put(lost(volume, host))
 
 
 async def choose(reader: Reader, zone: str = "") -> str | None:

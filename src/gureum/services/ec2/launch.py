@@ -15,6 +15,7 @@ from gureum.resources import (
     ImageState,
     Instance,
     InstanceState,
+    Recovery,
     Volume,
 )
 from gureum.services.ec2 import capacity, describe, launch_interfaces, limits, lookup, placement
@@ -91,6 +92,7 @@ async def _plan(ctx: Context, input: Input) -> Plan:
         ebs_optimized=bool(input.get("EbsOptimized")),
         monitoring=bool((input.get("Monitoring") or {}).get("Enabled")),
         client_token=input.get("ClientToken") or "",
+        recovery=options.recovery(input.get("MaintenanceOptions"), Recovery()),
         cpu_credits=options.cpu_credits(input.get("CreditSpecification"), type),
     )
     return Plan(instance, places, disks, tags)

@@ -7,8 +7,10 @@ import binascii
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from gureum.errors import ApiError
-from gureum.resources import KeyPair, MetadataOptions
+from gureum.resources import KeyPair, MetadataOptions, Recovery, RecoveryPolicy
 from gureum.services.ec2 import limits
 from gureum.services.ec2.faults import invalid_combination, invalid_value, unsupported
 from gureum.services.ec2.instance_types import DEFAULT_TYPE, TYPES, InstanceType
@@ -39,7 +41,7 @@ _UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
     "KernelId": lambda value: not value,
     "LaunchTemplate": lambda value: False,
     "LicenseSpecifications": lambda value: not value,
-    "MaintenanceOptions": _only(AutoRecovery=("default",)),
+    "MaintenanceOptions": _only(AutoRecovery=("default", "disabled")),
     "NetworkPerformanceOptions": _only(BandwidthWeighting=("default",)),
     "Operator": lambda value: False,
     "Placement": _only(Tenancy=("", "default"), GroupName=("",), Affinity=("", "default")),
@@ -85,6 +87,18 @@ def instance_limit(asked: int, limit: int) -> ApiError:
         "InstanceLimitExceeded",
         f"You have requested more instances ({asked}) than your current instance limit of {limit} allows.",
     )
+
+
+def recovery(options: Mapping[str, Any] | None, present: Recovery) -> Recovery:
+    """As EC2's maintenance options ask: what is "disabled" may also be gureum's own way of that, to stop."""
+    wanted = (options or {}).get("AutoRecovery")
+    if wanted not in (None, "default", "disabled"):
+        raise invalid_value(f"Invalid value '{wanted}' for AutoRecovery.")
+    if wanted == "default":
+        return replace(present, policy=RecoveryPolicy.restart)
+    if wanted == "disabled" and present.policy is RecoveryPolicy.restart:
+        return replace(present, policy=RecoveryPolicy.none)
+    return present
 
 
 def instance_type(name: str | None) -> InstanceType:

@@ -1,8 +1,8 @@
-"""The Fleet API: the hosts and pools of the cloud, and what moves between them.
+"""The Fleet API: the hosts and pools of the cloud, what moves between them, and what happens to them.
 
 Not AWS's; its model is in ``gateway/models/fleet``.
 """
 
-from gureum.services.fleet import hosts, joining, pools, tracing, volumes
+from gureum.services.fleet import events, hosts, joining, pools, recovery, tracing, volumes
 
-__all__ = ["hosts", "joining", "pools", "tracing", "volumes"]
+__all__ = ["events", "hosts", "joining", "pools", "recovery", "tracing", "volumes"]

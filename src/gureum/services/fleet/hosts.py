@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from gureum.control import events
+from gureum.control.fences import begun
 from gureum.resources import (
     Host,
     HostCertificate,
@@ -17,6 +19,7 @@ from gureum.resources import (
     InstanceState,
     NatGateway,
     NatGatewayState,
+    Severity,
     Snapshot,
     Volume,
 )
@@ -75,6 +78,7 @@ async def described(ctx: Context, host: Host) -> dict[str, Any]:
     return {
         "HostId": host.id,
         "State": str(host.state),
+        "StateReason": _reason(host) or None,
         "Draining": host.draining,
         "Zone": host.zone or None,
         "Number": host.number,
@@ -99,6 +103,23 @@ async def described(ctx: Context, host: Host) -> dict[str, Any]:
             "Revoked": newest.revoked,
         },
     }
+
+
+def _reason(host: Host) -> str:
+    """Why it is not up, in words; "" if that is not known, or it is."""
+    if host.fence is not None:
+        by = f"host {host.fence.by} fences it" if host.fence.by else "no host can fence it now"
+        gone = "nothing of it runs; it takes instances again when it is back and says so"
+        done = gone if host.state is HostState.fenced else by
+        return f"given up at {_time(host.fence.began)} ({host.fence.reason}): {done}"
+    if host.state is HostState.down and host.silent:
+        watched = f"; host {host.watcher} looks whether it lives" if host.watcher else ""
+        return f"not heard of since {_time(host.silent)}{watched}"
+    return ""
+
+
+def _time(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 @operation("fleet", "DescribeHosts")
@@ -183,6 +204,27 @@ async def _forget(ctx: Context, host: Host, certificates: Sequence[HostCertifica
     await ctx.tx.delete(host)
 
 
+@operation("fleet", "FenceHost", write=True)
+async def fence_host(ctx: Context, input: Input) -> Output:
+    """What the cloud does by itself, unless most hosts fell silent at once."""
+    host = await found(ctx, input)
+    if not ctx.cloud.recovers or not host.fenceable:
+        raise wrong_state(
+            f"Host {host.id} cannot be fenced: that takes a pool that hosts share. If it is lost for good, "
+            "drain it (DrainHost) and remove it with Force (RemoveHost)."
+        )
+    if host.state is HostState.up:
+        raise wrong_state(
+            f"Host {host.id} is up: what runs there can be ended in order. Drain it (DrainHost) and stop its "
+            "instances."
+        )
+    if host.state is HostState.down:
+        host = await ctx.tx.put(begun(host, ctx.env, "somebody asked for it"))
+        text = f"host {host.id} is given up, since somebody asked for it"
+        await events.record(ctx.tx, ctx.env, "HostFencing", text, Severity.warning, host=host.id)
+    return {"Host": await described(ctx, host)}
+
+
 @operation("fleet", "RevokeHost", write=True)
 async def revoke_host(ctx: Context, input: Input) -> Output:
     """Its address is forgotten, so that no other host takes packets from it any more."""
@@ -195,5 +237,6 @@ async def revoke_host(ctx: Context, input: Input) -> Output:
     for certificate in certificates:
         if not certificate.revoked:
             await ctx.tx.put(replace(certificate, revoked=True))
-    host = await ctx.tx.put(replace(host, state=HostState.down, draining=True, address="", wireguard_key=""))
+    state = host.state if host.fence is not None else HostState.down
+    host = await ctx.tx.put(replace(host, state=state, draining=True, address="", wireguard_key=""))
     return {"Host": await described(ctx, host)}

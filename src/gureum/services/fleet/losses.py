@@ -25,7 +25,7 @@ from gureum.resources import (
 )
 from gureum.resources.volume import shared
 from gureum.services.ec2 import keepers, volume_moves
-from gureum.store.base import Transaction
+from gureum.store.base import Reader, Transaction
 
 CODE = "Server.InternalError"
 NAT_ENDED = (NatGatewayState.deleting, NatGatewayState.deleted)
@@ -71,6 +71,23 @@ async def _keeps(tx: Transaction, instance: Instance) -> bool:
     volumes = await tx.find(Volume, instances=instance.id)
     whole = bool(volumes) and all(shared(volume.pool) for volume in volumes)
     return instance.state is InstanceState.terminated or whole
+
+
+async def bound(tx: Reader, instance: Instance) -> list[Volume]:
+    """Those of its volumes that are, with a part at least, on its host's own disk."""
+    volumes = await tx.find(Volume, instances=instance.id)
+    return [volume for volume in volumes if not all(map(shared, volume.pools))]
+
+
+async def leave(tx: Transaction, instance: Instance, host: str) -> None:
+    """The instance has lost its host, and nothing with it: what it has there is for another host to take."""
+    for interface in await tx.find(NetworkInterface, instance=instance.id):
+        if interface.host is not None:
+            await tx.put(replace(interface, host=None))
+    for volume in await tx.find(Volume, instances=instance.id):
+        if volume.host == host:
+            await tx.put(keepers.lost(volume, host))
+    await keepers.lose(tx, instance.id, host)
 
 
 async def hand_over(tx: Transaction, host: Host) -> None:

@@ -55,3 +55,11 @@ def test_requests():
 
 def test_strings():
     assert encoding.read_string(b"xx" + encoding.string("größer") + b"more", 2) == ("größer", 14)
+
+
+def test_until_when_a_lock_is_held():
+    info = GET_INFO_REPLY.index(bytes.fromhex("010138000000")) + 6
+    until = (1_800_000_000).to_bytes(4, "little") + (5).to_bytes(4, "little")
+    [locker] = encoding.lockers(GET_INFO_REPLY[:info] + until + GET_INFO_REPLY[info + 8 :]).all
+    assert locker.expires == (1_800_000_000, 5)
+    assert locker.description == "desc text"

@@ -284,3 +284,40 @@ async def test_an_instance_on_a_shared_pool_survives_its_host(fleet: Any) -> Non
     assert (kept.state, kept.host, kept.former) == ("in-use", None, ("second",))
     taken = await fleet.get(Snapshot, snapshot)
     assert (taken.state, taken.host, taken.former) == ("pending", None, ("second",))
+
+
+class TestFencing:
+    @pytest.fixture
+    def recovers(self, fleet: Any) -> None:
+        fleet.rig.cloud = replace(fleet.rig.cloud, recovers=True)
+
+    async def test_one_that_is_down_is_given_up(self, fleet: Any, recovers: None) -> None:
+        await fleet.put(host(state=HostState.down, silent=1.7e9, fenceable=True))
+        (shown,) = (await fleet.call("DescribeHosts"))["Hosts"]
+        assert shown["StateReason"].startswith("not heard of since 2023-11-14 22:13:20 UTC")
+        given_up = (await fleet.call("FenceHost", HostId="host-1"))["Host"]
+        assert given_up["State"] == "fencing"
+        assert "somebody asked for it" in given_up["StateReason"]
+        again = (await fleet.call("FenceHost", HostId="host-1"))["Host"]
+        assert again == given_up
+        (event,) = (await fleet.call("DescribeEvents"))["Events"]
+        assert (event["Name"], event["HostId"], event["Severity"]) == ("HostFencing", "host-1", "warning")
+        # A person may know that it is gone for good.
+        await fleet.call("DrainHost", HostId="host-1")
+        await fleet.call("RemoveHost", HostId="host-1", Force=True)
+
+    @pytest.mark.parametrize("state", [HostState.up, HostState.down])
+    async def test_others_are_not(self, fleet: Any, recovers: None, state: HostState) -> None:
+        await fleet.put(host(state=state, fenceable=state is HostState.up))
+        error = await fleet.refused("InvalidHostStateException", "FenceHost", HostId="host-1")
+        assert ("is up" if state is HostState.up else "cannot be fenced") in str(error)
+        await fleet.refused("ResourceNotFoundException", "FenceHost", HostId="host-9")
+
+    async def test_not_where_nothing_is_recovered(self, fleet: Any) -> None:
+        await fleet.put(host(state=HostState.down, fenceable=True))
+        await fleet.refused("InvalidHostStateException", "FenceHost", HostId="host-1")
+
+    async def test_one_that_is_revoked_stays_given_up(self, fleet: Any, recovers: None) -> None:
+        await fleet.put(host(state=HostState.down, fenceable=True), certificate("host-1"))
+        await fleet.call("FenceHost", HostId="host-1")
+        assert (await fleet.call("RevokeHost", HostId="host-1"))["Host"]["State"] == "fencing"

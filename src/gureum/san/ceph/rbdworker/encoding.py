@@ -14,18 +14,22 @@ CLIENT = 8
 _STRUCTURE = struct.Struct("<BBI")
 _LENGTH = struct.Struct("<I")
 _ENTITY = struct.Struct("<Bq")
-_EXPIRATION = 8
+_TIME = struct.Struct("<II")
 _SHARED = 2
 """ClsLockType::SHARED."""
 _OLD_ADDRESS = 136
 
 
 class Locker(NamedTuple):
-    """``client`` is the number of the client that took the lock, ``cookie`` the name that it gave itself."""
+    """``client`` is the number of the client that took the lock, ``cookie`` the name that it gave itself.
+
+    ``expires``: seconds and nanoseconds of the OSD's clock, (0, 0) for never.
+    """
 
     client: int
     cookie: str
     description: str
+    expires: tuple[int, int] = (0, 0)
 
 
 class Lockers(NamedTuple):
@@ -50,6 +54,11 @@ def structure(body: bytes) -> bytes:
     return _STRUCTURE.pack(1, 1, len(body)) + body
 
 
+def flags(mask: int) -> bytes:
+    """To set these flags of an image: the flags, and which of them are meant."""
+    return struct.pack("<QQ", mask, mask)
+
+
 def lock_name(name: str) -> bytes:
     """cls_lock_get_info_op."""
     return structure(string(name))
@@ -71,8 +80,9 @@ def lockers(data: bytes) -> Lockers:
         _, client = _ENTITY.unpack_from(data, id_at)
         cookie, _ = read_string(data, id_at + _ENTITY.size)
         info_at, at = _enter(data, at)
-        description, _ = read_string(data, _after_address(data, info_at + _EXPIRATION))
-        found.append(Locker(client, cookie, description))
+        seconds, nanoseconds = _TIME.unpack_from(data, info_at)
+        description, _ = read_string(data, _after_address(data, info_at + _TIME.size))
+        found.append(Locker(client, cookie, description, (seconds, nanoseconds)))
     return Lockers(found, data[at] == _SHARED)
 
 

@@ -93,7 +93,7 @@ def settle(session: Session, name: str) -> bool:
     id = image_id(session, name)
     if not id:
         return False
-    former = _directory_name(session, id)
+    former = directory_name(session, id)
     if former == name or parse_temporary(former) is None:
         return False
     change = encoding.string(former) + encoding.string(name) + encoding.string(id)
@@ -103,7 +103,8 @@ def settle(session: Session, name: str) -> bool:
     return True
 
 
-def _directory_name(session: Session, id: str) -> str:
+def directory_name(session: Session, id: str) -> str:
+    """What the image of this id is listed as, "" if it is not."""
     try:
         _, data = session.io.execute(_DIRECTORY, "rbd", "dir_get_name", encoding.string(id))
     except rados.ObjectNotFound:

@@ -16,7 +16,7 @@ from typing import Any
 
 import rados
 
-from . import blocks, frames, images, locks, sharing, snapshots, upkeep, volumes
+from . import blocks, frames, hosts, images, locks, sharing, snapshots, upkeep, volumes
 from .session import Refused, Session, explained
 
 THREADS = 8
@@ -50,6 +50,9 @@ OPERATIONS: Mapping[str, Handler] = {
     "extents": blocks.extents,
     "read": blocks.read,
     "write": blocks.write,
+    "mark_host": hosts.mark,
+    "fence_state": hosts.fence_state,
+    "lift_fences": hosts.lift,
     "lead": locks.lead,
     "follow": locks.follow,
     "names": upkeep.all_names,

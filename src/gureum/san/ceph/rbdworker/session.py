@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,8 @@ import rados
 import rbd
 
 from .handles import Handles
+
+log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10
 MON_SECONDS = 15
@@ -189,6 +193,9 @@ def explained(what: str) -> Iterator[None]:
         raise
     except (rbd.Error, rados.Error) as error:
         number = abs(getattr(error, "errno", 0) or 0)
+        if number == errno.ESHUTDOWN:
+            log.warning("the storage cluster has shut this client out: it begins anew as another")
+            os._exit(1)
         if number in (errno.ENOSPC, errno.EDQUOT):
             raise Refused(f"{what}: the storage cluster is full ({error})", "full") from error
         kinds = {errno.ENOENT: "missing", errno.EBUSY: "busy", errno.ETIMEDOUT: "busy"}

@@ -36,14 +36,8 @@ def share(session: Session, id: str) -> int:
     Its depth.
     """
     with explained(id):
-        try:
-            with session.image(id, read_only=True) as image:
-                found = names.marks(image)
-                object = locks.header(image)
-        except rbd.ImageNotFound:
-            raise Refused(f"there is no volume {id}", "missing") from None
-        if found.get(names.DELETED):
-            raise Refused(f"there is no volume {id}", "missing")
+        with volumes.existing(session, id, read_only=True) as (image, found):
+            object = locks.header(image)
         session.handles.drop(id)
         locks.take(session, id, object, shared=True)
         locks.begin_opening(session, id, object)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import rbd
@@ -15,6 +16,19 @@ log = logging.getLogger(__name__)
 
 EVICTED_SECONDS = 30 * 24 * 3600
 """How long a lost host's clients are shut out: longer than one sleeps that wakes up once more."""
+
+
+@contextmanager
+def existing(session: Session, id: str, read_only: bool = False) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """A volume's image, open, and what is written down with it. Refused where there is none (any more)."""
+    try:
+        with session.image(id, read_only=read_only) as image:
+            found = names.marks(image)
+            if found.get(names.DELETED):
+                raise Refused(f"there is no volume {id}", "missing")
+            yield image, found
+    except rbd.ImageNotFound:
+        raise Refused(f"there is no volume {id}", "missing") from None
 
 
 def find(session: Session, id: str) -> dict[str, Any] | None:
@@ -75,15 +89,9 @@ def _is_made(session: Session, id: str, source: str) -> bool:
 def mark_partial(session: Session, id: str, partial: bool) -> None:
     """Also while a machine has it open."""
     session.handles.drop(id)
-    with explained(id):
-        try:
-            with session.image(id) as image:
-                if is_husk(image):
-                    raise Refused(f"there is no volume {id}", "missing")
-                if bool(names.marks(image).get(names.PARTIAL)) != partial:
-                    names.mark(image, **{names.PARTIAL: partial})
-        except rbd.ImageNotFound:
-            raise Refused(f"there is no volume {id}", "missing") from None
+    with explained(id), existing(session, id) as (image, found):
+        if bool(found.get(names.PARTIAL)) != partial:
+            names.mark(image, **{names.PARTIAL: partial})
 
 
 def _make(
@@ -116,33 +124,21 @@ def _require_source(session: Session, id: str, size: int, source: str, parent: s
 
 def resize(session: Session, id: str, size: int) -> None:
     session.handles.drop(id)
-    with explained(id):
-        try:
-            with session.image(id) as image:
-                if is_husk(image):
-                    raise Refused(f"there is no volume {id}", "missing")
-                present = image.size()
-                if size < present:
-                    raise Refused(f"{id} has {present} bytes, and cannot shrink to {size}")
-                if size > present:
-                    session.require_room()
-                    image.resize(size)
-        except rbd.ImageNotFound:
-            raise Refused(f"there is no volume {id}", "missing") from None
+    with explained(id), existing(session, id) as (image, _):
+        present = image.size()
+        if size < present:
+            raise Refused(f"{id} has {present} bytes, and cannot shrink to {size}")
+        if size > present:
+            session.require_room()
+            image.resize(size)
 
 
 def open_(session: Session, id: str) -> int:
     """Make the volume this host's; Refused while it is another's. Its depth."""
     with explained(id):
-        try:
-            with session.image(id, read_only=True) as image:
-                found = names.marks(image)
-                object = locks.header(image)
-                shared = not image.features() & rbd.RBD_FEATURE_EXCLUSIVE_LOCK
-        except rbd.ImageNotFound:
-            raise Refused(f"there is no volume {id}", "missing") from None
-        if found.get(names.DELETED):
-            raise Refused(f"there is no volume {id}", "missing")
+        with existing(session, id, read_only=True) as (image, found):
+            object = locks.header(image)
+            shared = not image.features() & rbd.RBD_FEATURE_EXCLUSIVE_LOCK
         session.handles.drop(id)
         locks.take(session, id, object)
         if shared:
@@ -216,11 +212,29 @@ def delete(session: Session, id: str) -> None:
             kept = user_snapshots(image)
             if kept and not is_husk(image):
                 names.mark(image, **{names.DELETED: True})
-            if kept and image.size():
-                image.resize(0)
+            if kept:
+                shrink(image)
         if not kept:
             to_trash(session, id)
         locks.release(session, object, locks.cookie(session))
+
+
+def shrink(image: Any) -> None:
+    """Give back what its snapshots do not need of a husk.
+
+    Not while it has a parent: all that its snapshots share with that would be copied first, and beside a
+    ``flatten`` of another client it could be lost.
+    """
+    if image.size() and not has_parent(image):
+        image.resize(0)
+
+
+def has_parent(image: Any) -> bool:
+    try:
+        image.parent_id()
+    except rbd.ImageNotFound:
+        return False
+    return True
 
 
 def to_trash(session: Session, name: str) -> None:

@@ -1,0 +1,284 @@
+"""The warden's process: looks after the host's machines until it is told to end.
+
+Its main thread waits for nothing but time: not for the cluster (``lease``), a disk, or whoever reads its log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from typing import Any
+
+from gureum.agent.warden import notes
+from gureum.agent.warden.custody import Custody, Decision, Marks
+from gureum.agent.warden.guests import Guests
+from gureum.agent.warden.lease import Lease, Settings, Told
+
+WAIT_CONFIG_SECONDS = 0.5
+IDLE_SECONDS = 1.0
+HELD_SECONDS = 0.25
+"""Between looks while nothing may run: for machines that were being started."""
+END_SECONDS = 2.0
+OOM_SCORE = "-999"
+NICE = -15
+LINES_MAX = 1000
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
+_CLONE_NEWNET = 0x40000000
+
+
+class Log:
+    """Lines for people, written by a thread: the disk they go to may be gone."""
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque(maxlen=LINES_MAX)
+        self._due = threading.Event()
+        self.idle = threading.Event()
+        """All is written."""
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    def say(self, text: str) -> None:
+        self.idle.clear()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+        self._lines.append(f"{stamp}Z warden: {text}\n")
+        self._due.set()
+
+    def _write(self) -> None:
+        while self._due.wait():
+            self._due.clear()
+            while self._lines:
+                with contextlib.suppress(OSError):
+                    os.write(2, self._lines.popleft().encode(errors="replace"))
+            self.idle.set()
+
+
+class Warden:
+    """``look`` does what is due, and says how long until the next look."""
+
+    def __init__(self, lease: Lease, guests: Guests, directory: str, log: Log) -> None:
+        self._lease = lease
+        self._guests = guests
+        self._log = log
+        self._word = notes.Note(directory, notes.WORD)
+        self._state = notes.Note(directory, notes.STATE)
+        earlier = self._state.read()
+        self._custody = Custody(float(earlier.get("lease", 0.0)))
+        self._held = bool(earlier.get("held", False))
+        """Machines may be stopped; noted before they are, and until they go on."""
+        self._stopped = False
+        """None runs, as far as a last look went."""
+        self._why = ""
+        self._error = "the storage cluster was not reached yet"
+        self._recorded = Marks()
+        """As last read in the cluster."""
+
+    def look(self) -> float:
+        self._listen()
+        now = notes.now()
+        decision = self._custody.decide(now)
+        self._lease.wanted = decision is not Decision.kill
+        match decision:
+            case Decision.run:
+                self._run()
+            case Decision.freeze:
+                self._freeze(now)
+            case Decision.kill:
+                self._kill()
+        self._note()
+        left = self._custody.until - notes.now()
+        return max(0.0, min(IDLE_SECONDS, left)) if decision is Decision.run else HELD_SECONDS
+
+    def _listen(self) -> None:
+        sent = self._word.read().get("sent")
+        if sent is not None:
+            self._custody.heard(float(sent), notes.now())
+        while (told := self._lease.news()) is not None:
+            self._take(told)
+
+    def _take(self, told: Told) -> None:
+        custody = self._custody
+        self._error = told.error
+        if told.marks is None:
+            return
+        self._recorded = told.marks
+        if told.renewed:
+            self._lease.may_break = False
+            custody.renewed(told.began, told.marks)
+        else:
+            custody.marked(told.marks)
+        if told.foreign:
+            self._error = f"its lease is held by {told.foreign}"
+            if not self._lease.may_break and custody.may_take_over(notes.now(), self._stopped):
+                # In this order: what is broken counts no more.
+                custody.lost_lease()
+                self._lease.may_break = True
+                self._lease.hurry()
+
+    def _run(self) -> None:
+        self._stopped = False
+        if self._held and notes.now() < self._custody.until:
+            self._guests.go_on()
+            self._held = False
+            self._explain("")
+
+    def _freeze(self, now: float) -> None:
+        self._held = True
+        if not self._stopped:
+            self._note()
+        whole = self._guests.stop()
+        if not self._stopped:
+            which = "may not run" if whole else "are being stopped"
+            self._explain(f"{self._custody.silence(now)}: machines {which}", self._error)
+        self._stopped = whole
+
+    def _kill(self) -> None:
+        self._held = True
+        marks = self._custody.marks
+        whole = self._guests.kill()
+        self._stopped = whole
+        self._explain(
+            f"this host was given up (fence {marks.fence}): machines are ended, and none is started"
+        )
+        if whole and marks.killed < marks.fence:
+            self._custody.marked(Marks(killed=marks.fence))
+            self._lease.acknowledge(marks.fence)
+
+    def _explain(self, why: str, detail: str = "") -> None:
+        if why != self._why:
+            self._why = why
+            self._log.say((why or "machines may run") + (f" ({detail})" if detail else ""))
+
+    def _note(self) -> None:
+        custody = self._custody
+        self._state.write(
+            lease=custody.lease_until,
+            held=self._held,
+            until=0.0 if self._held else custody.until,
+            fence=self._recorded.killed,
+            why=self._why[:200],
+            error=self._error[:200],
+            pid=os.getpid(),
+        )
+
+    def close(self) -> bool:
+        """Give the lease back, unless machines are left that need it; whether none are."""
+        if self._guests.pids():
+            self._log.say("ends, and leaves machines to the next warden")
+            return False
+        self._lease.end()
+        self._lease.ended.wait(END_SECONDS)
+        return True
+
+
+def protect(log: Log) -> None:
+    """From lack of memory, from being swapped out, and from those that want the CPU."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) != 0:
+        log.say(f"its memory cannot be locked: {os.strerror(ctypes.get_errno())}")
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write(OOM_SCORE)
+    except OSError as error:
+        log.say(f"it is not preferred to other processes: {error.strerror}")
+
+
+def enter(namespace: str) -> None:
+    """Before any thread is started. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    file = os.open(f"/run/netns/{namespace}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.setns(file, _CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), "setns")
+    finally:
+        os.close(file)
+
+
+def read_config(path: str) -> tuple[dict[str, Any], int]:
+    """It, and when it was written; ({}, 0) while there is none."""
+    try:
+        with open(path) as file:
+            return json.load(file), os.fstat(file.fileno()).st_mtime_ns
+    except (OSError, ValueError):
+        return {}, 0
+
+
+def changed(path: str, since: int) -> bool:
+    try:
+        return os.stat(path).st_mtime_ns != since
+    except OSError:
+        return False
+
+
+def look_after(host_directory: str, config_path: str, signals: int, wake: int) -> int:
+    """Until a signal comes: 0; another number when it is to begin anew, with another configuration."""
+    config, written = read_config(config_path)
+    while not config:
+        if select.select([signals], [], [], WAIT_CONFIG_SECONDS)[0]:
+            return 0
+        config, written = read_config(config_path)
+    if config["netns"]:
+        enter(config["netns"])
+    directory = notes.directory(host_directory)
+    os.makedirs(directory, 0o700, exist_ok=True)
+    lock = os.open(f"{directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    log = Log()
+    protect(log)
+    fields = {name: config[name] for name in Settings._fields if name != "which"}
+    which = f"{notes.boot_id()[:8]}.{os.getpid()}.{notes.now():.3f}"
+    lease = Lease(Settings(**fields, which=which), lambda: wake_up(wake))
+    warden = Warden(lease, Guests(config["machines"]), directory, log)
+    log.say(f"looks after the machines of host {config['host']}, cloud {config['cloud']}")
+    lease.wanted = True
+    lease.start()
+    seconds = warden.look()
+    while True:
+        if select.select([signals], [], [], seconds)[0] and signal.SIGTERM in os.read(signals, 4096):
+            if warden.close():
+                notes.remove(directory)
+            log.idle.wait(END_SECONDS)
+            return 0
+        seconds = warden.look()
+        if changed(config_path, written):
+            log.say("its configuration has changed: it begins anew")
+            log.idle.wait(END_SECONDS)
+            return 1
+
+
+def wake_up(pipe: int) -> None:
+    with contextlib.suppress(BlockingIOError):
+        os.write(pipe, b"\0")
+
+
+def main(arguments: list[str]) -> int:
+    """--state-dir DIRECTORY [--host NUMBER]"""
+    options = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    state_dir, number = options["--state-dir"], options.get("--host", "")
+    name = f"warden-{number}" if number else "warden"
+    host_directory = f"{state_dir}/hosts/{number}" if number not in ("", "0") else state_dir
+    os.chdir("/")  # not to keep a file system busy
+    signals, wake = os.pipe()
+    for end in (signals, wake):
+        os.set_blocking(end, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda *_: None)
+    with open(f"{state_dir}/run/{name}.ready", "w") as file:
+        file.write(f'{{"pid": {os.getpid()}}}\n')
+    code = look_after(host_directory, f"{host_directory}/run/{notes.CONFIG}", signals, wake)
+    if code:
+        os.execv(sys.executable, sys.orig_argv)
+    os._exit(0)  # librados' threads may never end
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

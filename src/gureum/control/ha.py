@@ -1,0 +1,396 @@
+"""Hosts that are lost: found, fenced by another host, and what ran on them started elsewhere.
+
+up       -> down      it was not heard of for its lease
+down     -> fencing   something there is wanted elsewhere, a host is up that reaches the storage cluster, and
+                      sees there that the lost one does not renew its lease; or that lasts too long
+fencing  -> fenced    that host says that nothing of it runs any more
+fenced   -> up        its instances have left it, and it says itself that it has nothing of before
+
+Each step is one transaction, and depends only on the store and on what hosts say: any manager goes on where
+the last one was killed. If most hosts fall silent at once the manager is more likely to be cut off than
+they are to be lost: then nothing is done until that changes, or until somebody says ``FenceHost``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from msgspec.structs import replace
+
+from gureum.control import events, recovery
+from gureum.control.fences import begun
+from gureum.control.hosts import Hosts
+from gureum.control.observed import HostView, Observed
+from gureum.env import Env
+from gureum.errors import StoreError
+from gureum.resources import (
+    Event,
+    Host,
+    HostState,
+    Instance,
+    InstanceState,
+    NatGateway,
+    NatGatewayState,
+    Severity,
+    Volume,
+)
+from gureum.store.base import Change, Reader, Store, Transaction
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 1.0
+PLACE_SECONDS = 5.0
+"""How often a place is looked for again."""
+AT_ONCE_SECONDS = 10.0
+"""Hosts that fall silent within this time of each other did so at once."""
+ALIVE_SECONDS = 30.0
+"""How long a host may be silent while it renews its lease: only its agent is away, and its machines run."""
+FENCE_SECONDS_MAX = 20.0
+"""After which another host tries to carry a fence out."""
+BATCH_MAX = 64
+HOLDS_NAT = (NatGatewayState.pending, NatGatewayState.available)
+
+
+class Ha:
+    """``run`` works until cancelled. ``kick(kind, id)`` lets a reconciler look at a thing."""
+
+    def __init__(
+        self,
+        env: Env,
+        store: Store,
+        hosts: Hosts,
+        observed: Observed,
+        kick: Callable[[str, str], None],
+    ) -> None:
+        self._env = env
+        self._store = store
+        self._heard = hosts
+        self._observed = observed
+        self._kick = kick
+        self._hosts: dict[str, Host] = {}
+        self._homeless: set[str] = set()
+        """Instances that wait for a host."""
+        self._held: dict[str, float] = {}
+        """Instances that are not started before a time (Unix)."""
+        self._idle: set[str] = set()
+        """Lost hosts of which nothing is wanted elsewhere, as far as is known."""
+        self._told: dict[str, str] = {}
+        """By host, the name of what was last told of it while it is not fenced."""
+        self._place_at = 0.0
+        self._wake = asyncio.Event()
+
+    # What is known
+
+    async def load(self, reader: Reader) -> None:
+        for host in await reader.find(Host):
+            self._learn(Host.kind, host.id, host)
+        for instance in await reader.find(Instance, state=str(InstanceState.pending)):
+            self._learn(Instance.kind, instance.id, instance)
+
+    def changed(self, change: Change) -> bool:
+        """Whether hosts must be told something else of fences."""
+        record = change.record
+        if isinstance(record, Event):
+            events.happened(record)
+        if change.kind in (Host.kind, Instance.kind):
+            return self._learn(change.kind, change.id, record)
+        return False
+
+    def _learn(self, kind: str, id: str, record: object) -> bool:
+        if kind == Host.kind:
+            before = self._hosts.pop(id, None)
+            if isinstance(record, Host):
+                self._hosts[id] = record
+                if record.state is HostState.up:
+                    self._idle.discard(id)
+                    self._told.pop(id, None)
+            if _told_of(before) != _told_of(self._hosts.get(id)):
+                self._wake.set()
+                return True
+            return False
+        self._homeless.discard(id)
+        self._held.pop(id, None)
+        if isinstance(record, Instance):
+            if record.host is not None:
+                self._idle.discard(record.host)
+            if record.state is InstanceState.pending and record.recovers:
+                if record.host is None:
+                    self._homeless.add(id)
+                if record.restart_at:
+                    self._held[id] = record.restart_at
+        return False
+
+    def heard(self) -> None:
+        """A host said something new."""
+        if any(host.fence is not None for host in self._hosts.values()):
+            self._wake.set()
+
+    # The work
+
+    async def run(self) -> None:
+        async with self._store.read() as reader:
+            await self.load(reader)
+        while True:
+            try:
+                async with asyncio.timeout(TICK_SECONDS):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            try:
+                await self.step()
+            except Exception as error:
+                # Without this nothing would be looked after any more, or the manager end again and again.
+                expected = isinstance(error, StoreError)
+                log.error(
+                    "what is lost is not looked after, will try again: %s",
+                    error,
+                    exc_info=None if expected else error,
+                )
+                await asyncio.sleep(TICK_SECONDS)
+
+    async def step(self) -> None:
+        for id in self._heard.silent():
+            await self._heard.down(id)
+        for host in sorted(self._hosts.values(), key=lambda host: host.id):
+            if host.state is HostState.down and host.silent and not self._heard.heard(host.id):
+                await self._consider(host)
+            elif host.state is HostState.fencing:
+                await self._fence(host)
+            elif host.state is HostState.fenced:
+                await self._leave(host)
+                await self._lift(host)
+        if self._homeless and asyncio.get_running_loop().time() >= self._place_at:
+            await self._place()
+        waiting = {id: at for id, at in self._held.items() if recovery.is_due(self._env, at)}
+        if waiting:
+            await self._store.transact(lambda tx: recovery.due(tx, self._env, waiting), frees=True)
+
+    # Fences
+
+    async def _consider(self, host: Host) -> None:
+        if host.id in self._idle:
+            return
+        async with self._store.read() as reader:
+            wanted, stays = await self._wanted(reader, host)
+        if stays and not wanted:
+            await self._tell(host, "InstancesWait", f"{host.id} is waited for: {stays}")
+        if not wanted:
+            self._idle.add(host.id)
+            return
+        if not host.fenceable:
+            text = f"host {host.id} cannot be fenced, since it reached no shared pool: {wanted} wait for it"
+            await self._tell(host, "CannotFence", text)
+            return
+        if silent := self._suspects(host):
+            text = (
+                f"most hosts fell silent at once ({', '.join(silent)}): perhaps this manager is cut off, so "
+                "nothing is started elsewhere. If they are lost: gureum host fence HOST"
+            )
+            await self._tell(host, "MostHostsSilent", text)
+            return
+        by = self._able(host, host.watcher)
+        if not by:
+            text = f"no other host is up and reaches the storage cluster, so {host.id} cannot be fenced"
+            await self._tell(host, "CannotFence", text)
+        elif by != host.watcher:
+            await self._store.transact(lambda tx: self._watch(tx, host, by), frees=True)
+        elif self._is_over(host):
+            await self._store.transact(lambda tx: self._begin(tx, host, by), frees=True)
+
+    async def _watch(self, tx: Transaction, host: Host, by: str) -> None:
+        now = await tx.get(Host, host.id)
+        if now is not None and now.state is HostState.down:
+            await tx.put(replace(now, watcher=by))
+
+    def _is_over(self, host: Host) -> bool:
+        """Whether its lease has ended, as its watcher says; or it is silent for too long all the same."""
+        view = self._observed.hosts[host.watcher]
+        seen = next((each for each in view.fences if each.host == host.id and not each.number), None)
+        if seen is None or view.revision < host.version:
+            return False
+        late = abs(self._env.now() - host.silent) > ALIVE_SECONDS
+        return seen.done or (seen.alive and late)
+
+    async def _wanted(self, reader: Reader, host: Host) -> tuple[str, str]:
+        """What of the host could be elsewhere, and what only waits for it, with the reason; for people."""
+        moves, stays = [], []
+        for instance in await reader.find(Instance, host=host.id):
+            if instance.state not in (*recovery.RUNS, *recovery.ENDS):
+                continue
+            why = await recovery.waits(reader, instance)
+            if why:
+                stays.append(f"{instance.id} ({why})")
+            else:
+                moves.append(instance.id)
+        moves += [nat.id for nat in await reader.find(NatGateway, host=host.id) if nat.state in HOLDS_NAT]
+        return ", ".join(moves), ", ".join(stays)
+
+    def _suspects(self, host: Host) -> list[str]:
+        """The hosts that fell silent together with this one, if that are most; else none."""
+        quiet = self._heard.quiet()
+        at_once = quiet | {
+            other.id
+            for other in self._hosts.values()
+            if other.silent
+            and other.state is not HostState.up
+            and abs(other.silent - host.silent) <= AT_ONCE_SECONDS
+        }
+        up = {other.id for other in self._hosts.values() if other.state is HostState.up} - at_once
+        return sorted(at_once) if len(at_once) > max(1, len(up)) else []
+
+    def _able(self, host: Host, present: str) -> str:
+        """The host that is to fence this one: the present one while it can, "" for none."""
+        able = [id for id, view in sorted(self._observed.hosts.items()) if self._can_fence(id, view)]
+        able = [id for id in able if id != host.id]
+        if not able or present in able:
+            return present if present in able else ""
+        return able[0]
+
+    def _can_fence(self, id: str, view: HostView) -> bool:
+        host = self._hosts.get(id)
+        if host is None or host.state is not HostState.up or id in self._heard.quiet():
+            return False
+        reaches = bool(view.pools) and not any(pool.error for pool in view.pools)
+        return reaches and view.warden is not None and view.warden.permitted
+
+    async def _begin(self, tx: Transaction, host: Host, by: str) -> None:
+        now = await tx.get(Host, host.id)
+        if now is None or now.state is not HostState.down or self._heard.heard(host.id):
+            return
+        silent = self._env.now() - now.silent + self._heard.lease(host.id)
+        reason = f"not heard of for {max(0.0, silent):.0f} s"
+        await tx.put(begun(now, self._env, reason, by))
+        text = f"host {host.id} is given up ({reason}): host {by} fences it"
+        await events.record(tx, self._env, "HostFencing", text, Severity.warning, host=host.id)
+
+    async def _fence(self, host: Host) -> None:
+        fence = host.fence
+        assert fence is not None
+        for view in self._observed.hosts.values():
+            for seen in view.fences:
+                if (seen.host, seen.number) == (host.id, fence.number) and seen.done:
+                    await self._store.transact(partial(self._fenced, host=host, how=seen.message), frees=True)
+                    await self._leave(host)
+                    return
+        by = self._able(host, fence.by)
+        late = abs(self._env.now() - fence.since) > FENCE_SECONDS_MAX
+        if by == fence.by and not (by and late):
+            if not by:
+                text = f"no other host is up and reaches the storage cluster, so {host.id} cannot be fenced"
+                await self._tell(host, "CannotFence", text)
+            return
+        if late:
+            by = self._next(host, by)
+        if by != fence.by:
+            await self._store.transact(lambda tx: self._reassign(tx, host, by), frees=True)
+
+    def _next(self, host: Host, present: str) -> str:
+        """Another host than the one that did not come to an end with it, if there is one."""
+        able = [id for id, view in sorted(self._observed.hosts.items()) if self._can_fence(id, view)]
+        able = [id for id in able if id != host.id]
+        return next((id for id in able if id > present), able[0] if able else present)
+
+    async def _reassign(self, tx: Transaction, host: Host, by: str) -> None:
+        now = await tx.get(Host, host.id)
+        if now is not None and now.state is HostState.fencing and now.fence is not None:
+            await tx.put(replace(now, fence=replace(now.fence, by=by, since=self._env.now())))
+            text = f"host {by} fences host {host.id} now" if by else f"no host can fence {host.id} now"
+            await events.record(tx, self._env, "HostFencing", text, Severity.warning, host=host.id)
+
+    async def _fenced(self, tx: Transaction, host: Host, how: str) -> None:
+        now = await tx.get(Host, host.id)
+        if now is None or now.state is not HostState.fencing or now.fence != host.fence:
+            return
+        await tx.put(replace(now, state=HostState.fenced))
+        text = f"host {host.id} is fenced: {how or 'nothing of it runs any more'}"
+        await events.record(tx, self._env, "HostFenced", text, host=host.id)
+        _, stays = await self._wanted(tx, now)
+        if stays:
+            text = f"{host.id} is waited for: {stays}"
+            await events.record(tx, self._env, "InstancesWait", text, Severity.warning, host=host.id)
+        for nat in await tx.find(NatGateway, host=host.id):
+            self._kick(nat.kind, nat.id)
+
+    # What was on it
+
+    async def _leave(self, host: Host) -> None:
+        """Let all that can be elsewhere leave a fenced host."""
+        while host.id not in self._idle:
+            left = await self._store.transact(lambda tx: self._leave_some(tx, host), frees=True)
+            if left < BATCH_MAX:
+                self._idle.add(host.id)
+            if left:
+                await self._place()
+
+    async def _leave_some(self, tx: Transaction, host: Host) -> int:
+        """How many left."""
+        now = await tx.get(Host, host.id)
+        if now is None or now.state is not HostState.fenced:
+            return 0
+        states = [str(state) for state in (*recovery.RUNS, *recovery.ENDS)]
+        count = 0
+        for instance in sorted(await tx.find(Instance, host=host.id, state=states), key=recovery.order):
+            if not await recovery.waits(tx, instance):
+                await recovery.leave(tx, self._env, instance, now)
+                count += 1
+            if count == BATCH_MAX:
+                break
+        return count
+
+    async def _place(self) -> None:
+        """Those with more priority first. One that finds no room keeps no smaller one from its place."""
+        self._place_at = asyncio.get_running_loop().time() + PLACE_SECONDS
+        async with self._store.read() as reader:
+            found = await reader.find(Instance, state=str(InstanceState.pending))
+        homeless = sorted((each for each in found if each.recovers and each.host is None), key=recovery.order)
+        for at in range(0, len(homeless), BATCH_MAX):
+            batch = [each.id for each in homeless[at : at + BATCH_MAX]]
+            await self._store.transact(partial(self._place_some, ids=batch), frees=True)
+
+    async def _place_some(self, tx: Transaction, ids: Iterable[str]) -> None:
+        for id in ids:
+            await recovery.place(tx, self._env, id)
+
+    # Its return
+
+    async def _lift(self, host: Host) -> None:
+        view, fence = self._observed.hosts.get(host.id), host.fence
+        if view is None or fence is None or not self._heard.heard(host.id) or host.id not in self._idle:
+            return
+        if view.warden is None or view.warden.fence < fence.number or view.machines_live():
+            return
+        await self._store.transact(lambda tx: self._lifted(tx, host), frees=True)
+
+    async def _lifted(self, tx: Transaction, host: Host) -> None:
+        now = await tx.get(Host, host.id)
+        if now is None or now.state is not HostState.fenced or now.fence is None:
+            return
+        for volume in await tx.find(Volume):
+            keeper = self._hosts.get(volume.host or "")
+            if volume.multi_attach and host.id in volume.lost and keeper is not None and keeper.schedulable:
+                return  # what its keeper takes from this host must not be what it has opened anew
+        await tx.put(
+            replace(now, state=HostState.up, fence=None, silent=0.0, lifted=max(now.lifted, now.fence.number))
+        )
+        states = [str(state) for state in recovery.RUNS]
+        for instance in await tx.find(Instance, host=host.id, state=states):
+            await recovery.rejoin(tx, self._env, instance)
+        text = f"host {host.id} is back, has nothing of before, and takes instances again"
+        await events.record(tx, self._env, "HostUp", text, host=host.id)
+
+    async def _tell(self, host: Host, name: str, message: str) -> None:
+        """Once for each silence of the host, until there is something else to say."""
+        if self._told.get(host.id) == name:
+            return
+        self._told[host.id] = name
+        await self._store.transact(
+            lambda tx: events.record(tx, self._env, name, message, Severity.warning, host=host.id), frees=True
+        )
+
+
+def _told_of(host: Host | None) -> tuple[object, ...]:
+    return (host.state, host.watcher, host.fence, host.lifted) if host is not None else ()

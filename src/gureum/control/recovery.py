@@ -1,0 +1,234 @@
+"""What becomes of an instance whose host was lost, or whose machine died.
+
+Its ``recovery`` says what is wanted. What is lost with a host is started elsewhere only if all its volumes
+are in shared pools, and only after the host was fenced: ``control.ha`` sees to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from gureum.control import captures, events, instances
+from gureum.control.observed import Observed
+from gureum.control.placement import NoCapacity, choose_host
+from gureum.env import Env
+from gureum.hostspec import MachineReport, MachineState
+from gureum.resources import (
+    Host,
+    Instance,
+    InstanceState,
+    RecoveryPolicy,
+    Severity,
+    StateReason,
+    Volume,
+    VolumeState,
+)
+from gureum.services.fleet import losses
+from gureum.store.base import Reader, Transaction
+
+HOST_FAILURE = "Server.HostFailure"
+MACHINE_FAILURE = "Server.InternalError"
+CRASHES_MAX = 5
+CRASHES_SECONDS = 600.0
+"""Of a machine that dies more often than CRASHES_MAX times in this time, it is not tried again."""
+BACKOFF_SECONDS_MAX = 60.0
+
+RUNS = (InstanceState.pending, InstanceState.running)
+ENDS = (InstanceState.stopping, InstanceState.shutting_down)
+
+
+async def waits(tx: Reader, instance: Instance) -> str:
+    """Why it can't leave a host that is lost, for people; "" if it can."""
+    bound = await losses.bound(tx, instance)
+    if bound:
+        names = ", ".join(volume.id for volume in bound)
+        return f"{names} is on that host's own disk" if len(bound) == 1 else f"{names} are on its own disk"
+    if not await tx.count(Volume, instances=instance.id):
+        return "it has no volume that another host could open"
+    if instance.state in RUNS and instance.recovery.policy is RecoveryPolicy.none:
+        return "its recovery is switched off"
+    return ""
+
+
+async def leave(tx: Transaction, env: Env, instance: Instance, host: Host) -> None:
+    """The instance leaves its host, which is fenced: nothing of it runs there."""
+    if instance.capturing:
+        await captures.release(tx, instance)
+    await losses.leave(tx, instance, host.id)
+    if instance.state in ENDS:
+        await tx.put(replace(instance, host=None))
+        return
+    fence = host.fence
+    why = f" ({fence.reason})" if fence is not None else ""
+    message = f"host {host.id} was lost{why}"
+    reason = StateReason(HOST_FAILURE, f"{HOST_FAILURE}: {message}")
+    again = instance.recovery.policy is RecoveryPolicy.restart
+    await tx.put(
+        replace(
+            instance,
+            state=InstanceState.pending if again else InstanceState.stopping,
+            state_reason=reason,
+            transition_reason=reason.message,
+            host=None,
+            generation=instance.next_generation if again else instance.generation,
+            reboots=0 if again else instance.reboots,
+            capturing=(),
+            impaired="",
+            recovers=env.now() if again else 0.0,
+            restart_at=0.0,
+        )
+    )
+    text = "it is started elsewhere" if again else "it is stopped, as its recovery says"
+    await events.record(
+        tx,
+        env,
+        "InstanceRestarting" if again else "InstanceStopped",
+        f"{instance.id}: {message}; {text}",
+        Severity.warning,
+        host=host.id,
+        instance=instance.id,
+    )
+
+
+async def rejoin(tx: Transaction, env: Env, instance: Instance) -> None:
+    """The host that it waited for is back: its machine was ended there, and starts anew."""
+    if instance.recovery.policy is RecoveryPolicy.stop:
+        reason = StateReason(HOST_FAILURE, f"{HOST_FAILURE}: host {instance.host} was lost")
+        ending = replace(
+            instance,
+            state=InstanceState.stopping,
+            state_reason=reason,
+            transition_reason=reason.message,
+            force=True,
+        )
+        await tx.put(ending)
+        return
+    if instance.capturing:
+        return  # it is off, as it should be
+    await tx.put(
+        replace(
+            instance,
+            state=InstanceState.pending,
+            generation=instance.next_generation,
+            reboots=0,
+            impaired="",
+            recovers=env.now(),
+            restart_at=0.0,
+        )
+    )
+
+
+def order(instance: Instance) -> tuple[int, float, str]:
+    """Who is started first."""
+    return -instance.recovery.priority, instance.launched.timestamp(), instance.id
+
+
+async def place(tx: Transaction, env: Env, id: str) -> None:
+    """Find a host for an instance that lost its own; if none has room, it waits."""
+    instance = await tx.get(Instance, id)
+    if instance is None or instance.state is not InstanceState.pending or instance.host is not None:
+        return
+    for volume in await tx.find(Volume, instances=id):
+        if volume.state is VolumeState.error:
+            await instances.launch_failed(tx, env, instance, f"Volume {volume.id}: {volume.message}")
+            return
+    try:
+        host = await choose_host(tx, instance)
+    except NoCapacity as error:
+        if instance.impaired != str(error):
+            await tx.put(replace(instance, impaired=str(error)))
+            text = f"{id} waits to be started again: {error}"
+            await events.record(tx, env, "InstanceWaits", text, Severity.warning, instance=id)
+        return
+    await instances.place_on(tx, replace(instance, impaired=""), host.id)
+    text = f"{id} starts on host {host.id}, as generation {instance.generation}"
+    await events.record(tx, env, "InstancePlaced", text, host=host.id, instance=id)
+
+
+async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> None:
+    """As ``instances.reconcile``, in a cloud that recovers."""
+    instance = await tx.get(Instance, id)
+    if instance is None:
+        return
+    host = await tx.get(Host, instance.host) if instance.host is not None else None
+    if host is not None and host.fence is not None and instance.state in RUNS:
+        # What is seen of a host that is given up is its end.
+        return
+    seen = observed.machine(instance.host, id, instance.generation)
+    if seen is not None and seen.state is MachineState.crashed and await _died(tx, env, instance, seen):
+        return
+    await instances.reconcile(tx, env, observed, id)
+    after = await tx.get(Instance, id)
+    if instance.recovers and after is not None and after.state is InstanceState.running:
+        seconds = max(0.0, env.now() - instance.recovers)
+        text = f"{id} runs again, on host {after.host}, after {seconds:.1f} s"
+        await events.record(tx, env, "InstanceRecovered", text, host=str(after.host), instance=id)
+
+
+async def _died(tx: Transaction, env: Env, instance: Instance, seen: MachineReport) -> bool:
+    """Its machine ended by itself. Whether it is started again, a while later if it died not long ago.
+
+    A first launch, or what a user started, that does not come to run has failed: that is told at once.
+    """
+    again = instance.recovery.policy is RecoveryPolicy.restart and not instance.capturing
+    runs = instance.state is InstanceState.running
+    if not again or not (runs or (instance.recovers and instance.state is InstanceState.pending)):
+        return False
+    now = env.now()
+    crashes = tuple(each for each in instance.crashes if abs(now - each) < CRASHES_SECONDS)
+    if len(crashes) >= CRASHES_MAX:
+        text = (
+            f"{instance.id} is stopped: its machine died {CRASHES_MAX + 1} times in "
+            f"{CRASHES_SECONDS / 60:g} minutes, at last: {seen.message}"
+        )
+        await events.record(
+            tx,
+            env,
+            "InstanceGivenUp",
+            text,
+            Severity.error,
+            host=str(instance.host),
+            instance=instance.id,
+        )
+        return False
+    backoff = backoff_seconds(len(crashes))
+    reason = StateReason(MACHINE_FAILURE, f"{MACHINE_FAILURE}: {seen.message}")
+    await tx.put(
+        replace(
+            instance,
+            state=InstanceState.pending,
+            state_reason=reason,
+            transition_reason=reason.message,
+            generation=instance.next_generation,
+            reboots=0,
+            impaired="",
+            recovers=instance.recovers or now,
+            restart_at=now + backoff,
+            crashes=(*crashes, now),
+        )
+    )
+    text = f"{instance.id} died ({seen.message}); it is started again in {backoff:g} s"
+    await events.record(
+        tx, env, "InstanceDied", text, Severity.warning, host=str(instance.host), instance=instance.id
+    )
+    return True
+
+
+def backoff_seconds(crashes: int) -> float:
+    """After so many others: 1, 2, 4 ..."""
+    return min(BACKOFF_SECONDS_MAX, 2.0**crashes)
+
+
+async def due(tx: Transaction, env: Env, waiting: Mapping[str, float]) -> None:
+    """Start those whose time has come. ``waiting``: by id, their ``restart_at``."""
+    for id in waiting:
+        instance = await tx.get(Instance, id)
+        if instance is not None and instance.restart_at and is_due(env, instance.restart_at):
+            await tx.put(replace(instance, restart_at=0.0))
+
+
+def is_due(env: Env, at: float) -> bool:
+    """Also if the clock was put back meanwhile."""
+    return not env.now() < at <= env.now() + BACKOFF_SECONDS_MAX

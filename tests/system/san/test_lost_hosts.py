@@ -1,0 +1,233 @@
+"""Hosts that die, hang, are cut off, or only seem so: what ran there goes on elsewhere, and nowhere twice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gureum.hypervisors.qemu.record import MARKER
+from gureum.images.manifest import ImageManifest
+
+from .san_cloud import SanCloud, opened
+
+pytestmark = [pytest.mark.ceph, pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(600)]
+
+OSD_BYTES = 4 << 30
+HOSTS = (0, 3)
+"""Of four hosts, the first and the last are in the first of three zones."""
+KEPT = "/root/kept"
+
+
+@pytest.fixture(scope="module")
+def made(tiny_image: ImageManifest) -> Iterator[SanCloud]:
+    with opened(tiny_image, OSD_BYTES, hosts=4) as cloud:
+        cloud.start()
+        yield cloud
+
+
+@pytest.fixture
+def cloud(made: SanCloud) -> Iterator[SanCloud]:
+    yield made
+    instances = [
+        item["InstanceId"]
+        for page in made.ec2.describe_instances()["Reservations"]
+        for item in page["Instances"]
+    ]
+    made.ec2.terminate_instances(InstanceIds=instances)
+    made.waiter("instance_terminated", InstanceIds=instances)
+    made.wait("all hosts to be up", lambda: set(hosts(made).values()) == {"up"})
+
+
+def hosts(cloud: SanCloud) -> dict[str, str]:
+    return {each["HostId"]: each["State"] for each in cloud.fleet("describe_hosts")["Hosts"]}
+
+
+class Guest:
+    """A guest that has written something, and the host it is on."""
+
+    def __init__(self, cloud: SanCloud) -> None:
+        self.cloud = cloud
+        [self.id] = cloud.launch(Placement={"AvailabilityZone": f"{cloud.config.region}a"})
+        cloud.waiter("instance_running", InstanceIds=[self.id])
+        cloud.wait_ssh(self.id)
+        self.host = cloud.host_of(self.id)
+        assert self.host in HOSTS
+        [self.other] = set(HOSTS) - {self.host}
+        cloud.ssh(self.id, f"head -c 3000000 /dev/urandom >{KEPT}; sync; echo 3 >/proc/sys/vm/drop_caches")
+        self.sum = cloud.ssh(self.id, f"sha256sum {KEPT}")
+        [self.process] = self.processes(self.host)
+
+    def processes(self, host: int) -> list[int]:
+        return [pid for pid in guest_processes(self.cloud, host) if self.id in environment(pid)]
+
+    def wait_elsewhere(self) -> float:
+        """Until it runs on the other host. How long it takes until its process is there."""
+        began = time.monotonic()
+        self.cloud.wait("it to run elsewhere", lambda: self.processes(self.other))
+        took = time.monotonic() - began
+        self.cloud.waiter("instance_running", InstanceIds=[self.id])
+        return took
+
+    def go_back(self) -> None:
+        """To the host that it was lost with: what that one's clients were shut out of, new ones may have."""
+        self.cloud.ec2.stop_instances(InstanceIds=[self.id])
+        self.cloud.waiter("instance_stopped", InstanceIds=[self.id])
+        self.cloud.fleet("drain_host", HostId=f"host-{self.other}")
+        self.cloud.ec2.start_instances(InstanceIds=[self.id])
+        self.cloud.waiter("instance_running", InstanceIds=[self.id])
+        self.cloud.fleet("activate_host", HostId=f"host-{self.other}")
+        assert self.processes(self.host)
+        self.check()
+
+    def check(self) -> None:
+        """It has what it had written, and nobody else has its disk open."""
+        self.cloud._booted.discard(self.id)
+        assert self.cloud.wait_ssh(self.id, f"sha256sum {KEPT}") == self.sum
+        volume = self.cloud.root_volume(self.id)
+        self.cloud.wait("one to have it open", lambda: len(self.cloud.watchers(volume)) == 1, 60)
+
+
+def environment(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/environ").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def guest_processes(cloud: SanCloud, host: int) -> list[int]:
+    run = cloud.cloud.run_dir if host == 0 else cloud.cloud.state_dir / "hosts" / str(host) / "run"
+    mark = f"{MARKER}={run}/machines/"
+    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if mark in environment(pid)]
+
+
+def workers(pid: int) -> list[int]:
+    """The children of a process, but for guests."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [child for child in map(int, found) if MARKER not in environment(child)]
+
+
+def state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+    except OSError:
+        return ""
+
+
+@contextlib.contextmanager
+def unsupervised(cloud: SanCloud) -> Iterator[None]:
+    """What dies stays dead."""
+    supervisor = cloud.pid("supervisor")
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+
+
+def all_of(cloud: SanCloud, host: int) -> list[int]:
+    """The processes of a host."""
+    agent = cloud.pid(f"agent-{host}")
+    return [agent, cloud.pid(f"warden-{host}"), *workers(agent), *guest_processes(cloud, host)]
+
+
+def send(number: signal.Signals, pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def test_a_dead_host(cloud: SanCloud) -> None:
+    guest = Guest(cloud)
+    with unsupervised(cloud):
+        send(signal.SIGKILL, all_of(cloud, guest.host))
+        print(f"dead: runs elsewhere after {guest.wait_elsewhere():.1f} s")
+        guest.check()
+        assert hosts(cloud)[f"host-{guest.host}"] != "up"
+    cloud.wait("it to come back", lambda: hosts(cloud)[f"host-{guest.host}"] == "up")
+    assert guest.processes(guest.host) == []
+    guest.go_back()
+
+
+def test_a_host_that_hangs_and_goes_on(cloud: SanCloud) -> None:
+    guest = Guest(cloud)
+    pids = all_of(cloud, guest.host)
+    send(signal.SIGSTOP, pids)
+    print(f"hung: runs elsewhere after {guest.wait_elsewhere():.1f} s")
+    send(signal.SIGCONT, pids)
+    cloud.wait("the old copy to be ended", lambda: state(guest.process) == "")
+    guest.check()
+    cloud.wait("it to come back", lambda: hosts(cloud)[f"host-{guest.host}"] == "up")
+
+
+def test_a_host_that_is_cut_off(cloud: SanCloud) -> None:
+    guest = Guest(cloud)
+    agent = cloud.pid(f"agent-{guest.host}")
+    with cloud.cut(guest.host):
+        send(signal.SIGSTOP, [agent])  # its way to the manager
+        print(f"cut off: runs elsewhere after {guest.wait_elsewhere():.1f} s")
+        assert state(guest.process) == "T"
+        guest.check()
+        assert state(guest.process) == "T"
+    cloud.wait("the old copy to be ended", lambda: state(guest.process) in ("", "Z"))
+    send(signal.SIGCONT, [agent])
+    cloud.wait("it to come back", lambda: hosts(cloud)[f"host-{guest.host}"] == "up")
+    guest.go_back()
+
+
+def test_a_host_without_an_agent(cloud: SanCloud) -> None:
+    guest = Guest(cloud)
+    agent = cloud.pid(f"agent-{guest.host}")
+    send(signal.SIGSTOP, [agent])
+    print(f"without agent: runs elsewhere after {guest.wait_elsewhere():.1f} s")
+    assert state(guest.process) in ("", "Z")
+    guest.check()
+    send(signal.SIGCONT, [agent])
+    cloud.wait("it to come back", lambda: hosts(cloud)[f"host-{guest.host}"] == "up")
+
+
+def test_nothing_stops_without_the_manager(cloud: SanCloud) -> None:
+    guest = Guest(cloud)
+    with unsupervised(cloud):
+        cloud.kill("manager")
+        ends = time.monotonic() + 30
+        while time.monotonic() < ends:
+            assert state(guest.process) in "RS"
+            time.sleep(0.1)
+    cloud.start()
+    assert guest.processes(guest.host) == [guest.process]
+    guest.check()
+
+
+def test_nothing_ends_without_the_storage_cluster(cloud: SanCloud) -> None:
+    guest = Guest(cloud)
+    with cloud.halted(*cloud.cloud.daemons):
+        ends = time.monotonic() + 60
+        while time.monotonic() < ends:
+            assert state(guest.process) in "RS"
+            time.sleep(0.1)
+    cloud.wait_well()
+    assert guest.processes(guest.host) == [guest.process]
+    guest.check()
+
+
+def test_guests_are_adopted_by_new_wardens(cloud: SanCloud) -> None:
+    guest = Guest(cloud)
+    before = cloud.pid(f"warden-{guest.host}")
+    cloud.stop()
+    assert cloud.pid(f"warden-{guest.host}") == before
+    time.sleep(8)  # the storage cluster is enough
+    assert state(guest.process) in "RS"
+    cloud.start()
+    assert cloud.pid(f"warden-{guest.host}") != before
+    ends = time.monotonic() + 8
+    while time.monotonic() < ends:
+        assert guest.processes(guest.host) == [guest.process]
+        time.sleep(0.1)
+    assert state(guest.process) in "RS"
+    guest.check()

@@ -1,0 +1,397 @@
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from gureum.control import events
+from gureum.control.fences import begun
+from gureum.control.ha import ALIVE_SECONDS, FENCE_SECONDS_MAX, Ha
+from gureum.control.hosts import WARDED_LEASE_SECONDS, Hosts
+from gureum.control.observed import Observed
+from gureum.control.specs import host_spec
+from gureum.env import Env
+from gureum.hostspec import (
+    FenceReport,
+    FenceSpec,
+    HostReport,
+    MachineReport,
+    MachineState,
+    PoolReport,
+    WardenReport,
+)
+from gureum.resources import (
+    Attachment,
+    AttachmentState,
+    Event,
+    Host,
+    HostState,
+    Instance,
+    InstanceState,
+    Recovery,
+    Volume,
+    VolumeState,
+)
+from gureum.resources.record import Record
+from gureum.services.operation import Cloud
+from gureum.sim.loop import run
+from gureum.store.base import Transaction
+from gureum.store.sqlite import SqliteStore
+
+GIB = 1 << 30
+CLOUD = Cloud(
+    name="c",
+    account="1",
+    region="us-east-1",
+    zones=("us-east-1a",),
+    public_cidr="198.18.0.0/24",
+    pool="san",
+    recovers=True,
+)
+MADE = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Rig:
+    """Hosts a, b, c that report when they are told to, and an instance i-1 on a with a shared volume."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.store = SqliteStore.open(":memory:", threaded=False)
+        self.env = Env(clock=lambda: 1_750_000_000 + loop.time(), rng=random.Random(1))
+        self.hosts = Hosts(self.store, "1", self.env)
+        self.observed = Observed()
+        self.kicked: list[tuple[str, str]] = []
+        self.ha = Ha(
+            self.env, self.store, self.hosts, self.observed, lambda kind, id: self.kicked.append((kind, id))
+        )
+        self.said: dict[str, dict[str, Any]] = {name: {} for name in "abc"}
+        self._seen = 0
+
+    async def put(self, *records: Record) -> None:
+        async def work(tx: Transaction) -> None:
+            for record in records:
+                await tx.put(record)
+
+        await self.store.transact(work)
+
+    async def get(self, kind: type[Any], id: str) -> Any:
+        async with self.store.read() as reader:
+            return await reader.get(kind, id)
+
+    async def begin(self) -> None:
+        await self.put(
+            Instance(
+                id="i-1",
+                account="1",
+                state=InstanceState.running,
+                reservation="r-1",
+                type="t3.micro",
+                image="ami-1",
+                zone="us-east-1a",
+                host="a",
+                launched=MADE,
+                vpc="vpc-1",
+                subnet="subnet-1",
+            ),
+            Volume(
+                id="vol-1",
+                size_bytes=GIB,
+                zone="us-east-1a",
+                pool="san",
+                host="a",
+                state=VolumeState.in_use,
+                created=MADE,
+                attachments=(
+                    Attachment(
+                        instance="i-1", device="/dev/xvda", state=AttachmentState.attached, attached=MADE
+                    ),
+                ),
+            ),
+        )
+        await self.report("a", "b", "c")
+        async with self.store.read() as reader:
+            await self.hosts.load(reader)
+            await self.ha.load(reader)
+
+    async def report(self, *names: str) -> None:
+        for name in names:
+            report = HostReport(
+                cloud="c",
+                host=name,
+                boot_id="1",
+                revision=self.store.revision,
+                cpus=8,
+                memory_bytes=16 * GIB,
+                **{
+                    "pools": (PoolReport(name="san", size_bytes=GIB, free_bytes=GIB),),
+                    "warden": WardenReport(),
+                    **self.said[name],
+                },
+            )
+            self.observed.take(report)
+            await self.hosts.note(report)
+
+    async def step(self, *names: str, seconds: float = 0.0) -> None:
+        """Time goes on, a step each second, while only these hosts report."""
+        for _ in range(max(1, int(seconds))):
+            await asyncio.sleep(1 if seconds else 0)
+            await self.report(*names)
+            await self.ha.step()
+            await self.look()
+
+    async def look(self) -> None:
+        """What changed in the store is learnt."""
+        for change in await self.store.changes(self._seen):
+            self.ha.changed(change)
+        self._seen = self.store.revision
+
+    async def state(self, name: str = "a") -> HostState:
+        return (await self.get(Host, name)).state  # type: ignore[no-any-return]
+
+    async def fences(self, by: str) -> tuple[FenceSpec, ...]:
+        async with self.store.read() as reader:
+            return (await host_spec(reader, CLOUD, by)).fences
+
+    async def fencing(self) -> Host:
+        """Until a is given up."""
+        await self.step("b", "c", seconds=6)
+        self.said["b"]["fences"] = (FenceReport(host="a", number=0, done=True),)
+        await self.step("b", "c", seconds=2)
+        host: Host = await self.get(Host, "a")
+        assert host.state is HostState.fencing
+        return host
+
+    async def fenced(self) -> Host:
+        fence = (await self.fencing()).fence
+        assert fence is not None
+        self.said["b"]["fences"] = (FenceReport(host="a", number=fence.number, done=True, message="gone"),)
+        await self.step("b", "c", seconds=2)
+        host: Host = await self.get(Host, "a")
+        assert host.state is HostState.fenced
+        return host
+
+    async def names(self) -> list[str]:
+        async with self.store.read() as reader:
+            return [event.name for event in await reader.find(Event)]
+
+
+def with_rig(test: Callable[[Rig], Awaitable[None]]) -> None:
+    async def main() -> None:
+        rig = Rig()
+        await rig.begin()
+        await test(rig)
+        await rig.store.close()
+
+    run(main())
+
+
+def test_a_host_is_looked_at_then_given_up_then_its_instances_leave() -> None:
+    async def test(rig: Rig) -> None:
+        await rig.step("a", "b", "c", seconds=10)
+        assert await rig.state() is HostState.up
+        await rig.step("b", "c", seconds=WARDED_LEASE_SECONDS)
+        assert await rig.state() is HostState.up
+        await rig.step("b", "c", seconds=2)
+        assert await rig.state() is HostState.down
+        assert await rig.fences("b") == (FenceSpec(host="a", number=0),)
+        rig.said["b"]["fences"] = (FenceReport(host="a", number=0, done=True),)
+        await rig.step("b", "c", seconds=1)
+        fence = (await rig.get(Host, "a")).fence
+        assert await rig.fences("b") == (FenceSpec(host="a", number=fence.number),)
+        assert await rig.fences("c") == ()
+        await rig.step("b", "c", seconds=5)
+        assert (await rig.get(Instance, "i-1")).host == "a", "there is no proof yet"
+        rig.said["b"]["fences"] = (FenceReport(host="a", number=fence.number, done=True),)
+        await rig.step("b", "c", seconds=1)
+        assert await rig.state() is HostState.fenced
+        instance = await rig.get(Instance, "i-1")
+        assert (instance.host in ("b", "c"), instance.generation) == (True, 2)
+        assert (await rig.get(Volume, "vol-1")).lost == ("a",)
+
+    with_rig(test)
+
+
+def test_a_host_that_renews_its_lease_is_given_time() -> None:
+    async def test(rig: Rig) -> None:
+        await rig.step("b", "c", seconds=6)
+        rig.said["b"]["fences"] = (FenceReport(host="a", number=0, alive=True),)
+        await rig.step("b", "c", seconds=ALIVE_SECONDS - 5)
+        assert await rig.state() is HostState.down
+        await rig.step("b", "c", seconds=8)
+        assert await rig.state() is HostState.fencing
+
+    with_rig(test)
+
+
+def test_what_was_seen_of_an_earlier_silence_is_no_evidence() -> None:
+    async def test(rig: Rig) -> None:
+        rig.said["b"]["fences"] = (FenceReport(host="a", number=0, done=True),)
+        revision = rig.store.revision
+        await rig.step("b", "c", seconds=5)
+
+        # Its reports are of a spec of before the host was silent.
+        rig.said["b"]["revision"] = revision
+        assert await rig.state() is not HostState.fencing
+
+    with_rig(test)
+
+
+def test_with_most_hosts_silent_nothing_is_done() -> None:
+    async def test(rig: Rig) -> None:
+        await rig.step("c", seconds=20)
+        assert [await rig.state(name) for name in "abc"] == ["down", "down", "up"]
+        assert "MostHostsSilent" in await rig.names()
+        await rig.put(begun(await rig.get(Host, "a"), rig.env, "somebody asked for it"))
+        await rig.step("c", seconds=2)
+        fence = (await rig.get(Host, "a")).fence
+        assert fence.by == "c"
+        assert fence.reason == "somebody asked for it"
+
+    with_rig(test)
+
+
+def test_one_after_the_other_is_given_up() -> None:
+    async def test(rig: Rig) -> None:
+        await rig.fenced()
+        await rig.step("b", "c", seconds=10)
+        instance = await rig.get(Instance, "i-1")
+        other = "c" if instance.host == "b" else "b"
+        await rig.step(other, seconds=30)
+        assert await rig.state(instance.host) is HostState.down
+        host = await rig.get(Host, instance.host)
+        assert host.watcher == other
+
+    with_rig(test)
+
+
+def test_nobody_fences_who_does_not_reach_the_pool() -> None:
+    async def test(rig: Rig) -> None:
+        for name in "bc":
+            rig.said[name]["pools"] = (PoolReport(name="san", error="away"),)
+        await rig.step("b", "c", seconds=10)
+        assert await rig.state() is HostState.down
+        assert (await rig.names()).count("CannotFence") == 1
+        rig.said["c"].clear()
+        await rig.step("b", "c", seconds=2)
+        assert (await rig.get(Host, "a")).watcher == "c"
+
+    with_rig(test)
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_another_host_takes_a_fence_over(dies: bool) -> None:
+    async def test(rig: Rig) -> None:
+        assert (await rig.fencing()).fence.by == "b"  # type: ignore[union-attr]
+        if dies:
+            await rig.step("c", seconds=4)
+        else:
+            await rig.step("b", "c", seconds=FENCE_SECONDS_MAX + 3)
+        fence = (await rig.get(Host, "a")).fence
+        assert fence.by == "c"
+        assert await rig.fences("c") == (FenceSpec(host="a", number=fence.number),)
+
+    with_rig(test)
+
+
+def test_nothing_is_wanted_of_a_host_with_nothing_to_restart() -> None:
+    async def test(rig: Rig) -> None:
+        await rig.put(replace(await rig.get(Volume, "vol-1"), pool="local"))
+        await rig.step("b", "c", seconds=20)
+        assert await rig.state() is HostState.down
+        assert (await rig.names()).count("InstancesWait") == 1
+        # It is moved to the shared pool, say, by somebody who knows how.
+        await rig.put(replace(await rig.get(Volume, "vol-1"), pool="san"))
+        await rig.put(replace(await rig.get(Instance, "i-1"), recovery=Recovery(priority=3)))
+        await rig.step("b", "c", seconds=3)
+        assert (await rig.get(Host, "a")).watcher == "b"
+
+    with_rig(test)
+
+
+def test_a_host_that_nobody_can_fence() -> None:
+    async def test(rig: Rig) -> None:
+        rig.said["a"]["warden"] = None
+        await rig.step("a", "b", "c", seconds=1)
+        await rig.step("b", "c", seconds=WARDED_LEASE_SECONDS + 1)
+        assert await rig.state() is HostState.up, "it reports less often"
+        await rig.step("b", "c", seconds=10)
+        assert await rig.state() is HostState.down
+        assert "CannotFence" in await rig.names()
+
+    with_rig(test)
+
+
+def test_a_host_is_back_when_its_warden_says_so() -> None:
+    async def test(rig: Rig) -> None:
+        fence = (await rig.fenced()).fence
+        assert fence is not None
+        await rig.step("a", "b", "c", seconds=3)
+        assert await rig.state() is HostState.fenced, "its report does not bring it back"
+        assert not rig.hosts.is_up("a"), "no word to it"
+        rig.said["a"]["warden"] = WardenReport(permitted=False, fence=fence.number)
+        rig.said["a"]["machines"] = (MachineReport(id="i-9", generation=1, state=MachineState.running),)
+        await rig.step("a", "b", "c", seconds=3)
+        assert await rig.state() is HostState.fenced, "something runs there"
+        rig.said["a"]["machines"] = ()
+        await rig.step("a", "b", "c", seconds=2)
+        host = await rig.get(Host, "a")
+        assert (host.state, host.fence, host.lifted) == (HostState.up, None, fence.number)
+        async with rig.store.read() as reader:
+            assert (await host_spec(reader, CLOUD, "a")).lifted == fence.number
+        await rig.step("a", "b", "c", seconds=2)
+        assert rig.hosts.is_up("a")
+
+    with_rig(test)
+
+
+def test_what_is_on_a_host_that_is_given_up_is_not_to_run() -> None:
+    async def test(rig: Rig) -> None:
+        await rig.fencing()
+        async with rig.store.read() as reader:
+            [machine] = (await host_spec(reader, CLOUD, "a")).machines
+        assert (machine.run, machine.shutdown_seconds) == (False, 0.0)
+
+    with_rig(test)
+
+
+def test_a_fence_that_only_the_host_knows_of_is_over() -> None:
+    """The store was put back to a time before it."""
+
+    async def test(rig: Rig) -> None:
+        rig.said["a"]["warden"] = WardenReport(permitted=False, fence=77)
+        await rig.report("a")
+        assert (await rig.get(Host, "a")).lifted == 77
+
+    with_rig(test)
+
+
+def test_numbers_grow() -> None:
+    env = Env(clock=lambda: 5.0)
+    first = begun(Host(id="a", zone="", state=HostState.down), env, "r")
+    assert first.fence is not None
+    assert first.fence.number == 5000
+    later = begun(Host(id="a", zone="", state=HostState.down, lifted=9000), env, "r")
+    assert later.fence is not None
+    assert later.fence.number == 9001
+
+
+def test_old_events_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "EVENTS_MAX", 3)
+
+    async def test(rig: Rig) -> None:
+        for number in range(5):
+
+            async def work(tx: Transaction, number: int = number) -> None:
+                await events.record(tx, rig.env, "Test", f"{number}", host="a")
+
+            await rig.store.transact(work)
+        await rig.store.transact(events.sweep)
+        async with rig.store.read() as reader:
+            assert [event.message for event in await reader.find(Event)] == ["2", "3", "4"]
+
+    with_rig(test)
