@@ -25,7 +25,7 @@ from gureum.store.sqlite import SqliteStore
 from gureum.store.sqlite.reserve import RESERVE_BYTES
 
 if TYPE_CHECKING:
-    from gureum.store.postgres.leadership import Leader, Leadership
+    from gureum.store.postgres.leadership import Leader
 
 log = logging.getLogger(__name__)
 
@@ -35,16 +35,16 @@ END_SECONDS_MAX = 5.0
 class Lead:
     """``store`` is to be written by this manager only, until ``hold`` raises."""
 
-    def __init__(self, store: Store, leadership: Leadership | None = None) -> None:
+    def __init__(self, store: Store, holding: asyncio.Task[None] | None = None) -> None:
         self.store = store
-        self._leadership = leadership
+        self._holding = holding
 
     async def hold(self) -> None:
         """Without end, but for StoreError: another manager leads, or may. Then this process has to end."""
-        if self._leadership is None:
+        if self._holding is None:
             await asyncio.Event().wait()
         else:
-            await self._leadership.hold()
+            await asyncio.shield(self._holding)
 
 
 @asynccontextmanager
@@ -76,12 +76,18 @@ async def leading(
         if epoch is None:
             yield None
             return
-        await end_others(state_dir / "run", role)
-        postgres = await PostgresStore.open(address, fence=epoch)
+        # From now on: what a manager does before it answers takes its time.
+        holding = asyncio.create_task(leadership.hold())
         try:
-            yield Lead(postgres, leadership)
+            await end_others(state_dir / "run", role)
+            postgres = await PostgresStore.open(address, fence=epoch)
+            try:
+                yield Lead(postgres, holding)
+            finally:
+                await postgres.close()
         finally:
-            await postgres.close()
+            holding.cancel()
+            await asyncio.gather(holding, return_exceptions=True)
     finally:
         await leadership.resign()
 
