@@ -66,6 +66,9 @@ class Metadata(Document, frozen=True, kw_only=True, omit_defaults=True):
     block_devices: dict[str, str] = {}
     """As in block-device-mapping/: ami, root, ebs1 ... to device names."""
     tags: dict[str, str] = {}
+    group: str = ""
+    """The name of its placement group."""
+    partition: int = 0
     enabled: bool = True
     tokens_required: bool = True
     hop_limit: int = 1

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gureum.bench import calls, figures, fleet, idle, launch, network, propagation, san, traffic
+from gureum.bench import calls, figures, fleet, idle, launch, network, placement, propagation, san, traffic
 from gureum.cli.output import FAILED, USAGE, CliError, note, show_json, table
 from gureum.errors import GureumError
 
@@ -16,6 +16,7 @@ MEASURES: dict[str, Measure] = {
     "calls": calls.measure,
     "fleet": fleet.measure,
     "idle": idle.measure,
+    "placement": placement.measure,
     "propagation": propagation.measure,
     "traffic": traffic.measure,
     "rules": network.measure,

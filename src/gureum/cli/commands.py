@@ -28,7 +28,9 @@ COMMANDS: dict[str, Command] = {
     "console": Command("Connect to an instance's serial console."),
     "logs": Command("Show the logs of a cloud's processes."),
     "host": Command("List, add, drain and remove the hosts of a cloud.", _RUN),
-    "instance": Command("Say what becomes of an instance when its host is lost.", _RUN),
+    "instance": Command(
+        "List instances with their hosts, and say where they are to be and what becomes of them."
+    ),
     "events": Command("Show what happened to hosts and instances, and what was decided.", _RUN),
     "san": Command("Show, check, back up and restore a cloud's storage, and change its disks."),
     "volume": Command("Move a cloud's volumes between pools, also while guests write to them."),

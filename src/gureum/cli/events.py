@@ -9,12 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from gureum.cli.commands import COMMANDS
 from gureum.cli.host import call, show
-from gureum.cli.options import MARKUP, AsJson, StateDir
+from gureum.cli.instance import app
+from gureum.cli.options import AsJson, StateDir
 from gureum.cli.output import USAGE, CliError
-
-app = typer.Typer(help=COMMANDS["instance"].help, no_args_is_help=True, rich_markup_mode=MARKUP)
 
 LOOK_SECONDS = 1.0
 SHOWN = 50

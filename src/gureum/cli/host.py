@@ -49,7 +49,10 @@ def list_hosts(state_dir: StateDir = None, as_json: AsJson = False) -> None:
     if as_json:
         show({"Hosts": hosts})
         return
-    header = ("host", "state", "zone", "address", "cpus", "memory", "disk free", "instances", "volumes", "")
+    header = (
+        *("host", "state", "zone", "address", "cpus", "memory", "free vcpus", "free memory", "disk free"),
+        *("instances", "volumes", ""),
+    )
     print(table(header, [row(host) for host in hosts]))
     for host in hosts:
         if reason := host.get("StateReason"):
@@ -65,6 +68,8 @@ def row(host: dict[str, Any]) -> tuple[object, ...]:
     if certificate and not certificate["Revoked"]:
         days = (certificate["Expires"] - datetime.now(UTC)).days
         remarks.append(f"certificate for {days} days")
+    if labels := label_text(host):
+        remarks.append(labels)
     if gateways := host.get("NatGatewayIds"):
         remarks.append(f"{len(gateways)} NAT gateway{'s' if len(gateways) > 1 else ''}")
     if problems := host.get("Problems"):
@@ -76,6 +81,8 @@ def row(host: dict[str, Any]) -> tuple[object, ...]:
         host.get("Address", "-"),
         host["Cpus"],
         human_bytes(host["MemoryBytes"]),
+        host["Capacity"]["FreeVcpus"],
+        human_bytes(host["Capacity"]["FreeMemoryBytes"]),
         human_bytes(host["PoolFreeBytes"]),
         len(host["InstanceIds"]),
         len(host["VolumeIds"]),
@@ -104,6 +111,79 @@ def token(
         f"good for one machine in {made['Zone']}, until {made['Expires']:%Y-%m-%d %H:%M} UTC; there, as root:"
     )
     note(f"  gureum host join {made['Url']} --token TOKEN")
+
+
+@app.command(
+    "label",
+    help="Set labels of a host, KEY=VALUE, or remove them, KEY-. The label rack says where it stands.",
+)
+def label(
+    host: Host,
+    labels: Annotated[list[str], typer.Argument(metavar="KEY=VALUE|KEY-...", help="What is changed.")],
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    added, removed = labels_of(labels)
+    changed = call(state_dir, "modify_host", HostId=host, Labels=added, RemoveLabels=removed)["Host"]
+    if as_json:
+        show(changed)
+    else:
+        print(f"{host}: {label_text(changed) or 'no labels'}")
+
+
+def labels_of(texts: list[str]) -> tuple[dict[str, str], list[str]]:
+    """What is to be set, and what is to be removed. Raises CliError."""
+    added: dict[str, str] = {}
+    removed: list[str] = []
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if equals and key:
+            added[key] = value
+        elif text.endswith("-") and len(text) > 1:
+            removed.append(text[:-1])
+        else:
+            raise CliError(f"{text!r} is no label", "KEY=VALUE sets one, KEY- removes it", exit_code=USAGE)
+    return added, removed
+
+
+def label_text(host: dict[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in host.get("Labels", {}).items())
+
+
+@app.command(
+    "overcommit",
+    short_help="Show or set how much of their processors and memory hosts give away.",
+    help="Show or set how much of its processors and memory a host gives away, as a multiple of what it has: "
+    "of HOST, or of all of which nothing else is said.",
+)
+def overcommit(
+    host: Annotated[
+        str | None, typer.Argument(metavar="[HOST]", help="A host's name.", show_default=False)
+    ] = None,
+    cpu: Annotated[
+        float | None, typer.Option(help="vCPUs for each processor; 0: as all.", show_default=False)
+    ] = None,
+    memory: Annotated[float | None, typer.Option(help="Likewise of its memory.", show_default=False)] = None,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    given = {"CpuOvercommit": cpu, "MemoryOvercommit": memory}
+    wanted = {name: value for name, value in given.items() if value is not None}
+    if host is not None:
+        if wanted:
+            shown = call(state_dir, "modify_host", HostId=host, **wanted)["Host"]
+        else:
+            [shown] = call(state_dir, "describe_hosts", HostIds=[host])["Hosts"]
+    else:
+        operation = "modify_fleet_settings" if wanted else "describe_fleet_settings"
+        shown = call(state_dir, operation, **wanted)["Settings"]
+    if as_json:
+        show(shown)
+        return
+    print(
+        f"{host or 'all hosts'}: {shown['CpuOvercommit']:g} vCPUs for each processor, "
+        f"{shown['MemoryOvercommit']:g} times its memory"
+    )
 
 
 @app.command("drain", help="Let a host take no more instances.")

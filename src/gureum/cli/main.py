@@ -15,7 +15,9 @@ import typer
 import gureum
 from gureum.cli import events as event_commands
 from gureum.cli import host as host_commands
+from gureum.cli import instance as instance_commands
 from gureum.cli import net as net_commands
+from gureum.cli import placement as placement_commands  # noqa: F401  (its commands are instance_commands.app's)
 from gureum.cli import san as san_commands
 from gureum.cli import volume as volume_commands
 from gureum.cli.commands import COMMANDS, exit_code_help
@@ -36,7 +38,7 @@ app = typer.Typer(
 image_app = typer.Typer(help=COMMANDS["image"].help, no_args_is_help=True, rich_markup_mode=MARKUP)
 app.add_typer(image_app, name="image")
 app.add_typer(host_commands.app, name="host")
-app.add_typer(event_commands.app, name="instance")
+app.add_typer(instance_commands.app, name="instance")
 app.add_typer(net_commands.app, name="net")
 app.add_typer(san_commands.app, name="san")
 app.add_typer(volume_commands.app, name="volume")

@@ -1,10 +1,13 @@
-"""Which host runs an instance."""
+"""Which host runs an instance: its records read, the ``filters`` asked."""
 
 from __future__ import annotations
 
-from gureum.resources import Host, HostState, Instance, Volume
-from gureum.services.ec2.capacity import Rooms, homes, serves
-from gureum.services.ec2.instance_types import machine_size
+from collections.abc import Collection
+
+from gureum.control.filters import ROOM, Scene, Verdict, Wish, reasons, verdicts
+from gureum.control.fleet import Fleet, taken
+from gureum.resources import Host, Instance, Volume
+from gureum.services.ec2.capacity import homes
 from gureum.store.base import Reader
 
 
@@ -16,27 +19,67 @@ class NoHost(NoCapacity):
     """None is up that could be asked: which may change when an agent or the manager has just started."""
 
 
-async def choose_host(reader: Reader, instance: Instance) -> Host:
-    """The host with the most free memory that can run ``instance``. Raises NoCapacity, or NoHost.
+async def choose_host(
+    reader: Reader, instance: Instance, excluding: Collection[str] = (), like: Host | None = None
+) -> Host:
+    """The best of the hosts that can run ``instance``. Raises NoCapacity, or NoHost.
 
-    A volume on a local pool binds the instance to that pool's host, and so does a snapshot to be cloned.
+    ``excluding``: none of these. ``like``: one where what runs on this host can go on.
     """
-    size = machine_size(instance.type)
-    bound = await homes(reader, await reader.find(Volume, instances=instance.id))
+    wish = await _wish(reader, instance, excluding, like)
+    scene = Scene(await reader.tally(Fleet))
+    best = scene.best(wish)
+    if best is None:
+        raise _nowhere(wish, verdicts(scene, wish))
+    return best.host
+
+
+async def require_host(reader: Reader, instance: Instance, id: str, like: Host | None = None) -> Host:
+    """This one host, if it can run ``instance``. Raises NoCapacity."""
+    found = {each.host: each for each in await explain(reader, instance, like=like)}
+    if id not in found:
+        raise NoCapacity(f"there is no host {id}")
+    if not found[id].fits:
+        raise NoCapacity(f"host {reasons([found[id]])}")
+    host = await reader.get(Host, id)
+    assert host is not None
+    return host
+
+
+async def explain(
+    reader: Reader, instance: Instance, excluding: Collection[str] = (), like: Host | None = None
+) -> list[Verdict]:
+    """What is said of each host: those that fit, the best first, then the others. Raises NoCapacity."""
+    wish = await _wish(reader, instance, excluding, like)
+    return verdicts(Scene(await reader.tally(Fleet)), wish)
+
+
+async def _wish(reader: Reader, instance: Instance, excluding: Collection[str], like: Host | None) -> Wish:
+    """A volume on a local pool binds the instance to its host, and so does a snapshot to be cloned."""
+    bound = await homes(reader, await reader.find(Volume, instances=instance.id)) if instance.id else set()
     if len(bound) > 1:
         raise NoCapacity("its volumes, or what they are made from, are on different hosts")
-    hosts = [host for host in await reader.find(Host) if serves(host, instance.zone)]
-    if not hosts:
-        raise NoHost(f"zone {instance.zone} has no host")
-    up = [host for host in hosts if host.state is HostState.up and (not bound or host.id in bound)]
+    return Wish(taken(instance), bound, excluding, like)
+
+
+def _nowhere(wish: Wish, found: list[Verdict]) -> NoCapacity:
+    machine = wish.machine
+    near = [each for each in found if "zone" not in _names(each)]
+    if not near:
+        return NoHost(f"zone {machine.zone} has no host")
+    up = [each for each in near if not _names(each) & {"state", "storage"}]
     if not up:
-        raise NoHost(f"no host of zone {instance.zone} is up")
-    if all(host.draining for host in up):
-        raise NoCapacity(f"{', '.join(host.id for host in up)} cannot take it, being drained")
-    room = (await Rooms.of_hosts(reader, up, besides=instance.id)).emptiest(size)
-    if room is None:
-        raise NoCapacity(
-            f"no host of zone {instance.zone} has {size.vcpus} vCPUs and"
-            f" {size.memory_bytes / 2**30:g} GiB of memory left"
+        return NoHost(f"no host of zone {machine.zone} is up")
+    if all("draining" in _names(each) for each in up):
+        return NoCapacity(f"{', '.join(sorted(each.host for each in up))} cannot take it, being drained")
+    if all(_names(each) <= {*ROOM, "draining"} for each in up):
+        return NoCapacity(
+            f"no host of zone {machine.zone} has {machine.size.vcpus} vCPUs and"
+            f" {machine.size.memory_bytes / 2**30:g} GiB of memory left"
         )
-    return room.host
+    other = "other " if wish.excluding else ""
+    return NoCapacity(f"no {other}host of zone {machine.zone} can take it now: {reasons(up)}")
+
+
+def _names(verdict: Verdict) -> set[str]:
+    return {name for name, _ in verdict.reasons}

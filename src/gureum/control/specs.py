@@ -310,6 +310,8 @@ def _metadata(
         ),
         block_devices=_block_devices(instance),
         tags=instance.tags if instance.metadata.tags_enabled else {},
+        group=instance.group_name,
+        partition=instance.partition,
         enabled=instance.metadata.enabled,
         tokens_required=instance.metadata.tokens_required,
         hop_limit=instance.metadata.hop_limit,

@@ -119,6 +119,8 @@ def _meta_data(metadata: Metadata) -> Tree:
             {
                 "availability-zone": metadata.zone,
                 "availability-zone-id": zone_id(metadata.region, metadata.zone),
+                "group-name": metadata.group,
+                "partition-number": str(metadata.partition or ""),
                 "region": metadata.region,
             }
         ),

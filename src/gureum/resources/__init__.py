@@ -28,6 +28,7 @@ from gureum.resources.interface import (
     SecondaryAddress,
 )
 from gureum.resources.keypair import KeyPair
+from gureum.resources.placement import FleetSettings, PlacementGroup, SpreadLevel, Strategy
 from gureum.resources.pool import Pool
 from gureum.resources.record import KINDS, Record
 from gureum.resources.routing import (
@@ -74,6 +75,7 @@ __all__ = [
     "EgressGateway",
     "Event",
     "Fence",
+    "FleetSettings",
     "FlowLog",
     "Host",
     "HostCertificate",
@@ -97,6 +99,7 @@ __all__ = [
     "PeeringConnection",
     "PeeringState",
     "Permission",
+    "PlacementGroup",
     "Pool",
     "PrefixEntry",
     "PrefixList",
@@ -110,7 +113,9 @@ __all__ = [
     "Severity",
     "Snapshot",
     "SnapshotState",
+    "SpreadLevel",
     "StateReason",
+    "Strategy",
     "Subnet",
     "Volume",
     "VolumeKey",

@@ -65,6 +65,11 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
     """The number of the last fence that is over."""
     fenceable: bool = False
     """It has a warden, which ends what runs on it when other hosts say so in a shared pool."""
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    """What its owner says of it. ``rack``: where it stands, for placement groups."""
+    cpu_overcommit: float = 0.0
+    """How much of its processors it gives away, as a multiple; 0: as FleetSettings says."""
+    memory_overcommit: float = 0.0
 
     @property
     def schedulable(self) -> bool:

@@ -120,6 +120,13 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
     monitoring: bool = False
     client_token: str = ""
     instance_profile: str = ""
+    group: str = ""
+    """The id of its placement group."""
+    group_name: str = ""
+    partition: int = 0
+    """In a group of the strategy partition; 0 in others."""
+    tenancy: str = "default"
+    """``dedicated``: on hosts with nobody else's instances."""
     cpu_credits: str = ""
     """The credit option that was asked for: standard or unlimited, "" for the type's default."""
     capturing: tuple[str, ...] = ()
@@ -140,6 +147,11 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
         """What no machine of it has had."""
         return max(self.generation, self.generations) + 1
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """For the index: most instances have none."""
+        return (self.group,) if self.group else ()
+
     kind: ClassVar[str] = "instance"
     indexes: ClassVar[tuple[str, ...]] = (
         "account",
@@ -149,6 +161,7 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
         "vpc",
         "subnet",
         "private_ip",
+        "groups",
     )
     transitions: ClassVar[Transitions] = table(
         InstanceState,

@@ -12,8 +12,10 @@ from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol, TypeVar
 
 from gureum.resources.record import Record
+from gureum.store.tally import Tally
 
 R = TypeVar("R", bound=Record)
+S = TypeVar("S", bound=Tally)
 T = TypeVar("T")
 
 
@@ -54,6 +56,12 @@ class Reader(Protocol):
         """
 
     async def count(self, kind: type[R], **index: str | Collection[str]) -> int: ...
+
+    async def tally(self, of: type[S]) -> S:
+        """What is summed up over all records of its kinds. Costs what changed since it was last asked for.
+
+        It is the store's own: to be read before the next ``await``, and not to be changed.
+        """
 
 
 class Transaction(Reader, Protocol):

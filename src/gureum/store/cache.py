@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from gureum.resources.record import Record
+from gureum.store.tally import Tallies
 
 RECORDS_MAX = 8192
 BODY_BYTES_MAX = 8 << 20
@@ -24,6 +25,7 @@ class RecordCache:
         self._records_max = records_max
         self._bytes_max = body_bytes_max
         self._bytes = 0
+        self.tallies = Tallies()
 
     def __len__(self) -> int:
         return len(self._entries)

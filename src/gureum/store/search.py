@@ -16,6 +16,13 @@ class Condition(NamedTuple):
     field: str
     values: list[str]
 
+    def admits(self, record: Record) -> bool:
+        """As ``codec.entries`` has the field."""
+        value = getattr(record, self.field)
+        if isinstance(value, str):
+            return str(value) in self.values
+        return value is not None and any(str(each) in self.values for each in value)
+
 
 class Search:
     """A kind of record and the conditions on its indexed fields."""
@@ -34,10 +41,4 @@ class Search:
         return any(not condition.values for condition in self.conditions)
 
     def matches(self, record: Record) -> bool:
-        if not self.conditions:
-            return True
-        pairs = codec.entries(record)
-        return all(
-            any((condition.field, value) in pairs for value in condition.values)
-            for condition in self.conditions
-        )
+        return all(condition.admits(record) for condition in self.conditions)

@@ -12,8 +12,10 @@ from gureum.resources.record import Record
 from gureum.store import codec
 from gureum.store.cache import RecordCache
 from gureum.store.search import Search
+from gureum.store.tally import Changed, Tally
 
 R = TypeVar("R", bound=Record)
+S = TypeVar("S", bound=Tally)
 
 LOADED_AT_ONCE_MAX = 1000
 """Records read and decoded before other tasks get their turn: a few milliseconds."""
@@ -65,6 +67,10 @@ class View(ABC):
 
     @abstractmethod
     async def _total(self, search: Search) -> int: ...
+
+    @abstractmethod
+    async def _changes_of(self, kinds: list[str], since: int) -> Rows | None:
+        """(kind, id, body) of what changed after ``since``; None if deletions that old are forgotten."""
 
     @property
     def revision(self) -> int:
@@ -135,6 +141,25 @@ class View(ABC):
         hidden = await self._hidden(kind.kind, changed)
         total -= sum(map(search.matches, hidden))
         return total + sum(record is not None and search.matches(record) for record in changed.values())
+
+    async def tally(self, of: type[S]) -> S:
+        self._check_open()
+        return await self._cache.tallies.seen(of, self)
+
+    @property
+    def snapshot_revision(self) -> int:
+        return self._revision
+
+    def every(self, kind: type[Record]) -> AsyncIterator[Record]:
+        return self._scan(self.searches(kind, {}), "", -1)
+
+    async def changed(self, kinds: Iterable[type[Record]], since: int) -> Changed | None:
+        rows = await self._changes_of([kind.kind for kind in kinds], since)
+        if rows is None:
+            return None
+        return [
+            ((kind, id), None if body is None else self.decoded(kind, id, body)) for kind, id, body in rows
+        ]
 
     async def _scan(self, search: Search, after: str, limit: int) -> AsyncIterator[Record]:
         """The snapshot's records of a kind above ``after``, at most ``limit`` (-1: all)."""

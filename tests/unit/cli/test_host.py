@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from gureum.cli.host import row, seconds
+from gureum.cli.host import labels_of, row, seconds
 from gureum.cli.output import USAGE, CliError
 
 
@@ -29,6 +29,7 @@ def host(**values: Any) -> dict[str, Any]:
         "Cpus": 2,
         "MemoryBytes": 1 << 30,
         "PoolFreeBytes": 1 << 30,
+        "Capacity": {"FreeVcpus": 30, "FreeMemoryBytes": 1 << 29},
         "InstanceIds": ["i-1"],
         "VolumeIds": [],
         **values,
@@ -36,9 +37,21 @@ def host(**values: Any) -> dict[str, Any]:
 
 
 def test_rows() -> None:
-    assert row(host()) == ("host-0", "up", "all", "-", 2, "1.0 GiB", "1.0 GiB", 1, 0, "")
+    assert row(host()) == (*("host-0", "up", "all", "-", 2, "1.0 GiB", 30, "512.0 MiB", "1.0 GiB", 1, 0, ""),)
+    assert row(host(Labels={"rack": "r1"}))[-1] == "rack=r1"
     expires = datetime.now(UTC) + timedelta(days=5, hours=1)
     certificate = {"Serial": "a", "Expires": expires, "Revoked": False}
     assert row(host(Draining=True, Certificate=certificate))[-1] == "draining, certificate for 5 days"
     assert row(host(Certificate={**certificate, "Revoked": True}))[1] == "revoked"
     assert row(host(NatGatewayIds=["nat-1", "nat-2"], Problems=["x"]))[-1] == "2 NAT gateways, 1 problem"
+
+
+def test_labels() -> None:
+    assert labels_of(["rack=r1", "note=a=b", "old-", "x="]) == (
+        {"rack": "r1", "note": "a=b", "x": ""},
+        ["old"],
+    )
+    for text in ("rack", "=r1", "-"):
+        with pytest.raises(CliError) as caught:
+            labels_of([text])
+        assert caught.value.exit_code == USAGE

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from gureum.control.placement import NoCapacity, NoHost, choose_host
-from gureum.resources import HostState, InstanceState
-from gureum.services.ec2.capacity import HOST_MEMORY_BYTES, MACHINE_MEMORY_BYTES
+from gureum.control.fleet import HOST_MEMORY_BYTES, MACHINE_MEMORY_BYTES
+from gureum.control.placement import NoCapacity, NoHost, choose_host, explain, require_host
+from gureum.resources import HostState, Instance, InstanceState
+from gureum.store.base import Transaction
 
 GIB = 1 << 30
 
@@ -71,3 +74,71 @@ async def test_a_host_that_is_drained_takes_nothing(bench: Any, make: Any) -> No
     await bench.put(make.attached("vol-1", host="host-0"))
     with pytest.raises(NoCapacity, match="host-0 cannot take it, being drained"):
         await chosen(bench, make.instance(host=None))
+
+
+async def test_hosts_can_be_left_out_or_be_asked_for(bench: Any, make: Any) -> None:
+    await bench.put(make.host("host-0"), make.host("host-1", memory_bytes=9 * GIB, accelerator="kvm"))
+    new = make.instance(host=None)
+    async with bench.store.read() as reader:
+        assert (await choose_host(reader, new, excluding=("host-1",))).id == "host-0"
+        with pytest.raises(NoCapacity, match="no other host of zone us-east-1a can take it now: host-0 is"):
+            await choose_host(reader, new, excluding=("host-0", "host-1"))
+        like = make.host("host-9", accelerator="kvm")
+        assert (await choose_host(reader, new, like=like)).id == "host-1"
+        assert (await require_host(reader, new, "host-0")).id == "host-0"
+        with pytest.raises(NoCapacity, match="host host-0 runs guests by"):
+            await require_host(reader, new, "host-0", like)
+        with pytest.raises(NoCapacity, match="there is no host host-7"):
+            await require_host(reader, new, "host-7")
+
+
+async def test_transactions_at_once_never_share_room(bench: Any, make: Any) -> None:
+    """Each chooses, lets the others have their turn, and only then writes."""
+    room = HOST_MEMORY_BYTES + 2 * (GIB + MACHINE_MEMORY_BYTES)
+    await bench.put(*(make.host(f"host-{number}", memory_bytes=room) for number in range(5)))
+    await bench.put(*(make.instance(f"i-{number}", host=None) for number in range(14)))
+
+    async def place(id: str) -> str | None:
+        async def work(tx: Transaction) -> str | None:
+            instance = await tx.get(Instance, id)
+            assert instance is not None
+            try:
+                host = await choose_host(tx, instance)
+            except NoCapacity:
+                return None
+            await asyncio.sleep(0)
+            await tx.put(replace(instance, host=host.id))
+            await asyncio.sleep(0)
+            return host.id
+
+        chosen: str | None = await bench.store.transact(work)
+        return chosen
+
+    chosen = await asyncio.gather(*(place(f"i-{number}") for number in range(14)))
+    assert sorted(filter(None, chosen)) == sorted([f"host-{number}" for number in range(5)] * 2)
+    assert chosen[10:] == [None] * 4
+
+
+async def test_a_placement_that_was_not_committed_takes_no_room(bench: Any, make: Any) -> None:
+    room = HOST_MEMORY_BYTES + GIB + MACHINE_MEMORY_BYTES
+    await bench.put(make.host(memory_bytes=room), make.instance("i-1", host=None))
+
+    async def work(tx: Transaction) -> None:
+        instance = await tx.get(Instance, "i-1")
+        assert instance is not None
+        await tx.put(replace(instance, host="host-0"))
+        with pytest.raises(NoCapacity):
+            await choose_host(tx, make.instance("i-2", host=None))
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await bench.store.transact(work)
+    assert await chosen(bench, make.instance("i-2", host=None)) == "host-0"
+
+
+async def test_it_is_explained(bench: Any, make: Any) -> None:
+    await bench.put(make.host("host-0"), make.host("host-1", draining=True), make.attached(host="host-0"))
+    async with bench.store.read() as reader:
+        first, second = await explain(reader, make.instance(host=None))
+    assert (first.host, first.fits, dict(first.weights)) == ("host-0", True, {"free memory": 7 * GIB})
+    assert [name for name, _ in second.reasons] == ["storage", "draining"]

@@ -238,3 +238,10 @@ def test_identity_document() -> None:
 )
 def test_zone_ids(region: str, zone: str, wanted: str) -> None:
     assert zone_id(region, zone) == wanted
+
+
+def test_the_placement_group_is_told() -> None:
+    placed = msgspec.structs.replace(METADATA, group="near", partition=2)
+    assert text("/latest/meta-data/placement/group-name", placed) == "near"
+    assert text("/latest/meta-data/placement/partition-number", placed) == "2"
+    assert text("/latest/meta-data/placement/group-name") is None

@@ -86,6 +86,8 @@ VolumeKey           new for each encrypted volume that is not made of something 
 Address             AllocateAddress new, ReleaseAddress deletes; association, interface, instance and
                     private_ip are set and cleared together, with the interface's public_ip and address
 SecurityGroup       new, deleted when no interface has it and no other group's rule names it; rules, tags
+PlacementGroup      new, deleted when no instance is in it. RunInstances, and ModifyInstancePlacement while
+                    ``stopped``, set an instance's group, group_name, partition and tenancy
 KeyPair             new, deleted. Instances keep their own copy of the public key.
 Vpc                 CreateVpc, CreateDefaultVpc new, with what every VPC has (``defaults.furnish``): the main
                     RouteTable (number 1), the default NetworkAcl and SecurityGroup. DeleteVpc deletes it with
@@ -134,6 +136,7 @@ from gureum.services.ec2 import (
     nat_gateways,
     network_acls,
     peering,
+    placement_groups,
     prefix_lists,
     regions,
     registration,
@@ -184,6 +187,7 @@ __all__ = [
     "nat_gateways",
     "network_acls",
     "peering",
+    "placement_groups",
     "prefix_lists",
     "regions",
     "registration",

@@ -8,118 +8,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable
+from typing import NamedTuple
 
+from gureum.control.filters import ROOM, Scene, Shelf, Wish, plain, reasons, verdicts
+from gureum.control.fleet import EVERY_ZONE, Fleet, Taken, taken
+from gureum.control.fleet import serves as serves
 from gureum.errors import ApiError
-from gureum.resources import Host, HostState, Instance, InstanceState, Pool, Snapshot, Volume
+from gureum.resources import HostState, Instance, Pool, Snapshot, Strategy, Volume
 from gureum.resources.volume import shared
-from gureum.services.ec2.instance_types import InstanceType, machine_size
 from gureum.store.base import Reader
 
-CPU_OVERCOMMIT = 16.0
-MEMORY_OVERCOMMIT = 1.0
-HOST_MEMORY_BYTES = 1 << 30
-"""What a host keeps for itself: a host without memory ends guests."""
-MACHINE_MEMORY_BYTES = 128 << 20
-"""What a machine takes besides its guest's memory: the hypervisor's own, and translated code."""
-
-EVERY_ZONE = ""
-"""The zone of a host that stands for all zones: the only one of a small cloud."""
-
-TAKES_ROOM = (
-    InstanceState.pending,
-    InstanceState.running,
-    InstanceState.stopping,
-    InstanceState.shutting_down,
-)
+NEW = "new-"
+"""How ids begin that instances have before they are made."""
+SHELF_MIN = 8
+"""From so many machines on, sorting the hosts costs less than looking at all of them for each."""
 
 
 def anywhere(volumes: Iterable[Volume]) -> bool:
     """Whether any host can run a stopped instance with these volumes."""
     bound = [volume.bound for volume in volumes]
     return bool(bound) and not any(bound)
-
-
-class Room:
-    """What is left of one host, in vCPUs and bytes of memory."""
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
-        self.cpus = host.cpus * CPU_OVERCOMMIT
-        self.memory_bytes = (host.memory_bytes - HOST_MEMORY_BYTES) * MEMORY_OVERCOMMIT
-
-    def fits(self, size: InstanceType) -> bool:
-        """Never on a host that is being drained."""
-        enough = self.memory_bytes >= size.memory_bytes + MACHINE_MEMORY_BYTES and self.cpus >= size.vcpus
-        return enough and not self.host.draining
-
-    def take(self, size: InstanceType, count: int = 1) -> None:
-        self.cpus -= size.vcpus * count
-        self.memory_bytes -= (size.memory_bytes + MACHINE_MEMORY_BYTES) * count
-
-
-class Rooms:
-    """What is left of the hosts of a zone that are up."""
-
-    def __init__(self, rooms: Iterable[Room]) -> None:
-        self._rooms = list(rooms)
-
-    @classmethod
-    async def of_hosts(cls, reader: Reader, hosts: Iterable[Host], besides: str = "") -> Rooms:
-        """What is left by the instances that are placed there, but for one."""
-        rooms = [Room(host) for host in hosts]
-        for room in rooms:
-            placed = await reader.find(
-                Instance, host=room.host.id, state=[str(state) for state in TAKES_ROOM]
-            )
-            types = Counter(instance.type for instance in placed if instance.id != besides)
-            for type, count in types.items():
-                room.take(machine_size(type), count)
-        return cls(rooms)
-
-    @classmethod
-    async def of_zone(cls, reader: Reader, zone: str) -> Rooms:
-        """What is left by all that was accepted, placed or not. Empty if no host is known to be up."""
-        hosts = [host for host in await reader.find(Host) if host.state is HostState.up]
-        rooms = await cls.of_hosts(reader, [host for host in hosts if serves(host, zone)])
-        if rooms:
-            for instance in await reader.find(Instance, state=str(InstanceState.pending)):
-                if instance.host is None:
-                    rooms.take(machine_size(instance.type), zone=instance.zone)
-        return rooms
-
-    def __bool__(self) -> bool:
-        return bool(self._rooms)
-
-    def has(self, host: str) -> bool:
-        return any(room.host.id == host for room in self._rooms)
-
-    def drained(self, hosts: Collection[str]) -> bool:
-        """Whether all of these hosts take no more instances."""
-        return all(room.host.draining for room in self._rooms if room.host.id in hosts)
-
-    def emptiest(self, size: InstanceType, zone: str = "", only: Collection[str] = ()) -> Room | None:
-        """The one with the most free memory that can hold such a machine; ``only``: one of these hosts."""
-        fitting = [
-            room
-            for room in self._rooms
-            if (not zone or serves(room.host, zone))
-            and (not only or room.host.id in only)
-            and room.fits(size)
-        ]
-        return max(fitting, key=lambda room: (room.memory_bytes, room.host.id), default=None)
-
-    def take(self, size: InstanceType, count: int = 1, zone: str = "", only: Collection[str] = ()) -> int:
-        """Give room to so many machines, each as placement will; how many of them got it."""
-        for given in range(count):
-            room = self.emptiest(size, zone, only)
-            if room is None:
-                return given
-            room.take(size)
-        return count
-
-
-def serves(host: Host, zone: str) -> bool:
-    return host.zone in (zone, EVERY_ZONE)
 
 
 async def homes(reader: Reader, volumes: Iterable[Volume]) -> set[str]:
@@ -135,22 +43,6 @@ def insufficient(text: str) -> ApiError:
     return ApiError("InsufficientInstanceCapacity", text, status=500)
 
 
-async def no_room(reader: Reader, type: str, zone: str) -> ApiError:
-    """The error for a launch for which ``launchable`` found no room."""
-    hosts = [each for each in await reader.find(Host) if each.state is HostState.up and serves(each, zone)]
-    if hosts and all(host.draining for host in hosts):
-        named = ", ".join(sorted(host.id for host in hosts))
-        which = f"its only host, {named}, is" if len(hosts) == 1 else f"{named}, its only hosts, are"
-        return insufficient(
-            f"We currently do not have {type} capacity in the Availability Zone you requested ({zone}): "
-            f"{which} being drained. Activate one, or choose another zone, and try again."
-        )
-    return insufficient(
-        f"We currently do not have sufficient {type} capacity in the Availability Zone you requested "
-        f"({zone}). Stop or terminate other instances, or choose a smaller instance type, and try again."
-    )
-
-
 async def require_room_in(reader: Reader, pool: str) -> None:
     """Raises InsufficientVolumeCapacity while nothing new is made in a shared pool: it is nearly full."""
     record = await reader.get(Pool, pool) if shared(pool) else None
@@ -163,45 +55,133 @@ async def require_room_in(reader: Reader, pool: str) -> None:
         )
 
 
-async def launchable(reader: Reader, zone: str, type: str, count: int, sources: Collection[str]) -> int:
-    """How many of ``count`` new instances have room. ``sources``: the snapshots of which disks are made.
-
-    All of them while no host is up that could be asked: they wait for one.
+class Admission(NamedTuple):
+    """``partitions``: one for each instance that has room, 0 where it has none. ``refusal``: why the next one
+    has not.
     """
-    rooms = await Rooms.of_zone(reader, zone)
+
+    partitions: list[int]
+    refusal: ApiError | None = None
+
+
+async def admit(reader: Reader, machine: Taken, count: int, sources: Collection[str]) -> Admission:
+    """Which of ``count`` new instances like this one have room. ``sources``: the snapshots of which disks are
+    made. One in a group with partitions gets the one with the fewest, if it names none.
+
+    All of them have, while no host is up that could be asked: they wait for one.
+    """
     snapshots = await reader.get_many(Snapshot, sources)
     bound = [snapshot.host for snapshot in snapshots if not shared(snapshot.pool)]
     only = {host for host in bound if host is not None}
-    if not rooms or (only and not any(rooms.has(host) for host in only)):
-        return count
-    return rooms.take(machine_size(type), count, only=only)
+    scene = Scene(await reader.tally(Fleet))
+    waits = not _someone_is_up(scene, machine.zone, only)
+    shelf = None if waits else _reserve(scene, machine, count)
+    admission = Admission([])
+    for number in range(count):
+        new = machine._replace(id=f"{NEW}{number}")
+        for partition in _partitions(scene, new):
+            wish = Wish(new._replace(partition=partition), only)
+            if waits:
+                scene.wait(wish.machine)
+            elif (shelf.place(wish.machine) if shelf and not only else scene.place(wish)) is None:
+                continue
+            admission.partitions.append(partition)
+            break
+        else:
+            return admission._replace(refusal=_refusal(scene, Wish(new, only)))
+    return admission
 
 
-class StartCheck:
-    """Whether stopped instances can start, one after the other, in one transaction."""
+def _someone_is_up(scene: Scene, zone: str, only: Collection[str]) -> bool:
+    hosts = (each.host for each in scene.candidates(zone))
+    return any(host.state is HostState.up and (not only or host.id in only) for host in hosts)
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-        self._zones: dict[str, Rooms] = {}
 
-    async def start(self, instance: Instance) -> None:
-        """Raises InsufficientInstanceCapacity. Where no host is up the start waits for one."""
-        rooms = self._zones.get(instance.zone)
-        if rooms is None:
-            rooms = self._zones[instance.zone] = await Rooms.of_zone(self._reader, instance.zone)
-        volumes = await self._reader.find(Volume, instances=instance.id)
-        only = await homes(self._reader, volumes)
-        if not only and instance.host is not None and not anywhere(volumes):
-            only = {instance.host}
-        if not rooms or (only and not any(rooms.has(host) for host in only)):
-            return
-        if not rooms.take(machine_size(instance.type), only=only):
-            if only and rooms.drained(only):
-                raise insufficient(
-                    f"Insufficient capacity: the host of instance '{instance.id}' "
-                    f"({', '.join(sorted(only))}) is being drained. Activate the host, and try again."
-                )
-            raise insufficient(
-                f"Insufficient capacity: the host of instance '{instance.id}' has no room for another "
-                f"{instance.type} now. Stop or terminate other instances, or change its instance type."
-            )
+def _reserve(scene: Scene, machine: Taken, count: int) -> Shelf | None:
+    """Let all that was accepted have a host, as placement will choose. The shelf is one for ``count`` like
+    ``machine``, if they are plain and it is worth it.
+    """
+    few = count + len(scene.fleet.unplaced) < SHELF_MIN
+    shelves: dict[tuple[str, str], Shelf] = {}
+
+    def shelf(of: Taken) -> Shelf | None:
+        if few or not plain(of):
+            return None
+        key = (of.account, of.zone)
+        if key not in shelves:
+            shelves[key] = Shelf(scene, of)
+        return shelves[key]
+
+    common = any(each.host.zone == EVERY_ZONE for each in scene.candidates(machine.zone))
+    for _, other in sorted(scene.fleet.unplaced.items()):
+        if other.id != machine.id and (common or other.zone == machine.zone):
+            if (own := shelf(other)) is not None:
+                own.place(other)
+            else:
+                scene.place(Wish(other))
+    return shelf(machine)
+
+
+def _partitions(scene: Scene, machine: Taken) -> list[int]:
+    """Those that it may have, the best first."""
+    group = scene.fleet.groups.get(machine.group)
+    if machine.partition or group is None or group.strategy is not Strategy.partitions:
+        return [machine.partition]
+    members = Counter(each.partition for each in scene.members(machine.group).values())
+    return sorted(range(1, group.partitions + 1), key=lambda number: (members[number], number))
+
+
+def _refusal(scene: Scene, wish: Wish) -> ApiError:
+    """Of a launch."""
+    machine = wish.machine
+    near = [each for each in verdicts(scene, wish) if "zone" not in dict(each.reasons)]
+    head = f"the Availability Zone you requested ({machine.zone})"
+    up = [each for each in near if "state" not in dict(each.reasons)]
+    if up and all("draining" in dict(each.reasons) for each in up):
+        named = ", ".join(each.host for each in up)
+        which = f"its only host, {named}, is" if len(up) == 1 else f"{named}, its only hosts, are"
+        return insufficient(
+            f"We currently do not have {machine.type} capacity in {head}: {which} being drained. Activate "
+            "one, or choose another zone, and try again."
+        )
+    if all(dict(each.reasons).keys() <= {*ROOM, "draining"} for each in up):
+        return insufficient(
+            f"We currently do not have sufficient {machine.type} capacity in {head}. Stop or terminate other "
+            "instances, or choose a smaller instance type, and try again."
+        )
+    return insufficient(
+        f"We currently do not have sufficient {machine.type} capacity in {head} for what was asked: "
+        f"{reasons(up)}."
+    )
+
+
+async def require_room(reader: Reader, instance: Instance) -> None:
+    """Raises InsufficientInstanceCapacity where the stopped instance can't start. Where no host is up the
+    start waits for one.
+    """
+    volumes = await reader.find(Volume, instances=instance.id)
+    only = await homes(reader, volumes)
+    if not only and instance.host is not None and not anywhere(volumes):
+        only = {instance.host}
+    scene = Scene(await reader.tally(Fleet))
+    if not _someone_is_up(scene, instance.zone, only):
+        return
+    machine = taken(instance)
+    _reserve(scene, machine, 1)
+    wish = Wish(machine, only)
+    if scene.best(wish) is not None:
+        return
+    found = [each for each in verdicts(scene, wish) if not only or each.host in only]
+    if only and all("draining" in dict(each.reasons) for each in found):
+        raise insufficient(
+            f"Insufficient capacity: the host of instance '{instance.id}' "
+            f"({', '.join(sorted(only))}) is being drained. Activate the host, and try again."
+        )
+    near = [each for each in found if not {"zone", "state"} & dict(each.reasons).keys()]
+    if all(dict(each.reasons).keys() <= {*ROOM, "draining"} for each in near):
+        who = f"the host of instance '{instance.id}'" if only else f"each host of zone {instance.zone}"
+        raise insufficient(
+            f"Insufficient capacity: {who} has no room for another {instance.type} now. Stop or terminate "
+            "other instances, or change its instance type."
+        )
+    raise insufficient(f"Insufficient capacity for instance '{instance.id}': {reasons(near)}.")

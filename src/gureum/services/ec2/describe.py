@@ -115,6 +115,7 @@ def _common_of(instance: Instance, cloud: Cloud) -> Item:
         instance.state,
         instance.metadata,
         (instance.monitoring, instance.ebs_optimized, instance.source_dest_check),
+        (instance.group, instance.group_name, instance.partition, instance.tenancy),
     )
 
 
@@ -126,10 +127,12 @@ def _common(
     state_: InstanceState,
     metadata: MetadataOptions,
     flags: tuple[bool, bool, bool],
+    placed: tuple[str, str, int, str],
 ) -> Item:
     """The members that many instances share, always the same dict for the same arguments."""
     type = TYPES.get(type_name)
     monitoring, ebs_optimized, source_dest_check = flags
+    group, group_name, partition, tenancy = placed
     return {
         "State": state(state_),
         "ProductCodes": [],
@@ -137,8 +140,10 @@ def _common(
         "Placement": {
             "AvailabilityZone": zone,
             "AvailabilityZoneId": zone_ids(cloud).get(zone),
-            "GroupName": "",
-            "Tenancy": "default",
+            "GroupId": group or None,
+            "GroupName": group_name,
+            "PartitionNumber": partition or None,
+            "Tenancy": tenancy,
         },
         "Monitoring": {"State": "enabled" if monitoring else "disabled"},
         "Architecture": "x86_64",

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from gureum.control.fleet import Taken, required_labels, taken
 from gureum.errors import ApiError
 from gureum.resources import (
     Attachment,
@@ -18,7 +19,15 @@ from gureum.resources import (
     Recovery,
     Volume,
 )
-from gureum.services.ec2 import capacity, describe, launch_interfaces, limits, lookup, placement
+from gureum.services.ec2 import (
+    capacity,
+    describe,
+    launch_interfaces,
+    limits,
+    lookup,
+    placement,
+    placement_groups,
+)
 from gureum.services.ec2 import launch_options as options
 from gureum.services.ec2.allocation import public_addresses
 from gureum.services.ec2.block_devices import DiskMapping, new_volume, parse_mappings
@@ -44,13 +53,13 @@ async def run_instances(ctx: Context, input: Input) -> Output:
     low, high = options.instance_count(input)
     plan = await _plan(ctx, input)
     high = min(high, await _allowed(ctx, plan, low))
-    high = await _room(ctx, plan, low, high)
-    rows = await launch_interfaces.addresses(ctx, plan.places, low, high)
+    partitions = await _room(ctx, plan, low, high)
+    rows = await launch_interfaces.addresses(ctx, plan.places, low, len(partitions))
     count = len(rows) if plan.places[0].public else 0
     public = await public_addresses(ctx.tx, ctx.env, ctx.cloud, count)
     instances = [
-        await _create(ctx, plan, index, row, public[index] if public else "")
-        for index, row in enumerate(rows)
+        await _create(ctx, plan, index, row, partition, public[index] if public else "")
+        for index, (row, partition) in enumerate(zip(rows, partitions, strict=False))
     ]
     return {
         "ReservationId": plan.instance.reservation,
@@ -67,7 +76,19 @@ async def _plan(ctx: Context, input: Input) -> Plan:
     options.check_cpu_options(input.get("CpuOptions"), type)
     disks = await parse_mappings(ctx, image, input.get("BlockDeviceMappings"))
     key = await options.public_key(ctx, input.get("KeyName"))
-    places = await placement.choose(ctx, input, type.name)
+    wanted = await placement_groups.asked(ctx, input.get("Placement"))
+    machine = Taken(
+        id="",
+        type=type.name,
+        zone="",
+        host=None,
+        account=ctx.caller.account,
+        group="" if wanted.group is None else wanted.group.id,
+        partition=wanted.partition,
+        tenancy=wanted.tenancy,
+        requires=required_labels(tags["instance"]),
+    )
+    places = await placement.choose(ctx, input, machine)
     subnet, primary = places[0].subnet, places[0].interface
     instance = Instance(
         id="",
@@ -95,7 +116,7 @@ async def _plan(ctx: Context, input: Input) -> Plan:
         recovery=options.recovery(input.get("MaintenanceOptions"), Recovery()),
         cpu_credits=options.cpu_credits(input.get("CreditSpecification"), type),
     )
-    return Plan(instance, places, disks, tags)
+    return Plan(placement_groups.in_group(instance, wanted), places, disks, tags)
 
 
 async def _image(ctx: Context, id: str | None) -> Image:
@@ -128,20 +149,22 @@ async def _allowed(ctx: Context, plan: Plan, low: int) -> int:
     return min(room, by_vcpus, by_volumes)
 
 
-async def _room(ctx: Context, plan: Plan, low: int, high: int) -> int:
-    """How many instances the zone's hosts have room for; raises if that is fewer than ``low``."""
-    type, zone = plan.instance.type, plan.instance.zone
+async def _room(ctx: Context, plan: Plan, low: int, high: int) -> list[int]:
+    """The partitions of as many instances as the zone's hosts have room for; raises if these are fewer than
+    ``low``.
+    """
     sources = [each.disk.source for each in plan.disks if each.disk.source.startswith("snap-")]
-    room = await capacity.launchable(ctx.tx, zone, type, high, sources)
-    if room < low:
-        raise await capacity.no_room(ctx.tx, type, zone)
-    return room
+    admission = await capacity.admit(ctx.tx, taken(plan.instance), high, sources)
+    if len(admission.partitions) < low:
+        assert admission.refusal is not None
+        raise admission.refusal
+    return admission.partitions
 
 
 async def _create(
-    ctx: Context, plan: Plan, index: int, row: launch_interfaces.Row, public_ip: str
+    ctx: Context, plan: Plan, index: int, row: launch_interfaces.Row, partition: int, public_ip: str
 ) -> Instance:
-    instance = replace(plan.instance, id=ctx.env.new_id("i"), launch_index=index)
+    instance = replace(plan.instance, id=ctx.env.new_id("i"), launch_index=index, partition=partition)
     tags = plan.tags["network-interface"]
     interfaces = await launch_interfaces.create(ctx, instance, plan.places, tags, row, public_ip)
     volumes = [await ctx.tx.put(await _volume(ctx, plan, instance.id, disk)) for disk in plan.disks]

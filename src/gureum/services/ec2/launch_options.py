@@ -44,7 +44,6 @@ _UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
     "MaintenanceOptions": _only(AutoRecovery=("default", "disabled")),
     "NetworkPerformanceOptions": _only(BandwidthWeighting=("default",)),
     "Operator": lambda value: False,
-    "Placement": _only(Tenancy=("", "default"), GroupName=("",), Affinity=("", "default")),
     "PrivateDnsNameOptions": _only(
         HostnameType=("ip-name",),
         EnableResourceNameDnsARecord=(False,),
@@ -53,7 +52,6 @@ _UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
     "RamdiskId": lambda value: not value,
     "SecondaryInterfaces": lambda value: not value,
 }
-_ZONE = ("AvailabilityZone", "AvailabilityZoneId")
 
 
 def refuse_unsupported(input: Input) -> None:
@@ -62,8 +60,6 @@ def refuse_unsupported(input: Input) -> None:
         value = input.get(name)
         if value is None:
             continue
-        if name == "Placement":
-            value = {key: each for key, each in value.items() if key not in _ZONE}
         if not harmless(value):
             raise unsupported(f"The option {name} with the given value is not supported by gureum yet.")
 

@@ -11,7 +11,6 @@ from gureum.errors import ApiError
 from gureum.resources import Address, Instance, InstanceState, NetworkInterface, StateReason, Volume
 from gureum.services.ec2 import capacity, keepers, lookup
 from gureum.services.ec2.allocation import public_addresses
-from gureum.services.ec2.capacity import StartCheck
 from gureum.services.ec2.describe import state
 from gureum.services.ec2.faults import incorrect_instance_state, unsupported
 from gureum.services.operation import Context, Input, Output, operation
@@ -39,7 +38,6 @@ async def start_instances(ctx: Context, input: Input) -> Output:
     if input.get("AdditionalInfo"):
         raise unsupported("AdditionalInfo is reserved.")
     instances = await lookup.many(ctx, lookup.INSTANCE, input["InstanceIds"])
-    room = StartCheck(ctx.tx)
     changes = []
     for instance in instances:
         if instance.state in (InstanceState.pending, InstanceState.running):
@@ -53,7 +51,7 @@ async def start_instances(ctx: Context, input: Input) -> Output:
             raise incorrect_instance_state(
                 f"Instance '{instance.id}' does not have a volume attached at root ({instance.root_device})"
             )
-        await room.start(instance)
+        await capacity.require_room(ctx.tx, instance)
         await _give_public_addresses(ctx, instance)
         host = await _host(ctx, instance)
         started = await ctx.tx.put(

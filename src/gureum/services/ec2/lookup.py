@@ -21,6 +21,7 @@ from gureum.resources import (
     NetworkAcl,
     NetworkInterface,
     PeeringConnection,
+    PlacementGroup,
     PrefixList,
     Record,
     RouteTable,
@@ -123,6 +124,10 @@ ADDRESS = Noun(
 KEY_PAIR = Noun(
     KeyPair, "key", "InvalidKeyPair.NotFound", "The key pair ID '{ids}' does not exist",
     "The key pair IDs '{ids}' do not exist", "",
+)  # fmt: skip
+PLACEMENT_GROUP = Noun(
+    PlacementGroup, "pg", "InvalidPlacementGroup.Unknown", "The Placement Group '{ids}' is unknown.",
+    "The Placement Groups '{ids}' are unknown.", "InvalidPlacementGroupId.Malformed",
 )  # fmt: skip
 
 INTERNET_GATEWAY = Noun(

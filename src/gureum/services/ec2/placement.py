@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from gureum.control.fleet import Taken
 from gureum.errors import ApiError
 from gureum.resources import Host, NetworkInterface, SecurityGroup, Subnet
 from gureum.services.ec2 import capacity, limits, lookup
@@ -49,14 +50,15 @@ class Place(NamedTuple):
     interface: NetworkInterface | None = None
 
 
-async def choose(ctx: Context, input: Input, type: str) -> tuple[Place, ...]:
+async def choose(ctx: Context, input: Input, machine: Taken) -> tuple[Place, ...]:
     """The interfaces by device index, the primary one first.
 
-    ``type`` is the instance type: a zone that was not asked for is one with room.
+    A zone that was not asked for is one with room for such a machine.
     """
+    type = machine.type
     specs = _specs(input)
     options.check_interface_count(len(specs), type)
-    primary = await _place(ctx, input, specs[0], type, alone=len(specs) == 1)
+    primary = await _place(ctx, input, specs[0], machine, alone=len(specs) == 1)
     others = [await _further(ctx, input, spec, primary.subnet) for spec in specs[1:]]
     places = (primary, *others)
     _check_several(places)
@@ -107,10 +109,10 @@ def _specs(input: Input) -> list[Mapping[str, Any]]:
     return specs
 
 
-async def _place(ctx: Context, input: Input, spec: Mapping[str, Any], type: str, alone: bool) -> Place:
+async def _place(ctx: Context, input: Input, spec: Mapping[str, Any], machine: Taken, alone: bool) -> Place:
     if spec.get("NetworkInterfaceId"):
         return await _existing(ctx, input, spec)
-    subnet = await _subnet(ctx, input, spec.get("SubnetId"), type)
+    subnet = await _subnet(ctx, input, spec.get("SubnetId"), machine)
     groups = await _groups(ctx, input, spec, subnet)
     public = spec.get("AssociatePublicIpAddress")
     if public and not alone:
@@ -188,7 +190,7 @@ def _counts(place: Place) -> tuple[int, int]:
     return place.wanted.total, place.wanted.total6
 
 
-async def _subnet(ctx: Context, input: Input, id: str | None, type: str) -> Subnet:
+async def _subnet(ctx: Context, input: Input, id: str | None, machine: Taken) -> Subnet:
     placement = input.get("Placement") or {}
     zone = chosen_zone(ctx.cloud, placement.get("AvailabilityZone"), placement.get("AvailabilityZoneId"))
     if id:
@@ -209,7 +211,8 @@ async def _subnet(ctx: Context, input: Input, id: str | None, type: str) -> Subn
     filled = {subnet.id: await ctx.tx.count(NetworkInterface, subnet=subnet.id) for subnet in chosen}
     ordered = sorted(chosen, key=lambda subnet: (filled[subnet.id], subnet.zone))
     for subnet in ordered:
-        if await capacity.launchable(ctx.tx, subnet.zone, type, input["MinCount"], ()) >= input["MinCount"]:
+        admission = await capacity.admit(ctx.tx, machine._replace(zone=subnet.zone), input["MinCount"], ())
+        if admission.refusal is None:
             return subnet
     return ordered[0]
 

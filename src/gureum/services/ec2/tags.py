@@ -32,6 +32,7 @@ NOUNS: dict[str, Noun[Any]] = {
     "natgateway": lookup.NAT_GATEWAY,
     "network-acl": lookup.NETWORK_ACL,
     "network-interface": lookup.INTERFACE,
+    "placement-group": lookup.PLACEMENT_GROUP,
     "prefix-list": lookup.PREFIX_LIST,
     "route-table": lookup.ROUTE_TABLE,
     "security-group": lookup.GROUP,

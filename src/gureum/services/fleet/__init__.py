@@ -3,6 +3,6 @@
 Not AWS's; its model is in ``gateway/models/fleet``.
 """
 
-from gureum.services.fleet import events, hosts, joining, pools, recovery, tracing, volumes
+from gureum.services.fleet import events, hosts, joining, placement, pools, recovery, tracing, volumes
 
-__all__ = ["events", "hosts", "joining", "pools", "recovery", "tracing", "volumes"]
+__all__ = ["events", "hosts", "joining", "placement", "pools", "recovery", "tracing", "volumes"]

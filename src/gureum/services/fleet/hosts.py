@@ -25,7 +25,7 @@ from gureum.resources import (
 )
 from gureum.resources.volume import shared
 from gureum.services.ec2.capacity import anywhere
-from gureum.services.fleet import pages
+from gureum.services.fleet import pages, placement
 from gureum.services.fleet.faults import not_found, shown, wrong_state
 from gureum.services.fleet.losses import give_up, hand_over
 from gureum.services.operation import Context, Input, Output, operation
@@ -95,6 +95,7 @@ async def described(ctx: Context, host: Host) -> dict[str, Any]:
         "SnapshotIds": on.snapshots,
         "NatGatewayIds": on.gateways,
         "Problems": list(ctx.hosts.problems(host.id)),
+        **await placement.capacity(ctx.tx, host),
         "Certificate": None
         if newest is None
         else {
@@ -135,6 +136,16 @@ async def describe_hosts(ctx: Context, input: Input) -> Output:
         "Hosts": [await described(ctx, host) for host in hosts[: page.size]],
         "NextToken": page.token([host.id for host in hosts]),
     }
+
+
+@operation("fleet", "ModifyHost", write=True)
+async def modify_host(ctx: Context, input: Input) -> Output:
+    """What is on it stays, also if there is more of it than the host gives away now."""
+    host = await found(ctx, input)
+    changed = placement.labelled(host, input)
+    if changed != host:
+        changed = await ctx.tx.put(changed)
+    return {"Host": await described(ctx, changed)}
 
 
 @operation("fleet", "DrainHost", write=True)

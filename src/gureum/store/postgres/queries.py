@@ -53,6 +53,13 @@ CHANGES = (
     ") AS both_of ORDER BY revision FETCH FIRST $2 ROWS WITH TIES) AS c ON true"
     " ORDER BY c.revision, c.kind, c.id"
 )
+# $1: of these kinds, $2: after this revision.
+CHANGES_OF = (
+    "SELECT s.horizon, c.kind, c.id, c.body FROM state s LEFT JOIN"
+    " (SELECT kind, id, body FROM records WHERE revision > $2 AND kind = ANY($1::text[])"
+    " UNION ALL SELECT kind, id, NULL FROM tombstones WHERE revision > $2 AND kind = ANY($1::text[])"
+    ") AS c ON true"
+)
 # What was touched after $1, to forget what is remembered of it.
 TOUCHED = (
     "SELECT s.revision, s.horizon, t.kind, t.id FROM state s LEFT JOIN"

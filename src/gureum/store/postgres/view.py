@@ -108,6 +108,12 @@ class View(view.View):
         ((total,),) = await self._fetch(sql, *parameters)
         return int(total)
 
+    async def _changes_of(self, kinds: list[str], since: int) -> Rows | None:
+        rows = await self._fetch(queries.CHANGES_OF, kinds, since)
+        if since < rows[0][0]:
+            return None
+        return [tuple(row)[1:] for row in rows if row[1] is not None]
+
     async def _by_selectivity(self, sought: Search) -> list[Condition]:
         if len(sought.conditions) == 1:
             return sought.conditions

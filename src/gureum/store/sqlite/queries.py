@@ -44,6 +44,14 @@ CHANGES = (
     " ORDER BY 1, 2, 3 LIMIT ?3"
 )
 
+# ?1: of these kinds, ?2: after this revision.
+CHANGES_OF = (
+    "SELECT kind, id, body FROM records"
+    " WHERE revision > ?2 AND +kind IN (SELECT value FROM json_each(?1))"
+    " UNION ALL SELECT kind, id, NULL FROM tombstones"
+    " WHERE revision > ?2 AND +kind IN (SELECT value FROM json_each(?1))"
+)
+
 INSERT_RECORD = "INSERT OR IGNORE INTO records (kind, id, revision, body) VALUES (?, ?, ?, ?)"
 UPDATE_RECORD = "UPDATE records SET revision = ?, body = ? WHERE kind = ? AND id = ? AND revision = ?"
 DELETE_RECORD = "DELETE FROM records WHERE kind = ? AND id = ? AND revision = ?"

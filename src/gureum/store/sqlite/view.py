@@ -8,7 +8,7 @@ from typing import ClassVar
 from gureum.store import codec, search, view
 from gureum.store.cache import RecordCache
 from gureum.store.sqlite import queries
-from gureum.store.sqlite.connection import explained, fetch
+from gureum.store.sqlite.connection import explained, fetch, number
 from gureum.store.sqlite.search import Search
 from gureum.store.view import Horizon, Rows
 
@@ -55,6 +55,12 @@ class View(view.View):
         assert isinstance(sought, Search)
         with explained(self._path):
             return sought.count(self.connection)
+
+    async def _changes_of(self, kinds: list[str], since: int) -> Rows | None:
+        with explained(self._path):
+            if since < number(self.connection, queries.HORIZON):
+                return None
+            return fetch(self.connection, queries.CHANGES_OF, (codec.text_array(kinds), since))
 
 
 class WriteView(View, view.WriteView):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
+from gureum.control.fleet import HOST_MEMORY_BYTES, MACHINE_MEMORY_BYTES
 from gureum.errors import ApiError
 from gureum.resources import Host, HostState, Instance, InstanceState, Snapshot, SnapshotState
-from gureum.services.ec2.capacity import HOST_MEMORY_BYTES, MACHINE_MEMORY_BYTES
 from gureum.services.ec2.instance_types import TYPES
 
 if TYPE_CHECKING:

@@ -132,7 +132,7 @@ async def test_harmless_options_are_accepted(rig: Rig) -> None:
         {"HibernationOptions": {"Configured": True}},
         {"EnclaveOptions": {"Enabled": True}},
         {"KernelId": "aki-1"},
-        {"Placement": {"Tenancy": "dedicated"}},
+        {"Placement": {"Tenancy": "host"}},
         {"Placement": {"HostId": "h-1"}},
         {"CpuOptions": {"CoreCount": 1, "ThreadsPerCore": 1}},
         {"MetadataOptions": {"HttpProtocolIpv6": "enabled"}},

@@ -1,0 +1,273 @@
+"""1,000 hosts with 25,000 instances: how many more are placed a second, and what these have to do with it.
+
+Placed is what the manager does with a new instance: a host is chosen, and the instance, its interface and its
+volume are there from then on, in the store, durably, in batches as the manager takes them. Nothing runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from gureum.bench.figures import Figure, Promise, Say
+from gureum.control import instances
+from gureum.control.fleet import Fleet, taken
+from gureum.control.manager import BATCH_MAX
+from gureum.control.observed import Observed
+from gureum.control.placement import choose_host
+from gureum.env import Env
+from gureum.resources import (
+    Attachment,
+    AttachmentState,
+    BlockDevice,
+    Host,
+    HostState,
+    Instance,
+    InstanceState,
+    NetworkInterface,
+    PlacementGroup,
+    SpreadLevel,
+    Strategy,
+    Volume,
+)
+from gureum.services.ec2 import capacity
+from gureum.store.base import Transaction
+from gureum.store.sqlite import SqliteStore
+
+HOSTS = 1_000
+INSTANCES = 25_000
+FEW = 2_500
+PER_HOST = INSTANCES // HOSTS
+PLACED = 3_000
+DECISIONS = 1_000
+PER_SECOND = 500
+GROWTH = 1.5
+PLAN_SECONDS = 1
+ZONES = ("us-east-1a", "us-east-1b", "us-east-1c")
+ACCOUNT = "123456789012"
+GROUP = "pg-00000000000000001"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Rates(NamedTuple):
+    """Things a second, and a second of processor time."""
+
+    wall: float
+    cpu: float
+
+
+class Clock:
+    """From here on."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.monotonic(), time.process_time()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._wall
+
+    def rates(self, count: int) -> Rates:
+        return Rates(count / self.seconds, count / (time.process_time() - self._cpu))
+
+
+def measure(directory: Path, say: Say, *, quick: bool) -> list[Figure]:
+    return asyncio.run(_measure(directory, say, PLACED // 4 if quick else PLACED))
+
+
+async def _measure(directory: Path, say: Say, count: int) -> list[Figure]:
+    few = await _placed(directory / "few.db", FEW, count, say)
+    many = await _placed(directory / "many.db", INSTANCES, count, say)
+    store = SqliteStore.open(directory / "many.db")
+    try:
+        first = await _first_look(store)
+        accepted, chosen, apart = await _decisions(store)
+        plan = await _lost_host(store)
+    finally:
+        await store.close()
+    on = f"{HOSTS:,} hosts, {INSTANCES:,} instances"
+    return [
+        Figure(
+            name=f"placements, {on}",
+            value=many.wall,
+            unit="/s",
+            promise=Promise(limit=PER_SECOND, at="least"),
+        ),
+        Figure(
+            name="CPU time of a placement",
+            value=1000 / many.cpu,
+            unit="ms",
+            peer=1000 / few.cpu,
+            peer_name=f"{FEW:,} instances",
+            promise=Promise(limit=GROWTH, of="ratio"),
+        ),
+        Figure(name="CPU time of choosing a host", value=1000 / chosen.cpu, unit="ms"),
+        Figure(name="CPU time of choosing one, spread over hosts", value=1000 / apart.cpu, unit="ms"),
+        Figure(name="CPU time of finding that there is room", value=1000 / accepted.cpu, unit="ms"),
+        Figure(name="the first question after a start", value=1000 * first, unit="ms"),
+        Figure(
+            name=f"a lost host's {PER_HOST} instances placed elsewhere",
+            value=plan,
+            unit="s",
+            promise=Promise(limit=PLAN_SECONDS),
+        ),
+    ]
+
+
+async def _placed(path: Path, present: int, count: int, say: Say) -> Rates:
+    """How fast ``count`` instances are placed besides ``present`` ones."""
+    store = SqliteStore.open(path)
+    try:
+        await _seed(store, present)
+        new = [_instance(present + number) for number in range(count)]
+        for first in range(0, count, BATCH_MAX):
+            await _put_new(store, new[first : first + BATCH_MAX])
+        env, observed, clock = Env(), Observed(), Clock()
+        for first in range(0, count, BATCH_MAX):
+            ids = [each.id for each in new[first : first + BATCH_MAX]]
+
+            async def step(tx: Transaction, ids: list[str] = ids) -> None:
+                for id in ids:
+                    await instances.reconcile(tx, env, observed, id)
+
+            await store.transact(step)
+        rates = clock.rates(count)
+        async with store.read() as reader:
+            waiting = len((await reader.tally(Fleet)).unplaced)
+        if waiting:
+            raise AssertionError(f"{waiting} instances were not placed")
+    finally:
+        await store.close()
+    say(f"{count:,} placed besides {present:,}: {rates.wall:,.0f} a second, {rates.cpu:,.0f} of CPU time")
+    return rates
+
+
+async def _first_look(store: SqliteStore) -> float:
+    clock = Clock()
+    async with store.read() as reader:
+        await choose_host(reader, _instance(10**6))
+    return clock.seconds
+
+
+async def _decisions(store: SqliteStore) -> tuple[Rates, Rates, Rates]:
+    """Of finding that there is room, and of choosing a host, also for a group that is spread."""
+
+    async def timed(tx: Transaction, what: str) -> Rates:
+        clock = Clock()
+        for number in range(DECISIONS):
+            instance = _instance(10**6 + number)
+            if what == "room":
+                await capacity.admit(tx, taken(replace(instance, id="")), 1, ())
+            else:
+                await choose_host(tx, replace(instance, group=GROUP if what == "apart" else ""))
+        return clock.rates(DECISIONS)
+
+    async def work(tx: Transaction) -> tuple[Rates, Rates, Rates]:
+        group = PlacementGroup(
+            id=GROUP, account=ACCOUNT, name="g", strategy=Strategy.spread, spread=SpreadLevel.host
+        )
+        await tx.put(group)
+        for number in range(100):
+            await tx.put(
+                replace(_instance(2 * 10**6 + number), group=GROUP, host=f"host-{number}", id=f"i-{number}")
+            )
+        return await timed(tx, "room"), await timed(tx, "alone"), await timed(tx, "apart")
+
+    return await store.transact(work)
+
+
+async def _lost_host(store: SqliteStore) -> float:
+    """Seconds until the store says where each instance of a host goes on."""
+    clock = Clock()
+
+    async def work(tx: Transaction) -> None:
+        lost = await tx.find(Instance, host="host-0", state=str(InstanceState.running))
+        for instance in lost:
+            host = await choose_host(tx, replace(instance, host=None), excluding=("host-0",))
+            await tx.put(replace(instance, host=host.id))
+
+    await store.transact(work)
+    return clock.seconds
+
+
+async def _seed(store: SqliteStore, present: int) -> None:
+    async def hosts(tx: Transaction) -> None:
+        for number in range(HOSTS):
+            await tx.put(
+                Host(
+                    id=f"host-{number}",
+                    state=HostState.up,
+                    zone=ZONES[number % len(ZONES)],
+                    cpus=32,
+                    memory_bytes=64 << 30,
+                    number=number + 1,
+                )
+            )
+
+    await store.transact(hosts)
+    for first in range(0, present, BATCH_MAX):
+
+        async def running(tx: Transaction, first: int = first) -> None:
+            for number in range(first, min(present, first + BATCH_MAX)):
+                host = f"host-{number % HOSTS}"
+                zone = ZONES[number % HOSTS % len(ZONES)]
+                here = replace(_instance(number), host=host, zone=zone, state=InstanceState.running)
+                await tx.put(here)
+
+        await store.transact(running)
+
+
+async def _put_new(store: SqliteStore, new: list[Instance]) -> None:
+    """As RunInstances leaves them."""
+
+    async def work(tx: Transaction) -> None:
+        for instance in new:
+            attachment = Attachment(
+                instance=instance.id, device="/dev/xvda", state=AttachmentState.attaching, attached=NOW
+            )
+            await tx.put(
+                Volume(
+                    id=f"vol-{instance.id[2:]}",
+                    account=ACCOUNT,
+                    size_bytes=8 << 30,
+                    zone=instance.zone,
+                    created=NOW,
+                    attachments=(attachment,),
+                )
+            )
+            await tx.put(
+                NetworkInterface(
+                    id=f"eni-{instance.id[2:]}",
+                    account=ACCOUNT,
+                    vpc=instance.vpc,
+                    subnet=instance.subnet,
+                    zone=instance.zone,
+                    mac="0a:00:00:00:00:01",
+                    private_ip="10.0.0.4",
+                    instance=instance.id,
+                )
+            )
+            await tx.put(instance)
+
+    await store.transact(work)
+
+
+def _instance(number: int) -> Instance:
+    digits = f"{number:017x}"
+    return Instance(
+        id=f"i-{digits}",
+        account=ACCOUNT,
+        reservation="r-1",
+        type="t3.micro",
+        image="ami-1",
+        zone=ZONES[number % len(ZONES)],
+        launched=NOW,
+        vpc="vpc-1",
+        subnet="subnet-1",
+        interfaces=(f"eni-{digits}",),
+        devices=(BlockDevice(device="/dev/xvda", volume=f"vol-{digits}", delete_on_termination=True),),
+    )

@@ -1,0 +1,49 @@
+"""Placement groups, and what the cloud's owner says of all hosts."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+from gureum.resources.record import Record
+
+FLEET = "fleet"
+"""The id of the only FleetSettings."""
+
+
+class Strategy(StrEnum):
+    """EC2's placement strategies: near each other, apart, or in parts that are apart."""
+
+    cluster = "cluster"
+    spread = "spread"
+    partitions = "partition"
+
+
+class SpreadLevel(StrEnum):
+    host = "host"
+    rack = "rack"
+
+
+class PlacementGroup(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """``partitions``: how many, of the strategy partition. ``spread``: what no two instances of one of the
+    strategy spread share.
+    """
+
+    name: str
+    strategy: Strategy = Strategy.cluster
+    partitions: int = 0
+    spread: SpreadLevel = SpreadLevel.rack
+
+    kind: ClassVar[str] = "placement-group"
+    indexes: ClassVar[tuple[str, ...]] = ("account", "name")
+
+
+class FleetSettings(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """How much of their processors and memory hosts give away, as a multiple of what they have, if nothing
+    else is said of one.
+    """
+
+    cpu_overcommit: float = 16.0
+    memory_overcommit: float = 1.0
+
+    kind: ClassVar[str] = "fleet-settings"
