@@ -42,7 +42,8 @@ class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     name: lower-case letters, digits, "-"; no other cloud of this machine has it. account_id: 12 digits.
     index: 0 to 63, one per cloud of this machine, chooses its network ranges.
     tls_cert, tls_key: paths of PEM files, both or neither. hosts: how many compute hosts run on this machine;
-    one uses the machine's own network, several have a network namespace each. agents: ADDRESS:PORT for the
+    one uses the machine's own network, several have a network namespace each. host_zones: in how many zones
+    several are, by turns; with 1 each stands for all zones. agents: ADDRESS:PORT for the
     agents of other machines, "" for none; agents_url: where they reach it; uplink: the device on which this
     machine's host reaches theirs. encrypted: what goes between hosts goes through WireGuard. ipv6_prefix: a
     network that is led to the hosts, from which VPCs get theirs; "" for none. store: the URL of the database
@@ -61,6 +62,7 @@ class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     tls_cert: str | None = None
     tls_key: str | None = None
     hosts: int = 1
+    host_zones: int = len(ZONES)
     agents: str = ""
     agents_url: str = ""
     encrypted: bool = False
@@ -117,8 +119,13 @@ class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return tuple(f"{self.region}{letter}" for letter in ZONES)
 
     def zone_of(self, host: int) -> str:
-        """The zone of one of the machine's hosts; "" for an only host, which stands for all zones."""
-        return self.zones[host % len(ZONES)] if self.hosts > 1 else ""
+        """The zone of one of the machine's hosts; "" for one that stands for all zones."""
+        return "" if self.every_zone else self.zones[host % self.host_zones]
+
+    @property
+    def every_zone(self) -> bool:
+        """Whether each of the machine's hosts stands for all zones."""
+        return self.hosts == 1 or self.host_zones == 1
 
     @property
     def endpoint(self) -> str:

@@ -106,6 +106,16 @@ def up(
             show_default=False,
         ),
     ] = None,
+    zones: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=3,
+            help="In how many zones this machine's hosts are, by turns. With 1 each stands for all of them, "
+            "and any can take over for any other. Default: 3.",
+            show_default=False,
+        ),
+    ] = None,
     agents_address: Annotated[
         str | None,
         typer.Option(
@@ -196,7 +206,7 @@ def up(
     cloud = cloud_at(state_dir)
     if (joined := cloud.joined()) is not None:
         others = (agents_address, encrypt, ipv6_prefix, san, san_size, san_device, types, store, managers)
-        if any((port, host, tls_cert, tls_key, hosts, *others)):
+        if any((port, host, tls_cert, tls_key, hosts, zones, *others)):
             raise CliError(
                 f"this machine is host {joined.host} of cloud {joined.cloud}, which has these settings",
                 "gureum up without them starts its agent",
@@ -213,8 +223,8 @@ def up(
     agents = join.agents_settings(agents_address)
     choice = san_options.parse(san, san_size, san_device or ())
     pools = volume_types.parse(types)
-    if hosts is not None:
-        machine_hosts.change(cloud, hosts)
+    if (hosts, zones) != (None, None):
+        machine_hosts.change(cloud, hosts, zones)
     before = cloud.config() if cloud.exists else None
     if encrypt:
         machine_hosts.check_encryption(cloud)
@@ -225,6 +235,7 @@ def up(
         encrypted=encrypt,
         ipv6_prefix=ipv6.prefix_setting(ipv6_prefix),
         hosts=hosts,
+        host_zones=zones,
         port=port,
         host=host,
         tls_cert=str(tls_cert.absolute()) if tls_cert else None,
@@ -241,6 +252,8 @@ def up(
     storage.prepare(cloud, config, note)
     started = cloud.start(config, note)
     storage.settle(cloud, note)
+    if choice is not None and choice.kind == "ceph" and 1 < config.hosts <= config.host_zones:
+        note("each zone has one host, for which its instances would wait; see --zones 1")
     if as_json:
         show_json({"endpoint": config.endpoint, "state_dir": str(cloud.state_dir), "started": started})
     else:
