@@ -70,12 +70,12 @@ def test_the_manager_believes_stale_reports_of_volumes(monkeypatch: pytest.Monke
 
 
 def test_the_manager_takes_silence_for_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = instances._is_off
+    right = instances.is_off
 
     def is_off(instance: Instance, seen: MachineReport | None) -> bool:
         return seen is None or right(instance, seen)
 
-    monkeypatch.setattr(instances, "_is_off", is_off)
+    monkeypatch.setattr(instances, "is_off", is_off)
     found(range(80), "runs, and is")
 
 

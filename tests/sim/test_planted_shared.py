@@ -64,12 +64,12 @@ def test_the_volumes_stay_behind_when_their_instance_starts_elsewhere(
 
 
 def test_an_instance_that_is_not_off_starts_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = instances._is_off
+    right = instances.is_off
 
     def is_off(instance: Instance, seen: Any) -> bool:
         return seen is None or right(instance, seen)
 
-    monkeypatch.setattr(instances, "_is_off", is_off)
+    monkeypatch.setattr(instances, "is_off", is_off)
     found("runs on|runs, and is|is written by|which the store gives to|looks after it")
 
 

@@ -1,4 +1,4 @@
-"""Seeded runs of a simulated cloud. ``python -m gureum.sim SEED --timeline`` shows what happens in one."""
+"""Seeded runs of a simulated cloud. ``gureum sim run SEED`` shows what happens in one."""
 
 from __future__ import annotations
 

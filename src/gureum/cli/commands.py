@@ -35,6 +35,7 @@ COMMANDS: dict[str, Command] = {
     "san": Command("Show, check, back up and restore a cloud's storage, and change its disks."),
     "volume": Command("Move a cloud's volumes between pools, also while guests write to them."),
     "net": Command("Ask about a cloud's network: would a packet get there?"),
+    "sim": Command("Simulate a cloud: random runs from a seed, and named situations."),
     "image": Command("Build and list machine images.", _RUN_IMAGE),
     "doctor": Command("Tell what this machine can and cannot do, and what helps."),
     "demo": Command("Run the whole story on a cloud of its own, checking every step.", _RUN_IMAGE),

@@ -42,10 +42,13 @@ class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     name: lower-case letters, digits, "-"; no other cloud of this machine has it. account_id: 12 digits.
     index: 0 to 63, one per cloud of this machine, chooses its network ranges.
     tls_cert, tls_key: paths of PEM files, both or neither. hosts: how many compute hosts run on this machine;
-    one uses the machine's own network, several have a network namespace each. agents: ADDRESS:PORT for the
+    one uses the machine's own network, several have a network namespace each. host_zones: in how many zones
+    several are, by turns; with 1 each stands for all zones. agents: ADDRESS:PORT for the
     agents of other machines, "" for none; agents_url: where they reach it; uplink: the device on which this
     machine's host reaches theirs. encrypted: what goes between hosts goes through WireGuard. ipv6_prefix: a
-    network that is led to the hosts, from which VPCs get theirs; "" for none.
+    network that is led to the hosts, from which VPCs get theirs; "" for none. store: the URL of the database
+    that holds the cloud's state, without a password; "" for STATE/store.db. managers: how many run on this
+    machine, of which one leads; several need such a database.
     """
 
     name: str
@@ -59,11 +62,14 @@ class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     tls_cert: str | None = None
     tls_key: str | None = None
     hosts: int = 1
+    host_zones: int = len(ZONES)
     agents: str = ""
     agents_url: str = ""
     encrypted: bool = False
     ipv6_prefix: str = ""
     uplink: str = ""
+    store: str = ""
+    managers: int = 1
 
     @classmethod
     def load(cls, state_dir: Path) -> Self:
@@ -94,6 +100,16 @@ class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return (local, self.ipv6_prefix) if self.ipv6_prefix else (local,)
 
     @property
+    def identity(self) -> str:
+        """What a database is told that it belongs to."""
+        return f"{self.name} of account {self.account_id}"
+
+    @property
+    def manager_roles(self) -> tuple[str, ...]:
+        """The names of the managers' processes."""
+        return ("manager", *(f"manager-{number}" for number in range(1, self.managers)))
+
+    @property
     def agent_roles(self) -> tuple[str, ...]:
         """The names of the agents' processes, in the order of their hosts."""
         return ("agent",) if self.hosts == 1 else tuple(f"agent-{host}" for host in range(self.hosts))
@@ -103,8 +119,13 @@ class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return tuple(f"{self.region}{letter}" for letter in ZONES)
 
     def zone_of(self, host: int) -> str:
-        """The zone of one of the machine's hosts; "" for an only host, which stands for all zones."""
-        return self.zones[host % len(ZONES)] if self.hosts > 1 else ""
+        """The zone of one of the machine's hosts; "" for one that stands for all zones."""
+        return "" if self.every_zone else self.zones[host % self.host_zones]
+
+    @property
+    def every_zone(self) -> bool:
+        """Whether each of the machine's hosts stands for all zones."""
+        return self.hosts == 1 or self.host_zones == 1
 
     @property
     def endpoint(self) -> str:

@@ -1,12 +1,15 @@
 """How many hosts a machine has: what may change that, and what must be gone first."""
 
 import shutil
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from gureum.cli.cloud import Cloud
 from gureum.cli.config import HOST_PATH_MAX, HOSTS_MAX, CloudConfig, host_dir, make_state_dir
 from gureum.cli.output import MISSING, USAGE, CliError, note
-from gureum.cli.store import transact
+from gureum.cli.store import exists, transact
 from gureum.errors import StoreError
 from gureum.network import wireguard
 from gureum.resources import (
@@ -23,36 +26,54 @@ from gureum.store.base import Reader, Transaction
 SHOWN_MAX = 5
 
 
-def change(cloud: Cloud, hosts: int) -> None:
-    """Prepare for so many hosts where there was another number. Raises CliError, saying what is in the way.
+def change(cloud: Cloud, hosts: int | None, zones: int | None) -> None:
+    """Prepare for so many hosts in so many zones, None: as they are. Raises CliError for what is in the way.
 
-    A namespaced host belongs to one zone, an only host stands for all of them, and what is on a host's disk
-    stays there: so hosts can be added at any time, all else needs hosts that are empty.
+    An only host stands for all zones, and what is on a host's disk stays there: so hosts can be added at any
+    time where they are in as many zones as before, all else needs hosts that are empty.
     """
-    check_number(cloud.state_dir, hosts)
-    if not cloud.exists or (config := cloud.config()).hosts == hosts:
+    if hosts is not None:
+        check_number(cloud.state_dir, hosts)
+    if not cloud.exists:
+        return
+    config = cloud.config()
+    after = replace(config, hosts=hosts or config.hosts, host_zones=zones or config.host_zones)
+    if (after.hosts, after.host_zones) == (config.hosts, config.host_zones):
         return
     if cloud.is_running():
         raise CliError(
-            f"the cloud runs already, with --hosts {config.hosts}", f"gureum down, then up --hosts {hosts}"
+            f"the cloud runs already, with --hosts {config.hosts} --zones {config.host_zones}",
+            f"gureum down, then up --hosts {after.hosts} --zones {after.host_zones}",
         )
     store = cloud.state_dir / "store.db"
-    if 1 < config.hosts < hosts or not store.exists():
+    if not after.every_zone and exists(store):
+        _transact(store, lambda tx: _require_zones(tx, config, after))
+    if after.hosts != config.hosts:
+        _change_hosts(cloud, config, after.hosts)
+
+
+def _change_hosts(cloud: Cloud, config: CloudConfig, hosts: int) -> None:
+    store = cloud.state_dir / "store.db"
+    if 1 < config.hosts < hosts or not exists(store):
         return
     if guests := cloud.guests():
         raise CliError(
             f"{len(guests)} guests run on the hosts that there are",
             "gureum down, then up again",
         )
-    try:
-        transact(store, lambda tx: _forget(tx, config, hosts))
-    except StoreError as error:
-        raise CliError(str(error)) from error
+    _transact(store, lambda tx: _forget(tx, config, hosts))
     if config.hosts > 1:
         note("taking the network between the hosts away ...")
     cloud.evacuate()
     for number in range(hosts, config.hosts):
         remove_directory(host_dir(cloud.state_dir, number))
+
+
+def _transact(store: Path, work: Callable[[Transaction], Awaitable[None]]) -> None:
+    try:
+        transact(store, work)
+    except StoreError as error:
+        raise CliError(str(error)) from error
 
 
 def remove_directory(directory: Path) -> None:
@@ -99,13 +120,6 @@ async def _forget(tx: Transaction, config: CloudConfig, hosts: int) -> None:
             f"{' to '.join(dict.fromkeys((leaving[0], leaving[-1])))} cannot go: {shown(left)} there",
             "terminate and delete them (or start with the hosts that you had), then try again",
         )
-    if config.hosts == 1:
-        zone = config.zones[0]
-        if elsewhere := await _of_other_zones(tx, zone):
-            raise CliError(
-                f"host-0 will be in {zone} only, and has {shown(elsewhere)} of other zones",
-                f"terminate and delete them, or stay with --hosts {config.hosts}",
-            )
     for id in leaving:
         host = await tx.get(Host, id)
         if host is not None:
@@ -129,14 +143,30 @@ async def things_on(reader: Reader, hosts: list[str]) -> list[str]:
     return [*instances, *volumes, *snapshots, *gateways]
 
 
-async def _of_other_zones(reader: Reader, zone: str) -> list[str]:
-    """What a host that stood for every zone has of the others: there it could not run any more."""
-    instances = [
-        instance.id
-        for instance in await reader.find(Instance)
-        if instance.zone != zone and instance.state is not InstanceState.terminated
+async def _require_zones(reader: Reader, config: CloudConfig, after: CloudConfig) -> None:
+    """What is in a zone has to have a host there. Raises CliError."""
+    zones = {f"host-{number}": after.zone_of(number) for number in range(after.hosts)}
+
+    changed = {
+        f"host-{number}" for number in range(config.hosts) if config.zone_of(number) != after.zone_of(number)
+    }
+
+    def left_out(thing: Instance | Volume) -> bool:
+        if thing.host is None:
+            return thing.zone not in zones.values()
+        return thing.host in changed and thing.zone != zones.get(thing.host, thing.zone)
+
+    found: list[Instance | Volume] = [
+        *(each for each in await reader.find(Instance) if each.state is not InstanceState.terminated),
+        *await reader.find(Volume),
     ]
-    return [*instances, *(volume.id for volume in await reader.find(Volume) if volume.zone != zone)]
+    if left := [each.id for each in found if left_out(each)]:
+        raise CliError(
+            f"a host is in one zone then, and {shown(left)} are on hosts of others",
+            "terminate and delete them, or start with --zones 1: each host stands for all zones"
+            if after.hosts != config.hosts
+            else f"terminate and delete them, or stay with --zones {config.host_zones}",
+        )
 
 
 def shown(ids: list[str]) -> str:

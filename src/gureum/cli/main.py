@@ -20,6 +20,7 @@ from gureum.cli import migrations as migration_commands  # noqa: F401  (the same
 from gureum.cli import net as net_commands
 from gureum.cli import placement as placement_commands  # noqa: F401  (its commands are instance_commands.app's)
 from gureum.cli import san as san_commands
+from gureum.cli import sim as sim_commands
 from gureum.cli import volume as volume_commands
 from gureum.cli.commands import COMMANDS, exit_code_help
 from gureum.cli.options import MARKUP, AsJson, StateDir, attend, cloud_at
@@ -42,7 +43,7 @@ app.add_typer(host_commands.app, name="host")
 app.add_typer(instance_commands.app, name="instance")
 app.add_typer(net_commands.app, name="net")
 app.add_typer(san_commands.app, name="san")
-app.add_typer(instance_commands.app, name="instance")
+app.add_typer(sim_commands.app, name="sim")
 app.add_typer(volume_commands.app, name="volume")
 
 PASS_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -103,6 +104,16 @@ def up(
         typer.Option(
             min=1,
             help="How many compute hosts to run on this machine, each with a network of its own. Default: 1.",
+            show_default=False,
+        ),
+    ] = None,
+    zones: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=3,
+            help="In how many zones this machine's hosts are, by turns. With 1 each stands for all of them, "
+            "and any can take over for any other. Default: 3.",
             show_default=False,
         ),
     ] = None,
@@ -167,17 +178,36 @@ def up(
             show_default=False,
         ),
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="postgresql://USER@HOST/DATABASE",
+            help="Where the cloud's state is, if not in its directory. Chosen once. The password comes from "
+            "~/.pgpass, or ?passfile=FILE. Default: store.db in the cloud's directory.",
+            show_default=False,
+        ),
+    ] = None,
+    managers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=8,
+            help="How many managers to run, to take over from each other. Several need --store. Default: 1.",
+            show_default=False,
+        ),
+    ] = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
     from gureum.cli import ipv6, join, machine_hosts, san_options, storage, volume_types
     from gureum.cli.cloud import require_root
+    from gureum.cli.store import setting as store_setting
 
     require_root()
     cloud = cloud_at(state_dir)
     if (joined := cloud.joined()) is not None:
-        others = (agents_address, encrypt, ipv6_prefix, san, san_size, san_device, types)
-        if any((port, host, tls_cert, tls_key, hosts, *others)):
+        others = (agents_address, encrypt, ipv6_prefix, san, san_size, san_device, types, store, managers)
+        if any((port, host, tls_cert, tls_key, hosts, zones, *others)):
             raise CliError(
                 f"this machine is host {joined.host} of cloud {joined.cloud}, which has these settings",
                 "gureum up without them starts its agent",
@@ -194,16 +224,19 @@ def up(
     agents = join.agents_settings(agents_address)
     choice = san_options.parse(san, san_size, san_device or ())
     pools = volume_types.parse(types)
-    if hosts is not None:
-        machine_hosts.change(cloud, hosts)
+    if (hosts, zones) != (None, None):
+        machine_hosts.change(cloud, hosts, zones)
     before = cloud.config() if cloud.exists else None
     if encrypt:
         machine_hosts.check_encryption(cloud)
     config = cloud.configure(
         **agents,
+        store=store_setting(store, before),
+        managers=managers,
         encrypted=encrypt,
         ipv6_prefix=ipv6.prefix_setting(ipv6_prefix),
         hosts=hosts,
+        host_zones=zones,
         port=port,
         host=host,
         tls_cert=str(tls_cert.absolute()) if tls_cert else None,
@@ -220,6 +253,8 @@ def up(
     storage.prepare(cloud, config, note)
     started = cloud.start(config, note)
     storage.settle(cloud, note)
+    if choice is not None and choice.kind == "ceph" and 1 < config.hosts <= config.host_zones:
+        note("each zone has one host, for which its instances would wait; see --zones 1")
     if as_json:
         show_json({"endpoint": config.endpoint, "state_dir": str(cloud.state_dir), "started": started})
     else:
@@ -373,9 +408,9 @@ def doctor(state_dir: StateDir = None, as_json: AsJson = False) -> None:
 
     cloud = cloud_at(state_dir)
     config = cloud.config() if cloud.exists else None
-    where = (config.host, config.port) if config else (DEFAULT_HOST, DEFAULT_PORT)
+    host, port = (config.host, config.port) if config else (DEFAULT_HOST, DEFAULT_PORT)
     findings = []
-    for finding in surgery.examine(cloud.state_dir, *where):
+    for finding in surgery.examine(cloud.state_dir, host, port, config):
         findings.append(finding)
         if not as_json:
             print(f"{finding.status:<4}  {finding.name:<10}  {finding.why}")

@@ -188,6 +188,10 @@ def _draining(look: Look, candidate: Candidate) -> str:
     return "is being drained" if candidate.host.draining else ""
 
 
+def _uplink(look: Look, candidate: Candidate) -> str:
+    return "has no uplink now: nobody would reach it there" if candidate.host.uplink_down else ""
+
+
 def _hardware(look: Look, candidate: Candidate) -> str:
     like = look.wish.like
     return "" if like is None else unlike(like, candidate.host)
@@ -268,6 +272,7 @@ FILTERS = (
     Filter("state", _state),
     Filter("storage", _storage, lambda look: bool(look.wish.bound)),
     Filter("draining", _draining),
+    Filter("uplink", _uplink),
     Filter("hardware", _hardware, lambda look: look.wish.like is not None),
     Filter("labels", _labels, lambda look: bool(look.machine.requires)),
     Filter("tenancy", _tenancy, lambda look: bool(look.guests) or look.machine.tenancy == DEDICATED),
@@ -335,7 +340,9 @@ class Shelf:
         usable = [
             each
             for each in scene.candidates(like.zone)
-            if not (_state(look, each) or _draining(look, each) or _tenancy(look, each))
+            if not (
+                _state(look, each) or _draining(look, each) or _uplink(look, each) or _tenancy(look, each)
+            )
         ]
         usable.sort(key=lambda each: each.host.id, reverse=True)
         self._hosts = [each.host.id for each in usable]

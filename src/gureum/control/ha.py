@@ -42,6 +42,8 @@ from gureum.store.base import Change, Reader, Store, Transaction
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
+UPLINK_SECONDS = 5.0
+"""How long an uplink may be down."""
 PLACE_SECONDS = 5.0
 """How often a place is looked for again."""
 AT_ONCE_SECONDS = 10.0
@@ -77,6 +79,10 @@ class Ha:
         """Instances that are not started before a time (Unix)."""
         self._idle: set[str] = set()
         """Lost hosts of which nothing is wanted elsewhere, as far as is known."""
+        self._cut: dict[str, float] = {}
+        """Hosts whose uplink is down, and since when, on the event loop's clock."""
+        self._emptied: set[str] = set()
+        """Of those, what could leave was told to."""
         self._told: dict[str, str] = {}
         """By host, the name of what was last told of it while it is not fenced."""
         self._place_at = 0.0
@@ -116,6 +122,7 @@ class Ha:
         if isinstance(record, Instance):
             if record.host is not None:
                 self._idle.discard(record.host)
+                self._emptied.discard(record.host)
             if record.state is InstanceState.pending and record.recovers:
                 if record.host is None:
                     self._homeless.add(id)
@@ -163,11 +170,28 @@ class Ha:
             elif host.state is HostState.fenced:
                 await self._leave(host)
                 await self._lift(host)
+        await self._uplinks()
         if self._homeless and asyncio.get_running_loop().time() >= self._place_at:
             await self._place()
         waiting = {id: at for id, at in self._held.items() if recovery.is_due(self._env, at)}
         if waiting:
             await self._store.transact(lambda tx: recovery.due(tx, self._env, waiting), frees=True)
+
+    # Uplinks
+
+    async def _uplinks(self) -> None:
+        """What is on a host that is cut off from the others, and not from its manager, goes elsewhere."""
+        now = asyncio.get_running_loop().time()
+        up = {host.id for host in self._hosts.values() if host.state is HostState.up}
+        cut = {host.id for host in self._hosts.values() if host.id in up and host.uplink_down}
+        self._cut = {id: self._cut.get(id, now) for id in sorted(cut)}
+        if len(cut) > max(1, len(up - cut)) or not up - cut:
+            return  # most of them: elsewhere it is no better
+        for id, since in self._cut.items():
+            if now > since + UPLINK_SECONDS and id not in self._emptied:
+                await self._store.transact(partial(recovery.end_there, env=self._env, host=id), frees=True)
+                self._emptied.add(id)
+        self._emptied &= cut
 
     # Fences
 

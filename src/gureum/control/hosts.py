@@ -208,6 +208,7 @@ def noted(host: Host | None, report: HostReport, account: str) -> Host:
         watcher=host.watcher if given_up else "",
         lifted=host.lifted if given_up or warden is None else max(host.lifted, warden.fence),
         fenceable=warden is not None,
+        uplink_down=report.uplink_down,
         zone=report.zone,
         cpus=report.cpus,
         memory_bytes=report.memory_bytes,

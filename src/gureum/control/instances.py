@@ -70,14 +70,14 @@ async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> N
         case InstanceState.pending:
             await _pending(tx, env, instance, seen)
         case InstanceState.running if instance.capturing:
-            await captures.step(tx, instance, _is_off(instance, seen))
+            await captures.step(tx, instance, is_off(instance, seen))
         case InstanceState.running:
             await _running(tx, env, instance, seen)
         case InstanceState.stopping:
-            if _is_off(instance, seen):
+            if is_off(instance, seen):
                 await _stopped(tx, env, instance)
         case InstanceState.shutting_down:
-            if _is_off(instance, seen):
+            if is_off(instance, seen):
                 await _terminated(tx, env, instance)
         case InstanceState.terminated:
             if env.now() >= instance.purge_at and not instance.migration:
@@ -88,7 +88,7 @@ async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> N
         await migrations.step(tx, env, observed, after)
 
 
-def _is_off(instance: Instance, seen: MachineReport | None) -> bool:
+def is_off(instance: Instance, seen: MachineReport | None) -> bool:
     """Whether the machine is off for good: its host says so of a spec that no longer wants it to run."""
     if instance.host is None:
         return True
@@ -210,6 +210,7 @@ async def _stopped(tx: Transaction, env: Env, instance: Instance) -> None:
             impaired="",
             capturing=(),
             recovers=0.0,
+            leaving=False,
             restart_at=0.0,
         )
     )

@@ -19,12 +19,14 @@ from gureum.resources import (
     Host,
     Instance,
     InstanceState,
+    NetworkInterface,
     RecoveryPolicy,
     Severity,
     StateReason,
     Volume,
     VolumeState,
 )
+from gureum.services.ec2 import keepers
 from gureum.services.fleet import losses
 from gureum.store.base import Reader, Transaction
 
@@ -60,36 +62,72 @@ async def leave(tx: Transaction, env: Env, instance: Instance, host: Host) -> No
     if instance.state in ENDS:
         await tx.put(replace(instance, host=None))
         return
-    fence = host.fence
-    why = f" ({fence.reason})" if fence is not None else ""
+    why = f" ({host.fence.reason})" if host.fence is not None else ""
     message = f"host {host.id} was lost{why}"
-    reason = StateReason(HOST_FAILURE, f"{HOST_FAILURE}: {message}")
-    again = instance.recovery.policy is RecoveryPolicy.restart
+    if instance.recovery.policy is RecoveryPolicy.restart:
+        await _elsewhere(tx, env, instance, message)
+        return
+    reason = _because(message)
+    stopping = replace(instance, state=InstanceState.stopping, capturing=(), impaired="", leaving=False)
+    await tx.put(
+        replace(stopping, state_reason=reason, transition_reason=reason.message, host=None, restart_at=0.0)
+    )
+    text = f"{instance.id}: {message}; it is stopped, as its recovery says"
+    await events.record(
+        tx, env, "InstanceStopped", text, Severity.warning, host=host.id, instance=instance.id
+    )
+
+
+def _because(message: str) -> StateReason:
+    return StateReason(HOST_FAILURE, f"{HOST_FAILURE}: {message}")
+
+
+async def _elsewhere(tx: Transaction, env: Env, instance: Instance, message: str) -> None:
+    """It is on no host any more, and is to run again."""
+    reason = _because(message)
     await tx.put(
         replace(
             instance,
-            state=InstanceState.pending if again else InstanceState.stopping,
+            state=InstanceState.pending,
             state_reason=reason,
             transition_reason=reason.message,
             host=None,
-            generation=instance.next_generation if again else instance.generation,
-            reboots=0 if again else instance.reboots,
+            generation=instance.next_generation,
+            reboots=0,
             capturing=(),
             impaired="",
-            recovers=env.now() if again else 0.0,
+            recovers=instance.recovers or env.now(),
+            leaving=False,
             restart_at=0.0,
         )
     )
-    text = "it is started elsewhere" if again else "it is stopped, as its recovery says"
+    text = f"{instance.id}: {message}; it is started elsewhere"
     await events.record(
-        tx,
-        env,
-        "InstanceRestarting" if again else "InstanceStopped",
-        f"{instance.id}: {message}; {text}",
-        Severity.warning,
-        host=host.id,
-        instance=instance.id,
+        tx, env, "InstanceRestarting", text, Severity.warning, host=str(instance.host), instance=instance.id
     )
+
+
+async def end_there(tx: Transaction, env: Env, host: str) -> None:
+    """The host, which works, is cut off from the others: what could be elsewhere is ended there first."""
+    for instance in await tx.find(Instance, host=host, state=[str(state) for state in RUNS]):
+        wanted = instance.recovery.policy is RecoveryPolicy.restart and not instance.capturing
+        if wanted and not instance.leaving and not await waits(tx, instance):
+            leaving = replace(instance, state=InstanceState.pending, leaving=True, recovers=env.now())
+            await tx.put(replace(leaving, restart_at=0.0))
+            text = f"{instance.id} is ended on host {host}, whose uplink is down, to start elsewhere"
+            await events.record(
+                tx, env, "InstanceLeaving", text, Severity.warning, host=host, instance=instance.id
+            )
+
+
+async def _left(tx: Transaction, env: Env, instance: Instance) -> None:
+    """Its machine has ended, and its host has let go of all that it had."""
+    for interface in await tx.find(NetworkInterface, instance=instance.id):
+        await tx.put(replace(interface, host=None))
+    for volume in await tx.find(Volume, instances=instance.id):
+        if volume.host == instance.host:
+            await keepers.give(tx, volume, None)
+    await _elsewhere(tx, env, instance, f"the uplink of host {instance.host} is down")
 
 
 async def rejoin(tx: Transaction, env: Env, instance: Instance) -> None:
@@ -115,6 +153,7 @@ async def rejoin(tx: Transaction, env: Env, instance: Instance) -> None:
             reboots=0,
             impaired="",
             recovers=env.now(),
+            leaving=False,
             restart_at=0.0,
         )
     )
@@ -157,6 +196,10 @@ async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> N
         # What is seen of a host that is given up is its end.
         return
     seen = observed.machine(instance.host, id, instance.generation)
+    if instance.leaving and instance.state in RUNS:
+        if instances.is_off(instance, seen):
+            await _left(tx, env, instance)
+        return
     if seen is not None and seen.state is MachineState.crashed and await _died(tx, env, instance, seen):
         return
     await instances.reconcile(tx, env, observed, id)

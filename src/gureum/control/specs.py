@@ -228,8 +228,8 @@ def _machine(
     return MachineSpec(
         id=instance.id,
         generation=instance.generation,
-        run=wanted and not (instance.capturing or instance.restart_at or given_up),
-        shutdown_seconds=0.0 if given_up else _shutdown_seconds(instance),
+        run=wanted and not (instance.capturing or instance.restart_at or instance.leaving or given_up),
+        shutdown_seconds=0.0 if given_up or instance.leaving else _shutdown_seconds(instance),
         reboots=instance.reboots,
         vcpus=size.vcpus,
         threads=size.threads,

@@ -57,6 +57,8 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
     wireguard_key: str = ""
     draining: bool = False
     """Takes no more instances."""
+    uplink_down: bool = False
+    """It is not connected to the other hosts, though the manager is reached another way."""
     silent: float = 0.0
     """When it was found to be silent, Unix time; 0 while it is heard."""
     watcher: str = ""
@@ -76,7 +78,7 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def schedulable(self) -> bool:
         """Whether something new may be put on it."""
-        return self.state is HostState.up and not self.draining
+        return self.state is HostState.up and not self.draining and not self.uplink_down
 
     kind: ClassVar[str] = "host"
     transitions: ClassVar[Transitions] = table(

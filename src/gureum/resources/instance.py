@@ -139,6 +139,8 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
     recovers: float = 0.0
     """Since when (Unix time) it is to run again, after its host was lost or its machine died; 0 if it is not.
     """
+    leaving: bool = False
+    """Its machine is ended where it is, and starts elsewhere when that is done."""
     restart_at: float = 0.0
     """Its machine is not started before (Unix time): it died not long ago."""
     crashes: tuple[float, ...] = ()

@@ -73,8 +73,11 @@ HA_FAULTS = {
     "cut both": 4,
     "no agent": 3,
     "warden": 3,
+    "uplink": 2,
 }
-"""Further ones where hosts are lost: off, held as a whole, cut off, without an agent, and its warden dies."""
+"""Further ones where hosts are lost: off, held as a whole, cut off, without an agent, its warden dies, or its
+uplink is down.
+"""
 SAN_STEPS = (
     "find_volume",
     "has_snapshot",
@@ -198,6 +201,9 @@ class Faults:
                 world.pause(host, seconds)
             case "no agent":
                 world.unseat(host, seconds)
+            case "uplink":
+                host.uplink_down = True
+                loop.call_later(seconds, setattr, host, "uplink_down", False)
             case "warden" if host.warden_process is not None:
                 host.warden_process.die()
             case "cut" | "cut manager" | "cut both":
@@ -250,6 +256,7 @@ class Faults:
         for host in world.hosts:
             host.power.set()
             host.seated.set()
+            host.uplink_down = False
             world.cut_manager(host, False, False)
             await self._set_draining(host.name, False)
 

@@ -139,7 +139,8 @@ class Ledger:
         for id in self.launched:
             instance = instances.get(id)
             if instance is None:
-                yield f"{id} was launched and is gone"
+                if id not in self.terminated | self.may_be_terminated:
+                    yield f"{id} was launched and is gone"
                 continue
             if id in self.terminated and instance.state is not InstanceState.terminated:
                 yield f"{id} is {instance.state} and was terminated"

@@ -20,7 +20,8 @@ class Deadlock(Exception):
 class Freezer:
     """What can be held as by SIGSTOP: nothing that runs in its context does, until it is let go on."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "") -> None:
+        self.name = name
         self.frozen = False
         self._held: list[asyncio.Handle] = []
 

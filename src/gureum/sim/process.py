@@ -55,7 +55,7 @@ class Process:
     ) -> None:
         self.name = name
         self.dead = False
-        self.freezer = Freezer()
+        self.freezer = Freezer(name)
         self._points = points
         self._context = contextvars.copy_context()
         self._context.run(FREEZER.set, self.freezer)

@@ -18,6 +18,7 @@ from gureum.sim.violation import Violation
 from gureum.sim.workload import Workload
 from gureum.sim.world import World
 
+PACE_SECONDS = 0.7
 REST_SECONDS_MAX = 180.0
 """When faults have ended, everything must have come to rest within this virtual time."""
 
@@ -64,9 +65,11 @@ class Run:
         ha: bool,
         crash_at: str,
         crash_at_count: int,
+        pace: float,
         migrating: bool = False,
     ) -> None:
         self.seed = seed
+        self.pace = pace
         self.world = World(seed, hosts, shared, ha)
         self.world.points.at, self.world.points.count = crash_at, crash_at_count
         self.guests = Guests(self.world)
@@ -87,7 +90,7 @@ class Run:
             if self.random_faults:
                 await self.faults.step()
             await self._always()
-            await asyncio.sleep(self.world.random.expovariate(1 / 0.7))
+            await asyncio.sleep(self.world.random.expovariate(1 / self.pace))
         await self.faults.end()
         rest_seconds = await self._rest()
         world = self.world
@@ -145,6 +148,7 @@ def simulate(
     shared: bool = False,
     several: bool = False,
     ha: bool = False,
+    pace: float = PACE_SECONDS,
     migrating: bool = False,
 ) -> Outcome:
     """Run a cloud for ``steps`` calls. Raises Violation, or whatever else went wrong.
@@ -152,8 +156,8 @@ def simulate(
     ``crash_at``: the only fault is that the process which reaches this crash point for the
     ``crash_at_count``-th time dies there. ``networks``: most calls are about VPCs and what
     is in them. ``shared``: there is a shared pool. ``several``: many calls are about volumes in it that more
-    than one instance has. ``ha``: hosts are lost, and what ran there runs elsewhere. ``migrating``: many
-    calls are about migrations.
+    than one instance has. ``ha``: hosts are lost, and what ran there runs elsewhere.
+    ``pace``: seconds from call to call, in the mean. ``migrating``: many calls are about migrations.
     """
     errors = ErrorLog()
     root = logging.getLogger("gureum")
@@ -161,9 +165,8 @@ def simulate(
     propagate, root.propagate = root.propagate, root.getEffectiveLevel() < logging.ERROR
 
     async def work() -> Outcome:
-        return await Run(seed, hosts, networks, shared, several, ha, crash_at, crash_at_count, migrating)(
-            steps
-        )
+        run = Run(seed, hosts, networks, shared, several, ha, crash_at, crash_at_count, pace, migrating)
+        return await run(steps)
 
     try:
         outcome = run_virtual(work())

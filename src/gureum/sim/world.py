@@ -19,7 +19,7 @@ from gureum.agent.agent import Agent, Identity
 from gureum.control.images import register
 from gureum.control.manager import Manager
 from gureum.env import Env
-from gureum.errors import PoolError, TransportError
+from gureum.errors import ApiError, PoolError, TransportError
 from gureum.gateway.call import Call
 from gureum.hostspec import LOCAL
 from gureum.hypervisors.base import RBD_PREFIX, Disk, describe
@@ -38,11 +38,14 @@ from gureum.services.ec2.defaults import ensure_defaults
 from gureum.services.operation import Caller, Cloud
 from gureum.sim.link import Weather, pair
 from gureum.sim.process import Crash, CrashPoints, Process
+from gureum.sim.store import open_store
 from gureum.sim.wardens import Notes, SimWarden, SimWatched, leases
-from gureum.store.sqlite import SqliteStore
 from gureum.transport.link import Link
 
 log = logging.getLogger(__name__)
+machines_log = logging.getLogger("gureum.sim.machines")
+calls_log = logging.getLogger("gureum.sim.calls")
+process_log = logging.getLogger("gureum.sim.process")
 
 EPOCH = 1_750_000_000.0
 GIB = 2**30
@@ -83,6 +86,34 @@ IMAGE = ImageManifest(
 )
 
 
+class SimMachines(FakeMachines):
+    """Tells of each change of a machine's state."""
+
+    def __init__(self, env: Env, host: str, roads: FakeRoads) -> None:
+        super().__init__(env, roads)
+        self._host = host
+        self._told: dict[str, str] = {}
+
+    def changed(self, machine: FakeMachine) -> None:
+        id, text = machine.config.id, f"{machine.state}{': ' * bool(machine.message)}{machine.message}"
+        if machines_log.isEnabledFor(logging.INFO) and self._told.get(id) != text:
+            self._told[id] = text
+            machines_log.info("%s on %s, generation %s: %s", id, self._host, machine.config.generation, text)
+        super().changed(machine)
+
+    def freeze(self) -> None:
+        thawed = [id for id in self.running() if not self.machines[id].frozen]
+        super().freeze()
+        for id in thawed:
+            machines_log.info("%s on %s: held by the warden", id, self._host)
+
+    def thaw(self) -> None:
+        frozen = [id for id in self.running() if self.machines[id].frozen]
+        super().thaw()
+        for id in frozen:
+            machines_log.info("%s on %s: let go on by the warden", id, self._host)
+
+
 class SimHypervisor(FakeHypervisor):
     """What guests do reaches its agent as an event, not in the middle of what the agent does."""
 
@@ -105,7 +136,7 @@ class SimHost:
         self.zone = zone
         self.address = address
         env = Env(world.now, random.Random(world.random.getrandbits(64)), lambda _: None)
-        self.machines = FakeMachines(env, world.roads)
+        self.machines = SimMachines(env, name, world.roads)
         self.disk = FakePoolDisk(POOL_BYTES)
         self.disk.images[IMAGE.disk] = dict(IMAGE_BLOCKS)
         self.machines.copy = self._copy
@@ -123,6 +154,7 @@ class SimHost:
         """Nothing of it runs, as while it is suspended."""
         self.resumed = -RESUMED_SECONDS
         """When it went on, on the event loop's clock."""
+        self.uplink_down = False
         self.deaf = self.mute = False
         """Nothing from the manager arrives here, or nothing from here there."""
 
@@ -154,6 +186,7 @@ class SimHost:
         """The agent's process."""
         await self.power.wait()
         await self.seated.wait()
+        process_log.info("%s starts", self.name)
         pools: dict[str, Pool] = {LOCAL: FakePool(env, self.disk, chain_max=CHAIN_MAX)}
         if self.world.san is not None:
             pools[self.world.san.name] = FakeSharedPool(env, self.world.san, self.name)
@@ -175,6 +208,7 @@ class SimHost:
             self._connect,
             leases=leases(self, self.world.leases) if self.world.leases is not None else None,
             warden=SimWatched(self) if self.world.leases is not None else None,
+            uplink_down=lambda: self.uplink_down,
         ).run()
 
     async def _connect(self) -> Link:
@@ -208,6 +242,13 @@ class SimHost:
             self.write(path, block, data)
 
 
+def _shown(value: object) -> str:
+    """What a line about a call has room for: no structures."""
+    if isinstance(value, list):
+        return ",".join(filter(None, map(_shown, value)))
+    return "" if isinstance(value, dict) else str(value)
+
+
 class World:
     """One simulated cloud with one random source. Make it inside the virtual loop."""
 
@@ -222,7 +263,7 @@ class World:
         self.points = CrashPoints(self.random)
         self.skew_seconds = 0.0
         """How far the wall clock is from where it should be."""
-        self.store = SqliteStore.open(":memory:", threaded=False)
+        self.store = open_store()
         self.hosts = [SimHost(self, "host-0", "")]
         if hosts > 1:
             zones = [CLOUD.zones[n % len(CLOUD.zones)] for n in range(hosts)]
@@ -246,6 +287,9 @@ class World:
             for host in self.hosts:
                 host.zone = ""
         self.manager: Manager | None = None
+        self.manager_power = asyncio.Event()
+        """Without it the manager does not start."""
+        self.manager_power.set()
         self.manager_process: Process | None = None
         self._calls: dict[asyncio.Task[Any], None] = {}
         self._services: dict[asyncio.Task[None], None] = {}
@@ -287,6 +331,7 @@ class World:
                 await process.wait()
             except Exception as error:
                 self.failure = self.failure or error
+            process_log.info("%s is dead", name)
             seat(None)
             await asyncio.sleep(self.random.uniform(*pause))
 
@@ -310,6 +355,8 @@ class World:
         return seat
 
     async def _run_manager(self, env: Env) -> None:
+        await self.manager_power.wait()
+        process_log.info("manager starts")
         self.manager = Manager(env, self.cloud, self.store)
         self.dispatcher = Dispatcher(env, self.cloud, self.store, self.manager)
         await self.manager.run()
@@ -399,6 +446,18 @@ class World:
 
         Raises ApiError.
         """
+        if not calls_log.isEnabledFor(logging.INFO):
+            return await self._call(operation, input, service)
+        words = " ".join(f"{key}={_shown(value)}" for key, value in input.items() if _shown(value))
+        try:
+            answer = await self._call(operation, input, service)
+        except ApiError as error:
+            calls_log.info("%s %s: %s", operation, words, error)
+            raise
+        calls_log.info("%s %s: %s", operation, words, "no answer" if answer is None else "done")
+        return answer
+
+    async def _call(self, operation: str, input: Mapping[str, Any], service: str) -> Mapping[str, Any] | None:
         dispatcher, process = self.dispatcher, self.manager_process
         if dispatcher is None or process is None:
             return None

@@ -54,6 +54,21 @@ def test_agents_of_hosts_that_are_no_more_are_stopped_too(cloud: Cloud) -> None:
     assert not list(cloud.run_dir.glob("agent*.pid"))
 
 
+def test_a_supervisor_that_lacks_some_is_replaced(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of a version without wardens."""
+    config = cloud.configure(port=free_port())
+    assert cloud.start(config, lambda _: None)
+    before = cloud.supervisor()
+    monkeypatch.setattr(Cloud, "_host_roles", lambda _self, agents: (*agents, "warden"))
+    said: list[str] = []
+    assert cloud.start(config, said.append)
+    assert "is replaced" in said[0]
+    assert before not in (None, cloud.supervisor())
+    assert [process.name for process in cloud.processes()] == ["supervisor", "manager", "agent", "warden"]
+    assert all(process.is_ready for process in cloud.processes())
+    assert not cloud.start(config, said.append)
+
+
 def test_each_host_is_evacuated(cloud: Cloud) -> None:
     cloud.configure(hosts=2)
     (cloud.state_dir / "evacuate-fails").touch()

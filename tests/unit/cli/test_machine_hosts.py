@@ -43,16 +43,16 @@ def evacuated(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_new_cloud_has_as_many_as_it_likes(cloud: Cloud, evacuated: list[int]) -> None:
-    machine_hosts.change(cloud, 3)
+    machine_hosts.change(cloud, 3, None)
     cloud.configure(hosts=3)
-    machine_hosts.change(cloud, 1)
+    machine_hosts.change(cloud, 1, None)
     assert evacuated == []
 
 
 @pytest.mark.parametrize("number", [0, -1, 65])
 def test_how_many_there_can_be(cloud: Cloud, number: int) -> None:
     with pytest.raises(CliError, match="1 to 64") as caught:
-        machine_hosts.change(cloud, number)
+        machine_hosts.change(cloud, number, None)
     assert caught.value.exit_code == USAGE
 
 
@@ -67,7 +67,7 @@ def test_sockets_below_a_host_need_a_short_path(monkeypatch: pytest.MonkeyPatch)
 def test_hosts_are_added_beside_what_there_is(cloud: Cloud, evacuated: list[int]) -> None:
     cloud.configure(hosts=2)
     stored(cloud, Host(id="host-1", zone="us-east-1b"), volume("vol-1", "host-1", "us-east-1b"))
-    machine_hosts.change(cloud, 5)
+    machine_hosts.change(cloud, 5, None)
     assert evacuated == []
 
 
@@ -75,8 +75,8 @@ def test_a_host_with_something_on_it_cannot_go(cloud: Cloud, evacuated: list[int
     cloud.configure(hosts=3)
     stored(cloud, volume("vol-1", "host-1"))
     with pytest.raises(CliError, match="host-1 to host-2 cannot go: vol-1 there"):
-        machine_hosts.change(cloud, 1)
-    machine_hosts.change(cloud, 2)
+        machine_hosts.change(cloud, 1, None)
+    machine_hosts.change(cloud, 2, None)
     assert evacuated == [3]
 
 
@@ -84,7 +84,7 @@ def test_hosts_that_go_are_forgotten(cloud: Cloud, evacuated: list[int]) -> None
     cloud.configure(hosts=3)
     hosts = [Host(id=f"host-{number}", zone="") for number in range(3)]
     stored(cloud, *hosts, volume("vol-1", "host-0"))
-    machine_hosts.change(cloud, 1)
+    machine_hosts.change(cloud, 1, None)
     assert stored(cloud) == {"host-0"}
 
 
@@ -96,18 +96,36 @@ def test_directories_of_hosts_that_go(cloud: Cloud, evacuated: list[int]) -> Non
         pool.mkdir(parents=True)
         (pool / "ami-1.json").touch()
     (pools[2] / "vol-1.json").touch()
-    machine_hosts.change(cloud, 2)
+    machine_hosts.change(cloud, 2, None)
     assert [pool.exists() for pool in pools] == [True, False, True]
 
 
 def test_an_only_host_keeps_one_zone_only(cloud: Cloud, evacuated: list[int]) -> None:
     cloud.configure()
     stored(cloud, volume("vol-1", "host-0", "us-east-1a"))
-    machine_hosts.change(cloud, 2)
+    machine_hosts.change(cloud, 2, None)
     assert evacuated == [1]
     stored(cloud, volume("vol-2", "host-0", "us-east-1b"))
-    with pytest.raises(CliError, match=r"host-0 will be in us-east-1a only, and has vol-2 of other zones"):
-        machine_hosts.change(cloud, 2)
+    with pytest.raises(CliError, match=r"a host is in one zone then, and vol-2 are on hosts of others"):
+        machine_hosts.change(cloud, 2, None)
+    machine_hosts.change(cloud, 2, 1)
+    assert evacuated == [1, 1]
+
+
+def test_hosts_that_stood_for_all_zones_keep_one_only(cloud: Cloud, evacuated: list[int]) -> None:
+    cloud.configure(hosts=2, host_zones=1)
+    assert [cloud.config().zone_of(host) for host in range(2)] == ["", ""]
+    stored(cloud, volume("vol-1", "host-1", "us-east-1b"), volume("vol-2", None, "us-east-1b"))
+    machine_hosts.change(cloud, None, 2)
+    stored(cloud, volume("vol-3", None, "us-east-1c"), volume("vol-4", "host-1", "us-east-1a"))
+    with pytest.raises(CliError, match="and vol-3, vol-4 are on hosts of others") as caught:
+        machine_hosts.change(cloud, None, 2)
+    assert "--zones 1" in str(caught.value.next_step)
+    with pytest.raises(CliError, match="and vol-4 are on"):
+        machine_hosts.change(cloud, 3, 3)
+    cloud.configure(host_zones=2)
+    machine_hosts.change(cloud, None, 1)
+    assert evacuated == []
 
 
 def test_nat_gateways_of_a_host_that_goes(cloud: Cloud, evacuated: list[int]) -> None:
@@ -118,7 +136,7 @@ def test_nat_gateways_of_a_host_that_goes(cloud: Cloud, evacuated: list[int]) ->
     )  # fmt: skip
     stored(cloud, Host(id="host-1", zone="us-east-1b"), nat)
     with pytest.raises(CliError, match="nat-1"):
-        machine_hosts.change(cloud, 1)
+        machine_hosts.change(cloud, 1, None)
     assert evacuated == []
 
 
@@ -129,10 +147,10 @@ def test_a_snapshot_counts_too(cloud: Cloud, evacuated: list[int]) -> None:
     )
     stored(cloud, snapshot)
     with pytest.raises(CliError, match="snap-1"):
-        machine_hosts.change(cloud, 1)
+        machine_hosts.change(cloud, 1, None)
 
 
 def test_not_while_the_cloud_runs(cloud: Cloud) -> None:
     cloud.start(cloud.configure(hosts=2), lambda _: None)
     with pytest.raises(CliError, match="runs already, with --hosts 2"):
-        machine_hosts.change(cloud, 3)
+        machine_hosts.change(cloud, 3, None)

@@ -195,26 +195,25 @@ def test_storage_daemons_outlive_the_cloud_and_are_taken_over(storage: Cloud) ->
 
 def test_wardens_outlive_the_cloud_and_are_replaced(storage: Cloud) -> None:
     """With the cloud's next supervisor, which may be of another version."""
-    config = storage.configure(port=free_port(), hosts=2)
-    assert storage.roles == ("manager", "agent-0", "agent-1", "warden-0", "warden-1")
-
-    def wardens() -> list[Identity | None]:
-        return [read_pid_file(storage.run_dir / f"warden-{number}.pid") for number in range(2)]
-
+    config = storage.configure(port=free_port())
+    assert storage.roles == ("manager", "agent", "warden")
+    file = storage.run_dir / "warden.pid"
     try:
         storage.start(config, quiet)
-        first = wardens()
-        assert None not in first
+        first = read_pid_file(file)
+        assert first is not None
         storage.stop_processes()
         assert not storage.is_running()
-        assert wardens() == first
+        assert read_pid_file(file) == first
         storage.start(config, quiet)
-        second = wardens()
-        assert not {*first, None} & {*second}
+        second = read_pid_file(file)
+        assert second is not None
+        assert second != first
+        assert not is_alive(first)
         storage.stop_processes()
         storage.evacuate()
-        assert wardens() == [None, None]
-        assert not any(is_alive(each) for each in second if each)
+        assert not file.exists()
+        assert not is_alive(second)
     finally:
         storage.stop_processes()
         storage.stop_wardens()

@@ -52,6 +52,7 @@ def why(scene: Scene, asked: Wish, host: str) -> list[tuple[str, str]]:
         ({"zone": "us-east-1b"}, {}, ("zone", "is in zone us-east-1b")),
         ({"state": HostState.down}, {}, ("state", "is down")),
         ({"draining": True}, {}, ("draining", "is being drained")),
+        ({"uplink_down": True}, {}, ("uplink", "has no uplink now: nobody would reach it there")),
         ({"cpus": 0}, {}, ("vcpus", "has 0 vCPUs left, and 2 are needed")),
         (
             {"memory_bytes": 2 * GIB},

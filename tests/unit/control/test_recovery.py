@@ -244,3 +244,29 @@ async def test_a_volume_that_failed_ends_its_launch(bench: Any, lost: Any) -> No
     await bench.put(replace(await bench.get(Volume, "vol-1"), state=VolumeState.error, message="no room"))
     await lost()
     assert (await place(bench)).state is InstanceState.shutting_down
+
+
+async def test_one_leaves_a_host_that_works_when_it_has_ended_there(bench: Any, make: Any) -> None:
+    await bench.put(
+        make.host("host-0", uplink_down=True),
+        make.host("host-1"),
+        make.instance(state=InstanceState.running),
+        make.attached(pool="san"),
+        make.interface(host="host-0"),
+        make.instance("i-2", state=InstanceState.running),
+        make.attached("vol-2", instances=("i-2",)),
+    )
+    await bench.store.transact(lambda tx: recovery.end_there(tx, bench.env, "host-0"))
+    assert not (await bench.get(Instance, "i-2")).leaving, "its volume is there"
+    bench.machine()
+    ending = await step(bench)
+    assert (ending.state, ending.leaving, ending.host) == (InstanceState.pending, True, "host-0")
+    bench.machine(state=MachineState.off, revision=ending.version - 1)
+    assert (await step(bench)).host == "host-0", "that was said before"
+    bench.machine(state=MachineState.off)
+    left = await step(bench)
+    assert (left.host, left.generation, left.leaving) == (None, 2, False)
+    assert (await bench.get(NetworkInterface, "eni-1")).host is None
+    volume = await bench.get(Volume, "vol-1")
+    assert (volume.host, volume.former, volume.lost) == (None, ("host-0",), ())
+    assert (await place(bench)).host == "host-1"

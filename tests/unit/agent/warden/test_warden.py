@@ -1,0 +1,190 @@
+"""What the warden does with what it hears: with a lease and guests that only remember what they were told."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gureum.agent.warden import notes
+from gureum.agent.warden.custody import Marks
+
+
+class FakeLease:
+    def __init__(self) -> None:
+        self.told: deque[Any] = deque()
+        self.wanted = True
+        self.may_break = False
+        self.acknowledged: list[int] = []
+
+    def news(self) -> Any:
+        return self.told.popleft() if self.told else None
+
+    def acknowledge(self, number: int) -> None:
+        self.acknowledged.append(number)
+
+    def hurry(self) -> None:
+        pass
+
+
+class FakeGuests:
+    """``whole``: whether all that are there do as they are told."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.whole = True
+
+    def _did(self, what: str) -> bool:
+        if self.done[-1:] != [what]:
+            self.done.append(what)
+        return self.whole
+
+    def stop(self) -> bool:
+        return self._did("stop")
+
+    def kill(self) -> bool:
+        return self._did("kill")
+
+    def go_on(self) -> None:
+        self._did("go on")
+
+
+class Bench:
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        rados = ModuleType("rados")
+        for name in ("Error", "ObjectNotFound", "ObjectBusy", "ObjectExists", "ExtendMismatch", "TimedOut"):
+            setattr(rados, name, type(name, (Exception,), {}))
+        monkeypatch.setitem(sys.modules, "rados", rados)
+        from gureum.agent.warden import __main__ as module
+        from gureum.agent.warden.lease import Told
+
+        self.Told = Told
+        self.module = module
+        self.now = 1000.0
+        monkeypatch.setattr(notes, "now", lambda: self.now)
+        self.directory = str(directory)
+        self.said: list[str] = []
+        self.agent = notes.Note(self.directory, notes.WORD)
+        self.begin()
+
+    def begin(self) -> None:
+        self.lease, self.guests = FakeLease(), FakeGuests()
+        log: Any = SimpleNamespace(say=self.said.append)
+        lease: Any = self.lease
+        guests: Any = self.guests
+        self.warden = self.module.Warden(lease, guests, self.directory, log)
+
+    def look(self, **told: Any) -> list[str]:
+        """What was done to the guests since the last look."""
+        if told:
+            self.lease.told.append(self.Told(**{"began": self.now, **told}))
+        self.guests.done.clear()
+        self.pause = self.warden.look()
+        return self.guests.done
+
+    def word(self) -> None:
+        self.agent.write(sent=self.now)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return notes.Note(self.directory, notes.STATE).read()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    before = set(sys.modules)
+    yield Bench(tmp_path, monkeypatch)
+    for name in set(sys.modules) - before:
+        if name.startswith(("gureum.agent.warden.", "gureum.san.ceph.rbdworker")):
+            del sys.modules[name]
+
+
+def test_guests_stop_with_the_permission_and_go_on_with_the_next(bench: Bench) -> None:
+    assert bench.look() == ["stop"]
+    assert bench.look(renewed=True, marks=Marks()) == ["go on"]
+    assert bench.state["until"] == 1004.0
+    assert bench.look() == []
+    bench.now = 1003.5
+    assert bench.look() == []
+    assert bench.pause == 0.5
+    bench.now = 1004.0
+    assert bench.look() == ["stop"]
+    assert bench.state["held"]
+    assert bench.state["until"] == 0.0
+    assert bench.look() == ["stop"]  # what was just being started
+    bench.word()
+    assert bench.look() == ["go on"]
+    assert not bench.state["held"]
+    assert [line.partition(": ")[2] for line in bench.said if "storage" in line][-1].startswith(
+        "machines may"
+    )
+
+
+def test_a_late_answer_is_no_permission(bench: Bench) -> None:
+    assert bench.look(renewed=True, marks=Marks(), began=995.0) == ["stop"]
+
+
+def test_that_guests_are_held_is_known_before_they_are(bench: Bench) -> None:
+    bench.look(renewed=True, marks=Marks())
+    bench.now = 1010.0
+    bench.guests.stop = lambda: bool(bench.state["held"]) or pytest.fail("not noted")  # type: ignore[method-assign]
+    bench.look()
+    bench.begin()  # it was killed just then
+    assert bench.look(renewed=True, marks=Marks()) == ["go on"]
+
+
+def test_guests_are_ended_before_that_is_said(bench: Bench) -> None:
+    bench.look(renewed=True, marks=Marks())
+    bench.guests.whole = False
+    assert bench.look(renewed=True, marks=Marks(fence=5)) == ["kill"]
+    assert bench.lease.acknowledged == []
+    assert not bench.lease.wanted
+    bench.guests.whole = True
+    assert bench.look() == ["kill"]
+    assert bench.lease.acknowledged == [5]
+    assert bench.state["fence"] == 0  # not written down yet
+    assert bench.look(marks=Marks(fence=5, killed=5)) == ["kill"]
+    assert bench.state["fence"] == 5
+    assert bench.lease.acknowledged == [5]
+    bench.word()
+    assert bench.look() == ["kill"]
+    assert bench.look(marks=Marks(5, 5, 5)) == ["go on"]  # by the word
+    assert bench.lease.wanted
+
+
+def test_guests_of_before_an_unseen_fence_never_go_on(bench: Bench) -> None:
+    bench.look(renewed=True, marks=Marks())
+    bench.now = 1100.0
+    assert bench.look() == ["stop"]
+    assert bench.look(renewed=True, marks=Marks(fence=5, lifted=5)) == ["kill"]
+    assert bench.lease.acknowledged == [5]
+    assert bench.look(renewed=True, marks=Marks(5, 5, 5)) == ["go on"]
+
+
+def test_the_lease_of_an_earlier_warden(bench: Bench) -> None:
+    bench.look(renewed=True, marks=Marks())
+    bench.now = 1001.0
+    bench.begin()
+    assert bench.look(marks=Marks(), foreign="warden/c/h/before") == []  # it still counts
+    assert not bench.lease.may_break
+    bench.now = 1004.0
+    assert bench.look(marks=Marks(), foreign="warden/c/h/before") == ["stop"]
+    assert bench.look(marks=Marks(), foreign="warden/c/h/before") == ["stop"]
+    assert bench.lease.may_break
+    assert bench.look(renewed=True, marks=Marks()) == ["go on"]
+    assert not bench.lease.may_break
+
+
+def test_what_is_broken_counts_no_more(bench: Bench) -> None:
+    bench.look(renewed=True, marks=Marks())
+    bench.begin()
+    bench.word()
+    bench.look(marks=Marks(), foreign="warden/c/h/before")
+    assert bench.lease.may_break
+    bench.now = 1003.0  # the lease would count until 1004
+    assert bench.look() == ["stop"]
