@@ -47,6 +47,14 @@ def test_random_migrations_under_random_faults_come_to_rest(first: int, outcomes
     ]
 
 
+def test_hosts_are_lost_meanwhile() -> None:
+    arrived = 0
+    for seed in range(BATCH):
+        outcome = simulate(seed, STEPS, 3 + seed % 2, shared=True, ha=True, migrating=True)
+        arrived += outcome.reached["agent.migration.arrived"]
+    assert arrived > 5
+
+
 def test_the_runs_met_every_kind_of_fault(outcomes: list[Outcome]) -> None:
     if len(outcomes) < SEEDS:
         pytest.skip("only with all runs")
