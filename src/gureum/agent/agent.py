@@ -189,7 +189,8 @@ class Agent:
             return
         try:
             volumes = tuple(replace(each, key=b"") for each in spec.volumes)
-            kept = msgspec.msgpack.encode(replace(spec, volumes=volumes))
+            machines = tuple(replace(each, incoming=None, outgoing=None) for each in spec.machines)
+            kept = msgspec.msgpack.encode(replace(spec, volumes=volumes, machines=machines))
             write_atomically(self._spec_file, kept, durable=False)
         except OSError as error:
             log.warning("the spec could not be kept: %s", error)

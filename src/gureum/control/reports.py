@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from gureum.control.observed import News
 from gureum.errors import TransportError
 from gureum.hostspec import HostReport
+from gureum.migrationspec import MigrationReport
 from gureum.resources import Instance, Snapshot, Volume
 from gureum.store.base import Reader
 
@@ -19,6 +20,8 @@ STRANGE_MAX = 50
 TEXT_MAX = 1000
 """Characters of a message that are kept."""
 PROBLEMS_MAX = 20
+DEVICES_MAX = 256
+"""Disks and interfaces of a machine that migrates."""
 REPORTS_PER_SECOND_MAX = 50.0
 REPORTS_BURST_MAX = 100
 
@@ -33,6 +36,9 @@ def bounded(report: HostReport) -> HostReport:
     if _long(machine.message for machine in report.machines):
         machines = tuple(replace(each, message=each.message[:TEXT_MAX]) for each in report.machines)
         report = replace(report, machines=machines)
+    if any(_unbounded(machine.migration) for machine in report.machines):
+        machines = tuple(replace(each, migration=_bounded(each.migration)) for each in report.machines)
+        report = replace(report, machines=machines)
     if _long(volume.error for volume in report.volumes):
         volumes = tuple(replace(each, error=each.error[:TEXT_MAX]) for each in report.volumes)
         report = replace(report, volumes=volumes)
@@ -40,6 +46,22 @@ def bounded(report: HostReport) -> HostReport:
         snapshots = tuple(replace(each, error=each.error[:TEXT_MAX]) for each in report.snapshots)
         report = replace(report, snapshots=snapshots)
     return report
+
+
+def _unbounded(migration: MigrationReport | None) -> bool:
+    if migration is None:
+        return False
+    layout = migration.layout
+    devices = len(layout.disks) + len(layout.nics) if layout is not None else 0
+    return devices > DEVICES_MAX or _long((migration.error, migration.address))
+
+
+def _bounded(migration: MigrationReport | None) -> MigrationReport | None:
+    """What says too much has failed."""
+    if migration is None or not _unbounded(migration):
+        return migration
+    error = migration.error or "its host says more of it than can be"
+    return MigrationReport(migration=migration.migration, error=error[:TEXT_MAX])
 
 
 def _long(texts: Iterable[str]) -> bool:

@@ -8,6 +8,7 @@ from gureum.control import reports
 from gureum.control.reports import TEXT_MAX, Pace, bounded, on_host
 from gureum.errors import TransportError
 from gureum.hostspec import HostReport, MachineReport, MachineState, SnapshotReport, VolumeReport
+from gureum.migrationspec import MachineLayout, MigrationReport
 
 
 def report(**values: Any) -> HostReport:
@@ -64,3 +65,23 @@ def test_a_burst_then_one_by_one() -> None:
     assert not pace.allows(10.0)
     assert pace.allows(10.0 + 1.5 / reports.REPORTS_PER_SECOND_MAX)
     assert not pace.allows(10.0 + 1.6 / reports.REPORTS_PER_SECOND_MAX)
+
+
+def test_what_says_too_much_of_a_migration_has_failed() -> None:
+    nics = {f"eni-{n}": ("pci", n) for n in range(reports.DEVICES_MAX + 1)}
+    layout = MachineLayout(type="q35", version="1", cpu="x", host_cpu="x", nics=nics)
+    told = [
+        MigrationReport(migration="mig-1", layout=layout),
+        MigrationReport(migration="mig-1", error="e" * 2000),
+        MigrationReport(migration="mig-1", address="192.0.2.1:1"),
+    ]
+    machines = tuple(
+        MachineReport(id=f"i-{n}", generation=1, state=MachineState.running, migration=each)
+        for n, each in enumerate(told)
+    )
+    found = reports.bounded(HostReport(cloud="c", host="h", boot_id="b", revision=1, machines=machines))
+    first, second, third = (machine.migration for machine in found.machines)
+    assert first is not None
+    assert second is not None
+    assert (first.layout, bool(first.error), len(second.error)) == (None, True, reports.TEXT_MAX)
+    assert third == told[2]
