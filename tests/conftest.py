@@ -1,12 +1,17 @@
 """What all tests share."""
 
+import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from support.postgres import Server, lacks_postgres, server
 
 INDICES = 4
 """That a test run uses from its first: clouds and networks of tests that run at once need their own."""
@@ -53,7 +58,29 @@ def lacks_ceph() -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests whose mark says that they need what this machine does not have are skipped, saying so."""
+    needs = {"root": lacks_root, "qemu": lacks_qemu, "ceph": lacks_ceph, "postgres": lacks_postgres}
     for item in items:
-        for mark, lacks in (("root", lacks_root), ("qemu", lacks_qemu), ("ceph", lacks_ceph)):
+        for mark, lacks in needs.items():
             if item.get_closest_marker(mark) and (reason := lacks()):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    with server() as running:
+        yield running
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Server) -> Callable[[Path], str]:
+    """The database of a directory, made if there is none."""
+
+    def url(directory: Path) -> str:
+        mark = directory / "database"
+        name = hashlib.sha256(bytes(directory)).hexdigest()[:20]
+        if not mark.exists():
+            postgres_server.create_database(name)
+            mark.touch()
+        return postgres_server.url(name)
+
+    return url

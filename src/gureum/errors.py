@@ -6,7 +6,9 @@ GureumError
 ├── StoreError
 │   ├── Conflict        a record changed since it was read; the transaction is run again
 │   ├── IllegalTransition   a record's state may not go from one value to the other
-│   └── StoreFull       the state directory's disk is full; nothing was committed
+│   ├── StoreFull       the state directory's disk is full; nothing was committed
+│   ├── StoreAway       its server does not answer, or another manager leads; nothing was committed
+│   └── CommitUnknown   its server did not answer, so whether something was committed is not known
 ├── TransportError      the other side of a host link is gone, late or talks nonsense
 │   └── TooLarge        a message is over the bound; nothing of it was sent, and the link is as before
 └── HostError           something on a compute host failed
@@ -60,6 +62,14 @@ class IllegalTransition(StoreError):
 
 
 class StoreFull(StoreError):
+    pass
+
+
+class StoreAway(StoreError):
+    pass
+
+
+class CommitUnknown(StoreError):
     pass
 
 

@@ -16,9 +16,13 @@ fewer hosts than a manager lets in.
 
 
 def arguments(program: str, description: str) -> argparse.Namespace:
-    """The command line: ``--state-dir`` (absolute), and the agent's ``--host`` and ``--evacuate``."""
+    """The command line: ``--state-dir`` (absolute), a manager's ``--number``, an agent's ``--host``,
+    ``--evacuate``.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
     parser.add_argument("--state-dir", type=lambda text: Path(text).absolute(), required=True)
+    if program == "gureum.control":
+        parser.add_argument("--number", type=int, help="which of several managers on this machine")
     if program == "gureum.agent":
         parser.add_argument(
             "--host",

@@ -1,6 +1,8 @@
-"""Measures the SQLite store with 25,000 instances, volumes and interfaces.
+"""Measures the stores with 25,000 instances, volumes and interfaces.
 
-Run: ``python tests/bench/bench_store.py [--directory DIR] [--instances 25000]``. Prints one line a number.
+Run: ``PYTHONPATH=src:tests python tests/bench/bench_store.py [--directory DIR] [--instances N] [STORE...]``.
+STORE: sqlite, postgres (a server of its own, which waits for the disk as real ones do); both without. Prints
+one line a number. A PostgreSQL read that is "uncached" also makes a connection.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+import uvloop
 
 from gureum.resources import (
     Attachment,
@@ -31,8 +34,9 @@ from gureum.resources import (
     Volume,
     VolumeState,
 )
-from gureum.store.base import Transaction
+from gureum.store.base import Store, Transaction
 from gureum.store.sqlite import SqliteStore
+from support.postgres import server
 
 BATCH = 1000
 CREATED = datetime(2026, 1, 1, tzinfo=UTC)
@@ -107,8 +111,8 @@ def fleet(count: int) -> Iterator[tuple[Instance, Volume, NetworkInterface]]:
         )
 
 
-async def fill(path: Path, count: int) -> None:
-    store = SqliteStore.open(path)
+async def fill(path: str, count: int) -> None:
+    store = await open_store(path)
     records: list[Record] = [record for trio in fleet(count) for record in trio]
     started = time.perf_counter()
     for first in range(0, len(records), BATCH):
@@ -121,7 +125,17 @@ async def fill(path: Path, count: int) -> None:
     seconds = time.perf_counter() - started
     report("bulk load", len(records) / seconds, "records/s")
     await store.close()
-    report("file size", path.stat().st_size / len(records), "bytes/record")
+    if os.path.exists(path):
+        report("file size", os.stat(path).st_size / len(records), "bytes/record")
+
+
+async def open_store(place: str) -> Store:
+    """``place``: a file, or a PostgreSQL database's URL."""
+    if "://" not in place:
+        return SqliteStore.open(place)
+    from gureum.store.postgres import Address, PostgresStore
+
+    return await PostgresStore.open(Address.parse(place))
 
 
 def report(what: str, value: float, unit: str) -> None:
@@ -144,61 +158,61 @@ async def best(action: Callable[[], Awaitable[object]], times: int = 5) -> float
     return min(took)
 
 
-async def measure_opening(path: Path) -> None:
+async def measure_opening(path: str) -> None:
     async def reopen() -> None:
-        store = SqliteStore.open(path)
+        store = await open_store(path)
         await store.close()
 
     report("open and close", await best(reopen) * 1e3, "ms")
 
 
-async def measure_reads(path: Path, count: int) -> None:
+async def measure_reads(path: str, count: int) -> None:
     def everything(kind: int) -> list[Record]:
         return [trio[kind] for trio in fleet(count)]
 
     ids = sorted(record.id for record in everything(0))
     some = random.Random(2).sample(ids, min(BATCH, count))
 
-    async def uncached(read: Callable[[SqliteStore], Awaitable[object]]) -> float:
+    async def uncached(read: Callable[[Store], Awaitable[object]]) -> float:
         took = []
         for _ in range(5):
-            store = SqliteStore.open(path)
+            store = await open_store(path)
             started = time.perf_counter()
             await read(store)
             took.append(time.perf_counter() - started)
             await store.close()
         return min(took)
 
-    async def gets(store: SqliteStore) -> None:
+    async def gets(store: Store) -> None:
         async with store.read() as reader:
             for id in some:
                 await reader.get(Instance, id)
 
-    async def page(store: SqliteStore) -> None:
+    async def page(store: Store) -> None:
         async with store.read() as reader:
             assert await reader.find(Instance, account="000000000002", after=ids[count // 2], limit=1000)
 
-    async def page_of_running(store: SqliteStore) -> None:
+    async def page_of_running(store: Store) -> None:
         async with store.read() as reader:
             await reader.find(Instance, account="000000000002", state="running", after=ids[9], limit=1000)
 
-    async def volumes(store: SqliteStore) -> None:
+    async def volumes(store: Store) -> None:
         async with store.read() as reader:
             assert len(await reader.find(Volume, instances=some)) == len(some)
 
-    async def rare(store: SqliteStore) -> None:
+    async def rare(store: Store) -> None:
         async with store.read() as reader:
             await reader.find(Instance, account="000000000002", state=["pending", "stopping"])
 
-    async def host(store: SqliteStore) -> None:
+    async def host(store: Store) -> None:
         async with store.read() as reader:
             assert await reader.find(Instance, host="host-07")
 
-    async def count_all(store: SqliteStore) -> None:
+    async def count_all(store: Store) -> None:
         async with store.read() as reader:
             assert await reader.count(Instance) == count
 
-    async def scan(store: SqliteStore) -> None:
+    async def scan(store: Store) -> None:
         async with store.read() as reader:
             assert len(await reader.find(Instance)) == count
 
@@ -213,7 +227,7 @@ async def measure_reads(path: Path, count: int) -> None:
         f"all {count} instances": scan,
     }.items():
         report(f"find {name}, uncached", await uncached(read) * 1e3, "ms")
-    store = SqliteStore.open(path)
+    store = await open_store(path)
     await gets(store)
     report("get by id, cached", await best(lambda: gets(store)) / len(some) * 1e6, "µs")
 
@@ -230,8 +244,8 @@ async def measure_reads(path: Path, count: int) -> None:
     await store.close()
 
 
-async def measure_writes(path: Path, count: int) -> None:
-    store = SqliteStore.open(path)
+async def measure_writes(path: str, count: int) -> None:
+    store = await open_store(path)
     ids = [trio[0].id for trio in fleet(min(count, 2000))]
 
     async def touch(id: str) -> None:
@@ -275,8 +289,8 @@ async def measure_writes(path: Path, count: int) -> None:
     await store.close()
 
 
-async def measure_memory_of_store(path: Path) -> None:
-    store = SqliteStore.open(path)
+async def measure_memory_of_store(path: str) -> None:
+    store = await open_store(path)
     before = rss_mib()
     for kind in (Instance, Volume, NetworkInterface):
         after: str | None = None
@@ -295,20 +309,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--directory", type=Path, help="where the store is made (a disk, not a tmpfs)")
     parser.add_argument("--instances", type=int, default=25_000)
-    parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    parser.add_argument("stores", nargs="*", default=["sqlite", "postgres"])
     options = parser.parse_args()
     if options.memory_of:
-        asyncio.run(measure_memory_of_store(options.memory_of))
+        uvloop.run(measure_memory_of_store(options.memory_of))
         return
-    with tempfile.TemporaryDirectory(dir=options.directory, prefix="bench-store-") as directory:
-        path = Path(directory) / "store.db"
-        asyncio.run(fill(path, options.instances))
-        asyncio.run(measure_opening(path))
-        asyncio.run(measure_reads(path, options.instances))
-        asyncio.run(measure_writes(path, options.instances))
-        sys.stdout.flush()
-        # A process of its own, so that what was measured before does not count.
-        subprocess.run([sys.executable, __file__, "--memory-of", str(path)], check=True, timeout=120)
+    for store in options.stores:
+        sys.stdout.write(f"--- {store}\n")
+        if store == "sqlite":
+            with tempfile.TemporaryDirectory(dir=options.directory, prefix="bench-store-") as directory:
+                measure(f"{directory}/store.db", options.instances)
+        else:
+            with server(durable=True, parent=options.directory) as running:
+                measure(running.create_database("bench"), options.instances)
+
+
+def measure(place: str, instances: int) -> None:
+    uvloop.run(fill(place, instances))
+    uvloop.run(measure_opening(place))
+    uvloop.run(measure_reads(place, instances))
+    uvloop.run(measure_writes(place, instances))
+    sys.stdout.flush()
+    # A process of its own, so that what was measured before does not count.
+    subprocess.run([sys.executable, __file__, "--memory-of", place], check=True, timeout=120)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import pytest
 from gureum.agent.warden.custody import Custody, Decision
 from gureum.control.ha import Ha
 from gureum.control.shares import Shares
-from gureum.hypervisors.fake import FakeMachines
 from gureum.resources import Volume
 from gureum.san.fake_leases import FakeLeases
 from gureum.san.leases import FenceState
@@ -68,11 +67,6 @@ def test_permission_is_compared_the_wrong_way_round(monkeypatch: pytest.MonkeyPa
     found(f"{TWICE}|not at rest")
 
 
-def test_machines_are_not_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FakeMachines, "freeze", lambda self: None)
-    found(TWICE)
-
-
 def test_the_mark_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Custody, "_must_kill", property(lambda self: False))
     found(f"{TWICE}|is fenced|is fencing")
@@ -94,12 +88,3 @@ def test_a_silent_host_is_taken_for_fenced(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Ha, "_fence", fence)
     monkeypatch.setattr(Ha, "_is_over", lambda self, host: True)
     found(TWICE)
-
-
-def test_a_fence_is_lifted_before_its_host_knows_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def lift(self: Ha, host: Any) -> None:
-        if self._heard.heard(host.id):
-            await self._store.transact(lambda tx: self._lifted(tx, host), frees=True)
-
-    monkeypatch.setattr(Ha, "_lift", lift)
-    found(f"{TWICE}|on one side only|instead of")

@@ -61,11 +61,11 @@ class GuestError(Exception):
 class RealCloud:
     """One cloud in a directory of its own. ``close`` ends it and says what it left behind."""
 
-    def __init__(self, image: ImageManifest, hosts: int = 1) -> None:
+    def __init__(self, image: ImageManifest, hosts: int = 1, **settings: str | int) -> None:
         # Not the test's own temporary directory: sockets need a short path, guests' users a passable one.
         self.directory = Path(tempfile.mkdtemp(prefix="gureum-test-", dir="/var/tmp"))
         self.cloud = Cloud(self.directory / "cloud")
-        self.config: CloudConfig = self.cloud.configure(port=free_port(), hosts=hosts)
+        self.config: CloudConfig = self.cloud.configure(port=free_port(), hosts=hosts, **settings)
         self.image = image_id(image)
         self.key_file = self.directory / "key"
         images = self.cloud.state_dir / "images"
@@ -393,11 +393,11 @@ CLOUDS: list[RealCloud] = []
 
 
 @contextlib.contextmanager
-def opened(image: ImageManifest, hosts: int = 1) -> Iterator[RealCloud]:
+def opened(image: ImageManifest, hosts: int = 1, **settings: str | int) -> Iterator[RealCloud]:
     """A cloud that is not yet started; nothing may be left of it at the end."""
     if os.geteuid() != 0 or shutil.which("qemu-system-x86_64") is None:
         pytest.skip("needs root and qemu-system-x86_64")
-    made = RealCloud(image, hosts)
+    made = RealCloud(image, hosts, **settings)
     CLOUDS.append(made)
     try:
         yield made

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from gureum.bench.figures import Figure, Promise, Say
+from gureum.bench.servers import BenchError
 from gureum.control import instances
 from gureum.control.fleet import Fleet, taken
 from gureum.control.manager import BATCH_MAX
@@ -137,9 +138,9 @@ async def _placed(path: Path, present: int, count: int, say: Say) -> Rates:
             await store.transact(step)
         rates = clock.rates(count)
         async with store.read() as reader:
-            waiting = len((await reader.tally(Fleet)).unplaced)
-        if waiting:
-            raise AssertionError(f"{waiting} instances were not placed")
+            there = sum(each.instances for each in (await reader.tally(Fleet)).candidates())
+        if there != present + count:
+            raise BenchError(f"{present + count - there} instances were not placed")
     finally:
         await store.close()
     say(f"{count:,} placed besides {present:,}: {rates.wall:,.0f} a second, {rates.cpu:,.0f} of CPU time")
@@ -171,7 +172,7 @@ async def _decisions(store: SqliteStore) -> tuple[Rates, Rates, Rates]:
             id=GROUP, account=ACCOUNT, name="g", strategy=Strategy.spread, spread=SpreadLevel.host
         )
         await tx.put(group)
-        for number in range(100):
+        for number in range(HOSTS // 10):
             await tx.put(
                 replace(_instance(2 * 10**6 + number), group=GROUP, host=f"host-{number}", id=f"i-{number}")
             )

@@ -105,7 +105,7 @@ class Cloud:
     def roles(self) -> tuple[str, ...]:
         """The names of the processes that the supervisor starts."""
         if self.exists:
-            return ("manager", *self._host_roles(self.config().agent_roles))
+            return (*(config := self.config()).manager_roles, *self._host_roles(config.agent_roles))
         return ("manager", "agent") if self.joined() is None else self._host_roles(("agent",))
 
     def _host_roles(self, agents: tuple[str, ...]) -> tuple[str, ...]:
@@ -156,18 +156,27 @@ class Cloud:
 
     def is_ready(self, role: str, identity: Identity) -> bool:
         """Whether the role's process says that it answers. What an earlier process said does not count."""
+        return self._said(role).get("pid") == identity.pid
+
+    def _said(self, role: str) -> dict[str, object]:
         try:
             said = json.loads((self.run_dir / f"{role}.ready").read_text())
         except (OSError, ValueError):
-            return False
-        return isinstance(said, dict) and said.get("pid") == identity.pid
+            return {}
+        return said if isinstance(said, dict) else {}
+
+    def leads(self, role: str) -> bool:
+        """Whether this manager answers, and does not stand by."""
+        said = self._said(role)
+        identity = read_pid_file(self.run_dir / f"{role}.pid")
+        return identity is not None and said.get("pid") == identity.pid and said.get("leads") is not False
 
     def is_running(self) -> bool:
         return self.supervisor() is not None or bool(self._left_running())
 
     def _left_running(self) -> list[Identity]:
         """Manager and agents that run, also those of an earlier number of hosts."""
-        files = [self.run_dir / "manager.pid", *sorted(self.run_dir.glob("agent*.pid"))]
+        files = [*sorted(self.run_dir.glob("manager*.pid")), *sorted(self.run_dir.glob("agent*.pid"))]
         return [identity for file in files if (identity := read_pid_file(file))]
 
     def host_run_dirs(self) -> list[Path]:
@@ -215,7 +224,7 @@ class Cloud:
                 self.stop_processes()
             if self.supervisor() is None:
                 # A manager without a supervisor holds the port, and is stopped by the new supervisor.
-                if config is not None and read_pid_file(self.run_dir / "manager.pid") is None:
+                if config is not None and not any(map(read_pid_file, self.run_dir.glob("manager*.pid"))):
                     check_port(config)
                 self._spawn_supervisor()
             self._wait_ready(progress)
@@ -394,6 +403,12 @@ def check_config(config: CloudConfig) -> None:
         raise CliError(
             "several hosts on this machine have a network of their own, which other machines do not reach",
             "either --hosts N, or --agents-address with --hosts 1 (off takes it away)",
+            exit_code=USAGE,
+        )
+    if config.managers > 1 and not config.store:
+        raise CliError(
+            "several managers need a database that all of them reach",
+            "add --store postgresql://USER@HOST/DATABASE; or --managers 1",
             exit_code=USAGE,
         )
     if config.host not in LOOPBACK and config.tls_cert is None:

@@ -45,7 +45,9 @@ class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     one uses the machine's own network, several have a network namespace each. agents: ADDRESS:PORT for the
     agents of other machines, "" for none; agents_url: where they reach it; uplink: the device on which this
     machine's host reaches theirs. encrypted: what goes between hosts goes through WireGuard. ipv6_prefix: a
-    network that is led to the hosts, from which VPCs get theirs; "" for none.
+    network that is led to the hosts, from which VPCs get theirs; "" for none. store: the URL of the database
+    that holds the cloud's state, without a password; "" for STATE/store.db. managers: how many run on this
+    machine, of which one leads; several need such a database.
     """
 
     name: str
@@ -64,6 +66,8 @@ class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     encrypted: bool = False
     ipv6_prefix: str = ""
     uplink: str = ""
+    store: str = ""
+    managers: int = 1
 
     @classmethod
     def load(cls, state_dir: Path) -> Self:
@@ -92,6 +96,16 @@ class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
         local = str(local6(self.name, self.account_id, self.region))
         return (local, self.ipv6_prefix) if self.ipv6_prefix else (local,)
+
+    @property
+    def identity(self) -> str:
+        """What a database is told that it belongs to."""
+        return f"{self.name} of account {self.account_id}"
+
+    @property
+    def manager_roles(self) -> tuple[str, ...]:
+        """The names of the managers' processes."""
+        return ("manager", *(f"manager-{number}" for number in range(1, self.managers)))
 
     @property
     def agent_roles(self) -> tuple[str, ...]:

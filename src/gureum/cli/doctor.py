@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from gureum.cli import packages
+from gureum.cli.config import CloudConfig
 from gureum.cli.output import human_bytes
 from gureum.errors import ConfigError
 from gureum.san.settings import SanSettings
@@ -42,12 +43,14 @@ class Finding(msgspec.Struct, frozen=True):
     todo: str = ""
 
 
-def examine(state_dir: Path, host: str, port: int) -> Iterator[Finding]:
+def examine(state_dir: Path, host: str, port: int, config: CloudConfig | None = None) -> Iterator[Finding]:
     """Findings one by one, as they are made: the KVM probe takes up to 3 s."""
     for check in (root, debian_packages, kvm, namespaces, nftables, tun, hosts, cgroups, huge_pages, memory):
         yield _guarded(check.__name__, lambda check=check: check(state_dir))  # type: ignore[misc]
     yield _guarded("disk", lambda: disk(state_dir))
     yield _guarded("port", lambda: free_port(state_dir, host, port))
+    if config is not None and config.store:
+        yield _guarded("store", lambda: database(config))
 
 
 def _guarded(name: str, check: Callable[[], Finding]) -> Finding:
@@ -308,6 +311,23 @@ def hosts(_state_dir: Path) -> Finding:
         why = f"one only: this kernel has no {', '.join(lacking)}"
         return Finding("hosts", WARN, why, "modprobe bridge veth vxlan")
     return Finding("hosts", OK, "several work, also encrypted")
+
+
+def database(config: CloudConfig) -> Finding:
+    from gureum.cli.store import look
+
+    found = look(config)
+    assert found is not None
+    if found.trouble:
+        return Finding("store", FAIL, found.trouble)
+    if found.dangers:
+        names = " and ".join(found.dangers)
+        return Finding(
+            "store", WARN, f"{found.place}: a power cut may destroy it: {names} off", f"switch {names} on"
+        )
+    return Finding(
+        "store", OK, f"{found.place}, PostgreSQL {found.version}; leads: {found.leader or 'nobody'}"
+    )
 
 
 def free_port(state_dir: Path, host: str, port: int) -> Finding:

@@ -6,7 +6,7 @@ from pathlib import Path
 from gureum.cli.cloud import Cloud
 from gureum.cli.config import HOST_PATH_MAX, HOSTS_MAX, CloudConfig, host_dir, make_state_dir
 from gureum.cli.output import MISSING, USAGE, CliError, note
-from gureum.cli.store import transact
+from gureum.cli.store import exists, transact
 from gureum.errors import StoreError
 from gureum.network import wireguard
 from gureum.resources import (
@@ -37,7 +37,7 @@ def change(cloud: Cloud, hosts: int) -> None:
             f"the cloud runs already, with --hosts {config.hosts}", f"gureum down, then up --hosts {hosts}"
         )
     store = cloud.state_dir / "store.db"
-    if 1 < config.hosts < hosts or not store.exists():
+    if 1 < config.hosts < hosts or not exists(store):
         return
     if guests := cloud.guests():
         raise CliError(

@@ -167,16 +167,35 @@ def up(
             show_default=False,
         ),
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="postgresql://USER@HOST/DATABASE",
+            help="Where the cloud's state is, if not in its directory. Chosen once. The password comes from "
+            "~/.pgpass, or ?passfile=FILE. Default: store.db in the cloud's directory.",
+            show_default=False,
+        ),
+    ] = None,
+    managers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=8,
+            help="How many managers to run, to take over from each other. Several need --store. Default: 1.",
+            show_default=False,
+        ),
+    ] = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
     from gureum.cli import ipv6, join, machine_hosts, san_options, storage, volume_types
     from gureum.cli.cloud import require_root
+    from gureum.cli.store import setting as store_setting
 
     require_root()
     cloud = cloud_at(state_dir)
     if (joined := cloud.joined()) is not None:
-        others = (agents_address, encrypt, ipv6_prefix, san, san_size, san_device, types)
+        others = (agents_address, encrypt, ipv6_prefix, san, san_size, san_device, types, store, managers)
         if any((port, host, tls_cert, tls_key, hosts, *others)):
             raise CliError(
                 f"this machine is host {joined.host} of cloud {joined.cloud}, which has these settings",
@@ -201,6 +220,8 @@ def up(
         machine_hosts.check_encryption(cloud)
     config = cloud.configure(
         **agents,
+        store=store_setting(store, before),
+        managers=managers,
         encrypted=encrypt,
         ipv6_prefix=ipv6.prefix_setting(ipv6_prefix),
         hosts=hosts,
@@ -373,9 +394,9 @@ def doctor(state_dir: StateDir = None, as_json: AsJson = False) -> None:
 
     cloud = cloud_at(state_dir)
     config = cloud.config() if cloud.exists else None
-    where = (config.host, config.port) if config else (DEFAULT_HOST, DEFAULT_PORT)
+    host, port = (config.host, config.port) if config else (DEFAULT_HOST, DEFAULT_PORT)
     findings = []
-    for finding in surgery.examine(cloud.state_dir, *where):
+    for finding in surgery.examine(cloud.state_dir, host, port, config):
         findings.append(finding)
         if not as_json:
             print(f"{finding.status:<4}  {finding.name:<10}  {finding.why}")

@@ -59,6 +59,7 @@ PACKAGES: tuple[Package, ...] = (
     _package("curl", "test", "curl", "asks for metadata in tests"),
     _package("wireguard-go", "test", "wireguard-go", "encrypts between hosts in tests"),
     _package("wireguard-tools", "test", "wg", "encrypts between hosts in tests"),
+    _package("postgresql", "test", "postgres initdb psql", "holds the state in tests"),
 )
 
 

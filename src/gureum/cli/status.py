@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from gureum.agent.warden import notes
-from gureum.cli import api
+from gureum.cli import api, store
 from gureum.cli.cloud import Cloud, Process
 from gureum.cli.config import JoinedConfig
 from gureum.cli.output import NOT_RUNNING, CliError, show_json, table
@@ -21,7 +21,8 @@ def run(cloud: Cloud, *, as_json: bool) -> int:
 def show_cloud(cloud: Cloud, *, as_json: bool) -> int:
     config = cloud.config()
     processes = cloud.processes()
-    answers = any(process.name == "manager" and process.is_ready for process in processes)
+    leaders = [role for role in config.manager_roles if cloud.leads(role)]
+    answers = bool(leaders)
     trouble = ""
     counts: dict[str, int] | None = None
     failed: dict[str, str] = {}
@@ -34,6 +35,7 @@ def show_cloud(cloud: Cloud, *, as_json: bool) -> int:
         except CliError as error:
             trouble = error.message
     guests = cloud.guests()
+    database = store.look(config)
     if as_json:
         show_json(
             {
@@ -44,6 +46,7 @@ def show_cloud(cloud: Cloud, *, as_json: bool) -> int:
                 "account_id": config.account_id,
                 "hosts": config.hosts,
                 "agents_url": config.agents_url,
+                "store": msgspec.to_builtins(database),
                 "processes": msgspec.to_builtins(processes),
                 "instances": counts,
                 "failed": failed,
@@ -55,8 +58,11 @@ def show_cloud(cloud: Cloud, *, as_json: bool) -> int:
         )
     else:
         print(f"cloud {config.name}  {config.endpoint}  {config.region}  account {config.account_id}")
-        print(f"state in {cloud.state_dir}\n")
-        print(process_table(processes))
+        print(f"state in {cloud.state_dir}")
+        if database is not None:
+            print(f"store: {database.trouble or database.place}")
+            print(f"leads: {database.leader or 'nobody'}, epoch {database.epoch}")
+        print(f"\n{process_table(processes, leaders=leaders)}")
         said = ", ".join(f"{count} {state}" for state, count in (counts or {}).items()) or "none"
         print(f"\ninstances: {said if counts is not None else trouble or 'unknown, the cloud does not run'}")
         print(f"guest processes on this machine: {len(guests)}")
@@ -119,14 +125,16 @@ def print_held(cloud: Cloud) -> None:
         print(f"no machine runs on the host in {directory}: {why}")
 
 
-def process_table(processes: Sequence[Process], *, refused: bool = False) -> str:
-    """``refused``: the agent is ready, and of no use."""
+def process_table(processes: Sequence[Process], *, refused: bool = False, leaders: Sequence[str] = ()) -> str:
+    """``refused``: the agent is ready, and of no use. ``leaders``: the managers that do not stand by."""
     rows = [
         (
             process.name,
             process.pid or "-",
             f"{process.rss_kib / 1024:.1f} MiB" if process.rss_kib else "-",
-            _state(process, refused and process.name == "agent"),
+            "standing by"
+            if process.is_ready and process.name.startswith("manager") and process.name not in leaders
+            else _state(process, refused and process.name == "agent"),
             f"{process.restarts} restarts, last: {process.last_end}" if process.restarts else "",
         )
         for process in processes

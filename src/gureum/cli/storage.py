@@ -15,7 +15,7 @@ from gureum.cli.config import LOOPBACK as LOOPBACKS
 from gureum.cli.config import CloudConfig, make_state_dir
 from gureum.cli.output import MISSING, CliError, human_bytes, note
 from gureum.cli.san_options import OSD_BYTES_MIN, Choice
-from gureum.cli.store import transact
+from gureum.cli.store import exists, transact
 from gureum.errors import GureumError, PoolUnavailable
 from gureum.files import make_directories
 from gureum.resources import Snapshot, Volume
@@ -102,7 +102,7 @@ def _refuse_change(cloud: Cloud, before: SanSettings, after: SanSettings) -> Non
     if cloud.is_running():
         raise CliError(f"the cloud runs already, with --san {was}", f"gureum down, then up --san {wanted}")
     store = cloud.state_dir / "store.db"
-    if store.exists() and (things := transact(store, _count_disks)):
+    if exists(store) and (things := transact(store, _count_disks)):
         raise CliError(
             f"this cloud has {things} volumes and snapshots in its storage, {was}; they do not move by "
             f"starting it with --san {wanted}",

@@ -5,20 +5,109 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from gureum.store.base import Transaction
+import msgspec
+
+from gureum.cli.config import CloudConfig
+from gureum.cli.output import USAGE, CliError
+from gureum.errors import ConfigError, StoreError
+from gureum.store.base import Store, Transaction
 from gureum.store.sqlite import SqliteStore
 
 T = TypeVar("T")
+
+LEAD_SECONDS_MAX = 10.0
+
+
+def url_of(path: Path) -> str:
+    """The URL of the database that holds the state instead of STATE/store.db; "" if that does."""
+    return CloudConfig.load(path.parent).store if (path.parent / "config.json").exists() else ""
+
+
+def exists(path: Path) -> bool:
+    """Whether a cloud has a store: ``path`` is its STATE/store.db, or where that would be."""
+    return path.exists() or bool(url_of(path))
 
 
 def transact(path: Path, work: Callable[[Transaction], Awaitable[T]]) -> T:
     """One transaction. Blocks. Raises what ``work`` raises, StoreError."""
 
-    async def run() -> T:
-        store = SqliteStore.open(path)
+    async def run(store: Store) -> T:
         try:
             return await store.transact(work)
         finally:
             await store.close()
 
-    return asyncio.run(run())
+    async def run_in_file() -> T:
+        return await run(SqliteStore.open(path))
+
+    async def run_in_database() -> T:
+        from gureum.store.postgres import Address, PostgresStore
+        from gureum.store.postgres.leadership import Leadership
+
+        config = CloudConfig.load(path.parent)
+        address = Address.parse(config.store)
+        leadership = Leadership(address, config.identity, f"a command of {path.parent}")
+        try:
+            async with asyncio.timeout(LEAD_SECONDS_MAX):
+                epoch = await leadership.acquire()
+            return await run(await PostgresStore.open(address, fence=epoch))
+        except TimeoutError as error:
+            raise StoreError(
+                f"{address.place}: a manager of this cloud runs, or it does not answer"
+            ) from error
+        finally:
+            await leadership.resign()
+
+    return asyncio.run(run_in_database() if url_of(path) else run_in_file())
+
+
+def setting(url: str | None, before: CloudConfig | None) -> str | None:
+    """What ``up --store URL`` sets; None: what it was. Raises CliError for what cannot be."""
+    if url is None:
+        return None
+    from gureum.store.postgres.address import Address
+    from gureum.store.postgres.examine import examine
+
+    try:
+        address = Address.parse(url)
+    except ConfigError as error:
+        raise CliError(str(error), exit_code=USAGE) from error
+    if before is not None and before.store != address.url:
+        where = Address.parse(before.store).place if before.store else "store.db in its directory"
+        raise CliError(
+            f"this cloud keeps its state in {where}, and it does not move",
+            "gureum up without --store; or a new cloud: --state-dir",
+            exit_code=USAGE,
+        )
+    try:
+        asyncio.run(examine(address))
+    except StoreError as error:
+        raise CliError(str(error)) from error
+    return address.url
+
+
+class Database(msgspec.Struct, frozen=True):
+    """``place``: where it is. ``leader``: who leads, "" if nobody. ``trouble``: why that is not known."""
+
+    place: str
+    leader: str = ""
+    epoch: int = 0
+    version: str = ""
+    dangers: tuple[str, ...] = ()
+    trouble: str = ""
+
+
+def look(config: CloudConfig) -> Database | None:
+    """None: the cloud's state is in a file of its own. Blocks for seconds if the server does not answer."""
+    if not config.store:
+        return None
+    from gureum.store.postgres.address import Address
+    from gureum.store.postgres.examine import examine
+
+    address = Address.parse(config.store)
+    try:
+        server = asyncio.run(examine(address))
+    except StoreError as error:
+        return Database(address.place, trouble=str(error))
+    leader = server.leader
+    return Database(address.place, leader.name, leader.epoch, server.version, server.dangers)

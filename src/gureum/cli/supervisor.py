@@ -6,8 +6,8 @@ On SIGTERM it stops them, and leaves alone the guests, the wardens that look aft
 the cloud's Ceph cluster, on which the guests' disks are: those belong to the machine, not to it. Such daemons
 that it finds it takes over; a warden that it finds it replaces.
 
-Each child has a name: manager, agent, or agent-K for host K of several on this machine; warden or warden-K;
-mon.a, mgr.x, osd.N.
+Each child has a name: manager; manager-K, if several are to take over from each other; agent, or agent-K for
+host K of several on this machine; warden or warden-K; mon.a, mgr.x, osd.N.
 Files in STATE/run: supervisor.lock (held while it lives), NAME.pid, NAME.ready (written by manager and agents
 themselves when they answer, removed before each start), NAME.restarts (what `status` shows).
 STATE/run/daemons, read on SIGHUP and removed: the names of the daemons to run from then on.
@@ -292,16 +292,16 @@ def command(name: str, state_dir: str) -> list[str]:
     if is_daemon(name):
         kind, _, id = name.partition(".")
         return [f"ceph-{kind}", "-f", "--id", id, "--conf", f"{state_dir}/san/daemons.conf"]
-    role, _, host = name.partition("-")
+    role, _, number = name.partition("-")
     if role == WARDEN:
         root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         return [
             *(SYSTEM_PYTHON, "-I", "-c", WARDEN_SCRIPT.format(root=root), "--state-dir", state_dir),
-            *(("--host", host) if host else ()),
+            *(("--host", number) if number else ()),
         ]
     return [
         *(sys.executable, "-P", "-m", MODULES[role], "--state-dir", state_dir),
-        *(("--host", host) if host else ()),
+        *(("--host" if role == "agent" else "--number", number) if number else ()),
     ]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gureum.cli.cloud import Cloud
 from gureum.cli.output import USAGE, CliError
-from gureum.cli.store import transact
+from gureum.cli.store import exists, transact
 from gureum.hostspec import LOCAL
 from gureum.resources import Host, HostCertificate, Snapshot, Volume, VolumeState
 from gureum.resources.volume import VOLUME_TYPES, shared
@@ -102,4 +102,4 @@ def _kept(store: Path, pools: tuple[str, ...]) -> tuple[set[str], list[str]]:
         joined = {each.host for each in await tx.find(HostCertificate) if not each.revoked}
         return used & set(pools), sorted(joined & {each.id for each in await tx.find(Host)})
 
-    return transact(store, look) if store.exists() else (set(), [])
+    return transact(store, look) if exists(store) else (set(), [])

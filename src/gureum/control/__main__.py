@@ -17,13 +17,13 @@ from gureum.control import images
 from gureum.control.access import Access
 from gureum.control.keys import DIRECTORY as KEYS_DIRECTORY
 from gureum.control.keys import KeyStore
+from gureum.control.leading import Lead, leading, say_ready
 from gureum.control.manager import Manager
 from gureum.control.storage import storage
 from gureum.control.upgrade import upgrade
 from gureum.dns import private_domain
 from gureum.env import Env
 from gureum.errors import GureumError
-from gureum.files import write_atomically
 from gureum.gateway.app import Gateway
 from gureum.gateway.call import Credential
 from gureum.gateway.catalogue import Catalogue
@@ -37,8 +37,6 @@ from gureum.services.dispatch import Dispatcher
 from gureum.services.ec2.defaults import ensure_defaults
 from gureum.services.ec2.describe import VIEWS
 from gureum.services.operation import Caller, Cloud
-from gureum.store.sqlite import SqliteStore
-from gureum.store.sqlite.reserve import RESERVE_BYTES
 from gureum.transport import tls as tls_links
 from gureum.transport.link import listen as listen_agents
 
@@ -113,61 +111,60 @@ async def listen_far_agents(state_dir: Path, config: CloudConfig, manager: Manag
     return server
 
 
-async def serve(state_dir: Path) -> None:
-    """Serve until SIGTERM. Raises GureumError if the cloud cannot start."""
+async def serve(state_dir: Path, role: str) -> None:
+    """Serve until SIGTERM. Raises GureumError if the cloud cannot start, or another manager leads."""
     config = CloudConfig.load(state_dir)
-    cloud = cloud_settings(config, SanSettings.load(state_dir))
-    env = Env()
-    run = state_dir / "run"
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    store = SqliteStore.open(state_dir / "store.db", reserve_bytes=RESERVE_BYTES)
-    try:
-        await store.transact(upgrade)
-        await store.transact(lambda tx: ensure_defaults(tx, env, cloud))
-        await images.register_all(store, env, cloud, state_dir / "images")
-        keys = KeyStore.open(env, state_dir / KEYS_DIRECTORY)
-        manager = Manager(env, cloud, store, keys)
-        gateway = Gateway(
-            Dispatcher(env, cloud, store, manager, keys),
-            RootCredentials(config),
-            env.now,
-            Limits(),
-            catalogue=Catalogue.open(),
-            request_ids=env.uuid,
-            regions=frozenset({config.region}),
-        )
-        VIEWS.render = gateway.fragment
-        agents: list[asyncio.Server | tls_links.Listener] = [
-            await listen_agents(run / "agents.sock", manager.serve)
-        ]
-        if config.agents:
-            agents.append(await listen_far_agents(state_dir, config, manager))
-        http = await listen_http(gateway, host=config.host, port=config.port, ssl_context=tls(config))
-        write_atomically(
-            run / "manager.ready",
-            f'{{"pid": {os.getpid()}, "endpoint": "{config.endpoint}"}}\n'.encode(),
-            durable=False,
-        )
-        log.info("manager %d answers at %s", os.getpid(), config.endpoint)
-        work = [
-            asyncio.create_task(manager.run()),
-            asyncio.create_task(images.register_forever(store, env, cloud, state_dir / "images")),
-        ]
-        stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait([*work, stopped], return_when=asyncio.FIRST_COMPLETED)
-        for server in agents:
-            server.close()
-        await http.stop()
-        for task in [*work, stopped]:
-            task.cancel()
-        for result in await asyncio.gather(*work, return_exceptions=True):
-            if isinstance(result, Exception):
-                raise result
-    finally:
-        await store.close()
+    async with leading(state_dir, config, role, stop) as lead:
+        if lead is not None:
+            await _serve(state_dir, config, role, lead, stop)
+
+
+async def _serve(state_dir: Path, config: CloudConfig, role: str, lead: Lead, stop: asyncio.Event) -> None:
+    cloud = cloud_settings(config, SanSettings.load(state_dir))
+    env = Env()
+    store = lead.store
+    await store.transact(upgrade)
+    await store.transact(lambda tx: ensure_defaults(tx, env, cloud))
+    await images.register_all(store, env, cloud, state_dir / "images")
+    keys = KeyStore.open(env, state_dir / KEYS_DIRECTORY)
+    manager = Manager(env, cloud, store, keys)
+    gateway = Gateway(
+        Dispatcher(env, cloud, store, manager, keys),
+        RootCredentials(config),
+        env.now,
+        Limits(),
+        catalogue=Catalogue.open(),
+        request_ids=env.uuid,
+        regions=frozenset({config.region}),
+    )
+    VIEWS.render = gateway.fragment
+    agents: list[asyncio.Server | tls_links.Listener] = [
+        await listen_agents(state_dir / "run/agents.sock", manager.serve)
+    ]
+    if config.agents:
+        agents.append(await listen_far_agents(state_dir, config, manager))
+    http = await listen_http(gateway, host=config.host, port=config.port, ssl_context=tls(config))
+    say_ready(state_dir / "run", role, config.endpoint, leads=True)
+    log.info("manager %d answers at %s", os.getpid(), config.endpoint)
+    work = [
+        asyncio.create_task(lead.hold()),
+        asyncio.create_task(manager.run()),
+        asyncio.create_task(images.register_forever(store, env, cloud, state_dir / "images")),
+    ]
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait([*work, stopped], return_when=asyncio.FIRST_COMPLETED)
+    for server in agents:
+        server.close()
+    await http.stop()
+    for task in [*work, stopped]:
+        task.cancel()
+    for result in await asyncio.gather(*work, return_exceptions=True):
+        if isinstance(result, Exception):
+            raise result
 
 
 def main() -> int:
@@ -175,7 +172,7 @@ def main() -> int:
     log_to_stderr()
     allow_files()
     try:
-        uvloop.run(serve(options.state_dir))
+        uvloop.run(serve(options.state_dir, f"manager-{options.number}" if options.number else "manager"))
     except GureumError as error:
         log.error("%s", error)
         return 1

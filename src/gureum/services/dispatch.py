@@ -14,7 +14,7 @@ import msgspec
 
 from gureum.control.keys import KeyStore
 from gureum.env import Env
-from gureum.errors import ApiError, Conflict, StoreError, StoreFull
+from gureum.errors import ApiError, CommitUnknown, Conflict, StoreAway, StoreError, StoreFull
 from gureum.gateway.call import Call
 from gureum.resources import ClientToken
 from gureum.services.operation import (
@@ -82,6 +82,21 @@ class Dispatcher:
                 "The cloud's state disk is full; nothing was changed. Make room and try again: instances can "
                 "still be terminated, volumes and snapshots be deleted.",
                 status=503,
+            ) from error
+        except StoreAway as error:
+            log.error("%s %s: %s", call.service, call.operation, error)
+            raise ApiError(
+                "Unavailable",
+                "The cloud's state is out of reach; nothing was changed. Try again.",
+                status=503,
+            ) from error
+        except CommitUnknown as error:
+            log.error("%s %s: %s", call.service, call.operation, error)
+            raise ApiError(
+                "InternalError",
+                "The cloud's state went out of reach before it said whether this was done. Look before you "
+                "try again, or try again with the same client token.",
+                status=500,
             ) from error
         except Conflict as error:
             raise ApiError(

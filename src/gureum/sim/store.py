@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from gureum.store.sqlite import SqliteStore
-from gureum.store.sqlite.writer import Writes
+from gureum.store.view import Writes
 
 log = logging.getLogger(__name__)
 

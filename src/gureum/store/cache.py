@@ -54,3 +54,7 @@ class RecordCache:
         entry = self._entries.pop((kind, id), None)
         if entry is not None:
             self._bytes -= entry[1]
+
+    def clear(self) -> None:
+        self._entries.clear()
+        self._bytes = 0

@@ -61,6 +61,8 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
     monkeypatch.setattr(cloud_module, "AGENT_MODULE", "fake_agent")
     monkeypatch.setattr(cloud_module, "default_base", lambda: tmp_path / "base")
     monkeypatch.setattr(config_module, "STATE_PATH_MAX", 4096)
+    # The first index of this base is that of another cloud on the machine, too.
+    monkeypatch.setattr(cloud_module.Fabric, "remove", lambda _self: None)
     cloud = Cloud(tmp_path / "cloud")
     yield cloud
     if cloud.run_dir.exists():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gureum.env import Env
-from gureum.errors import ApiError, Conflict, StoreError, StoreFull
+from gureum.errors import ApiError, CommitUnknown, Conflict, StoreAway, StoreError, StoreFull
 from gureum.gateway.call import Call
 from gureum.resources import ClientToken, KeyPair
 from gureum.services import dispatch
@@ -166,6 +166,8 @@ async def test_a_client_token_is_bounded(rig: Rig) -> None:
     [
         (StoreFull("no space"), "Unavailable", 503),
         (Conflict("again"), "Unavailable", 503),
+        (StoreAway("no answer"), "Unavailable", 503),
+        (CommitUnknown("no answer"), "InternalError", 500),
         (StoreError("broken"), "InternalError", 500),
     ],
 )

@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from gureum.store.base import Store
+from gureum.store.postgres import Address, PostgresStore
 from gureum.store.sqlite import SqliteStore
 
-OPENERS: dict[str, Callable[[Path], Store]] = {
-    "sqlite-memory": lambda directory: SqliteStore.open(":memory:", threaded=False),
-    "sqlite-inline": lambda directory: SqliteStore.open(directory / "store.db", threaded=False),
-    "sqlite-threaded": lambda directory: SqliteStore.open(directory / "store.db", threaded=True),
+Opener = Callable[[Path], Awaitable[Store]]
+
+
+def sqlite(name: str, *, threaded: bool) -> Opener:
+    async def open_store(directory: Path) -> Store:
+        return SqliteStore.open(name if name == ":memory:" else directory / name, threaded=threaded)
+
+    return open_store
+
+
+SQLITE: dict[str, Opener] = {
+    "sqlite-memory": sqlite(":memory:", threaded=False),
+    "sqlite-inline": sqlite("store.db", threaded=False),
+    "sqlite-threaded": sqlite("store.db", threaded=True),
 }
 
 
-@pytest.fixture(params=OPENERS)
-def open_store(request: pytest.FixtureRequest) -> Callable[[Path], Store]:
+@pytest.fixture(params=[*SQLITE, pytest.param("postgres", marks=pytest.mark.postgres)])
+def open_store(request: pytest.FixtureRequest) -> Opener:
     """Opens the store of a directory."""
-    return OPENERS[request.param]
+    if request.param in SQLITE:
+        return SQLITE[request.param]
+    url: Callable[[Path], str] = request.getfixturevalue("postgres_url")
+
+    async def open_postgres(directory: Path) -> Store:
+        return await PostgresStore.open(Address.parse(url(directory)))
+
+    return open_postgres
 
 
 @pytest.fixture
-async def store(open_store: Callable[[Path], Store], tmp_path: Path) -> AsyncIterator[Store]:
-    store = open_store(tmp_path)
+async def store(open_store: Opener, tmp_path: Path) -> AsyncIterator[Store]:
+    store = await open_store(tmp_path)
     yield store
     await store.close()

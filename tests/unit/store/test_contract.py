@@ -624,9 +624,9 @@ class TestWatch:
         assert change.record == record
 
     async def test_it_ends_when_the_store_closes(
-        self, open_store: Callable[[Any], Store], tmp_path: Any
+        self, open_store: Callable[[Any], Awaitable[Store]], tmp_path: Any
     ) -> None:
-        store = open_store(tmp_path)
+        store = await open_store(tmp_path)
         waiting = asyncio.ensure_future(anext(store.watch(0)))
         await asyncio.sleep(0)
         await store.close()
@@ -635,8 +635,10 @@ class TestWatch:
 
 
 class TestClose:
-    async def test_a_closed_store_says_so(self, open_store: Callable[[Any], Store], tmp_path: Any) -> None:
-        store = open_store(tmp_path)
+    async def test_a_closed_store_says_so(
+        self, open_store: Callable[[Any], Awaitable[Store]], tmp_path: Any
+    ) -> None:
+        store = await open_store(tmp_path)
         async with store.read() as reader:
             await store.close()
             await store.close()
@@ -650,9 +652,9 @@ class TestClose:
             await store.changes(0)
 
     async def test_a_transaction_under_way_is_not_committed(
-        self, open_store: Callable[[Any], Store], tmp_path: Any
+        self, open_store: Callable[[Any], Awaitable[Store]], tmp_path: Any
     ) -> None:
-        store = open_store(tmp_path)
+        store = await open_store(tmp_path)
 
         async def work(tx: Transaction) -> None:
             await tx.put(vpc("v"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import tempfile
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -62,13 +62,13 @@ def expected(
 
 
 class StoreMachine(RuleBasedStateMachine):
-    opener: Callable[[Path], Store]
+    opener: Callable[[Path], Awaitable[Store]]
 
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
         self.directory = tempfile.TemporaryDirectory(prefix="store-model-")
-        self.store = type(self).opener(Path(self.directory.name))
+        self.store: Store = self.run(self.open(Path(self.directory.name)))
         self.model: Model = {}
         self.snapshots: list[tuple[AsyncExitStack, Reader, Model]] = []
         self.mirror: Model = {}
@@ -80,6 +80,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.run(self.store.close())
         self.runner.close()
         self.directory.cleanup()
+
+    async def open(self, path: Path) -> Store:
+        return await type(self).opener(path)
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return self.runner.run(coroutine)
@@ -199,7 +202,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.close_snapshot()
         revision = self.store.revision
         self.run(self.store.close())
-        self.store = type(self).opener(path)
+        self.store = self.run(self.open(path))
         assert self.store.revision == revision
 
     @invariant()
@@ -211,12 +214,15 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.run(read()) == expected(self.model, {}, None, None)
 
 
-def test_the_store_behaves_like_a_dict(open_store: Callable[[Path], Store]) -> None:
+def test_the_store_behaves_like_a_dict(
+    open_store: Callable[[Path], Awaitable[Store]], request: pytest.FixtureRequest
+) -> None:
     machine = type("Machine", (StoreMachine,), {"opener": staticmethod(open_store)})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=40,
+            # A database for each takes time.
+            max_examples=12 if request.node.get_closest_marker("postgres") else 40,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -5,8 +5,11 @@ from __future__ import annotations
 from importlib.resources import files
 
 LATEST = 2
+"""For SQLite."""
+LATEST_POSTGRES = 1
+"""PostgreSQL's first step makes what SQLite has after its second."""
 
 
-def step(number: int) -> str:
-    """The SQL of one step, for SQLite."""
-    return (files(__name__) / f"{number:04}.sqlite.sql").read_text(encoding="utf-8")
+def step(number: int, dialect: str = "sqlite") -> str:
+    """The SQL of one step; ``dialect``: sqlite or postgres."""
+    return (files(__name__) / f"{number:04}.{dialect}.sql").read_text(encoding="utf-8")

@@ -11,8 +11,9 @@ from itertools import islice
 from typing import Any
 
 from gureum.errors import Conflict, StoreError
-from gureum.store.sqlite.view import Horizon, WriteView
-from gureum.store.sqlite.writer import Writer, Writes, merge
+from gureum.store.sqlite.view import WriteView
+from gureum.store.sqlite.writer import Writer
+from gureum.store.view import Horizon, Writes, merge
 
 APPLIED_AT_ONCE_MAX = 100
 """Writes given to SQLite before other tasks get their turn: about 5 ms.

@@ -9,8 +9,8 @@ from typing import Protocol, TypeVar
 from gureum.store.cache import RecordCache
 from gureum.store.sqlite import queries
 from gureum.store.sqlite.connection import connect, explained, number, rollback
-from gureum.store.sqlite.view import Horizon, View
-from gureum.store.sqlite.writer import Writes
+from gureum.store.sqlite.view import View
+from gureum.store.view import Horizon, Writes
 
 log = logging.getLogger(__name__)
 

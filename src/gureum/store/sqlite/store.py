@@ -37,8 +37,9 @@ from gureum.store.sqlite.connection import (
 )
 from gureum.store.sqlite.readers import FileReaders, MemoryReaders, Readers
 from gureum.store.sqlite.reserve import Reserve
-from gureum.store.sqlite.view import Horizon, View, WriteView
-from gureum.store.sqlite.writer import TOMBSTONES_KEPT, Writer, Writes
+from gureum.store.sqlite.view import View, WriteView
+from gureum.store.sqlite.writer import TOMBSTONES_KEPT, Writer
+from gureum.store.view import Horizon, Writes
 
 T = TypeVar("T")
 

@@ -1,40 +1,22 @@
-"""Snapshots of the store, and a transaction's own writes on top of one."""
+"""Snapshots of SQLite's, and transactions on top of one."""
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Collection, Iterable
-from typing import NamedTuple, TypeVar, cast
+from typing import ClassVar
 
-from gureum.errors import Conflict, StoreError
-from gureum.resources.record import Record
-from gureum.store import codec
+from gureum.store import codec, search, view
 from gureum.store.cache import RecordCache
 from gureum.store.sqlite import queries
 from gureum.store.sqlite.connection import explained, fetch, number
 from gureum.store.sqlite.search import Search
-from gureum.store.tally import Changed, Tally
-
-R = TypeVar("R", bound=Record)
-S = TypeVar("S", bound=Tally)
-
-LOADED_AT_ONCE_MAX = 1000
-"""Records read and decoded before other tasks get their turn: a few milliseconds."""
-
-Overlay = dict[str, dict[str, Record | None]]
-"""What differs from the connection's snapshot, by kind and id. None: not there."""
+from gureum.store.view import Horizon, Rows
 
 
-class Horizon:
-    """The last revision whose records the cache knows of; shared by the store and its views."""
+class View(view.View):
+    """The snapshot of a connection that has begun to read."""
 
-    def __init__(self, revision: int) -> None:
-        self.revision = revision
-
-
-class View:
-    """A consistent state of the store: the connection's snapshot with an overlay on top."""
+    searches: ClassVar[type[Search]] = Search
 
     def __init__(
         self,
@@ -46,217 +28,40 @@ class View:
         *,
         breathe: bool,
     ) -> None:
+        super().__init__(revision, cache, horizon, breathe=breathe)
         self.connection = connection
-        self.overlay: Overlay = {}
         self._path = path
-        self._revision = self._visible = revision
-        self._cache = cache
-        self._horizon = horizon
-        self._breathe = breathe
-        self._open = True
 
-    @property
-    def revision(self) -> int:
-        return self._visible
-
-    def close(self) -> None:
-        self._open = False
-
-    async def get(self, kind: type[R], id: str) -> R | None:
-        self._check_open()
-        changed = self.overlay.get(kind.kind)
-        if changed is not None and id in changed:
-            return cast("R | None", changed[id])
-        record = self._cached(kind.kind, id)
-        if record is None and codec.storable(id):
-            with explained(self._path):
-                rows = fetch(self.connection, queries.RECORD, (kind.kind, id))
-            for (body,) in rows:
-                record = self._decode(kind.kind, body)
-        return cast("R | None", record)
-
-    async def get_many(self, kind: type[R], ids: Collection[str]) -> list[R]:
-        self._check_open()
-        changed = self.overlay.get(kind.kind, {})
-        wanted = set(ids)
-        records = [record for id in wanted & changed.keys() if (record := changed[id]) is not None]
-        records += await self._load(kind.kind, sorted(filter(codec.storable, wanted - changed.keys())))
-        records.sort(key=_id)
-        return cast("list[R]", records)
-
-    async def find(
-        self,
-        kind: type[R],
-        *,
-        after: str | None = None,
-        limit: int | None = None,
-        **index: str | Collection[str],
-    ) -> list[R]:
-        self._check_open()
-        search = Search(kind, index)
-        if search.hopeless or (limit is not None and limit <= 0):
-            return []
-        changed = dict(self.overlay.get(kind.kind, ()))
-        start = after or ""
-        # Of what SQL finds, the overlay may hide as many as it has.
-        sql_limit = -1 if limit is None else limit + len(changed)
-        if search.conditions:
-            with explained(self._path):
-                ids = search.ids(self.connection, start, sql_limit)
-            records = await self._load(kind.kind, [id for id in ids if id not in changed])
-        else:
-            records = [
-                record async for record in self._scan(search, start, sql_limit) if record.id not in changed
-            ]
-        if changed:
-            records += [
-                record
-                for id, record in changed.items()
-                if record is not None and id > start and search.matches(record)
-            ]
-            records.sort(key=_id)
-        return cast("list[R]", records if limit is None else records[:limit])
-
-    async def count(self, kind: type[R], **index: str | Collection[str]) -> int:
-        self._check_open()
-        search = Search(kind, index)
-        if search.hopeless:
-            return 0
-        changed = self.overlay.get(kind.kind, {})
+    async def _body(self, kind: str, id: str) -> str | None:
         with explained(self._path):
-            total = search.count(self.connection)
-        hidden = await self._load(kind.kind, sorted(changed))
-        total -= sum(map(search.matches, hidden))
-        return total + sum(record is not None and search.matches(record) for record in changed.values())
+            rows = fetch(self.connection, queries.RECORD, (kind, id))
+        return rows[0][0] if rows else None
 
-    async def tally(self, of: type[S]) -> S:
-        self._check_open()
-        return await self._cache.tallies.seen(of, self)
+    async def _bodies(self, kind: str, ids: list[str]) -> Rows:
+        with explained(self._path):
+            return fetch(self.connection, queries.RECORDS, (kind, codec.text_array(ids)))
 
-    @property
-    def snapshot_revision(self) -> int:
-        return self._revision
+    async def _page(self, sought: search.Search, after: str, limit: int) -> Rows:
+        assert isinstance(sought, Search)
+        with explained(self._path):
+            return sought.page(self.connection, after, limit)
 
-    def every(self, kind: type[Record]) -> AsyncIterator[Record]:
-        return self._scan(Search(kind, {}), "", -1)
+    async def _ids(self, sought: search.Search, after: str, limit: int) -> list[str]:
+        assert isinstance(sought, Search)
+        with explained(self._path):
+            return sought.ids(self.connection, after, limit)
 
-    async def changed(self, kinds: Iterable[type[Record]], since: int) -> Changed | None:
-        wanted = codec.text_array([kind.kind for kind in kinds])
+    async def _total(self, sought: search.Search) -> int:
+        assert isinstance(sought, Search)
+        with explained(self._path):
+            return sought.count(self.connection)
+
+    async def _changes_of(self, kinds: list[str], since: int) -> Rows | None:
         with explained(self._path):
             if since < number(self.connection, queries.HORIZON):
                 return None
-            rows = fetch(self.connection, queries.CHANGES_OF, (wanted, since))
-        return [
-            ((kind, id), None if body is None else self.decoded(kind, id, body)) for kind, id, body in rows
-        ]
-
-    async def _scan(self, search: Search, after: str, limit: int) -> AsyncIterator[Record]:
-        """The snapshot's records of a kind above ``after``, at most ``limit`` (-1: all)."""
-        while limit:
-            size = LOADED_AT_ONCE_MAX if limit < 0 else min(limit, LOADED_AT_ONCE_MAX)
-            with explained(self._path):
-                rows = search.page(self.connection, after, size)
-            for after, body in rows:
-                yield self.decoded(search.kind, after, body)
-            if len(rows) < size:
-                return
-            limit = limit - size if limit > 0 else limit
-            await self._rest()
-
-    async def _load(self, kind: str, ids: list[str]) -> list[Record]:
-        """The snapshot's records of these ids (in order, each once), whatever the overlay says."""
-        found: dict[str, Record | None] = {id: self._cached(kind, id) for id in ids}
-        missing = [id for id, record in found.items() if record is None]
-        for first in range(0, len(missing), LOADED_AT_ONCE_MAX):
-            if first:
-                await self._rest()
-            some = codec.text_array(missing[first : first + LOADED_AT_ONCE_MAX])
-            with explained(self._path):
-                rows = fetch(self.connection, queries.RECORDS, (kind, some))
-            for id, body in rows:
-                found[id] = self._decode(kind, body)
-        return [record for record in found.values() if record is not None]
-
-    def _cached(self, kind: str, id: str) -> Record | None:
-        if self._revision > self._horizon.revision:
-            return None
-        return self._cache.get(kind, id, self._revision)
-
-    def decoded(self, kind: str, id: str, body: str) -> Record:
-        """The snapshot's record that has this body."""
-        return self._cached(kind, id) or self._decode(kind, body)
-
-    def _decode(self, kind: str, body: str) -> Record:
-        record = codec.decode(kind, body)
-        # An older snapshot's record may no longer be the latest.
-        if self._revision == self._horizon.revision:
-            self._cache.put(record, len(body))
-        return record
-
-    async def _rest(self) -> None:
-        if self._breathe:
-            await asyncio.sleep(0)
-            self._check_open()
-
-    def _check_open(self) -> None:
-        if not self._open:
-            raise StoreError("the transaction or read that this belongs to is over")
+            return fetch(self.connection, queries.CHANGES_OF, (codec.text_array(kinds), since))
 
 
-class Write(NamedTuple):
-    """The net change of one record in a transaction. ``revision`` is the transaction's."""
-
-    before: Record | None
-    after: Record | None
-    body: bytes
-    revision: int
-
-
-class WriteView(View):
-    """A transaction. Its writes stay here until ``work`` is done; then the store commits ``writes``."""
-
-    writes: dict[tuple[str, str], Write]
-    commits_as: int
-    """The revision that its writes have."""
-
-    def begin(self, pending: Iterable[dict[tuple[str, str], Write]], revision: int) -> None:
-        """Start from the snapshot with the writes that it lacks, which bring it up to ``revision``."""
-        self.writes = {}
-        self._visible = revision
-        self.commits_as = revision + 1
-        for writes in pending:
-            for (kind, id), write in writes.items():
-                self.overlay.setdefault(kind, {})[id] = write.after
-
-    async def put(self, record: R) -> R:
-        current = await self.get(type(record), record.id)
-        if record.version != (current.version if current is not None else 0):
-            raise _conflict(record, current)
-        if current is not None:
-            record.check_transition(current)
-        settled, body = codec.settle(record, self.commits_as)
-        self._write(current, settled, body)
-        return settled
-
-    async def delete(self, record: Record) -> None:
-        current = await self.get(type(record), record.id)
-        if current is None or current.version != record.version:
-            raise _conflict(record, current)
-        self._write(current, None, b"")
-
-    def _write(self, current: Record | None, after: Record | None, body: bytes) -> None:
-        subject = current or after
-        assert subject is not None
-        key = (subject.kind, subject.id)
-        before = self.writes[key].before if key in self.writes else current
-        self.writes[key] = Write(before, after, body, self.commits_as)
-        self.overlay.setdefault(subject.kind, {})[subject.id] = after
-
-
-def _conflict(record: Record, current: Record | None) -> Conflict:
-    stored = "it is gone" if current is None else f"version {current.version} is stored"
-    return Conflict(f"{record.kind} {record.id}: version {record.version} was expected, {stored}")
-
-
-def _id(record: Record) -> str:
-    return record.id
+class WriteView(View, view.WriteView):
+    """A transaction on such a snapshot."""

@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from gureum.errors import StoreError
 from gureum.store import codec
 from gureum.store.sqlite import queries
 from gureum.store.sqlite.connection import BUSY_TIMEOUT_MS, explain, number, open_writer, rollback
-from gureum.store.sqlite.view import Write
+from gureum.store.view import Writes
 
 log = logging.getLogger(__name__)
 
 TOMBSTONES_KEPT = 10_000
-
-
-Writes = dict[tuple[str, str], Write]
-
-
-def merge(batch: Iterable[Writes]) -> Writes:
-    """The net writes of successive transactions."""
-    merged: Writes = {}
-    for writes in batch:
-        for key, write in writes.items():
-            earlier = merged.get(key)
-            merged[key] = write if earlier is None else write._replace(before=earlier.before)
-    return merged
 
 
 class Writer:

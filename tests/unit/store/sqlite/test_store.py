@@ -18,7 +18,8 @@ from gureum.resources import Vpc
 from gureum.store.base import Transaction
 from gureum.store.sqlite import SqliteStore, committer
 from gureum.store.sqlite import store as store_module
-from gureum.store.sqlite.writer import Writer, Writes
+from gureum.store.sqlite.writer import Writer
+from gureum.store.view import Writes
 
 
 def vpc(id: str, number: int = 1) -> Vpc:

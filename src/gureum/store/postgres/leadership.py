@@ -1,0 +1,164 @@
+"""Which of several managers leads: one at a time, each under an epoch of its own.
+
+The leader says that it is there by counting ``beat`` up in the database. Whoever sees no change of it for a
+lease, on a clock of its own, takes over: that begins the next epoch, in the same row that every commit
+checks. So no clocks need to agree, and whoever believes wrongly that it still leads can commit nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, TypeVar
+
+from gureum.errors import StoreError
+from gureum.store.postgres import queries
+from gureum.store.postgres.address import Address
+from gureum.store.postgres.connection import (
+    Connection,
+    Deposed,
+    Unreachable,
+    connect,
+    discard,
+    explained,
+    prepare,
+)
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+BEAT_SECONDS = 0.8
+LEASE_SECONDS = 3.0
+"""A leader that was not seen for so long has ended."""
+STAND_DOWN_SECONDS = 2.5
+"""A leader that could not say so for so long ends itself: before another begins."""
+LOOK_SECONDS = 0.4
+RETRY_SECONDS = 0.3
+
+
+class Leader(NamedTuple):
+    """``name`` is empty if nobody leads: none ever did, or the last one resigned."""
+
+    epoch: int
+    beat: int
+    cloud: str
+    name: str
+    endpoint: str
+
+
+class Leadership:
+    """A manager's part in it. ``cloud``: whose; a store is one cloud's. ``name`` is this manager's, which no
+    other has; ``endpoint`` is for people.
+    """
+
+    def __init__(self, address: Address, cloud: str, name: str, endpoint: str = "") -> None:
+        self._address = address
+        self._cloud = cloud
+        self._name = name
+        self._endpoint = endpoint
+        self._connection: Connection | None = None
+        self._proven = 0.0
+        """When it last certainly led, on the event loop's clock."""
+        self.epoch = 0
+
+    async def acquire(self, seen: Callable[[Leader], Awaitable[None]] | None = None) -> int:
+        """Wait until this one leads; its epoch. ``seen`` is called for each other leader that says that it is
+        there.
+
+        Waits, too, for a server that does not answer. Raises StoreError if the database is not this cloud's.
+        """
+        loop = asyncio.get_running_loop()
+        last: Leader | None = None
+        known = since = 0.0
+        while True:
+            asked = loop.time()
+            try:
+                leader = await self._look()
+                if last is None or leader[:2] != last[:2]:
+                    lives = last is not None and leader.epoch == last.epoch
+                    if lives and known != leader.epoch and seen is not None:
+                        known = leader.epoch
+                        await seen(leader)
+                    last, since = leader, loop.time()
+                # One of its own name is what a supervisor has started it anew for.
+                over = leader.name in ("", self._name) or asked >= since + LEASE_SECONDS
+                if over and await self._take_over(leader):
+                    self._proven = asked
+                    return self.epoch
+            except Unreachable as error:
+                if last is not None or since == 0.0:
+                    log.error("store: %s", error)
+                last, since = None, loop.time()  # who cannot reach it either is not dead for that
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _take_over(self, seen: Leader) -> bool:
+        async def durably(connection: Connection) -> int | None:
+            async with connection.transaction():
+                await connection.execute(queries.DURABLE_ONCE)
+                epoch: int | None = await connection.fetchval(
+                    queries.TAKE_OVER, seen.epoch, seen.beat, self._cloud, self._name, self._endpoint
+                )
+                return epoch
+
+        epoch = await self._ask(durably)
+        if epoch is None:
+            return False
+        self.epoch = epoch
+        log.info("%s leads, in epoch %d", self._name, epoch)
+        return True
+
+    async def hold(self) -> None:
+        """Say again and again that it leads. Raises Deposed when that is over, or may be."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            asked = loop.time()
+            left = self._proven + STAND_DOWN_SECONDS - asked
+            if left <= 0:
+                raise Deposed(f"{self._address.place}: this manager could not say that it leads for too long")
+            try:
+                async with asyncio.timeout(left):
+                    beat = await self._ask(lambda connection: connection.fetchval(queries.BEAT, self.epoch))
+            except (TimeoutError, Unreachable) as error:
+                log.warning("store: could not say that this manager leads: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            if beat is None:
+                raise Deposed(f"{self._address.place}: another manager leads")
+            self._proven = asked
+
+    async def resign(self) -> None:
+        """Let another lead at once, if this one does."""
+        try:
+            if self.epoch:
+                await self._ask(lambda connection: connection.execute(queries.RESIGN, self.epoch))
+        except StoreError as error:
+            log.warning("store: could not resign: %s", error)
+        await self.close()
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await discard(connection)
+
+    async def _look(self) -> Leader:
+        row = await self._ask(lambda connection: connection.fetchrow(queries.LEADER))
+        return Leader(*row)
+
+    async def _ask(self, question: Callable[[Connection], Awaitable[T]]) -> T:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await connect(self._address)
+            # A leader of an earlier gureum may be at work: whoever leads upgrades.
+            await prepare(self._connection, self._address.place, upgrade=False)
+            with explained(self._address.place):
+                await self._connection.execute(queries.NOT_DURABLE)
+        connection = self._connection
+        try:
+            with explained(self._address.place):
+                return await question(connection)
+        except BaseException:
+            connection.terminate()
+            self._connection = None
+            raise

@@ -1,0 +1,99 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gureum.cli import doctor, machine_hosts
+from gureum.cli.cloud import Cloud
+from gureum.cli.output import USAGE, CliError
+from gureum.cli.store import exists, look, setting, transact
+from gureum.cli.supervisor import command
+from gureum.errors import StoreError
+from gureum.resources import Host
+from gureum.store.base import Transaction
+from gureum.store.postgres import Address
+from gureum.store.postgres.leadership import Leadership
+
+
+async def put_host(tx: Transaction) -> None:
+    await tx.put(Host(id="host-1", zone="z"))
+
+
+async def hosts(tx: Transaction) -> list[str]:
+    return [host.id for host in await tx.find(Host)]
+
+
+def test_a_cloud_in_a_file_stays_there(cloud: Cloud) -> None:
+    config = cloud.configure()
+    assert setting(None, config) is None
+    assert look(config) is None
+    with pytest.raises(CliError, match=r"keeps its state in store\.db") as caught:
+        setting("postgresql://me@localhost/cloud", config)
+    assert caught.value.exit_code == USAGE
+
+
+def test_a_password_is_refused_and_not_repeated() -> None:
+    with pytest.raises(CliError, match="password") as caught:
+        setting("postgresql://me:secret@localhost/cloud", None)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(CliError, match="does its server run"):
+        setting(f"postgresql://me@/cloud?host={tmp_path}", None)
+
+
+def test_several_managers_need_a_database(cloud: Cloud) -> None:
+    with pytest.raises(CliError, match="several managers need a database"):
+        cloud.configure(managers=2)
+
+
+def test_what_starts_them() -> None:
+    assert command("manager", "/s")[-2:] == ["--state-dir", "/s"]
+    assert command("manager-1", "/s")[-2:] == ["--number", "1"]
+    assert command("agent-1", "/s")[-2:] == ["--host", "1"]
+
+
+@pytest.mark.postgres
+def test_a_cloud_in_a_database(
+    cloud: Cloud, postgres_url: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = setting(postgres_url(tmp_path), None)
+    config = cloud.configure(store=url, managers=2, hosts=2)
+    assert config.manager_roles == ("manager", "manager-1")
+    path = cloud.state_dir / "store.db"
+    assert exists(path)
+    transact(path, put_host)
+    assert transact(path, hosts) == ["host-1"]
+    assert not path.exists()
+    assert setting(url, config) == url
+
+    found = look(config)
+    assert found is not None
+    assert (found.leader, found.trouble, found.dangers) == ("", "", ("fsync",))
+    assert doctor.database(config).status == doctor.WARN
+
+    monkeypatch.setattr(Cloud, "evacuate", lambda self: None)
+    machine_hosts.change(cloud, 1)
+    assert transact(path, hosts) == []
+
+
+@pytest.mark.postgres
+async def test_while_a_manager_leads_the_store_is_its_own(
+    cloud: Cloud, postgres_url: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import asyncio
+
+    monkeypatch.setattr("gureum.cli.store.LEAD_SECONDS_MAX", 1.0)
+    config = cloud.configure(store=setting_of(postgres_url(tmp_path)))
+    leader = Leadership(Address.parse(config.store), config.identity, "manager")
+    await leader.acquire()
+    holding = asyncio.create_task(leader.hold())
+    with pytest.raises(StoreError, match="a manager of this cloud runs"):
+        await asyncio.to_thread(transact, cloud.state_dir / "store.db", hosts)
+    holding.cancel()
+    await leader.resign()
+
+
+def setting_of(url: str) -> str:
+    return Address.parse(url).url
