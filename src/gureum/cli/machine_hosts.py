@@ -26,7 +26,7 @@ from gureum.store.base import Reader, Transaction
 SHOWN_MAX = 5
 
 
-def change(cloud: Cloud, hosts: int | None, zones: int | None) -> None:
+def change(cloud: Cloud, hosts: int | None, zones: int | None = None) -> None:
     """Prepare for so many hosts in so many zones, None: as they are. Raises CliError for what is in the way.
 
     An only host stands for all zones, and what is on a host's disk stays there: so hosts can be added at any
