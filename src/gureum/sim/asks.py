@@ -221,3 +221,17 @@ async def recover(stage: Stage, words: Words, options: Options) -> bool:
     if "priority" in options:
         input["Priority"] = int(options["priority"])
     return await stage.call("SetInstanceRecovery", "fleet", **input) is not None
+
+
+@act("migrate INSTANCE [to=HOST]", "Fleet's MigrateInstance", asks=True)
+async def migrate(stage: Stage, words: Words, options: Options) -> bool:
+    where = {"HostId": options["to"]} if "to" in options else {}
+    return (
+        await stage.call("MigrateInstance", "fleet", InstanceId=await stage.id(words[0]), **where) is not None
+    )
+
+
+@act("cancel-migration INSTANCE", "Fleet's CancelInstanceMigration", asks=True)
+async def cancel_migration(stage: Stage, words: Words, options: Options) -> bool:
+    id = await stage.id(words[0])
+    return await stage.call("CancelInstanceMigration", "fleet", InstanceId=id) is not None

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import logging
 
-from gureum.resources import HostState, InstanceState, SnapshotState, Volume, VolumeState
+from gureum.resources import (
+    HostState,
+    InstanceMigration,
+    InstanceState,
+    MigrationState,
+    SnapshotState,
+    Volume,
+    VolumeState,
+)
 from gureum.resources.volume import AttachmentState
 from gureum.sim.acts import Options, Words, act
 from gureum.sim.stage import Stage
@@ -34,6 +42,11 @@ def _known_state(names: Names, words: Words, _: Options) -> None:
         raise Wrong(
             f"{words[0]} is never {words[1]!r}, but: {states}" if states else f"{words[0]} has no state"
         )
+
+
+def _known_end(_: Names, words: Words, __: Options) -> None:
+    if words[1] not in list(MigrationState):
+        raise Wrong(f"a migration is never {words[1]!r}, but: {', '.join(MigrationState)}")
 
 
 @act("advance NUMBER", "let so many seconds pass")
@@ -87,6 +100,22 @@ async def expect_writes(stage: Stage, words: Words, options: Options) -> bool:
         await stage.pass_time(WRITING_SECONDS / WRITES)
     writes = stage.guests.writes(id) > before
     return _hold(writes is (words[1] == "writes"), f"{words[0]} {'is' if writes else 'is not'} written to")
+
+
+@act("wait-for INSTANCE migration WORD within NUMBER", "until its last migration is so", check=_known_end)
+async def wait_for_migration(stage: Stage, words: Words, options: Options) -> bool:
+    id = await stage.id(words[0])
+
+    async def wrong() -> str:
+        async with stage.world.store.read() as reader:
+            found = await reader.find(InstanceMigration, instance=id)
+        last = max(found, key=lambda each: each.started, default=None)
+        if last is None:
+            return f"{words[0]} was never migrated"
+        return "" if last.state == words[1] else f"its migration is {last.state}: {last.message}"
+
+    await stage.until(wrong, float(words[2]))
+    return True
 
 
 @act("expect THING WORD", "it has this state", check=_known_state)

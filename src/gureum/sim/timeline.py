@@ -19,6 +19,7 @@ from gureum.resources import (
     Host,
     Image,
     Instance,
+    InstanceMigration,
     NatGateway,
     NetworkInterface,
     Snapshot,
@@ -181,6 +182,14 @@ def shown(record: Record) -> dict[str, str]:
             return {"": str(record.state), "on": record.host or ""}
         case NetworkInterface() if record.changing:
             return {"": str(record.attachment_state)}
+        case InstanceMigration():
+            return {
+                "of": record.instance,
+                "from": record.source,
+                "to": record.destination,
+                "": str(record.state),
+                "because": record.message,
+            }
         case _:
             return {}
 
