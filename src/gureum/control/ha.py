@@ -31,12 +31,15 @@ from gureum.resources import (
     Host,
     HostState,
     Instance,
+    InstanceMigration,
     InstanceState,
+    MigrationState,
     NatGateway,
     NatGatewayState,
     Severity,
     Volume,
 )
+from gureum.resources.migration import UNDECIDED
 from gureum.store.base import Change, Reader, Store, Transaction
 
 log = logging.getLogger(__name__)
@@ -251,6 +254,8 @@ class Ha:
             else:
                 moves.append(instance.id)
         moves += [nat.id for nat in await reader.find(NatGateway, host=host.id) if nat.state in HOLDS_NAT]
+        # Also who goes there, or came from there, waits until nothing of it runs.
+        moves += [migration.instance for migration in await _migrations(reader, host)]
         return ", ".join(moves), ", ".join(stays)
 
     def _suspects(self, host: Host) -> list[str]:
@@ -338,6 +343,8 @@ class Ha:
             await events.record(tx, self._env, "InstancesWait", text, Severity.warning, host=host.id)
         for nat in await tx.find(NatGateway, host=host.id):
             self._kick(nat.kind, nat.id)
+        for migration in await _migrations(tx, host):
+            self._kick(Instance.kind, migration.instance)
 
     # What was on it
 
@@ -418,3 +425,11 @@ class Ha:
 
 def _told_of(host: Host | None) -> tuple[object, ...]:
     return (host.state, host.watcher, host.fence, host.lifted) if host is not None else ()
+
+
+async def _migrations(reader: Reader, host: Host) -> list[InstanceMigration]:
+    """Those of instances that are elsewhere, which cannot end before this host has let go of its machine."""
+    states = [str(state) for state in (*UNDECIDED, MigrationState.aborting)]
+    going = await reader.find(InstanceMigration, destination=host.id, state=states)
+    left = await reader.find(InstanceMigration, source=host.id, state=str(MigrationState.switching))
+    return [*going, *left]

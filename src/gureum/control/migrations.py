@@ -219,6 +219,8 @@ async def _fault(
     tx: Transaction, env: Env, instance: Instance, migration: InstanceMigration, ends: _Ends
 ) -> tuple[str, str] | None:
     """The outcome and the message of a migration that can't go on."""
+    if instance.state is InstanceState.pending:
+        return "failed", f"{instance.id} ended where it was, and is started anew"
     if instance.state is not InstanceState.running or instance.capturing:
         return "cancelled", f"{instance.id} is not to run any more"
     if instance.reboots != migration.reboots:
