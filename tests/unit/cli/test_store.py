@@ -74,6 +74,7 @@ def test_a_cloud_in_a_database(
     assert doctor.database(config).status == doctor.WARN
 
     monkeypatch.setattr(Cloud, "evacuate", lambda self: None)
+    monkeypatch.setattr(machine_hosts, "HOST_PATH_MAX", 4096)
     machine_hosts.change(cloud, 1, None)
     assert transact(path, hosts) == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,8 @@ def run() -> Iterator[Run]:
     def started(directory: Path) -> subprocess.Popen[bytes]:
         made = subprocess.Popen(["sleep", "1000"], env={"PATH": "/usr/bin:/bin", MARKER: str(directory)})
         processes.append(made)
+        while not Path(f"/proc/{made.pid}/environ").read_bytes():
+            time.sleep(0.001)  # exec has begun, and is not over
         return made
 
     yield started
