@@ -113,10 +113,7 @@ def test_a_lost_host_is_shut_out_of_what_others_go_on_with(keeper: bool) -> None
     """``keeper``: it is the one that looks after the volume."""
 
     async def story(one: Story) -> None:
-        first = await one.running()
-        await one.call("DrainHost", "fleet", HostId=first.host)
-        second = await one.running()
-        await one.call("ActivateHost", "fleet", HostId=first.host)
+        first, second = await one.running(), await one.running()
         assert first.host != second.host
         volume = await shared_by(one, [first, second])
         kept = (await one.get(Volume, volume)).host

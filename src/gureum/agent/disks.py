@@ -147,7 +147,7 @@ class Disks:
             self._held[machine] = holds
         for id, spec in self._specs.volumes.specs.items():
             pool = self.pools.find(spec.pool)
-            if not spec.present and pool is not None and id in pool.volumes:
+            if not spec.present and id not in holds and pool is not None and id in pool.volumes:
                 self._kick(("volume", id))
             elif id in released and spec.pool == LOCAL:
                 self._kick(("compact", id))
