@@ -9,7 +9,6 @@ from gureum.control import migrations
 from gureum.control.move import CannotMove
 from gureum.env import Env
 from gureum.resources import Host, HostState, Instance, InstanceMigration, InstanceState, MigrationState
-from gureum.resources.migration import UNDER_WAY
 from gureum.store.base import Change, Reader, Store, Transaction
 
 log = logging.getLogger(__name__)
@@ -54,8 +53,7 @@ class Evacuations:
         record = await reader.get(Host, host)
         if record is None or not record.draining or record.state is not HostState.up:
             return []
-        states = [str(state) for state in UNDER_WAY]
-        if await reader.count(InstanceMigration, source=host, state=states) >= migrations.PER_HOST_MAX:
+        if await migrations.busy(reader, source=host):
             return []
         found = []
         for instance in await reader.find(Instance, host=host, state=str(InstanceState.running)):

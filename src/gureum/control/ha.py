@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from msgspec.structs import replace
@@ -82,6 +82,8 @@ class Ha:
         """Instances that are not started before a time (Unix)."""
         self._idle: set[str] = set()
         """Lost hosts of which nothing is wanted elsewhere, as far as is known."""
+        self._down: dict[str, float] = {}
+        """Hosts that are down, and since when this manager has seen that, on the event loop's clock."""
         self._cut: dict[str, float] = {}
         """Hosts whose uplink is down, and since when, on the event loop's clock."""
         self._emptied: set[str] = set()
@@ -165,20 +167,26 @@ class Ha:
     async def step(self) -> None:
         for id in self._heard.silent():
             await self._heard.down(id)
+        now = asyncio.get_running_loop().time()
+        down = (id for id, host in self._hosts.items() if host.state is HostState.down)
+        self._down = {id: self._down.get(id, now) for id in down}
         for host in sorted(self._hosts.values(), key=lambda host: host.id):
-            if host.state is HostState.down and host.silent and not self._heard.heard(host.id):
-                await self._consider(host)
-            elif host.state is HostState.fencing:
-                await self._fence(host)
-            elif host.state is HostState.fenced:
-                await self._leave(host)
-                await self._lift(host)
-        await self._uplinks()
+            await self._attempt(f"host {host.id}", self._look_after(host))
+        await self._attempt("uplinks", self._uplinks())
         if self._homeless and asyncio.get_running_loop().time() >= self._place_at:
             await self._place()
         waiting = {id: at for id, at in self._held.items() if recovery.is_due(self._env, at)}
         if waiting:
             await self._store.transact(lambda tx: recovery.due(tx, self._env, waiting), frees=True)
+
+    async def _look_after(self, host: Host) -> None:
+        if host.state is HostState.down and host.silent and not self._heard.heard(host.id):
+            await self._consider(host)
+        elif host.state is HostState.fencing:
+            await self._fence(host)
+        elif host.state is HostState.fenced:
+            await self._leave(host)
+            await self._lift(host)
 
     # Uplinks
 
@@ -239,7 +247,8 @@ class Ha:
         seen = next((each for each in view.fences if each.host == host.id and not each.number), None)
         if seen is None or view.revision < host.version:
             return False
-        late = abs(self._env.now() - host.silent) > ALIVE_SECONDS
+        # Since this manager sees it: another one's silence says nothing of this one's way to the host.
+        late = asyncio.get_running_loop().time() > self._down[host.id] + ALIVE_SECONDS
         return seen.done or (seen.alive and late)
 
     async def _wanted(self, reader: Reader, host: Host) -> tuple[str, str]:
@@ -332,7 +341,9 @@ class Ha:
 
     async def _fenced(self, tx: Transaction, host: Host, how: str) -> None:
         now = await tx.get(Host, host.id)
-        if now is None or now.state is not HostState.fencing or now.fence != host.fence:
+        if now is None or now.state is not HostState.fencing or now.fence is None or host.fence is None:
+            return
+        if now.fence.number != host.fence.number:
             return
         await tx.put(replace(now, state=HostState.fenced))
         text = f"host {host.id} is fenced: {how or 'nothing of it runs any more'}"
@@ -350,27 +361,62 @@ class Ha:
 
     async def _leave(self, host: Host) -> None:
         """Let all that can be elsewhere leave a fenced host."""
-        while host.id not in self._idle:
-            left = await self._store.transact(lambda tx: self._leave_some(tx, host), frees=True)
-            if left < BATCH_MAX:
-                self._idle.add(host.id)
-            if left:
-                await self._place()
-
-    async def _leave_some(self, tx: Transaction, host: Host) -> int:
-        """How many left."""
-        now = await tx.get(Host, host.id)
-        if now is None or now.state is not HostState.fenced:
-            return 0
+        if host.id in self._idle:
+            return
         states = [str(state) for state in (*recovery.RUNS, *recovery.ENDS)]
-        count = 0
-        for instance in sorted(await tx.find(Instance, host=host.id, state=states), key=recovery.order):
-            if not await recovery.waits(tx, instance):
-                await recovery.leave(tx, self._env, instance, now)
-                count += 1
-            if count == BATCH_MAX:
-                break
-        return count
+        async with self._store.read() as reader:
+            now = await reader.get(Host, host.id)
+            if now is None or now.state is not HostState.fenced:
+                return
+            found = sorted(await reader.find(Instance, host=host.id, state=states), key=recovery.order)
+            leaving = [each.id for each in found if not await recovery.waits(reader, each)]
+        whole = await self._each(leaving, partial(self._leave_one, host=host.id))
+        if whole:
+            self._idle.add(host.id)
+        if leaving:
+            await self._place()
+
+    async def _leave_one(self, tx: Transaction, id: str, host: str) -> None:
+        now, instance = await tx.get(Host, host), await tx.get(Instance, id)
+        if now is None or now.state is not HostState.fenced or instance is None or instance.host != host:
+            return
+        wanted = instance.state in (*recovery.RUNS, *recovery.ENDS)
+        if wanted and not await recovery.waits(tx, instance):
+            await recovery.leave(tx, self._env, instance, now)
+
+    async def _each(self, ids: Sequence[str], work: Callable[[Transaction, str], Awaitable[None]]) -> bool:
+        """Do this for all, many in a transaction. One that fails keeps no other from it; whether none did."""
+        whole = True
+        for at in range(0, len(ids), BATCH_MAX):
+            batch = ids[at : at + BATCH_MAX]
+            if not await self._attempt(f"{len(batch)} instances", self._together(batch, work)):
+                alone = [await self._attempt(id, self._together([id], work)) for id in batch]
+                whole = whole and all(alone)
+        return whole
+
+    async def _together(
+        self, ids: Sequence[str], work: Callable[[Transaction, str], Awaitable[None]]
+    ) -> None:
+        async def all_of_them(tx: Transaction) -> None:
+            for id in ids:
+                await work(tx, id)
+
+        await self._store.transact(all_of_them, frees=True)
+
+    async def _attempt(self, what: str, work: Awaitable[None]) -> bool:
+        """Whether it went well. What does not is said, and tried again later."""
+        try:
+            await work
+        except Exception as error:
+            expected = isinstance(error, StoreError)
+            log.error(
+                "%s: not looked after now, will try again: %s",
+                what,
+                error,
+                exc_info=None if expected else error,
+            )
+            return False
+        return True
 
     async def _place(self) -> None:
         """Those with more priority first. One that finds no room keeps no smaller one from its place."""
@@ -378,13 +424,10 @@ class Ha:
         async with self._store.read() as reader:
             found = await reader.find(Instance, state=str(InstanceState.pending))
         homeless = sorted((each for each in found if each.recovers and each.host is None), key=recovery.order)
-        for at in range(0, len(homeless), BATCH_MAX):
-            batch = [each.id for each in homeless[at : at + BATCH_MAX]]
-            await self._store.transact(partial(self._place_some, ids=batch), frees=True)
+        await self._each([each.id for each in homeless], self._place_one)
 
-    async def _place_some(self, tx: Transaction, ids: Iterable[str]) -> None:
-        for id in ids:
-            await recovery.place(tx, self._env, id)
+    async def _place_one(self, tx: Transaction, id: str) -> None:
+        await recovery.place(tx, self._env, id)
 
     # Its return
 

@@ -64,7 +64,7 @@ async def begin(
     await require_movable(tx, instance)
     host = await require_destination(tx, instance, to)
     source = str(instance.host)
-    if await _busy(tx, source=source):
+    if await busy(tx, source=source):
         raise CannotMove(f"{PER_HOST_MAX} instances leave host {source} now: try again when one has left")
     generation = instance.next_generation
     volumes = await tx.find(Volume, instances=instance.id)
@@ -144,22 +144,26 @@ async def require_destination(reader: Reader, instance: Instance, to: str = "") 
         raise CannotMove(f"{instance.id} is on host {to} already")
     try:
         if not to:
-            busy = [each.id for each in await reader.find(Host) if await _busy(reader, destination=each.id)]
-            host = await choose_host(reader, instance, excluding=(source.id, *busy), like=source)
+            full = [each.id for each in await reader.find(Host) if await busy(reader, destination=each.id)]
+            host = await choose_host(reader, instance, excluding=(source.id, *full), like=source)
         else:
             host = await require_host(reader, instance, to, like=source)
     except NoCapacity as error:
         raise CannotMove(str(error)) from error
     if not host.address or not source.address:
         raise CannotMove(f"hosts {source.id} and {host.id} do not reach each other")
-    if to and await _busy(reader, destination=to):
+    if to and await busy(reader, destination=to):
         raise CannotMove(f"{PER_HOST_MAX} instances come to host {to} now: try again when one is there")
     return host
 
 
-async def _busy(reader: Reader, **index: str) -> bool:
-    """Whether as many migrations as may are under way from, or to, a host."""
-    states = [str(state) for state in UNDER_WAY]
+async def busy(reader: Reader, **index: str) -> bool:
+    """Whether as many migrations as may are under way from, or to, a host.
+
+    One that is aborted takes up nothing at its source, and may wait for a destination that is lost.
+    """
+    of_source = (*UNDECIDED, MigrationState.switching)
+    states = [str(state) for state in (of_source if "source" in index else UNDER_WAY)]
     return await reader.count(InstanceMigration, state=states, **index) >= PER_HOST_MAX
 
 

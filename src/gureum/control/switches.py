@@ -95,9 +95,8 @@ class Switches:
         if moved is None:
             return
         log.info("%s is on host %s now", instance, moved.host)
-        # The console is at the source until that has let go of the machine.
-        await self._carry_console(way)
-        await self._carry_flows(way, flows, moved.version)
+        # The console is at the source until that has let go of the machine; the flows have no time to lose.
+        await asyncio.gather(self._carry_console(way), self._carry_flows(way, flows, moved.version))
 
     async def _ready(self, reader: Reader, id: str) -> _Way | None:
         instance = await reader.get(Instance, id)

@@ -511,8 +511,8 @@ class FakeHypervisor:
 
     async def freeze(self, id: str) -> bool:
         await self._work()
-        self._get(id).require_settled()
-        return self._get(id).state is MachineState.running
+        machine = self._get(id)
+        return machine.state is MachineState.running and not machine.under_way
 
     async def thaw(self, id: str) -> None:
         await self._work()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gureum.control import events
+from gureum.control import events, recovery
 from gureum.control.fences import begun
 from gureum.control.ha import ALIVE_SECONDS, FENCE_SECONDS_MAX, Ha
 from gureum.control.hosts import WARDED_LEASE_SECONDS, Hosts
@@ -224,6 +224,69 @@ def test_a_host_that_renews_its_lease_is_given_time() -> None:
         assert await rig.state() is HostState.down
         await rig.step("b", "c", seconds=8)
         assert await rig.state() is HostState.fencing
+
+    with_rig(test)
+
+
+def test_a_new_manager_gives_it_time_of_its_own() -> None:
+    """It may be this manager's first second, and the host on its way to it."""
+
+    async def test(rig: Rig) -> None:
+        await rig.step("b", "c", seconds=6)
+        rig.said["b"]["fences"] = (FenceReport(host="a", number=0, alive=True),)
+        await asyncio.sleep(2 * ALIVE_SECONDS)
+        rig.hosts = Hosts(rig.store, "1", rig.env)
+        rig.ha = Ha(rig.env, rig.store, rig.hosts, rig.observed, lambda *_: None)
+        async with rig.store.read() as reader:
+            await rig.hosts.load(reader)
+            await rig.ha.load(reader)
+        await rig.step("b", "c", seconds=ALIVE_SECONDS - 2)
+        assert await rig.state() is HostState.down
+        await rig.step("b", "c", seconds=6)
+        assert await rig.state() is HostState.fencing
+
+    with_rig(test)
+
+
+def test_one_that_cannot_leave_keeps_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave = recovery.leave
+
+    async def leave_but_one(tx: Transaction, env: Env, instance: Instance, host: Host) -> None:
+        if instance.id == "i-0":
+            raise ValueError("a broken record")
+        await leave(tx, env, instance, host)
+
+    monkeypatch.setattr(recovery, "leave", leave_but_one)
+
+    async def test(rig: Rig) -> None:
+        present, volume = await rig.get(Instance, "i-1"), await rig.get(Volume, "vol-1")
+        attachment = replace(volume.attachments[0], instance="i-0")
+        await rig.put(
+            replace(present, id="i-0", version=0),
+            replace(volume, id="vol-0", version=0, attachments=(attachment,)),
+        )
+        await rig.look()
+        await rig.fenced()
+        assert (await rig.get(Instance, "i-1")).host in ("b", "c")
+        assert (await rig.get(Instance, "i-0")).host == "a"
+        monkeypatch.setattr(recovery, "leave", leave)
+        await rig.step("b", "c", seconds=2)
+        assert (await rig.get(Instance, "i-0")).host in ("b", "c")
+
+    with_rig(test)
+
+
+def test_a_fence_that_was_just_given_to_another_host_is_carried_out_nonetheless() -> None:
+    async def test(rig: Rig) -> None:
+        host = await rig.fencing()
+        assert host.fence is not None
+        await rig.put(replace(host, fence=replace(host.fence, by="c")))  # and not learnt yet
+        done = FenceReport(host="a", number=host.fence.number, done=True)
+        rig.said["b"]["fences"] = (done,)
+        await rig.report("b", "c")
+        await rig.ha.step()
+        assert await rig.state() is HostState.fenced
+        assert (await rig.get(Instance, "i-1")).host in ("b", "c")
 
     with_rig(test)
 

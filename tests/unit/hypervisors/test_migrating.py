@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
+from msgspec.structs import replace
 
 from gureum.hypervisors import messages
 from gureum.hypervisors.base import Migration, Outgoing
-from gureum.hypervisors.qemu.migrating import downtime_limit, parse_figures, parse_phase
+from gureum.hypervisors.qemu.migrating import Migrating, downtime_limit, parse_figures, parse_phase
 from gureum.migrationspec import MigrationPhase
 
 STATUS = Migration(migration="mig-1", incoming=False, phase=MigrationPhase.copying)
@@ -55,3 +60,25 @@ def test_a_guest_that_writes_faster_than_is_copied_is_held_longer() -> None:
     outgoing = Outgoing(migration="mig-1", secret=b"", address="", downtime_ms=50, downtime_max_ms=500)
     limits = [downtime_limit(outgoing, passes) for passes in (0, 4, 5, 6, 8, 10, 12, 1000)]
     assert limits == [50, 50, 50, 100, 200, 400, 500, 500]
+
+
+async def test_asked_for_again_it_begins_nothing_anew(tmp_path: Path) -> None:
+    asked = []
+
+    async def execute(command: str, arguments: Any = None) -> None:
+        asked.append((command, arguments))
+
+    machine: Any = SimpleNamespace(
+        saved=SimpleNamespace(migration="mig-1", incoming=False),
+        files=SimpleNamespace(directory=tmp_path),
+        monitor=lambda: SimpleNamespace(execute=execute),
+    )
+    migrating = Migrating(machine)
+    migrating.status = STATUS
+    outgoing = Outgoing(migration="mig-1", secret=bytes(32), address="192.0.2.1:5", bytes_per_second=1 << 20)
+    await migrating.migrate(outgoing)
+    assert [command for command, _ in asked] == ["migrate-set-parameters"], "after a restart it is told"
+    await migrating.migrate(outgoing)
+    assert len(asked) == 1, "and else the time that it may be held for would shrink to that of the first pass"
+    await migrating.migrate(replace(outgoing, bytes_per_second=2 << 20))
+    assert asked[-1][1]["max-bandwidth"] == 2 << 20

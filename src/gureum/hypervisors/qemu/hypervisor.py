@@ -313,7 +313,9 @@ class QemuHypervisor:
 
     async def resume(self, id: str) -> None:
         machine = self._get(id)
-        if machine.state is MachineState.paused and not machine.migrating.under_way:
+        # Also where what became of its migration is not read yet: who has sent everything may run elsewhere.
+        sent = machine.run_state in ("finish-migrate", "postmigrate")
+        if machine.state is MachineState.paused and not machine.migrating.under_way and not sent:
             await machine.monitor().execute("cont")
 
     async def layout(self, id: str) -> MachineLayout:
@@ -394,7 +396,8 @@ class QemuHypervisor:
 
     async def freeze(self, id: str) -> bool:
         machine = self._get(id)
-        machine.migrating.require_settled()
+        if machine.migrating.under_way:
+            return False  # it could arrive frozen
         return await machine.freezer.freeze()
 
     async def thaw(self, id: str) -> None:

@@ -140,7 +140,8 @@ class Migrating:
         machine = self._machine
         status = self.status
         if machine.saved.migration == outgoing.migration and status is not None:
-            if status.phase is COPYING:
+            if status.phase is COPYING and outgoing != self._bounds:
+                # Else what it may be held for, which grows with the passes, would begin anew.
                 await self._bound(machine.monitor(), outgoing)
             return
         self.require_settled()
