@@ -128,7 +128,7 @@ async def test_source_dies(pair: Pair, config: MachineConfig, moment: Moment) ->
             await console.run("n=$(cat /count); while [ $(cat /count) -lt $((n + 3)) ]; do sleep 1; done", 60)
         await check_writes(pair)
     else:
-        assert pair.destination.machines()[ID].state is MachineState.crashed
+        await until(lambda: pair.destination.machines()[ID].state is MachineState.crashed)
 
 
 async def test_cancelled_while_it_writes(pair: Pair, config: MachineConfig) -> None:

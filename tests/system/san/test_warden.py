@@ -97,6 +97,7 @@ class WardedHost:
 
     def run_guest(self, id: str) -> subprocess.Popen[bytes]:
         (self.machines / id).mkdir(exist_ok=True)
+        (self.machines / id / "count").unlink(missing_ok=True)  # of an earlier one
         guest = subprocess.Popen(
             ["python3", "-c", GUEST, str(self.machines / id / "count")],
             env={"PATH": os.environ["PATH"], "GUREUM_MACHINE": str(self.machines / id)},
