@@ -2,7 +2,6 @@
 
 import re
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,12 +10,11 @@ import typer
 
 from gureum.cli.commands import COMMANDS
 from gureum.cli.options import MARKUP, AsJson, StateDir, attend, cloud_at
-from gureum.cli.output import FAILED, USAGE, CliError, human_bytes, note, show_json, table
+from gureum.cli.output import FAILED, USAGE, CliError, followed, human_bytes, note, show_json, table
 
 app = typer.Typer(help=COMMANDS["host"].help, no_args_is_help=True, rich_markup_mode=MARKUP)
 
 Host = Annotated[str, typer.Argument(metavar="HOST", help="A host's name, as `gureum host list` shows it.")]
-LOOK_SECONDS = 1.0
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -214,17 +212,17 @@ def drain(
 
 
 def emptied(state_dir: Path | None, host: dict[str, Any]) -> dict[str, Any]:
-    """As it is when what runs there has left, or stays. Says how far it is, if a person looks on."""
-    said = ""
-    while leaving := leaving_from(host):
-        words = f"{len(leaving)} instance{'s' if len(leaving) > 1 else ''} to leave {host['HostId']}"
-        if sys.stderr.isatty() and words != said:
-            note(words)
-            said = words
-        time.sleep(LOOK_SECONDS)
-        found = call(state_dir, "describe_hosts", HostIds=[host["HostId"]])["Hosts"]
-        host = found[0]
-    return host
+    """As it is when what runs there has left, or stays."""
+
+    def words(found: dict[str, Any]) -> str:
+        count = len(leaving_from(found))
+        return f"{count} instance{'s' if count > 1 else ''} to leave {host['HostId']}"
+
+    def look() -> dict[str, Any]:
+        found: dict[str, Any] = call(state_dir, "describe_hosts", HostIds=[host["HostId"]])["Hosts"][0]
+        return found
+
+    return followed(host, lambda found: bool(leaving_from(found)), words, look)
 
 
 def leaving_from(host: dict[str, Any]) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +10,8 @@ import typer
 from gureum.cli.host import call, show
 from gureum.cli.instance import app
 from gureum.cli.options import AsJson, StateDir, cloud_at
-from gureum.cli.output import FAILED, USAGE, CliError, human_bytes, note, table
+from gureum.cli.output import FAILED, USAGE, CliError, followed, human_bytes, note, table
 
-LOOK_SECONDS = 1.0
 PAGE_MAX = 100
 ENDED = ("completed", "failed", "cancelled")
 
@@ -52,7 +49,7 @@ def migrate(
         wanted["BytesPerSecond"] = rate << 20
     found: dict[str, Any] = call(state_dir, "migrate_instance", **wanted)["InstanceMigration"]
     if wait:
-        found = followed(state_dir, found)
+        found = ended(state_dir, found)
     report(found, as_json=as_json)
     if found["State"] not in ENDED and not as_json:
         note("how far it is: gureum instance migrations")
@@ -82,17 +79,22 @@ def list_migrations(state_dir: StateDir = None, as_json: AsJson = False) -> None
     print(table(header, [row(each) for each in found]))
 
 
-def followed(state_dir: Path | None, migration: dict[str, Any]) -> dict[str, Any]:
-    """As it is once it has ended. Says how far it is meanwhile, if a person looks on."""
-    said = ""
-    while migration["State"] not in ENDED:
-        if sys.stderr.isatty() and (progress := share(migration)) != said:
-            note(f"{migration['InstanceId']}: {migration['State']}, {progress}")
-            said = progress
-        time.sleep(LOOK_SECONDS)
+def ended(state_dir: Path | None, migration: dict[str, Any]) -> dict[str, Any]:
+    """As it is once it has ended."""
+
+    def look() -> dict[str, Any]:
         ids = [migration["MigrationId"]]
-        [migration] = call(state_dir, "describe_instance_migrations", MigrationIds=ids)["InstanceMigrations"]
-    return migration
+        answer = call(state_dir, "describe_instance_migrations", MigrationIds=ids)
+        found: dict[str, Any]
+        [found] = answer["InstanceMigrations"]
+        return found
+
+    return followed(
+        migration,
+        lambda found: found["State"] not in ENDED,
+        lambda found: f"{found['InstanceId']}: {found['State']}, {share(found)}",
+        look,
+    )
 
 
 def report(migration: dict[str, Any], *, as_json: bool) -> None:

@@ -2,13 +2,17 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 FAILED = 1
 USAGE = 2
 MISSING = 3
 NOT_RUNNING = 4
+
+LOOK_SECONDS = 1.0
+"""Between looks at what takes a while."""
 
 
 class CliError(Exception):
@@ -39,6 +43,25 @@ def show_json(value: Any) -> None:
 def note(text: str) -> None:
     """Progress: to stderr, so that stdout holds the result only."""
     print(text, file=sys.stderr, flush=True)
+
+
+def followed(
+    found: dict[str, Any],
+    going: Callable[[dict[str, Any]], bool],
+    words: Callable[[dict[str, Any]], str],
+    look: Callable[[], dict[str, Any]],
+) -> dict[str, Any]:
+    """What is ``found``, as it is when it is not ``going`` on any more: it is looked at again and again.
+    ``words`` say how far it is meanwhile, if a person looks on.
+    """
+    said = ""
+    while going(found):
+        if sys.stderr.isatty() and (progress := words(found)) != said:
+            note(progress)
+            said = progress
+        time.sleep(LOOK_SECONDS)
+        found = look()
+    return found
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

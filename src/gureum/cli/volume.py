@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,11 +10,10 @@ import typer
 from gureum.cli.commands import COMMANDS
 from gureum.cli.host import call, show
 from gureum.cli.options import MARKUP, AsJson, StateDir, cloud_at
-from gureum.cli.output import FAILED, CliError, human_bytes, note, table
+from gureum.cli.output import FAILED, CliError, followed, human_bytes, note, table
 
 app = typer.Typer(help=COMMANDS["volume"].help, no_args_is_help=True, rich_markup_mode=MARKUP)
 
-LOOK_SECONDS = 1.0
 PAGE_MAX = 100
 
 Volume = Annotated[str, typer.Argument(metavar="VOLUME", help="A volume's id.")]
@@ -46,7 +43,7 @@ def move(
     wanted = {"VolumeId": volume, "PoolName": pool, **({"HostId": host} if host else {})}
     found: dict[str, Any] = call(state_dir, "move_volume", **wanted)["VolumeMove"]
     if wait:
-        found = followed(state_dir, found)
+        found = ended(state_dir, found)
     report(found, as_json=as_json)
     if found["State"] == "moving" and not as_json:
         note("how far it is: gureum volume moves")
@@ -75,19 +72,22 @@ def moves(state_dir: StateDir = None, as_json: AsJson = False) -> None:
     print(table(header, [row(each) for each in found]))
 
 
-def followed(state_dir: Path | None, move: dict[str, Any]) -> dict[str, Any]:
-    """As it is once it has ended. Says how far it is meanwhile, if a person looks on."""
-    said = ""
-    while move["State"] == "moving":
-        if sys.stderr.isatty() and (progress := share(move)) != said:
-            note(f"{move['VolumeId']}: {progress}")
-            said = progress
-        time.sleep(LOOK_SECONDS)
+def ended(state_dir: Path | None, move: dict[str, Any]) -> dict[str, Any]:
+    """As it is once it has ended."""
+
+    def look() -> dict[str, Any]:
         shown = call(state_dir, "describe_volume_moves", VolumeIds=[move["VolumeId"]])["VolumeMoves"]
         if not shown:
             raise CliError(f"{move['VolumeId']} is gone")
-        move = shown[0]
-    return move
+        found: dict[str, Any] = shown[0]
+        return found
+
+    return followed(
+        move,
+        lambda found: found["State"] == "moving",
+        lambda found: f"{found['VolumeId']}: {share(found)}",
+        look,
+    )
 
 
 def report(move: dict[str, Any], *, as_json: bool) -> None:

@@ -152,16 +152,8 @@ class Ha:
             except TimeoutError:
                 pass
             self._wake.clear()
-            try:
-                await self.step()
-            except Exception as error:
-                # Without this nothing would be looked after any more, or the manager end again and again.
-                expected = isinstance(error, StoreError)
-                log.error(
-                    "what is lost is not looked after, will try again: %s",
-                    error,
-                    exc_info=None if expected else error,
-                )
+            # Without this nothing would be looked after any more, or the manager end again and again.
+            if not await self._attempt("what is lost", self.step()):
                 await asyncio.sleep(TICK_SECONDS)
 
     async def step(self) -> None:

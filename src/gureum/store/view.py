@@ -281,6 +281,15 @@ def merge(batch: Iterable[Writes]) -> Writes:
     return merged
 
 
+def remember(cache: RecordCache, writes: Writes) -> None:
+    """Keep what was committed."""
+    for (kind, id), write in writes.items():
+        if write.after is None:
+            cache.drop(kind, id)
+        else:
+            cache.put(write.after, len(write.body))
+
+
 def _conflict(record: Record, current: Record | None) -> Conflict:
     stored = "it is gone" if current is None else f"version {current.version} is stored"
     return Conflict(f"{record.kind} {record.id}: version {record.version} was expected, {stored}")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
 from contracts.pools import MIB, Ids
 from gureum.errors import PoolUnavailable
-from gureum.san.base import RbdDisk
 from gureum.san.ceph.cluster import ADMIN
 from gureum.san.ceph.pool import RbdPool
 
@@ -34,20 +33,6 @@ async def pools(cluster: Cluster) -> AsyncIterator[list[RbdPool]]:
     for pool in pools:
         await pool.close()
     assert workers_of(cluster) == []
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[[RbdDisk], Machine]]:
-    machines: list[Machine] = []
-
-    def start(disk: RbdDisk) -> Machine:
-        machines.append(Machine(disk))
-        return machines[-1]
-
-    yield start
-    for machine in machines:
-        if machine.process.poll() is None:
-            machine.close()
 
 
 @pytest.fixture

@@ -225,6 +225,13 @@ def test_full(small_cloud: SanCloud) -> None:
         cloud.wait("the volume to go", lambda: cloud.gone(filled))
         load.wait_written(SOME, WRITE_SECONDS)
         cloud.wait_well()
+        # The pool's figures come some seconds after the cluster's state.
+        cloud.wait(
+            "volumes to be made again",
+            lambda: (
+                "DryRunOperation" in cloud.refusal("create_volume", AvailabilityZone=zone, Size=1, DryRun=True)
+            ),
+        )
         fresh = cloud.create_volume(Size=1)
         cloud.ec2.delete_volume(VolumeId=fresh)
     writer.check(load)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gureum.cli import volume
+from gureum.cli import output, volume
 from gureum.cli.volume import row, share
 
 MOVING = {
@@ -53,8 +53,8 @@ def test_it_is_followed_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
         return {"VolumeMoves": [next(answers)]}
 
     monkeypatch.setattr(volume, "call", call)
-    monkeypatch.setattr(volume, "LOOK_SECONDS", 0.0)
-    assert volume.followed(None, MOVING)["State"] == "completed"
+    monkeypatch.setattr(output, "LOOK_SECONDS", 0.0)
+    assert volume.ended(None, MOVING)["State"] == "completed"
 
 
 def test_without_waiting_it_says_how_to_follow_a_move(

@@ -30,6 +30,8 @@ CONFIG = MachineConfig(id="i-1", generation=1, vcpus=1, memory_bytes=2**29)
 class AgreeingMonitor:
     """A QEMU whose guest runs, whatever it is told."""
 
+    id = "i-1"
+
     async def execute(self, command: str, _arguments: object = None, seconds: float = 0.0) -> object:
         return {"status": "running"} if command == "query-status" else {}
 

@@ -69,6 +69,7 @@ async def test_asked_for_again_it_begins_nothing_anew(tmp_path: Path) -> None:
         asked.append((command, arguments))
 
     machine: Any = SimpleNamespace(
+        id="i-1",
         saved=SimpleNamespace(migration="mig-1", incoming=False),
         files=SimpleNamespace(directory=tmp_path),
         monitor=lambda: SimpleNamespace(execute=execute),

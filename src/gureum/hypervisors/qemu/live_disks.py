@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from gureum.env import Env
 from gureum.errors import HypervisorError
 from gureum.hypervisors.base import Disk
+from gureum.hypervisors.qemu.background import Background
 from gureum.hypervisors.qemu.command import HOTPLUG_SLOTS, hotplug_place
 from gureum.hypervisors.qemu.disks import (
     OpenDisk,
@@ -44,7 +45,7 @@ class LiveDisks:
         self.nodes = LiveNodes(monitor)
         self.devices: dict[str, str] = {}
         self.detaching: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background(f"{monitor.id}: while detaching")
 
     async def started_with(self, disks: Mapping[str, OpenDisk]) -> None:
         """The machine was just started with these."""
@@ -102,7 +103,7 @@ class LiveDisks:
             return
         if volume in self.devices and volume not in self.detaching:
             self.detaching.add(volume)
-            self._spawn(self._insist(volume, device))
+            self._background.start(self._insist(volume, device))
             self._changed()
 
     async def _insist(self, volume: str, device: str) -> None:
@@ -128,19 +129,7 @@ class LiveDisks:
         """The guest gave a device up."""
         for volume, present in self.devices.items():
             if present == device:
-                self._spawn(self._release(volume))
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        async def logged() -> None:
-            try:
-                await work
-            except HypervisorError as error:
-                log.warning("%s: while detaching: %s", self._monitor.id, error)
-
-        task = asyncio.create_task(logged())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: work.close())  # it may have been cancelled before it began
+                self._background.start(self._release(volume))
 
     async def _release(self, volume: str) -> None:
         """Close the files of a volume that no device has any more, then show it gone."""
@@ -207,8 +196,7 @@ class LiveDisks:
         await self._monitor.execute("block_resize", {"node-name": node, "size": size_bytes}, seconds=60.0)
 
     def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+        self._background.cancel()
 
     def _device(self, volume: str) -> str:
         try:

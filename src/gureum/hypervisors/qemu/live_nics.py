@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from gureum.env import Env
 from gureum.errors import HypervisorError
 from gureum.hypervisors.base import Nic
+from gureum.hypervisors.qemu.background import Background
 from gureum.hypervisors.qemu.hotplug import ask_to_release, plug
 from gureum.hypervisors.qemu.monitor import CommandError, Monitor
 from gureum.hypervisors.qemu.nics import NIC_SLOTS, backend, hotplug_place, nic_device, parse_device
@@ -29,7 +29,7 @@ class LiveNics:
         self.devices: dict[str, str] = {}
         self.detaching: set[str] = set()
         self._next = 1
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background(f"{monitor.id}: while detaching")
 
     def started_with(self, interfaces: Iterable[str]) -> None:
         """The machine was just started with these."""
@@ -99,7 +99,7 @@ class LiveNics:
         """The guest gave a device up."""
         for interface, present in self.devices.items():
             if present == device:
-                self._spawn(self._release(interface))
+                self._background.start(self._release(interface))
 
     async def _release(self, interface: str) -> None:
         """Close the tap of an interface that no device uses any more, then show it gone."""
@@ -118,18 +118,5 @@ class LiveNics:
             with contextlib.suppress(CommandError):
                 await self._monitor.execute(command, arguments)
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        async def logged() -> None:
-            try:
-                await work
-            except HypervisorError as error:
-                log.warning("%s: while detaching: %s", self._monitor.id, error)
-
-        task = asyncio.create_task(logged())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: work.close())  # it may have been cancelled before it began
-
     def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+        self._background.cancel()

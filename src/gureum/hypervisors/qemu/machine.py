@@ -17,6 +17,7 @@ from gureum.errors import HypervisorError
 from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
 from gureum.hypervisors.base import Disk, MachineStatus, Nic
+from gureum.hypervisors.qemu.background import Background
 from gureum.hypervisors.qemu.cgroup import Cgroups
 from gureum.hypervisors.qemu.command import AGENT
 from gureum.hypervisors.qemu.disks import parse_name
@@ -72,7 +73,7 @@ class Machine:
         self.freezer = Freezer(env, files.id, files.agent, self._agent_listens, self._note_frozen)
         self._ending = asyncio.Lock()
         self._saving = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background(files.id)
         self._writes: set[asyncio.Task[None]] = set()
         """Being written to the record: not cancelled, as a thread does it that would go on."""
 
@@ -375,7 +376,7 @@ class Machine:
             case "STOP" | "RESUME":
                 if name == "RESUME" and self.saved.paused:
                     self.remember(paused="")
-                self._background(self.refresh())
+                self._background.start(self.refresh())
             case "DEVICE_DELETED" if "device" in data:
                 for live in (self._disks, self._nics):
                     if live is not None:
@@ -437,7 +438,7 @@ class Machine:
         """The guest has come to an end while its process is held for us to see it: keep why, and end the
         process.
         """
-        self._background(self.end(state, message))
+        self._background.start(self.end(state, message))
 
     async def end(self, state: MachineState, message: str) -> None:
         """End the machine for the given reason. Once it has ended, it can only become off."""
@@ -532,7 +533,7 @@ class Machine:
             monitor.close()
 
     def _monitor_lost(self) -> None:
-        self._background(self._reconnect())
+        self._background.start(self._reconnect())
 
     async def _reconnect(self) -> None:
         """Its monitor connection ended. If the process lives on, try again, ever slower."""
@@ -551,26 +552,13 @@ class Machine:
                 delay = min(2 * delay, RECONNECT_SECONDS_MAX)
 
     def reconnect_later(self) -> None:
-        self._background(self._reconnect())
-
-    def _background(self, work: Coroutine[None, None, None]) -> None:
-        async def logged() -> None:
-            try:
-                await work
-            except HypervisorError as error:
-                log.warning("%s: %s", self.id, error)
-
-        task = asyncio.create_task(logged())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: work.close())  # it may have been cancelled before it began
+        self._background.start(self._reconnect())
 
     async def close(self) -> None:
         """Let go: the process goes on."""
-        for task in self._tasks:
-            task.cancel()
+        self._background.cancel()
         self.migrating.close()
-        await asyncio.gather(*self._tasks, *self._writes, return_exceptions=True)
+        await asyncio.gather(self._background.ended(), *self._writes, return_exceptions=True)
         self.freezer.close()
         self._let_go_of_devices()
         self._let_go_of_monitor()

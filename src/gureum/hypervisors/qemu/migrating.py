@@ -16,7 +16,6 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Coroutine
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -26,6 +25,7 @@ from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
 from gureum.hypervisors.base import Incoming, Migration, Outgoing
 from gureum.hypervisors.qemu import secret_dir
+from gureum.hypervisors.qemu.background import Background
 from gureum.hypervisors.qemu.channel import Listener, connect
 from gureum.hypervisors.qemu.live_nodes import item
 from gureum.hypervisors.qemu.monitor import Answer, CommandError, Monitor
@@ -66,7 +66,7 @@ class Migrating:
         self._machine = machine
         self._secret = machine.files.directory / "psk"
         self._listener: Listener | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background(machine.id)
         self._bounds: Outgoing | None = None
         self._advanced = asyncio.Event()
         self.status: Migration | None = None
@@ -121,10 +121,11 @@ class Migrating:
             await monitor.send_named_file(CONNECTION, connection.fileno())
             await monitor.execute("migrate-incoming", {"uri": f"fd:{CONNECTION}"})
         except HypervisorError as error:
-            self._spawn(self._machine.end(MachineState.crashed, messages.migration_failed(str(error))))
+            failed = messages.migration_failed(str(error))
+            self._background.start(self._machine.end(MachineState.crashed, failed))
             raise
         self._advance(COPYING)
-        self._spawn(self._expect_begin())
+        self._background.start(self._expect_begin())
 
     async def _expect_begin(self) -> None:
         """QEMU tells nobody that the handshake of its TLS has failed."""
@@ -192,7 +193,7 @@ class Migrating:
                 await asyncio.sleep(POLL_SECONDS)
                 await self._look()
 
-        self._spawn(watch())
+        self._background.start(watch())
 
     async def _look(self) -> None:
         """Ask QEMU how far it is."""
@@ -269,7 +270,7 @@ class Migrating:
         if incoming or phase is not MigrationPhase.failed:  # which is told together with its reason
             self._advance(phase)
         if not incoming and phase is not COPYING:
-            self._spawn(self._last_look())
+            self._background.start(self._last_look())
 
     def _advance(self, phase: MigrationPhase) -> None:
         if self.status is not None and self.status.phase is not phase:
@@ -278,8 +279,7 @@ class Migrating:
     def process_ended(self, message: str) -> None:
         """Also that of a machine which was found without one."""
         self._stop_listening()
-        for task in self._tasks:
-            task.cancel()
+        self._background.cancel()
         secret_dir.remove(self._secret)
         status, saved = self.status, self._machine.saved
         if saved.incoming:
@@ -369,21 +369,8 @@ class Migrating:
         if listener is not None:
             listener.close()
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        async def logged() -> None:
-            try:
-                await work
-            except HypervisorError as error:
-                log.warning("%s: %s", self._machine.id, error)
-
-        task = asyncio.create_task(logged())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: work.close())  # it may have been cancelled before it began
-
     def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+        self._background.cancel()
         if self._listener is not None:
             self._listener.abandon()
             self._listener = None

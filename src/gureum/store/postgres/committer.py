@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
-from gureum.errors import Conflict, StoreError
+from gureum.errors import StoreError
+from gureum.store.outcomes import Outcome, Submitted, Superseded, resolve
 from gureum.store.postgres.snapshots import Snapshots
 from gureum.store.postgres.view import Snapshot, WriteView
 from gureum.store.postgres.writer import Writer
@@ -23,24 +23,6 @@ SNAPSHOT_SECONDS_MAX = 0.5
 SNAPSHOT_WRITES_MAX = 128
 """On top of a snapshot: searches go through them all."""
 BATCH_WRITES_MAX = 5000
-
-
-class Superseded(Conflict):
-    """The transaction built on writes whose commit failed, for ``cause``: it is to be run again."""
-
-    def __init__(self, cause: StoreError) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
-
-
-Outcome = asyncio.Future[StoreError | None]
-
-
-@dataclass(frozen=True)
-class Submitted:
-    writes: Writes
-    revision: int
-    outcome: Outcome
 
 
 class _Shared:
@@ -200,7 +182,7 @@ class Committer:
                 continue
             self._under_way = []
             for each in batch:
-                _resolve(each.outcome, None)
+                resolve(each.outcome, None)
 
     def _next_batch(self) -> list[Submitted]:
         """Those that build on each other, of a bounded size but for the first."""
@@ -221,26 +203,6 @@ class Committer:
         self._recent = []
         self.others_committed()
         for submitted in batch:
-            _resolve(submitted.outcome, failure)
+            resolve(submitted.outcome, failure)
         for submitted in lost:
-            _resolve(submitted.outcome, Superseded(failure))
-
-
-async def settled(outcome: Outcome | None, *, wrote: bool) -> None:
-    """Wait for the outcome of a submitted transaction; raise it if it is an error.
-
-    The commit goes on if the waiting task is cancelled. A transaction that wrote nothing waits for those
-    whose writes it saw, and is run again where these fail.
-    """
-    error = None if outcome is None else await asyncio.shield(outcome)
-    if error is None:
-        return
-    cause = error.cause if isinstance(error, Superseded) else error
-    if not wrote or isinstance(error, Superseded):
-        raise Superseded(cause)
-    raise type(cause)(*cause.args) from cause
-
-
-def _resolve(outcome: Outcome, error: StoreError | None) -> None:
-    if not outcome.done():
-        outcome.set_result(error)
+            resolve(submitted.outcome, Superseded(failure))

@@ -8,32 +8,28 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from gureum.errors import Conflict, StoreError
+from gureum.errors import StoreError
 from gureum.resources import KINDS
 from gureum.store.base import Change, Reader, Transaction
 from gureum.store.cache import RecordCache
+from gureum.store.outcomes import settled
 from gureum.store.postgres import queries
 from gureum.store.postgres.address import Address
-from gureum.store.postgres.committer import Committer, Superseded, settled
+from gureum.store.postgres.committer import Committer
 from gureum.store.postgres.connection import Unreachable, connect, discard, explained, prepare
 from gureum.store.postgres.follower import Follower
 from gureum.store.postgres.snapshots import Snapshots
 from gureum.store.postgres.view import Samples, Snapshot, View, WriteView
 from gureum.store.postgres.writer import TOMBSTONES_KEPT, Writer
-from gureum.store.view import Horizon, Rows, Writes
+from gureum.store.turns import Turns, bounded, patiently
+from gureum.store.view import Horizon, Rows, Writes, remember
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-ATTEMPTS_MAX = 10
 READERS_MAX = 24
 """Snapshots at once: a connection, and a process of the server's, each."""
-WRITERS_MAX = 1024
-WAIT_SECONDS_MAX = 15.0
-"""For a turn to write, or for one of the READERS_MAX snapshots."""
-WORK_SECONDS_MAX = 30.0
-"""For the work of one transaction: nobody else in this process can begin one meanwhile."""
 WATCH_RETRY_SECONDS = 1.0
 
 
@@ -60,9 +56,7 @@ class PostgresStore:
             self._committer.others_committed,
             self._tell,
         )
-        self._turn = asyncio.Lock()
-        self._turn_of: asyncio.Task[object] | None = None
-        self._writers = 0
+        self._turns = Turns()
         self._readers = asyncio.Semaphore(READERS_MAX)
         self._news = asyncio.Event()
         self._closed = False
@@ -91,7 +85,7 @@ class PostgresStore:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Reader]:
         self._check_open()
-        await _patiently(self._readers.acquire, "a snapshot to read")
+        await patiently(self._readers.acquire, "a snapshot to read")
         try:
             snapshot = await self._take()
             view = View(snapshot, self._cache, self._horizon, self._samples, self._closed_error)
@@ -105,28 +99,11 @@ class PostgresStore:
 
     async def transact(self, work: Callable[[Transaction], Awaitable[T]], *, frees: bool = False) -> T:
         """``frees`` means nothing here: the disk is the server's."""
-        if self._turn_of is not None and self._turn_of is asyncio.current_task():
-            raise StoreError("a transaction inside a transaction would wait for itself")
-        if self._writers >= WRITERS_MAX:
-            raise StoreError(f"more than {WRITERS_MAX} transactions are waiting")
-        self._writers += 1
-        try:
-            for attempt in range(1, ATTEMPTS_MAX + 1):
-                try:
-                    return await self._attempt(work)
-                except Superseded as error:
-                    if attempt == ATTEMPTS_MAX:
-                        raise error.cause from error
-                except Conflict:
-                    if attempt == ATTEMPTS_MAX:
-                        raise
-            raise AssertionError("unreachable")
-        finally:
-            self._writers -= 1
+        return await self._turns.transact(lambda: self._attempt(work))
 
     async def changes(self, since: int, limit: int = 1000) -> Sequence[Change]:
         self._check_open()
-        await _patiently(self._readers.acquire, "a snapshot to read")
+        await patiently(self._readers.acquire, "a snapshot to read")
         try:
             return await self._changes(since, limit)
         finally:
@@ -186,13 +163,13 @@ class PostgresStore:
 
     async def _attempt(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         self._check_open()
-        async with self._my_turn():
+        async with self._turns.mine():
             try:
                 view = await self._committer.begin()
             except StoreError as error:
                 raise self._closed_error() or error from error
             try:
-                result = await self._bounded(work(view))
+                result = await bounded(work(view))
                 self._check_open()
                 await view.prove()
                 commit = self._committer.submit(view)
@@ -205,25 +182,6 @@ class PostgresStore:
             raise
         return result
 
-    async def _bounded(self, work: Awaitable[T]) -> T:
-        try:
-            async with asyncio.timeout(WORK_SECONDS_MAX) as bound:
-                return await work
-        except TimeoutError as error:
-            if bound.expired():
-                raise StoreError(f"a transaction's work took more than {WORK_SECONDS_MAX:.0f} s") from error
-            raise
-
-    @asynccontextmanager
-    async def _my_turn(self) -> AsyncIterator[None]:
-        await _patiently(self._turn.acquire, "a turn to write")
-        self._turn_of = asyncio.current_task()
-        try:
-            yield
-        finally:
-            self._turn_of = None
-            self._turn.release()
-
     async def _take(self) -> Snapshot:
         try:
             return await self._snapshots.take()
@@ -235,11 +193,7 @@ class PostgresStore:
 
     async def _committed(self, writes: Writes, base: int, last: int) -> None:
         if self._horizon.revision == base:
-            for (kind, id), write in writes.items():
-                if write.after is None:
-                    self._cache.drop(kind, id)
-                else:
-                    self._cache.put(write.after, len(write.body))
+            remember(self._cache, writes)
             self._horizon.revision = last
             self._tell()
         elif self._horizon.revision < last:
@@ -259,11 +213,3 @@ class PostgresStore:
     def _check_open(self) -> None:
         if (error := self._closed_error()) is not None:
             raise error
-
-
-async def _patiently(acquire: Callable[[], Awaitable[object]], what: str) -> None:
-    try:
-        async with asyncio.timeout(WAIT_SECONDS_MAX):
-            await acquire()
-    except TimeoutError as error:
-        raise StoreError(f"waited more than {WAIT_SECONDS_MAX:.0f} s for {what}") from error

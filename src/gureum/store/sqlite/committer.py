@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any
 
-from gureum.errors import Conflict, StoreError
+from gureum.errors import StoreError
+from gureum.store.outcomes import Outcome, Submitted, Superseded, resolve
 from gureum.store.sqlite.view import WriteView
 from gureum.store.sqlite.writer import Writer
 from gureum.store.view import Horizon, Writes, merge
@@ -23,23 +23,7 @@ which on a busy event loop takes milliseconds each time. Only waits for the disk
 """
 
 
-class Superseded(Conflict):
-    """The transaction built on writes whose commit failed, for ``cause``: it is to be run again."""
-
-    def __init__(self, cause: StoreError) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
-
-
 Steps = Generator[asyncio.Future[Any] | None, None, None]
-Outcome = asyncio.Future[StoreError | None]
-
-
-@dataclass(frozen=True)
-class Submitted:
-    writes: Writes
-    revision: int
-    outcome: Outcome
 
 
 class Committer:
@@ -155,23 +139,3 @@ class Committer:
     def _publish(self, writes: Writes, revision: int) -> None:
         self._committed(writes)
         self._horizon.revision = revision
-
-
-async def settled(outcome: Outcome | None, *, wrote: bool) -> None:
-    """Wait for the outcome of a submitted transaction; raise it if it is an error.
-
-    The commit goes on if the waiting task is cancelled. A transaction that wrote nothing waits for those
-    whose writes it saw, and is run again where these fail.
-    """
-    error = None if outcome is None else await asyncio.shield(outcome)
-    if error is None:
-        return
-    cause = error.cause if isinstance(error, Superseded) else error
-    if not wrote or isinstance(error, Superseded):
-        raise Superseded(cause)
-    raise type(cause)(*cause.args) from cause
-
-
-def resolve(outcome: Outcome, error: StoreError | None) -> None:
-    if not outcome.done():
-        outcome.set_result(error)

@@ -17,14 +17,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from gureum.errors import Conflict, StoreError, StoreFull
+from gureum.errors import StoreError, StoreFull
 from gureum.resources import KINDS
 from gureum.store import migrations
 from gureum.store.base import Change, Reader, Transaction
 from gureum.store.cache import RecordCache
+from gureum.store.outcomes import settled
 from gureum.store.sqlite import queries
 from gureum.store.sqlite.backup import back_up, back_up_file
-from gureum.store.sqlite.committer import Committer, Superseded, settled
+from gureum.store.sqlite.committer import Committer
 from gureum.store.sqlite.connection import (
     MEMORY,
     FileLock,
@@ -39,17 +40,12 @@ from gureum.store.sqlite.readers import FileReaders, MemoryReaders, Readers
 from gureum.store.sqlite.reserve import Reserve
 from gureum.store.sqlite.view import View, WriteView
 from gureum.store.sqlite.writer import TOMBSTONES_KEPT, Writer
-from gureum.store.view import Horizon, Writes
+from gureum.store.turns import Turns, bounded, patiently
+from gureum.store.view import Horizon, Writes, remember
 
 T = TypeVar("T")
 
-ATTEMPTS_MAX = 10
 READERS_MAX = 64
-WRITERS_MAX = 1024
-WAIT_SECONDS_MAX = 15.0
-"""For a turn to write, or for one of the READERS_MAX snapshots."""
-WORK_SECONDS_MAX = 30.0
-"""For the work of one transaction: nobody else can write meanwhile."""
 
 
 class SqliteStore:
@@ -75,9 +71,7 @@ class SqliteStore:
         self._horizon = horizon
         self._executor = executor
         self._committer = None if writer is None else Committer(writer, horizon, executor, self._committed)
-        self._turn = asyncio.Lock()
-        self._turn_of: asyncio.Task[object] | None = None
-        self._writers = 0
+        self._turns = Turns()
         self._snapshots = asyncio.Semaphore(READERS_MAX)
         self._news = asyncio.Event()
         self._closed = False
@@ -138,27 +132,9 @@ class SqliteStore:
                 self._readers.release(view)
 
     async def transact(self, work: Callable[[Transaction], Awaitable[T]], *, frees: bool = False) -> T:
-        if self._turn_of is not None and self._turn_of is asyncio.current_task():
-            raise StoreError("a transaction inside a transaction would wait for itself")
-        if self._writers >= WRITERS_MAX:
-            raise StoreError(f"more than {WRITERS_MAX} transactions are waiting")
-        self._writers += 1
-        try:
-            for attempt in range(1, ATTEMPTS_MAX + 1):
-                try:
-                    return await self._attempt(work, frees)
-                except Superseded as error:
-                    if attempt == ATTEMPTS_MAX:
-                        raise error.cause from error
-                except Conflict:
-                    if attempt == ATTEMPTS_MAX:
-                        raise
-                except StoreFull:
-                    if attempt == ATTEMPTS_MAX or not frees or not self._release():
-                        raise
-            raise AssertionError("unreachable")
-        finally:
-            self._writers -= 1
+        return await self._turns.transact(
+            lambda: self._attempt(work, frees), lambda: frees and self._release()
+        )
 
     async def changes(self, since: int, limit: int = 1000) -> Sequence[Change]:
         self._check_open()
@@ -236,11 +212,11 @@ class SqliteStore:
         committer = self._committer
         if committer is None:
             raise StoreError(f"{self._path} is open for reading only")
-        async with self._my_turn():
+        async with self._turns.mine():
             view = self._readers.view(WriteView)
             try:
                 committer.begin(view)
-                result = await self._bounded(work(view))
+                result = await bounded(work(view))
                 self._check_open()
                 if view.writes and not frees:
                     self._check_room()
@@ -249,25 +225,6 @@ class SqliteStore:
                 self._readers.release(view)
         await settled(commit, wrote=bool(view.writes))
         return result
-
-    async def _bounded(self, work: Awaitable[T]) -> T:
-        try:
-            async with asyncio.timeout(WORK_SECONDS_MAX) as bound:
-                return await work
-        except TimeoutError as error:
-            if bound.expired():
-                raise StoreError(f"a transaction's work took more than {WORK_SECONDS_MAX:.0f} s") from error
-            raise
-
-    @asynccontextmanager
-    async def _my_turn(self) -> AsyncIterator[None]:
-        await patiently(self._turn.acquire, "a turn to write")
-        self._turn_of = asyncio.current_task()
-        try:
-            yield
-        finally:
-            self._turn_of = None
-            self._turn.release()
 
     @asynccontextmanager
     async def _snapshot(self) -> AsyncIterator[None]:
@@ -278,11 +235,7 @@ class SqliteStore:
             self._snapshots.release()
 
     def _committed(self, writes: Writes) -> None:
-        for (kind, id), write in writes.items():
-            if write.after is None:
-                self._cache.drop(kind, id)
-            else:
-                self._cache.put(write.after, len(write.body))
+        remember(self._cache, writes)
         self._readers.committed(writes)
         news, self._news = self._news, asyncio.Event()
         news.set()
@@ -315,11 +268,3 @@ def inspect(path: str) -> int:
             return number(connection, queries.REVISION)
         finally:
             connection.close()
-
-
-async def patiently(acquire: Callable[[], Awaitable[object]], what: str) -> None:
-    try:
-        async with asyncio.timeout(WAIT_SECONDS_MAX):
-            await acquire()
-    except TimeoutError as error:
-        raise StoreError(f"waited more than {WAIT_SECONDS_MAX:.0f} s for {what}") from error

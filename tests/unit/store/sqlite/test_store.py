@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from gureum.errors import Conflict, StoreError, StoreFull
 from gureum.resources import Vpc
+from gureum.store import turns as turns_module
 from gureum.store.base import Transaction
 from gureum.store.sqlite import SqliteStore, committer
 from gureum.store.sqlite import store as store_module
@@ -306,7 +307,7 @@ class TestGroupCommit:
 
 class TestBounds:
     async def test_waiting_for_a_turn(self, threaded: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(store_module, "WAIT_SECONDS_MAX", 0.01)
+        monkeypatch.setattr(turns_module, "WAIT_SECONDS_MAX", 0.01)
         proceed = asyncio.Event()
 
         async def slow(tx: Transaction) -> None:
@@ -321,7 +322,7 @@ class TestBounds:
         await put(threaded, vpc("v"))
 
     async def test_the_work(self, threaded: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(store_module, "WORK_SECONDS_MAX", 0.01)
+        monkeypatch.setattr(turns_module, "WORK_SECONDS_MAX", 0.01)
 
         async def endless(tx: Transaction) -> None:
             await tx.put(vpc("v"))
@@ -339,7 +340,7 @@ class TestBounds:
             await threaded.transact(impatient)
 
     async def test_writers(self, threaded: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(store_module, "WRITERS_MAX", 3)
+        monkeypatch.setattr(turns_module, "WRITERS_MAX", 3)
         outcomes = await asyncio.gather(
             *(put(threaded, vpc(f"{number}")) for number in range(5)), return_exceptions=True
         )
@@ -347,7 +348,7 @@ class TestBounds:
         await put(threaded, vpc("v"))
 
     async def test_readers(self, threaded: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(store_module, "WAIT_SECONDS_MAX", 0.01)
+        monkeypatch.setattr(turns_module, "WAIT_SECONDS_MAX", 0.01)
         open_reads = [threaded.read() for _ in range(store_module.READERS_MAX)]
         for read in open_reads:
             await read.__aenter__()
