@@ -229,7 +229,8 @@ def test_full(small_cloud: SanCloud) -> None:
         cloud.wait(
             "volumes to be made again",
             lambda: (
-                "DryRunOperation" in cloud.refusal("create_volume", AvailabilityZone=zone, Size=1, DryRun=True)
+                "DryRunOperation"
+                in cloud.refusal("create_volume", AvailabilityZone=zone, Size=1, DryRun=True)
             ),
         )
         fresh = cloud.create_volume(Size=1)
