@@ -14,6 +14,7 @@ from gureum.resources import Volume
 from gureum.san.fake_leases import FakeLeases
 from gureum.san.leases import FenceState
 from gureum.sim.run import simulate
+from gureum.sim.wardens import SimWarden
 
 SEEDS_MAX = 100
 """How many runs may go by before one finds it."""
@@ -73,6 +74,11 @@ def test_permission_is_compared_the_wrong_way_round(monkeypatch: pytest.MonkeyPa
 def test_the_mark_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Custody, "_must_kill", property(lambda self: False))
     found(f"{TWICE}|is fenced|is fencing")
+
+
+def test_a_fenced_host_goes_on_answering(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SimWarden, "_keep_silent", lambda self: None)
+    found("is fenced and answers for")
 
 
 def test_a_lost_host_is_not_shut_out(monkeypatch: pytest.MonkeyPatch) -> None:

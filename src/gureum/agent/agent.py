@@ -182,7 +182,16 @@ class Agent:
         self.machines.take(spec)
         if self._fencing is not None:
             self._fencing.take(spec)
+        self._lift()
         self._report_due.set()
+
+    def _lift(self) -> None:
+        """Not before the network is without what went elsewhere: from then on the host may be heard."""
+        spec = self._spec
+        if self._fencing is None or not self._fresh or spec is None:
+            return
+        if self._network_applied == spec.network:
+            self._fencing.lift(spec.lifted)
 
     def _keep(self, spec: HostSpec) -> None:
         if self._spec_file is None:
@@ -215,6 +224,7 @@ class Agent:
         if self._spec is not None and spec.network == self._spec.network:
             there = (*spec.network.ports, *spec.network.standby)
             self.machines.network_applied({port.id for port in there})
+        self._lift()
 
     # What the workers tell
 

@@ -29,6 +29,8 @@ class Notes:
         self.lease_until = 0.0
         self.held = False
         self.until = 0.0
+        self.silent = False
+        """The host's kernel answers for no instance's address."""
         self.killed = 0
         self.why = ""
         self.sent: float | None = None
@@ -122,10 +124,12 @@ class SimWarden:
                 self._stopped = False
                 if notes.held:
                     self._machines.thaw()
+                    notes.silent = False
                     notes.held, notes.why = False, ""
             case Decision.freeze:
                 notes.held, notes.why = True, "neither the manager nor the storage cluster is reached"
                 self._machines.freeze()
+                self._keep_silent()
                 self._stopped = True
             case Decision.kill:
                 notes.held, notes.why = True, f"this host was given up (fence {custody.marks.fence})"
@@ -137,11 +141,15 @@ class SimWarden:
 
     def _kill(self) -> None:
         self._machines.kill()
+        self._keep_silent()
         self._stopped = True
         marks = self._custody.marks
         if marks.killed < marks.fence:
             self._custody.marked(Marks(killed=marks.fence))
             self._killed = marks.fence
+
+    def _keep_silent(self) -> None:
+        self._notes.silent = True
 
 
 class SimWatched:

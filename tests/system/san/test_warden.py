@@ -20,6 +20,7 @@ from gureum.agent.warden import notes
 from gureum.cli.supervisor import command
 from gureum.env import Env
 from gureum.hostspec import WardenReport
+from gureum.network.silence import Place
 from gureum.san.ceph.pool import RbdPool
 from gureum.san.leases import FenceState
 
@@ -58,7 +59,7 @@ class WardedHost:
         self._ends = threading.Event()
         self._speaker = threading.Thread(target=self._speak, daemon=True)
         self._speaker.start()
-        watched.configure(directory / "run", self.machines, ceph.settings, CLOUD, HOST, "")
+        watched.configure(directory / "run", self.machines, ceph.settings, CLOUD, HOST, "", Place())
 
     def _speak(self) -> None:
         while not self._ends.wait(0.5):

@@ -13,6 +13,7 @@ from gureum.agent import watched
 from gureum.agent.warden import notes
 from gureum.agent.warden.notes import STATE, WORD, Note
 from gureum.hostspec import MachineState, WardenReport
+from gureum.network.silence import Place
 from gureum.san.settings import SanSettings
 from gureum.transport.messages import Report, Word
 
@@ -93,9 +94,12 @@ def test_what_the_warden_says(shared: Path, tmp_path: Path) -> None:
 def test_the_warden_is_told_where_it_is(tmp_path: Path) -> None:
     san = SanSettings(kind="ceph", conf=tmp_path / "ceph.conf", keyring=tmp_path / "keyring")
     path = tmp_path / notes.CONFIG
+    place = Place("gureum_3_silence", "gu3-", "eth0", "198.18.12.0/22")
     for namespace in ("", "gh1-0"):
-        watched.configure(tmp_path, tmp_path / "machines", san, "c", "host-1", namespace)
+        watched.configure(tmp_path, tmp_path / "machines", san, "c", "host-1", namespace, place)
         before = path.stat().st_mtime_ns
-        watched.configure(tmp_path, tmp_path / "machines", san, "c", "host-1", namespace)
+        watched.configure(tmp_path, tmp_path / "machines", san, "c", "host-1", namespace, place)
         assert path.stat().st_mtime_ns == before
-        assert json.loads(path.read_text())["netns"] == namespace
+        found = json.loads(path.read_text())
+        assert found["netns"] == namespace
+        assert Place(**found["network"]) == place

@@ -20,6 +20,7 @@ from gureum.san.ceph.rbdworker import fences
 CONNECT_SECONDS = 5
 OPERATION_SECONDS = 10
 """An operation waits for an OSD that died, up to 20 s, and one that is given up is only asked again."""
+LOOKED_SECONDS_MAX = 3.0
 TOLD_MAX = 100
 
 
@@ -63,6 +64,8 @@ class Lease:
         """Whether to have it; else only the marks are read."""
         self.may_break = False
         """Whether to take it from an earlier warden of this host. Not to be set while its lease counts."""
+        self.looked = 0.0
+        """When the warden last looked after its machines. It has to, for the lease to be renewed."""
         self.ended = threading.Event()
         self._ending = False
 
@@ -119,7 +122,7 @@ class Lease:
             self._give_back()
             return Told(began, marks=Marks(*marks))
         foreign, renewed = "", False
-        if self.wanted:
+        if self.wanted and notes.now() < self.looked + LOOKED_SECONDS_MAX:
             renewed = fences.renew(io, cloud, host, self._cookie, LEASE_SECONDS)
             if not renewed:
                 foreign, renewed = self._of_another()
