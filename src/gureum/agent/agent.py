@@ -47,8 +47,10 @@ RECONNECT_SECONDS_MAX = 2.0
 FLOWS_BYTES_MAX = 16 * 1024 * 1024
 """Of one port, in one message."""
 
-SENT_MAX = 32
-"""Reports whose time is kept until the manager has them."""
+SENT_MAX = 1000
+"""Reports whose time is kept until the manager has them, or a later one: more than it takes in while any may
+still count.
+"""
 
 NETWORK = "network"
 
@@ -293,6 +295,8 @@ class Agent:
                 self.take(spec)
         elif isinstance(message, Word):
             sent = self._sent.pop(message.sequence, None)
+            for earlier in [each for each in self._sent if each < message.sequence]:
+                del self._sent[earlier]
             if self._warden is not None and sent is not None:
                 self._warden.heard(sent)
         elif isinstance(message, Call):

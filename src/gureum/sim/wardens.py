@@ -31,6 +31,7 @@ class Notes:
         self.until = 0.0
         self.silent = False
         """The host's kernel answers for no instance's address."""
+        self.marks = Marks()
         self.killed = 0
         self.why = ""
         self.sent: float | None = None
@@ -48,6 +49,7 @@ class SimWarden:
         self._machines = host.machines
         self._who = f"{host.name}/{host.boot}/{env.token(8)}"
         self._custody = Custody(self._notes.lease_until)
+        self._custody.marked(self._notes.marks)
         self._wanted = True
         self._stopped = False
         self._breaks = False
@@ -135,6 +137,7 @@ class SimWarden:
                 notes.held, notes.why = True, f"this host was given up (fence {custody.marks.fence})"
                 self._kill()
         notes.lease_until = custody.lease_until
+        notes.marks = custody.marks._replace(killed=notes.killed)
         notes.until = 0.0 if notes.held else custody.until
         left = custody.until - _now()
         return max(0.001, min(LOOK_SECONDS, left)) if decision is Decision.run else HELD_SECONDS

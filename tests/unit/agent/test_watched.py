@@ -44,6 +44,22 @@ def test_a_word_counts_from_when_its_report_was_sent(parts: Any) -> None:
     parts.on_lab(test, warden=True)
 
 
+def test_a_word_counts_also_when_many_reports_went_by(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        lab.refuse = False
+        await asyncio.sleep(3)
+        link = lab.links[-1]
+        report = await next_report(link)
+        for _ in range(100):
+            lab.agent._report_due.set()
+            await next_report(link)
+        await link.send(Word(report.sequence))
+        await asyncio.sleep(1)
+        assert len(lab.warden.words) == 1
+
+    parts.on_lab(test, warden=True)
+
+
 def test_a_host_with_a_warden_reports_every_second(parts: Any) -> None:
     async def test(lab: Any) -> None:
         lab.refuse = False

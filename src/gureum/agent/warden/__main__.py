@@ -112,6 +112,8 @@ class Warden:
         self._state = notes.Note(directory, notes.STATE)
         earlier = self._state.read()
         self._custody = Custody(float(earlier.get("lease", 0.0)))
+        # What the last one had done for a fence is done again: perhaps it is written nowhere yet.
+        self._custody.marked(Marks(*map(int, earlier.get("marks", ()))))
         self._held = bool(earlier.get("held", False))
         """Machines may be stopped; noted before they are, and until they go on."""
         self._silent = True
@@ -246,6 +248,7 @@ class Warden:
             fence=self._recorded.killed,
             why=self._why[:200],
             error=self._error[:200],
+            marks=custody.marks._replace(killed=self._recorded.killed),
             proxied=self._proxied,
             pid=os.getpid(),
         )

@@ -1,8 +1,8 @@
 """The processes of the host's machines: found by what is in their environment, whoever started them.
 
-A process is signalled through a pidfd that was opened before it was looked at: it is that one or none. Reading
-an environment may hang for as long as a disk does, so a thread looks for them, also while all is well. Nobody
-else waits for it: what it had found before is signalled at once.
+A process is signalled through a pidfd that was opened before it was looked at: it is that one or none. To
+read an environment may take as long as a disk hangs, so a thread looks for them, also while all is well.
+Nobody else waits for it: what it had found before is signalled at once.
 """
 
 from __future__ import annotations

@@ -308,3 +308,18 @@ def test_the_lease_is_told_when_guests_were_looked_after(bench: Bench) -> None:
     bench.now = 1002.0
     bench.look()
     assert bench.lease.looked == 1002.0
+
+
+def test_a_fence_that_an_earlier_warden_saw_is_in_force_at_once(bench: Bench) -> None:
+    bench.look(renewed=True, marks=Marks())
+    bench.guests.whole = False
+    bench.look(renewed=True, marks=Marks(fence=5))
+    bench.begin()  # it was killed while it ended them; its lease counts
+    assert bench.look() == ["kill"]
+    assert bench.lease.acknowledged == [5]
+    bench.begin()  # and before that was written down
+    assert bench.look() == ["kill"]
+    assert bench.lease.acknowledged == [5]
+    assert bench.look(marks=Marks(5, 5, 5)) == ["go on"]  # the lease counts
+    bench.begin()
+    assert bench.look() == []
