@@ -400,7 +400,7 @@ class Machines:
                 generation=spec.generation,
                 state=state,
                 migration=self._passages.report(spec, None),
-                ended=self._ended.get(spec.id, 0),
+                ended=self._ended_with_volumes(spec.id),
             )
         state = status.state
         if spec.run and state is MachineState.off:
@@ -417,5 +417,10 @@ class Machines:
             disks=status.disks if live else (),
             nics=status.nics if live else (),
             migration=self._passages.report(spec, status),
-            ended=0 if live else self._ended.get(spec.id, 0),
+            ended=0 if live else self._ended_with_volumes(spec.id),
         )
+
+    def _ended_with_volumes(self, id: str) -> int:
+        """By which revision it has ended, if its volumes cannot be let go of now."""
+        held = self.disks.holding(id)
+        return self._ended.get(id, 0) if held and self.disks.stuck(held) else 0

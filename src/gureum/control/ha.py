@@ -328,9 +328,11 @@ class Ha:
                     await self._leave(host)
                     return
         by = self._able(host, fence.by)
+        if not by and not self._has_listened():
+            return
         late = abs(self._env.now() - fence.since) > FENCE_SECONDS_MAX
         if by == fence.by and not (by and late):
-            if not by and self._has_listened():
+            if not by:
                 text = f"no other host is up and reaches the storage cluster, so {host.id} cannot be fenced"
                 await self._tell(host, "CannotFence", text)
             return
