@@ -37,7 +37,7 @@ def test_that_a_machine_ended_is_told_though_its_volumes_cannot_be_let_go_of(par
         await lab.take(parts.machine(), shared(parts))
         assert lab.seen().ended == 0
         lab.san.cut_off.add("h")
-        await lab.take(parts.machine(run=False), shared(parts, made=True), seconds=10)
+        await lab.take(parts.machine(run=False), shared(parts, made=True), seconds=30)
         seen = lab.seen()
         assert seen.state is MachineState.off
         assert seen.revision < lab.revision, "others cannot have its volumes"
