@@ -158,9 +158,6 @@ class Chapter:
     def _volume_is(self, id: str, state: str) -> bool:
         return self._volume_state(id) == state
 
-    def _snapshot_state(self) -> str:
-        return str(self._client.describe_snapshots(SnapshotIds=[self.snapshot])["Snapshots"][0]["State"])
-
     def _attach(self, volume: str, device: str) -> None:
         self._client.attach_volume(VolumeId=volume, InstanceId=self.instance, Device=device)
 

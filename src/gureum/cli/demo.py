@@ -167,6 +167,9 @@ class OneMachine(Chapter):
                 self._wait("volumes to go", partial(self._volume_is, volume, "gone"))
             says("the root volume went with the instance, the others on request")
 
+    def _snapshot_state(self) -> str:
+        return str(self._client.describe_snapshots(SnapshotIds=[self.snapshot])["Snapshots"][0]["State"])
+
     def _kill_processes(self) -> int:
         killed = []
         for name in ("supervisor", "manager", "agent"):
