@@ -7,9 +7,8 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from gureum.bench.checked_load import AREA_BYTES, CheckedLoad
@@ -17,6 +16,7 @@ from gureum.cli import api, machine_hosts, storage
 from gureum.cli.chapter import KEY, Chapter, progress
 from gureum.cli.cloud import Cloud
 from gureum.cli.config import CloudConfig
+from gureum.cli.lost_hosts import kill_host, unsupervised
 from gureum.cli.processes import read_pid_file
 from gureum.cli.san_options import Choice
 from gureum.cli.story import DemoError, Story, expect
@@ -132,8 +132,8 @@ class Fleet(Chapter):
         with self.story.step("kill -9 of everything on the guest's host: it runs again elsewhere") as says:
             load, before = self._writer(), self._host()
             boot, old = self._boot_id(), set(self._hypervisor_pids())
-            with self._unsupervised():
-                self._end_host(before)
+            with unsupervised(self.cloud):
+                kill_host(self.cloud, self._hosts()[before]["Number"], signal.SIGKILL)
                 began = time.monotonic()
                 new = self._wait("it to run elsewhere", lambda: set(self._hypervisor_pids()) - old)
                 took = time.monotonic() - began
@@ -246,25 +246,3 @@ class Fleet(Chapter):
 
     def _empty(self, host: str) -> bool:
         return not self._hosts()[host]["InstanceIds"]
-
-    @contextmanager
-    def _unsupervised(self) -> Iterator[None]:
-        """What dies stays dead: a process that starts others again would bring half a host back at once."""
-        supervisor = self.cloud.supervisor()
-        if supervisor is None:
-            raise DemoError("the supervisor does not run")
-        os.kill(supervisor.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(supervisor.pid, signal.SIGCONT)
-
-    def _end_host(self, host: str) -> None:
-        """As a power cut: the processes in its network, guests among them, are no more."""
-        number = self._hosts()[host]["Number"]
-        network = Path("/run/netns", self.cloud.fabric(self.cloud.config()).namespace(number)).stat().st_ino
-        expect(network != Path("/proc/self/ns/net").stat().st_ino, f"{host} has no network of its own")
-        for directory in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                if (directory / "ns" / "net").stat().st_ino == network:
-                    os.kill(int(directory.name), signal.SIGKILL)
