@@ -19,7 +19,9 @@ from gureum.sim.wardens import SimWarden
 SEEDS_MAX = 100
 """How many runs may go by before one finds it."""
 STEPS = 100
-TWICE = "runs on|runs, and is|is written by|holds it|fenced off|looks after it|held by|store gives to|answers for"
+TWICE = (
+    "runs on|runs, and is|is written by|holds it|fenced off|looks after it|held by|store gives to|answers for"
+)
 """That something ran where it should not any more."""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from gureum.control import captures, events, instances
+from gureum.control import captures, events, instances, migrations
 from gureum.control.observed import Observed
 from gureum.control.placement import NoCapacity, choose_host
 from gureum.env import Env
@@ -18,6 +18,7 @@ from gureum.hostspec import MachineReport, MachineState
 from gureum.resources import (
     Host,
     Instance,
+    InstanceMigration,
     InstanceState,
     NetworkInterface,
     RecoveryPolicy,
@@ -209,6 +210,8 @@ async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> N
     host = await tx.get(Host, instance.host) if instance.host is not None else None
     if host is not None and host.fence is not None and instance.state in RUNS:
         # What is seen of a host that is given up is its end.
+        if instance.migration and instance.recovery.policy is RecoveryPolicy.none:
+            await _let_stay(tx, env, observed, instance)
         return
     seen = observed.machine(instance.host, id, instance.generation)
     if instance.leaving and instance.state in RUNS:
@@ -225,6 +228,13 @@ async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> N
         seconds = max(0.0, env.now() - instance.recovers)
         text = f"{id} runs again, on host {after.host}, after {seconds:.1f} s"
         await events.record(tx, env, "InstanceRecovered", text, host=str(after.host), instance=id)
+
+
+async def _let_stay(tx: Transaction, env: Env, observed: Observed, instance: Instance) -> None:
+    """One that waits for its host, and does not leave it: then nothing else would end its migration."""
+    migration = await tx.get(InstanceMigration, instance.migration)
+    if migration is None or migration.source == instance.host:
+        await migrations.step(tx, env, observed, instance)
 
 
 async def _died(tx: Transaction, env: Env, instance: Instance, seen: MachineReport) -> bool:

@@ -342,7 +342,8 @@ def test_a_lost_osd_costs_nothing_while_the_manager_is_there(host: WardedHost, c
 def test_another_configuration_is_taken_up(host: WardedHost) -> None:
     host.start()
     host.wait_permitted()
-    watched.configure(host.directory / "run", host.machines, host.ceph.settings, CLOUD, OTHER_NAME, "")
+    settings = host.ceph.settings
+    watched.configure(host.directory / "run", host.machines, settings, CLOUD, OTHER_NAME, "", Place())
     until(lambda: f"host {OTHER_NAME}" in host.log())
     host.wait_permitted()
     assert host.end() == 0

@@ -15,7 +15,9 @@ from gureum.resources import (
     Host,
     HostState,
     Instance,
+    InstanceMigration,
     InstanceState,
+    MigrationState,
     NetworkInterface,
     Recovery,
     RecoveryPolicy,
@@ -303,6 +305,30 @@ async def test_what_ended_on_a_host_that_reaches_its_pool_is_let_go_of_first(ben
     )
     bench.machine(state=MachineState.off, revision=0, ended=10**6)
     assert (await step(bench)).host == "host-0"
+
+
+async def test_the_migration_of_one_that_waits_for_its_host_ends(bench: Any, make: Any, lost: Any) -> None:
+    migration = InstanceMigration(
+        id="mig-1",
+        instance="i-1",
+        type="t3.micro",
+        zone="us-east-1a",
+        source="host-0",
+        destination="host-1",
+        source_generation=3,
+        generation=4,
+        state=MigrationState.copying,
+        started=datetime(2026, 1, 1, tzinfo=UTC),
+        secret=b"s",
+    )
+    stays = Recovery(policy=RecoveryPolicy.none)
+    instance = replace(await bench.get(Instance, "i-1"), migration="mig-1", recovery=stays)
+    await bench.put(instance, migration)
+    await step(bench)
+    after = await bench.get(InstanceMigration, "mig-1")
+    assert (after.state, after.outcome) == (MigrationState.aborting, "failed")
+    assert after.message == "host host-0 is given up"
+    assert (await bench.get(Instance, "i-1")).host == "host-0"
 
 
 async def test_how_long_it_took_counts_from_the_loss(bench: Any, make: Any, lost: Any) -> None:

@@ -141,7 +141,12 @@ def test_a_stranger_that_hangs_is_not_looked_at_again(
     real, read = module._stat, Guests._is_ours
     stuck = {f"/proc/{stranger.pid}": b"D"}
     monkeypatch.setattr(module, "_stat", lambda path: (stuck.get(path, real(path)[0]), real(path)[1]))
-    monkeypatch.setattr(Guests, "_is_ours", lambda self, pid: bool(looked.append(pid)) or read(self, pid))
+
+    def look(self: Guests, pid: int) -> bool:
+        looked.append(pid)
+        return read(self, pid)
+
+    monkeypatch.setattr(Guests, "_is_ours", look)
     assert guests.pids() == [ours.pid]
     assert looked
     assert stranger.pid not in looked
