@@ -21,8 +21,8 @@ import time
 CHUNK_BYTES = 1 << 18
 CONNECT_SECONDS_MAX = 10.0
 CONGESTION = b"cubic"
-"""Linux' default, so most guests'. A machine's own may be BBR, which sends as fast as it has estimated the way
-to be, by timers: what is compared are then two estimates.
+"""Linux' default, so most guests'. A machine's own may be BBR, which sends by timers, as fast as it has
+estimated the way to be: what is compared are then two estimates.
 """
 
 
