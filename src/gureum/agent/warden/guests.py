@@ -23,7 +23,7 @@ STILL = (STOPPED, STUCK, b"Z", b"X")
 SETTLE_SECONDS = 2.0
 LOOK_SECONDS = 0.005
 LOOK_SECONDS_MAX = 0.05
-FIND_SECONDS = 5.0
+FIND_SECONDS = 10.0
 """Between looks for new ones while nothing is to be done with them."""
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _BEGAN = 19
