@@ -6,6 +6,9 @@ no ARP leaves the uplink in the name of a public address. Nothing else that the 
 and what the agent builds anew meanwhile changes nothing. Proxies of neighbour discovery are switched off at
 the uplink, which has them for nobody else.
 
+A host on which the warden has ended, too, is silent by itself: the filters are always there, and let pass
+only while a set of theirs has its element, which the kernel takes away unless it is put there time and again.
+
 Told to the kernel over netlink, as in <linux/netfilter/nf_tables.h>: to start ``nft`` needs a disk. The
 warden uses it, so only the standard library may be imported here.
 """
@@ -28,8 +31,14 @@ PRIORITY = -400
 """Before all other filters."""
 _BEGIN, _END, _TABLES = 0x10, 0x11, 10
 _NEW_TABLE, _GET_TABLE, _DELETE_TABLE, _NEW_CHAIN, _NEW_RULE = 0, 1, 2, 3, 6
+_NEW_SET, _NEW_ELEMENTS, _GET_ELEMENTS, _DELETE_ELEMENTS = 9, 12, 13, 14
 _REQUEST, _ACK, _CREATE, _APPEND, _ERROR = 0x1, 0x4, 0x400, 0x800, 2
 _IIFNAME, _OIFNAME = 6, 7
+_SET = "heard"
+_SET_ID = 1
+_TIMEOUTS = 0x10
+_KEY = bytes(3) + b"\1"
+_DROP, _ACCEPT = 0, 1
 _ARP_SENDER = 14
 """Where an ARP packet has its sender's IPv4 address."""
 
@@ -60,7 +69,7 @@ class Silence:
         if not self._place.uplink:
             return False
         if not self.kept():
-            _tell(self._filters())
+            self._set(0.0)
         with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
             with open(self._proxied) as file:
                 now = file.read().strip() == "1"
@@ -69,8 +78,17 @@ class Silence:
             proxied = proxied or now
         return proxied
 
+    def lift(self, proxied: bool, seconds: float) -> None:
+        """Be heard for so long, with neighbours proxied if they were."""
+        if not self._place.uplink:
+            return
+        self._set(seconds)
+        if proxied:
+            with contextlib.suppress(FileNotFoundError):
+                _write(self._proxied, "1")
+
     def end(self, proxied: bool) -> None:
-        """Be heard again, with neighbours proxied if they were."""
+        """Be heard from now on, whether there is a warden or not."""
         if not self._place.uplink:
             return
         table = _attribute(1, _text(self._place.table))
@@ -82,14 +100,32 @@ class Silence:
                 _write(self._proxied, "1")
 
     def kept(self) -> bool:
-        """Whether the filters are there."""
-        table = _attribute(1, _text(self._place.table))
-        try:
-            for family in (INET, ARP):
-                _ask(_message(_GET_TABLE, family, table))
-        except FileNotFoundError:
-            return False
-        return True
+        """Whether nothing passes."""
+        return all(self._has(family) and not self._is_heard(family) for family in (INET, ARP))
+
+    def _set(self, seconds: float) -> None:
+        """Be heard for so long, all or nothing of both tables."""
+        made = [] if self._has(INET) and self._has(ARP) else self._filters()
+        _tell([*made, *self._heard(INET, seconds), *self._heard(ARP, seconds)])
+
+    def _has(self, family: int) -> bool:
+        return _is_there(_message(_GET_TABLE, family, _attribute(1, _text(self._place.table))))
+
+    def _is_heard(self, family: int) -> bool:
+        return _is_there(_message(_GET_ELEMENTS, family, self._elements(_HEARD)))
+
+    def _heard(self, family: int, seconds: float) -> list[_Message]:
+        """The set with its element for so long; without it for 0."""
+        found = [_message(_DELETE_ELEMENTS, family, self._elements())]
+        if seconds:
+            timeout = _attribute(4, struct.pack(">Q", int(seconds * 1000)))
+            found.append(_message(_NEW_ELEMENTS, family, self._elements(_HEARD + timeout), _CREATE))
+        return found
+
+    def _elements(self, element: bytes = b"") -> bytes:
+        """Those of the set; all of them if none is named."""
+        names = _attribute(1, _text(self._place.table)) + _attribute(2, _text(_SET))
+        return names + (_nested(3, _nested(1, element)) if element else b"")
 
     def _filters(self) -> list[_Message]:
         """Both tables anew, all or nothing."""
@@ -117,17 +153,23 @@ class Silence:
         name = _attribute(1, _text(self._place.table))
         hooked = _nested(4, _number(1, hook), struct.pack("=HH", 8, 2) + struct.pack(">i", PRIORITY))
         base = name + _attribute(3, _text(chain)) + hooked + _attribute(7, _text("filter"))
+        heard = name + _attribute(2, _text(_SET)) + _number(3, _TIMEOUTS) + _number(4, 0)
+        heard += _number(5, len(_KEY)) + _number(10, _SET_ID)
         found = [
             _message(_NEW_TABLE, family, name, _CREATE),
             # What is there of an earlier one goes.
             _message(_DELETE_TABLE, family, name),
             _message(_NEW_TABLE, family, name, _CREATE),
+            _message(_NEW_SET, family, heard, _CREATE),
             _message(_NEW_CHAIN, family, base, _CREATE),
         ]
-        verdict = _nested(2, _nested(2, _number(1, 0)))
-        drop = _expression("immediate", _number(1, 0), verdict)
-        for matches in drops:
-            rule = name + _attribute(2, _text(chain)) + _nested(4, *matches, drop)
+        is_heard = (
+            _expression("immediate", _number(1, 1), _nested(2, _attribute(1, _KEY)))
+            + _expression("lookup", _attribute(1, _text(_SET)), _number(2, 1), _number(4, _SET_ID))
+        )  # fmt: skip
+        rules = [[is_heard, _verdict(_ACCEPT)], *([*matches, _verdict(_DROP)] for matches in drops)]
+        for expressions in rules:
+            rule = name + _attribute(2, _text(chain)) + _nested(4, *expressions)
             found.append(_message(_NEW_RULE, family, rule, _CREATE | _APPEND))
         return found
 
@@ -151,6 +193,10 @@ def _nested(kind: int, *attributes: bytes) -> bytes:
     return _attribute(kind | 0x8000, b"".join(attributes))
 
 
+_HEARD = _nested(1, _attribute(1, _KEY))
+"""The element's key."""
+
+
 def _number(kind: int, value: int) -> bytes:
     return _attribute(kind, struct.pack(">I", value))
 
@@ -161,6 +207,10 @@ def _text(value: str) -> bytes:
 
 def _expression(name: str, *attributes: bytes) -> bytes:
     return _nested(1, _attribute(1, _text(name)), _nested(2, *attributes))
+
+
+def _verdict(code: int) -> bytes:
+    return _expression("immediate", _number(1, 0), _nested(2, _nested(2, _number(1, code))))
 
 
 def _equal(data: bytes) -> bytes:
@@ -178,8 +228,12 @@ def _tell(messages: list[_Message]) -> None:
     _converse([begin, *messages, end], len(messages))
 
 
-def _ask(message: _Message) -> None:
-    _converse([message], 0)
+def _is_there(message: _Message) -> bool:
+    try:
+        _converse([message], 0)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _converse(messages: list[_Message], last: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import pytest
 
@@ -63,6 +65,23 @@ async def test_a_silent_host_takes_no_address_from_the_one_that_has_it_now(site:
         assert "proxy" in old.here(lambda: run("ip", "neigh", "show", "proxy", "dev", "uplink").stdout)
 
 
+async def test_a_host_of_which_only_the_kernel_lives_is_silent_by_itself(site: Site) -> None:
+    one, host = site.place(port(5, public=True), 1), site.hosts[0]
+    site.place(port(6), 1)
+    await site.apply()
+    with (await site.guest(one)).listen(80):
+        host.here(lambda: silence(host).lift(False, 60))
+        assert not host.here(lambda: silence(host).kept())
+        assert reached(site, one)
+        host.here(lambda: silence(host).lift(False, 0.5))
+        async with asyncio.timeout(30):
+            while not host.here(lambda: silence(host).kept()):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert not reached(site, one)
+        host.here(lambda: silence(host).lift(False, 60))
+        assert reached(site, one)
+
+
 async def test_a_silent_hosts_gateway_sends_nothing_on(site: Site) -> None:
     gateway = msgspec.structs.replace(
         port(40, public=True), kind=PortKind.nat, instance="", groups=(), source_dest_check=False
@@ -116,6 +135,10 @@ async def test_what_it_was_is_remembered_and_what_is_missing_made_again(site: Si
         kept.keep(True)
         assert kept.kept()
         assert run("nft", "list", "ruleset").stdout.count(" drop") == 3
+        kept.lift(False, 60)
+        assert not kept.kept()
+        kept.keep(True)
+        assert kept.kept()
         kept.end(True)
         assert run("sysctl", "-n", f"net.{proxy.replace('/', '.')}").stdout.strip() == "1"
         assert not kept.kept()

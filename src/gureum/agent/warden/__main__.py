@@ -31,6 +31,10 @@ HELD_SECONDS = 0.25
 """Between looks while nothing may run: for machines that were being started."""
 LATE_SECONDS = 0.25
 """How late the main thread may be when machines are to be stopped, before another one does it."""
+HEARD_SECONDS = 8.0
+"""For which the host is heard after a look: when everything of it is killed but its kernel, that is silent by
+the time that its instances have booted elsewhere. Long enough for a warden to be started again.
+"""
 END_SECONDS = 2.0
 OOM_SCORE = "-999"
 NICE = -15
@@ -116,8 +120,6 @@ class Warden:
         self._custody.marked(Marks(*map(int, earlier.get("marks", ()))))
         self._held = bool(earlier.get("held", False))
         """Machines may be stopped; noted before they are, and until they go on."""
-        self._silent = True
-        """The host may be silent: an earlier warden of it may have seen to that."""
         self._proxied = bool(earlier.get("proxied", False))
         """It proxied neighbour discovery before."""
         self._stopped = False
@@ -176,8 +178,7 @@ class Warden:
 
     def _run(self) -> None:
         self._stopped = False
-        if self._silent:
-            self._be_heard()
+        self._be_heard()
         if self._held:
             whole = self._guests.look()
             if notes.now() < self._custody.until:
@@ -219,15 +220,14 @@ class Warden:
             if proxied and not self._proxied:
                 self._proxied = True
                 self._note()
-        self._silent = True
 
     def _be_heard(self) -> None:
         try:
-            self._silence.end(self._proxied)
+            self._silence.lift(self._proxied, HEARD_SECONDS)
         except OSError as error:
-            self._complain(f"this host's network cannot be opened again: {error}")
+            self._complain(f"this host's network cannot be opened: {error}")
         else:
-            self._silent = self._proxied = False
+            self._proxied = False
 
     def _complain(self, what: str) -> None:
         if what != self._complaint:
@@ -258,6 +258,8 @@ class Warden:
         if not self._guests.look() or self._guests.pids():
             self._log.say("ends, and leaves machines to the next warden")
             return False
+        with contextlib.suppress(OSError):
+            self._silence.end(self._proxied)
         self._lease.end()
         self._lease.ended.wait(END_SECONDS)
         return True

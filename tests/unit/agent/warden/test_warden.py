@@ -69,6 +69,7 @@ class FakeSilence:
         self.proxies = False
         self.whole = True
         self.kept = False
+        self.heard = 0.0
         self.after: list[str] = []
         """What was done to the guests when it was last kept."""
 
@@ -78,6 +79,11 @@ class FakeSilence:
         self.kept, self.after = True, list(self._guests.done)
         found, self.proxies = proxied or self.proxies, False
         return found
+
+    def lift(self, proxied: bool, seconds: float) -> None:
+        if not self.whole:
+            raise OSError("no netlink")
+        self.kept, self.proxies, self.heard = False, self.proxies or proxied, seconds
 
     def end(self, proxied: bool) -> None:
         if not self.whole:
@@ -256,6 +262,24 @@ def test_what_an_earlier_warden_left_silent_is_heard_again(bench: Bench) -> None
     bench.silence.kept = True
     bench.look(renewed=True, marks=Marks())
     assert (bench.silence.kept, bench.silence.proxies) == (False, True)
+
+
+def test_a_host_is_heard_for_as_long_as_its_warden_looks(bench: Bench) -> None:
+    bench.look(renewed=True, marks=Marks())
+    bench.silence.heard = 0.0
+    bench.now += bench.pause
+    bench.look(renewed=True, marks=Marks())
+    assert bench.silence.heard > 2 * bench.pause > 0
+
+
+def test_a_warden_that_leaves_no_machines_leaves_no_filters(bench: Bench) -> None:
+    bench.look(renewed=True, marks=Marks())
+    bench.silence.kept = True
+    bench.guests.pids = list  # type: ignore[attr-defined]
+    bench.lease.ended = SimpleNamespace(wait=lambda _seconds: True)  # type: ignore[attr-defined]
+    bench.lease.end = lambda: None  # type: ignore[attr-defined]
+    assert bench.warden.close()
+    assert not bench.silence.kept
 
 
 def test_guests_are_stopped_and_ended_although_the_host_cannot_be_silent(bench: Bench) -> None:
