@@ -236,7 +236,12 @@ class Fleet(Tally):
             self._settle(FleetSettings(id=""))
 
     def _settle(self, settings: FleetSettings) -> None:
-        self.settings = settings
+        before, self.settings = self.settings, settings
+        if (before.cpu_overcommit, before.memory_overcommit) == (
+            settings.cpu_overcommit,
+            settings.memory_overcommit,
+        ):
+            return
         for candidate in list(self._candidates.values()):
             self._add_host(candidate.host)
 

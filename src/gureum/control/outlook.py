@@ -120,12 +120,15 @@ class Outlook:
 
     def short(self, losses: int) -> Shortfall | None:
         """What shows that the loss of so many hosts would not be survived; None if it would."""
+        return next(self.shortfalls(losses), None)
+
+    def shortfalls(self, losses: int) -> Iterator[Shortfall]:
+        """All that show it."""
         if self._waiting:
-            return Shortfall((), tuple(self._waiting))
+            yield Shortfall((), tuple(self._waiting))
         for lost in self._doubtful(losses):
             if homeless := self.homeless(lost):
-                return Shortfall(lost, homeless)
-        return None
+                yield Shortfall(lost, homeless)
 
     def survivable(self, losses_max: int = SURVIVE_MAX) -> int:
         """The loss of how many hosts would be survived, at most ``losses_max``; -1 if even that of none is

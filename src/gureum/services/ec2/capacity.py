@@ -7,12 +7,12 @@ taken the next one sees, also where placement has not chosen the host yet.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from math import inf
 from typing import NamedTuple
 
 from gureum.control.filters import ROOM, Scene, Shelf, Wish, plain, reasons, verdicts
-from gureum.control.fleet import EVERY_ZONE, Fleet, Taken, taken
+from gureum.control.fleet import Fleet, Taken, taken
 from gureum.control.fleet import serves as serves
 from gureum.control.outlook import Outlook, Shortfall, domain
 from gureum.control.restarts import Restart, Restarts, restarts
@@ -128,7 +128,7 @@ def _place(fleet: Fleet, machine: Taken, count: int, only: Collection[str]) -> t
     """Of ``count`` new instances those that have room, in thought where placement will put them."""
     scene = Scene(fleet)
     waits = not _someone_is_up(scene, machine.zone, only)
-    shelf = None if waits else _reserve(scene, machine, count)
+    shelf = None if waits else settle(scene, machine.zone, count, machine.id)(machine)
     admission = Admission([])
     for number in range(count):
         new = machine._replace(id=f"{NEW}{number}")
@@ -150,9 +150,9 @@ def _someone_is_up(scene: Scene, zone: str, only: Collection[str]) -> bool:
     return any(host.state is HostState.up and (not only or host.id in only) for host in hosts)
 
 
-def _reserve(scene: Scene, machine: Taken, count: int) -> Shelf | None:
-    """Let all that was accepted have a host, as placement will choose. The shelf is one for ``count`` like
-    ``machine``, if they are plain and it is worth it.
+def settle(scene: Scene, zone: str, count: int = 0, but: str = "") -> Callable[[Taken], Shelf | None]:
+    """Let all that was accepted, ``but`` one, have a host in thought, as placement will choose. Returned is
+    what gives a shelf for machines, if they are plain and it is worth it; ``count``: how many more come.
     """
     few = count + len(scene.fleet.unplaced) < SHELF_MIN
     shelves: dict[tuple[str, str], Shelf] = {}
@@ -165,14 +165,13 @@ def _reserve(scene: Scene, machine: Taken, count: int) -> Shelf | None:
             shelves[key] = Shelf(scene, of)
         return shelves[key]
 
-    common = any(each.host.zone == EVERY_ZONE for each in scene.candidates(machine.zone))
     for _, other in sorted(scene.fleet.unplaced.items()):
-        if other.id != machine.id and (common or other.zone == machine.zone):
+        if other.id != but and (scene.fleet.common or other.zone == zone):
             if (own := shelf(other)) is not None:
                 own.place(other)
             else:
                 scene.place(Wish(other))
-    return shelf(machine)
+    return shelf
 
 
 def _partitions(scene: Scene, machine: Taken) -> list[int]:
@@ -221,7 +220,7 @@ async def require_room(reader: Reader, instance: Instance) -> None:
     if not _someone_is_up(scene, instance.zone, only):
         return
     machine = taken(instance)._replace(restarts=restarts(instance.recovery, volumes))
-    _reserve(scene, machine, 1)
+    settle(scene, machine.zone, but=machine.id)
     wish = Wish(machine, only)
     best = scene.best(wish)
     if best is not None:
