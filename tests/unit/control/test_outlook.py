@@ -43,7 +43,7 @@ def restarts_of(*records: Record) -> Restarts:
 
 def looked(*records: Record, zone: str = ZONE) -> Outlook:
     found = restarts_of(*records)
-    return Outlook(Scene(found), found, zone)
+    return Outlook(Scene(found), found, domain(found, zone))
 
 
 def shared_disk(make: Any, id: str, pool: str = "san") -> Record:
@@ -145,14 +145,17 @@ def test_priority_decides_who_finds_room(make: Any) -> None:
 
 
 def test_zones_are_apart_unless_hosts_stand_for_all(make: Any) -> None:
-    zoned = [make.host(f"host-{z}", zone=f"us-east-1{z}", memory_bytes=9 * GIB) for z in "aab"]
+    zoned = [make.host(f"host-{z}", zone=f"us-east-1{z}", memory_bytes=9 * GIB) for z in "ab"]
     assert domains(restarts_of(*zoned)) == [ZONE, "us-east-1b"]
     assert domain(restarts_of(*zoned), ZONE) == ZONE
     common = make.host("host-c", zone=EVERY_ZONE)
     assert domains(restarts_of(*zoned, common)) == [EVERY_ZONE]
     at = running(make, ("i-0", "t3.micro", "host-a"))
     assert looked(*zoned, *at).short(1) is not None
-    assert looked(*zoned, common, *at, zone=EVERY_ZONE).short(1) is None
+    assert looked(*zoned, common, *at).short(1) is None
+    elsewhere = running(make, *[(f"i-{n}", "t3.small", "host-b") for n in range(1, 3)], zone="us-east-1b")
+    assert looked(*zoned, common, *elsewhere).short(1) is None  # on the one that stands for all
+    assert looked(*zoned, *elsewhere, zone="us-east-1b").short(1) is not None
 
 
 def test_a_fleet_of_loads_gives_back_all_it_took(make: Any) -> None:
@@ -235,7 +238,9 @@ class Model:
         machine, (memory, cpus) = taken(instance), self.free(host, where)
         others = [each for each in self.instances if each.id != instance.id]
         here = [each for each in others if where[each.id] == host.id]
-        if any(host.labels.get(key) != value for key, value in machine.requires):
+        if host.zone not in ("", machine.zone) or any(
+            host.labels.get(key) != value for key, value in machine.requires
+        ):
             return False
         if any(
             "dedicated" in (each.tenancy, machine.tenancy) and each.account != machine.account
@@ -260,6 +265,7 @@ def some_cloud(make: Any, rng: random.Random) -> list[Record]:
         PlacementGroup(id="pg-r", account="1", name="r", strategy=Strategy.spread),
     ]
     count = rng.randrange(3, 8)
+    zones = rng.choice([[ZONE], [ZONE], [""], ["", ZONE, "us-east-1b"]])
     for n in range(count):
         state = rng.choices(
             [{}, {"state": HostState.down}, {"draining": True}, {"uplink_down": True}], [40, 1, 1, 1]
@@ -267,7 +273,8 @@ def some_cloud(make: Any, rng: random.Random) -> list[Record]:
         labels = {"rack": f"r{rng.randrange(4)}"} | ({"disk": "ssd"} if rng.random() < 0.7 else {})
         size = rng.choice([9, 13, 17, 33])
         cpus = rng.choice([1, 4, 64])
-        records.append(make.host(f"host-{n}", memory_bytes=size * GIB, cpus=cpus, labels=labels, **state[0]))
+        here = {"zone": rng.choice(zones) if n else zones[0], "labels": labels, **state[0]}
+        records.append(make.host(f"host-{n}", memory_bytes=size * GIB, cpus=cpus, **here))
     model = Model(records)
     fill = rng.uniform(0.05, 0.6)
     for n in range(40):
@@ -275,6 +282,7 @@ def some_cloud(make: Any, rng: random.Random) -> list[Record]:
         new = make.instance(
             f"i-{n:02}",
             host=host.id,
+            zone=host.zone or rng.choice([ZONE, "us-east-1b"] if len(zones) > 1 else [ZONE]),
             state=RUNS,
             account=rng.choice(["a", "b"]) if odd else "a",
             type=rng.choice(TYPES),
