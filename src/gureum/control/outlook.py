@@ -1,16 +1,17 @@
 """Whether what runs would find room if hosts were lost, and what would not.
 
 The answer is that of the recovery itself: the same order, filters and weights, in thought. As most fleets
-have much more room than that takes, it is seldom asked. A sum tells first: whichever hosts were chosen, a
+have much more room than that takes, it is seldom asked. Sums tell first: whichever hosts were chosen, a
 machine of at most ``m`` bytes finds none only after each has taken so much that less than ``m`` is left. So
-if the others have, beyond ``m`` on each, room for all that is lost, every machine finds a host.
+if the others have room for all that is lost beyond ``m`` on each, or for as many machines of ``m``, every
+machine finds a host.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from heapq import heappop, heappush
+from heapq import heappop, heappush, nlargest
 from itertools import combinations
 from math import comb
 from typing import NamedTuple
@@ -48,11 +49,17 @@ class Shortfall(NamedTuple):
 
 
 class Room(NamedTuple):
-    """What hosts have room for beyond a machine of some size, in bytes or their worth in vCPUs."""
+    """What hosts have room for, by one measure: beyond a machine of some size, in bytes or their worth in
+    vCPUs; or in such machines.
+    """
 
     on: Mapping[str, float]
     total: float
     by_rack: Mapping[str, float]
+
+    def without(self, losses: int) -> float:
+        """What is left, at least, without so many hosts."""
+        return self.total - sum(nlargest(losses, self.on.values()))
 
 
 def domains(restarts: Restarts) -> list[str]:
@@ -98,7 +105,8 @@ class Outlook:
         cpus = sum(each.cpus for each in self.usable)
         self._cpu_bytes = max(1.0, sum(each.memory_bytes for each in self.usable) / max(1, cpus))
         """What a vCPU counts as, in bytes."""
-        self._rooms: dict[Size, Room] = {}
+        self._grouped = bool(scene.fleet.groups)
+        self._rooms: dict[Size, tuple[Room, Room]] = {}
 
     def _loaded(self, new: Mapping[str, Restart]) -> Mapping[str, Load]:
         """By host, with what was placed in thought."""
@@ -160,14 +168,34 @@ class Outlook:
         """Sets of so many hosts, without those whose loss is survived for certain."""
         loads, none = self._loads, Load()
         always = [loads[host] for host in self._gone]
-        hosts = (*self._gone, *(each.host.id for each in self.usable))
-        largest = self._largest(loads[host] for host in hosts if host in loads)
+        each_lost = [loads[each.host.id] for each in self.usable if each.host.id in loads]
+        if not always and (not losses or not each_lost):
+            return
+        largest = self._largest((*always, *each_lost))
+        most = self._never_short(always, each_lost, losses, largest)
+        if most and not any(load.odd for load in (*always, *each_lost)):
+            return
         for lost in self._sets(losses):
             here = [*always, *(loads.get(host, none) for host in lost)]
-            if not any(load.machines for load in here):
+            if not any(load.machines for load in here) or (most and not any(load.odd for load in here)):
                 continue
             if not self._fits(here, lost, largest) and not self._fits(here, lost, self._largest(here)):
                 yield lost
+
+    def _never_short(
+        self, always: Sequence[Load], each_lost: Sequence[Load], losses: int, size: Size
+    ) -> bool:
+        """Whether even the largest losses of all, in room and in what needs some, leave enough."""
+        beyond, slots = self._room(size)
+        worth = self._cpu_bytes
+        needed = [load.memory_bytes + load.cpus * worth for load in each_lost]
+        needed_always = sum(load.memory_bytes + load.cpus * worth for load in always)
+        if beyond.without(losses) >= needed_always + sum(nlargest(losses, needed)):
+            return True
+        counts = [len(load.machines) for load in each_lost]
+        return slots.without(losses) >= sum(len(load.machines) for load in always) + sum(
+            nlargest(losses, counts)
+        )
 
     def _sets(self, losses: int) -> Iterable[tuple[str, ...]]:
         hosts = [each.host.id for each in self.usable]
@@ -193,10 +221,14 @@ class Outlook:
         return memory, cpus
 
     def _fits(self, loads: Sequence[Load], lost: Sequence[str], size: Size) -> bool:
-        """Whether the room beyond ``size`` on the other hosts is enough, of each that it may have."""
-        room = self._room(size)
+        """Whether the room on the other hosts, of each that it may have, is enough by one of the measures."""
+        beyond, slots = self._room(size)
         needed = sum(load.memory_bytes + load.cpus * self._cpu_bytes for load in loads)
-        left = room.total - sum(room.on.get(host, 0.0) for host in lost)
+        count = sum(len(load.machines) for load in loads)
+        return self._holds(beyond, needed, loads, lost) or self._holds(slots, count, loads, lost)
+
+    def _holds(self, room: Room, needed: float, loads: Sequence[Load], lost: Sequence[str]) -> bool:
+        left = room.total - sum(room.on.get(host, 0) for host in lost)
         if left < needed:
             return False
         leaving = {id for load in loads for id in load.odd}
@@ -206,30 +238,37 @@ class Outlook:
             for machine in load.odd.values()
         )
 
-    def _room(self, size: Size) -> Room:
-        if size in self._rooms:
-            return self._rooms[size]
-        on: dict[str, float] = {}
-        racks: dict[str, float] = {}
-        memory, cpus = size
-        for each in self.usable:
-            if each.dedicated or (self._mixed and each.host.zone != EVERY_ZONE):
-                continue  # not for everybody
-            beyond = min(each.memory_bytes - memory, (each.cpus - cpus) * self._cpu_bytes)
-            if beyond > 0:
-                on[each.host.id] = beyond
-                racks[each.rack] = racks.get(each.rack, 0.0) + beyond
-        self._rooms[size] = Room(on, sum(on.values()), racks)
+    def _room(self, size: Size) -> tuple[Room, Room]:
+        """By both measures."""
+        if size not in self._rooms:
+            memory, cpus = size
+            beyond: dict[str, float] = {}
+            slots: dict[str, float] = {}
+            for each in self.usable:
+                # What is not for everybody is for nobody.
+                closed = each.dedicated or (self._mixed and each.host.zone != EVERY_ZONE)
+                if not closed and each.memory_bytes >= memory and each.cpus >= cpus:
+                    more = min(each.memory_bytes - memory, (each.cpus - cpus) * self._cpu_bytes)
+                    beyond[each.host.id] = more
+                    slots[each.host.id] = min(each.memory_bytes // memory, each.cpus // cpus)
+            self._rooms[size] = self._measured(beyond), self._measured(slots)
         return self._rooms[size]
+
+    def _measured(self, on: Mapping[str, float]) -> Room:
+        racks: dict[str, float] = {}
+        if self._grouped:
+            for each in self.usable:
+                racks[each.rack] = racks.get(each.rack, 0) + on.get(each.host.id, 0)
+        return Room(on, sum(on.values()), racks)
 
     def _closed(self, machine: Taken, room: Room, leaving: set[str]) -> float:
         """How much of the room is on hosts that the machine may not have, at most."""
         if machine.tenancy == DEDICATED:
             return room.total
-        closed = 0.0
+        closed: float = 0
         if machine.requires:
             closed += sum(
-                room.on.get(each.host.id, 0.0)
+                room.on.get(each.host.id, 0)
                 for each in self.usable
                 if any(each.host.labels.get(key) != value for key, value in machine.requires)
             )
@@ -244,7 +283,11 @@ class Outlook:
             return room.total
         rooms = room.by_rack if by_rack else room.on
         moving = sum(each.id in leaving or each.host is None for each in others)
-        return closed + sum(self._spreads(others, leaving, rooms, by_rack)) + moving * max(rooms.values())
+        return (
+            closed
+            + sum(self._spreads(others, leaving, rooms, by_rack))
+            + moving * max(rooms.values(), default=0)
+        )
 
     def _spreads(
         self, others: Iterable[Taken], leaving: set[str], rooms: Mapping[str, float], by_rack: bool
@@ -255,7 +298,7 @@ class Outlook:
             if each.host is not None and each.id not in leaving:
                 candidate = self._scene.candidate(each.host)
                 places.add(candidate.rack if by_rack and candidate is not None else each.host)
-        return (rooms.get(place, 0.0) for place in places)
+        return (rooms.get(place, 0) for place in places)
 
     @cached_property
     def _ordered(self) -> list[_Rung]:

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gureum.control import outlook
+from gureum.control import outlook, recovery
 from gureum.control.filters import Scene, Wish
 from gureum.control.fleet import EVERY_ZONE, taken
 from gureum.control.outlook import Outlook, domain, domains
 from gureum.control.restarts import Restart, Restarts, order
+from gureum.control.survival import outlooks
 from gureum.resources import (
     Host,
     HostState,
@@ -27,6 +28,7 @@ from gureum.resources import (
     SpreadLevel,
     Strategy,
 )
+from gureum.store.base import Transaction
 
 GIB = 1 << 30
 ZONE = "us-east-1a"
@@ -317,6 +319,36 @@ def test_it_is_what_counting_it_out_finds(make: Any, seed: int) -> None:
         assert (short is None) == (not any(expected.values()))
         if short is not None:
             assert [each.id for each in short.homeless] == expected[short.lost]
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_it_is_what_the_recovery_does(bench: Any, make: Any, seed: int) -> None:
+    records = some_cloud(make, random.Random(seed))
+    await bench.put(*records)
+    async with bench.store.read() as reader:
+        [found] = (await outlooks(reader)).values()
+        lost = max(
+            (each.host for each in found.usable), key=lambda host: (len(found.homeless([host.id])), host.id)
+        )
+        expected = list(found.moves([lost.id]))
+    gone = {each.id for each in records if isinstance(each, Host) and not each.schedulable} | {lost.id}
+
+    async def work(tx: Transaction) -> None:
+        for id in gone:
+            host = await tx.get(Host, id)
+            assert host is not None
+            for state in (HostState.down, HostState.fencing, HostState.fenced):
+                host = await tx.put(replace(host, state=state))
+            for instance in await tx.find(Instance, host=id, state=str(RUNS)):
+                if not await recovery.waits(tx, instance):
+                    await recovery.leave(tx, bench.env, instance, host)
+        waiting = [each for each in await tx.find(Instance, state="pending") if each.host is None]
+        for instance in sorted(waiting, key=order):
+            await recovery.place(tx, bench.env, instance.id)
+
+    await bench.store.transact(work)
+    for machine, host in expected:
+        assert (await bench.get(Instance, machine.id)).host == host
 
 
 def test_random_clouds_are_close(make: Any) -> None:
