@@ -278,27 +278,31 @@ class Outlook:
         others = [each for id, each in self._scene.members(group.id).items() if id != machine.id]
         if group.strategy is Strategy.cluster:
             return closed if all(each.zone == machine.zone for each in others) else room.total
+        moving = sum(each.id in leaving or each.host is None for each in others)
+        staying = [each for each in others if each.host is not None and each.id not in leaving]
+        if group.strategy is Strategy.partitions:
+            return (
+                closed + room.total - sum(room.by_rack.get(rack, 0) for rack in self._own(machine, staying))
+            )
         by_rack = group.spread is SpreadLevel.rack
-        if group.strategy is not Strategy.spread or (by_rack and len(others) >= SPREAD_PER_ZONE_MAX):
+        if by_rack and len(others) >= SPREAD_PER_ZONE_MAX:
             return room.total
         rooms = room.by_rack if by_rack else room.on
-        moving = sum(each.id in leaving or each.host is None for each in others)
-        return (
-            closed
-            + sum(self._spreads(others, leaving, rooms, by_rack))
-            + moving * max(rooms.values(), default=0)
-        )
+        places = {self._rack(each) if by_rack else str(each.host) for each in staying}
+        taken = sum(rooms.get(place, 0) for place in places)
+        return closed + taken + moving * max(rooms.values(), default=0)
 
-    def _spreads(
-        self, others: Iterable[Taken], leaving: set[str], rooms: Mapping[str, float], by_rack: bool
-    ) -> Iterator[float]:
-        """Of a group's members that stay where they are, each host's or rack's part of the room."""
-        places = set()
-        for each in others:
-            if each.host is not None and each.id not in leaving:
-                candidate = self._scene.candidate(each.host)
-                places.add(candidate.rack if by_rack and candidate is not None else each.host)
-        return (rooms.get(place, 0) for place in places)
+    def _own(self, machine: Taken, staying: Iterable[Taken]) -> set[str]:
+        """Racks that only its partition has, and keeps, since members of it stay there."""
+        own: set[str] = set()
+        others: set[str] = set()
+        for each in staying:
+            (own if each.partition == machine.partition else others).add(self._rack(each))
+        return own - others
+
+    def _rack(self, machine: Taken) -> str:
+        candidate = self._scene.candidate(str(machine.host))
+        return candidate.rack if candidate is not None else str(machine.host)
 
     @cached_property
     def _ordered(self) -> list[_Rung]:

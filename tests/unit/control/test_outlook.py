@@ -252,11 +252,27 @@ class Model:
         if (group := self.groups.get(instance.group)) is not None:
             racks = {each.id: each.labels.get("rack", each.id) for each in self.hosts}
             apart = [where[each.id] for each in others if each.group == group.id and where[each.id]]
+            if group.strategy is Strategy.partitions and not self.in_partition(instance, group, host, where):
+                return False
             if group.spread is SpreadLevel.host and host.id in apart:
                 return False
-            if group.spread is SpreadLevel.rack and racks[host.id] in [racks[str(each)] for each in apart]:
+            rack_level = group.strategy is Strategy.spread and group.spread is SpreadLevel.rack
+            if rack_level and racks[host.id] in [racks[str(each)] for each in apart]:
                 return False
         return memory >= machine.memory_bytes and cpus >= machine.size.vcpus
+
+    def in_partition(
+        self, instance: Instance, group: PlacementGroup, host: Host, where: dict[str, str | None]
+    ) -> bool:
+        racks = {each.id: each.labels.get("rack", each.id) for each in self.hosts}
+        owners: dict[str, set[int]] = {rack: set() for rack in racks.values()}
+        for each in self.instances:
+            if each.group == group.id and each.id != instance.id and where[each.id]:
+                owners[racks[str(where[each.id])]].add(each.partition)
+        here, own = owners[racks[host.id]], instance.partition
+        served = {racks[each.id] for each in self.hosts if each.zone in ("", instance.zone)}
+        share = max(1, len(served) // group.partitions)
+        return here <= {own} and (own in here or sum(own in each for each in owners.values()) < share)
 
 
 def some_cloud(make: Any, rng: random.Random) -> list[Record]:
@@ -265,6 +281,7 @@ def some_cloud(make: Any, rng: random.Random) -> list[Record]:
     records: list[Record] = [
         PlacementGroup(id="pg-h", account="1", name="h", strategy=Strategy.spread, spread=SpreadLevel.host),
         PlacementGroup(id="pg-r", account="1", name="r", strategy=Strategy.spread),
+        PlacementGroup(id="pg-p", account="1", name="p", strategy=Strategy.partitions, partitions=2),
     ]
     count = rng.randrange(3, 8)
     zones = rng.choice([[ZONE], [ZONE], [""], ["", ZONE, "us-east-1b"]])
@@ -288,7 +305,8 @@ def some_cloud(make: Any, rng: random.Random) -> list[Record]:
             state=RUNS,
             account=rng.choice(["a", "b"]) if odd else "a",
             type=rng.choice(TYPES),
-            group=rng.choice(["", "", "", "pg-h", "pg-r"]) if odd else "",
+            group=rng.choice(["", "", "", "pg-h", "pg-r", "pg-p"]) if odd else "",
+            partition=rng.randrange(1, 3),
             tenancy="dedicated" if odd and rng.random() < 0.05 else "default",
             tags={"gureum:host:disk": "ssd"} if odd and rng.random() < 0.2 else {},
             recovery=Recovery(
