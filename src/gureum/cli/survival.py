@@ -1,4 +1,4 @@
-"""What the loss of hosts would come to: `gureum host survive`, `gureum host loss`."""
+"""What there is room for: `gureum host survive`, `gureum host loss`, `gureum host capacity`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from gureum.cli.options import AsJson, StateDir
 from gureum.cli.output import FAILED, note, table
 
 NAMED_MAX = 5
+TYPES = ("t3.nano", "t3.micro", "t3.medium", "m5.large", "m5.2xlarge")
+"""Of which it is told if none is named."""
 OUTCOMES = {"restarts": "starts there", "no-room": "finds no room", "waits": "waits", "stops": "is stopped"}
 
 
@@ -87,3 +89,32 @@ def loss(host: Host, state_dir: StateDir = None, as_json: AsJson = False) -> Non
         note(f"nothing runs on {host}")
     if any(each["Outcome"] == "no-room" for each in found):
         raise typer.Exit(FAILED)
+
+
+@app.command(
+    "capacity",
+    short_help="Tell how many more instances of a type could be launched.",
+    help="Tell how many more instances of each type could be launched in each zone, if all were of that "
+    "type.",
+)
+def capacity(
+    type_: Annotated[
+        list[str] | None, typer.Option("--type", help="An instance type.", show_default=False)
+    ] = None,
+    zone: Annotated[str | None, typer.Option(help="Only in this zone.", show_default=False)] = None,
+    why: Annotated[bool, typer.Option("--why", help="Say why not more.")] = False,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    wanted: dict[str, Any] = {"InstanceTypes": type_ or list(TYPES)}
+    if zone:
+        wanted["Zone"] = zone
+    found = call(state_dir, "describe_launch_capacity", **wanted)["Capacities"]
+    if as_json:
+        show({"Capacities": found})
+        return
+    rows = [(each["Zone"], each["InstanceType"], each["Count"]) for each in found]
+    print(table(("zone", "type", "more"), rows))
+    for each in found if why else ():
+        if message := each.get("Message"):
+            note(f"{each['Zone']}, {each['InstanceType']}: {message}")

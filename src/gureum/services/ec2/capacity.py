@@ -117,6 +117,8 @@ def _kept(fleet: Fleet, short: Shortfall) -> str:
     """Why there is no room, and what to do."""
     count = fleet.settings.survive
     hosts = "a host" if count == 1 else f"{count} hosts"
+    named = (each._replace(id="a new one") if each.id.startswith(NEW) else each for each in short.homeless)
+    short = short._replace(homeless=tuple(named))
     return (
         f"room is kept so that the loss of {hosts} is survived, and then {short}. Stop or terminate other "
         "instances, choose a smaller instance type, add a host, or keep less room (gureum host survive), and "

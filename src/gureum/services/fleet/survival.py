@@ -1,4 +1,4 @@
-"""What the loss of hosts would come to: whether what runs there finds room elsewhere, and where."""
+"""What there is room for: for what lost hosts would leave, and for more."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from gureum.control import recovery
-from gureum.control.fleet import EVERY_ZONE
+from gureum.control.fleet import EVERY_ZONE, Taken
 from gureum.control.outlook import Outlook, Shortfall
 from gureum.control.survival import outlooks
 from gureum.resources import Host, Instance, RecoveryPolicy
-from gureum.services.fleet.faults import not_found, wrong_state
+from gureum.resources.volume import shared
+from gureum.services.ec2 import capacity
+from gureum.services.ec2.instance_types import TYPES
+from gureum.services.ec2.placement import zones_with_hosts
+from gureum.services.ec2.zones import chosen_zone
+from gureum.services.fleet.faults import invalid, not_found, wrong_state
 from gureum.services.fleet.placement import settings
 from gureum.services.operation import Context, Input, Output, operation
 from gureum.store.base import Reader
@@ -19,6 +24,9 @@ LOSSES_MAX = 100
 """Hosts of a domain that are shown."""
 HOMELESS_MAX = 100
 """Instances of a host's loss that are shown."""
+TYPES_MAX = 20
+COUNT_MAX = 1000
+"""Of each type as many are counted at most."""
 STARTS, WAITS, STOPS, NO_ROOM = "restarts", "waits", "stops", "no-room"
 
 
@@ -64,6 +72,38 @@ async def room_used(reader: Reader) -> str | None:
         if (short := outlook.short(survive)) is not None:
             return f"This takes room that is kept for lost hosts: {short}."
     return None
+
+
+@operation("fleet", "DescribeLaunchCapacity")
+async def describe_launch_capacity(ctx: Context, input: Input) -> Output:
+    """As RunInstances would be granted, for each type alone, with disks where new ones are made."""
+    types = list(dict.fromkeys(input["InstanceTypes"]))
+    if unknown := [type for type in types if type not in TYPES]:
+        raise invalid(f"There is no instance type {unknown[0]!r}. See DescribeInstanceTypes of ec2.")
+    if not 1 <= len(types) <= TYPES_MAX:
+        raise invalid(f"InstanceTypes are 1 to {TYPES_MAX}.")
+    zone = chosen_zone(ctx.cloud, input.get("Zone"), None)
+    found = []
+    for where in [zone] if zone else sorted(await zones_with_hosts(ctx)):
+        for type in types:
+            machine = Taken(
+                id="",
+                type=type,
+                zone=where,
+                host=None,
+                account=ctx.caller.account,
+                restarts=shared(ctx.cloud.pool),
+            )
+            admission = await capacity.admit(ctx.tx, machine, COUNT_MAX, ())
+            found.append(
+                {
+                    "Zone": where,
+                    "InstanceType": type,
+                    "Count": len(admission.partitions),
+                    "Message": None if admission.refusal is None else admission.refusal.message,
+                }
+            )
+    return {"Capacities": found}
 
 
 @operation("fleet", "ExplainHostLoss")

@@ -101,6 +101,14 @@ async def test_launches_leave_the_room_of_a_host(cloud: Cloud) -> None:
     assert len(await cloud.launched(20)) == 4
 
 
+async def test_one_host_alone_survives_nothing(cloud: Cloud) -> None:
+    for id in ("host-1", "host-2"):
+        await cloud.rig.change(Host, id, state=HostState.down)
+    await cloud.survive(1)
+    message = await cloud.rig.fails(FULL, "RunInstances", **ONE, **HERE)
+    assert "if host host-0 was lost, a new one (t3.micro) would find no room" in message
+
+
 async def test_two_hosts(cloud: Cloud) -> None:
     await cloud.survive(2)
     assert len(await cloud.launched(20)) == 4
@@ -248,3 +256,21 @@ async def test_other_settings_are_kept(cloud: Cloud) -> None:
     shown = (await cloud.fleet("ModifyFleetSettings", CpuOvercommit=4))["Settings"]
     assert (shown["CpuOvercommit"], shown["Survive"]) == (4.0, 2)
     assert (await cloud.rig.find(FleetSettings))[0].survive == 2
+
+
+async def test_how_many_more_there_is_room_for(cloud: Cloud) -> None:
+    async def counts(**input: Any) -> list[tuple[str, str, int]]:
+        types = ["t3.micro", "t3.small"]
+        found = (await cloud.fleet("DescribeLaunchCapacity", InstanceTypes=types, **input))["Capacities"]
+        assert all("sufficient" in each["Message"] for each in found)
+        return [(each["Zone"], each["InstanceType"], each["Count"]) for each in found]
+
+    await cloud.rig.put(host("host-b", 1, zone="us-east-1b"))
+    a, b = "us-east-1a", "us-east-1b"
+    assert await counts() == [(a, "t3.micro", 12), (a, "t3.small", 6), (b, "t3.micro", 1), (b, "t3.small", 0)]
+    await cloud.survive(1)
+    assert await counts(Zone=a) == [(a, "t3.micro", 8), (a, "t3.small", 4)]
+    assert len(await cloud.launched(20)) == 8
+    assert await counts(Zone=a) == [(a, "t3.micro", 0), (a, "t3.small", 0)]
+    for wrong in ([], ["x9.huge"], [f"t{n}.nano" for n in range(21)]):
+        await cloud.rig.fails(INVALID, "DescribeLaunchCapacity", service="fleet", InstanceTypes=wrong)
