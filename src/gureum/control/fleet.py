@@ -63,6 +63,8 @@ class Taken(NamedTuple):
     partition: int = 0
     tenancy: str = "default"
     requires: tuple[tuple[str, str], ...] = ()
+    restarts: bool = False
+    """Of one that is to be: whether it would be started elsewhere if its host was lost."""
 
     @property
     def size(self) -> InstanceType:
@@ -180,6 +182,11 @@ class Fleet(Tally):
         self._on: defaultdict[str, dict[str, Taken]] = defaultdict(dict)
         self._members: defaultdict[str, dict[str, Taken]] = defaultdict(dict)
 
+    @property
+    def common(self) -> bool:
+        """Whether hosts stand for all zones."""
+        return bool(self._zones.get(EVERY_ZONE))
+
     def candidate(self, host: str) -> Candidate | None:
         return self._candidates.get(host)
 
@@ -229,7 +236,12 @@ class Fleet(Tally):
             self._settle(FleetSettings(id=""))
 
     def _settle(self, settings: FleetSettings) -> None:
-        self.settings = settings
+        before, self.settings = self.settings, settings
+        if (before.cpu_overcommit, before.memory_overcommit) == (
+            settings.cpu_overcommit,
+            settings.memory_overcommit,
+        ):
+            return
         for candidate in list(self._candidates.values()):
             self._add_host(candidate.host)
 
