@@ -16,6 +16,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from gureum.errors import HypervisorError
@@ -112,8 +113,11 @@ class Listener:
             self._make_room(address)
             caller = asyncio.create_task(self._hear(connection))
             self._callers[caller] = address
-            caller.add_done_callback(lambda ended: self._callers.pop(ended, None))
-            caller.add_done_callback(lambda _, to=connection: to.close())  # it may not have begun
+            caller.add_done_callback(partial(self._heard, connection))
+
+    def _heard(self, connection: socket.socket, caller: asyncio.Task[None]) -> None:
+        self._callers.pop(caller, None)
+        connection.close()  # it may not even have begun
 
     def _make_room(self, address: str) -> None:
         silent = [caller for caller, of in self._callers.items() if of == address]
