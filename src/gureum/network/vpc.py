@@ -212,8 +212,10 @@ def served(plan: VpcPlan) -> set[str]:
 
 
 def resolves(plan: VpcPlan) -> bool:
-    """Whether there is somebody to ask a resolver, and it is wanted."""
-    return plan.dns_support and bool(served(plan))
+    """Whether there is somebody to ask a resolver, or soon, and it is wanted. A guest that comes here waits for
+    its port; that is not the time to start one.
+    """
+    return plan.dns_support and bool(served(plan) or plan.standby)
 
 
 class _Visit:
