@@ -1,7 +1,7 @@
 """The moment at which a migrating instance becomes the destination's.
 
 The guest is held meanwhile, so this is no step of the reconciler, which many things share: it begins with the
-report that makes it possible. Open connections are asked for at the source first, since there they end with
+report that makes it possible. Open connections are fetched from the source first, since there they end with
 its port. What is lost if this process ends in the midst is open connections at most: the switch itself is one
 transaction, and begun anew by the next report.
 """
@@ -88,7 +88,11 @@ class Switches:
             if way is None:
                 await self._give_up()
                 return
-            moved, flows = await self._move(way)
+            flows = await self._flows(way)
+            self._env.crashpoint("manager.switch")
+            switch = partial(migrations.switch, env=self._env, observed=self._observed, id=instance)
+            moved = await self._store.transact(switch, frees=True)
+            self._env.crashpoint("manager.switched")
         except StoreError as error:
             log.error("%s stays held until its migration can be decided: %s", instance, error)
             return
@@ -97,25 +101,9 @@ class Switches:
             return
         if moved is None:
             return
+        log.info("%s is on host %s now", instance, moved.host)
         # The console is at the source until that has let go of the machine; the flows have no time to lose.
         await asyncio.gather(self._carry_console(way), self._carry_flows(way, flows, moved.version))
-
-    async def _move(self, way: _Way) -> tuple[Instance | None, dict[str, bytes]]:
-        """None if it can't. The open connections are asked for before the source can have a spec without the
-        port, which comes by the same link, and answered while that is decided.
-        """
-        flows = asyncio.create_task(self._flows(way))
-        try:
-            self._env.crashpoint("manager.switch")
-            switch = partial(migrations.switch, env=self._env, observed=self._observed, id=way.instance.id)
-            moved = await self._store.transact(switch, frees=True)
-            self._env.crashpoint("manager.switched")
-            if moved is None:
-                return None, {}
-            log.info("%s is on host %s now", moved.id, moved.host)
-            return moved, await flows
-        finally:
-            flows.cancel()
 
     async def _ready(self, reader: Reader, id: str) -> _Way | None:
         instance = await reader.get(Instance, id)
