@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from gureum.agent import audits, blocks
 from gureum.agent.disks import Disks
 from gureum.agent.fencing import Fencing
+from gureum.agent.load import Gauge
 from gureum.agent.machines import Machines
 from gureum.agent.pool_volumes import PoolVolumes
 from gureum.agent.watched import Watched
@@ -29,6 +30,7 @@ from gureum.errors import HostError, TransportError
 from gureum.files import write_atomically
 from gureum.hostspec import HostReport, HostSpec, Metadata, NetworkSpec
 from gureum.hypervisors.base import Hypervisor
+from gureum.loadspec import HostLoad
 from gureum.network.base import HostNetwork
 from gureum.san.base import Pool
 from gureum.san.leases import Leases
@@ -42,6 +44,8 @@ HEARTBEAT_SECONDS = 2.0
 WATCHED_SECONDS = 1.0
 """Between reports of a host that has a warden, and between looks at what that says."""
 INVENTORY_SECONDS = 10.0
+MEASURE_SECONDS = 10.0
+"""What a measurement of the host's load is the mean of."""
 RECONNECT_SECONDS_MIN = 0.05
 RECONNECT_SECONDS_MAX = 2.0
 FLOWS_BYTES_MAX = 16 * 1024 * 1024
@@ -71,7 +75,8 @@ class Agent:
     """One host's agent. ``run`` works until cancelled. ``pools`` by name, with the host's own.
 
     ``spec_file``: where the last spec is kept. ``leases``: those of hosts in a shared pool; ``warden``: this
-    host's, where it has one. ``uplink_down()``: whether the way to the other hosts is gone.
+    host's, where it has one. ``uplink_down()``: whether the way to the other hosts is gone. ``gauge``: what
+    measures its load.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class Agent:
         leases: Leases | None = None,
         warden: Watched | None = None,
         uplink_down: Callable[[], bool] = lambda: False,
+        gauge: Gauge | None = None,
     ) -> None:
         self.env = env
         self.identity = identity
@@ -95,6 +101,8 @@ class Agent:
         self._spec_file = spec_file
         self._warden = warden
         self._uplink_down = uplink_down
+        self._gauge = gauge
+        self._load: HostLoad | None = None
         self._sent: dict[int, float] = {}
         """When reports were sent that the manager has not answered yet, by the warden's clock."""
         self._spec: HostSpec | None = None
@@ -133,6 +141,8 @@ class Agent:
                 group.create_task(self._refresh_forever())
                 if self._warden is not None:
                     group.create_task(self._ask_warden_forever(self._warden))
+                if self._gauge is not None:
+                    group.create_task(self._measure_forever(self._gauge))
                 for pool in self.disks.shared:
                     group.create_task(self._ask_forever(pool))
         finally:
@@ -365,6 +375,7 @@ class Agent:
             fences=tuple(self._fencing.reports()) if self._fencing is not None else (),
             warden=self._warden.report() if self._warden is not None else None,
             uplink_down=self._uplink_down(),
+            load=self._load,
             problems=tuple(problems),
         )
 
@@ -379,6 +390,15 @@ class Agent:
                 await self.machines.resume_paused()
             except HostError as error:
                 log.warning("%s", error)
+
+    async def _measure_forever(self, gauge: Gauge) -> None:
+        while True:
+            try:
+                self._load = await gauge.measure()
+            except (OSError, ValueError) as error:
+                self._load = None
+                log.warning("the host's load can't be measured: %s", error)
+            await asyncio.sleep(MEASURE_SECONDS)
 
     def _may_start(self) -> bool:
         return self._warden is None or self._warden.report().permitted
