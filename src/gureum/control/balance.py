@@ -154,7 +154,7 @@ class Place:
         return self.host.cpus * (level.cpu * level.cpu + MEMORY_WEIGHT * memory * memory) / 2
 
 
-class Snapshot(NamedTuple):
+class Situation(NamedTuple):
     """What is decided about. ``fleet`` is the caller's own. ``besides``: what hosts use besides their
     machines, of those that say so; ``use``: what a machine uses; ``going``: where instances go that are on
     their way.
@@ -172,8 +172,8 @@ class Plan:
     To be filled first, and then not for long: what it knows gets old.
     """
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
+    def __init__(self, snapshot: Situation) -> None:
+        self._situation = snapshot
         self._scene = Scene(snapshot.fleet)
         self.places: dict[str, Place] = {}
         self._order: list[Place] = []
@@ -182,16 +182,16 @@ class Plan:
 
     def fill(self) -> Iterator[None]:
         """In slices."""
-        fleet, going = self._snapshot.fleet, self._snapshot.going
+        fleet, going = self._situation.fleet, self._situation.going
         hosts = [candidate.host for candidate in fleet.candidates()]
         for host in hosts:
-            besides = self._snapshot.besides.get(host.id)
+            besides = self._situation.besides.get(host.id)
             if host.state is HostState.up and besides is not None and host.cpus and host.memory_bytes:
                 self.places[host.id] = Place(host, besides)
         for number, host in enumerate(hosts, 1):
             for id, machine in fleet.on(host.id).items():
                 if (place := self.places.get(going.get(id, host.id))) is not None:
-                    use = self._snapshot.use(id)
+                    use = self._situation.use(id)
                     wanted = min(use.cpus, machine.size.vcpus + DEVICE_CPUS)
                     place.add(machine, Use(wanted, use.memory_bytes))
             if not number % SLICE:

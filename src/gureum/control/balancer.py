@@ -16,7 +16,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from gureum.control import events, migrations
-from gureum.control.balance import Heat, Level, Move, Plan, Snapshot, proposals
+from gureum.control.balance import Heat, Level, Move, Plan, Situation, proposals
 from gureum.control.fleet import Fleet
 from gureum.control.loads import Loads
 from gureum.control.move import CannotMove
@@ -46,13 +46,14 @@ REASON_MAX = 200
 
 class HostLoad(NamedTuple):
     """``known``: whether it says how busy it is. ``pressure``: shares of the time in which something waited.
-    ``hot_seconds``: since when it is, 0 if it is not; then ``stays`` says why nothing is moved off it.
+    ``hot_seconds``: for how long it is ``hot``; then ``stays`` says why nothing is moved off it.
     """
 
     host: str
     known: bool
     level: Level = Level()
     pressure: Level = Level()
+    hot: bool = False
     hot_seconds: float = 0.0
     stays: str = ""
 
@@ -141,7 +142,7 @@ class Balancer:
         async with self._store.read() as reader:
             fleet = (await reader.tally(Fleet)).copy()
         settings, hosts = fleet.settings, [candidate.host for candidate in fleet.candidates()]
-        plan = Plan(self._snapshot(fleet, hosts, now))
+        plan = Plan(self._situation(fleet, hosts, now))
         for _ in plan.fill():
             await asyncio.sleep(0)
         self._heat.take(plan, now)
@@ -165,9 +166,9 @@ class Balancer:
         if settings.rebalance:
             await self._end_rebalance(settings, done=bool(plan.places) and not moves)
 
-    def _snapshot(self, fleet: Fleet, hosts: Collection[Host], now: float) -> Snapshot:
+    def _situation(self, fleet: Fleet, hosts: Collection[Host], now: float) -> Situation:
         besides = {host.id: self._loads.host(host.id, now) for host in hosts}
-        return Snapshot(
+        return Situation(
             fleet,
             {id: use for id, use in besides.items() if use is not None},
             self._loads.machine,
@@ -221,7 +222,8 @@ class Balancer:
         if id not in levels:
             return HostLoad(id, False)
         pressure = Level(*self._loads.pressure(id))
-        return HostLoad(id, True, levels[id], pressure, self._heat.seconds(id, now), stays.get(id, ""))
+        hot, seconds = id in self._heat.since, self._heat.seconds(id, now)
+        return HostLoad(id, True, levels[id], pressure, hot, seconds, stays.get(id, ""))
 
     async def _begin(self, moves: list[Move]) -> None:
         for move in moves:

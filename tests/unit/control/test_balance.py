@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from gureum.control import balance
-from gureum.control.balance import CPU, Heat, Level, Move, Place, Plan, Snapshot, proposals
+from gureum.control.balance import CPU, Heat, Level, Move, Place, Plan, Situation, proposals
 from gureum.control.filters import Scene, Wish, verdicts
 from gureum.control.fleet import Fleet, taken
 from gureum.control.loads import Use
@@ -54,7 +54,7 @@ class Cloud:
 
     def plan(self) -> Plan:
         uses = lambda id: self.uses.get(id, Use())  # noqa: E731
-        plan = Plan(Snapshot(self.fleet(), self.besides, uses, self.going))
+        plan = Plan(Situation(self.fleet(), self.besides, uses, self.going))
         list(plan.fill())
         return plan
 

@@ -12,7 +12,7 @@ from gureum.control.filters import Verdict
 from gureum.control.fleet import REQUIRES, Fleet, total_cpus, total_memory
 from gureum.control.placement import NoCapacity, explain
 from gureum.errors import ApiError
-from gureum.resources import FleetSettings, Host, Instance
+from gureum.resources import BalanceMode, FleetSettings, Host, Instance
 from gureum.resources.placement import FLEET
 from gureum.services.ec2 import placement_groups
 from gureum.services.ec2.instance_types import TYPES
@@ -83,11 +83,20 @@ async def describe_fleet_settings(ctx: Context, input: Input) -> Output:
 @operation("fleet", "ModifyFleetSettings", write=True)
 async def modify_fleet_settings(ctx: Context, input: Input) -> Output:
     changed = replace(await settings(ctx.tx), **_overcommit(input, lowest=0.1))
+    if mode := input.get("BalanceMode"):
+        if mode not in list(BalanceMode):
+            raise invalid(f"BalanceMode is one of: {', '.join(BalanceMode)}.")
+        # What was asked for once, too, ends with another mode.
+        changed = replace(changed, balance=BalanceMode(mode), rebalance=0.0)
     return {"Settings": _shown(await ctx.tx.put(changed))}
 
 
 def _shown(said: FleetSettings) -> dict[str, Any]:
-    return {"CpuOvercommit": said.cpu_overcommit, "MemoryOvercommit": said.memory_overcommit}
+    return {
+        "CpuOvercommit": said.cpu_overcommit,
+        "MemoryOvercommit": said.memory_overcommit,
+        "BalanceMode": str(said.balance),
+    }
 
 
 @operation("fleet", "ExplainPlacement")
