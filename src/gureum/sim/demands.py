@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import random
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from gureum.hypervisors.fake import FakeMachines
@@ -11,6 +12,7 @@ from gureum.loadspec import HostLoad, MachineLoad
 
 OWN_CPUS = 0.1
 """What a host uses besides its machines."""
+MOOD_CHANCE = 0.1
 
 
 class Demand(NamedTuple):
@@ -72,3 +74,22 @@ class SimGauge:
                 for id, cpus in wanted.items()
             },
         )
+
+
+class Moods:
+    """Guests that become busy, or idle, now and then. They have dice of their own: the others fall as ever."""
+
+    def __init__(self, seed: int, demands: Demands) -> None:
+        self._random = random.Random(seed)
+        self._demands = demands
+
+    def step(self, instances: Collection[str]) -> None:
+        rng = self._random
+        for id in sorted(instances):
+            if rng.random() < MOOD_CHANCE:
+                every = rng.choice([0.0, 0.0, 0.0, 15.0, 100.0])
+                self._demands[id] = Demand(rng.choice([0.0, 0.3, 1.0, 1.0]), every)
+
+    def end(self) -> None:
+        """All are idle."""
+        self._demands.clear()

@@ -44,11 +44,13 @@ async def rebalance(stage: Stage, words: Words, options: Options) -> bool:
 @act("expect recommendations NUMBER", "the cloud recommends so many moves")
 async def expect_recommendations(stage: Stage, words: Words, options: Options) -> bool:
     answer = await stage.call("DescribeRecommendations", "fleet")
-    for each in answer["Recommendations"] if answer is not None else ():
+    if answer is None:
+        raise Violation("the cloud does not answer")
+    found = answer["Recommendations"]
+    for each in found:
         log.info("(%s to %s; %s)", each["InstanceId"], each["TargetHostId"], each["Reason"])
-    found = len(answer["Recommendations"]) if answer is not None else -1
-    if found != int(words[0]):
-        raise Violation(f"{found} moves are recommended")
+    if len(found) != int(words[0]):
+        raise Violation(f"{len(found)} moves are recommended")
     return True
 
 
