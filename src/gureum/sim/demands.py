@@ -77,7 +77,7 @@ class SimGauge:
 
 
 class Moods:
-    """Guests that become busy, or idle, now and then. They have dice of their own: the others fall as ever."""
+    """Guests that become busy, or idle, now and then, by dice of their own: the others fall as ever."""
 
     def __init__(self, seed: int, demands: Demands) -> None:
         self._random = random.Random(seed)
