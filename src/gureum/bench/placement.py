@@ -1,8 +1,8 @@
 """1,000 hosts with 25,000 instances: how many more are placed a second, and what these have to do with it.
 
 Placed is what the manager does with a new instance: a host is chosen, and the instance, its interface and its
-volume are there from then on, in the store, durably, in batches as the manager takes them. Nothing runs. And how
-long it takes to decide what should move between them.
+volume are there from then on, in the store, durably, in batches as the manager takes them. Nothing runs.
+And how long it takes to decide what should move between them.
 """
 
 from __future__ import annotations

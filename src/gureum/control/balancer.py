@@ -42,6 +42,8 @@ AT_ONCE_MAX = 8
 REBALANCE_SECONDS_MAX = 1800.0
 """What is done once is over after that."""
 REASON_MAX = 200
+TAG, STAYS = "gureum:balance", "off"
+"""The tag of an instance that is not to be moved for this."""
 
 
 class HostLoad(NamedTuple):
@@ -182,7 +184,12 @@ class Balancer:
     async def _search(self, plan: Plan, now: float, moves: list[Move], stays: dict[str, str]) -> None:
         """Find ``moves``, and why nothing ``stays`` to be moved off other hosts that are hot."""
         hot = {id: now - since for id, since in self._heat.since.items()}
-        hot = {id: seconds for id, seconds in hot.items() if seconds >= HOT_SECONDS}
+        # What is being drained, or not reached, loses its instances in other ways.
+        hot = {
+            id: seconds
+            for id, seconds in hot.items()
+            if seconds >= HOT_SECONDS and plan.places[id].host.schedulable
+        }
         moving = {migration.instance for migration in self._under_way.values()}
         left_alone: set[str] = set()
         for host in hot:
@@ -212,6 +219,8 @@ class Balancer:
             instance = await reader.get(Instance, move.instance)
             if instance is None or instance.host != move.source:
                 return f"{move.instance} is there no more"
+            if instance.tags.get(TAG) == STAYS:
+                return f"{move.instance} is to stay: it has the tag {TAG}={STAYS}"
             try:
                 await migrations.require_movable(reader, instance)
             except CannotMove as error:

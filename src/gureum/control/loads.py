@@ -74,13 +74,13 @@ class Loads:
         copying is in what they use, and they are on two hosts.
         """
         load = report.load
-        if load is None or not _plausible(load):
-            return
         heard = self._hosts.get(report.host)
+        if load is None or (heard and (report.boot_id, load.number) == (heard.boot, heard.number)):
+            return
+        if not _plausible(load):
+            return
         if heard is None:
             heard = self._hosts[report.host] = Heard(now)
-        if (report.boot_id, load.number) == (heard.boot, heard.number):
-            return
         heard.boot, heard.number = report.boot_id, load.number
         cpus, memory = min(load.cpus, report.cpus), min(load.memory_bytes, 2 * report.memory_bytes)
         for id, machine in load.machines.items():

@@ -254,6 +254,23 @@ def test_what_cannot_migrate_is_said(make: Any) -> None:
     told(make, story)
 
 
+def test_what_is_to_stay_and_what_leaves_anyway(make: Any) -> None:
+    async def story(bench: Bench) -> None:
+        for number in range(MACHINES):
+            await bench.change(Instance, f"i-{number}", tags={module.TAG: module.STAYS})
+        await asyncio.sleep(300)
+        assert bench.balancer.found.moves == ()
+        assert "gureum:balance=off" in bench.balancer.found.hosts[0].stays
+        await bench.change(Instance, "i-3", tags={})
+        await asyncio.sleep(60)
+        assert [move.instance for move in bench.balancer.found.moves] == ["i-3"]
+        await bench.change(Host, "host-0", draining=True)
+        await asyncio.sleep(60)
+        assert bench.balancer.found.moves == ()
+
+    told(make, story)
+
+
 def test_nothing_is_moved_while_hosts_are_lost(make: Any) -> None:
     async def story(bench: Bench) -> None:
         await bench.mode(BalanceMode.automatic)
