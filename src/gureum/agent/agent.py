@@ -44,8 +44,6 @@ HEARTBEAT_SECONDS = 2.0
 WATCHED_SECONDS = 1.0
 """Between reports of a host that has a warden, and between looks at what that says."""
 INVENTORY_SECONDS = 10.0
-MEASURE_SECONDS = 10.0
-"""What a measurement of the host's load is the mean of."""
 RECONNECT_SECONDS_MIN = 0.05
 RECONNECT_SECONDS_MAX = 2.0
 FLOWS_BYTES_MAX = 16 * 1024 * 1024
@@ -141,8 +139,6 @@ class Agent:
                 group.create_task(self._refresh_forever())
                 if self._warden is not None:
                     group.create_task(self._ask_warden_forever(self._warden))
-                if self._gauge is not None:
-                    group.create_task(self._measure_forever(self._gauge))
                 for pool in self.disks.shared:
                     group.create_task(self._ask_forever(pool))
         finally:
@@ -380,9 +376,11 @@ class Agent:
         )
 
     async def _refresh_forever(self) -> None:
-        """What changes by itself: the room that paused machines wait for, a network that others flushed."""
+        """What changes by itself: loads, the room that held machines wait for, a network that others flushed."""
         while True:
             await asyncio.sleep(INVENTORY_SECONDS)
+            if self._gauge is not None:
+                await self._measure(self._gauge)
             if self._spec is not None:
                 self._networks.kick(NETWORK)
             try:
@@ -391,14 +389,12 @@ class Agent:
             except HostError as error:
                 log.warning("%s", error)
 
-    async def _measure_forever(self, gauge: Gauge) -> None:
-        while True:
-            try:
-                self._load = await gauge.measure()
-            except (OSError, ValueError) as error:
-                self._load = None
-                log.warning("the host's load can't be measured: %s", error)
-            await asyncio.sleep(MEASURE_SECONDS)
+    async def _measure(self, gauge: Gauge) -> None:
+        try:
+            self._load = await gauge.measure()
+        except (OSError, ValueError) as error:
+            self._load = None
+            log.warning("the host's load can't be measured: %s", error)
 
     def _may_start(self) -> bool:
         return self._warden is None or self._warden.report().permitted

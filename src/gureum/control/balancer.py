@@ -73,7 +73,7 @@ class Assessment(NamedTuple):
 
 
 class Balancer:
-    """``run`` works until cancelled. ``loads`` is told what hosts report."""
+    """``step`` is to be called now and then, ``heard`` with what hosts report."""
 
     def __init__(self, env: Env, store: Store) -> None:
         self.env = env
@@ -85,9 +85,11 @@ class Balancer:
         self._rested: dict[str, float] = {}
         """When instances migrated last, Unix time."""
         self._settings: FleetSettings | None = None
-        self._wake = asyncio.Event()
+        self._due = 0.0
+        """When it is looked next, on the event loop's clock."""
 
     async def load(self, reader: Reader) -> None:
+        self._due = asyncio.get_running_loop().time() + ROUND_SECONDS
         for migration in await reader.find(InstanceMigration):
             self._note(migration)
 
@@ -101,7 +103,7 @@ class Balancer:
         elif isinstance(record, FleetSettings):
             before, self._settings = self._settings, record
             if before is None or (before.balance, before.rebalance) != (record.balance, record.rebalance):
-                self._wake.set()
+                self._due = 0.0
 
     def _note(self, migration: InstanceMigration) -> None:
         if migration.state in UNDER_WAY:
@@ -118,26 +120,21 @@ class Balancer:
             moving = {migration.instance for migration in self._under_way.values()}
             self._loads.take(report, there, moving, asyncio.get_running_loop().time())
 
-    async def run(self) -> None:
-        async with self._store.read() as reader:
-            await self.load(reader)
-        while True:
-            try:
-                async with asyncio.timeout(ROUND_SECONDS):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
-            try:
-                await self.round()
-            except StoreError as error:
-                log.error("hosts could not be balanced, will try again: %s", error)
-            except Exception:
-                log.exception("hosts could not be balanced")
-
-    async def round(self) -> None:
-        """Look once, and begin what is to be begun. Raises StoreError."""
+    async def step(self) -> None:
+        """Look, and begin what is to be begun, if it is time to. Raises StoreError."""
         now = asyncio.get_running_loop().time()
+        if now < self._due:
+            return
+        self._due = now + ROUND_SECONDS
+        try:
+            await self._round(now)
+        except StoreError:
+            raise
+        except Exception:
+            # Nobody waits for it: a fault here must not end the manager.
+            log.exception("hosts could not be balanced")
+
+    async def _round(self, now: float) -> None:
         self._loads.forget(now)
         rested = self.env.now() - REST_SECONDS
         self._rested = {id: ended for id, ended in self._rested.items() if ended > rested}

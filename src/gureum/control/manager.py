@@ -138,7 +138,6 @@ class Manager:
             group.create_task(self._step_forever())
             group.create_task(self._sweep_forever())
             group.create_task(self.switches.run())
-            group.create_task(self.balancer.run())
             if self.ha is not None:
                 group.create_task(self.ha.run())
 
@@ -312,6 +311,7 @@ class Manager:
         async with self.store.read() as reader:
             await self.hosts.load(reader)
             await self.evacuations.load(reader)
+            await self.balancer.load(reader)
         swept = loop.time()
         while True:
             await asyncio.sleep(TICK_SECONDS)
@@ -328,6 +328,7 @@ class Manager:
                     if self.ha is not None:
                         await self.store.transact(events.sweep, frees=True)
                     self._tokens_swept = await self.store.transact(self._expire_tokens, frees=True)
+                await self.balancer.step()
             except StoreError as error:
                 log.error("sweep failed, will try again: %s", error)
 
