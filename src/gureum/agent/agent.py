@@ -376,7 +376,7 @@ class Agent:
         )
 
     async def _refresh_forever(self) -> None:
-        """What changes by itself: loads, the room that held machines wait for, a network that others flushed."""
+        """What changes by itself: loads, the room that held machines wait for, a network that was flushed."""
         while True:
             await asyncio.sleep(INVENTORY_SECONDS)
             if self._gauge is not None:

@@ -12,7 +12,7 @@ from gureum.loadspec import HostLoad, MachineLoad
 
 OWN_CPUS = 0.1
 """What a host uses besides its machines."""
-MOOD_CHANCE = 0.1
+MOOD_CHANCE = 0.06
 
 
 class Demand(NamedTuple):
@@ -88,7 +88,7 @@ class Moods:
         for id in sorted(instances):
             if rng.random() < MOOD_CHANCE:
                 every = rng.choice([0.0, 0.0, 0.0, 15.0, 100.0])
-                self._demands[id] = Demand(rng.choice([0.0, 0.3, 1.0, 1.0]), every)
+                self._demands[id] = Demand(rng.choice([0.0, 0.7, 1.0, 1.0]), every)
 
     def end(self) -> None:
         """All are idle."""
