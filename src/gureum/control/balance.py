@@ -13,7 +13,7 @@ from typing import NamedTuple
 from gureum.control.filters import FILTERS, Look, Scene, Wish
 from gureum.control.fleet import EVERY_ZONE, Fleet, Taken, serves
 from gureum.control.loads import Use
-from gureum.resources import Host, HostState
+from gureum.resources import Host, HostState, Strategy
 
 
 class Bounds(NamedTuple):
@@ -269,6 +269,7 @@ class Plan:
         allowed = Level(max(CPU.cool, after.cpu), max(MEMORY.cool, after.memory))
         look = Look(self._scene, Wish(machine, excluding=(here.host.id,), like=here.host))
         filters = [each.why for each in FILTERS if each.concerns(look)]
+        near = self._near(look, here.host.id)
         found: Place | None = None
         looked = 0
         for place in self._order:
@@ -280,6 +281,8 @@ class Plan:
                 continue
             if not serves(place.host, machine.zone) or not place.host.address:
                 continue
+            if near and look.racks[candidate.rack] < near:
+                continue
             looked += 1
             there = place.level(use)
             if there.cpu > allowed.cpu or there.memory > allowed.memory:
@@ -288,6 +291,13 @@ class Plan:
             if gain > bar and _worth(gain, cost, lasts) and not any(why(look, candidate) for why in filters):
                 found, bar = place, gain
         return (found, bar) if found is not None else None
+
+    def _near(self, look: Look, host: str) -> int:
+        """How many of its cluster group are in its rack: it is not to go where fewer are."""
+        candidate = self._scene.candidate(host)
+        if candidate is None or look.group is None or look.group.strategy is not Strategy.cluster:
+            return 0
+        return look.racks[candidate.rack]
 
     def take(self, move: Move) -> None:
         """As if it were done."""

@@ -195,6 +195,8 @@ class Balancer:
             resting = {id for id in mine if id in self._rested or id in moving}
             left_alone |= unknown | resting
             stays[host] = "nothing on it could go where it would help more than it costs"
+            if len(unknown) == len(mine):
+                stays[host] = "what its instances use is not known for long enough"
             if resting:
                 stays[host] = f"{len(resting)} of its instances migrated a while ago, and are left alone"
         for move in proposals(plan, hot, left_alone):

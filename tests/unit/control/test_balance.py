@@ -245,6 +245,15 @@ def test_labels_and_groups_and_tenancy_hold(cloud: Cloud) -> None:
     assert cloud.moves() == []
 
 
+def test_a_cluster_group_stays_together(cloud: Cloud) -> None:
+    three(cloud)
+    cloud.groups = [PlacementGroup(id="pg-1", account="1", name="g", strategy=Strategy.cluster)]
+    cloud.instances = {id: replace(each, group="pg-1") for id, each in cloud.instances.items()}
+    assert cloud.moves() == []
+    cloud.hosts["host-2"] = replace(cloud.hosts["host-2"], labels={"rack": "host-0"})
+    assert {move.target for move in cloud.moves()} == {"host-2"}
+
+
 def random_cloud(cloud: Cloud, rng: random.Random) -> None:
     """Of all that placement knows of; each instance is where it may be."""
     zones = [ZONE, "us-east-1b"]
