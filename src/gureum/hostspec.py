@@ -13,6 +13,7 @@ from enum import StrEnum
 
 import msgspec
 
+from gureum.loadspec import HostLoad
 from gureum.migrationspec import IncomingSpec, MigrationReport, OutgoingSpec
 
 LOCAL = "local"
@@ -584,4 +585,6 @@ class HostReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     """None for a host without shared pools: nobody can fence it."""
     uplink_down: bool = False
     """The device that leads to the other hosts has no carrier, or is off."""
+    load: HostLoad | None = None
+    """None until it was measured."""
     problems: tuple[str, ...] = ()

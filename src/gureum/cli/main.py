@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 import gureum
+from gureum.cli import balance as balance_commands  # noqa: F401  (its command is host_commands.app's)
 from gureum.cli import events as event_commands
 from gureum.cli import host as host_commands
 from gureum.cli import instance as instance_commands

@@ -187,6 +187,17 @@ class Fleet(Tally):
         """Whether hosts stand for all zones."""
         return bool(self._zones.get(EVERY_ZONE))
 
+    def copy(self) -> Fleet:
+        """As it is now, to be looked at for longer than until the next ``await``."""
+        new = Fleet()
+        new.settings, new.groups, new.dedicated = self.settings, self.groups.copy(), self.dedicated
+        new.unplaced = self.unplaced.copy()
+        for id, candidate in self._candidates.items():
+            new._candidates[id] = new._zones[candidate.host.zone][id] = candidate.copy()
+        new._on.update((host, machines.copy()) for host, machines in self._on.items())
+        new._members.update((group, members.copy()) for group, members in self._members.items())
+        return new
+
     def candidate(self, host: str) -> Candidate | None:
         return self._candidates.get(host)
 

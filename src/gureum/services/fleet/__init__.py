@@ -4,6 +4,7 @@ Not AWS's; its model is in ``gateway/models/fleet``.
 """
 
 from gureum.services.fleet import (
+    balance,
     events,
     hosts,
     joining,
@@ -17,6 +18,7 @@ from gureum.services.fleet import (
 )
 
 __all__ = [
+    "balance",
     "events",
     "hosts",
     "joining",
