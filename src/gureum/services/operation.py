@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from gureum.env import Env
-from gureum.hostspec import LOCAL
+from gureum.hostspec import LOCAL, MachineSize
 from gureum.migrationspec import MigrationReport
 from gureum.resources.volume import Snapshot
 from gureum.san.ceph.audit import Finding
@@ -49,6 +49,9 @@ class Hosts(Protocol):
 
     def migrating(self, host: str, instance: str) -> MigrationReport | None:
         """What the host says of a machine that leaves it; None if nothing."""
+
+    def size(self, host: str, instance: str, generation: int) -> MachineSize | None:
+        """What the host says that a machine has, and can have while it runs; None if nothing."""
 
     @property
     def joining(self) -> Joining | None:

@@ -17,6 +17,7 @@ from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Nic, Out
 from gureum.hypervisors.qemu import layout
 from gureum.hypervisors.qemu.cgroup import Cgroups
 from gureum.hypervisors.qemu.command import Host
+from gureum.hypervisors.qemu.growth import room_of
 from gureum.hypervisors.qemu.host_cpu import host_cpu
 from gureum.hypervisors.qemu.installation import Installation, inspect
 from gureum.hypervisors.qemu.launch import KvmAccess, kvm_access, launch
@@ -218,6 +219,7 @@ class QemuHypervisor:
             migration=incoming.migration if incoming else "",
             incoming=incoming is not None,
             group=f"{config.id}.{config.generation}" if incoming else "",
+            room=room_of(config, machine_type.startswith("microvm"), self._accelerator),
         )
         files = MachineFiles(self.directory, config.id)
         files.create()
@@ -266,6 +268,7 @@ class QemuHypervisor:
         await live.started_with(disks)
         machine.take_mirrors(live)
         machine.take_nics().started_with(nic.interface for nic in config.nics)
+        await machine.take_size()
         for disk in config.disks:
             if disk.iops or disk.throughput:
                 await live.limit(disk.volume, disk.iops, disk.throughput)
@@ -366,6 +369,9 @@ class QemuHypervisor:
             machine.migrating.require_settled()
             await machine.nics().detach(interface, force)
 
+    async def resize(self, id: str, vcpus: int, memory_bytes: int) -> None:
+        await self._get(id).resize(vcpus, memory_bytes)
+
     async def active_layer(self, id: str, volume: str) -> str:
         return await self._get(id).disks().active_layer(volume)
 
@@ -447,7 +453,7 @@ class QemuHypervisor:
 
     def _know(self, files: MachineFiles, saved: Saved) -> Machine:
         id = files.id
-        machine = Machine(self._env, files, saved, self._cgroups, lambda: self._notify(id))
+        machine = Machine(self._env, files, saved, self._cgroups, self._accelerator, lambda: self._notify(id))
         self._machines[id] = machine
         return machine
 

@@ -256,3 +256,30 @@ def _network(type: InstanceType) -> dict[str, Any]:
 def machine_size(name: str) -> InstanceType:
     """The type of an instance. Raises LookupError for one that is not in the catalogue."""
     return TYPES[name]
+
+
+GROWTH = 4
+
+
+class Growth(NamedTuple):
+    vcpus: int
+    memory_bytes: int
+
+
+@cache
+def growth(name: str) -> Growth:
+    """To what an instance that is started with this type can grow while it runs: the larger types of its
+    family, up to GROWTH times of what it has.
+
+    A guest has to keep tables for memory that it may get in the memory that it has, and what it gets is of
+    no use for some of what its kernel needs.
+    """
+    type = TYPES[name]
+    near = [
+        each
+        for each in TYPES.values()
+        if each.family == type.family
+        and each.vcpus <= GROWTH * type.vcpus
+        and each.memory_mib <= GROWTH * type.memory_mib
+    ]
+    return Growth(max(each.vcpus for each in near), max(each.memory_bytes for each in near))

@@ -11,6 +11,7 @@ from gureum.services.fleet import (
     placement,
     pools,
     recovery,
+    resizes,
     tracing,
     volumes,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "placement",
     "pools",
     "recovery",
+    "resizes",
     "tracing",
     "volumes",
 ]
