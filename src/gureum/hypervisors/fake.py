@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from gureum.env import Env
 from gureum.errors import HypervisorError, PoolError
-from gureum.hostspec import MachineSize, MachineState
+from gureum.hostspec import MachineState
 from gureum.hypervisors import fake_migration, fake_size, messages
 from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Mirror, Nic, Outgoing, describe
 from gureum.hypervisors.fake_machine import FakeDisk, FakeMachine, Statuses
@@ -62,9 +62,6 @@ class FakeMachines:
 
     def ignore_detach(self, id: str, ignore: bool = True) -> None:
         self._get(id).ignores_detach = ignore
-
-    def ignore_resize(self, id: str, ignore: bool = True) -> None:
-        self._get(id).ignores_resize = ignore
 
     def fail_start(self, id: str, error: str = "told to fail") -> None:
         """Every start of this machine fails, until told "" as the error."""
@@ -278,7 +275,7 @@ class FakeHypervisor:
             raise HypervisorError(f"{id}: {error}")
         machine.disks = {disk.volume: FakeDisk(disk) for disk in machine.config.disks}
         machine.nics = dict.fromkeys((nic.interface for nic in machine.config.nics), False)
-        machine.size = fake_size.at_start(machine.config)
+        machine.size = machine.target = fake_size.at_start(machine.config)
         if machine.config.incoming is not None:
             await self._work()
             self.host.roads.wait(self.host, machine)
@@ -452,13 +449,13 @@ class FakeHypervisor:
         machine.require_settled()
         await self._work()
         self.env.crashpoint("fake.resize.asked")
-        wanted = fake_size.towards(machine.size, vcpus, memory_bytes)
-        if wanted != machine.size and not machine.ignores_resize:
-            self.host.later(machine, GUEST_RESIZE_SECONDS, lambda: self._resized(machine, wanted))
+        machine.target = fake_size.towards(machine.size, vcpus, memory_bytes)
+        if machine.target != machine.size and not machine.ignores_detach:
+            self.host.later(machine, GUEST_RESIZE_SECONDS, lambda: self._resized(machine))
 
-    def _resized(self, machine: FakeMachine, size: MachineSize) -> None:
-        if machine.size is not None and not machine.under_way:
-            machine.size = size
+    def _resized(self, machine: FakeMachine) -> None:
+        if machine.size != machine.target and not machine.under_way:
+            machine.size = machine.target
             self.host.changed(machine)
 
     async def active_layer(self, id: str, volume: str) -> str:

@@ -64,8 +64,10 @@ class FakeMachine:
         self.migration: Migration | None = None
         self.ignores_power_button = False
         self.ignores_detach = False
-        self.ignores_resize = False
+        """Nor does it take or give up vCPUs and memory."""
         self.size: MachineSize | None = None
+        self.target: MachineSize | None = None
+        """What it was told to have."""
 
     @property
     def frozen(self) -> bool:

@@ -65,7 +65,7 @@ async def has(hypervisor: Hypervisor, vcpus: int, memory_bytes: int) -> MachineS
 
 async def eventually(console: Shell, command: str, good: Callable[[str], bool]) -> None:
     async with asyncio.timeout(SECONDS):
-        while not good(await console.run(command, seconds=SECONDS)):
+        while not good(await console.run(command, seconds=SECONDS)):  # noqa: ASYNC110
             await asyncio.sleep(0.2)
 
 
