@@ -122,8 +122,10 @@ def _true_of_shared(world: World, host: SimHost, instance: Instance, volume: Vol
 def _wrong_size(world: World, instance: Instance) -> str:
     machines = (host.machines.machines.get(instance.id) for host in world.hosts if host.name == instance.host)
     machine = next(machines, None)
-    if machine is None or machine.size is None or instance.resize is not None:
+    if machine is None or machine.size is None or machine.ignores_detach:
         return ""
+    if instance.resize is not None:
+        return f"{instance.id} is being resized"
     size, wanted = machine.size, machine_size(instance.type)
     right = (size.vcpus, size.memory_bytes) == (wanted.vcpus, wanted.memory_bytes)
     return "" if right else f"{instance.id} is no {instance.type}: {size}"
@@ -145,9 +147,7 @@ async def _unrest(world: World) -> AsyncIterator[str]:
             yield f"{instance.id} is {instance.state}"
         if instance.migration:
             yield f"{instance.id} is being migrated"
-        if instance.resize is not None and not instance.resize.message:
-            yield f"{instance.id} is being resized"
-        elif instance.state is InstanceState.running and (wrong := _wrong_size(world, instance)):
+        if instance.state is InstanceState.running and (wrong := _wrong_size(world, instance)):
             yield wrong
     async with world.store.read() as reader:
         for known in await reader.find(Host) if world.leases is not None else ():
