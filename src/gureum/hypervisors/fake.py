@@ -450,11 +450,12 @@ class FakeHypervisor:
         await self._work()
         self.env.crashpoint("fake.resize.asked")
         machine.target = fake_size.towards(machine.size, vcpus, memory_bytes)
-        if machine.target != machine.size and not machine.ignores_detach:
+        if machine.target != machine.size:
             self.host.later(machine, GUEST_RESIZE_SECONDS, lambda: self._resized(machine))
 
     def _resized(self, machine: FakeMachine) -> None:
-        if machine.size != machine.target and not machine.under_way:
+        settled = machine.size == machine.target or machine.ignores_detach
+        if not settled and not machine.under_way:
             machine.size = machine.target
             self.host.changed(machine)
 
