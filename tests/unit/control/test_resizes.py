@@ -227,6 +227,7 @@ def test_what_a_machine_may_grow_to() -> None:
         assert type.vcpus <= most.vcpus <= GROWTH * type.vcpus
         assert type.memory_bytes <= most.memory_bytes <= GROWTH * type.memory_bytes
     assert growth("t3.large") == (8, 32 * GIB)
+    assert growth("t3.nano") == (2, GIB // 2)
     assert growth("r5.24xlarge") == (96, 768 * GIB)
 
 

@@ -259,6 +259,7 @@ def machine_size(name: str) -> InstanceType:
 
 
 GROWTH = 4
+GROWING_MIB_MIN = 1024
 
 
 class Growth(NamedTuple):
@@ -271,10 +272,13 @@ def growth(name: str) -> Growth:
     """To what an instance that is started with this type can grow while it runs: the larger types of its
     family, up to GROWTH times of what it has.
 
-    A guest has to keep tables for memory that it may get in the memory that it has, and what it gets is of
-    no use for some of what its kernel needs.
+    A guest keeps tables for memory that it gets in the memory that it has, and what it gets is of no use for
+    some of what its kernel needs. And a Linux that may get memory above 4 GiB sets 64 MiB aside (swiotlb),
+    which is much for those with the least: they keep what they have.
     """
     type = TYPES[name]
+    if type.memory_mib < GROWING_MIB_MIN:
+        return Growth(type.vcpus, type.memory_bytes)
     near = [
         each
         for each in TYPES.values()
