@@ -151,3 +151,49 @@ async def test_keeps_its_size(pair: Pair) -> None:
     await pair.source.power_off(ID)
     with pytest.raises(HypervisorError, match="off"):
         await pair.source.resize(ID, 2, 512 * MIB)
+
+
+AGENT = r"""
+port=/dev/$(basename $(dirname $(grep -l guest_agent /sys/class/virtio-ports/*/name)))
+exec 3<>$port
+list() {
+  before=
+  for thing in /sys/devices/system/$1/$1[0-9]*; do
+    case $(cat $thing/$2 2>/dev/null || echo 1) in 0 | offline) online=false ;; *) online=true ;; esac
+    printf '%s{"%s": %s, "online": %s}' "$before" $3 ${thing##*/$1} $online
+    before=", "
+  done
+}
+while true; do
+  IFS= read -r line <&3 || { sleep 0.1; continue; }
+  numbers=$(echo "$line" | grep -o '"[a-z]*-[a-z]*":[0-9]*' | tr -cd '0-9\n')
+  case $line in
+    *guest-sync-delimited*) printf '\377{"return": %s}\n' "$(echo "$line" | tr -cd 0-9)" >&3 ;;
+    *guest-get-vcpus*) printf '{"return": [%s]}\n' "$(list cpu online logical-id)" >&3 ;;
+    *guest-get-memory-blocks*) printf '{"return": [%s]}\n' "$(list memory state phys-index)" >&3 ;;
+    *guest-set-vcpus*) for n in $numbers; do echo 1 >/sys/devices/system/cpu/cpu$n/online; done
+                       printf '{"return": 1}\n' >&3 ;;
+    *guest-set-memory-blocks*)
+      for n in $numbers; do echo online >/sys/devices/system/memory/memory$n/state; done
+      printf '{"return": []}\n' >&3 ;;
+  esac
+done
+"""
+"""Speaks just enough. A read ends at once while nobody is connected on the host's side."""
+
+
+@pytest.mark.qemu
+@pytest.mark.root
+async def test_a_guest_is_told_to_use_what_it_got(
+    hypervisor: QemuHypervisor, guest_files: guest.GuestFiles
+) -> None:
+    await hypervisor.start(replace(linux(guest_files, ID), vcpus_max=2, memory_max_bytes=MORE))
+    await guest.booted(hypervisor, ID)
+    async with shell(hypervisor, ID) as console:
+        await console.run("echo offline >/sys/devices/system/memory/auto_online_blocks")
+        await console.run(f"cat >/agent <<'END'\n{AGENT}\nEND")
+        await console.run("sh /agent >/dev/null 2>&1 &")
+        await hypervisor.resize(ID, 2, MORE)
+        await has(hypervisor, 2, MORE)
+        await eventually(console, "nproc", lambda said: said == "2")
+        await eventually(console, TOTAL, lambda said: int(said) > 250 * 1024)

@@ -65,11 +65,14 @@ class Qemu:
 class Rig:
     def __init__(self, keeps_cpus: bool) -> None:
         self.qemu = Qemu()
-        self.news = 0
-        self.size = LiveSize(cast(Monitor, self.qemu), ROOM, keeps_cpus, self._changed)
+        self.news = self.grew = 0
+        self.size = LiveSize(cast(Monitor, self.qemu), ROOM, keeps_cpus, self._changed, self._grown)
 
     def _changed(self) -> None:
         self.news += 1
+
+    def _grown(self) -> None:
+        self.grew += 1
 
     @property
     def status(self) -> MachineSize:
@@ -106,7 +109,7 @@ async def test_it_grows_from_the_first_to_the_last(rig: Rig) -> None:
     await rig.size.resize(3, 1024 * MIB)
     asked = rig.qemu.told[told:]
     assert not {"device_add", "qom-set"} & set(asked)
-    assert rig.news == news
+    assert (rig.news, rig.grew) == (news, 2)
     await rig.size.resize(9, 9000 * MIB)
     assert (rig.status.vcpus, rig.qemu.requested) == (4, 1024 * MIB)
     await rig.size.resize(4, 100 * MIB)

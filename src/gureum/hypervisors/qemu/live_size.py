@@ -18,15 +18,23 @@ MEMORY_PATH = f"/machine/peripheral/{DEVICE}"
 
 
 class LiveSize:
-    """``status`` is what the machine has. ``keeps_cpus``: none can be taken from it. (QEMU 7.2's TCG frees
-    something twice then, and dies of it at the next CPU that comes.)
+    """``status`` is what the machine has; ``grown()`` is called when that is more. ``keeps_cpus``: none can
+    be taken from it. (QEMU 7.2's TCG frees something twice then, and dies of it at the next CPU that comes.)
     """
 
-    def __init__(self, monitor: Monitor, room: Room, keeps_cpus: bool, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        monitor: Monitor,
+        room: Room,
+        keeps_cpus: bool,
+        changed: Callable[[], None],
+        grown: Callable[[], None],
+    ) -> None:
         self._monitor = monitor
         self._room = room
         self._keeps_cpus = keeps_cpus
         self._changed = changed
+        self._grown = grown
         self._leaving: set[str] = set()
         """CPUs, by QEMU's paths, that the guest was asked to give up."""
         self._wanted_vcpus = 0
@@ -73,8 +81,10 @@ class LiveSize:
             memory_max_bytes=room.memory_max_bytes,
             stuck=messages.VCPUS_STAY if stays else "",
         )
-        if status != self.status:
-            self.status = status
+        before, self.status = self.status, status
+        if before is not None and (status.vcpus > before.vcpus or status.memory_bytes > before.memory_bytes):
+            self._grown()
+        if status != before:
             self._changed()
 
     @property

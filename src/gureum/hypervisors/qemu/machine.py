@@ -29,6 +29,7 @@ from gureum.hypervisors.qemu.live_nics import LiveNics
 from gureum.hypervisors.qemu.live_size import LiveSize
 from gureum.hypervisors.qemu.migrating import Migrating
 from gureum.hypervisors.qemu.monitor import Answer, Monitor
+from gureum.hypervisors.qemu.onlining import Onliner
 from gureum.hypervisors.qemu.process import Process
 from gureum.hypervisors.qemu.record import Identity, MachineFiles, Saved
 from gureum.hypervisors.qemu.stalls import Stalls
@@ -81,6 +82,7 @@ class Machine:
         self._stalls: Stalls | None = None
         self.migrating = Migrating(self)
         self.freezer = Freezer(env, files.id, files.agent, self._agent_listens, self._note_frozen)
+        self._onliner = Onliner(env, files.id, files.agent, self._agent_listens)
         self._ending = asyncio.Lock()
         self._saving = asyncio.Lock()
         self._background = Background(files.id)
@@ -238,7 +240,7 @@ class Machine:
         room = self.saved.room
         if room is not None:
             emulated = self.accelerator == "tcg"
-            self._size = LiveSize(self.monitor(), room, emulated, self._changed)
+            self._size = LiveSize(self.monitor(), room, emulated, self._changed, self._onliner.soon)
             await self._size.look()
 
     async def resize(self, vcpus: int, memory_bytes: int) -> None:
@@ -554,6 +556,7 @@ class Machine:
         """Called as soon as the process is gone, for whatever reason."""
         self._process = None
         self.freezer.close()
+        self._onliner.close()
         self._let_go_of_devices()
         self._cgroups.remove(self.group)
         self._let_go_of_monitor()
@@ -616,6 +619,7 @@ class Machine:
         self.migrating.close()
         await asyncio.gather(self._background.ended(), *self._writes, return_exceptions=True)
         self.freezer.close()
+        self._onliner.close()
         self._let_go_of_devices()
         self._let_go_of_monitor()
         if self._process is not None:
