@@ -192,6 +192,10 @@ def _uplink(look: Look, candidate: Candidate) -> str:
     return "has no uplink now: nobody would reach it there" if candidate.host.uplink_down else ""
 
 
+def _fit(look: Look, candidate: Candidate) -> str:
+    return candidate.host.unfit
+
+
 def _hardware(look: Look, candidate: Candidate) -> str:
     like = look.wish.like
     return "" if like is None else unlike(like, candidate.host)
@@ -275,6 +279,7 @@ FILTERS = (
     Filter("storage", _storage, lambda look: bool(look.wish.bound)),
     Filter("draining", _draining),
     Filter("uplink", _uplink),
+    Filter("fit", _fit),
     Filter("hardware", _hardware, lambda look: look.wish.like is not None),
     Filter("labels", _labels, lambda look: bool(look.machine.requires)),
     Filter("tenancy", _tenancy, lambda look: bool(look.guests) or look.machine.tenancy == DEDICATED),
@@ -343,7 +348,11 @@ class Shelf:
             each
             for each in scene.candidates(like.zone)
             if not (
-                _state(look, each) or _draining(look, each) or _uplink(look, each) or _tenancy(look, each)
+                _state(look, each)
+                or _draining(look, each)
+                or _uplink(look, each)
+                or _fit(look, each)
+                or _tenancy(look, each)
             )
         ]
         usable.sort(key=lambda each: each.host.id, reverse=True)
