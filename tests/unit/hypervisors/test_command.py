@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import uuid
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -18,6 +19,7 @@ from gureum.hypervisors.qemu.command import (
     system_uuid,
 )
 from gureum.hypervisors.qemu.disks import OpenDisk, OpenLayer
+from gureum.hypervisors.qemu.growth import reserves_all
 from gureum.hypervisors.qemu.nics import NIC_BUS, device_name, parse_device
 from gureum.migrationspec import MachineLayout, Room
 from gureum.san.base import FileDisk, Layer
@@ -236,3 +238,11 @@ def test_hotplug_slots() -> None:
     for slot in (0, 32):
         with pytest.raises(HypervisorError, match="at most"):
             hotplug_place(slot)
+
+
+def test_a_kernel_that_counts_what_is_not_reserved(tmp_path: Path) -> None:
+    setting = tmp_path / "overcommit_memory"
+    assert not reserves_all(setting)
+    for text, strict in (("0\n", False), ("1\n", False), ("2\n", True)):
+        setting.write_text(text)
+        assert reserves_all(setting) is strict

@@ -1,4 +1,4 @@
-"""With how many vCPUs and how much memory a machine starts, and what it can grow to while it runs. Pure.
+"""With how many vCPUs and how much memory a machine starts, and what it can grow to while it runs.
 
 CPUs come and go by ACPI, memory by a virtio-mem device, whose guest takes and gives back blocks of it.
 """
@@ -6,6 +6,7 @@ CPUs come and go by ACPI, memory by a virtio-mem device, whose guest takes and g
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from gureum.hypervisors.base import MachineConfig
 from gureum.hypervisors.qemu.node import Node
@@ -19,6 +20,7 @@ BLOCK_BYTES = 2 * MIB
 """In which virtio-mem gives and takes. Linux takes 128 MiB at a time at first."""
 CPUS_MAX = 255
 """What can be addressed without an interrupt remapper."""
+OVERCOMMIT, STRICT = Path("/proc/sys/vm/overcommit_memory"), "2"
 BACKEND, DEVICE = "growth", "memory"
 
 
@@ -42,6 +44,16 @@ def room_of(config: MachineConfig, micro: bool, accelerator: str) -> Room | None
         memory_bytes=memory_bytes,
         memory_max_bytes=memory_bytes + more_bytes,
     )
+
+
+def reserves_all(setting: Path = OVERCOMMIT) -> bool:
+    """Whether the kernel counts memory that is not to be reserved, too: then room to grow costs as much as
+    what it is for (vm.overcommit_memory).
+    """
+    try:
+        return setting.read_text().strip() == STRICT
+    except OSError:
+        return False
 
 
 def processors(config: MachineConfig, room: Room | None, accelerator: str) -> str:

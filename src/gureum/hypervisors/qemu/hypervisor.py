@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from gureum.env import Env
 from gureum.errors import HypervisorError
 from gureum.files import make_directories
@@ -17,7 +19,7 @@ from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Nic, Out
 from gureum.hypervisors.qemu import layout
 from gureum.hypervisors.qemu.cgroup import Cgroups
 from gureum.hypervisors.qemu.command import Host
-from gureum.hypervisors.qemu.growth import room_of
+from gureum.hypervisors.qemu.growth import reserves_all, room_of
 from gureum.hypervisors.qemu.host_cpu import host_cpu
 from gureum.hypervisors.qemu.installation import Installation, inspect
 from gureum.hypervisors.qemu.launch import KvmAccess, kvm_access, launch
@@ -200,6 +202,8 @@ class QemuHypervisor:
         if self._installation is None:
             raise HypervisorError("start before recover")
         before, incoming = self._machines.get(config.id), config.incoming
+        if incoming is None and reserves_all():
+            config = replace(config, memory_max_bytes=0)
         if incoming is not None:
             layout.require_fit(config, incoming.layout, self._installation, self.cpu)
             machine_type = incoming.layout.type
