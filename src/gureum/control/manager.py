@@ -21,6 +21,7 @@ from gureum.control import (
     nat_gateways,
     peerings,
     recovery,
+    resizes,
     volumes,
 )
 from gureum.control.access import Access
@@ -44,7 +45,7 @@ from gureum.control.specs import host_spec
 from gureum.control.switches import Switches
 from gureum.env import Env
 from gureum.errors import StoreError, TooLarge, TransportError
-from gureum.hostspec import HostReport
+from gureum.hostspec import HostReport, MachineSize
 from gureum.migrationspec import MigrationReport
 from gureum.resources import (
     ClientToken,
@@ -161,6 +162,7 @@ class Manager:
                 *await reader.find(NatGateway, state=UNSETTLED_NATS),
                 *await captures.captured(reader),
                 *await migrations.migrating(reader),
+                *await resizes.resizing(reader),
             ):
                 self._note_unsettled(record)
         await self._kick_unsettled()
@@ -258,7 +260,11 @@ class Manager:
             for instance in await reader.find(Instance, state=states):
                 if instance.state is not InstanceState.terminated or instance.purge_at <= self.env.now():
                     self.kick("instance", instance.id)
-            for instance in (*await captures.captured(reader), *await migrations.migrating(reader)):
+            for instance in (
+                *await captures.captured(reader),
+                *await migrations.migrating(reader),
+                *await resizes.resizing(reader),
+            ):
                 self.kick("instance", instance.id)
                 if instance.migration:
                     self.switches.kick(instance.id)
@@ -537,6 +543,11 @@ class Manager:
     def balance(self) -> Assessment:
         """How busy hosts are, and what should be moved."""
         return self.balancer.found
+
+    def size(self, host: str, instance: str, generation: int) -> MachineSize | None:
+        """What a host says that a machine has and can have while it runs."""
+        seen = self.observed.machine(host, instance, generation)
+        return seen.size if seen is not None else None
 
     async def console(self, host: str, instance: str, max_bytes: int) -> bytes:
         """The end of a machine's console. Raises TransportError."""

@@ -19,6 +19,7 @@ from gureum.resources.instance import (
     MetadataOptions,
     Recovery,
     RecoveryPolicy,
+    Resize,
     StateReason,
 )
 from gureum.resources.interface import (
@@ -110,6 +111,7 @@ __all__ = [
     "Record",
     "Recovery",
     "RecoveryPolicy",
+    "Resize",
     "Route",
     "RouteTable",
     "SecondaryAddress",

@@ -70,7 +70,7 @@ def running(tmp_path: Path, ended: MachineState | None = None, volumes: tuple[st
     )
     files.save(saved)
     env = Env(time.time, random.Random(1), lambda _: None)
-    machine = Machine(env, files, saved, Cgroups(tmp_path / "no-cgroups"), lambda: None)
+    machine = Machine(env, files, saved, Cgroups(tmp_path / "no-cgroups"), "tcg", lambda: None)
     machine._process = cast(Process, HeldProcess())
     machine._monitor = cast(Monitor, AgreeingMonitor())
     return machine
@@ -145,7 +145,7 @@ async def test_another_agent_knows_the_disks_before_it_has_asked(
         saved = machine.files.load()
         assert saved is not None
         env = Env(time.time, random.Random(1), lambda _: None)
-        again = Machine(env, machine.files, saved, Cgroups(tmp_path / "no-cgroups"), lambda: None)
+        again = Machine(env, machine.files, saved, Cgroups(tmp_path / "no-cgroups"), "tcg", lambda: None)
         again._process = cast(Process, HeldProcess())
         again.show(MachineState.running)
         return again.status().disks
