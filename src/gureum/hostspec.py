@@ -478,6 +478,8 @@ class MachineReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     disks: tuple[str, ...] = ()
     nics: tuple[str, ...] = ()
     migration: MigrationReport | None = None
+    hung: bool = False
+    """Its guest let its watchdog run out, and it is paused for that."""
 
 
 class VolumeReport(Document, frozen=True, kw_only=True, omit_defaults=True):

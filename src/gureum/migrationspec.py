@@ -13,7 +13,7 @@ class MachineLayout(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     The source's hypervisor makes it, the destination's reads it; nothing in between looks into it. The
     ``type`` is versioned ("pc-q35-7.2"), ``version`` the hypervisor's, ``cpu`` the guest's model, and
     ``host_cpu`` what the source's ``Hypervisor.cpu`` says. ``disks`` and ``nics`` say, by volume and
-    interface, on which bus and in which slot of it each is.
+    interface, on which bus and in which slot of it each is. ``watchdog``: it has one.
     """
 
     type: str
@@ -23,6 +23,7 @@ class MachineLayout(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     vmgenid: str = ""
     disks: dict[str, tuple[str, int]] = {}
     nics: dict[str, tuple[str, int]] = {}
+    watchdog: bool = False
 
 
 class IncomingSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -410,4 +410,5 @@ class Machines:
             disks=status.disks if live else (),
             nics=status.nics if live else (),
             migration=self._passages.report(spec, status),
+            hung=status.hung,
         )

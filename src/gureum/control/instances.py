@@ -26,6 +26,7 @@ from gureum.resources import (
     Instance,
     InstanceState,
     NetworkInterface,
+    RecoveryPolicy,
     StateReason,
     Volume,
     VolumeState,
@@ -53,6 +54,8 @@ UNSETTLED = (InstanceState.pending, InstanceState.stopping, InstanceState.shutti
 
 OFF = (MachineState.off, MachineState.shutdown, MachineState.crashed)
 LIVE = (MachineState.running, MachineState.paused)
+GIVES_UP = (RecoveryPolicy.restart, RecoveryPolicy.stop, RecoveryPolicy.terminate)
+"""Those that do not leave a guest that hangs as it is, for a person to look at."""
 
 
 def settled(instance: Instance) -> bool:
@@ -167,13 +170,13 @@ async def _running(tx: Transaction, env: Env, instance: Instance, seen: MachineR
         return
     if seen.state is MachineState.shutdown:
         await _guest_shut_down(tx, env, instance)
-    elif seen.state is MachineState.crashed:
+    elif seen.state is MachineState.crashed or (seen.hung and instance.recovery.policy in GIVES_UP):
         log.warning("%s died: %s", instance.id, seen.message)
         reason = StateReason("Server.InternalError", f"Server.InternalError: {seen.message}")
         await tx.put(
             replace(
                 instance,
-                state=InstanceState.stopping,
+                state=ending(instance),
                 state_reason=reason,
                 transition_reason=reason.message,
                 force=True,
@@ -183,6 +186,12 @@ async def _running(tx: Transaction, env: Env, instance: Instance, seen: MachineR
         impaired = seen.message if seen.state in LIVE else ""
         if impaired != instance.impaired:
             await tx.put(replace(instance, impaired=impaired))
+
+
+def ending(instance: Instance) -> InstanceState:
+    """How it ends if it is not to run again, as its recovery says."""
+    terminate = instance.recovery.policy is RecoveryPolicy.terminate and not instance.disable_api_termination
+    return InstanceState.shutting_down if terminate else InstanceState.stopping
 
 
 async def _guest_shut_down(tx: Transaction, env: Env, instance: Instance) -> None:

@@ -143,6 +143,8 @@ class MachineStatus(msgspec.Struct, frozen=True, kw_only=True):
     ``migration``: the last one of this run, None for none; of one that came here only until ``go_on``. Until
     then the machine is ``starting``, or ``crashed`` if that has failed; one that is gone to another host is
     ``paused``.
+
+    ``hung``: its guest let its watchdog run out, and is ``paused`` for that.
     """
 
     id: str
@@ -155,6 +157,7 @@ class MachineStatus(msgspec.Struct, frozen=True, kw_only=True):
     detaching: tuple[str, ...] = ()
     mirrors: Mapping[str, Mirror] = {}
     migration: Migration | None = None
+    hung: bool = False
 
 
 class Hypervisor(Protocol):
@@ -197,10 +200,14 @@ class Hypervisor(Protocol):
         """End the machine now. Its status becomes ``off``; its console log is kept."""
 
     async def reset(self, id: str, reboots: int) -> None:
-        """Reboot at once, also a machine whose guest shut itself down; the status then has ``reboots``."""
+        """Reboot at once, also a machine whose guest shut itself down or is hung; the status then has
+        ``reboots``.
+        """
 
     async def resume(self, id: str) -> None:
-        """Let a paused machine go on. One on its way from or to another host is left as it is."""
+        """Let a paused machine go on. One that is hung, or on its way from or to another host, is left as it
+        is.
+        """
 
     async def layout(self, id: str) -> MachineLayout:
         """What another host has to know to take the machine over; it holds until a device comes or goes.

@@ -80,6 +80,13 @@ class FakeMachines:
     def panic(self, id: str) -> None:
         self.crash(id, messages.GUEST_PANICKED)
 
+    def hang(self, id: str) -> None:
+        """The guest does nothing more, and its watchdog runs out."""
+        machine = self._get(id)
+        if machine.state is MachineState.running:
+            machine.state, machine.message, machine.hung = MachineState.paused, messages.GUEST_HUNG, True
+            self.changed(machine)
+
     def guest_shutdown(self, id: str) -> None:
         machine = self._get(id)
         if machine.state is MachineState.running:
@@ -160,7 +167,7 @@ class FakeMachines:
         if machine.migration is not None and (machine.config.incoming is not None or not machine.away):
             error = machine.migration.error or message
             machine.migration = replace(machine.migration, phase=MigrationPhase.failed, error=error)
-        machine.held = False
+        machine.held = machine.hung = False
         machine.disks = {}
         machine.nics = {}
         machine.settled.set()
@@ -314,8 +321,8 @@ class FakeHypervisor:
             self._running(id)
         await self._work()
         self.env.crashpoint("fake.reset.done")
-        if machine.held:
-            machine.held = False
+        if machine.held or machine.hung:
+            machine.held = machine.hung = False
             machine.state, machine.message = MachineState.running, ""
         machine.reboots = reboots
         machine.print(f"{id} reset\r\n")
@@ -325,7 +332,7 @@ class FakeHypervisor:
     async def resume(self, id: str) -> None:
         machine = self._get(id)
         await self._work()
-        if machine.state is MachineState.paused and not machine.away:
+        if machine.state is MachineState.paused and not machine.away and not machine.hung:
             machine.state, machine.message = MachineState.running, ""
             self.host.changed(machine)
             self.host.hold_if_stuck(machine)

@@ -52,6 +52,8 @@ class FakeMachine:
         self.console = b""
         self.console_before = b""
         """On another host."""
+        self.hung = False
+        """The guest does nothing more, and its watchdog ran out."""
         self.held = False
         """The guest shut itself down, and its process is held."""
         self.thawed = asyncio.Event()
@@ -102,6 +104,7 @@ class FakeMachine:
             detaching=tuple(sorted((*disks, *nics))),
             mirrors={id: disk.mirror for id, disk in self.disks.items() if disk.mirror is not None},
             migration=self.migration,
+            hung=self.hung,
         )
 
     def print(self, text: str) -> None:

@@ -142,6 +142,8 @@ def layout(machine: FakeMachine) -> MachineLayout:
     if status.detaching or status.mirrors:
         busy = ", ".join((*status.detaching, *status.mirrors))
         raise HypervisorError(f"{status.id}: its guest has not let go of {busy} yet")
+    if status.hung:
+        raise HypervisorError(f"{status.id}: {status.message}")
     return MachineLayout(
         type=machine.config.machine,
         version="1",

@@ -62,12 +62,14 @@ class MetadataOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class RecoveryPolicy(StrEnum):
-    """What becomes of an instance whose host is lost, or whose machine dies: it runs again, elsewhere if need
-    be; it is stopped; or nothing, and it waits for its host.
+    """What becomes of an instance whose host is lost, whose machine dies or whose guest hangs: it runs again,
+    elsewhere if need be; it is stopped; it is terminated (if it is protected from that, stopped); or nothing,
+    and it waits for its host.
     """
 
     restart = "restart"
     stop = "stop"
+    terminate = "terminate"
     none = "none"
 
 

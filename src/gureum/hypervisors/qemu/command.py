@@ -33,6 +33,7 @@ root ports lengthen a boot under TCG by a third, and the bridge by nothing.
 """
 
 FIRST_NIC_SLOT, ROOT_DISK_SLOT, BALLOON_SLOT, RNG_SLOT, PANIC_SLOT, AGENT_SLOT = 2, 8, 9, 10, 11, 12
+WATCHDOG_SLOT = 13
 BRIDGE_SLOTS = {HOTPLUG_BUS: 16, NIC_BUS: 17}
 
 UNEVEN_KIB = 8
@@ -85,7 +86,7 @@ def command_line(
         *("-smp", _processors(config, host.accelerator)),
         *("-m", f"{_memory_kib(config.memory_bytes, host.accelerator)}K"),
         *("-uuid", system_uuid(config.id), "-rtc", "base=utc,driftfix=slew", "-boot", "strict=on"),
-        *("-action", "reboot=reset,shutdown=pause,panic=pause,watchdog=reset"),
+        *("-action", "reboot=reset,shutdown=pause,panic=pause,watchdog=pause"),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
         *_sockets(files),
     ]
@@ -188,6 +189,8 @@ def _platform(config: MachineConfig, micro: bool, vmgenid: str) -> Iterable[Node
     yield {"driver": "virtio-serial-pci", "id": "ports", "max_ports": 2, **_slot(AGENT_SLOT, micro)}
     yield {"driver": "virtserialport", "id": "agent-port", "bus": "ports.0", "chardev": AGENT, "name": PORT}
     yield {"driver": "pvpanic-pci", "id": "panic", **_slot(PANIC_SLOT, micro)}
+    if config.incoming is None or config.incoming.layout.watchdog:
+        yield {"driver": "i6300esb", "id": "watchdog", **_slot(WATCHDOG_SLOT, micro)}
     yield {"driver": "vmgenid", "id": "generation", "guid": vmgenid}
     for chassis, (bus, slot) in enumerate(BRIDGE_SLOTS.items(), 1):
         yield {

@@ -218,6 +218,7 @@ class QemuHypervisor:
             migration=incoming.migration if incoming else "",
             incoming=incoming is not None,
             group=f"{config.id}.{config.generation}" if incoming else "",
+            watchdog=incoming.layout.watchdog if incoming else not machine_type.startswith("microvm"),
         )
         files = MachineFiles(self.directory, config.id)
         files.create()
@@ -315,7 +316,8 @@ class QemuHypervisor:
         machine = self._get(id)
         # Also where what became of its migration is not read yet: who has sent everything may run elsewhere.
         sent = machine.run_state in ("finish-migrate", "postmigrate")
-        if machine.state is MachineState.paused and not machine.migrating.under_way and not sent:
+        stays = sent or machine.hung or machine.migrating.under_way
+        if machine.state is MachineState.paused and not stays:
             await machine.monitor().execute("cont")
 
     async def layout(self, id: str) -> MachineLayout:

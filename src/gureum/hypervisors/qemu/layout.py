@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gureum.errors import HypervisorError
+from gureum.hypervisors import messages
 from gureum.hypervisors.base import MachineConfig
 from gureum.hypervisors.qemu.disks import parse_name
 from gureum.hypervisors.qemu.installation import Installation
@@ -27,6 +28,8 @@ Places = dict[str, tuple[str, int]]
 async def ask(machine: Machine, installation: Installation, host_cpu: str) -> MachineLayout:
     """HypervisorError if the machine cannot move now."""
     machine.migrating.require_settled()
+    if machine.hung:
+        raise HypervisorError(f"{machine.id}: {messages.GUEST_HUNG}")
     if not machine.saved.cpu:
         raise HypervisorError(
             f"{machine.id}: was started by an earlier gureum: it can move once it was stopped and started"
@@ -49,6 +52,7 @@ async def ask(machine: Machine, installation: Installation, host_cpu: str) -> Ma
         cpu=saved.cpu,
         host_cpu=host_cpu,
         vmgenid=saved.vmgenid,
+        watchdog=saved.watchdog,
         disks=await _places(monitor, disks.devices, micro),
         nics=await _places(monitor, nics.devices, micro),
     )

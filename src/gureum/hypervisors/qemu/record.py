@@ -55,6 +55,8 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     and does not go on here yet; ``listens``: where that is waited for. ``group``: the control group's name,
     "" for the machine's id. (Of one that comes it is another: its host may be on the same computer.)
 
+    ``watchdog``: it has the device; what an earlier gureum has started has none.
+
     ``paused``: why its storage paused it, "" while it goes on. ``frozen``: its guest may have been told to
     write nothing more.
     """
@@ -76,6 +78,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     incoming: bool = False
     listens: str = ""
     group: str = ""
+    watchdog: bool = False
 
 
 class _Disk(msgspec.Struct):
