@@ -106,6 +106,8 @@ class MachineSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     threads: int = 1
     """Of the vCPUs, how many are one core."""
     memory_bytes: int
+    cpu: str = ""
+    """The CPU model that it is started with, "" for the host's own."""
     machine: str = "q35"
     kernel: str = ""
     initrd: str = ""
@@ -565,7 +567,11 @@ class HostReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     """The shared ones; ``pool_bytes`` is of the host's own."""
     accelerator: str = ""
     cpu: str = ""
-    """What guests see as their CPU: running ones can go to hosts where it is the same."""
+    """What guests without a CPU model see as their CPU: running ones can go to hosts where it is the same."""
+    cpu_vendor: str = ""
+    """Whose CPU guests with a model see: running ones can go to hosts where it is the same."""
+    cpu_models: tuple[str, ...] = ()
+    """Those of ``cpus.MODELS`` that guests can have here."""
     address: str = ""
     """Where it takes VXLAN packets, "" if it is the cloud's only host."""
     uplink_mtu: int = 1500

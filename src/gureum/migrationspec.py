@@ -14,6 +14,7 @@ class MachineLayout(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     ``type`` is versioned ("pc-q35-7.2"), ``version`` the hypervisor's, ``cpu`` the guest's model, and
     ``host_cpu`` what the source's ``Hypervisor.cpu`` says. ``disks`` and ``nics`` say, by volume and
     interface, on which bus and in which slot of it each is. ``watchdog``: it has one.
+    ``model``: the ``cpu`` by its name in ``cpus``, "" if it has the source's own.
     """
 
     type: str
@@ -24,6 +25,7 @@ class MachineLayout(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     disks: dict[str, tuple[str, int]] = {}
     nics: dict[str, tuple[str, int]] = {}
     watchdog: bool = False
+    model: str = ""
 
 
 class IncomingSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

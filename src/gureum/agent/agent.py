@@ -355,6 +355,8 @@ class Agent:
             pools=tuple(self.disks.pool_reports()),
             accelerator=self.hypervisor.accelerator,
             cpu=self.hypervisor.cpu,
+            cpu_vendor=self.hypervisor.cpu_vendor,
+            cpu_models=self.hypervisor.cpu_models,
             address=self.identity.address,
             uplink_mtu=self.identity.uplink_mtu,
             wireguard_key=self.identity.wireguard_key,

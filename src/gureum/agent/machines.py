@@ -249,6 +249,7 @@ class Machines:
                         vcpus=spec.vcpus,
                         threads=spec.threads,
                         memory_bytes=spec.memory_bytes,
+                        cpu=spec.cpu,
                         machine=spec.machine,
                         kernel=spec.kernel,
                         initrd=spec.initrd,

@@ -72,7 +72,8 @@ def line(event: dict[str, Any]) -> str:
 
 @app.command(
     "recovery",
-    help="Say what becomes of an instance whose host is lost, whose machine dies or whose guest hangs. Without options: show.",
+    help="Say what becomes of an instance whose host is lost, whose machine dies or whose guest hangs. "
+    "Without options: show.",
 )
 def recovery(
     instance: Annotated[str, typer.Argument(metavar="INSTANCE", help="An instance's id.")],

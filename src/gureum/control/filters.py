@@ -12,6 +12,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 from typing import NamedTuple
 
 from gureum.control.fleet import DEDICATED, EVERY_ZONE, Candidate, Fleet, Taken, serves
+from gureum.cpus import BASELINE
 from gureum.resources import Host, HostState, PlacementGroup, SpreadLevel, Strategy
 
 SPREAD_PER_ZONE_MAX = 7
@@ -25,13 +26,14 @@ Rank = tuple[float | str, ...]
 class Wish(NamedTuple):
     """What is to be placed. ``bound``: the hosts that its volumes bind it to. ``excluding``: none of these.
 
-    ``like``: one where what runs on this host can go on.
+    ``like``: one where what runs on this host can go on, with the CPU model ``cpu``, "" for the host's own.
     """
 
     machine: Taken
     bound: Collection[str] = ()
     excluding: Collection[str] = ()
     like: Host | None = None
+    cpu: str = ""
 
 
 class Scene:
@@ -107,6 +109,8 @@ class Look:
         self.group: PlacementGroup | None = scene.fleet.groups.get(wish.machine.group)
         self.counted = wish.machine.host if wish.machine.id in scene.fleet.on(wish.machine.host or "") else ""
         """The host of which it takes a part already."""
+        self.model = scene.fleet.cpu_model(wish.machine.zone) if wish.like is None else ""
+        """The CPU model that it is to get; "" for none in particular."""
         self.refused = ""
         """Why the group takes it nowhere."""
         self.hosts: Counter[str] = Counter()
@@ -194,7 +198,11 @@ def _uplink(look: Look, candidate: Candidate) -> str:
 
 def _hardware(look: Look, candidate: Candidate) -> str:
     like = look.wish.like
-    return "" if like is None else unlike(like, candidate.host)
+    return "" if like is None else unlike(like, candidate.host, look.wish.cpu)
+
+
+def _model(look: Look, candidate: Candidate) -> str:
+    return lacks(candidate.host, look.model)
 
 
 def _labels(look: Look, candidate: Candidate) -> str:
@@ -257,10 +265,23 @@ def gib(size: float) -> str:
     return f"{size / 2**30:.4g} GiB"
 
 
-def unlike(source: Host, host: Host) -> str:
-    """Why what runs on ``source`` can't go on at ``host``, "" if it can."""
+def lacks(host: Host, model: str) -> str:
+    """Why guests can't have the CPU model on the host, "" if they can."""
+    if not model or model in host.cpu_models:
+        return ""
+    if model == BASELINE:
+        return "has no CPU model in common with the other hosts of the zone"
+    return f"does not offer the CPU model {model}"
+
+
+def unlike(source: Host, host: Host, model: str = "") -> str:
+    """Why what runs on ``source``, with the CPU ``model``, can't go on at ``host``, "" if it can."""
     if host.accelerator != source.accelerator:
         return f"runs guests by {host.accelerator or '?'}, and {source.id} by {source.accelerator or '?'}"
+    if model and host.cpu_vendor != source.cpu_vendor:
+        return f"has a CPU of another maker than {source.id}: {host.cpu_vendor}, and not {source.cpu_vendor}"
+    if model:
+        return lacks(host, model)
     if host.cpu != source.cpu:
         return f"has another CPU than {source.id}: {host.cpu or '?'}, and not {source.cpu or '?'}"
     return ""
@@ -274,6 +295,7 @@ FILTERS = (
     Filter("draining", _draining),
     Filter("uplink", _uplink),
     Filter("hardware", _hardware, lambda look: look.wish.like is not None),
+    Filter("cpu", _model, lambda look: bool(look.model)),
     Filter("labels", _labels, lambda look: bool(look.machine.requires)),
     Filter("tenancy", _tenancy, lambda look: bool(look.guests) or look.machine.tenancy == DEDICATED),
     Filter("group", _group, lambda look: look.group is not None),
@@ -341,7 +363,11 @@ class Shelf:
             each
             for each in scene.candidates(like.zone)
             if not (
-                _state(look, each) or _draining(look, each) or _uplink(look, each) or _tenancy(look, each)
+                _state(look, each)
+                or _draining(look, each)
+                or _uplink(look, each)
+                or _model(look, each)
+                or _tenancy(look, each)
             )
         ]
         usable.sort(key=lambda each: each.host.id, reverse=True)

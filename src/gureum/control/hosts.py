@@ -10,6 +10,7 @@ from ipaddress import IPv4Address
 from msgspec.structs import replace
 
 from gureum.control import events
+from gureum.cpus import MODELS
 from gureum.env import Env
 from gureum.errors import StoreError, TransportError
 from gureum.hostspec import HostReport
@@ -216,6 +217,8 @@ def noted(host: Host | None, report: HostReport, account: str) -> Host:
         pool_free_bytes=report.pool_free_bytes if moved else host.pool_free_bytes,
         accelerator=report.accelerator,
         cpu=report.cpu,
+        cpu_vendor=report.cpu_vendor,
+        cpu_models=tuple(model for model in MODELS if model in report.cpu_models),
         boot_id=report.boot_id,
         address=report.address,
         uplink_mtu=report.uplink_mtu,

@@ -17,6 +17,7 @@ import logging
 from msgspec.structs import replace
 
 from gureum.control import captures, migrations
+from gureum.control.fleet import Fleet
 from gureum.control.interfaces import let_go
 from gureum.control.observed import Observed
 from gureum.control.placement import NoCapacity, NoHost, choose_host
@@ -140,7 +141,8 @@ async def _place(tx: Transaction, env: Env, instance: Instance) -> None:
 
 async def place_on(tx: Transaction, instance: Instance, host: str) -> None:
     """The instance's machine, ports and volumes are on this host from now on."""
-    await plug(tx, await tx.put(replace(instance, host=host)))
+    cpu = (await tx.tally(Fleet)).cpu_model(instance.zone)
+    await plug(tx, await tx.put(replace(instance, host=host, cpu=cpu)))
     for volume in await tx.find(Volume, instances=instance.id):
         if volume.host is None and not volume.former and not volume.lost:
             await tx.put(replace(volume, host=host))

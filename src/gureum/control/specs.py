@@ -234,6 +234,7 @@ def _machine(
         vcpus=size.vcpus,
         threads=size.threads,
         memory_bytes=size.memory_bytes,
+        cpu=instance.cpu,
         machine=image.machine if image else "q35",
         kernel=image.kernel if image else "",
         initrd=image.initrd if image else "",

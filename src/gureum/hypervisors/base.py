@@ -126,6 +126,8 @@ class MachineConfig(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 1
     """Of the vCPUs, how many are one core."""
     memory_bytes: int
+    cpu: str = ""
+    """Its model, one of ``Hypervisor.cpu_models``; "": the host's own, or what the hypervisor likes."""
     machine: str = "q35"
     kernel: str = ""
     initrd: str = ""
@@ -173,7 +175,19 @@ class Hypervisor(Protocol):
 
     @property
     def cpu(self) -> str:
-        """What a guest depends on of the CPU here: it can go to hosts that say the same, and to no others."""
+        """What a guest without a CPU model depends on of the CPU here: it can go to hosts that say the same,
+        and to no others.
+        """
+
+    @property
+    def cpu_models(self) -> tuple[str, ...]:
+        """Those of ``cpus.MODELS`` that guests can have here."""
+
+    @property
+    def cpu_vendor(self) -> str:
+        """Whose CPU guests see: one with a model can go to hosts that say the same. "" where that is the
+        model's.
+        """
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
         """``changed(machine id)`` is called on the event loop when a machine's status may have changed."""

@@ -45,6 +45,8 @@ class FakeMachines:
         self.powered = True
         self.full = False
         self.away = False
+        self.cpu = "fake"
+        self.cpu_models: tuple[str, ...] = ()
         self.start_errors: dict[str, str] = {}
         self.mirror_errors: dict[str, str] = {}
         self.copy: Callable[[FakeDisk, Disk], None] = lambda disk, target: None
@@ -226,7 +228,15 @@ class FakeHypervisor:
 
     @property
     def cpu(self) -> str:
-        return "fake"
+        return self.host.cpu
+
+    @property
+    def cpu_models(self) -> tuple[str, ...]:
+        return self.host.cpu_models
+
+    @property
+    def cpu_vendor(self) -> str:
+        return ""
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
         self._subscribers.append(changed)
@@ -243,7 +253,7 @@ class FakeHypervisor:
             if nic.fd >= 0:
                 os.close(nic.fd)
         self._known = self.host.machines
-        fake_migration.require_fit(config)
+        fake_migration.require_fit(self.host, config)
         machine = self.host.machines.get(config.id)
         if machine is not None and not self._may_start(machine, config):
             return
@@ -339,7 +349,7 @@ class FakeHypervisor:
 
     async def layout(self, id: str) -> MachineLayout:
         await self._work()
-        return fake_migration.layout(self._running(id))
+        return fake_migration.layout(self.host, self._running(id))
 
     async def migrate(self, id: str, outgoing: Outgoing) -> None:
         machine = self._running(id)

@@ -129,6 +129,8 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
     """In a group of the strategy partition; 0 in others."""
     tenancy: str = "default"
     """``dedicated``: on hosts with nobody else's instances."""
+    cpu: str = ""
+    """The CPU model that its machine has since it was placed, "" for its host's own."""
     cpu_credits: str = ""
     """The credit option that was asked for: standard or unlimited, "" for the type's default."""
     capturing: tuple[str, ...] = ()

@@ -41,9 +41,12 @@ class PlacementGroup(Record, frozen=True, kw_only=True, omit_defaults=True):
 class FleetSettings(Record, frozen=True, kw_only=True, omit_defaults=True):
     """How much of their processors and memory hosts give away, as a multiple of what they have, if nothing
     else is said of one.
+
+    ``cpu_model``: of instances that are placed from now on, one of ``cpus.MODELS``, "baseline" or "host".
     """
 
     cpu_overcommit: float = 16.0
     memory_overcommit: float = 1.0
+    cpu_model: str = "host"
 
     kind: ClassVar[str] = "fleet-settings"

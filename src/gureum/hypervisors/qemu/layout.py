@@ -6,6 +6,7 @@ QEMU recognizes a device's state by the device's place on its buses: the names o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from gureum.errors import HypervisorError
 from gureum.hypervisors import messages
@@ -53,6 +54,7 @@ async def ask(machine: Machine, installation: Installation, host_cpu: str) -> Ma
         host_cpu=host_cpu,
         vmgenid=saved.vmgenid,
         watchdog=saved.watchdog,
+        model=saved.model,
         disks=await _places(monitor, disks.devices, micro),
         nics=await _places(monitor, nics.devices, micro),
     )
@@ -75,10 +77,23 @@ async def _places(monitor: Monitor, devices: Mapping[str, str], micro: bool) -> 
 
 
 def require_fit(
-    config: MachineConfig, layout: MachineLayout, installation: Installation, host_cpu: str
+    config: MachineConfig,
+    layout: MachineLayout,
+    installation: Installation,
+    host_cpu: str,
+    models: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """HypervisorError if this host cannot have the machine, or it isn't the machine of the layout."""
-    if layout.host_cpu != host_cpu:
+    """HypervisorError if this host cannot have the machine, or it isn't the machine of the layout.
+
+    ``models``: by the names of those that are offered here, what QEMU is told.
+    """
+    if layout.model and models.get(layout.model) != layout.cpu:
+        raise HypervisorError(
+            f"{config.id}: has the CPU model {layout.model} ({layout.cpu}), which is not offered here"
+        )
+    if layout.model and layout.host_cpu.partition(" ")[0] != host_cpu.partition(" ")[0]:
+        raise HypervisorError(f"{config.id}: runs by {layout.host_cpu}, and guests here by {host_cpu}")
+    if not layout.model and layout.host_cpu != host_cpu:
         raise HypervisorError(
             f"{config.id}: runs on a CPU ({layout.host_cpu}) that is not the same as this host's ({host_cpu})"
         )

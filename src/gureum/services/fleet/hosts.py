@@ -93,6 +93,8 @@ async def described(ctx: Context, host: Host) -> dict[str, Any]:
         "PoolBytes": host.pool_bytes,
         "PoolFreeBytes": host.pool_free_bytes,
         "Accelerator": host.accelerator or None,
+        "Cpu": host.cpu or None,
+        "CpuModels": list(host.cpu_models),
         "InstanceIds": on.instances,
         "VolumeIds": on.volumes,
         "SnapshotIds": on.snapshots,

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from gureum.control.filters import Verdict
 from gureum.control.fleet import REQUIRES, Fleet, total_cpus, total_memory
 from gureum.control.placement import NoCapacity, explain
+from gureum.cpus import BASELINE, HOST, MODELS
 from gureum.errors import ApiError
 from gureum.resources import FleetSettings, Host, Instance
 from gureum.resources.placement import FLEET
@@ -83,11 +84,28 @@ async def describe_fleet_settings(ctx: Context, input: Input) -> Output:
 @operation("fleet", "ModifyFleetSettings", write=True)
 async def modify_fleet_settings(ctx: Context, input: Input) -> Output:
     changed = replace(await settings(ctx.tx), **_overcommit(input, lowest=0.1))
+    if (model := input.get("CpuModel")) is not None:
+        changed = replace(changed, cpu_model=await _cpu_model(ctx.tx, model))
     return {"Settings": _shown(await ctx.tx.put(changed))}
 
 
+async def _cpu_model(reader: Reader, model: str) -> str:
+    """One that could be started with. Raises for others."""
+    if model not in (HOST, BASELINE, *MODELS):
+        raise invalid(f"CpuModel is one of: {HOST}, {BASELINE}, {', '.join(MODELS)}.")
+    offered = [host.cpu_models for host in await reader.find(Host)]
+    if model in MODELS and not any(model in models for models in offered):
+        found = [each for each in MODELS if any(each in models for models in offered)]
+        raise invalid(f"No host offers the CPU model {model}. Some offer: {', '.join(found) or 'none'}.")
+    return model
+
+
 def _shown(said: FleetSettings) -> dict[str, Any]:
-    return {"CpuOvercommit": said.cpu_overcommit, "MemoryOvercommit": said.memory_overcommit}
+    return {
+        "CpuOvercommit": said.cpu_overcommit,
+        "MemoryOvercommit": said.memory_overcommit,
+        "CpuModel": said.cpu_model,
+    }
 
 
 @operation("fleet", "ExplainPlacement")
