@@ -558,6 +558,10 @@ class HostReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     boot_id: str
     revision: int
     sequence: int = 0
+    version: str = ""
+    """The agent's gureum, "" before 0.6."""
+    started: float = 0.0
+    """When the agent started, by the host's clock: another agent says another number."""
     zone: str = ""
     cpus: int = 0
     memory_bytes: int = 0

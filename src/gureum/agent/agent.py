@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
+from gureum import __version__
 from gureum.agent import audits, blocks
 from gureum.agent.disks import Disks
 from gureum.agent.fencing import Fencing
@@ -51,6 +52,11 @@ SENT_MAX = 32
 """Reports whose time is kept until the manager has them."""
 
 NETWORK = "network"
+END_AGENT = "end-agent"
+
+
+class Superseded(Exception):
+    """The agent was asked to end."""
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +103,10 @@ class Agent:
         self._uplink_down = uplink_down
         self._sent: dict[int, float] = {}
         """When reports were sent that the manager has not answered yet, by the warden's clock."""
+        self.started = env.now()
+        """Tells this agent from those before and after it."""
+        self._superseded = asyncio.Event()
+        """It is to end, for the next one to start."""
         self._spec: HostSpec | None = None
         self._fresh = False
         self._network_error = ""
@@ -123,6 +133,7 @@ class Agent:
         return self._metadata.get(instance)
 
     async def run(self) -> None:
+        """Until it is cancelled, or was asked to end (``end-agent``)."""
         await self.hypervisor.recover()
         await self.disks.local.open()
         self.hypervisor.subscribe(self.machines.kick)
@@ -131,14 +142,21 @@ class Agent:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._speak_forever())
                 group.create_task(self._refresh_forever())
+                group.create_task(self._give_way())
                 if self._warden is not None:
                     group.create_task(self._ask_warden_forever(self._warden))
                 for pool in self.disks.shared:
                     group.create_task(self._ask_forever(pool))
+        except* Superseded:
+            log.info("ends, as it was asked to: the next one goes on")
         finally:
             for part in (self._networks, self.machines, self.disks, self._fencing):
                 if part is not None:
                     await part.close()
+
+    async def _give_way(self) -> None:
+        await self._superseded.wait()
+        raise Superseded
 
     # The spec
 
@@ -294,6 +312,8 @@ class Agent:
         except (HostError, OSError) as error:
             reply = Reply(id=call.id, error=str(error))
         await link.send(reply)
+        if call.method == END_AGENT and not reply.error:
+            self._superseded.set()
 
     async def _called(self, call: Call) -> bytes:
         match call.method:
@@ -311,6 +331,10 @@ class Agent:
                 return data
             case "import-flows":
                 await self.network.import_flows(call.interface, call.data)
+                return b""
+            case "end-agent":
+                if call.data != repr(self.started).encode():
+                    raise HostError("another agent was asked to end")
                 return b""
             case "list-pool" | "mend-pool":
                 return await audits.called(self.disks.pools.get(call.pool), self.identity.cloud, call)
@@ -347,6 +371,8 @@ class Agent:
             boot_id=self.identity.boot_id,
             revision=self._spec.revision if self._spec is not None and self._fresh else 0,
             sequence=self._sequence,
+            version=__version__,
+            started=self.started,
             zone=self.identity.zone,
             cpus=self.identity.cpus,
             memory_bytes=self.identity.memory_bytes,

@@ -10,6 +10,7 @@ import logging
 from pathlib import Path
 from typing import Protocol
 
+from gureum import __version__
 from gureum.agent.warden import notes
 from gureum.errors import ConfigError
 from gureum.files import write_atomically
@@ -73,6 +74,7 @@ def configure(run: Path, machines: Path, san: SanSettings, cloud: str, host: str
         "host": host,
         "machines": str(machines),
         "netns": namespace,
+        "version": __version__,
     }
     path = run / notes.CONFIG
     data = json.dumps(config).encode()

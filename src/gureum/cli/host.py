@@ -51,7 +51,7 @@ def list_hosts(state_dir: StateDir = None, as_json: AsJson = False) -> None:
         return
     header = (
         *("host", "state", "zone", "address", "cpus", "memory", "free vcpus", "free memory", "disk free"),
-        *("instances", "volumes", ""),
+        *("instances", "volumes", "gureum", ""),
     )
     print(table(header, [row(host) for host in hosts]))
     for host in hosts:
@@ -86,6 +86,7 @@ def row(host: dict[str, Any]) -> tuple[object, ...]:
         human_bytes(host["PoolFreeBytes"]),
         len(host["InstanceIds"]),
         len(host["VolumeIds"]),
+        host.get("Version") or "-",
         ", ".join(remarks),
     )
 

@@ -41,6 +41,7 @@ from gureum.control.session import Session
 from gureum.control.shares import shared_pools
 from gureum.control.specs import host_spec
 from gureum.control.switches import Switches
+from gureum.control.upgrades import Upgrades
 from gureum.env import Env
 from gureum.errors import StoreError, TooLarge, TransportError
 from gureum.hostspec import HostReport
@@ -57,6 +58,7 @@ from gureum.resources import (
     NetworkInterface,
     PeeringConnection,
     Snapshot,
+    Upgrade,
     Volume,
     VolumeState,
 )
@@ -118,6 +120,7 @@ class Manager:
         self.pools = PoolChecks(store, self.calls, cloud.name)
         self.switches = Switches(env, store, self.observed, self.calls)
         self.evacuations = Evacuations(env, store)
+        self.upgrades = Upgrades(env, store, self.observed, self.calls)
         self._neighbours = Following(store)
         self.access: Access | None = None
         """Where hosts of other machines come in, if they may."""
@@ -136,6 +139,7 @@ class Manager:
             group.create_task(self._step_forever())
             group.create_task(self._sweep_forever())
             group.create_task(self.switches.run())
+            group.create_task(self.upgrades.run())
             if self.ha is not None:
                 group.create_task(self.ha.run())
 
@@ -188,6 +192,8 @@ class Manager:
                 await self._kick_kept()
         elif change.kind == Image.kind and self.keeping is not None:
             self._all_need_specs()
+        elif change.kind == Upgrade.kind:
+            self.upgrades.changed(change)
         elif change.kind == HostCertificate.kind and self.access is not None:
             self.access.changed(change)
         if isinstance(record, InstanceMigration):
@@ -308,6 +314,7 @@ class Manager:
         async with self.store.read() as reader:
             await self.hosts.load(reader)
             await self.evacuations.load(reader)
+            await self.upgrades.load(reader)
         swept = loop.time()
         while True:
             await asyncio.sleep(TICK_SECONDS)

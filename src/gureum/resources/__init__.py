@@ -42,6 +42,7 @@ from gureum.resources.routing import (
     VpcEndpoint,
 )
 from gureum.resources.token import ClientToken
+from gureum.resources.upgrade import HostUpgrade, Upgrade, UpgradeState, UpgradeStep
 from gureum.resources.volume import (
     Attachment,
     AttachmentState,
@@ -82,6 +83,7 @@ __all__ = [
     "HostCertificate",
     "HostState",
     "HostToken",
+    "HostUpgrade",
     "Image",
     "ImageDevice",
     "ImageState",
@@ -120,6 +122,9 @@ __all__ = [
     "StateReason",
     "Strategy",
     "Subnet",
+    "Upgrade",
+    "UpgradeState",
+    "UpgradeStep",
     "Volume",
     "VolumeKey",
     "VolumeState",

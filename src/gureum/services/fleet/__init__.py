@@ -12,6 +12,7 @@ from gureum.services.fleet import (
     pools,
     recovery,
     tracing,
+    upgrades,
     volumes,
 )
 
@@ -24,5 +25,6 @@ __all__ = [
     "pools",
     "recovery",
     "tracing",
+    "upgrades",
     "volumes",
 ]

@@ -92,6 +92,7 @@ async def described(ctx: Context, host: Host) -> dict[str, Any]:
         "MemoryBytes": host.memory_bytes,
         "PoolBytes": host.pool_bytes,
         "PoolFreeBytes": host.pool_free_bytes,
+        "Version": host.gureum_version or None,
         "Accelerator": host.accelerator or None,
         "Cpu": host.cpu or None,
         "CpuModels": list(host.cpu_models),
