@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -75,12 +74,12 @@ class Fleet:
 
 
 @pytest.fixture
-async def fleet(bench: Any, make: Any) -> AsyncIterator[Fleet]:
+async def fleet(bench: Any, make: Any) -> Fleet:
     fleet = Fleet(bench)
     for n in range(3):
         await bench.put(make.host(f"host-{n}", boot_id="b", address=f"192.0.2.{n}"))
         fleet.report(f"host-{n}", started=float(n + 1))
-    yield fleet
+    return fleet
 
 
 WAITING, LEAVING, CHANGING = UpgradeStep.waiting, UpgradeStep.leaving, UpgradeStep.changing
