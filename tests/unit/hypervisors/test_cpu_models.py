@@ -22,18 +22,18 @@ def definition(name: str, *missing: str) -> dict[str, object]:
 
 
 def test_a_level_takes_all_of_its_features() -> None:
-    definitions = [definition("qemu64", "svm"), definition("Nehalem"), definition("EPYC", "avx")]
+    definitions = [definition("qemu64-v1", "svm"), definition("Nehalem-v1"), definition("EPYC-v1", "avx")]
     assert offered(definitions, SOME) == ("x86-64-v1", "x86-64-v2", "Nehalem")
     assert offered(definitions, {**SOME, "popcnt": False}) == ("x86-64-v1", "Nehalem")
-    assert offered([definition("qemu64", "lm")], SOME) == ()
-    assert offered([{"name": "qemu64"}], SOME) == ()
+    assert offered([definition("qemu64-v1", "lm")], SOME) == ()
+    assert offered([{"name": "qemu64-v1"}], SOME) == ()
 
 
 def test_what_qemu_is_told() -> None:
     """The maker has to be the same wherever the guest goes, and nothing is left out in silence."""
-    assert argument("EPYC", "AuthenticAMD") == "EPYC,vendor=AuthenticAMD,enforce"
-    assert argument("x86-64-v1", "") == "qemu64,-svm,enforce"
-    assert argument("x86-64-v2", "").startswith("qemu64,-svm,+ssse3,")
+    assert argument("EPYC", "AuthenticAMD") == "EPYC-v1,vendor=AuthenticAMD,enforce"
+    assert argument("x86-64-v1", "") == "qemu64-v1,-svm,enforce"
+    assert argument("x86-64-v2", "").startswith("qemu64-v1,-svm,+ssse3,")
 
 
 def test_each_level_has_what_the_lower_ones_have() -> None:

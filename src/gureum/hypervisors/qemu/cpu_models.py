@@ -34,7 +34,7 @@ class Offered(msgspec.Struct, frozen=True, kw_only=True):
 def argument(model: str, vendor: str) -> str:
     """QEMU's -cpu for a model. ``vendor``: whose CPU the guest sees, "" for the model's own."""
     flags = [f"+{each}" for each in LEVELS.get(model, ())]
-    base = [LEVEL, f"-{LEFT_OUT}"] if model in LEVELS else [model]
+    base = [LEVEL, f"-{LEFT_OUT}"] if model in LEVELS else [NAMED[model]]
     maker = [f"vendor={vendor}"] if vendor else []
     return ",".join([*base, *flags, *maker, "enforce"])
 
@@ -61,7 +61,7 @@ async def inspect(cache: Path, installation: Installation, accelerator: str, cpu
 def offered(definitions: object, features: Mapping[str, object]) -> tuple[str, ...]:
     """From the answers to query-cpu-definitions, and to query-cpu-model-expansion of the best model."""
     missing = {str(each.get("name")): each.get("unavailable-features") for each in items(definitions)}
-    found = {name for name in NAMED if missing.get(name) == []}
+    found = {name for name, versioned in NAMED.items() if missing.get(versioned) == []}
     lacks = missing.get(LEVEL)
     if isinstance(lacks, list) and not set(lacks) - {LEFT_OUT}:
         found |= {
