@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from functools import partial
 
 from msgspec.structs import replace
@@ -94,10 +94,7 @@ class Upgrades:
         async with asyncio.TaskGroup() as group:
             while True:
                 await self._wake.wait()
-                try:
-                    await self.step(group)
-                except StoreError as error:
-                    log.error("upgrades stand still, and are tried again: %s", error)
+                await _attempt(self.step(group))
                 await asyncio.sleep(TICK_SECONDS)
 
     async def step(self, group: asyncio.TaskGroup) -> None:
@@ -120,7 +117,7 @@ class Upgrades:
             work = self._end_agent(each)
         else:
             return
-        task = self._tasks[key] = group.create_task(work)
+        task = self._tasks[key] = group.create_task(_attempt(work))
         task.add_done_callback(lambda _: self._tasks.pop(key, None))
 
     async def _change(self, key: tuple[str, str]) -> None:
@@ -249,6 +246,17 @@ class Upgrades:
 
     def _late(self, upgrade: Upgrade, each: HostUpgrade) -> bool:
         return abs(self._env.now() - each.since) >= upgrade.wait_seconds
+
+
+async def _attempt(work: Coroutine[None, None, None]) -> None:
+    """A fault in one must not end the manager, again and again; it is tried again."""
+    try:
+        await work
+    except Exception as error:
+        expected = isinstance(error, StoreError)
+        log.error(
+            "an upgrade stands still, and goes on later: %s", error, exc_info=None if expected else error
+        )
 
 
 def _to_end(each: HostUpgrade, view: HostView | None) -> bool:

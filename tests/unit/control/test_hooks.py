@@ -29,13 +29,29 @@ async def test_what_it_said_last_is_why_it_failed(tmp_path: Path) -> None:
     assert len(failed) < SHOWN + 50
 
 
-async def test_one_that_does_not_end_is_ended_with_all_that_it_began(tmp_path: Path) -> None:
-    text = f"sleep 600 & echo $! >{tmp_path}/child; wait"
-    assert await hook(tmp_path, text, seconds=2.0).run("host-1", "") == "it did not end in 2 s"
-    child = Path(f"/proc/{(tmp_path / 'child').read_text().strip()}/stat")
+async def test_one_that_does_not_end_is_given_up(tmp_path: Path) -> None:
+    assert await hook(tmp_path, "sleep 600", seconds=0.5).run("host-1", "") == "it did not end in 0.5 s"
+
+
+async def test_when_the_manager_ends_so_does_all_that_it_began(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    text = f"sleep 600 & echo $! >{pid}.new; mv {pid}.new {pid}; wait"
+    running = asyncio.create_task(hook(tmp_path, text).run("host-1", ""))
     async with asyncio.timeout(60):
-        while child.exists() and child.read_text().rpartition(")")[2].split()[0] != "Z":  # noqa: ASYNC110
+        while not pid.exists():  # noqa: ASYNC110
             await asyncio.sleep(0.05)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    async with asyncio.timeout(60):
+        while lives(Path(f"/proc/{pid.read_text().strip()}/stat")):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+def lives(stat: Path) -> bool:
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 async def test_without_a_command_it_is_said_where_it_is_looked_for(tmp_path: Path) -> None:

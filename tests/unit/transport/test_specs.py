@@ -20,7 +20,7 @@ from gureum.hostspec import (
     RuleSpec,
     VolumeSpec,
 )
-from gureum.transport.messages import Items, Spec, SpecChange, decode, encode
+from gureum.transport.messages import Items, Report, Spec, SpecChange, decode, encode
 from gureum.transport.specs import Receiver, Sender
 
 
@@ -156,6 +156,16 @@ def test_a_missing_change_is_noticed() -> None:
         Receiver().take(sender.message(spec(4)))
     sender.forget()
     assert receiver.take(sender.message(spec(5))) == spec(5)
+
+
+def test_what_an_older_agent_does_not_say_has_the_meaning_that_it_had() -> None:
+    machine = {"id": "i-1", "generation": 1, "state": "paused"}
+    said = {"cloud": "c", "host": "h", "boot_id": "b", "revision": 1, "machines": [machine]}
+    message = decode(msgspec.msgpack.encode({"type": "report", "report": said}))
+    assert isinstance(message, Report)
+    report = message.report
+    assert (report.version, report.started, report.cpu_models, report.cpu_vendor) == ("", 0.0, (), "")
+    assert not report.machines[0].hung
 
 
 def test_what_a_newer_manager_tells_of_is_passed_over() -> None:
