@@ -43,6 +43,10 @@ def upgrade(
 ) -> None:
     if everything and hosts:
         raise CliError("either hosts or --all", exit_code=USAGE)
+    if cancel and (everything or hosts):
+        raise CliError("--cancel is for the upgrade that is under way: without hosts", exit_code=USAGE)
+    if not (everything or hosts) and (evacuate or reboots or at_once or timeout):
+        raise CliError("which hosts?", "their names, or --all", exit_code=USAGE)
     names = _names(state_dir) if everything else list(hosts or ())
     if names:
         wanted: dict[str, Any] = {"HostIds": names, "Evacuate": evacuate, "Reboots": reboots}
