@@ -482,6 +482,10 @@ class MachineReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     migration: MigrationReport | None = None
     hung: bool = False
     """Its guest let its watchdog run out, and it is paused for that."""
+    ended: int = 0
+    """The revision of a spec that no longer wants it, and by which it has ended, though volumes are still
+    held here for it: their pool cannot be told. 0 for none.
+    """
 
 
 class VolumeReport(Document, frozen=True, kw_only=True, omit_defaults=True):

@@ -48,8 +48,10 @@ RECONNECT_SECONDS_MAX = 2.0
 FLOWS_BYTES_MAX = 16 * 1024 * 1024
 """Of one port, in one message."""
 
-SENT_MAX = 32
-"""Reports whose time is kept until the manager has them."""
+SENT_MAX = 1000
+"""Reports whose time is kept until the manager has them, or a later one: more than it takes in while any may
+still count.
+"""
 
 NETWORK = "network"
 END_AGENT = "end-agent"
@@ -200,7 +202,16 @@ class Agent:
         self.machines.take(spec)
         if self._fencing is not None:
             self._fencing.take(spec)
+        self._lift()
         self._report_due.set()
+
+    def _lift(self) -> None:
+        """Not before the network is without what went elsewhere: from then on the host may be heard."""
+        spec = self._spec
+        if self._fencing is None or not self._fresh or spec is None:
+            return
+        if self._network_applied == spec.network:
+            self._fencing.lift(spec.lifted)
 
     def _keep(self, spec: HostSpec) -> None:
         if self._spec_file is None:
@@ -233,6 +244,7 @@ class Agent:
         if self._spec is not None and spec.network == self._spec.network:
             there = (*spec.network.ports, *spec.network.standby)
             self.machines.network_applied({port.id for port in there})
+        self._lift()
 
     # What the workers tell
 
@@ -301,6 +313,8 @@ class Agent:
                 self.take(spec)
         elif isinstance(message, Word):
             sent = self._sent.pop(message.sequence, None)
+            for earlier in [each for each in self._sent if each < message.sequence]:
+                del self._sent[earlier]
             if self._warden is not None and sent is not None:
                 self._warden.heard(sent)
         elif isinstance(message, Call):

@@ -196,6 +196,10 @@ def _uplink(look: Look, candidate: Candidate) -> str:
     return "has no uplink now: nobody would reach it there" if candidate.host.uplink_down else ""
 
 
+def _fit(look: Look, candidate: Candidate) -> str:
+    return candidate.host.unfit
+
+
 def _hardware(look: Look, candidate: Candidate) -> str:
     like = look.wish.like
     return "" if like is None else unlike(like, candidate.host, look.wish.cpu)
@@ -294,6 +298,7 @@ FILTERS = (
     Filter("storage", _storage, lambda look: bool(look.wish.bound)),
     Filter("draining", _draining),
     Filter("uplink", _uplink),
+    Filter("fit", _fit),
     Filter("hardware", _hardware, lambda look: look.wish.like is not None),
     Filter("cpu", _model, lambda look: bool(look.model)),
     Filter("labels", _labels, lambda look: bool(look.machine.requires)),
@@ -367,6 +372,7 @@ class Shelf:
                 or _draining(look, each)
                 or _uplink(look, each)
                 or _model(look, each)
+                or _fit(look, each)
                 or _tenancy(look, each)
             )
         ]

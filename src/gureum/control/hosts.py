@@ -157,7 +157,9 @@ class Hosts:
             if self._env is None:
                 await tx.put(replace(host, state=HostState.down))
                 return
-            await tx.put(replace(host, state=HostState.down, silent=self._env.now()))
+            now = asyncio.get_running_loop().time()
+            silent = self._env.now() - (now - self._heard.get(id, now))
+            await tx.put(replace(host, state=HostState.down, silent=silent))
             message = f"host {id} was not heard of for {self.lease(id):g} s"
             await events.record(tx, self._env, "HostDown", message, Severity.warning, host=id)
 

@@ -510,6 +510,7 @@ class Manager:
         assert self.ha is not None
         self.ha.heard()
         if report.warden is not None and self.hosts.is_up(report.host):
+            self.ha.spoke(report.host)
             await session.link.send(Word(report.sequence))
 
     async def _here(self, session: Session) -> Collection[str]:

@@ -270,6 +270,8 @@ def _amiss(upgrade: Upgrade, each: HostUpgrade, host: Host | None, view: HostVie
         return "it was removed"
     if host.state is not HostState.up:
         return f"it is {host.state}"
+    if host.unfit:
+        return f"it {host.unfit}"
     if view is None:
         return "it was not heard of since the manager started"
     if upgrade.reboots and host.boot_id == each.boot_id:
