@@ -42,7 +42,6 @@ class HostView:
         self.fences = report.fences
         self.warden = report.warden
         self.uplink_down = report.uplink_down
-        self.version = report.version
         self.started = report.started
         self.machines = {machine.id: machine for machine in report.machines}
         self.volumes = {volume.id: volume for volume in report.volumes}

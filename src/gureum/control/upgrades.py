@@ -172,9 +172,7 @@ class Upgrades:
                 text = f"host {new.host} is upgraded" + (", and drained for that" if after.evacuate else "")
                 await events.record(tx, self._env, "HostUpgrade", text, host=new.host)
             elif new.step is UpgradeStep.done:
-                view = self._observed.hosts.get(new.host)
-                version = f", as gureum {view.version}" if view is not None and view.version else ""
-                text = f"host {new.host} is back from its upgrade{version}"
+                text = f"host {new.host} is back from its upgrade"
                 await events.record(tx, self._env, "HostUpgraded", text, host=new.host)
 
     async def _begin(self, tx: Transaction, upgrade: Upgrade, each: HostUpgrade) -> HostUpgrade:
