@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from gureum.cpus import BASELINE, HOST, common_level
 from gureum.resources import (
     FleetSettings,
     Host,
@@ -119,7 +120,7 @@ def taken(instance: Instance) -> Taken:
         instance.partition,
         instance.tenancy,
         required_labels(instance.tags),
-        held(instance) if instance.resize is not None else (0, 0),
+        held=held(instance) if instance.resize is not None else (0, 0),
     )
 
 
@@ -204,6 +205,8 @@ class Fleet(Tally):
         self.unplaced: dict[str, Taken] = {}
         self.dedicated = 0
         """How many instances are to share their host with nobody else's."""
+        self._levels: dict[str, str] = {}
+        """By zone, what its hosts have in common."""
         self._zones: defaultdict[str, dict[str, Candidate]] = defaultdict(dict)
         self._candidates: dict[str, Candidate] = {}
         self._on: defaultdict[str, dict[str, Taken]] = defaultdict(dict)
@@ -236,6 +239,18 @@ class Fleet(Tally):
         yield from self._zones.get(zone, {}).values()
         yield from self._zones.get(EVERY_ZONE, {}).values()
 
+    def cpu_model(self, zone: str) -> str:
+        """What an instance that is placed in the zone now gets, "" for its host's own CPU. ``BASELINE``,
+        which no host offers, if its hosts have nothing in common.
+        """
+        wanted = self.settings.cpu_model
+        if wanted != BASELINE:
+            return "" if wanted == HOST else wanted
+        if zone not in self._levels:
+            level = common_level(each.host.cpu_models for each in self.candidates(zone))
+            self._levels[zone] = level or BASELINE
+        return self._levels[zone]
+
     def members(self, group: str) -> dict[str, Taken]:
         """The instances of a placement group that take room."""
         return self._members.get(group, {})
@@ -266,6 +281,7 @@ class Fleet(Tally):
         if isinstance(kept, Taken):
             self._give_back(kept)
         elif isinstance(kept, Host):
+            self._levels.clear()
             del self._zones[kept.zone][id]
             del self._candidates[id]
         elif isinstance(kept, PlacementGroup):
@@ -284,6 +300,7 @@ class Fleet(Tally):
             self._add_host(candidate.host)
 
     def _add_host(self, host: Host) -> None:
+        self._levels.clear()
         candidate = Candidate(host, self.settings)
         for machine in self._on.get(host.id, {}).values():
             candidate.take(machine)

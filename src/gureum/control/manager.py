@@ -43,6 +43,7 @@ from gureum.control.session import Session
 from gureum.control.shares import shared_pools
 from gureum.control.specs import host_spec
 from gureum.control.switches import Switches
+from gureum.control.upgrades import Upgrades
 from gureum.env import Env
 from gureum.errors import StoreError, TooLarge, TransportError
 from gureum.hostspec import HostReport, MachineSize
@@ -59,6 +60,7 @@ from gureum.resources import (
     NetworkInterface,
     PeeringConnection,
     Snapshot,
+    Upgrade,
     Volume,
     VolumeState,
 )
@@ -121,6 +123,7 @@ class Manager:
         self.switches = Switches(env, store, self.observed, self.calls)
         self.evacuations = Evacuations(env, store)
         self.balancer = Balancer(env, store)
+        self.upgrades = Upgrades(env, store, self.observed, self.calls)
         self._neighbours = Following(store)
         self.access: Access | None = None
         """Where hosts of other machines come in, if they may."""
@@ -139,6 +142,7 @@ class Manager:
             group.create_task(self._step_forever())
             group.create_task(self._sweep_forever())
             group.create_task(self.switches.run())
+            group.create_task(self.upgrades.run())
             if self.ha is not None:
                 group.create_task(self.ha.run())
 
@@ -193,6 +197,8 @@ class Manager:
                 await self._kick_kept()
         elif change.kind == Image.kind and self.keeping is not None:
             self._all_need_specs()
+        elif change.kind == Upgrade.kind:
+            self.upgrades.changed(change)
         elif change.kind == HostCertificate.kind and self.access is not None:
             self.access.changed(change)
         if isinstance(record, InstanceMigration):
@@ -318,6 +324,7 @@ class Manager:
             await self.hosts.load(reader)
             await self.evacuations.load(reader)
             await self.balancer.load(reader)
+            await self.upgrades.load(reader)
         swept = loop.time()
         while True:
             await asyncio.sleep(TICK_SECONDS)

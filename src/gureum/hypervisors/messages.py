@@ -4,6 +4,7 @@ from __future__ import annotations
 
 GUEST_SHUT_DOWN = "the guest shut itself down"
 GUEST_PANICKED = "guest kernel panic"
+GUEST_HUNG = "the guest did not feed its watchdog"
 EMULATION_FAILED = "the CPU could not be virtualized any further"
 STORAGE_FULL = "paused: the storage is full"
 STORAGE_AWAY = "paused: the storage can't be reached"

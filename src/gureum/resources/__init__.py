@@ -43,6 +43,7 @@ from gureum.resources.routing import (
     VpcEndpoint,
 )
 from gureum.resources.token import ClientToken
+from gureum.resources.upgrade import HostUpgrade, Upgrade, UpgradeState, UpgradeStep
 from gureum.resources.volume import (
     Attachment,
     AttachmentState,
@@ -84,6 +85,7 @@ __all__ = [
     "HostCertificate",
     "HostState",
     "HostToken",
+    "HostUpgrade",
     "Image",
     "ImageDevice",
     "ImageState",
@@ -123,6 +125,9 @@ __all__ = [
     "StateReason",
     "Strategy",
     "Subnet",
+    "Upgrade",
+    "UpgradeState",
+    "UpgradeStep",
     "Volume",
     "VolumeKey",
     "VolumeState",

@@ -15,6 +15,7 @@ from gureum.services.fleet import (
     resizes,
     survival,
     tracing,
+    upgrades,
     volumes,
 )
 
@@ -30,5 +31,6 @@ __all__ = [
     "resizes",
     "survival",
     "tracing",
+    "upgrades",
     "volumes",
 ]
