@@ -125,11 +125,11 @@ class Look:
     def __init__(self, scene: Scene, wish: Wish) -> None:
         self.wish = wish
         self.machine = wish.machine
-        self.cpus = wish.machine.size.vcpus
+        self.cpus = wish.machine.vcpus
         self.memory_bytes = wish.machine.memory_bytes
         self.group: PlacementGroup | None = scene.fleet.groups.get(wish.machine.group)
-        self.counted = wish.machine.host if wish.machine.id in scene.fleet.on(wish.machine.host or "") else ""
-        """The host of which it takes a part already."""
+        self.counted = scene.fleet.on(wish.machine.host or "").get(wish.machine.id)
+        """The part of a host that it takes already."""
         self.refused = ""
         """Why the group takes it nowhere."""
         self.hosts: Counter[str] = Counter()
@@ -269,12 +269,14 @@ def _partition(look: Look, candidate: Candidate, group: PlacementGroup) -> str:
 
 
 def _cpus(look: Look, candidate: Candidate) -> str:
-    left = candidate.cpus + (look.cpus if candidate.host.id == look.counted else 0)
+    own = look.counted if look.counted is not None and look.counted.host == candidate.host.id else None
+    left = candidate.cpus + (own.vcpus if own is not None else 0)
     return "" if left >= look.cpus else f"has {left} vCPUs left, and {look.cpus} are needed"
 
 
 def _memory(look: Look, candidate: Candidate) -> str:
-    left = candidate.memory_bytes + (look.memory_bytes if candidate.host.id == look.counted else 0)
+    own = look.counted if look.counted is not None and look.counted.host == candidate.host.id else None
+    left = candidate.memory_bytes + (own.memory_bytes if own is not None else 0)
     if left >= look.memory_bytes:
         return ""
     return f"has {gib(max(0, left))} of memory left, and {gib(look.memory_bytes)} are needed"
@@ -393,7 +395,7 @@ class Shelf:
                 heapreplace(self._heap, (-candidate.memory_bytes, number))
             elif candidate.memory_bytes < machine.memory_bytes:
                 break
-            elif candidate.cpus < machine.size.vcpus or candidate.dedicated.keys() - {machine.account}:
+            elif candidate.cpus < machine.vcpus or candidate.dedicated.keys() - {machine.account}:
                 passed.append(heappop(self._heap))
             else:
                 found = self._scene.take(candidate, machine)

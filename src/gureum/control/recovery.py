@@ -24,6 +24,7 @@ from gureum.resources import (
     InstanceState,
     NetworkInterface,
     RecoveryPolicy,
+    Resize,
     Severity,
     StateReason,
     Volume,
@@ -224,6 +225,22 @@ async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> N
         seconds = max(0.0, env.now() - instance.recovers)
         text = f"{id} runs again, on host {after.host}, after {seconds:.1f} s"
         await events.record(tx, env, "InstanceRecovered", text, host=str(after.host), instance=id)
+    if after is not None and instance.resize is not None:
+        await _tell_resize(tx, env, after, instance.resize)
+
+
+async def _tell_resize(tx: Transaction, env: Env, instance: Instance, before: Resize) -> None:
+    """What became of a resize, if anything did."""
+    now, host = instance.resize, str(instance.host)
+    if now is None and instance.state is InstanceState.running:
+        seconds = max(0.0, env.now() - before.since)
+        text = f"{instance.id} has the size of {instance.type}, after {seconds:.1f} s"
+        await events.record(tx, env, "InstanceResized", text, host=host, instance=instance.id)
+    elif now is not None and now.message and now.message != before.message:
+        text = f"{instance.id} does not have the size of {instance.type}: {now.message}"
+        await events.record(
+            tx, env, "InstanceNotResized", text, Severity.warning, host=host, instance=instance.id
+        )
 
 
 async def _let_stay(tx: Transaction, env: Env, observed: Observed, instance: Instance) -> None:

@@ -29,6 +29,7 @@ import msgspec
 from gureum.errors import HypervisorError
 from gureum.files import sync, write_atomically
 from gureum.hostspec import MachineState
+from gureum.migrationspec import Room
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,9 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     and does not go on here yet; ``listens``: where that is waited for. ``group``: the control group's name,
     "" for the machine's id. (Of one that comes it is another: its host may be on the same computer.)
 
+    ``room``: to what it can grow, None for one that keeps its size. ``leaving``: its guest was asked to give
+    up a CPU, and may do so at any moment.
+
     ``paused``: why its storage paused it, "" while it goes on. ``frozen``: its guest may have been told to
     write nothing more.
     """
@@ -76,6 +80,8 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     incoming: bool = False
     listens: str = ""
     group: str = ""
+    room: Room | None = None
+    leaving: bool = False
 
 
 class _Disk(msgspec.Struct):

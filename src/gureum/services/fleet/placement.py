@@ -13,7 +13,7 @@ from gureum.control.fleet import REQUIRES, Fleet, taken, total_cpus, total_memor
 from gureum.control.outlook import SURVIVE_MAX
 from gureum.control.placement import NoCapacity, explain
 from gureum.errors import ApiError
-from gureum.resources import FleetSettings, Host, Instance, InstanceState
+from gureum.resources import BalanceMode, FleetSettings, Host, Instance, InstanceState
 from gureum.resources.placement import FLEET
 from gureum.resources.volume import shared
 from gureum.services.ec2 import capacity, placement_groups
@@ -96,6 +96,11 @@ async def modify_fleet_settings(ctx: Context, input: Input) -> Output:
                 "does."
             )
         changed = replace(changed, survive=survive)
+    if mode := input.get("BalanceMode"):
+        if mode not in list(BalanceMode):
+            raise invalid(f"BalanceMode is one of: {', '.join(BalanceMode)}.")
+        # What was asked for once, too, ends with another mode.
+        changed = replace(changed, balance=BalanceMode(mode), rebalance=0.0)
     return {"Settings": _shown(await ctx.tx.put(changed))}
 
 
@@ -104,6 +109,7 @@ def _shown(said: FleetSettings) -> dict[str, Any]:
         "CpuOvercommit": said.cpu_overcommit,
         "MemoryOvercommit": said.memory_overcommit,
         "Survive": said.survive,
+        "BalanceMode": str(said.balance),
     }
 
 
