@@ -17,7 +17,7 @@ from gureum.migrationspec import MigrationPhase, OutgoingSpec
 from gureum.sim.run import Outcome, simulate
 
 STEPS = 60
-SEEDS = 40
+SEEDS = 50
 BATCH = 10
 SEEDS_MAX = 60
 """How many workloads are tried until one reaches a crash point, or finds a fault."""
