@@ -177,7 +177,7 @@ class Machines:
             self._ended[spec.id] = self._specs.revision
             return self._let_go(spec.id, set())
         same = status.generation == spec.generation
-        if same and spec.shutdown_seconds > 0 and await self._passages.stay(status):
+        if same and spec.shutdown_seconds > 0 and await self._stays(spec, status):
             return False
         polite = status.state is MachineState.running and spec.shutdown_seconds > 0
         if polite and not await self._asked(spec.id, "stop", spec.shutdown_seconds):
@@ -185,6 +185,20 @@ class Machines:
         await self.hypervisor.power_off(spec.id)
         self.env.crashpoint("agent.machine.off")
         return False
+
+    async def _stays(self, spec: MachineSpec, status: MachineStatus) -> bool:
+        """See Passages.stay: before that it can't be asked to shut down. A hypervisor that does not answer is
+        waited for no longer than its guest would be.
+        """
+        now = asyncio.get_running_loop().time()
+        asked = self._deadlines.setdefault((spec.id, "stop asked"), now)
+        try:
+            return await self._passages.stay(status)
+        except HypervisorError as error:
+            if now < asked + spec.shutdown_seconds:
+                raise
+            log.warning("%s is ended on its way: %s", spec.id, error)
+            return False
 
     async def _asked(self, id: str, purpose: str, seconds: float) -> bool:
         """Ask the guest to shut down, again and again: it may not listen yet. True when its time is over.

@@ -22,6 +22,7 @@ from gureum.cli import placement as placement_commands  # noqa: F401  (its comma
 from gureum.cli import san as san_commands
 from gureum.cli import sim as sim_commands
 from gureum.cli import sizes as sizes
+from gureum.cli import survival as survival_commands  # noqa: F401  (its commands are host_commands.app's)
 from gureum.cli import volume as volume_commands
 from gureum.cli.commands import COMMANDS, exit_code_help
 from gureum.cli.options import MARKUP, AsJson, StateDir, attend, cloud_at

@@ -65,6 +65,8 @@ class Taken(NamedTuple):
     requires: tuple[tuple[str, str], ...] = ()
     held: tuple[int, int] = (0, 0)
     """vCPUs and bytes of memory that its machine has still, if that is more than its type has."""
+    restarts: bool = False
+    """Of one that is to be: whether it would be started elsewhere if its host was lost."""
 
     @property
     def size(self) -> InstanceType:
@@ -207,6 +209,11 @@ class Fleet(Tally):
         self._on: defaultdict[str, dict[str, Taken]] = defaultdict(dict)
         self._members: defaultdict[str, dict[str, Taken]] = defaultdict(dict)
 
+    @property
+    def common(self) -> bool:
+        """Whether hosts stand for all zones."""
+        return bool(self._zones.get(EVERY_ZONE))
+
     def candidate(self, host: str) -> Candidate | None:
         return self._candidates.get(host)
 
@@ -256,7 +263,12 @@ class Fleet(Tally):
             self._settle(FleetSettings(id=""))
 
     def _settle(self, settings: FleetSettings) -> None:
-        self.settings = settings
+        before, self.settings = self.settings, settings
+        if (before.cpu_overcommit, before.memory_overcommit) == (
+            settings.cpu_overcommit,
+            settings.memory_overcommit,
+        ):
+            return
         for candidate in list(self._candidates.values()):
             self._add_host(candidate.host)
 

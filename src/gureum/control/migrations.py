@@ -47,6 +47,10 @@ PER_HOST_MAX = 2
 """Migrations that leave a host at once; also those that come to it."""
 PREPARE_SECONDS_MAX = 120.0
 COPY_SECONDS_MAX = 3600.0
+HELD_SECONDS_MAX = 15.0
+"""For so long a guest is held for a destination that does not say that it has all of it: as long as its agent
+needs to be restarted.
+"""
 PURGE_SECONDS = 24 * 3600.0
 """For so long the record of an ended migration is kept."""
 SECRET_BYTES = 32
@@ -221,11 +225,15 @@ class _Ends:
         return told
 
     @property
+    def sent(self) -> bool:
+        """Whether the source has sent all of it, and holds the guest."""
+        held = self.source is not None and self.source.state is MachineState.paused
+        return held and self.said(self.source).phase is MigrationPhase.completed
+
+    @property
     def done(self) -> bool:
         """Whether all of it is at the destination, and the guest is held at the source."""
-        held = self.source is not None and self.source.state is MachineState.paused
-        both = (self.said(seen).phase for seen in (self.source, self.destination))
-        return held and all(phase is MigrationPhase.completed for phase in both)
+        return self.sent and self.said(self.destination).phase is MigrationPhase.completed
 
 
 async def _fault(
@@ -276,6 +284,22 @@ async def _proceed(tx: Transaction, migration: InstanceMigration, ends: _Ends) -
 def ready(observed: Observed, migration: InstanceMigration) -> bool:
     """Whether the guest is held and can go on at the destination."""
     return migration.state is MigrationState.copying and _Ends(observed, migration).done
+
+
+def sent(observed: Observed, migration: InstanceMigration) -> bool:
+    """Whether the guest is held at the source, whatever the destination says."""
+    return migration.state is MigrationState.copying and _Ends(observed, migration).sent
+
+
+async def give_up(tx: Transaction, observed: Observed, id: str) -> InstanceMigration | None:
+    """Let a guest go on at the source that is held there, if the destination still does not say that it has
+    all of it; None if it does, or does not need to.
+    """
+    migration = await tx.get(InstanceMigration, id)
+    if migration is None or not sent(observed, migration) or ready(observed, migration):
+        return None
+    said = f"host {migration.destination} did not say in {HELD_SECONDS_MAX:g} s that it has all of it"
+    return await abort(tx, migration, "failed", said)
 
 
 async def switch(tx: Transaction, env: Env, observed: Observed, id: str) -> Instance | None:

@@ -13,6 +13,8 @@ from msgspec.structs import replace
 from gureum.control import captures, events, instances, migrations
 from gureum.control.observed import Observed
 from gureum.control.placement import NoCapacity, choose_host
+from gureum.control.restarts import RUNS as RUNS
+from gureum.control.restarts import order as order
 from gureum.env import Env
 from gureum.hostspec import MachineReport, MachineState
 from gureum.resources import (
@@ -39,7 +41,6 @@ CRASHES_SECONDS = 600.0
 """Of a machine that dies more often than CRASHES_MAX times in this time, it is not tried again."""
 BACKOFF_SECONDS_MAX = 60.0
 
-RUNS = (InstanceState.pending, InstanceState.running)
 ENDS = (InstanceState.stopping, InstanceState.shutting_down)
 
 
@@ -174,11 +175,6 @@ async def rejoin(tx: Transaction, env: Env, instance: Instance, since: float) ->
             restart_at=0.0,
         )
     )
-
-
-def order(instance: Instance) -> tuple[int, float, str]:
-    """Who is started first."""
-    return -instance.recovery.priority, instance.launched.timestamp(), instance.id
 
 
 async def place(tx: Transaction, env: Env, id: str) -> None:

@@ -19,6 +19,7 @@ VCPUS_STAY = (
     "QEMU cannot take a vCPU from a machine that is emulated: it gets the time of as many as it is to have, "
     "and has no more than these once it is stopped and started"
 )
+NOT_BEGUN = "its QEMU has not begun"
 STAYED = "it goes on here after all"
 STOPPED = "stopped as asked"
 PROCESS_ENDED = "the hypervisor process ended unexpectedly"

@@ -41,9 +41,14 @@ class PlacementGroup(Record, frozen=True, kw_only=True, omit_defaults=True):
 class FleetSettings(Record, frozen=True, kw_only=True, omit_defaults=True):
     """How much of their processors and memory hosts give away, as a multiple of what they have, if nothing
     else is said of one.
+
+    ``survive``: room is kept so that what runs on so many hosts could be started elsewhere if they were lost.
     """
 
     cpu_overcommit: float = 16.0
     memory_overcommit: float = 1.0
+    survive: int = 0
+    short: tuple[str, ...] = ()
+    """The domains (zones, or "" for all) of which the manager has found that they could not."""
 
     kind: ClassVar[str] = "fleet-settings"

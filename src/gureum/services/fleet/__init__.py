@@ -12,6 +12,7 @@ from gureum.services.fleet import (
     pools,
     recovery,
     resizes,
+    survival,
     tracing,
     volumes,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "pools",
     "recovery",
     "resizes",
+    "survival",
     "tracing",
     "volumes",
 ]
