@@ -27,6 +27,8 @@ class MachineLayout(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     ``host_cpu`` what the source's ``Hypervisor.cpu`` says. ``disks`` and ``nics`` say, by volume and
     interface, on which bus and in which slot of it each is. ``vcpus`` and ``memory_bytes``: what it has now,
     and ``room`` to what it can grow; 0 and None of one that was started without any.
+    interface, on which bus and in which slot of it each is. ``watchdog``: it has one.
+    ``model``: the ``cpu`` by its name in ``cpus``, "" if it has the source's own.
     """
 
     type: str
@@ -39,6 +41,8 @@ class MachineLayout(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     vcpus: int = 0
     memory_bytes: int = 0
     room: Room | None = None
+    watchdog: bool = False
+    model: str = ""
 
 
 class IncomingSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -295,6 +295,7 @@ class Machines:
                         memory_bytes=spec.memory_bytes,
                         vcpus_max=spec.vcpus_max,
                         memory_max_bytes=spec.memory_max_bytes,
+                        cpu=spec.cpu,
                         machine=spec.machine,
                         kernel=spec.kernel,
                         initrd=spec.initrd,
@@ -459,6 +460,7 @@ class Machines:
             nics=status.nics if live else (),
             migration=self._passages.report(spec, status),
             size=status.size if live else None,
+            hung=status.hung,
             ended=0 if live else self._ended_with_volumes(spec.id),
         )
 

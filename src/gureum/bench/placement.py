@@ -2,6 +2,7 @@
 
 Placed is what the manager does with a new instance: a host is chosen, and the instance, its interface and its
 volume are there from then on, in the store, durably, in batches as the manager takes them. Nothing runs.
+And how long it takes to decide what should move between them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from msgspec.structs import replace
 from gureum.bench.figures import Figure, Promise, Say
 from gureum.bench.servers import BenchError
 from gureum.control import instances
+from gureum.control.balance import Heat, Move, Plan, Situation, proposals
 from gureum.control.fleet import Fleet, taken
+from gureum.control.loads import Use
 from gureum.control.manager import BATCH_MAX
 from gureum.control.observed import Observed
 from gureum.control.placement import choose_host
@@ -50,10 +53,13 @@ PER_HOST = INSTANCES // HOSTS
 PLACED = 3_000
 DECISIONS = 1_000
 PER_SECOND = 500
+GIB = 1 << 30
 GROWTH = 1.5
 PLAN_SECONDS = 1
 LEAST_MEMORY = 0.466
 """Memory given away, as a part of what there is, at which hosts have room for one more instance each."""
+BALANCE_SECONDS = 1
+HOT_HOSTS = 100
 ZONES = ("us-east-1a", "us-east-1b", "us-east-1c")
 ACCOUNT = "123456789012"
 GROUP = "pg-00000000000000001"
@@ -93,6 +99,7 @@ async def _measure(directory: Path, say: Say, count: int) -> list[Figure]:
         first = await _first_look(store)
         accepted, chosen, apart = await _decisions(store)
         plan = await _lost_host(store)
+        balanced = await _balance(store)
         kept = await _kept(store)
     finally:
         await store.close()
@@ -123,6 +130,13 @@ async def _measure(directory: Path, say: Say, count: int) -> list[Figure]:
             promise=Promise(limit=PLAN_SECONDS),
         ),
         *kept,
+        Figure(
+            name=f"{balanced.moves} moves decided that relieve {HOT_HOSTS} hot hosts",
+            value=balanced.seconds,
+            unit="s",
+            promise=Promise(limit=BALANCE_SECONDS),
+        ),
+        Figure(name="the longest of it without a pause", value=1000 * balanced.slice, unit="ms"),
     ]
 
 
@@ -258,6 +272,46 @@ def _disk(instance: Instance, pool: str = LOCAL) -> Volume:
     )
 
 
+class Balanced(NamedTuple):
+    """``slice``: the longest time in which nothing else has its turn."""
+
+    moves: int
+    seconds: float
+    slice: float
+
+
+async def _balance(store: SqliteStore) -> Balanced:
+    """What one look at the loads of all hosts takes, some of which are hot."""
+    hot = {f"host-{number}" for number in range(HOT_HOSTS)}
+    clock, slices, moves = Clock(), [Clock()], 0
+    longest = 0.0
+
+    def pause() -> None:
+        nonlocal longest
+        longest = max(longest, slices.pop().seconds)
+        slices.append(Clock())
+
+    async with store.read() as reader:
+        fleet = (await reader.tally(Fleet)).copy()
+    hosts = {candidate.host.id: fleet.on(candidate.host.id) for candidate in fleet.candidates()}
+    uses = {
+        id: Use(1.1 if host in hot else 0.1 + number % 4 / 10, float(GIB))
+        for host, machines in hosts.items()
+        for number, id in enumerate(machines)
+    }
+    besides = dict.fromkeys(hosts, Use(0.5, float(GIB)))
+    plan = Plan(Situation(fleet, besides, uses.__getitem__, {}))
+    for _ in plan.fill():
+        pause()
+    heat = Heat()
+    heat.take(plan, 0.0)
+    for found in proposals(plan, dict.fromkeys(heat.since, 600.0), set()):
+        pause()
+        moves += isinstance(found, Move)
+    pause()
+    return Balanced(moves, clock.seconds, longest)
+
+
 async def _seed(store: SqliteStore, present: int) -> None:
     async def hosts(tx: Transaction) -> None:
         for number in range(HOSTS):
@@ -269,6 +323,7 @@ async def _seed(store: SqliteStore, present: int) -> None:
                     cpus=32,
                     memory_bytes=64 << 30,
                     number=number + 1,
+                    address=f"10.0.{number // 250}.{number % 250 + 1}",
                 )
             )
 

@@ -17,6 +17,7 @@ import logging
 from msgspec.structs import replace
 
 from gureum.control import captures, migrations, resizes
+from gureum.control.fleet import Fleet
 from gureum.control.interfaces import let_go
 from gureum.control.observed import Observed
 from gureum.control.placement import NoCapacity, NoHost, choose_host
@@ -27,6 +28,7 @@ from gureum.resources import (
     Instance,
     InstanceState,
     NetworkInterface,
+    RecoveryPolicy,
     StateReason,
     Volume,
     VolumeState,
@@ -54,6 +56,8 @@ UNSETTLED = (InstanceState.pending, InstanceState.stopping, InstanceState.shutti
 
 OFF = (MachineState.off, MachineState.shutdown, MachineState.crashed)
 LIVE = (MachineState.running, MachineState.paused)
+GIVES_UP = (RecoveryPolicy.restart, RecoveryPolicy.stop, RecoveryPolicy.terminate)
+"""Those that do not leave a guest that hangs as it is, for a person to look at."""
 
 
 def settled(instance: Instance) -> bool:
@@ -142,7 +146,8 @@ async def _place(tx: Transaction, env: Env, instance: Instance) -> None:
 
 async def place_on(tx: Transaction, instance: Instance, host: str) -> None:
     """The instance's machine, ports and volumes are on this host from now on."""
-    await plug(tx, await tx.put(replace(instance, host=host)))
+    cpu = (await tx.tally(Fleet)).cpu_model(instance.zone)
+    await plug(tx, await tx.put(replace(instance, host=host, cpu=cpu)))
     for volume in await tx.find(Volume, instances=instance.id):
         if volume.host is None and not volume.former and not volume.lost:
             await tx.put(replace(volume, host=host))
@@ -172,13 +177,13 @@ async def _running(tx: Transaction, env: Env, instance: Instance, seen: MachineR
         return
     if seen.state is MachineState.shutdown:
         await _guest_shut_down(tx, env, instance)
-    elif seen.state is MachineState.crashed:
+    elif seen.state is MachineState.crashed or (seen.hung and instance.recovery.policy in GIVES_UP):
         log.warning("%s died: %s", instance.id, seen.message)
         reason = StateReason("Server.InternalError", f"Server.InternalError: {seen.message}")
         await tx.put(
             replace(
                 instance,
-                state=InstanceState.stopping,
+                state=ending(instance),
                 state_reason=reason,
                 transition_reason=reason.message,
                 force=True,
@@ -195,6 +200,12 @@ def _is_leaving(instance: Instance, seen: MachineReport) -> bool:
     phase = seen.migration.phase if instance.migration and seen.migration is not None else None
     held = phase in (MigrationPhase.copying, MigrationPhase.completed)
     return held and seen.state is MachineState.paused
+
+
+def ending(instance: Instance) -> InstanceState:
+    """How it ends if it is not to run again, as its recovery says."""
+    terminate = instance.recovery.policy is RecoveryPolicy.terminate and not instance.disable_api_termination
+    return InstanceState.shutting_down if terminate else InstanceState.stopping
 
 
 async def _guest_shut_down(tx: Transaction, env: Env, instance: Instance) -> None:

@@ -65,6 +65,7 @@ async def begin(
     to: str = "",
     bytes_per_second: int = 0,
     drains: bool = False,
+    reason: str = "",
     type: str = "",
 ) -> InstanceMigration:
     """Let the instance migrate to the host ``to``, or to the emptiest one. Raises CannotMove.
@@ -92,6 +93,7 @@ async def begin(
             source_generation=instance.generation,
             reboots=instance.reboots,
             drains=drains,
+            reason=reason,
             bytes_per_second=bytes_per_second,
             secret=env.secret(SECRET_BYTES),
             volumes=tuple(volume.id for volume in volumes),

@@ -59,7 +59,7 @@ async def _wish(reader: Reader, instance: Instance, excluding: Collection[str], 
     bound = await homes(reader, await reader.find(Volume, instances=instance.id)) if instance.id else set()
     if len(bound) > 1:
         raise NoCapacity("its volumes, or what they are made from, are on different hosts")
-    return Wish(taken(instance), bound, excluding, like)
+    return Wish(taken(instance), bound, excluding, like, instance.cpu)
 
 
 def _nowhere(wish: Wish, found: list[Verdict]) -> NoCapacity:

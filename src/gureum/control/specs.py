@@ -236,6 +236,7 @@ def _machine(
         memory_bytes=size.memory_bytes,
         vcpus_max=room.vcpus,
         memory_max_bytes=room.memory_bytes,
+        cpu=instance.cpu,
         machine=image.machine if image else "q35",
         kernel=image.kernel if image else "",
         initrd=image.initrd if image else "",

@@ -46,6 +46,8 @@ class FakeMachines:
         self.powered = True
         self.full = False
         self.away = False
+        self.cpu = "fake"
+        self.cpu_models: tuple[str, ...] = ()
         self.start_errors: dict[str, str] = {}
         self.mirror_errors: dict[str, str] = {}
         self.copy: Callable[[FakeDisk, Disk], None] = lambda disk, target: None
@@ -80,6 +82,13 @@ class FakeMachines:
 
     def panic(self, id: str) -> None:
         self.crash(id, messages.GUEST_PANICKED)
+
+    def hang(self, id: str) -> None:
+        """The guest does nothing more, and its watchdog runs out."""
+        machine = self._get(id)
+        if machine.state is MachineState.running:
+            machine.state, machine.message, machine.hung = MachineState.paused, messages.GUEST_HUNG, True
+            self.changed(machine)
 
     def guest_shutdown(self, id: str) -> None:
         machine = self._get(id)
@@ -161,7 +170,7 @@ class FakeMachines:
         if machine.migration is not None and (machine.config.incoming is not None or not machine.away):
             error = machine.migration.error or message
             machine.migration = replace(machine.migration, phase=MigrationPhase.failed, error=error)
-        machine.held = False
+        machine.held = machine.hung = False
         machine.disks = {}
         machine.nics = {}
         machine.settled.set()
@@ -220,7 +229,15 @@ class FakeHypervisor:
 
     @property
     def cpu(self) -> str:
-        return "fake"
+        return self.host.cpu
+
+    @property
+    def cpu_models(self) -> tuple[str, ...]:
+        return self.host.cpu_models
+
+    @property
+    def cpu_vendor(self) -> str:
+        return ""
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
         self._subscribers.append(changed)
@@ -237,7 +254,7 @@ class FakeHypervisor:
             if nic.fd >= 0:
                 os.close(nic.fd)
         self._known = self.host.machines
-        fake_migration.require_fit(config)
+        fake_migration.require_fit(self.host, config)
         machine = self.host.machines.get(config.id)
         if machine is not None and not self._may_start(machine, config):
             return
@@ -316,8 +333,8 @@ class FakeHypervisor:
             self._running(id)
         await self._work()
         self.env.crashpoint("fake.reset.done")
-        if machine.held:
-            machine.held = False
+        if machine.held or machine.hung:
+            machine.held = machine.hung = False
             machine.state, machine.message = MachineState.running, ""
         machine.reboots = reboots
         machine.print(f"{id} reset\r\n")
@@ -327,14 +344,14 @@ class FakeHypervisor:
     async def resume(self, id: str) -> None:
         machine = self._get(id)
         await self._work()
-        if machine.state is MachineState.paused and not machine.away:
+        if machine.state is MachineState.paused and not machine.away and not machine.hung:
             machine.state, machine.message = MachineState.running, ""
             self.host.changed(machine)
             self.host.hold_if_stuck(machine)
 
     async def layout(self, id: str) -> MachineLayout:
         await self._work()
-        return fake_migration.layout(self._running(id))
+        return fake_migration.layout(self.host, self._running(id))
 
     async def migrate(self, id: str, outgoing: Outgoing) -> None:
         machine = self._running(id)

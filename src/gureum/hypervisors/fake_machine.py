@@ -52,6 +52,8 @@ class FakeMachine:
         self.console = b""
         self.console_before = b""
         """On another host."""
+        self.hung = False
+        """The guest does nothing more, and its watchdog ran out."""
         self.held = False
         """The guest shut itself down, and its process is held."""
         self.thawed = asyncio.Event()
@@ -107,6 +109,7 @@ class FakeMachine:
             mirrors={id: disk.mirror for id, disk in self.disks.items() if disk.mirror is not None},
             migration=self.migration,
             size=self.size if self.runs and not self.away else None,
+            hung=self.hung,
         )
 
     def print(self, text: str) -> None:

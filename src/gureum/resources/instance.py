@@ -62,12 +62,14 @@ class MetadataOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class RecoveryPolicy(StrEnum):
-    """What becomes of an instance whose host is lost, or whose machine dies: it runs again, elsewhere if need
-    be; it is stopped; or nothing, and it waits for its host.
+    """What becomes of an instance whose host is lost, whose machine dies or whose guest hangs: it runs again,
+    elsewhere if need be; it is stopped; it is terminated (if it is protected from that, stopped); or nothing,
+    and it waits for its host.
     """
 
     restart = "restart"
     stop = "stop"
+    terminate = "terminate"
     none = "none"
 
 
@@ -139,6 +141,8 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
     """In a group of the strategy partition; 0 in others."""
     tenancy: str = "default"
     """``dedicated``: on hosts with nobody else's instances."""
+    cpu: str = ""
+    """The CPU model that its machine has since it was placed, "" for its host's own."""
     cpu_credits: str = ""
     """The credit option that was asked for: standard or unlimited, "" for the type's default."""
     capturing: tuple[str, ...] = ()

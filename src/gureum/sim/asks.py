@@ -217,7 +217,7 @@ def _known_policy(_: Names, words: Words, options: Options) -> None:
 
 @act(
     "recover INSTANCE WORD [priority=NUMBER]",
-    "Fleet's SetInstanceRecovery: restart, stop or none",
+    "Fleet's SetInstanceRecovery: restart, stop, terminate or none",
     asks=True,
     check=_known_policy,
 )

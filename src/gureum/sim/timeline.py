@@ -23,6 +23,7 @@ from gureum.resources import (
     NatGateway,
     NetworkInterface,
     Snapshot,
+    Upgrade,
     Volume,
 )
 from gureum.resources.record import Record
@@ -191,6 +192,9 @@ def shown(record: Record) -> dict[str, str]:
                 "": str(record.state),
                 "because": record.message,
             }
+        case Upgrade():
+            steps = {f"{each.host}:": str(each.step) for each in record.hosts}
+            return {"": str(record.state), **steps, "because": record.message}
         case _:
             return {}
 

@@ -204,6 +204,20 @@ def test_a_machine_from_another_host_is_made_as_it_is_there() -> None:
     assert "-incoming" not in command(CONFIG)
 
 
+def test_a_machine_has_its_watchdog_unless_it_comes_without() -> None:
+    """What an earlier gureum started has none: with one more device it would not be the same machine."""
+    assert devices(command(CONFIG))["watchdog"]["driver"] == "i6300esb"
+    assert "watchdog=pause" in values(command(CONFIG), "-action")[0]
+    layout = MachineLayout(
+        type="pc-q35-7.2", version="7.2", cpu="host", host_cpu="kvm a", disks={DISK.volume: ("pcie.0", 8)}
+    )
+    for has in (False, True):
+        layout = msgspec.structs.replace(layout, watchdog=has)
+        incoming = Incoming(migration="mig-1", secret=bytes(32), listen="::1", layout=layout)
+        arguments = command(msgspec.structs.replace(CONFIG, incoming=incoming))
+        assert ("watchdog" in devices(arguments)) == has
+
+
 def test_the_memory_of_an_emulated_machine_is_uneven() -> None:
     """Else QEMU loses what the guest writes while it migrates."""
     kib = 512 * 1024

@@ -189,6 +189,52 @@ async def test_a_disk_that_cannot_be_recorded_is_not_attached(
     await machine.close()
 
 
+class UnfedMonitor(AgreeingMonitor):
+    """A QEMU whose watchdog ran out; it goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.status = "watchdog"
+
+    async def execute(self, command: str, _arguments: object = None, seconds: float = 0.0) -> object:
+        if command == "cont":
+            self.status = "running"
+        return {"status": self.status}
+
+
+def unfed(tmp_path: Path) -> tuple[Machine, UnfedMonitor]:
+    machine, monitor = running(tmp_path), UnfedMonitor()
+    machine._monitor = cast(Monitor, monitor)
+    machine.show(MachineState.running)
+    return machine, monitor
+
+
+async def test_a_guest_that_does_not_feed_its_watchdog_is_hung_until_it_is_reset(tmp_path: Path) -> None:
+    machine, monitor = unfed(tmp_path)
+    await machine.refresh()
+    seen = machine.status()
+    assert (seen.state, seen.message, seen.hung) == (MachineState.paused, messages.GUEST_HUNG, True)
+    assert monitor.status == "watchdog"
+    await machine.reset(1)
+    assert (machine.status().state, machine.status().hung) == (MachineState.running, False)
+    await machine.close()
+
+
+async def test_a_guest_that_could_not_run_is_not_hung(tmp_path: Path) -> None:
+    """The watchdog's clock goes on while the process is stopped, or its storage does not answer."""
+    machine, monitor = unfed(tmp_path)
+    machine._held_at = asyncio.get_running_loop().time()
+    await machine.refresh()
+    await machine._background.ended()
+    assert (monitor.status, machine.status().hung) == ("running", False)
+    await machine.close()
+    machine, monitor = unfed(tmp_path)
+    machine.show(MachineState.running, messages.storage_waits("vol-1"))
+    await machine.refresh()
+    await machine._background.ended()
+    assert (monitor.status, machine.status().hung) == ("running", False)
+    await machine.close()
+
+
 async def test_a_machine_can_be_ended_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = running(tmp_path)
     machine.show(MachineState.running)

@@ -32,6 +32,7 @@ root ports lengthen a boot under TCG by a third, and the bridge by nothing.
 
 FIRST_NIC_SLOT, ROOT_DISK_SLOT, BALLOON_SLOT, RNG_SLOT, PANIC_SLOT, AGENT_SLOT = 2, 8, 9, 10, 11, 12
 MEMORY_SLOT = 13
+WATCHDOG_SLOT = 14
 BRIDGE_SLOTS = {HOTPLUG_BUS: 16, NIC_BUS: 17}
 
 TRANSLATION_MIB = 256
@@ -82,7 +83,7 @@ def command_line(
         *("-smp", growth.processors(config, room, host.accelerator)),
         *("-m", growth.memory(config, room, host.accelerator)),
         *("-uuid", system_uuid(config.id), "-rtc", "base=utc,driftfix=slew", "-boot", "strict=on"),
-        *("-action", "reboot=reset,shutdown=pause,panic=pause,watchdog=reset"),
+        *("-action", "reboot=reset,shutdown=pause,panic=pause,watchdog=pause"),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
         *_sockets(files),
     ]
@@ -167,6 +168,8 @@ def _platform(config: MachineConfig, micro: bool, vmgenid: str) -> Iterable[Node
     yield {"driver": "virtio-serial-pci", "id": "ports", "max_ports": 2, **_slot(AGENT_SLOT, micro)}
     yield {"driver": "virtserialport", "id": "agent-port", "bus": "ports.0", "chardev": AGENT, "name": PORT}
     yield {"driver": "pvpanic-pci", "id": "panic", **_slot(PANIC_SLOT, micro)}
+    if config.incoming is None or config.incoming.layout.watchdog:
+        yield {"driver": "i6300esb", "id": "watchdog", **_slot(WATCHDOG_SLOT, micro)}
     yield {"driver": "vmgenid", "id": "generation", "guid": vmgenid}
     for chassis, (bus, slot) in enumerate(BRIDGE_SLOTS.items(), 1):
         yield {

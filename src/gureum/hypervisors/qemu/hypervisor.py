@@ -16,11 +16,11 @@ from gureum.files import make_directories
 from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
 from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Nic, Outgoing
-from gureum.hypervisors.qemu import layout
+from gureum.hypervisors.qemu import cpu_models, layout
 from gureum.hypervisors.qemu.cgroup import Cgroups
 from gureum.hypervisors.qemu.command import Host
 from gureum.hypervisors.qemu.growth import reserves_all, room_of
-from gureum.hypervisors.qemu.host_cpu import host_cpu
+from gureum.hypervisors.qemu.host_cpu import host_cpu, vendor
 from gureum.hypervisors.qemu.installation import Installation, inspect
 from gureum.hypervisors.qemu.launch import KvmAccess, kvm_access, launch
 from gureum.hypervisors.qemu.machine import Machine
@@ -81,6 +81,9 @@ class QemuHypervisor:
         self._subscribers: list[Callable[[str], None]] = []
         self._installation: Installation | None = None
         self._host_cpu = f"kvm {host_cpu()}" if accelerator == "kvm" else accelerator
+        self._vendor = vendor() if accelerator == "kvm" else ""
+        self._models: dict[str, str] = {}
+        """CPU models that are offered here, with what QEMU is told."""
         self._kvm = KvmAccess()
         self._tsc_khz = 0
         self._housekeeping: asyncio.Task[None] | None = None
@@ -92,6 +95,14 @@ class QemuHypervisor:
     @property
     def cpu(self) -> str:
         return self._host_cpu
+
+    @property
+    def cpu_models(self) -> tuple[str, ...]:
+        return tuple(self._models)
+
+    @property
+    def cpu_vendor(self) -> str:
+        return self._vendor
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
         self._subscribers.append(changed)
@@ -105,6 +116,12 @@ class QemuHypervisor:
         if os.geteuid() != 0:
             raise HypervisorError("machines can be run by root only: each gets a user of its own")
         self._installation = await inspect(self._run_dir / "qemu.json")
+        self._models = {
+            model: cpu_models.argument(model, self._vendor)
+            for model in await cpu_models.inspect(
+                self._run_dir / "cpus.json", self._installation, self._accelerator, self._host_cpu
+            )
+        }
         if self._accelerator == "kvm":
             self._kvm = kvm_access(self._run_dir)
         found = await asyncio.gather(
@@ -205,7 +222,7 @@ class QemuHypervisor:
         if incoming is None and reserves_all():
             config = replace(config, memory_max_bytes=0)
         if incoming is not None:
-            layout.require_fit(config, incoming.layout, self._installation, self.cpu)
+            layout.require_fit(config, incoming.layout, self._installation, self.cpu, self._models)
             machine_type = incoming.layout.type
         else:
             last = before.saved.machine_type if before else ""
@@ -219,11 +236,13 @@ class QemuHypervisor:
             reboots=config.reboots,
             volumes=tuple(sorted(disk.volume for disk in config.disks)),
             nics=tuple(sorted(nic.interface for nic in config.nics)),
-            cpu=incoming.layout.cpu if incoming else self._cpu,
+            cpu=incoming.layout.cpu if incoming else self._cpu_of(config),
+            model=incoming.layout.model if incoming else config.cpu,
             migration=incoming.migration if incoming else "",
             incoming=incoming is not None,
             group=f"{config.id}.{config.generation}" if incoming else "",
             room=room_of(config, machine_type.startswith("microvm"), self._accelerator),
+            watchdog=incoming.layout.watchdog if incoming else not machine_type.startswith("microvm"),
         )
         files = MachineFiles(self.directory, config.id)
         files.create()
@@ -241,6 +260,14 @@ class QemuHypervisor:
             await self._launch(machine, config, lock)
         finally:
             os.close(lock)
+
+    def _cpu_of(self, config: MachineConfig) -> str:
+        if not config.cpu:
+            return self._cpu
+        try:
+            return self._models[config.cpu]
+        except KeyError:
+            raise HypervisorError(f"{config.id}: the CPU model {config.cpu} is not offered here") from None
 
     async def _launch(self, machine: Machine, config: MachineConfig, lock: int) -> None:
         saved = machine.saved
@@ -322,7 +349,8 @@ class QemuHypervisor:
         machine = self._get(id)
         # Also where what became of its migration is not read yet: who has sent everything may run elsewhere.
         sent = machine.run_state in ("finish-migrate", "postmigrate")
-        if machine.state is MachineState.paused and not machine.migrating.under_way and not sent:
+        stays = sent or machine.hung or machine.migrating.under_way
+        if machine.state is MachineState.paused and not stays:
             await machine.monitor().execute("cont")
 
     async def layout(self, id: str) -> MachineLayout:
@@ -427,6 +455,11 @@ class QemuHypervisor:
         machine = self._machines.get(id)
         identity = machine.identity if machine is not None else None
         return identity.pid if identity is not None else None
+
+    def processes(self) -> dict[str, int]:
+        """Those of all machines that have one."""
+        found = ((id, machine.identity) for id, machine in self._machines.items())
+        return {id: identity.pid for id, identity in found if identity is not None}
 
     def console_socket(self, id: str) -> Path | None:
         machine = self._machines.get(id)

@@ -6,9 +6,11 @@ QEMU recognizes a device's state by the device's place on its buses: the names o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from gureum.errors import HypervisorError
 from gureum.hostspec import MachineSize
+from gureum.hypervisors import messages
 from gureum.hypervisors.base import MachineConfig
 from gureum.hypervisors.qemu.disks import parse_name
 from gureum.hypervisors.qemu.installation import Installation
@@ -31,6 +33,8 @@ Places = dict[str, tuple[str, int]]
 async def ask(machine: Machine, installation: Installation, host_cpu: str) -> MachineLayout:
     """HypervisorError if the machine cannot move now."""
     machine.migrating.require_settled()
+    if machine.hung:
+        raise HypervisorError(f"{machine.id}: {messages.GUEST_HUNG}")
     if not machine.saved.cpu:
         raise HypervisorError(
             f"{machine.id}: was started by an earlier gureum: it can move once it was stopped and started"
@@ -54,6 +58,8 @@ async def ask(machine: Machine, installation: Installation, host_cpu: str) -> Ma
         cpu=saved.cpu,
         host_cpu=host_cpu,
         vmgenid=saved.vmgenid,
+        watchdog=saved.watchdog,
+        model=saved.model,
         disks=await _places(monitor, disks.devices, micro),
         nics=await _places(monitor, nics.devices, micro),
         vcpus=size.vcpus if size is not None else 0,
@@ -102,10 +108,23 @@ async def _places(monitor: Monitor, devices: Mapping[str, str], micro: bool) -> 
 
 
 def require_fit(
-    config: MachineConfig, layout: MachineLayout, installation: Installation, host_cpu: str
+    config: MachineConfig,
+    layout: MachineLayout,
+    installation: Installation,
+    host_cpu: str,
+    models: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """HypervisorError if this host cannot have the machine, or it isn't the machine of the layout."""
-    if layout.host_cpu != host_cpu:
+    """HypervisorError if this host cannot have the machine, or it isn't the machine of the layout.
+
+    ``models``: by the names of those that are offered here, what QEMU is told.
+    """
+    if layout.model and models.get(layout.model) != layout.cpu:
+        raise HypervisorError(
+            f"{config.id}: has the CPU model {layout.model} ({layout.cpu}), which is not offered here"
+        )
+    if layout.model and layout.host_cpu.partition(" ")[0] != host_cpu.partition(" ")[0]:
+        raise HypervisorError(f"{config.id}: runs by {layout.host_cpu}, and guests here by {host_cpu}")
+    if not layout.model and layout.host_cpu != host_cpu:
         raise HypervisorError(
             f"{config.id}: runs on a CPU ({layout.host_cpu}) that is not the same as this host's ({host_cpu})"
         )

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
 import os
 import signal
 from collections.abc import Callable, Coroutine
@@ -47,6 +48,11 @@ ARRIVED_SECONDS = 60.0
 RECONNECT_SECONDS_MIN = 0.5
 RECONNECT_SECONDS_MAX = 15.0
 
+HELD_SECONDS = 60.0
+"""For how long a guest whose process was stopped may owe its watchdog an answer: looks are 15 s apart."""
+UNFED = "watchdog"
+"""QEMU's run state of a machine whose watchdog ran out."""
+
 LIVE = frozenset({MachineState.starting, MachineState.running, MachineState.paused, MachineState.shutdown})
 """States in which there is a process. A guest that shut itself down is held, so that a reboot can go on with
 it.
@@ -73,6 +79,8 @@ class Machine:
         self._changed = changed
         self.state = saved.ended or MachineState.off
         self.message = saved.message
+        self._held_at = -math.inf
+        """When its process was last seen to be stopped, on the event loop's clock."""
         self.run_state = ""
         """QEMU's, as it said last when it was asked."""
         self._process: Process | None = None
@@ -132,6 +140,7 @@ class Machine:
             mirrors=dict(self._mirrors.status) if self._mirrors is not None else {},
             migration=self.migrating.status,
             size=self._size.status if self._size is not None and not self.migrating.away else None,
+            hung=self.hung,
         )
 
     def show(self, state: MachineState, message: str = "") -> None:
@@ -139,6 +148,11 @@ class Machine:
             log.info("%s: %s%s", self.id, state, f": {message}" if message else "")
             self.state, self.message = state, message
             self._changed()
+
+    @property
+    def hung(self) -> bool:
+        """Whether it is paused because its guest let its watchdog run out."""
+        return self.state is MachineState.paused and self.run_state == UNFED
 
     @property
     def held(self) -> bool:
@@ -273,6 +287,8 @@ class Machine:
 
     async def look_at_storage(self) -> None:
         """Say so while disks wait for their storage."""
+        if self.held:
+            self._held_at = asyncio.get_running_loop().time()
         if self.state is not MachineState.running or self._disks is None or self._stalls is None:
             return
         if not self._shares_storage() or self.held:
@@ -408,6 +424,8 @@ class Machine:
                 self._conclude(MachineState.crashed, messages.EMULATION_FAILED)
             case "io-error":
                 self.show(MachineState.paused, self.saved.paused or messages.STORAGE_FAILED)
+            case "watchdog":
+                self._unfed()
             case "prelaunch":
                 self.show(MachineState.starting)
             case _:
@@ -462,6 +480,21 @@ class Machine:
         message = messages.STORAGE_FULL if full else messages.storage_failed(volume, reason)
         if message != self.saved.paused:
             self.remember(paused=message)
+
+    def _unfed(self) -> None:
+        """Its watchdog ran out, on a clock that goes on while the process is stopped: the guest is only to
+        blame if it could run.
+        """
+        stopped = asyncio.get_running_loop().time() < self._held_at + HELD_SECONDS
+        if stopped or (self.state is MachineState.running and self.message):
+            why = "it was stopped not long ago" if stopped else self.message
+            log.warning("%s: its watchdog ran out, and is off from now on, but %s: it goes on", self.id, why)
+            self._background.start(self._go_on_unwatched())
+        else:
+            self.show(MachineState.paused, messages.GUEST_HUNG)
+
+    async def _go_on_unwatched(self) -> None:
+        await self.monitor_execute("cont")
 
     def _guest_shut_down(self) -> None:
         """Its process is held. That the guest did this is kept, should the process get lost."""

@@ -4,6 +4,7 @@ Not AWS's; its model is in ``gateway/models/fleet``.
 """
 
 from gureum.services.fleet import (
+    balance,
     events,
     hosts,
     joining,
@@ -14,10 +15,12 @@ from gureum.services.fleet import (
     resizes,
     survival,
     tracing,
+    upgrades,
     volumes,
 )
 
 __all__ = [
+    "balance",
     "events",
     "hosts",
     "joining",
@@ -28,5 +31,6 @@ __all__ = [
     "resizes",
     "survival",
     "tracing",
+    "upgrades",
     "volumes",
 ]
