@@ -17,10 +17,11 @@ from gureum.control.fleet import held
 from gureum.control.move import CannotMove
 from gureum.control.placement import NoCapacity, require_host
 from gureum.env import Env
-from gureum.hostspec import MachineReport, MachineSize, MachineState
+from gureum.hostspec import MachineReport, MachineState
 from gureum.resources import Instance, InstanceState, Resize
 from gureum.services.ec2 import capacity
 from gureum.services.ec2.instance_types import InstanceType, machine_size
+from gureum.sizespec import MachineSize
 from gureum.store.base import Reader, Transaction
 
 log = logging.getLogger(__name__)

@@ -16,11 +16,12 @@ from gureum.control.placement import NoCapacity
 from gureum.control.recovery import reconcile
 from gureum.control.resizes import RESIZE_SECONDS, CannotResize, begin
 from gureum.control.specs import host_spec
-from gureum.hostspec import MachineSize, MachineState
+from gureum.hostspec import MachineState
 from gureum.resources import Event, FleetSettings, Host, Instance, InstanceMigration, InstanceState, Resize
 from gureum.resources.placement import FLEET
 from gureum.services.ec2.instance_types import GROWTH, TYPES, growth, machine_size
 from gureum.services.operation import Cloud
+from gureum.sizespec import MachineSize
 
 GIB = 1 << 30
 CLOUD = Cloud(
