@@ -17,9 +17,11 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
+from gureum import __version__
 from gureum.agent import audits, blocks
 from gureum.agent.disks import Disks
 from gureum.agent.fencing import Fencing
+from gureum.agent.load import Gauge
 from gureum.agent.machines import Machines
 from gureum.agent.pool_volumes import PoolVolumes
 from gureum.agent.watched import Watched
@@ -29,6 +31,7 @@ from gureum.errors import HostError, TransportError
 from gureum.files import write_atomically
 from gureum.hostspec import HostReport, HostSpec, Metadata, NetworkSpec
 from gureum.hypervisors.base import Hypervisor
+from gureum.loadspec import HostLoad
 from gureum.network.base import HostNetwork
 from gureum.san.base import Pool
 from gureum.san.leases import Leases
@@ -53,6 +56,11 @@ still count.
 """
 
 NETWORK = "network"
+END_AGENT = "end-agent"
+
+
+class Superseded(Exception):
+    """The agent was asked to end."""
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +81,8 @@ class Agent:
     """One host's agent. ``run`` works until cancelled. ``pools`` by name, with the host's own.
 
     ``spec_file``: where the last spec is kept. ``leases``: those of hosts in a shared pool; ``warden``: this
-    host's, where it has one. ``uplink_down()``: whether the way to the other hosts is gone.
+    host's, where it has one. ``uplink_down()``: whether the way to the other hosts is gone. ``gauge``: what
+    measures its load.
     """
 
     def __init__(
@@ -88,6 +97,7 @@ class Agent:
         leases: Leases | None = None,
         warden: Watched | None = None,
         uplink_down: Callable[[], bool] = lambda: False,
+        gauge: Gauge | None = None,
     ) -> None:
         self.env = env
         self.identity = identity
@@ -97,8 +107,14 @@ class Agent:
         self._spec_file = spec_file
         self._warden = warden
         self._uplink_down = uplink_down
+        self._gauge = gauge
+        self._load: HostLoad | None = None
         self._sent: dict[int, float] = {}
         """When reports were sent that the manager has not answered yet, by the warden's clock."""
+        self.started = env.now()
+        """Tells this agent from those before and after it."""
+        self._superseded = asyncio.Event()
+        """It is to end, for the next one to start."""
         self._spec: HostSpec | None = None
         self._fresh = False
         self._network_error = ""
@@ -125,6 +141,7 @@ class Agent:
         return self._metadata.get(instance)
 
     async def run(self) -> None:
+        """Until it is cancelled, or was asked to end (``end-agent``)."""
         await self.hypervisor.recover()
         await self.disks.local.open()
         self.hypervisor.subscribe(self.machines.kick)
@@ -133,14 +150,21 @@ class Agent:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._speak_forever())
                 group.create_task(self._refresh_forever())
+                group.create_task(self._give_way())
                 if self._warden is not None:
                     group.create_task(self._ask_warden_forever(self._warden))
                 for pool in self.disks.shared:
                     group.create_task(self._ask_forever(pool))
+        except* Superseded:
+            log.info("ends, as it was asked to: the next one goes on")
         finally:
             for part in (self._networks, self.machines, self.disks, self._fencing):
                 if part is not None:
                     await part.close()
+
+    async def _give_way(self) -> None:
+        await self._superseded.wait()
+        raise Superseded
 
     # The spec
 
@@ -308,6 +332,8 @@ class Agent:
         except (HostError, OSError) as error:
             reply = Reply(id=call.id, error=str(error))
         await link.send(reply)
+        if call.method == END_AGENT and not reply.error:
+            self._superseded.set()
 
     async def _called(self, call: Call) -> bytes:
         match call.method:
@@ -325,6 +351,10 @@ class Agent:
                 return data
             case "import-flows":
                 await self.network.import_flows(call.interface, call.data)
+                return b""
+            case "end-agent":
+                if call.data != repr(self.started).encode():
+                    raise HostError("another agent was asked to end")
                 return b""
             case "list-pool" | "mend-pool":
                 return await audits.called(self.disks.pools.get(call.pool), self.identity.cloud, call)
@@ -361,6 +391,8 @@ class Agent:
             boot_id=self.identity.boot_id,
             revision=self._spec.revision if self._spec is not None and self._fresh else 0,
             sequence=self._sequence,
+            version=__version__,
+            started=self.started,
             zone=self.identity.zone,
             cpus=self.identity.cpus,
             memory_bytes=self.identity.memory_bytes,
@@ -369,6 +401,8 @@ class Agent:
             pools=tuple(self.disks.pool_reports()),
             accelerator=self.hypervisor.accelerator,
             cpu=self.hypervisor.cpu,
+            cpu_vendor=self.hypervisor.cpu_vendor,
+            cpu_models=self.hypervisor.cpu_models,
             address=self.identity.address,
             uplink_mtu=self.identity.uplink_mtu,
             wireguard_key=self.identity.wireguard_key,
@@ -379,13 +413,16 @@ class Agent:
             fences=tuple(self._fencing.reports()) if self._fencing is not None else (),
             warden=self._warden.report() if self._warden is not None else None,
             uplink_down=self._uplink_down(),
+            load=self._load,
             problems=tuple(problems),
         )
 
     async def _refresh_forever(self) -> None:
-        """What changes by itself: the room that paused machines wait for, a network that others flushed."""
+        """What changes by itself: loads, the room that held machines wait for, a network that was flushed."""
         while True:
             await asyncio.sleep(INVENTORY_SECONDS)
+            if self._gauge is not None:
+                await self._measure(self._gauge)
             if self._spec is not None:
                 self._networks.kick(NETWORK)
             try:
@@ -393,6 +430,13 @@ class Agent:
                 await self.machines.resume_paused()
             except HostError as error:
                 log.warning("%s", error)
+
+    async def _measure(self, gauge: Gauge) -> None:
+        try:
+            self._load = await gauge.measure()
+        except (OSError, ValueError) as error:
+            self._load = None
+            log.warning("the host's load can't be measured: %s", error)
 
     def _may_start(self) -> bool:
         return self._warden is None or self._warden.report().permitted

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from gureum.control.filters import ROOM, Scene, Verdict, Wish, reasons, verdicts
-from gureum.control.fleet import Fleet, taken
+from gureum.control.fleet import MACHINE_MEMORY_BYTES, Fleet, taken
 from gureum.resources import Host, Instance, Volume
 from gureum.services.ec2.capacity import homes
 from gureum.store.base import Reader
@@ -59,7 +59,7 @@ async def _wish(reader: Reader, instance: Instance, excluding: Collection[str], 
     bound = await homes(reader, await reader.find(Volume, instances=instance.id)) if instance.id else set()
     if len(bound) > 1:
         raise NoCapacity("its volumes, or what they are made from, are on different hosts")
-    return Wish(taken(instance), bound, excluding, like)
+    return Wish(taken(instance), bound, excluding, like, instance.cpu)
 
 
 def _nowhere(wish: Wish, found: list[Verdict]) -> NoCapacity:
@@ -74,8 +74,8 @@ def _nowhere(wish: Wish, found: list[Verdict]) -> NoCapacity:
         return NoCapacity(f"{', '.join(sorted(each.host for each in up))} cannot take it, being drained")
     if all(_names(each) <= {*ROOM, "draining"} for each in up):
         return NoCapacity(
-            f"no host of zone {machine.zone} has {machine.size.vcpus} vCPUs and"
-            f" {machine.size.memory_bytes / 2**30:g} GiB of memory left"
+            f"no host of zone {machine.zone} has {machine.vcpus} vCPUs and"
+            f" {(machine.memory_bytes - MACHINE_MEMORY_BYTES) / 2**30:g} GiB of memory left"
         )
     other = "other " if wish.excluding else ""
     return NoCapacity(f"no {other}host of zone {machine.zone} can take it now: {reasons(up)}")

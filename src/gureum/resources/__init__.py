@@ -19,6 +19,7 @@ from gureum.resources.instance import (
     MetadataOptions,
     Recovery,
     RecoveryPolicy,
+    Resize,
     StateReason,
 )
 from gureum.resources.interface import (
@@ -29,7 +30,7 @@ from gureum.resources.interface import (
 )
 from gureum.resources.keypair import KeyPair
 from gureum.resources.migration import InstanceMigration, MigrationState
-from gureum.resources.placement import FleetSettings, PlacementGroup, SpreadLevel, Strategy
+from gureum.resources.placement import BalanceMode, FleetSettings, PlacementGroup, SpreadLevel, Strategy
 from gureum.resources.pool import Pool
 from gureum.resources.record import KINDS, Record
 from gureum.resources.routing import (
@@ -42,6 +43,7 @@ from gureum.resources.routing import (
     VpcEndpoint,
 )
 from gureum.resources.token import ClientToken
+from gureum.resources.upgrade import HostUpgrade, Upgrade, UpgradeState, UpgradeStep
 from gureum.resources.volume import (
     Attachment,
     AttachmentState,
@@ -68,6 +70,7 @@ __all__ = [
     "Address",
     "Attachment",
     "AttachmentState",
+    "BalanceMode",
     "BlockDevice",
     "CidrAssociation",
     "ClientToken",
@@ -82,6 +85,7 @@ __all__ = [
     "HostCertificate",
     "HostState",
     "HostToken",
+    "HostUpgrade",
     "Image",
     "ImageDevice",
     "ImageState",
@@ -109,6 +113,7 @@ __all__ = [
     "Record",
     "Recovery",
     "RecoveryPolicy",
+    "Resize",
     "Route",
     "RouteTable",
     "SecondaryAddress",
@@ -120,6 +125,9 @@ __all__ = [
     "StateReason",
     "Strategy",
     "Subnet",
+    "Upgrade",
+    "UpgradeState",
+    "UpgradeStep",
     "Volume",
     "VolumeKey",
     "VolumeState",

@@ -36,6 +36,8 @@ from gureum.services import ec2, fleet, sts  # noqa: F401  (registers their oper
 from gureum.services.dispatch import Dispatcher
 from gureum.services.ec2.defaults import ensure_defaults
 from gureum.services.operation import Caller, Cloud
+from gureum.sim.demands import Demands, SimGauge
+from gureum.sim.hooks import HookError, SimHook
 from gureum.sim.link import Weather, pair
 from gureum.sim.process import Crash, CrashPoints, Process
 from gureum.sim.store import open_store
@@ -135,6 +137,7 @@ class SimHost:
         self.name = name
         self.zone = zone
         self.address = address
+        self.cpus = 16
         env = Env(world.now, random.Random(world.random.getrandbits(64)), lambda _: None)
         self.machines = SimMachines(env, name, world.roads)
         self.disk = FakePoolDisk(POOL_BYTES)
@@ -195,7 +198,7 @@ class SimHost:
             host=self.name,
             zone=self.zone,
             boot_id=str(self.boot),
-            cpus=16,
+            cpus=self.cpus,
             memory_bytes=64 * GIB,
             address=self.address,
         )
@@ -209,6 +212,7 @@ class SimHost:
             leases=leases(self, self.world.leases) if self.world.leases is not None else None,
             warden=SimWatched(self) if self.world.leases is not None else None,
             uplink_down=lambda: self.uplink_down,
+            gauge=SimGauge(self.machines, self.cpus, self.world.demands),
         ).run()
 
     async def _connect(self) -> Link:
@@ -261,8 +265,11 @@ class World:
         self.wires = FakeWires()
         self.roads = FakeRoads()
         self.points = CrashPoints(self.random)
+        self.demands = Demands()
+        """How busy guests are."""
         self.skew_seconds = 0.0
         """How far the wall clock is from where it should be."""
+        self.hook_error = HookError()
         self.store = open_store()
         self.hosts = [SimHost(self, "host-0", "")]
         if hosts > 1:
@@ -358,8 +365,12 @@ class World:
         await self.manager_power.wait()
         process_log.info("manager starts")
         self.manager = Manager(env, self.cloud, self.store)
+        self.manager.upgrades.hook = SimHook(self.hook_error, self._power_cycle)
         self.dispatcher = Dispatcher(env, self.cloud, self.store, self.manager)
         await self.manager.run()
+
+    def _power_cycle(self, name: str) -> None:
+        self.lose_power(next(host for host in self.hosts if host.name == name))
 
     def lose_power(self, host: SimHost) -> None:
         """The host is off and on again: its machines and its agent are gone, its disk is not."""

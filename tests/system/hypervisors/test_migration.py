@@ -46,6 +46,33 @@ def config(tmp_path: Path) -> MachineConfig:
     return bare(ID, disk(0, raw_disk(tmp_path / "root.raw", MIB)))
 
 
+async def test_with_a_model_it_goes_to_another_cpu(pair: Pair, config: MachineConfig) -> None:
+    _let_cpus_differ(pair)
+    await pair.source.start(config)
+    with pytest.raises(HypervisorError, match="runs on a CPU"):
+        await pair.prepare(replace(config, generation=2))
+    await pair.source.remove(ID)
+    with pytest.raises(HypervisorError, match="not offered"):
+        await pair.source.start(replace(config, cpu="EPYC-Genoa"))
+    config = replace(config, cpu="Nehalem", generation=2)
+    await pair.source.start(config)
+    layout = await pair.source.layout(ID)
+    assert layout.model == "Nehalem"
+    newer = replace(layout, model="EPYC-Genoa", cpu="EPYC-Genoa")
+    with pytest.raises(HypervisorError, match="not offered"):
+        await pair.prepare(replace(config, generation=3), newer)
+    await pair.move(replace(config, generation=4))
+    assert (await pair.source.layout(ID)).cpu == layout.cpu
+
+
+def _let_cpus_differ(pair: Pair) -> None:
+    for number, host in enumerate((pair.source, pair.destination)):
+        if isinstance(host, QemuHypervisor):
+            host._host_cpu = f"tcg {number}"
+        elif isinstance(host, FakeHypervisor):
+            host.host.cpu, host.host.cpu_models = f"fake {number}", ("Nehalem",)
+
+
 async def test_there_and_back(pair: Pair, config: MachineConfig) -> None:
     await pair.source.start(replace(config, reboots=2))
     for generation in (2, 3):
