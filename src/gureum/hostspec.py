@@ -13,8 +13,10 @@ from enum import StrEnum
 
 import msgspec
 
+from gureum.fencespec import FenceReport, FenceSpec
 from gureum.loadspec import HostLoad
 from gureum.migrationspec import IncomingSpec, MigrationReport, OutgoingSpec
+from gureum.sizespec import MachineSize
 
 LOCAL = "local"
 """The pool that each host has for itself. All others are shared."""
@@ -424,17 +426,6 @@ class NetworkSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     flow_logs: tuple[FlowLogSpec, ...] = ()
 
 
-class FenceSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """Another host that nothing more is to run on, until a manager lifts it. This host sees to that.
-
-    ``number`` is above all earlier ones of that host, also those of a manager whose store was put back.
-    0: it is only looked whether the host is alive.
-    """
-
-    host: str
-    number: int
-
-
 class HostSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     """``cloud`` guards against a spec of another cloud. ``lifted``: fences of this host up to this number are
     over, 0 if it never had one.
@@ -465,22 +456,6 @@ class MachineState(StrEnum):
     shutdown = "shutdown"
     crashed = "crashed"
     off = "off"
-
-
-class MachineSize(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """What a running machine has now of vCPUs and memory, and between what that can change while it runs.
-
-    What its guest was told to take or give up it may not have yet. ``stuck``: why it will not get there
-    before it is stopped, "" if it may.
-    """
-
-    vcpus: int
-    memory_bytes: int
-    vcpus_min: int = 1
-    vcpus_max: int
-    memory_min_bytes: int
-    memory_max_bytes: int
-    stuck: str = ""
 
 
 class MachineReport(Document, frozen=True, kw_only=True, omit_defaults=True):
@@ -550,20 +525,6 @@ class SnapshotReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     revision: int = 0
     present: bool = True
     error: str = ""
-
-
-class FenceReport(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """``done``: nothing of the host's machines runs, nor will before the fence is lifted; ``message`` says
-    how that is known. Until then it says what is waited for. ``alive``: its lease was renewed meanwhile.
-
-    For the number 0 ``done`` says that nobody has the host's lease now.
-    """
-
-    host: str
-    number: int
-    done: bool = False
-    alive: bool = False
-    message: str = ""
 
 
 class WardenReport(Document, frozen=True, kw_only=True, omit_defaults=True):

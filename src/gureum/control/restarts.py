@@ -127,7 +127,9 @@ class Restarts(Fleet):
         if not isinstance(record, Instance) or not isinstance(kept, Taken):
             return kept
         again = record.state in RUNS and record.recovery.policy is RecoveryPolicy.restart
-        return Seen(kept, Restart(kept, order(record)) if again else None)
+        # Elsewhere it has the size of its type, whatever its machine still has here.
+        anew = kept._replace(held=(0, 0))
+        return Seen(kept, Restart(anew, order(record)) if again else None)
 
     def add(self, kind: str, id: str, kept: object) -> None:
         if isinstance(kept, Disks):

@@ -13,9 +13,9 @@ from gureum.control.networks import Networks, by_id
 from gureum.control.passages import Passages
 from gureum.control.shares import Shares, shared_pools
 from gureum.dns import private_name, public_name
+from gureum.fencespec import FenceSpec
 from gureum.hostspec import (
     DiskSpec,
-    FenceSpec,
     HostSpec,
     ImageSpec,
     MachineSpec,

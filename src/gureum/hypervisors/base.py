@@ -8,9 +8,10 @@ from typing import Protocol
 
 import msgspec
 
-from gureum.hostspec import MachineSize, MachineState
+from gureum.hostspec import MachineState
 from gureum.migrationspec import MachineLayout, MigrationPhase
 from gureum.san.base import DiskSource, FileDisk, Layer
+from gureum.sizespec import MachineSize
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True):
