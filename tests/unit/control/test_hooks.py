@@ -39,6 +39,7 @@ async def test_when_the_manager_ends_so_does_all_that_it_began(tmp_path: Path) -
     running = asyncio.create_task(hook(tmp_path, text).run("host-1", ""))
     async with asyncio.timeout(60):
         while not pid.exists():  # noqa: ASYNC110
+            assert not running.done(), running.result()
             await asyncio.sleep(0.05)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
