@@ -13,6 +13,7 @@ from enum import StrEnum
 
 import msgspec
 
+from gureum.loadspec import HostLoad
 from gureum.migrationspec import IncomingSpec, MigrationReport, OutgoingSpec
 
 LOCAL = "local"
@@ -106,6 +107,9 @@ class MachineSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     threads: int = 1
     """Of the vCPUs, how many are one core."""
     memory_bytes: int
+    vcpus_max: int = 0
+    """To what it may grow while it runs, from when it is started; as ``memory_max_bytes``. 0: not at all."""
+    memory_max_bytes: int = 0
     cpu: str = ""
     """The CPU model that it is started with, "" for the host's own."""
     machine: str = "q35"
@@ -463,6 +467,22 @@ class MachineState(StrEnum):
     off = "off"
 
 
+class MachineSize(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """What a running machine has now of vCPUs and memory, and between what that can change while it runs.
+
+    What its guest was told to take or give up it may not have yet. ``stuck``: why it will not get there
+    before it is stopped, "" if it may.
+    """
+
+    vcpus: int
+    memory_bytes: int
+    vcpus_min: int = 1
+    vcpus_max: int
+    memory_min_bytes: int
+    memory_max_bytes: int
+    stuck: str = ""
+
+
 class MachineReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     """``disks`` and ``nics`` are the volumes and interfaces that the guest has now. ``message`` says why, for
     people.
@@ -480,6 +500,8 @@ class MachineReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     disks: tuple[str, ...] = ()
     nics: tuple[str, ...] = ()
     migration: MigrationReport | None = None
+    size: MachineSize | None = None
+    """None if it cannot change while the machine runs, or is not known yet."""
     hung: bool = False
     """Its guest let its watchdog run out, and it is paused for that."""
     ended: int = 0
@@ -596,4 +618,6 @@ class HostReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     """None for a host without shared pools: nobody can fence it."""
     uplink_down: bool = False
     """The device that leads to the other hosts has no carrier, or is off."""
+    load: HostLoad | None = None
+    """None until it was measured."""
     problems: tuple[str, ...] = ()

@@ -17,6 +17,7 @@ from gureum.agent.agent import Agent
 from gureum.agent.evacuate import evacuate
 from gureum.agent.here import Here, on_joined, on_machine
 from gureum.agent.images import Fetched, FetchingHypervisor, FetchingPool
+from gureum.agent.load import ProcGauge
 from gureum.cli.config import JOINED
 from gureum.env import Env
 from gureum.errors import GureumError
@@ -121,6 +122,7 @@ async def serve(here: Here, env: Env) -> None:
         parts.leases,
         watch_over(here, parts) if parts.leases is not None else None,
         partial(is_down, here.uplink) if here.uplink else lambda: False,
+        ProcGauge(parts.hypervisor.processes, whole=not here.namespace),
     )
     if parts.leases is None:
         with contextlib.suppress(OSError):  # it has a warden no more, that may have left it so

@@ -21,6 +21,7 @@ from gureum import __version__
 from gureum.agent import audits, blocks
 from gureum.agent.disks import Disks
 from gureum.agent.fencing import Fencing
+from gureum.agent.load import Gauge
 from gureum.agent.machines import Machines
 from gureum.agent.pool_volumes import PoolVolumes
 from gureum.agent.watched import Watched
@@ -30,6 +31,7 @@ from gureum.errors import HostError, TransportError
 from gureum.files import write_atomically
 from gureum.hostspec import HostReport, HostSpec, Metadata, NetworkSpec
 from gureum.hypervisors.base import Hypervisor
+from gureum.loadspec import HostLoad
 from gureum.network.base import HostNetwork
 from gureum.san.base import Pool
 from gureum.san.leases import Leases
@@ -79,7 +81,8 @@ class Agent:
     """One host's agent. ``run`` works until cancelled. ``pools`` by name, with the host's own.
 
     ``spec_file``: where the last spec is kept. ``leases``: those of hosts in a shared pool; ``warden``: this
-    host's, where it has one. ``uplink_down()``: whether the way to the other hosts is gone.
+    host's, where it has one. ``uplink_down()``: whether the way to the other hosts is gone. ``gauge``: what
+    measures its load.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class Agent:
         leases: Leases | None = None,
         warden: Watched | None = None,
         uplink_down: Callable[[], bool] = lambda: False,
+        gauge: Gauge | None = None,
     ) -> None:
         self.env = env
         self.identity = identity
@@ -103,6 +107,8 @@ class Agent:
         self._spec_file = spec_file
         self._warden = warden
         self._uplink_down = uplink_down
+        self._gauge = gauge
+        self._load: HostLoad | None = None
         self._sent: dict[int, float] = {}
         """When reports were sent that the manager has not answered yet, by the warden's clock."""
         self.started = env.now()
@@ -407,13 +413,16 @@ class Agent:
             fences=tuple(self._fencing.reports()) if self._fencing is not None else (),
             warden=self._warden.report() if self._warden is not None else None,
             uplink_down=self._uplink_down(),
+            load=self._load,
             problems=tuple(problems),
         )
 
     async def _refresh_forever(self) -> None:
-        """What changes by itself: the room that paused machines wait for, a network that others flushed."""
+        """What changes by itself: loads, the room that held machines wait for, a network that was flushed."""
         while True:
             await asyncio.sleep(INVENTORY_SECONDS)
+            if self._gauge is not None:
+                await self._measure(self._gauge)
             if self._spec is not None:
                 self._networks.kick(NETWORK)
             try:
@@ -421,6 +430,13 @@ class Agent:
                 await self.machines.resume_paused()
             except HostError as error:
                 log.warning("%s", error)
+
+    async def _measure(self, gauge: Gauge) -> None:
+        try:
+            self._load = await gauge.measure()
+        except (OSError, ValueError) as error:
+            self._load = None
+            log.warning("the host's load can't be measured: %s", error)
 
     def _may_start(self) -> bool:
         return self._warden is None or self._warden.report().permitted

@@ -13,6 +13,7 @@ from gureum.bench import (
     idle,
     launch,
     losses,
+    migration,
     network,
     placement,
     propagation,
@@ -34,6 +35,7 @@ MEASURES: dict[str, Measure] = {
     "rules": network.measure,
     "san": san.measure,
     "losses": losses.measure,
+    "migration": migration.measure,
 }
 PARTS: dict[str, Measure] = {"copies": san.measure_copies}
 """Of what is measured by another name, too: alone only where it is asked for."""

@@ -7,9 +7,11 @@ their order, and where all are the same the host's name decides, so the same que
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from gureum.control.fleet import DEDICATED, EVERY_ZONE, Candidate, Fleet, Taken, serves
 from gureum.cpus import BASELINE
@@ -37,23 +39,42 @@ class Wish(NamedTuple):
 
 
 class Scene:
-    """The fleet, and on top of it what was placed in thought only."""
+    """The fleet, and on top of it what was placed in thought only. ``below``: on top of another scene."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, below: Scene | None = None) -> None:
         self.fleet = fleet
+        self.placed: dict[str, Taken] = {}
+        """What was placed, with its host."""
+        self._below = below or fleet
         self._changed: dict[str, Candidate] = {}
         self._members: dict[str, dict[str, Taken]] = {}
 
     def candidate(self, host: str) -> Candidate | None:
-        return self._changed.get(host) or self.fleet.candidate(host)
+        return self._changed.get(host) or self._below.candidate(host)
 
     def candidates(self, zone: str = EVERY_ZONE) -> Iterator[Candidate]:
         """Those that serve the zone, or all."""
-        found = self.fleet.candidates(zone)
+        found = self._below.candidates(zone)
         return (self._changed.get(each.host.id, each) for each in found) if self._changed else found
 
     def members(self, group: str) -> dict[str, Taken]:
-        return self._members.get(group) or self.fleet.members(group)
+        return self._members.get(group) or self._below.members(group)
+
+    def changed(self, host: str) -> Candidate | None:
+        """The host, if something was placed there, or it was lost."""
+        return self._changed.get(host)
+
+    def without(self, hosts: Iterable[str], machines: Iterable[Taken]) -> Scene:
+        """As it would be if these hosts were lost, and these machines had left them."""
+        scene = Scene(self.fleet, self)
+        for host in hosts:
+            if (candidate := self.candidate(host)) is not None:
+                gone = candidate.copy()
+                gone.host = replace(gone.host, state=HostState.fenced)
+                scene._changed[host] = gone
+        for machine in machines:
+            scene.wait(machine._replace(host=None))
+        return scene
 
     def take(self, candidate: Candidate, machine: Taken) -> Candidate:
         """Let the machine be there."""
@@ -61,14 +82,16 @@ class Scene:
         if host not in self._changed:
             self._changed[host] = candidate.copy()
         self._changed[host].take(machine)
-        self.wait(machine._replace(host=host))
+        self.placed[machine.id] = there = machine._replace(host=host)
+        self.wait(there)
         return self._changed[host]
 
     def wait(self, machine: Taken) -> None:
         """Let the machine be a member of its group."""
         if machine.group:
-            members = self._members.setdefault(machine.group, dict(self.fleet.members(machine.group)))
-            members[machine.id] = machine
+            if machine.group not in self._members:
+                self._members[machine.group] = dict(self._below.members(machine.group))
+            self._members[machine.group][machine.id] = machine
 
     def best(self, wish: Wish) -> Candidate | None:
         look = Look(self, wish)
@@ -104,11 +127,11 @@ class Look:
     def __init__(self, scene: Scene, wish: Wish) -> None:
         self.wish = wish
         self.machine = wish.machine
-        self.cpus = wish.machine.size.vcpus
+        self.cpus = wish.machine.vcpus
         self.memory_bytes = wish.machine.memory_bytes
         self.group: PlacementGroup | None = scene.fleet.groups.get(wish.machine.group)
-        self.counted = wish.machine.host if wish.machine.id in scene.fleet.on(wish.machine.host or "") else ""
-        """The host of which it takes a part already."""
+        self.counted = scene.fleet.on(wish.machine.host or "").get(wish.machine.id)
+        """The part of a host that it takes already."""
         self.model = scene.fleet.cpu_model(wish.machine.zone) if wish.like is None else ""
         """The CPU model that it is to get; "" for none in particular."""
         self.refused = ""
@@ -254,12 +277,14 @@ def _partition(look: Look, candidate: Candidate, group: PlacementGroup) -> str:
 
 
 def _cpus(look: Look, candidate: Candidate) -> str:
-    left = candidate.cpus + (look.cpus if candidate.host.id == look.counted else 0)
+    own = look.counted if look.counted is not None and look.counted.host == candidate.host.id else None
+    left = candidate.cpus + (own.vcpus if own is not None else 0)
     return "" if left >= look.cpus else f"has {left} vCPUs left, and {look.cpus} are needed"
 
 
 def _memory(look: Look, candidate: Candidate) -> str:
-    left = candidate.memory_bytes + (look.memory_bytes if candidate.host.id == look.counted else 0)
+    own = look.counted if look.counted is not None and look.counted.host == candidate.host.id else None
+    left = candidate.memory_bytes + (own.memory_bytes if own is not None else 0)
     if left >= look.memory_bytes:
         return ""
     return f"has {gib(max(0, left))} of memory left, and {gib(look.memory_bytes)} are needed"
@@ -393,7 +418,7 @@ class Shelf:
                 heapreplace(self._heap, (-candidate.memory_bytes, number))
             elif candidate.memory_bytes < machine.memory_bytes:
                 break
-            elif candidate.cpus < machine.size.vcpus or candidate.dedicated.keys() - {machine.account}:
+            elif candidate.cpus < machine.vcpus or candidate.dedicated.keys() - {machine.account}:
                 passed.append(heappop(self._heap))
             else:
                 found = self._scene.take(candidate, machine)

@@ -64,14 +64,22 @@ class Taken(NamedTuple):
     partition: int = 0
     tenancy: str = "default"
     requires: tuple[tuple[str, str], ...] = ()
+    restarts: bool = False
+    """Of one that is to be: whether it would be started elsewhere if its host was lost."""
+    held: tuple[int, int] = (0, 0)
+    """vCPUs and bytes of memory that its machine has still, if that is more than its type has."""
 
     @property
     def size(self) -> InstanceType:
         return _size(self.type)
 
     @property
+    def vcpus(self) -> int:
+        return max(self.size.vcpus, self.held[0])
+
+    @property
     def memory_bytes(self) -> int:
-        return self.size.memory_bytes + MACHINE_MEMORY_BYTES
+        return max(self.size.memory_bytes, self.held[1]) + MACHINE_MEMORY_BYTES
 
 
 @cache
@@ -88,6 +96,19 @@ def required_labels(tags: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(found))
 
 
+class Held(NamedTuple):
+    vcpus: int
+    memory_bytes: int
+
+
+def held(instance: Instance) -> Held:
+    """The most that the instance's machine may have now."""
+    size, resize = _size(instance.type), instance.resize
+    if resize is None or resize.generation != instance.generation:
+        return Held(size.vcpus, size.memory_bytes)
+    return Held(max(size.vcpus, resize.vcpus), max(size.memory_bytes, resize.memory_bytes))
+
+
 def taken(instance: Instance) -> Taken:
     return Taken(
         instance.id,
@@ -99,12 +120,20 @@ def taken(instance: Instance) -> Taken:
         instance.partition,
         instance.tenancy,
         required_labels(instance.tags),
+        held=held(instance) if instance.resize is not None else (0, 0),
     )
 
 
 def coming(migration: InstanceMigration) -> Taken:
     """The part of the destination that a migrating instance takes besides its own host's."""
-    return Taken(migration.id, migration.type, migration.zone, migration.destination, migration.account)
+    return Taken(
+        migration.id,
+        migration.type,
+        migration.zone,
+        migration.destination,
+        migration.account,
+        held=migration.held,
+    )
 
 
 class Candidate:
@@ -124,7 +153,7 @@ class Candidate:
         self.rack = host.labels.get(RACK) or host.id
 
     def take(self, machine: Taken, times: int = 1) -> None:
-        self.cpus -= machine.size.vcpus * times
+        self.cpus -= machine.vcpus * times
         self.memory_bytes -= machine.memory_bytes * times
         self.instances += times
         _count(self.owners, machine.account, times)
@@ -182,6 +211,22 @@ class Fleet(Tally):
         self._candidates: dict[str, Candidate] = {}
         self._on: defaultdict[str, dict[str, Taken]] = defaultdict(dict)
         self._members: defaultdict[str, dict[str, Taken]] = defaultdict(dict)
+
+    @property
+    def common(self) -> bool:
+        """Whether hosts stand for all zones."""
+        return bool(self._zones.get(EVERY_ZONE))
+
+    def copy(self) -> Fleet:
+        """As it is now, to be looked at for longer than until the next ``await``."""
+        new = Fleet()
+        new.settings, new.groups, new.dedicated = self.settings, self.groups.copy(), self.dedicated
+        new.unplaced = self.unplaced.copy()
+        for id, candidate in self._candidates.items():
+            new._candidates[id] = new._zones[candidate.host.zone][id] = candidate.copy()
+        new._on.update((host, machines.copy()) for host, machines in self._on.items())
+        new._members.update((group, members.copy()) for group, members in self._members.items())
+        return new
 
     def candidate(self, host: str) -> Candidate | None:
         return self._candidates.get(host)
@@ -245,7 +290,12 @@ class Fleet(Tally):
             self._settle(FleetSettings(id=""))
 
     def _settle(self, settings: FleetSettings) -> None:
-        self.settings = settings
+        before, self.settings = self.settings, settings
+        if (before.cpu_overcommit, before.memory_overcommit) == (
+            settings.cpu_overcommit,
+            settings.memory_overcommit,
+        ):
+            return
         for candidate in list(self._candidates.values()):
             self._add_host(candidate.host)
 

@@ -26,6 +26,7 @@ from gureum.control.cuts import Cuts, why_unfit
 from gureum.control.fences import Brake, begun
 from gureum.control.hosts import Hosts
 from gureum.control.observed import HostView, Observed
+from gureum.control.survival import Survival
 from gureum.env import Env
 from gureum.errors import StoreError
 from gureum.resources import (
@@ -97,6 +98,7 @@ class Ha:
         """By host, the name of what was last told of it while it is not fenced."""
         self._place_at = 0.0
         self._wake = asyncio.Event()
+        self._survival = Survival(env, store)
 
     # What is known
 
@@ -105,12 +107,14 @@ class Ha:
             self._learn(Host.kind, host.id, host)
         for instance in await reader.find(Instance, state=str(InstanceState.pending)):
             self._learn(Instance.kind, instance.id, instance)
+        await self._survival.load(reader)
 
     def changed(self, change: Change) -> bool:
         """Whether hosts must be told something else of fences."""
         record = change.record
         if isinstance(record, Event):
             events.happened(record)
+        self._survival.changed(change)
         if change.kind in (Host.kind, Instance.kind):
             return self._learn(change.kind, change.id, record)
         return False
@@ -180,6 +184,7 @@ class Ha:
         waiting = {id: at for id, at in self._held.items() if recovery.is_due(self._env, at)}
         if waiting:
             await self._store.transact(lambda tx: recovery.due(tx, self._env, waiting), frees=True)
+        await self._attempt("what would be lost", self._survival.step())
 
     async def _look_after(self, host: Host) -> None:
         if host.state is HostState.down and host.silent and not self._heard.heard(host.id):

@@ -214,6 +214,7 @@ def noted(host: Host | None, report: HostReport, account: str) -> Host:
         lifted=host.lifted if given_up or warden is None else max(host.lifted, warden.fence),
         fenceable=warden is not None,
         uplink_down=report.uplink_down,
+        unfit=host.unfit if warden is not None else "",
         zone=report.zone,
         cpus=report.cpus,
         memory_bytes=report.memory_bytes,

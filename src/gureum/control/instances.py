@@ -16,13 +16,14 @@ import logging
 
 from msgspec.structs import replace
 
-from gureum.control import captures, migrations
+from gureum.control import captures, migrations, resizes
 from gureum.control.fleet import Fleet
 from gureum.control.interfaces import let_go
 from gureum.control.observed import Observed
 from gureum.control.placement import NoCapacity, NoHost, choose_host
 from gureum.env import Env
 from gureum.hostspec import MachineReport, MachineState
+from gureum.migrationspec import MigrationPhase
 from gureum.resources import (
     Instance,
     InstanceState,
@@ -61,7 +62,8 @@ GIVES_UP = (RecoveryPolicy.restart, RecoveryPolicy.stop, RecoveryPolicy.terminat
 
 def settled(instance: Instance) -> bool:
     """Whether the next step needs more than that a host says something else of it, or a newer record."""
-    return instance.state not in UNSETTLED and not instance.capturing and not instance.migration
+    under_way = instance.capturing or instance.migration or instance.resize is not None
+    return instance.state not in UNSETTLED and not under_way
 
 
 async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> None:
@@ -77,6 +79,9 @@ async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> N
             await captures.step(tx, instance, is_off(instance, seen))
         case InstanceState.running:
             await _running(tx, env, instance, seen)
+            after = await tx.get(Instance, id)
+            if after is not None and after.resize is not None and after.state is InstanceState.running:
+                await resizes.step(tx, env, after, seen)
         case InstanceState.stopping:
             if is_off(instance, seen):
                 await _stopped(tx, env, instance)
@@ -184,10 +189,17 @@ async def _running(tx: Transaction, env: Env, instance: Instance, seen: MachineR
                 force=True,
             )
         )
-    else:
+    elif not _is_leaving(instance, seen):
         impaired = seen.message if seen.state in LIVE else ""
         if impaired != instance.impaired:
             await tx.put(replace(instance, impaired=impaired))
+
+
+def _is_leaving(instance: Instance, seen: MachineReport) -> bool:
+    """Whether its guest is held to go to another host. To write that down would keep it waiting."""
+    phase = seen.migration.phase if instance.migration and seen.migration is not None else None
+    held = phase in (MigrationPhase.copying, MigrationPhase.completed)
+    return held and seen.state is MachineState.paused
 
 
 def ending(instance: Instance) -> InstanceState:
@@ -223,6 +235,7 @@ async def _stopped(tx: Transaction, env: Env, instance: Instance) -> None:
             recovers=0.0,
             leaving=False,
             restart_at=0.0,
+            resize=None,
         )
     )
     for interface in await tx.find(NetworkInterface, instance=instance.id):
@@ -252,6 +265,7 @@ async def _terminated(tx: Transaction, env: Env, instance: Instance) -> None:
             devices=(),
             impaired="",
             capturing=(),
+            resize=None,
             purge_at=env.now() + PURGE_SECONDS,
         )
     )

@@ -21,9 +21,11 @@ from gureum.control import (
     nat_gateways,
     peerings,
     recovery,
+    resizes,
     volumes,
 )
 from gureum.control.access import Access
+from gureum.control.balancer import Assessment, Balancer
 from gureum.control.blocks import SnapshotBlocks
 from gureum.control.calls import Calls
 from gureum.control.evacuations import Evacuations
@@ -44,7 +46,7 @@ from gureum.control.switches import Switches
 from gureum.control.upgrades import Upgrades
 from gureum.env import Env
 from gureum.errors import StoreError, TooLarge, TransportError
-from gureum.hostspec import HostReport
+from gureum.hostspec import HostReport, MachineSize
 from gureum.migrationspec import MigrationReport
 from gureum.resources import (
     ClientToken,
@@ -120,6 +122,7 @@ class Manager:
         self.pools = PoolChecks(store, self.calls, cloud.name)
         self.switches = Switches(env, store, self.observed, self.calls)
         self.evacuations = Evacuations(env, store)
+        self.balancer = Balancer(env, store)
         self.upgrades = Upgrades(env, store, self.observed, self.calls)
         self._neighbours = Following(store)
         self.access: Access | None = None
@@ -163,6 +166,7 @@ class Manager:
                 *await reader.find(NatGateway, state=UNSETTLED_NATS),
                 *await captures.captured(reader),
                 *await migrations.migrating(reader),
+                *await resizes.resizing(reader),
             ):
                 self._note_unsettled(record)
         await self._kick_unsettled()
@@ -178,6 +182,7 @@ class Manager:
             self._note_unsettled(record)
         if change.kind != NetworkInterface.kind or (change.kind, change.id) in self._unsettled:
             self.kick(change.kind, change.id)
+        self.balancer.changed(change)
         if self.ha is not None and self.ha.changed(change):
             self._all_need_specs()
         if change.kind in SPEC_KINDS:
@@ -261,7 +266,11 @@ class Manager:
             for instance in await reader.find(Instance, state=states):
                 if instance.state is not InstanceState.terminated or instance.purge_at <= self.env.now():
                     self.kick("instance", instance.id)
-            for instance in (*await captures.captured(reader), *await migrations.migrating(reader)):
+            for instance in (
+                *await captures.captured(reader),
+                *await migrations.migrating(reader),
+                *await resizes.resizing(reader),
+            ):
                 self.kick("instance", instance.id)
                 if instance.migration:
                     self.switches.kick(instance.id)
@@ -314,6 +323,7 @@ class Manager:
         async with self.store.read() as reader:
             await self.hosts.load(reader)
             await self.evacuations.load(reader)
+            await self.balancer.load(reader)
             await self.upgrades.load(reader)
         swept = loop.time()
         while True:
@@ -331,6 +341,7 @@ class Manager:
                     if self.ha is not None:
                         await self.store.transact(events.sweep, frees=True)
                     self._tokens_swept = await self.store.transact(self._expire_tokens, frees=True)
+                await self.balancer.step()
             except StoreError as error:
                 log.error("sweep failed, will try again: %s", error)
 
@@ -481,6 +492,7 @@ class Manager:
         session.sequence = report.sequence
         news = self.observed.take(report)
         self.switches.reported(report)
+        self.balancer.heard(report, session.mentioned)
         self.calls.heard()
         renewed = {(each.kind, each.id) for each in news}
         for key, other in self._unsettled.items():
@@ -534,6 +546,15 @@ class Manager:
         view = self.observed.hosts.get(host)
         seen = view.machines.get(instance) if view is not None else None
         return seen.migration if seen is not None else None
+
+    def balance(self) -> Assessment:
+        """How busy hosts are, and what should be moved."""
+        return self.balancer.found
+
+    def size(self, host: str, instance: str, generation: int) -> MachineSize | None:
+        """What a host says that a machine has and can have while it runs."""
+        seen = self.observed.machine(host, instance, generation)
+        return seen.size if seen is not None else None
 
     async def console(self, host: str, instance: str, max_bytes: int) -> bytes:
         """The end of a machine's console. Raises TransportError."""

@@ -17,6 +17,7 @@ import logging
 
 from msgspec.structs import replace
 
+from gureum.control.fleet import held
 from gureum.control.move import CannotMove, move_instance
 from gureum.control.observed import Observed
 from gureum.control.placement import NoCapacity, choose_host, require_host
@@ -32,6 +33,7 @@ from gureum.resources import (
     InstanceState,
     MigrationState,
     NetworkInterface,
+    Resize,
     Volume,
     VolumeState,
 )
@@ -45,6 +47,10 @@ PER_HOST_MAX = 2
 """Migrations that leave a host at once; also those that come to it."""
 PREPARE_SECONDS_MAX = 120.0
 COPY_SECONDS_MAX = 3600.0
+HELD_SECONDS_MAX = 15.0
+"""For so long a guest is held for a destination that does not say that it has all of it: as long as its agent
+needs to be restarted.
+"""
 PURGE_SECONDS = 24 * 3600.0
 """For so long the record of an ended migration is kept."""
 SECRET_BYTES = 32
@@ -59,10 +65,15 @@ async def begin(
     to: str = "",
     bytes_per_second: int = 0,
     drains: bool = False,
+    reason: str = "",
+    type: str = "",
 ) -> InstanceMigration:
-    """Let the instance migrate to the host ``to``, or to the emptiest one. Raises CannotMove."""
+    """Let the instance migrate to the host ``to``, or to the emptiest one. Raises CannotMove.
+
+    ``type``: another one, that it gets there.
+    """
     await require_movable(tx, instance)
-    host = await require_destination(tx, instance, to)
+    host = await require_destination(tx, replace(instance, type=type or instance.type), to)
     source = str(instance.host)
     if await busy(tx, source=source):
         raise CannotMove(f"{PER_HOST_MAX} instances leave host {source} now: try again when one has left")
@@ -73,7 +84,8 @@ async def begin(
             id=env.new_id("mig"),
             account=instance.account,
             instance=instance.id,
-            type=instance.type,
+            type=type or instance.type,
+            held=held(instance) if instance.resize is not None else (0, 0),
             zone=instance.zone,
             source=source,
             destination=host.id,
@@ -81,6 +93,7 @@ async def begin(
             source_generation=instance.generation,
             reboots=instance.reboots,
             drains=drains,
+            reason=reason,
             bytes_per_second=bytes_per_second,
             secret=env.secret(SECRET_BYTES),
             volumes=tuple(volume.id for volume in volumes),
@@ -101,6 +114,8 @@ async def require_movable(reader: Reader, instance: Instance) -> None:
         raise CannotMove(f"{id} is {instance.state}, and only what runs is migrated")
     if instance.migration:
         raise CannotMove(f"{id} is being migrated already ({instance.migration})")
+    if instance.resize is not None and not instance.resize.message:
+        raise CannotMove(f"{id} is being resized: wait until that is done")
     if instance.capturing:
         raise CannotMove(f"{id} is off until the image {instance.capturing[0]} is made of it")
     source = await reader.get(Host, instance.host)
@@ -212,11 +227,15 @@ class _Ends:
         return told
 
     @property
+    def sent(self) -> bool:
+        """Whether the source has sent all of it, and holds the guest."""
+        held = self.source is not None and self.source.state is MachineState.paused
+        return held and self.said(self.source).phase is MigrationPhase.completed
+
+    @property
     def done(self) -> bool:
         """Whether all of it is at the destination, and the guest is held at the source."""
-        held = self.source is not None and self.source.state is MachineState.paused
-        both = (self.said(seen).phase for seen in (self.source, self.destination))
-        return held and all(phase is MigrationPhase.completed for phase in both)
+        return self.sent and self.said(self.destination).phase is MigrationPhase.completed
 
 
 async def _fault(
@@ -269,6 +288,22 @@ def ready(observed: Observed, migration: InstanceMigration) -> bool:
     return migration.state is MigrationState.copying and _Ends(observed, migration).done
 
 
+def sent(observed: Observed, migration: InstanceMigration) -> bool:
+    """Whether the guest is held at the source, whatever the destination says."""
+    return migration.state is MigrationState.copying and _Ends(observed, migration).sent
+
+
+async def give_up(tx: Transaction, observed: Observed, id: str) -> InstanceMigration | None:
+    """Let a guest go on at the source that is held there, if the destination still does not say that it has
+    all of it; None if it does, or does not need to.
+    """
+    migration = await tx.get(InstanceMigration, id)
+    if migration is None or not sent(observed, migration) or ready(observed, migration):
+        return None
+    said = f"host {migration.destination} did not say in {HELD_SECONDS_MAX:g} s that it has all of it"
+    return await abort(tx, migration, "failed", said)
+
+
 async def switch(tx: Transaction, env: Env, observed: Observed, id: str) -> Instance | None:
     """Let the instance be the destination's from now on, if it can; None if not."""
     instance = await tx.get(Instance, id)
@@ -298,7 +333,18 @@ async def switch(tx: Transaction, env: Env, observed: Observed, id: str) -> Inst
             downtime_ms=source.downtime_ms,
         )
     )
-    return await tx.put(replace(moved, generation=migration.generation, impaired=""))
+    resize = None
+    if instance.resize is not None or instance.type != migration.type:
+        most = held(instance)
+        resize = Resize(
+            generation=migration.generation,
+            vcpus=most.vcpus,
+            memory_bytes=most.memory_bytes,
+            since=env.now(),
+        )
+    return await tx.put(
+        replace(moved, type=migration.type, generation=migration.generation, impaired="", resize=resize)
+    )
 
 
 async def _let_go(

@@ -19,7 +19,7 @@ class CannotMove(Exception):
 
 
 async def move_instance(tx: Transaction, id: str, to: str) -> Instance:
-    """Let the instance and its interfaces be on the host ``to``. Raises CannotMove."""
+    """Let the instance, its interfaces and volumes be on the host ``to``. CannotMove: nothing is moved."""
     instance, host = await tx.get(Instance, id), await tx.get(Host, to)
     if instance is None or instance.state is not InstanceState.running:
         raise CannotMove(f"{id} is not running")
@@ -31,13 +31,16 @@ async def move_instance(tx: Transaction, id: str, to: str) -> Instance:
         return instance
     if host.draining:
         raise CannotMove(f"host {to} is being drained")
-    for interface in await tx.find(NetworkInterface, instance=id):
-        if interface.host is not None:
-            await tx.put(replace(interface, host=to))
-    for volume in await tx.find(Volume, instances=id):
+    volumes = await tx.find(Volume, instances=id)
+    for volume in volumes:
+        # Before anything is moved: the caller may commit what else it has to say of it.
         if volume.bound:
             raise CannotMove(
                 f"{volume.id} is in the local pool of host {instance.host}, or on its way to another pool"
             )
+    for interface in await tx.find(NetworkInterface, instance=id):
+        if interface.host is not None:
+            await tx.put(replace(interface, host=to))
+    for volume in volumes:
         await keepers.follow(tx, volume, to)
     return await tx.put(replace(instance, host=to))

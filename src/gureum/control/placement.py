@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from gureum.control.filters import ROOM, Scene, Verdict, Wish, reasons, verdicts
-from gureum.control.fleet import Fleet, taken
+from gureum.control.fleet import MACHINE_MEMORY_BYTES, Fleet, taken
 from gureum.resources import Host, Instance, Volume
 from gureum.services.ec2.capacity import homes
 from gureum.store.base import Reader
@@ -74,8 +74,8 @@ def _nowhere(wish: Wish, found: list[Verdict]) -> NoCapacity:
         return NoCapacity(f"{', '.join(sorted(each.host for each in up))} cannot take it, being drained")
     if all(_names(each) <= {*ROOM, "draining"} for each in up):
         return NoCapacity(
-            f"no host of zone {machine.zone} has {machine.size.vcpus} vCPUs and"
-            f" {machine.size.memory_bytes / 2**30:g} GiB of memory left"
+            f"no host of zone {machine.zone} has {machine.vcpus} vCPUs and"
+            f" {(machine.memory_bytes - MACHINE_MEMORY_BYTES) / 2**30:g} GiB of memory left"
         )
     other = "other " if wish.excluding else ""
     return NoCapacity(f"no {other}host of zone {machine.zone} can take it now: {reasons(up)}")

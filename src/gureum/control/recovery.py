@@ -13,6 +13,8 @@ from msgspec.structs import replace
 from gureum.control import captures, events, instances, migrations
 from gureum.control.observed import Observed
 from gureum.control.placement import NoCapacity, choose_host
+from gureum.control.restarts import RUNS as RUNS
+from gureum.control.restarts import order as order
 from gureum.env import Env
 from gureum.hostspec import MachineReport, MachineState
 from gureum.resources import (
@@ -22,6 +24,7 @@ from gureum.resources import (
     InstanceState,
     NetworkInterface,
     RecoveryPolicy,
+    Resize,
     Severity,
     StateReason,
     Volume,
@@ -38,7 +41,6 @@ CRASHES_SECONDS = 600.0
 """Of a machine that dies more often than CRASHES_MAX times in this time, it is not tried again."""
 BACKOFF_SECONDS_MAX = 60.0
 
-RUNS = (InstanceState.pending, InstanceState.running)
 ENDS = (InstanceState.stopping, InstanceState.shutting_down)
 
 
@@ -179,11 +181,6 @@ async def rejoin(tx: Transaction, env: Env, instance: Instance, since: float) ->
     )
 
 
-def order(instance: Instance) -> tuple[int, float, str]:
-    """Who is started first."""
-    return -instance.recovery.priority, instance.launched.timestamp(), instance.id
-
-
 async def place(tx: Transaction, env: Env, id: str) -> None:
     """Find a host for an instance that lost its own; if none has room, it waits."""
     instance = await tx.get(Instance, id)
@@ -234,6 +231,22 @@ async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> N
         seconds = max(0.0, env.now() - instance.recovers)
         text = f"{id} runs again, on host {after.host}, after {seconds:.1f} s"
         await events.record(tx, env, "InstanceRecovered", text, host=str(after.host), instance=id)
+    if after is not None and instance.resize is not None:
+        await _tell_resize(tx, env, after, instance.resize)
+
+
+async def _tell_resize(tx: Transaction, env: Env, instance: Instance, before: Resize) -> None:
+    """What became of a resize, if anything did."""
+    now, host = instance.resize, str(instance.host)
+    if now is None and instance.state is InstanceState.running:
+        seconds = max(0.0, env.now() - before.since)
+        text = f"{instance.id} has the size of {instance.type}, after {seconds:.1f} s"
+        await events.record(tx, env, "InstanceResized", text, host=host, instance=instance.id)
+    elif now is not None and now.message and now.message != before.message:
+        text = f"{instance.id} does not have the size of {instance.type}: {now.message}"
+        await events.record(
+            tx, env, "InstanceNotResized", text, Severity.warning, host=host, instance=instance.id
+        )
 
 
 async def _let_stay(tx: Transaction, env: Env, observed: Observed, instance: Instance) -> None:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from gureum.hostspec import MachineState
+from gureum.hostspec import MachineSize, MachineState
 from gureum.migrationspec import MachineLayout, MigrationPhase
 from gureum.san.base import DiskSource, FileDisk, Layer
 
@@ -88,7 +88,7 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     secret: bytes
     address: str
     bytes_per_second: int = 0
-    downtime_ms: int = 50
+    downtime_ms: int = 10
     downtime_max_ms: int = 2000
 
 
@@ -126,6 +126,9 @@ class MachineConfig(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 1
     """Of the vCPUs, how many are one core."""
     memory_bytes: int
+    vcpus_max: int = 0
+    """To what it may grow while it runs (``Hypervisor.resize``), as ``memory_max_bytes``; 0: not at all."""
+    memory_max_bytes: int = 0
     cpu: str = ""
     """Its model, one of ``Hypervisor.cpu_models``; "": the host's own, or what the hypervisor likes."""
     machine: str = "q35"
@@ -159,6 +162,8 @@ class MachineStatus(msgspec.Struct, frozen=True, kw_only=True):
     detaching: tuple[str, ...] = ()
     mirrors: Mapping[str, Mirror] = {}
     migration: Migration | None = None
+    size: MachineSize | None = None
+    """None if it can't change while the machine runs, or the machine does not."""
     hung: bool = False
 
 
@@ -270,6 +275,14 @@ class Hypervisor(Protocol):
         """Ask the guest to give the interface up (it leaves ``status.nics`` then); ``force`` takes it away.
 
         The machine has let go of the tap when the interface has left ``status.nics``.
+        """
+
+    async def resize(self, id: str, vcpus: int, memory_bytes: int) -> None:
+        """Let the running machine have so many vCPUs and so much memory; asked again, ask the guest again.
+
+        It returns when the guest was asked; what it has taken or given up says ``status.size``. More than
+        ``size`` allows, or less: as near as that allows. HypervisorError without a ``size``, and for a
+        machine on its way between hosts.
         """
 
     async def active_layer(self, id: str, volume: str) -> str:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from gureum.env import Env
 from gureum.errors import HypervisorError, PoolError
 from gureum.hostspec import MachineState
-from gureum.hypervisors import fake_migration, messages
+from gureum.hypervisors import fake_migration, fake_size, messages
 from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Mirror, Nic, Outgoing, describe
 from gureum.hypervisors.fake_machine import FakeDisk, FakeMachine, Statuses
 from gureum.hypervisors.fake_migration import FakeRoads
@@ -28,6 +28,7 @@ START_SECONDS = (0.05, 0.3)
 COMMAND_SECONDS = (0.001, 0.02)
 GUEST_SHUTDOWN_SECONDS = (0.5, 3.0)
 GUEST_DETACH_SECONDS = (0.05, 0.5)
+GUEST_RESIZE_SECONDS = (0.05, 2.0)
 MIRROR_SECONDS = (0.5, 5.0)
 MIRROR_BYTES = 1 << 20
 
@@ -291,6 +292,7 @@ class FakeHypervisor:
             raise HypervisorError(f"{id}: {error}")
         machine.disks = {disk.volume: FakeDisk(disk) for disk in machine.config.disks}
         machine.nics = dict.fromkeys((nic.interface for nic in machine.config.nics), False)
+        machine.size = machine.target = fake_size.at_start(machine.config)
         if machine.config.incoming is not None:
             await self._work()
             self.host.roads.wait(self.host, machine)
@@ -455,6 +457,23 @@ class FakeHypervisor:
 
     def _unplugged(self, machine: FakeMachine, interface: str) -> None:
         if machine.nics.pop(interface, None) is not None:
+            self.host.changed(machine)
+
+    async def resize(self, id: str, vcpus: int, memory_bytes: int) -> None:
+        machine = self._running(id)
+        if machine.size is None:
+            raise HypervisorError(f"{id}: was started without room to grow")
+        machine.require_settled()
+        await self._work()
+        self.env.crashpoint("fake.resize.asked")
+        machine.target = fake_size.towards(machine.size, vcpus, memory_bytes)
+        if machine.target != machine.size:
+            self.host.later(machine, GUEST_RESIZE_SECONDS, lambda: self._resized(machine))
+
+    def _resized(self, machine: FakeMachine) -> None:
+        settled = machine.size == machine.target or machine.ignores_detach
+        if not settled and not machine.under_way:
+            machine.size = machine.target
             self.host.changed(machine)
 
     async def active_layer(self, id: str, volume: str) -> str:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from gureum.env import Env
 from gureum.errors import HypervisorError
 from gureum.hostspec import MachineState
-from gureum.hypervisors import messages
+from gureum.hypervisors import fake_size, messages
 from gureum.hypervisors.base import MachineConfig, Migration, Outgoing
 from gureum.hypervisors.fake_machine import FakeMachine
 from gureum.migrationspec import MachineLayout, MigrationPhase
@@ -152,6 +152,9 @@ def layout(host: FakeMachines, machine: FakeMachine) -> MachineLayout:
         model=machine.config.cpu,
         disks={volume: (BUS, disk.disk.index) for volume, disk in machine.disks.items()},
         nics={interface: (BUS, number) for number, interface in enumerate(sorted(machine.nics))},
+        vcpus=machine.size.vcpus if machine.size is not None else 0,
+        memory_bytes=machine.size.memory_bytes if machine.size is not None else 0,
+        room=fake_size.room(machine.size),
     )
 
 

@@ -16,6 +16,11 @@ HOST_STOPS = "the host shuts down"
 NOT_STARTED = "was never started: the agent ended before"
 MIGRATED = "its guest is held: all of it is on another host now"
 CANCELLED = "cancelled"
+NOT_BEGUN = "its QEMU has not begun"
+VCPUS_STAY = (
+    "QEMU cannot take a vCPU from a machine that is emulated: it gets the time of as many as it is to have, "
+    "and has no more than these once it is stopped and started"
+)
 STAYED = "it goes on here after all"
 STOPPED = "stopped as asked"
 PROCESS_ENDED = "the hypervisor process ended unexpectedly"

@@ -19,6 +19,7 @@ from gureum.resources.instance import (
     MetadataOptions,
     Recovery,
     RecoveryPolicy,
+    Resize,
     StateReason,
 )
 from gureum.resources.interface import (
@@ -29,7 +30,7 @@ from gureum.resources.interface import (
 )
 from gureum.resources.keypair import KeyPair
 from gureum.resources.migration import InstanceMigration, MigrationState
-from gureum.resources.placement import FleetSettings, PlacementGroup, SpreadLevel, Strategy
+from gureum.resources.placement import BalanceMode, FleetSettings, PlacementGroup, SpreadLevel, Strategy
 from gureum.resources.pool import Pool
 from gureum.resources.record import KINDS, Record
 from gureum.resources.routing import (
@@ -69,6 +70,7 @@ __all__ = [
     "Address",
     "Attachment",
     "AttachmentState",
+    "BalanceMode",
     "BlockDevice",
     "CidrAssociation",
     "ClientToken",
@@ -111,6 +113,7 @@ __all__ = [
     "Record",
     "Recovery",
     "RecoveryPolicy",
+    "Resize",
     "Route",
     "RouteTable",
     "SecondaryAddress",

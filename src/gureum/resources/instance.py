@@ -80,6 +80,18 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
     priority: int = 50
 
 
+class Resize(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Of an instance that got another type while it runs: what its machine, of this ``generation``, may have
+    besides what the type has. ``message``: why it does not get there, "" while it may. ``since``: Unix time.
+    """
+
+    generation: int
+    vcpus: int
+    memory_bytes: int
+    since: float
+    message: str = ""
+
+
 class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
     """``host`` is where it is or was last; None before placement and when it may be placed anew.
 
@@ -150,6 +162,14 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
     crashes: tuple[float, ...] = ()
     """When its machine died and was started again, lately (Unix time)."""
 
+    resize: Resize | None = None
+    """Its machine does not have the size of its type yet."""
+
+    @property
+    def resizing(self) -> str | None:
+        """For the index: most are not."""
+        return "yes" if self.resize is not None else None
+
     @property
     def next_generation(self) -> int:
         """What no machine of it has had."""
@@ -170,6 +190,7 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
         "subnet",
         "private_ip",
         "groups",
+        "resizing",
     )
     transitions: ClassVar[Transitions] = table(
         InstanceState,

@@ -8,17 +8,20 @@ touches a host.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
 from gureum.env import Env
-from gureum.hostspec import LOCAL
+from gureum.hostspec import LOCAL, MachineSize
 from gureum.migrationspec import MigrationReport
 from gureum.resources.volume import Snapshot
 from gureum.san.ceph.audit import Finding
 from gureum.store.base import Transaction
 from gureum.transport.messages import BlockUse
+
+if TYPE_CHECKING:
+    from gureum.control.balancer import Assessment
 
 Input = Mapping[str, Any]
 Output = Mapping[str, Any]
@@ -49,6 +52,12 @@ class Hosts(Protocol):
 
     def migrating(self, host: str, instance: str) -> MigrationReport | None:
         """What the host says of a machine that leaves it; None if nothing."""
+
+    def balance(self) -> Assessment:
+        """How busy hosts are, and what should be moved."""
+
+    def size(self, host: str, instance: str, generation: int) -> MachineSize | None:
+        """What the host says that a machine has, and can have while it runs; None if nothing."""
 
     @property
     def joining(self) -> Joining | None:

@@ -205,6 +205,11 @@ async def fence(stage: Stage, words: Words, options: Options) -> bool:
     return await stage.call("FenceHost", "fleet", HostId=words[0]) is not None
 
 
+@act("survive NUMBER", "Fleet's ModifyFleetSettings: room is kept for the loss of so many hosts", asks=True)
+async def survive(stage: Stage, words: Words, options: Options) -> bool:
+    return await stage.call("ModifyFleetSettings", "fleet", Survive=int(words[0])) is not None
+
+
 def _known_policy(_: Names, words: Words, options: Options) -> None:
     if words[1] not in list(RecoveryPolicy):
         raise Wrong(f"{words[1]!r} is none of: {', '.join(RecoveryPolicy)}")
@@ -235,3 +240,11 @@ async def migrate(stage: Stage, words: Words, options: Options) -> bool:
 async def cancel_migration(stage: Stage, words: Words, options: Options) -> bool:
     id = await stage.id(words[0])
     return await stage.call("CancelInstanceMigration", "fleet", InstanceId=id) is not None
+
+
+@act("resize INSTANCE WORD [stays]", "Fleet's ResizeInstance; stays: not on another host", asks=True)
+async def resize(stage: Stage, words: Words, options: Options) -> bool:
+    input: dict[str, Any] = {"InstanceId": await stage.id(words[0]), "InstanceType": words[1]}
+    if "stays" in options:
+        input["MoveIfFull"] = False
+    return await stage.call("ResizeInstance", "fleet", **input) is not None

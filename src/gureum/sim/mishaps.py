@@ -277,7 +277,9 @@ async def deaf(stage: Stage, words: Words, options: Options) -> bool:
     return True
 
 
-@act("clingy INSTANCE [not]", "its guest does not give up its devices; not: no more")
+@act(
+    "clingy INSTANCE [not]", "its guest does not give up its devices, nor take vCPUs and memory; not: no more"
+)
 async def clingy(stage: Stage, words: Words, options: Options) -> bool:
     machines = (await stage.runs_on(words[0])).machines
     machines.ignore_detach(await stage.id(words[0]), "not" not in options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import os
 import re
@@ -29,6 +30,7 @@ MODULES = (
     "drivers/virtio/virtio_pci_modern_dev",
     "drivers/virtio/virtio_pci",
     "drivers/virtio/virtio_mmio",
+    "drivers/virtio/virtio_mem",
     "drivers/block/virtio_blk",
     "net/core/failover",
     "drivers/net/net_failover",
@@ -44,6 +46,7 @@ MODULES = (
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev
+echo online_movable >/sys/devices/system/memory/auto_online_blocks
 for module in MODULES; do insmod /modules/$module.ko; done
 mdev -s
 for event in $(ls /dev/input/event*); do
@@ -70,6 +73,9 @@ unlocked 4 32 0x400
 printf '\\002' | dd of=$found/config bs=1 seek=104 conv=notrunc 2>/dev/null
 unlocked 12 16 0x100
 """
+
+
+RECIPE = hashlib.sha256((INIT + " ".join(MODULES)).encode()).hexdigest()[:8]
 
 
 class GuestFiles:

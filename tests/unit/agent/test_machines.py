@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gureum.errors import NetworkError, PoolError
+from gureum.errors import HypervisorError, NetworkError, PoolError
 from gureum.hostspec import MachineState, NetworkSpec, NicSpec
-from gureum.hypervisors.base import MachineConfig
+from gureum.hypervisors.base import MachineConfig, Migration
+from gureum.hypervisors.fake import FakeHypervisor
+from gureum.migrationspec import MigrationPhase
 from gureum.network.fake import FakeNetwork
 from gureum.san.fake import FakePool
 
@@ -36,6 +38,31 @@ def test_a_polite_stop_waits_for_the_guest_and_not_for_ever(parts: Any) -> None:
         assert lab.seen().revision < lab.revision
         lab.skew = -3600.0
         await asyncio.sleep(10)
+        assert not lab.machines.running()
+        assert (lab.seen().state, lab.seen().revision) == (MachineState.off, lab.revision)
+
+    parts.on_lab(test)
+
+
+def test_a_stop_ends_what_is_on_its_way_though_its_hypervisor_does_not_answer(
+    parts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(self: FakeHypervisor, id: str) -> None:
+        await asyncio.sleep(10)
+        raise HypervisorError(f"{id}: no answer in 10 s")
+
+    monkeypatch.setattr(FakeHypervisor, "cancel_migration", silent)
+    monkeypatch.setattr(FakeHypervisor, "press_power_button", silent)
+
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(), parts.volume())
+        lab.machines.machines["i-1"].migration = Migration(
+            migration="mig-1", incoming=False, phase=MigrationPhase.copying
+        )
+        off = parts.machine(run=False, shutdown_seconds=20.0)
+        await lab.take(off, parts.volume(), seconds=15)
+        assert lab.machines.running()
+        await asyncio.sleep(60)
         assert not lab.machines.running()
         assert (lab.seen().state, lab.seen().revision) == (MachineState.off, lab.revision)
 
@@ -269,5 +296,56 @@ def test_a_deaf_guest_that_is_being_stopped_is_terminated_soon(parts: Any) -> No
         assert lab.machines.running()
         await lab.take(parts.machine(run=False, shutdown_seconds=20.0), parts.volume(), seconds=1)
         assert not lab.machines.running()
+
+    parts.on_lab(test)
+
+
+ROOM = {"vcpus_max": 4, "memory_max_bytes": 4 << 30}
+
+
+def test_a_machine_grows_and_shrinks_while_it_runs(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(**ROOM), parts.volume())
+        assert (lab.seen().size.vcpus, lab.seen().size.vcpus_max) == (1, 4)
+        for vcpus, gib in ((3, 2), (2, 1), (9, 9)):
+            await lab.take(parts.machine(vcpus=vcpus, memory_bytes=gib << 30, **ROOM), parts.volume())
+            await asyncio.sleep(5)
+            size = lab.seen().size
+            assert (size.vcpus, size.memory_bytes) == (min(vcpus, 4), min(gib, 4) << 30)
+            assert lab.seen().revision == lab.revision
+        assert lab.machines.running() == {"i-1": 1}
+
+    parts.on_lab(test)
+
+
+def test_a_guest_that_takes_nothing_keeps_nothing_else_from_being_done(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(**ROOM), parts.volume())
+        lab.machines.ignore_detach("i-1")
+        larger = {**ROOM, "memory_bytes": 2 << 30}
+        await lab.take(parts.machine(**larger), parts.volume(), seconds=30)
+        assert lab.seen().revision == lab.revision
+        assert lab.seen().size.memory_bytes == 1 << 30
+        both = parts.volume(), parts.volume("vol-2")
+        await lab.take(parts.machine(volumes=("vol-1", "vol-2"), **larger), *both)
+        assert lab.seen().disks == ("vol-1", "vol-2")
+        lab.machines.ignore_detach("i-1", False)
+        await asyncio.sleep(10)
+        assert lab.seen().size.memory_bytes == 2 << 30
+
+    parts.on_lab(test)
+
+
+def test_an_agent_that_died_goes_on_with_it(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(**ROOM), parts.volume())
+        lab.machines.ignore_detach("i-1")
+        larger = parts.machine(memory_bytes=2 << 30, **ROOM)
+        await lab.take(larger, parts.volume())
+        await lab.stop()
+        lab.machines.ignore_detach("i-1", False)
+        lab.start()
+        await lab.take(larger, parts.volume(), seconds=10)
+        assert lab.seen().size.memory_bytes == 2 << 30
 
     parts.on_lab(test)

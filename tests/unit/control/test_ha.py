@@ -622,6 +622,18 @@ def test_without_storage_elsewhere_all_stay_where_they_are() -> None:
     with_rig(test)
 
 
+def test_a_host_that_has_no_warden_any_more_is_as_any() -> None:
+    async def test(rig: Rig) -> None:
+        rig.said["a"]["pools"] = AWAY
+        await rig.step("a", "b", "c", seconds=8)
+        assert not (await rig.get(Host, "a")).schedulable
+        rig.said["a"]["warden"] = None  # the cluster is not the cloud's any more
+        await rig.step("a", "b", "c", seconds=2)
+        assert (await rig.get(Host, "a")).schedulable
+
+    with_rig(test)
+
+
 def test_a_host_whose_warden_is_gone_gets_nothing_new_and_keeps_what_it_has() -> None:
     async def test(rig: Rig) -> None:
         rig.said["a"]["warden"] = WardenReport(permitted=False)

@@ -17,10 +17,12 @@ import gureum.services.ebs
 import gureum.services.ec2
 import gureum.services.fleet
 import gureum.services.sts  # noqa: F401  (registers its operations)
+from gureum.control.balancer import Assessment
 from gureum.control.keys import KeyStore
 from gureum.env import Env
 from gureum.errors import ApiError, ConfigError, TransportError
 from gureum.gateway.catalogue import OWN_MODELS
+from gureum.hostspec import MachineSize
 from gureum.migrationspec import MigrationReport
 from gureum.resources import (
     AttachmentState,
@@ -154,16 +156,24 @@ class FakeHosts:
         self.down = False
         self.joining: Joining | None = None
         self.migrations: dict[str, MigrationReport] = {}
+        self.sizes: dict[str, MachineSize] = {}
         self.wrong: dict[str, tuple[str, ...]] = {}
         self.copying: dict[tuple[str, str], tuple[int, int]] = {}
         self.blocks = FakeBlocks()
         self.pools = FakePools()
+        self.assessment = Assessment()
 
     def problems(self, host: str) -> tuple[str, ...]:
         return self.wrong.get(host, ())
 
     def migrating(self, host: str, instance: str) -> MigrationReport | None:
         return self.migrations.get(instance)
+
+    def balance(self) -> Assessment:
+        return self.assessment
+
+    def size(self, host: str, instance: str, generation: int) -> MachineSize | None:
+        return self.sizes.get(instance)
 
     def copied(self, host: str, volume: str) -> tuple[int, int]:
         return self.copying.get((host, volume), (0, 0))

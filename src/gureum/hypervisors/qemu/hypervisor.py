@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from gureum.env import Env
 from gureum.errors import HypervisorError
 from gureum.files import make_directories
@@ -17,6 +19,7 @@ from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Nic, Out
 from gureum.hypervisors.qemu import cpu_models, layout
 from gureum.hypervisors.qemu.cgroup import Cgroups
 from gureum.hypervisors.qemu.command import Host
+from gureum.hypervisors.qemu.growth import reserves_all, room_of
 from gureum.hypervisors.qemu.host_cpu import host_cpu, vendor
 from gureum.hypervisors.qemu.installation import Installation, inspect
 from gureum.hypervisors.qemu.launch import KvmAccess, kvm_access, launch
@@ -216,6 +219,8 @@ class QemuHypervisor:
         if self._installation is None:
             raise HypervisorError("start before recover")
         before, incoming = self._machines.get(config.id), config.incoming
+        if incoming is None and reserves_all():
+            config = replace(config, memory_max_bytes=0)
         if incoming is not None:
             layout.require_fit(config, incoming.layout, self._installation, self.cpu, self._models)
             machine_type = incoming.layout.type
@@ -236,6 +241,7 @@ class QemuHypervisor:
             migration=incoming.migration if incoming else "",
             incoming=incoming is not None,
             group=f"{config.id}.{config.generation}" if incoming else "",
+            room=room_of(config, machine_type.startswith("microvm"), self._accelerator),
             watchdog=incoming.layout.watchdog if incoming else not machine_type.startswith("microvm"),
         )
         files = MachineFiles(self.directory, config.id)
@@ -293,6 +299,7 @@ class QemuHypervisor:
         await live.started_with(disks)
         machine.take_mirrors(live)
         machine.take_nics().started_with(nic.interface for nic in config.nics)
+        await machine.take_size()
         for disk in config.disks:
             if disk.iops or disk.throughput:
                 await live.limit(disk.volume, disk.iops, disk.throughput)
@@ -394,6 +401,9 @@ class QemuHypervisor:
             machine.migrating.require_settled()
             await machine.nics().detach(interface, force)
 
+    async def resize(self, id: str, vcpus: int, memory_bytes: int) -> None:
+        await self._get(id).resize(vcpus, memory_bytes)
+
     async def active_layer(self, id: str, volume: str) -> str:
         return await self._get(id).disks().active_layer(volume)
 
@@ -446,6 +456,11 @@ class QemuHypervisor:
         identity = machine.identity if machine is not None else None
         return identity.pid if identity is not None else None
 
+    def processes(self) -> dict[str, int]:
+        """Those of all machines that have one."""
+        found = ((id, machine.identity) for id, machine in self._machines.items())
+        return {id: identity.pid for id, identity in found if identity is not None}
+
     def console_socket(self, id: str) -> Path | None:
         machine = self._machines.get(id)
         return machine.files.console if machine is not None and machine.lives else None
@@ -475,7 +490,7 @@ class QemuHypervisor:
 
     def _know(self, files: MachineFiles, saved: Saved) -> Machine:
         id = files.id
-        machine = Machine(self._env, files, saved, self._cgroups, lambda: self._notify(id))
+        machine = Machine(self._env, files, saved, self._cgroups, self._accelerator, lambda: self._notify(id))
         self._machines[id] = machine
         return machine
 

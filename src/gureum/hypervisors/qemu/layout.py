@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from gureum.errors import HypervisorError
+from gureum.hostspec import MachineSize
 from gureum.hypervisors import messages
 from gureum.hypervisors.base import MachineConfig
 from gureum.hypervisors.qemu.disks import parse_name
@@ -22,6 +23,9 @@ from gureum.migrationspec import MachineLayout
 DEVICES = "/machine/peripheral"
 SLOT_SHIFT = 3
 """A PCI address is slot and function."""
+
+FIXED_MAJOR = 9
+"""QEMU's first version that tells TCG what of a memory has been copied."""
 
 Places = dict[str, tuple[str, int]]
 
@@ -46,6 +50,7 @@ async def ask(machine: Machine, installation: Installation, host_cpu: str) -> Ma
         raise HypervisorError(
             f"{machine.id}: its guest has not let go of {', '.join(ghosts)}, which was taken away by force"
         )
+    size = await _size(machine, installation)
     saved, micro = machine.saved, machine.saved.machine_type.startswith("microvm")
     return MachineLayout(
         type=saved.machine_type,
@@ -57,7 +62,33 @@ async def ask(machine: Machine, installation: Installation, host_cpu: str) -> Ma
         model=saved.model,
         disks=await _places(monitor, disks.devices, micro),
         nics=await _places(monitor, nics.devices, micro),
+        vcpus=size.vcpus if size is not None else 0,
+        memory_bytes=size.memory_bytes if size is not None else 0,
+        room=saved.room,
     )
+
+
+async def _size(machine: Machine, installation: Installation) -> MachineSize | None:
+    if machine.saved.room is None:
+        return None
+    live = machine.size()
+    await live.look()
+    size = live.status
+    if machine.saved.leaving or live.leaving:
+        raise HypervisorError(f"{machine.id}: its guest has not let go of a vCPU yet")
+    plugged = size is not None and size.memory_bytes > size.memory_min_bytes
+    if plugged and _forgets_writes(machine, installation):
+        # As ``growth.memory`` says. A virtio-mem device's size cannot be uneven.
+        raise HypervisorError(
+            f"{machine.id}: has got memory while it ran, and this QEMU ({installation.version}) cannot copy "
+            "that of an emulated machine: take it away again, or stop and start the instance"
+        )
+    return size
+
+
+def _forgets_writes(machine: Machine, installation: Installation) -> bool:
+    major = installation.version.partition(".")[0]
+    return machine.accelerator == "tcg" and major.isdecimal() and int(major) < FIXED_MAJOR
 
 
 async def _others(monitor: Monitor, known: set[str]) -> list[str]:

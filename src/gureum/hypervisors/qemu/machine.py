@@ -23,11 +23,14 @@ from gureum.hypervisors.qemu.cgroup import Cgroups
 from gureum.hypervisors.qemu.command import AGENT
 from gureum.hypervisors.qemu.disks import parse_name
 from gureum.hypervisors.qemu.guest_agent import Freezer
+from gureum.hypervisors.qemu.launch import limits_of
 from gureum.hypervisors.qemu.live_disks import LiveDisks
 from gureum.hypervisors.qemu.live_mirrors import LiveMirrors
 from gureum.hypervisors.qemu.live_nics import LiveNics
+from gureum.hypervisors.qemu.live_size import LiveSize
 from gureum.hypervisors.qemu.migrating import Migrating
 from gureum.hypervisors.qemu.monitor import Answer, Monitor
+from gureum.hypervisors.qemu.onlining import Onliner
 from gureum.hypervisors.qemu.process import Process
 from gureum.hypervisors.qemu.record import Identity, MachineFiles, Saved
 from gureum.hypervisors.qemu.stalls import Stalls
@@ -40,6 +43,8 @@ QUIT_SECONDS_GONE = 15.0
 """Of a machine that has gone to another host: killed, it would leave its disks' locks with the cluster for
 half a minute, and its guest waiting there. librbd gives up after 10 s to tell who does not answer.
 """
+ARRIVED_SECONDS = 60.0
+"""How long a guest that came from another host is asked to thaw its file systems, until its agent answers."""
 RECONNECT_SECONDS_MIN = 0.5
 RECONNECT_SECONDS_MAX = 15.0
 
@@ -58,12 +63,19 @@ class Machine:
     """A machine that is known here, running or not. ``changed()`` is called when its status may differ."""
 
     def __init__(
-        self, env: Env, files: MachineFiles, saved: Saved, cgroups: Cgroups, changed: Callable[[], None]
+        self,
+        env: Env,
+        files: MachineFiles,
+        saved: Saved,
+        cgroups: Cgroups,
+        accelerator: str,
+        changed: Callable[[], None],
     ) -> None:
         self.env = env
         self.files = files
         self.saved = saved
         self._cgroups = cgroups
+        self.accelerator = accelerator
         self._changed = changed
         self.state = saved.ended or MachineState.off
         self.message = saved.message
@@ -76,9 +88,11 @@ class Machine:
         self._disks: LiveDisks | None = None
         self._nics: LiveNics | None = None
         self._mirrors: LiveMirrors | None = None
+        self._size: LiveSize | None = None
         self._stalls: Stalls | None = None
         self.migrating = Migrating(self)
         self.freezer = Freezer(env, files.id, files.agent, self._agent_listens, self._note_frozen)
+        self._onliner = Onliner(env, files.id, files.agent, self._agent_listens)
         self._ending = asyncio.Lock()
         self._saving = asyncio.Lock()
         self._background = Background(files.id)
@@ -125,6 +139,7 @@ class Machine:
             detaching=tuple(sorted(detaching)),
             mirrors=dict(self._mirrors.status) if self._mirrors is not None else {},
             migration=self.migrating.status,
+            size=self._size.status if self._size is not None and not self.migrating.away else None,
             hung=self.hung,
         )
 
@@ -175,6 +190,15 @@ class Machine:
             raise HypervisorError(f"{self.id}: its disks are not known yet")
         return self._mirrors
 
+    def size(self) -> LiveSize:
+        """HypervisorError of a machine that keeps its size."""
+        self.monitor()
+        if self._size is None:
+            raise HypervisorError(
+                f"{self.id}: was started without room to grow: it gets another size when it is stopped"
+            )
+        return self._size
+
     def watch(self, identity: Identity) -> None:
         """From now on this process is the machine's. Raises HypervisorError if it has ended already."""
         self._process = Process.open(identity, self._process_ended)
@@ -199,13 +223,16 @@ class Machine:
         await nics.load(self.interfaces)
         self._disks, self._nics = disks, nics
         await self.take_mirrors(disks).load()
+        await self.take_size()
         await self.migrating.load()
         self._devices_changed()
         if self.saved.frozen:
             self.freezer.thaw_later()
 
     async def _agent_listens(self) -> bool:
-        """Whether the guest has opened the port of its agent."""
+        """Whether the guest has opened the port of its agent. Of one that is held nobody knows it."""
+        if self.state is MachineState.paused:
+            raise HypervisorError(f"{self.id}: is held: {self.message}")
         if self.state is not MachineState.running:
             return False
         answer = await self.monitor().execute("query-chardev", seconds=1.0)
@@ -226,6 +253,37 @@ class Machine:
     def take_nics(self) -> LiveNics:
         self._nics = LiveNics(self.env, self.monitor(), self._devices_changed)
         return self._nics
+
+    async def take_size(self) -> None:
+        room = self.saved.room
+        if room is not None:
+            emulated = self.accelerator == "tcg"
+            self._size = LiveSize(self.monitor(), room, emulated, self._changed, self._onliner.soon)
+            await self._size.look()
+
+    async def resize(self, vcpus: int, memory_bytes: int) -> None:
+        size = self.size()
+        self.migrating.require_settled()
+        await size.look()
+        before = size.status
+        if before is None:
+            return
+        if vcpus < before.vcpus and not self.saved.leaving:
+            await self.save(leaving=True)
+        # What it gets it may use at once; what it is to give up it has until it did.
+        self._limit(vcpus, max(memory_bytes, before.memory_bytes))
+        self.env.crashpoint("qemu.resize.limited")
+        await size.resize(vcpus, memory_bytes)
+        self.env.crashpoint("qemu.resize.asked")
+        after = size.status
+        if self.saved.leaving and not size.leaving:
+            self.remember(leaving=False)
+        if after is not None and after.memory_bytes <= memory_bytes < before.memory_bytes:
+            self._limit(vcpus, memory_bytes)
+
+    def _limit(self, vcpus: int, memory_bytes: int) -> None:
+        limits = limits_of(vcpus, memory_bytes, self.accelerator, self._shares_storage())
+        self._cgroups.limit(self.group, limits)
 
     async def look_at_storage(self) -> None:
         """Say so while disks wait for their storage."""
@@ -356,6 +414,7 @@ class Machine:
             case "running":
                 if self.saved.ended is not None:  # noted before a reset that was cut short
                     self._note(None, "")
+                self.migrating.runs()
                 self.show(MachineState.running)
             case "shutdown":
                 self._guest_shut_down()
@@ -374,8 +433,12 @@ class Machine:
                 self.show(MachineState.paused, messages.MIGRATED if gone else messages.PAUSED)
 
     def came_and_went_on(self) -> None:
-        self.remember(incoming=False, migration="")
+        # A snapshot may have frozen it where it left, in the moment of its leaving.
+        self.remember(incoming=False, migration="", frozen=True)
+        self.freezer.thaw_later(ARRIVED_SECONDS)
         self.migrating.went_on()
+        if self._size is not None:
+            self._size.look_soon()
         self._changed()
 
     def _event(self, name: str, data: Answer) -> None:
@@ -391,6 +454,8 @@ class Machine:
                 self._storage_failed(data)
             case "MIGRATION":
                 self.migrating.event(str(data.get("status")))
+            case "MEMORY_DEVICE_SIZE_CHANGE" | "ACPI_DEVICE_OST" if self._size is not None:
+                self._size.look_soon()
             case "STOP" | "RESUME":
                 if name == "RESUME" and self.saved.paused:
                     self.remember(paused="")
@@ -531,6 +596,7 @@ class Machine:
         """Called as soon as the process is gone, for whatever reason."""
         self._process = None
         self.freezer.close()
+        self._onliner.close()
         self._let_go_of_devices()
         self._cgroups.remove(self.group)
         self._let_go_of_monitor()
@@ -555,10 +621,10 @@ class Machine:
         return f"{messages.PROCESS_ENDED}: {output}" if output else messages.PROCESS_ENDED
 
     def _let_go_of_devices(self) -> None:
-        for live in (self._disks, self._nics, self._mirrors):
+        for live in (self._disks, self._nics, self._mirrors, self._size):
             if live is not None:
                 live.close()
-        self._disks = self._nics = self._mirrors = None
+        self._disks = self._nics = self._mirrors = self._size = None
 
     def _let_go_of_monitor(self) -> None:
         monitor, self._monitor = self._monitor, None
@@ -593,6 +659,7 @@ class Machine:
         self.migrating.close()
         await asyncio.gather(self._background.ended(), *self._writes, return_exceptions=True)
         self.freezer.close()
+        self._onliner.close()
         self._let_go_of_devices()
         self._let_go_of_monitor()
         if self._process is not None:

@@ -28,7 +28,8 @@ from gureum.hypervisors.qemu import secret_dir
 from gureum.hypervisors.qemu.background import Background
 from gureum.hypervisors.qemu.channel import Listener, connect
 from gureum.hypervisors.qemu.live_nodes import item
-from gureum.hypervisors.qemu.monitor import Answer, CommandError, Monitor
+from gureum.hypervisors.qemu.monitor import CommandError, Monitor
+from gureum.hypervisors.qemu.progress import downtime_limit, parse_figures, parse_phase
 from gureum.migrationspec import MigrationPhase
 
 if TYPE_CHECKING:
@@ -52,9 +53,6 @@ ARRIVAL_SECONDS = 5.0
 FIGURES_TRIES, FIGURES_SECONDS = 100, 0.02
 UNBOUNDED, BANDWIDTH_MIN = 1 << 40, 1 << 16
 """Bytes a second. QEMU takes a few for no bound."""
-PASSES_AT_FIRST, PASSES_BETWEEN = 4, 2
-"""Over the memory: how many until a longer downtime is allowed, and until twice as much."""
-
 COPYING = MigrationPhase.copying
 UNDER_WAY = (MigrationPhase.waiting, MigrationPhase.copying)
 
@@ -67,6 +65,9 @@ class Migrating:
         self._secret = machine.files.directory / "psk"
         self._listener: Listener | None = None
         self._background = Background(machine.id)
+        self._watching: asyncio.Task[None] | None = None
+        self._told_to_stay = False
+        """What is held here after all was sent was told to go on. Perhaps QEMU has not answered that."""
         self._bounds: Outgoing | None = None
         self._advanced = asyncio.Event()
         self.status: Migration | None = None
@@ -146,13 +147,13 @@ class Migrating:
                 await self._bound(machine.monitor(), outgoing)
             return
         self.require_settled()
+        await machine.freezer.settled()
         if machine.state is not MachineState.running or machine.saved.frozen:
             raise HypervisorError(f"{machine.id}: is {machine.message or machine.state}: it cannot move now")
         connection = await connect(outgoing.address, outgoing.secret, outgoing.migration)
         with connection:
             await machine.save(migration=outgoing.migration)
             await self._begin(machine.monitor(), outgoing, connection)
-        self._show(Migration(migration=outgoing.migration, incoming=False, phase=COPYING))
         self._watch()
 
     async def _begin(self, monitor: Monitor, outgoing: Outgoing, connection: socket.socket) -> None:
@@ -162,7 +163,19 @@ class Migrating:
         await monitor.execute("migrate-set-parameters", {"tls-creds": CREDENTIALS})
         await monitor.send_named_file(CONNECTION, connection.fileno())
         self._machine.env.crashpoint("qemu.migrate.begin")
-        await monitor.execute("migrate", {"uri": f"fd:{CONNECTION}"})
+        # From here on it may be under way, whatever comes back.
+        self._show(Migration(migration=outgoing.migration, incoming=False, phase=COPYING))
+        try:
+            await monitor.execute("migrate", {"uri": f"fd:{CONNECTION}"})
+        except CommandError:
+            self.status = None
+            raise
+        except HypervisorError as error:
+            if not self._machine.lives:
+                self.process_ended(str(error))
+                raise
+            # QEMU may do it yet. It does one command after the other: what it says of it next is the truth.
+            log.warning("%s; whether it leaves is asked until that is known", error)
         self._machine.env.crashpoint("qemu.migrate.begun")
 
     async def _bound(self, monitor: Monitor, outgoing: Outgoing, passes: int = 0) -> None:
@@ -188,20 +201,32 @@ class Migrating:
         raise HypervisorError(f"{machine.id}: its migration has not ended in {CANCEL_SECONDS:g} s")
 
     def _watch(self) -> None:
+        """Until it has ended, also while QEMU does not answer."""
+
         async def watch() -> None:
+            told = ""
             while self.status is not None and self.status.phase is COPYING:
                 await asyncio.sleep(POLL_SECONDS)
-                await self._look()
+                try:
+                    await self._look()
+                except HypervisorError as error:
+                    if str(error) != told:
+                        told = str(error)
+                        log.warning("%s", told)
 
-        self._background.start(watch())
+        if self._watching is None or self._watching.done():
+            self._watching = self._background.start(watch())
 
     async def _look(self) -> None:
         """Ask QEMU how far it is."""
         monitor = self._machine.monitor()
         answer = item(await monitor.execute("query-migrate"))
         phase = parse_phase(answer)
-        if phase is None or self.status is None or self.status.phase is MigrationPhase.failed:
+        if self.status is None or self.status.phase is MigrationPhase.failed:
             return  # for good, whatever QEMU says: it may be of a guest that stayed after all
+        if phase is None:
+            self._not_begun()
+            return
         if self.status.phase is not COPYING and phase is COPYING:
             return  # it was asked before that ended
         figures = parse_figures(self.status, answer)
@@ -210,6 +235,12 @@ class Migrating:
             passes = int(str(item(answer.get("ram")).get("dirty-sync-count", 0)))
             if downtime_limit(self._bounds, passes) != self._bounds.downtime_ms:
                 await self._bound(monitor, self._bounds, passes)
+
+    def _not_begun(self) -> None:
+        """QEMU knows of nothing that it was told to send."""
+        status = self.status
+        if status is not None and status.phase is COPYING and not status.incoming:
+            self._show(replace(status, phase=MigrationPhase.failed, error=messages.NOT_BEGUN))
 
     async def _last_look(self) -> None:
         """What it has taken QEMU says a moment later than that it has ended."""
@@ -238,9 +269,10 @@ class Migrating:
             machine.env.crashpoint("qemu.migrate.went_on")
             await machine.refresh()
         elif self.status is not None and self.status.phase is MigrationPhase.completed:
+            self._told_to_stay = True
             await machine.monitor().execute("cont")
             await machine.refresh()
-            self._show(replace(self.status, phase=MigrationPhase.failed, error=messages.STAYED))
+            self.runs()
         elif self.status is not None and self.status.phase in UNDER_WAY:
             raise HypervisorError(f"{machine.id}: is still being copied to another host")
 
@@ -253,6 +285,13 @@ class Migrating:
                     self._advanced.clear()
         if self.status is None or self.status.phase is not MigrationPhase.completed:
             raise HypervisorError(f"{self._machine.id}: not all of it has come here yet")
+
+    def runs(self) -> None:
+        """QEMU says so, perhaps long after it was told to let the guest go on."""
+        status = self.status
+        if self._told_to_stay and status is not None and status.phase is MigrationPhase.completed:
+            self._told_to_stay = False
+            self._show(replace(status, phase=MigrationPhase.failed, error=messages.STAYED))
 
     def went_on(self) -> None:
         """The guest runs here, or has shut down: its migration is over."""
@@ -303,12 +342,18 @@ class Migrating:
             status = Migration(migration=saved.migration, incoming=False, phase=phase)
             self.status = parse_figures(status, answer)
             if phase is MigrationPhase.completed:
-                self._load_completed()
+                await self._load_completed()
             self._machine.migration_changed()
             self._watch()
+        else:
+            self._not_begun()
 
-    def _load_completed(self) -> None:
-        """It may be what has once brought the machine here that was completed: the run state tells."""
+    async def _load_completed(self) -> None:
+        """It may be what has once brought the machine here that was completed: the run state tells.
+
+        As it is now: what was asked before that may be from before it was completed.
+        """
+        await self._machine.refresh()
         if self.status is None or self._machine.run_state == "postmigrate":
             return
         if self._machine.run_state == "finish-migrate":
@@ -322,6 +367,8 @@ class Migrating:
             self._stop_listening()
             secret_dir.remove(self._secret)
             self.status = Migration(migration=saved.migration, incoming=True, phase=phase)
+            # Its end may have been told between that answer and this.
+            self._watch()
         elif self._listener is None:
             secret = secret_dir.read(self._secret)
             if not secret:
@@ -374,50 +421,6 @@ class Migrating:
         if self._listener is not None:
             self._listener.abandon()
             self._listener = None
-
-
-def downtime_limit(outgoing: Outgoing, passes: int) -> int:
-    """Milliseconds, after so many passes over the memory."""
-    doublings = max(0, passes - PASSES_AT_FIRST) // PASSES_BETWEEN
-    return min(outgoing.downtime_ms << min(doublings, 16), outgoing.downtime_max_ms)
-
-
-def parse_phase(answer: Answer) -> MigrationPhase | None:
-    """QEMU's MigrationStatus (qapi/migration.json); None if there is none."""
-    match str(answer.get("status", "none")):
-        case "none":
-            return None
-        case "completed":
-            return MigrationPhase.completed
-        case "failed" | "cancelled":
-            return MigrationPhase.failed
-        case _:
-            return COPYING
-
-
-def parse_figures(status: Migration, answer: Answer) -> Migration:
-    ram = item(answer.get("ram"))
-
-    def number(of: Answer, name: str) -> int:
-        value = of.get(name)
-        return int(value) if isinstance(value, int | float) else 0
-
-    error = str(answer.get("error-desc", ""))
-    if answer.get("status") == "cancelled":
-        error = messages.CANCELLED
-    elif answer.get("status") == "failed":
-        error = error or "QEMU does not say why"
-    return replace(
-        status,
-        remaining_bytes=number(ram, "remaining"),
-        total_bytes=number(ram, "total") or status.total_bytes,
-        copied_bytes=number(ram, "transferred"),
-        bytes_per_second=int(float(str(ram.get("mbps", 0))) * 1e6 / 8),
-        dirty_bytes_per_second=number(ram, "dirty-pages-rate") * number(ram, "page-size"),
-        downtime_ms=number(answer, "downtime") or number(answer, "expected-downtime"),
-        total_ms=number(answer, "total-time"),
-        error=error,
-    )
 
 
 async def _set_capabilities(monitor: Monitor, names: tuple[str, ...]) -> None:

@@ -29,6 +29,7 @@ import msgspec
 from gureum.errors import HypervisorError
 from gureum.files import sync, write_atomically
 from gureum.hostspec import MachineState
+from gureum.migrationspec import Room
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,9 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
 
     ``watchdog``: it has the device; what an earlier gureum has started has none.
 
+    ``room``: to what it can grow, None for one that keeps its size. ``leaving``: its guest was asked to give
+    up a CPU, and may do so at any moment.
+
     ``paused``: why its storage paused it, "" while it goes on. ``frozen``: its guest may have been told to
     write nothing more.
     """
@@ -79,6 +83,8 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     incoming: bool = False
     listens: str = ""
     group: str = ""
+    room: Room | None = None
+    leaving: bool = False
     watchdog: bool = False
     model: str = ""
 

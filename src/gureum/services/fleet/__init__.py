@@ -4,6 +4,7 @@ Not AWS's; its model is in ``gateway/models/fleet``.
 """
 
 from gureum.services.fleet import (
+    balance,
     events,
     hosts,
     joining,
@@ -11,12 +12,15 @@ from gureum.services.fleet import (
     placement,
     pools,
     recovery,
+    resizes,
+    survival,
     tracing,
     upgrades,
     volumes,
 )
 
 __all__ = [
+    "balance",
     "events",
     "hosts",
     "joining",
@@ -24,6 +28,8 @@ __all__ = [
     "placement",
     "pools",
     "recovery",
+    "resizes",
+    "survival",
     "tracing",
     "upgrades",
     "volumes",

@@ -28,7 +28,7 @@ from gureum.resources import (
 from gureum.resources.migration import UNDER_WAY
 from gureum.resources.volume import shared
 from gureum.services.ec2.capacity import anywhere
-from gureum.services.fleet import pages, placement
+from gureum.services.fleet import pages, placement, survival
 from gureum.services.fleet.faults import not_found, shown, wrong_state
 from gureum.services.fleet.losses import NAT_ENDED, give_up, hand_over
 from gureum.services.operation import Context, Input, Output, operation
@@ -106,7 +106,7 @@ async def described(ctx: Context, host: Host) -> dict[str, Any]:
         "StayingInstances": await _staying(ctx, host) if host.draining else [],
         "MigratingInstanceIds": await _migrating(ctx.tx, host.id),
         "Problems": list(ctx.hosts.problems(host.id)),
-        **await placement.capacity(ctx.tx, host),
+        **await placement.capacity_of(ctx.tx, host),
         "Certificate": None
         if newest is None
         else {
@@ -185,7 +185,7 @@ async def modify_host(ctx: Context, input: Input) -> Output:
 @operation("fleet", "DrainHost", write=True)
 async def drain_host(ctx: Context, input: Input) -> Output:
     host = await ctx.tx.put(replace(await found(ctx, input), draining=True))
-    return {"Host": await described(ctx, host)}
+    return {"Host": await described(ctx, host), "Message": await survival.room_used(ctx.tx)}
 
 
 @operation("fleet", "ActivateHost", write=True)
