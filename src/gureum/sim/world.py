@@ -140,6 +140,7 @@ class SimHost:
         self.disk = FakePoolDisk(POOL_BYTES)
         self.disk.images[IMAGE.disk] = dict(IMAGE_BLOCKS)
         self.machines.copy = self._copy
+        self.machines.carry = self._carry
         self.boot = 1
         self.power = asyncio.Event()
         """Without it its agent does not start."""
@@ -225,6 +226,14 @@ class SimHost:
         else:
             assert self.world.san is not None
             self.world.san.write(path, block, data, self.name)
+
+    def _carry(self, disk: FakeDisk, machines: FakeMachines, target: FakeDisk) -> None:
+        """All of a disk of its own pool, to that of another host."""
+        host = next(host for host in self.world.hosts if host.machines is machines)
+        path = target.layers[0]
+        host.disk.layers[host.disk.name(path)].blocks.clear()
+        for block, data in self.disk.contents(disk.layers[0]).items():
+            host.write(path, block, data)
 
     def _copy(self, disk: FakeDisk, target: Disk) -> None:
         """All of a disk, to where it moves: what an earlier copy left there goes."""
