@@ -99,8 +99,7 @@ class FakeRoads:
                     error = self._copy_disks(source, machine, target, copy, outgoing.copies)
             if not error:
                 await asyncio.sleep(env.random.uniform(*COPY_SECONDS))
-            same = runs == (machine.run, copy.run)
-            self._end(source, machine, target, copy, same, outgoing.copies, error)
+            self._end(source, machine, target, copy, runs, outgoing.copies, error)
 
         source.spawn(copying())
 
@@ -137,14 +136,14 @@ class FakeRoads:
         machine: FakeMachine,
         target: FakeMachines,
         copy: FakeMachine,
-        same: bool,
+        runs: tuple[int, int],
         volumes: Sequence[str],
         failed: str,
     ) -> None:
-        sends = machine.runs and _copies(machine)
-        receives = copy.runs and _copies(copy)
+        sends = machine.runs and _copies(machine) and machine.run == runs[0]
+        receives = copy.runs and _copies(copy) and copy.run == runs[1]
         error = self.errors.get(machine.config.id, "") or failed
-        if {source, target} & self.cut_off or not same or not (sends and receives):
+        if {source, target} & self.cut_off or not (sends and receives):
             error = error or "the connection is gone"
         if not error and machine.state is not MachineState.running:
             error = machine.message or "its guest does not run"
@@ -155,12 +154,12 @@ class FakeRoads:
             copy.reboots = machine.reboots
         elif receives:
             target.end(copy, MachineState.crashed, messages.migration_failed(error))
-        if sends and same and machine.config.id in self.lost_ends:
+        if sends and machine.config.id in self.lost_ends:
             self.lost_ends.discard(machine.config.id)
             error = error or "the end was not heard of"
-        if sends and same and error:
+        if sends and error:
             self._show(source, machine, MigrationPhase.failed, error)
-        elif sends and same:
+        elif sends:
             machine.state, machine.message = MachineState.paused, messages.MIGRATED
             self._show(source, machine, MigrationPhase.completed, copied=volumes)
 
