@@ -95,11 +95,11 @@ class FakeRoads:
             error = ""
             if outgoing.copies:
                 await asyncio.sleep(env.random.uniform(*COPY_SECONDS))
-                if runs == (machine.run, copy.run) and copy.runs:
-                    error = self._copy_disks(source, machine, target, copy, outgoing.copies)
+                if runs == (machine.run, copy.run) and copy.runs and _copies(machine, outgoing):
+                    error = self._copy_disks(source, machine, target, copy, outgoing)
             if not error:
                 await asyncio.sleep(env.random.uniform(*COPY_SECONDS))
-            self._end(source, machine, target, copy, runs, outgoing.copies, error)
+            self._end(source, machine, target, copy, runs, outgoing, error)
 
         source.spawn(copying())
 
@@ -109,18 +109,18 @@ class FakeRoads:
         machine: FakeMachine,
         target: FakeMachines,
         copy: FakeMachine,
-        volumes: Sequence[str],
+        outgoing: Outgoing,
     ) -> str:
         """What the guest wrote so far; why that is not possible, "" if it is."""
         if {source, target} & self.cut_off:
             return "the connection is gone"
         try:
-            for volume in volumes:
+            for volume in outgoing.copies:
                 source.carry(machine.disks[volume], target, copy.disks[volume])
         except (PoolError, KeyError) as error:
             return f"a disk could not be copied: {error}"
-        if machine.migration is not None and _copies(machine):
-            done = DISK_BYTES * len(volumes)
+        if machine.migration is not None:
+            done = DISK_BYTES * len(outgoing.copies)
             machine.migration = replace(machine.migration, disk_done_bytes=done)
             source.changed(machine)
         return ""
@@ -137,18 +137,18 @@ class FakeRoads:
         target: FakeMachines,
         copy: FakeMachine,
         runs: tuple[int, int],
-        volumes: Sequence[str],
+        outgoing: Outgoing,
         failed: str,
     ) -> None:
-        sends = machine.runs and _copies(machine) and machine.run == runs[0]
-        receives = copy.runs and _copies(copy) and copy.run == runs[1]
+        sends = machine.runs and _copies(machine, outgoing) and machine.run == runs[0]
+        receives = copy.runs and _copies(copy, outgoing) and copy.run == runs[1]
         error = self.errors.get(machine.config.id, "") or failed
         if {source, target} & self.cut_off or not (sends and receives):
             error = error or "the connection is gone"
         if not error and machine.state is not MachineState.running:
             error = machine.message or "its guest does not run"
-        if volumes and not error:
-            error = self._copy_disks(source, machine, target, copy, volumes)
+        if outgoing.copies and not error:
+            error = self._copy_disks(source, machine, target, copy, outgoing)
         if receives and not error:
             self._show(target, copy, MigrationPhase.completed)
             copy.reboots = machine.reboots
@@ -161,7 +161,7 @@ class FakeRoads:
             self._show(source, machine, MigrationPhase.failed, error)
         elif sends:
             machine.state, machine.message = MachineState.paused, messages.MIGRATED
-            self._show(source, machine, MigrationPhase.completed, copied=volumes)
+            self._show(source, machine, MigrationPhase.completed, copied=outgoing.copies)
 
     @staticmethod
     def _show(
@@ -178,12 +178,16 @@ class FakeRoads:
             host.changed(machine)
 
     def cancel(self, host: FakeMachines, machine: FakeMachine) -> None:
-        if machine.config.incoming is None and _copies(machine):
+        copies = machine.migration is not None and machine.migration.phase is MigrationPhase.copying
+        if machine.config.incoming is None and copies:
             self._show(host, machine, MigrationPhase.failed, messages.CANCELLED)
 
 
-def _copies(machine: FakeMachine) -> bool:
-    return machine.migration is not None and machine.migration.phase is MigrationPhase.copying
+def _copies(machine: FakeMachine, outgoing: Outgoing) -> bool:
+    """Whether it is on this way."""
+    status = machine.migration
+    copying = status is not None and status.phase is MigrationPhase.copying
+    return copying and status is not None and status.migration == outgoing.migration
 
 
 def layout(machine: FakeMachine) -> MachineLayout:

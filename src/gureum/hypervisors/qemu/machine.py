@@ -356,7 +356,7 @@ class Machine:
                 self.show(MachineState.paused, messages.MIGRATED if gone else messages.PAUSED)
 
     def came_and_went_on(self) -> None:
-        self.remember(incoming=False, migration="")
+        self.remember(incoming=False, migration="", exports="")
         self.migrating.went_on()
         self._changed()
 

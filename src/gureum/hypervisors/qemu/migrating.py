@@ -1,9 +1,10 @@
 """A machine on its way from this host to another one, or to here.
 
-QEMU copies its memory and the state of its devices; its disks are in storage that both hosts reach. The
-destination's QEMU is started held (``-S -incoming defer``), and touches no disk before ``cont``
-(late-block-activate). The source's holds the guest once all is copied, lets go of the disks, and never
-continues by itself after that. Which of the two goes on is for the manager to decide.
+QEMU copies its memory and the state of its devices; its disks are in storage that both hosts reach, or are
+copied before (``disk_copies``). The destination's QEMU is started held (``-S -incoming defer``), and touches
+no disk before ``cont`` (late-block-activate) but for what it takes of a copy. The source's holds the guest
+once all is copied, lets go of the disks, and never continues by itself after that. Which of the two goes on
+is for the manager to decide.
 
 What is under way is found again from QEMU itself, and from the record: which attempt it is, and for an
 incoming machine where it is listened.
@@ -27,8 +28,16 @@ from gureum.hypervisors.base import Incoming, Migration, Outgoing
 from gureum.hypervisors.qemu import secret_dir
 from gureum.hypervisors.qemu.background import Background
 from gureum.hypervisors.qemu.channel import Listener, connect
+from gureum.hypervisors.qemu.disk_copies import Copy, DiskCopies, end_export, export
 from gureum.hypervisors.qemu.live_nodes import item
-from gureum.hypervisors.qemu.monitor import Answer, CommandError, Monitor
+from gureum.hypervisors.qemu.migration_answers import (
+    PRE_SWITCHOVER,
+    downtime_limit,
+    parse_figures,
+    parse_phase,
+    sends,
+)
+from gureum.hypervisors.qemu.monitor import CommandError, Monitor
 from gureum.migrationspec import MigrationPhase
 
 if TYPE_CHECKING:
@@ -52,8 +61,8 @@ ARRIVAL_SECONDS = 5.0
 FIGURES_TRIES, FIGURES_SECONDS = 100, 0.02
 UNBOUNDED, BANDWIDTH_MIN = 1 << 40, 1 << 16
 """Bytes a second. QEMU takes a few for no bound."""
-PASSES_AT_FIRST, PASSES_BETWEEN = 4, 2
-"""Over the memory: how many until a longer downtime is allowed, and until twice as much."""
+CONNECT_TRIES = 30
+"""The destination's agent may just be restarted, and listen elsewhere."""
 
 COPYING = MigrationPhase.copying
 UNDER_WAY = (MigrationPhase.waiting, MigrationPhase.copying)
@@ -69,6 +78,14 @@ class Migrating:
         self._background = Background(machine.id)
         self._bounds: Outgoing | None = None
         self._advanced = asyncio.Event()
+        self._turn = asyncio.Lock()
+        """Between disks and memory, and between memory and devices."""
+        self._disks_first = False
+        """Disks are being copied, and nothing else yet."""
+        self._volumes: tuple[str, ...] = ()
+        """Disks of which there may be copies under way, or that have ended."""
+        self._copied: tuple[str, ...] = ()
+        self._tries = 0
         self.status: Migration | None = None
 
     @property
@@ -99,6 +116,10 @@ class Migrating:
         capabilities = ("events", "late-block-activate", "auto-converge")
         await _set_capabilities(monitor, capabilities)
         await monitor.execute("migrate-set-parameters", {"tls-creds": CREDENTIALS})
+        if incoming.copies:
+            disks = self._machine.disks()
+            address = await export(monitor, disks, incoming.copies, incoming.listen, CREDENTIALS)
+            await self._machine.save(exports=address)
         self._listen(incoming.listen, incoming.secret)
 
     def _listen(self, listen: str, secret: bytes) -> None:
@@ -110,6 +131,7 @@ class Migrating:
                 incoming=True,
                 phase=MigrationPhase.waiting,
                 address=self._listener.address,
+                disks_address=self._machine.saved.exports,
             )
         )
 
@@ -144,20 +166,97 @@ class Migrating:
             if status.phase is COPYING and outgoing != self._bounds:
                 # Else what it may be held for, which grows with the passes, would begin anew.
                 await self._bound(machine.monitor(), outgoing)
+                if self._disks_first:
+                    await self._copies().limit(outgoing.copies, outgoing.bytes_per_second)
             return
         self.require_settled()
         if machine.state is not MachineState.running or machine.saved.frozen:
             raise HypervisorError(f"{machine.id}: is {machine.message or machine.state}: it cannot move now")
-        connection = await connect(outgoing.address, outgoing.secret, outgoing.migration)
-        with connection:
+        self._volumes, self._copied, self._tries = outgoing.copies, (), 0
+        if outgoing.copies:
             await machine.save(migration=outgoing.migration)
-            await self._begin(machine.monitor(), outgoing, connection)
+            await self._begin_disks(machine.monitor(), outgoing)
+        else:
+            connection = await connect(outgoing.address, outgoing.secret, outgoing.migration)
+            with connection:
+                await machine.save(migration=outgoing.migration)
+                await self._use_secret(machine.monitor(), outgoing.secret, "client")
+                await self._begin(machine.monitor(), outgoing, connection)
+        self._disks_first = bool(outgoing.copies)
         self._show(Migration(migration=outgoing.migration, incoming=False, phase=COPYING))
         self._watch()
 
-    async def _begin(self, monitor: Monitor, outgoing: Outgoing, connection: socket.socket) -> None:
+    def _copies(self) -> DiskCopies:
+        return DiskCopies(self._machine.env, self._machine.monitor(), self._machine.disks())
+
+    async def _begin_disks(self, monitor: Monitor, outgoing: Outgoing) -> None:
         await self._use_secret(monitor, outgoing.secret, "client")
-        await _set_capabilities(monitor, ("events", "return-path", "auto-converge"))
+        self._bounds = outgoing
+        bound = outgoing.bytes_per_second
+        await self._copies().begin(
+            outgoing.copies, outgoing.disks_address, outgoing.migration, CREDENTIALS, bound
+        )
+
+    async def _look_at_disks(self) -> None:
+        """Tell how far they are; let the memory follow once the destination has them."""
+        async with self._turn:
+            if not self._disks_first or self.status is None:
+                return
+            copies = await self._copies().look()
+            done, total = sum(each.done_bytes for each in copies), sum(each.total_bytes for each in copies)
+            self._show(replace(self.status, disk_done_bytes=done, disk_total_bytes=total))
+            failed = [each.failure or f"the copy of {each.volume} has ended" for each in copies if each.over]
+            if failed:
+                self._fail(failed[0])
+            elif self._bounds is None:
+                return  # its agent was restarted, and says in a moment where the memory is to go
+            elif {each.volume for each in copies} != set(self._bounds.copies):
+                self._fail("not all of its disks are being copied")
+            elif all(each.ready for each in copies):
+                await self._send_memory(self._bounds)
+
+    async def _send_memory(self, outgoing: Outgoing) -> None:
+        machine = self._machine
+        if machine.state is not MachineState.running or machine.saved.frozen:
+            return  # it goes on in a moment, or ends
+        try:
+            connection = await connect(outgoing.address, outgoing.secret, outgoing.migration)
+        except HypervisorError as error:
+            self._tries += 1
+            if self._tries == CONNECT_TRIES:
+                self._fail(str(error))
+            return
+        try:
+            with connection:
+                await self._begin(machine.monitor(), outgoing, connection)
+        except CommandError as error:
+            self._fail(str(error))
+        else:
+            self._disks_first = False
+
+    async def _switch_over(self) -> None:
+        """The guest is held: let its disks be whole at the destination, and the rest of it follow."""
+        async with self._turn:
+            monitor = self._machine.monitor()
+            answer = item(await monitor.execute("query-migrate"))
+            if answer.get("status") != PRE_SWITCHOVER or self._bounds is None:
+                return
+            try:
+                self._copied = await self._copies().end(self._bounds.copies)
+                await monitor.execute("migrate-continue", {"state": PRE_SWITCHOVER})
+            except HypervisorError as error:
+                log.warning("%s", error)
+                await monitor.execute("migrate_cancel")
+
+    def _fail(self, error: str) -> None:
+        """Before any memory was sent."""
+        self._disks_first = False
+        if self.status is not None:
+            self._show(replace(self.status, phase=MigrationPhase.failed, error=error))
+
+    async def _begin(self, monitor: Monitor, outgoing: Outgoing, connection: socket.socket) -> None:
+        held = {"pause-before-switchover": bool(outgoing.copies)}
+        await _set_capabilities(monitor, ("events", "return-path", "auto-converge"), **held)
         await self._bound(monitor, outgoing)
         await monitor.execute("migrate-set-parameters", {"tls-creds": CREDENTIALS})
         await monitor.send_named_file(CONNECTION, connection.fileno())
@@ -177,6 +276,11 @@ class Migrating:
         machine = self._machine
         if machine.saved.incoming or self.status is None or self.status.phase is not COPYING:
             return
+        async with self._turn:
+            if self._disks_first:
+                self._fail(messages.CANCELLED)
+                await self._copies().drop()
+                return
         await machine.monitor().execute("migrate_cancel")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CANCEL_SECONDS):
@@ -197,8 +301,14 @@ class Migrating:
 
     async def _look(self) -> None:
         """Ask QEMU how far it is."""
+        if self._disks_first:
+            await self._look_at_disks()
+            return
         monitor = self._machine.monitor()
         answer = item(await monitor.execute("query-migrate"))
+        if answer.get("status") == PRE_SWITCHOVER:
+            await self._switch_over()
+            return
         phase = parse_phase(answer)
         if phase is None or self.status is None or self.status.phase is MigrationPhase.failed:
             return  # for good, whatever QEMU says: it may be of a guest that stayed after all
@@ -229,6 +339,8 @@ class Migrating:
         machine = self._machine
         if machine.saved.incoming:
             await self._all_here()
+            if machine.saved.exports:
+                await end_export(machine.monitor())
             try:
                 await machine.monitor().execute("cont")
             except CommandError as error:
@@ -266,6 +378,8 @@ class Migrating:
             return
         if status == "active":
             secret_dir.remove(self._secret)
+        if status == PRE_SWITCHOVER:
+            self._background.start(self._switch_over())
         incoming = self._machine.saved.incoming
         if incoming or phase is not MigrationPhase.failed:  # which is told together with its reason
             self._advance(phase)
@@ -299,19 +413,36 @@ class Migrating:
         phase = parse_phase(answer)
         if saved.incoming:
             self._load_incoming(phase)
+            return
+        copies = await self._copies().look()
+        self._volumes = tuple(copy.volume for copy in copies)
+        if copies and not sends(answer, self._machine.run_state):
+            self._load_disks(copies)
         elif phase is not None:
+            self._copied = tuple(sorted(copy.volume for copy in copies if copy.ended))
             status = Migration(migration=saved.migration, incoming=False, phase=phase)
             self.status = parse_figures(status, answer)
             if phase is MigrationPhase.completed:
                 self._load_completed()
+        if self.status is not None:
             self._machine.migration_changed()
             self._watch()
 
+    def _load_disks(self, copies: list[Copy]) -> None:
+        """Before its memory was sent; or after that, and the guest stayed."""
+        self.status = Migration(migration=self._machine.saved.migration, incoming=False, phase=COPYING)
+        self._disks_first = not any(copy.over for copy in copies)
+        if not self._disks_first:
+            failure = next((copy.failure for copy in copies if copy.failure), messages.STAYED)
+            self._fail(failure)
+
     def _load_completed(self) -> None:
         """It may be what has once brought the machine here that was completed: the run state tells."""
-        if self.status is None or self._machine.run_state == "postmigrate":
+        if self.status is None:
             return
-        if self._machine.run_state == "finish-migrate":
+        if self._machine.run_state == "postmigrate":
+            self.status = replace(self.status, copied=self._copied)
+        elif self._machine.run_state == "finish-migrate":
             self.status = replace(self.status, phase=COPYING)
         else:
             self.status = replace(self.status, phase=MigrationPhase.failed, error=messages.STAYED)
@@ -321,7 +452,9 @@ class Migrating:
         if phase is not None:
             self._stop_listening()
             secret_dir.remove(self._secret)
-            self.status = Migration(migration=saved.migration, incoming=True, phase=phase)
+            self.status = Migration(
+                migration=saved.migration, incoming=True, phase=phase, disks_address=saved.exports
+            )
         elif self._listener is None:
             secret = secret_dir.read(self._secret)
             if not secret:
@@ -354,8 +487,13 @@ class Migrating:
         )
 
     def _show(self, status: Migration) -> None:
+        if not status.incoming and status.phase is MigrationPhase.completed:
+            status = replace(status, copied=self._copied)
         if status == self.status:
             return
+        if not status.incoming and status.phase is MigrationPhase.failed and self._volumes:
+            self._volumes = ()
+            self._background.start(self._copies().drop())
         if self.status is None or status.phase is not self.status.phase:
             log.info("%s: %s: %s %s", self._machine.id, status.migration, status.phase, status.error)
         self.status = status
@@ -376,50 +514,7 @@ class Migrating:
             self._listener = None
 
 
-def downtime_limit(outgoing: Outgoing, passes: int) -> int:
-    """Milliseconds, after so many passes over the memory."""
-    doublings = max(0, passes - PASSES_AT_FIRST) // PASSES_BETWEEN
-    return min(outgoing.downtime_ms << min(doublings, 16), outgoing.downtime_max_ms)
-
-
-def parse_phase(answer: Answer) -> MigrationPhase | None:
-    """QEMU's MigrationStatus (qapi/migration.json); None if there is none."""
-    match str(answer.get("status", "none")):
-        case "none":
-            return None
-        case "completed":
-            return MigrationPhase.completed
-        case "failed" | "cancelled":
-            return MigrationPhase.failed
-        case _:
-            return COPYING
-
-
-def parse_figures(status: Migration, answer: Answer) -> Migration:
-    ram = item(answer.get("ram"))
-
-    def number(of: Answer, name: str) -> int:
-        value = of.get(name)
-        return int(value) if isinstance(value, int | float) else 0
-
-    error = str(answer.get("error-desc", ""))
-    if answer.get("status") == "cancelled":
-        error = messages.CANCELLED
-    elif answer.get("status") == "failed":
-        error = error or "QEMU does not say why"
-    return replace(
-        status,
-        remaining_bytes=number(ram, "remaining"),
-        total_bytes=number(ram, "total") or status.total_bytes,
-        copied_bytes=number(ram, "transferred"),
-        bytes_per_second=int(float(str(ram.get("mbps", 0))) * 1e6 / 8),
-        dirty_bytes_per_second=number(ram, "dirty-pages-rate") * number(ram, "page-size"),
-        downtime_ms=number(answer, "downtime") or number(answer, "expected-downtime"),
-        total_ms=number(answer, "total-time"),
-        error=error,
-    )
-
-
-async def _set_capabilities(monitor: Monitor, names: tuple[str, ...]) -> None:
-    capabilities = [{"capability": name, "state": True} for name in names]
+async def _set_capabilities(monitor: Monitor, names: tuple[str, ...], **others: bool) -> None:
+    states = dict.fromkeys(names, True) | others
+    capabilities = [{"capability": name, "state": state} for name, state in states.items()]
     await monitor.execute("migrate-set-capabilities", {"capabilities": capabilities})

@@ -52,7 +52,8 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
 
     ``cpu`` is the model, "" of one that an earlier gureum has started, which cannot migrate. ``migration``
     names the last attempt to bring the machine from here or to here; ``incoming``: it came, or is to come,
-    and does not go on here yet; ``listens``: where that is waited for. ``group``: the control group's name,
+    and does not go on here yet; ``listens``: where that is waited for, ``exports``: where what its disks
+    contain is. ``group``: the control group's name,
     "" for the machine's id. (Of one that comes it is another: its host may be on the same computer.)
 
     ``paused``: why its storage paused it, "" while it goes on. ``frozen``: its guest may have been told to
@@ -75,6 +76,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     migration: str = ""
     incoming: bool = False
     listens: str = ""
+    exports: str = ""
     group: str = ""
 
 

@@ -1,0 +1,68 @@
+"""What QEMU says of a migration, and what it is told for how long a guest may be held."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from gureum.hypervisors import messages
+from gureum.hypervisors.base import Migration, Outgoing
+from gureum.hypervisors.qemu.live_nodes import item
+from gureum.hypervisors.qemu.monitor import Answer
+from gureum.migrationspec import MigrationPhase
+
+PASSES_AT_FIRST, PASSES_BETWEEN = 4, 2
+"""Over the memory: how many until a longer downtime is allowed, and until twice as much."""
+PRE_SWITCHOVER = "pre-switchover"
+_NOT_BEGUN = ("none", "completed", "failed", "cancelled")
+_SENT = ("postmigrate", "finish-migrate")
+
+
+def sends(answer: Answer, run_state: str) -> bool:
+    """Whether a machine's memory is, or was just, sent to another host. What has once brought it here, or an
+    attempt that failed, says nothing of that.
+    """
+    return run_state in _SENT or str(answer.get("status", "none")) not in _NOT_BEGUN
+
+
+def downtime_limit(outgoing: Outgoing, passes: int) -> int:
+    """Milliseconds, after so many passes over the memory."""
+    doublings = max(0, passes - PASSES_AT_FIRST) // PASSES_BETWEEN
+    return min(outgoing.downtime_ms << min(doublings, 16), outgoing.downtime_max_ms)
+
+
+def parse_phase(answer: Answer) -> MigrationPhase | None:
+    """QEMU's MigrationStatus (qapi/migration.json); None if there is none."""
+    match str(answer.get("status", "none")):
+        case "none":
+            return None
+        case "completed":
+            return MigrationPhase.completed
+        case "failed" | "cancelled":
+            return MigrationPhase.failed
+        case _:
+            return MigrationPhase.copying
+
+
+def parse_figures(status: Migration, answer: Answer) -> Migration:
+    ram = item(answer.get("ram"))
+
+    def number(of: Answer, name: str) -> int:
+        value = of.get(name)
+        return int(value) if isinstance(value, int | float) else 0
+
+    error = str(answer.get("error-desc", ""))
+    if answer.get("status") == "cancelled":
+        error = messages.CANCELLED
+    elif answer.get("status") == "failed":
+        error = error or "QEMU does not say why"
+    return replace(
+        status,
+        remaining_bytes=number(ram, "remaining"),
+        total_bytes=number(ram, "total") or status.total_bytes,
+        copied_bytes=number(ram, "transferred"),
+        bytes_per_second=int(float(str(ram.get("mbps", 0))) * 1e6 / 8),
+        dirty_bytes_per_second=number(ram, "dirty-pages-rate") * number(ram, "page-size"),
+        downtime_ms=number(answer, "downtime") or number(answer, "expected-downtime"),
+        total_ms=number(answer, "total-time"),
+        error=error,
+    )
