@@ -326,6 +326,7 @@ async def switch(tx: Transaction, env: Env, observed: Observed, id: str) -> Inst
             state=MigrationState.switching,
             switched=env.utcnow(),
             copied_bytes=source.copied_bytes,
+            copied_disk_bytes=source.disk_done_bytes,
             downtime_ms=source.downtime_ms,
         )
     )

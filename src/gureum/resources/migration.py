@@ -81,6 +81,7 @@ class InstanceMigration(Record, frozen=True, kw_only=True, omit_defaults=True):
     purge_at: float = 0.0
     """Unix time when the record of an ended one goes."""
     copied_bytes: int = 0
+    copied_disk_bytes: int = 0
     downtime_ms: int = 0
     """For how long the guest was held, as the source's hypervisor counted it: the switch is not in it."""
 

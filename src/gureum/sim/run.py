@@ -67,10 +67,11 @@ class Run:
         crash_at_count: int,
         pace: float,
         migrating: bool = False,
+        own_disks: bool = False,
     ) -> None:
         self.seed = seed
         self.pace = pace
-        self.world = World(seed, hosts, shared, ha)
+        self.world = World(seed, hosts, shared, ha, own_disks)
         self.world.points.at, self.world.points.count = crash_at, crash_at_count
         self.guests = Guests(self.world)
         self.ledger = Ledger()
@@ -150,6 +151,7 @@ def simulate(
     ha: bool = False,
     pace: float = PACE_SECONDS,
     migrating: bool = False,
+    own_disks: bool = False,
 ) -> Outcome:
     """Run a cloud for ``steps`` calls. Raises Violation, or whatever else went wrong.
 
@@ -158,6 +160,7 @@ def simulate(
     is in them. ``shared``: there is a shared pool. ``several``: many calls are about volumes in it that more
     than one instance has. ``ha``: hosts are lost, and what ran there runs elsewhere.
     ``pace``: seconds from call to call, in the mean. ``migrating``: many calls are about migrations.
+    ``own_disks``: most volumes are in hosts' own pools, though there is a shared one.
     """
     errors = ErrorLog()
     root = logging.getLogger("gureum")
@@ -165,7 +168,8 @@ def simulate(
     propagate, root.propagate = root.propagate, root.getEffectiveLevel() < logging.ERROR
 
     async def work() -> Outcome:
-        run = Run(seed, hosts, networks, shared, several, ha, crash_at, crash_at_count, pace, migrating)
+        faults = crash_at, crash_at_count
+        run = Run(seed, hosts, networks, shared, several, ha, *faults, pace, migrating, own_disks)
         return await run(steps)
 
     try:

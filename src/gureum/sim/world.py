@@ -261,9 +261,17 @@ def _shown(value: object) -> str:
 class World:
     """One simulated cloud with one random source. Make it inside the virtual loop."""
 
-    def __init__(self, seed: int, hosts: int = 1, shared: bool = False, ha: bool = False) -> None:
+    def __init__(
+        self,
+        seed: int,
+        hosts: int = 1,
+        shared: bool = False,
+        ha: bool = False,
+        own_disks: bool = False,
+    ) -> None:
         """``shared``: new volumes are in a shared pool but for those of type standard, and all hosts but the
-        last stand for every zone. ``ha``: what ran on a host that is lost runs elsewhere.
+        last stand for every zone. ``own_disks``: only those of type standard are. ``ha``: what ran on a host
+        that is lost runs elsewhere.
         """
         self.random = random.Random(seed)
         self.weather = Weather(self.random)
@@ -282,7 +290,8 @@ class World:
         self.cloud = CLOUD
         self.san: FakeSan | None = None
         if shared:
-            self.cloud = replace(CLOUD, pool=SAN, type_pools=(("standard", LOCAL),))
+            pool, other = (LOCAL, SAN) if own_disks else (SAN, LOCAL)
+            self.cloud = replace(CLOUD, pool=pool, type_pools=(("standard", other),))
             self.san = FakeSan(SAN, POOL_BYTES)
             self.san.disks[IMAGE.disk] = dict(IMAGE_BLOCKS)
             self.san.slow_chance = 0.02
