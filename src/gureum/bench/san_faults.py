@@ -48,11 +48,14 @@ class Writer(NamedTuple):
     load: CheckedLoad
     volume: str
     ec2: Any
+    instance: str
+    ssh: list[str]  # what runs one more word in the guest
 
 
 def measure(cloud: Cloud, directory: Path, say: Say, *, quick: bool) -> list[Figure]:
     """``cloud`` runs, with a storage cluster of its own; ``directory`` is for what is needed meanwhile."""
-    with writing(cloud, directory, say) as (load, volume, _):
+    with writing(cloud, directory, say) as writer:
+        load = writer.load
         kills = 3 if quick else KILLS
         stalls, recoveries = [], []
         osds = Cluster(cloud.state_dir).osds
@@ -63,7 +66,7 @@ def measure(cloud: Cloud, directory: Path, say: Say, *, quick: bool) -> list[Fig
             recoveries.append(recovery)
             say(f"kill {number + 1} of {kills}: writes stall {stall:.2f} s, well after {recovery:.1f} s")
         load.stop()
-        if wrong := load.check(exported(cloud, volume, directory)):
+        if wrong := load.check(exported(cloud, writer.volume, directory)):
             raise BenchError(f"what the guest wrote is not there: {'; '.join(wrong[:3])}")
     return [
         Figure(
@@ -115,7 +118,7 @@ def writing(cloud: Cloud, directory: Path, say: Say, gib: int = 1) -> Iterator[W
     wait("the guest to run", lambda: _instance(ec2, id)["State"]["Name"] == "running", SECONDS_MAX)
     shown = _instance(ec2, id)
     ssh = ssh_command(key, shown["PublicIpAddress"])
-    wait("the guest to answer", lambda: _answers(ssh), SECONDS_MAX)
+    wait("the guest to answer", lambda: answers(ssh), SECONDS_MAX)
     volumes = {each["DeviceName"]: each["Ebs"]["VolumeId"] for each in shown["BlockDeviceMappings"]}
     if gib > 1:
         fill = f"dd if=/dev/zero of=/dev/vdb bs=1M count={gib * 1024} conv=fsync"
@@ -123,7 +126,7 @@ def writing(cloud: Cloud, directory: Path, say: Say, gib: int = 1) -> Iterator[W
             [*ssh, fill], capture_output=True, stdin=subprocess.DEVNULL, timeout=FILL_SECONDS, check=True
         )
     with CheckedLoad(ssh, "/dev/vdb") as load:
-        yield Writer(load, volumes["/dev/sdf"], ec2)
+        yield Writer(load, volumes["/dev/sdf"], ec2, id, ssh)
     ec2.terminate_instances(InstanceIds=[id])
 
 
@@ -159,7 +162,7 @@ def _instance(ec2: Any, id: str) -> dict[str, Any]:
     return found
 
 
-def _answers(ssh: Sequence[str]) -> bool:
+def answers(ssh: Sequence[str]) -> bool:
     done = subprocess.run(
         [*ssh, "true"], capture_output=True, stdin=subprocess.DEVNULL, timeout=COMMAND_SECONDS, check=False
     )

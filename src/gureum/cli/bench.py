@@ -6,7 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gureum.bench import calls, figures, fleet, idle, launch, network, placement, propagation, san, traffic
+from gureum.bench import (
+    calls,
+    figures,
+    fleet,
+    idle,
+    launch,
+    losses,
+    network,
+    placement,
+    propagation,
+    san,
+    traffic,
+)
 from gureum.cli.output import FAILED, USAGE, CliError, note, show_json, table
 from gureum.errors import GureumError
 
@@ -21,6 +33,7 @@ MEASURES: dict[str, Measure] = {
     "traffic": traffic.measure,
     "rules": network.measure,
     "san": san.measure,
+    "losses": losses.measure,
 }
 BUSY_LOAD = 0.7
 """Runnable processes per core that make figures worth less."""

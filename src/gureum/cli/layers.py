@@ -8,7 +8,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gureum.cli.output import MISSING, USAGE, CliError, note, table
@@ -21,6 +21,10 @@ NO_TESTS = 5  # pytest's exit code
 WORKERS_MAX = 4
 """Each may run a storage cluster and some guests, and has networks of its own (tests/conftest.py)."""
 RUN_VARIABLE = "GUREUM_TEST_RUN"
+SHARED_MACHINE = ("integration", "system")
+"""Layers whose tests wait for real guests and clusters, and have less of the machine beside others."""
+ALONE_MAX = 8
+"""More failures than this have another cause than what ran beside them."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Result:
     seconds: float
     remark: str = ""
     skips: tuple[str, ...] = ()  # the reason of each
+    failures: tuple[str, ...] = ()  # by name
+    only_alone: tuple[str, ...] = ()  # tests that failed beside others, and passed by themselves
 
 
 @dataclass(frozen=True)
@@ -133,21 +139,50 @@ def run_check(checkout: Path) -> Result:
 def run_layer(checkout: Path, layer: str, extra: Sequence[str]) -> Result:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="gureum-test-") as directory:
-        report = Path(directory) / "report.xml"
+        shared = workers(extra)
         where = [] if names_paths(extra) else [f"tests/{layer}"]
-        command = [sys.executable, "-m", "pytest", f"--junitxml={report}", *workers(extra), *where, *extra]
-        try:
-            code = subprocess.run(command, cwd=checkout, timeout=LAYER_TIMEOUT_S, check=False).returncode
-        except subprocess.TimeoutExpired:
-            return Result(layer, 0, 1, 0, time.monotonic() - began, f"did not end within {LAYER_TIMEOUT_S} s")
-        passed, failed, skips = read_report(report)
-    skipped = len(skips)
-    seconds = time.monotonic() - began
+        result = run_pytest(checkout, layer, [*shared, *where, *extra], Path(directory))
+        if shared and layer in SHARED_MACHINE and 0 < len(result.failures) <= ALONE_MAX:
+            note(f"--- {layer}: what failed, alone")
+            again = run_pytest(checkout, layer, ["--last-failed", *where], Path(directory))
+            result = told_apart(result, again)
+    return replace(result, seconds=time.monotonic() - began)
+
+
+def told_apart(together: Result, alone: Result) -> Result:
+    """The result of a layer of which some tests failed beside others and ran by themselves after that."""
+    if alone.failed and not alone.failures:  # it did not come to its end
+        return together
+    passed = tuple(test for test in together.failures if test not in alone.failures)
+    return replace(
+        together,
+        passed=together.passed + together.failed - alone.failed,
+        failed=alone.failed,
+        failures=alone.failures,
+        only_alone=passed,
+    )
+
+
+def run_pytest(checkout: Path, layer: str, arguments: Sequence[str], directory: Path) -> Result:
+    """``directory`` keeps what failed, for ``--last-failed``."""
+    began = time.monotonic()
+    report = directory / "report.xml"
+    report.unlink(missing_ok=True)
+    kept = ["-o", f"cache_dir={directory / 'cache'}", f"--junitxml={report}"]
+    command = [sys.executable, "-m", "pytest", *kept, *arguments]
+    try:
+        code = subprocess.run(command, cwd=checkout, timeout=LAYER_TIMEOUT_S, check=False).returncode
+    except subprocess.TimeoutExpired:
+        return Result(layer, 0, 1, 0, time.monotonic() - began, f"did not end within {LAYER_TIMEOUT_S} s")
+    passed, failures, skips = read_report(report)
+    result = Result(
+        layer, passed, len(failures), len(skips), time.monotonic() - began, skips=skips, failures=failures
+    )
     if code == NO_TESTS:
-        return Result(layer, passed, 0, skipped, seconds, "no tests", skips)
-    if code != 0 and failed == 0:
-        return Result(layer, passed, 1, skipped, seconds, f"pytest ended with code {code}", skips)
-    return Result(layer, passed, failed, skipped, seconds, skips=skips)
+        return replace(result, failed=0, remark="no tests")
+    if code != 0 and not failures:
+        return replace(result, failed=1, remark=f"pytest ended with code {code}")
+    return result
 
 
 def workers(extra: Sequence[str]) -> list[str]:
@@ -161,17 +196,20 @@ def workers(extra: Sequence[str]) -> list[str]:
     )
 
 
-def read_report(report: Path) -> tuple[int, int, tuple[str, ...]]:
-    """Passed, failed and the reasons of the skipped from a JUnit file; nothing where pytest wrote none."""
+def read_report(report: Path) -> tuple[int, tuple[str, ...], tuple[str, ...]]:
+    """Passed, the names of the failed and the reasons of the skipped from a JUnit file; nothing where
+    pytest wrote none. A test that failed and could not clean up either is one that failed."""
     if not report.exists():
-        return 0, 0, ()
-    total = failed = 0
+        return 0, (), ()
+    total = 0
+    failures: dict[str, None] = {}
     skips: list[str] = []
-    for suite in ElementTree.parse(report).getroot().iter("testsuite"):
-        total += int(suite.get("tests", 0))
-        failed += int(suite.get("failures", 0)) + int(suite.get("errors", 0))
-        skips += (skip.get("message", "") for skip in suite.iter("skipped"))
-    return max(0, total - failed - len(skips)), failed, tuple(skips)
+    for case in ElementTree.parse(report).getroot().iter("testcase"):
+        total += 1
+        if case.find("failure") is not None or case.find("error") is not None:
+            failures[f"{case.get('classname')}::{case.get('name')}"] = None
+        skips += (skip.get("message", "") for skip in case.iter("skipped"))
+    return max(0, total - len(failures) - len(skips)), tuple(failures), tuple(skips)
 
 
 def run(checkout: Path, names: Sequence[str]) -> int:
@@ -204,6 +242,10 @@ def summarize(results: Sequence[Result], left: Sequence[str]) -> int:
         print("\nSkipped:")
         for reason, count in reasons.most_common():
             print(f"  {count} x {reason}")
+    if alone := [test for result in results for test in result.only_alone]:
+        print("\nFailed beside others and passed alone; find out why:")
+        for test in alone:
+            print(f"  {test}")
     if left:
         print("\nLeft on the machine by the tests:")
         for thing in left:

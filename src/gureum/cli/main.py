@@ -424,6 +424,18 @@ def doctor(state_dir: StateDir = None, as_json: AsJson = False) -> None:
 
 @command("demo")
 def demo(
+    hosts: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="With --san ceph: so many hosts, of which one is lost.",
+            show_default=False,
+        ),
+    ] = None,
+    san: Annotated[
+        str | None,
+        typer.Option(metavar="ceph", help="With --hosts: disks in a storage cluster.", show_default=False),
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the demo's cloud running at the end.")] = False,
     state_dir: StateDir = None,
     as_json: AsJson = False,
@@ -432,7 +444,7 @@ def demo(
 
     require_root()
     story = importlib.import_module("gureum.cli.demo")
-    raise typer.Exit(story.run(state_dir, keep=keep, as_json=as_json))
+    raise typer.Exit(story.run(state_dir, hosts, san, keep=keep, as_json=as_json))
 
 
 @command("bench", context_settings=PASS_ON)

@@ -70,6 +70,51 @@ def test_layer_is_counted(checkout: Path) -> None:
     assert (result.passed, result.failed, result.skipped) == (1, 2, 1)
 
 
+def fails_once(seen: Path) -> str:
+    """A test that passes when it is run for the second time."""
+    return f"    there = pathlib.Path({str(seen)!r})\n    assert there.exists() or there.touch()\n"
+
+
+@pytest.fixture
+def two_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+
+
+@pytest.mark.usefixtures("two_workers")
+@pytest.mark.parametrize(("layer", "failed"), [("system", 1), ("unit", 2)])
+def test_what_failed_beside_others_is_run_alone(
+    layer: str, failed: int, checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkout / "tests" / layer).mkdir(exist_ok=True)
+    (checkout / "tests" / layer / "test_x.py").write_text(
+        "import pathlib\ndef test_good(): pass\ndef test_bad(): assert False\n"
+        f"def test_once():\n{fails_once(tmp_path / 'seen')}"
+    )
+    result = run_layer(checkout, layer, [])
+    assert (result.passed, result.failed) == (3 - failed, failed)
+    capsys.readouterr()
+    assert summarize([result], []) == 1
+    named = "Failed beside others and passed alone; find out why:\n  tests.system.test_x::test_once\n"
+    assert (named in capsys.readouterr().out) == (layer == "system")
+
+
+@pytest.mark.usefixtures("two_workers")
+def test_what_all_fails_is_not_run_again(checkout: Path) -> None:
+    (checkout / "tests" / "system").mkdir()
+    (checkout / "tests" / "system" / "test_x.py").write_text(
+        "import pytest\n"
+        f"@pytest.mark.parametrize('number', range({layers.ALONE_MAX + 1}))\n"
+        "def test_bad(number): assert False\n"
+    )
+    result = run_layer(checkout, "system", [])
+    assert (result.failed, result.only_alone) == (layers.ALONE_MAX + 1, ())
+
+
+def test_what_does_not_end_alone_has_failed() -> None:
+    together = Result("system", 3, 1, 0, 1, failures=("x::y",))
+    assert layers.told_apart(together, Result("system", 0, 1, 0, 1, "did not end within 1 s")) == together
+
+
 def test_layer_without_tests_is_no_failure(checkout: Path) -> None:
     result = run_layer(checkout, "unit", [])
     assert (result.passed, result.failed, result.remark) == (0, 0, "no tests")
