@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
+from gureum.env import Env
 from gureum.errors import HypervisorError
 from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
 from gureum.hypervisors.base import Disk, MachineConfig
+from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
 from gureum.migrationspec import MigrationPhase
-from gureum.san.base import FileDisk
+from gureum.san.base import FileDisk, Layer
 from gureum.san.luks import LUKS_HEADER_BYTES, luks_header
 
 from .guest import ID, MIB, bare, disk, qcow2, raw_disk, until, volume
 from .pair import Pair
+from .test_crash import agent_dies
 
 SLOW = 1 << 20
 """Bytes a second: the copy takes some seconds."""
@@ -41,7 +46,7 @@ def make(tmp_path: Path) -> Make:
     def make(host: str) -> MachineConfig:
         directory = tmp_path / f"disks-{host}"
         directory.mkdir()
-        layers = (qcow2(directory / "top.qcow2", 8 * MIB),)
+        layers: tuple[Layer, ...] = (qcow2(directory / "top.qcow2", 8 * MIB),)
         if host == "source":
             below = raw_disk(directory / "below.raw", 8 * MIB)
             noise(directory / "below.raw", 2 * MIB, MIB)
@@ -169,3 +174,56 @@ async def test_nobody_takes_the_disks(pair: Pair, make: Make) -> None:
     await until(lambda: pair.source.machines()[ID].mirrors == {})
     await pair.source.migrate(ID, outgoing)
     assert (await pair.ended(pair.source)).copied == BOTH
+
+
+@pytest.fixture
+async def qemus(run_dir: Path, other_run_dir: Path) -> AsyncIterator[Pair]:
+    pair = Pair((lambda: QemuHypervisor(Env(), run_dir), lambda: QemuHypervisor(Env(), other_run_dir)))
+    await pair.recover()
+    yield pair
+    await pair.close()
+
+
+@pytest.mark.qemu
+@pytest.mark.root
+@pytest.mark.parametrize("point", ["qemu.copies.begun", "qemu.copies.ended"])
+async def test_the_sources_agent_is_killed(qemus: Pair, run_dir: Path, make: Make, point: str) -> None:
+    """Where disks are on their way, and where the guest is held and all of them are there."""
+    source, destination = make("source"), make("destination")
+    await qemus.source.start(source)
+    outgoing = await qemus.prepare(replace(destination, generation=2), copies=BOTH)
+    await qemus.source.close()
+    await asyncio.to_thread(agent_dies, run_dir, point, ("migrate", [ID, outgoing]))
+    await qemus.restart(0)
+    assert qemus.migration(qemus.source).phase is MigrationPhase.copying
+    assert qemus.destination.machines()[ID].state is MachineState.starting
+    await qemus.source.migrate(ID, outgoing)
+    ended = await qemus.ended(qemus.source)
+    assert (ended.phase, ended.copied) == (MigrationPhase.completed, BOTH)
+    await qemus.ended(qemus.destination)
+    await qemus.destination.go_on(ID)
+    assert qemus.destination.machines()[ID].state is MachineState.running
+    for host in (qemus.source, qemus.destination):
+        await host.power_off(ID)
+    assert content(source, 1) == content(destination, 1)
+    assert content(source, 0) == content(destination, 0)
+
+
+@pytest.mark.qemu
+@pytest.mark.root
+async def test_a_destination_that_hangs_does_not_keep_the_guest(qemus: Pair, make: Make) -> None:
+    await qemus.source.start(make("source"))
+    config = replace(make("destination"), generation=2)
+    outgoing = await qemus.prepare(config, copies=BOTH)
+    await qemus.source.migrate(ID, replace(outgoing, bytes_per_second=SLOW))
+    assert isinstance(qemus.destination, QemuHypervisor)
+    pid = qemus.destination.process_id(ID)
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    await asyncio.sleep(2)
+    await qemus.source.cancel_migration(ID)
+    assert qemus.migration(qemus.source).phase is MigrationPhase.failed
+    assert qemus.source.machines()[ID].state is MachineState.running
+    await qemus.source.resize_disk(ID, volume(0), 9 * MIB)
+    os.kill(pid, signal.SIGCONT)
+    await qemus.destination.remove(ID)
