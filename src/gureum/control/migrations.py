@@ -230,9 +230,15 @@ class _Ends:
         """Whether all of it is at the destination, and the guest is held at the source."""
         held = self.source is not None and self.source.state is MachineState.paused
         both = (self.said(seen).phase for seen in (self.source, self.destination))
-        # Else an agent that knows nothing of copies sends the memory alone.
-        whole = set(self._copies) <= set(self.said(self.source).copied)
-        return held and whole and all(phase is MigrationPhase.completed for phase in both)
+        return held and not self.missing and all(phase is MigrationPhase.completed for phase in both)
+
+    @property
+    def missing(self) -> set[str]:
+        """The disks that the destination does not have, where the source has sent the memory: an agent that
+        knows nothing of copies sends that alone.
+        """
+        said = self.said(self.source)
+        return set(self._copies).difference(said.copied) if said.phase is MigrationPhase.completed else set()
 
 
 async def _fault(
@@ -265,6 +271,8 @@ async def _fault(
             return "failed", error
     if ends.destination is not None and ends.destination.state in OFF:
         return "failed", f"at {migration.destination}: {ends.destination.message or 'the machine ended'}"
+    if ends.missing:
+        return "failed", f"host {migration.source} did not send {', '.join(sorted(ends.missing))} along"
     if error := disk_copies.error(observed, migration):
         return "failed", f"at {migration.destination}: {error}"
     preparing = migration.state is MigrationState.preparing

@@ -214,7 +214,9 @@ class Hypervisor(Protocol):
         """Reboot at once, also a machine whose guest shut itself down; the status then has ``reboots``."""
 
     async def resume(self, id: str) -> None:
-        """Let a paused machine go on. One on its way from or to another host is left as it is."""
+        """Let a paused machine go on. One on its way from or to another host is left as it is; but for one of
+        which only disks are being copied yet.
+        """
 
     async def layout(self, id: str) -> MachineLayout:
         """What another host has to know to take the machine over; it holds until a device comes or goes.

@@ -315,7 +315,7 @@ class QemuHypervisor:
         machine = self._get(id)
         # Also where what became of its migration is not read yet: who has sent everything may run elsewhere.
         sent = machine.run_state in ("finish-migrate", "postmigrate")
-        if machine.state is MachineState.paused and not machine.migrating.under_way and not sent:
+        if machine.state is MachineState.paused and not machine.migrating.holds_still and not sent:
             await machine.monitor().execute("cont")
 
     async def layout(self, id: str) -> MachineLayout:

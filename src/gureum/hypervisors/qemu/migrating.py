@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -37,6 +36,7 @@ from gureum.hypervisors.qemu.migration_answers import (
     parse_phase,
     sends,
 )
+from gureum.hypervisors.qemu.migration_settings import CREDENTIALS, set_capabilities, use_secret
 from gureum.hypervisors.qemu.monitor import CommandError, Monitor
 from gureum.migrationspec import MigrationPhase
 
@@ -45,12 +45,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CREDENTIALS = "migration"
-"""The TLS object."""
-CIPHERS = "NORMAL:-VERS-ALL:+VERS-TLS1.3:-CIPHER-ALL:+AES-128-GCM:+CHACHA20-POLY1305"
-"""GnuTLS prefers ChaCha20 of those that a shared key can be used with (SHA256): four times the CPU time."""
-SECRET_SET = 2
-"""The fdset of the directory with the secret."""
 CONNECTION = "migration"
 POLL_SECONDS = 1.0
 BEGIN_SECONDS = 15.0
@@ -100,6 +94,11 @@ class Migrating:
         phase = self.status.phase if self.status is not None else MigrationPhase.failed
         return self._machine.saved.incoming or phase is not MigrationPhase.failed
 
+    @property
+    def holds_still(self) -> bool:
+        """Whether a guest that is paused has to stay so: not while only its disks are being copied."""
+        return self.under_way and not self._disks_first
+
     def require_settled(self) -> None:
         """Before the machine is changed: what it consists of must stay the same on both hosts."""
         if self._machine.saved.incoming:
@@ -112,9 +111,9 @@ class Migrating:
     async def receive(self, incoming: Incoming) -> None:
         """Of a QEMU that was just started: wait for the guest."""
         monitor = self._machine.monitor()
-        await self._use_secret(monitor, incoming.secret, "server")
+        await use_secret(monitor, self._secret, incoming.secret, self._machine.saved.uid, "server")
         capabilities = ("events", "late-block-activate", "auto-converge")
-        await _set_capabilities(monitor, capabilities)
+        await set_capabilities(monitor, capabilities)
         await monitor.execute("migrate-set-parameters", {"tls-creds": CREDENTIALS})
         if incoming.copies:
             disks = self._machine.disks()
@@ -180,17 +179,22 @@ class Migrating:
             connection = await connect(outgoing.address, outgoing.secret, outgoing.migration)
             with connection:
                 await machine.save(migration=outgoing.migration)
-                await self._use_secret(machine.monitor(), outgoing.secret, "client")
+                await use_secret(
+                    machine.monitor(), self._secret, outgoing.secret, machine.saved.uid, "client"
+                )
                 await self._begin(machine.monitor(), outgoing, connection)
         self._disks_first = bool(outgoing.copies)
         self._show(Migration(migration=outgoing.migration, incoming=False, phase=COPYING))
         self._watch()
 
+    async def _drop(self) -> None:
+        await self._copies().drop()
+
     def _copies(self) -> DiskCopies:
         return DiskCopies(self._machine.env, self._machine.monitor(), self._machine.disks())
 
     async def _begin_disks(self, monitor: Monitor, outgoing: Outgoing) -> None:
-        await self._use_secret(monitor, outgoing.secret, "client")
+        await use_secret(monitor, self._secret, outgoing.secret, self._machine.saved.uid, "client")
         self._bounds = outgoing
         bound = outgoing.bytes_per_second
         await self._copies().begin(
@@ -256,7 +260,7 @@ class Migrating:
 
     async def _begin(self, monitor: Monitor, outgoing: Outgoing, connection: socket.socket) -> None:
         held = {"pause-before-switchover": bool(outgoing.copies)}
-        await _set_capabilities(monitor, ("events", "return-path", "auto-converge"), **held)
+        await set_capabilities(monitor, ("events", "return-path", "auto-converge"), **held)
         await self._bound(monitor, outgoing)
         await monitor.execute("migrate-set-parameters", {"tls-creds": CREDENTIALS})
         await monitor.send_named_file(CONNECTION, connection.fileno())
@@ -279,7 +283,7 @@ class Migrating:
         async with self._turn:
             if self._disks_first:
                 self._fail(messages.CANCELLED)
-                await self._copies().drop()
+                await self._drop()
                 return
         await machine.monitor().execute("migrate_cancel")
         with contextlib.suppress(TimeoutError):
@@ -465,27 +469,6 @@ class Migrating:
         """What QEMU says; None if nothing has begun."""
         return parse_phase(item(await self._machine.monitor().execute("query-migrate")))
 
-    async def _use_secret(self, monitor: Monitor, secret: bytes, endpoint: str) -> None:
-        opened = secret_dir.write(self._secret, secret, self._machine.saved.uid)
-        with contextlib.suppress(CommandError):  # there is none from before
-            await monitor.execute("object-del", {"id": CREDENTIALS})
-        with contextlib.suppress(CommandError):
-            await monitor.execute("remove-fd", {"fdset-id": SECRET_SET})
-        try:
-            there = await monitor.send_file(SECRET_SET, opened, "secret")
-        finally:
-            os.close(opened)
-        await monitor.execute(
-            "object-add",
-            {
-                "qom-type": "tls-creds-psk",
-                "id": CREDENTIALS,
-                "endpoint": endpoint,
-                "dir": f"/proc/self/fd/{there}",
-                "priority": CIPHERS,
-            },
-        )
-
     def _show(self, status: Migration) -> None:
         if not status.incoming and status.phase is MigrationPhase.completed:
             status = replace(status, copied=self._copied)
@@ -493,7 +476,7 @@ class Migrating:
             return
         if not status.incoming and status.phase is MigrationPhase.failed and self._volumes:
             self._volumes = ()
-            self._background.start(self._copies().drop())
+            self._background.start(self._drop())
         if self.status is None or status.phase is not self.status.phase:
             log.info("%s: %s: %s %s", self._machine.id, status.migration, status.phase, status.error)
         self.status = status
@@ -512,9 +495,3 @@ class Migrating:
         if self._listener is not None:
             self._listener.abandon()
             self._listener = None
-
-
-async def _set_capabilities(monitor: Monitor, names: tuple[str, ...], **others: bool) -> None:
-    states = dict.fromkeys(names, True) | others
-    capabilities = [{"capability": name, "state": state} for name, state in states.items()]
-    await monitor.execute("migrate-set-capabilities", {"capabilities": capabilities})
