@@ -37,7 +37,8 @@ OPEN_SECONDS = 10.0
 END_SECONDS = 10.0
 """The guest is held for so long."""
 DROP_SECONDS = 30.0
-POLL_SECONDS = 0.02
+POLL_SECONDS = 0.005
+"""The guest is held meanwhile."""
 SPEED_MIN = 1 << 16
 _SUFFIX, _PREFIX = ".copy", "copy."
 
