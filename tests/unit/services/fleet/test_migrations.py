@@ -177,3 +177,12 @@ async def test_disks_that_go_along(rig: Rig, fleet: Fleet, instance: str) -> Non
     [shown] = (await fleet.call("DescribeInstanceMigrations"))["InstanceMigrations"]
     assert (shown["DiskCopiedBytes"], "DiskTotalBytes" in shown) == (5, False)
     await rig.call("CreateSnapshot", VolumeId=root.id)
+
+
+async def test_a_volume_of_which_another_host_has_a_copy_does_not_move(
+    rig: Rig, fleet: Fleet, instance: str
+) -> None:
+    [root] = await rig.find(Volume, instances=instance)
+    await rig.change(Volume, root.id, pool="local", source="", former=("host-b",))
+    error = await fleet.refused("InvalidStateException", "MoveVolume", VolumeId=root.id, PoolName=SAN)
+    assert "Host host-b still has a copy" in str(error)
