@@ -13,6 +13,7 @@ from enum import StrEnum
 
 import msgspec
 
+from gureum.loadspec import HostLoad
 from gureum.migrationspec import IncomingSpec, MigrationReport, OutgoingSpec
 
 LOCAL = "local"
@@ -480,6 +481,10 @@ class MachineReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     disks: tuple[str, ...] = ()
     nics: tuple[str, ...] = ()
     migration: MigrationReport | None = None
+    ended: int = 0
+    """The revision of a spec that no longer wants it, and by which it has ended, though volumes are still
+    held here for it: their pool cannot be told. 0 for none.
+    """
 
 
 class VolumeReport(Document, frozen=True, kw_only=True, omit_defaults=True):
@@ -582,4 +587,6 @@ class HostReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     """None for a host without shared pools: nobody can fence it."""
     uplink_down: bool = False
     """The device that leads to the other hosts has no carrier, or is off."""
+    load: HostLoad | None = None
+    """None until it was measured."""
     problems: tuple[str, ...] = ()

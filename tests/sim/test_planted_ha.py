@@ -14,11 +14,14 @@ from gureum.resources import Volume
 from gureum.san.fake_leases import FakeLeases
 from gureum.san.leases import FenceState
 from gureum.sim.run import simulate
+from gureum.sim.wardens import SimWarden
 
 SEEDS_MAX = 100
 """How many runs may go by before one finds it."""
 STEPS = 100
-TWICE = "runs on|runs, and is|is written by|holds it|fenced off|looks after it|held by|store gives to"
+TWICE = (
+    "runs on|runs, and is|is written by|holds it|fenced off|looks after it|held by|store gives to|answers for"
+)
 """That something ran where it should not any more."""
 
 
@@ -73,6 +76,11 @@ def test_permission_is_compared_the_wrong_way_round(monkeypatch: pytest.MonkeyPa
 def test_the_mark_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Custody, "_must_kill", property(lambda self: False))
     found(f"{TWICE}|is fenced|is fencing")
+
+
+def test_a_fenced_host_goes_on_answering(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SimWarden, "_keep_silent", lambda self: None)
+    found("is fenced and answers for")
 
 
 def test_a_lost_host_is_not_shut_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,22 @@ def pinged(cloud: RealCloud, id: str, address: str) -> bool:
     return " 0% packet loss" in cloud.try_ssh(id, f"ping -c 1 -W 3 {address}")
 
 
+def test_hosts_say_how_busy_their_guests_are(cloud: RealCloud, guests: list[str]) -> None:
+    busy = f"host-{ZONES.index('b')}"
+    cloud.wait_ssh(guests[1], "(while :; do :; done) >/dev/null 2>&1 & echo $! | tee /tmp/busy")
+
+    def told() -> bool:
+        loads = {each["HostId"]: each for each in cloud.fleet("describe_recommendations")["HostLoads"]}
+        if len(loads) < len(guests) or not all(each["Measured"] for each in loads.values()):
+            return False
+        assert all(each["MemoryPercent"] > 0 for each in loads.values())
+        most = max(loads.values(), key=lambda each: float(each["CpuPercent"]))
+        return most["HostId"] == busy and float(most["CpuPercent"]) > 10
+
+    cloud.wait(f"{busy} to be the busiest", told, 240)
+    assert cloud.wait_ssh(guests[1], "kill $(cat /tmp/busy) && echo ended") == "ended"
+
+
 def test_a_guest_outlives_its_agent(cloud: RealCloud, guests: list[str]) -> None:
     before = cloud.boot_id(guests[1])
     pids = cloud.qemu_pids()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ from gureum.agent.agent import Agent
 from gureum.agent.evacuate import evacuate
 from gureum.agent.here import Here, on_joined, on_machine
 from gureum.agent.images import Fetched, FetchingHypervisor, FetchingPool
+from gureum.agent.load import ProcGauge
 from gureum.cli.config import JOINED
 from gureum.env import Env
 from gureum.errors import GureumError
@@ -24,6 +26,8 @@ from gureum.hostspec import LOCAL, Metadata
 from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
 from gureum.hypervisors.qemu.probe import probe_kvm
 from gureum.network.kernel import KernelNetwork
+from gureum.network.names import Names
+from gureum.network.silence import Place, Silence
 from gureum.network.uplink import is_down
 from gureum.processes import allow_files, arguments, log_to_stderr
 from gureum.san.base import Pool
@@ -118,7 +122,11 @@ async def serve(here: Here, env: Env) -> None:
         parts.leases,
         watch_over(here, parts) if parts.leases is not None else None,
         partial(is_down, here.uplink) if here.uplink else lambda: False,
+        ProcGauge(parts.hypervisor.processes, whole=not here.namespace),
     )
+    if parts.leases is None:
+        with contextlib.suppress(OSError):  # it has a warden no more, that may have left it so
+            Silence(place(here)).end(proxied=False)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -147,9 +155,20 @@ def watch_over(here: Here, parts: Parts) -> watched.HostWarden:
     """Raises ConfigError."""
     identity = here.identity
     watched.configure(
-        here.run, parts.hypervisor.directory, parts.san, identity.cloud, identity.host, here.namespace
+        here.run,
+        parts.hypervisor.directory,
+        parts.san,
+        identity.cloud,
+        identity.host,
+        here.namespace,
+        place(here),
     )
     return watched.HostWarden(here.directory)
+
+
+def place(here: Here) -> Place:
+    """Where the host's network is kept silent."""
+    return Names(here.index, here.public_cidr, here.number).place(here.uplink)
 
 
 async def end(here: Here, env: Env) -> None:

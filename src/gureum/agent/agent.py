@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from gureum.agent import audits, blocks
 from gureum.agent.disks import Disks
 from gureum.agent.fencing import Fencing
+from gureum.agent.load import Gauge
 from gureum.agent.machines import Machines
 from gureum.agent.pool_volumes import PoolVolumes
 from gureum.agent.watched import Watched
@@ -29,6 +30,7 @@ from gureum.errors import HostError, TransportError
 from gureum.files import write_atomically
 from gureum.hostspec import HostReport, HostSpec, Metadata, NetworkSpec
 from gureum.hypervisors.base import Hypervisor
+from gureum.loadspec import HostLoad
 from gureum.network.base import HostNetwork
 from gureum.san.base import Pool
 from gureum.san.leases import Leases
@@ -47,8 +49,10 @@ RECONNECT_SECONDS_MAX = 2.0
 FLOWS_BYTES_MAX = 16 * 1024 * 1024
 """Of one port, in one message."""
 
-SENT_MAX = 32
-"""Reports whose time is kept until the manager has them."""
+SENT_MAX = 1000
+"""Reports whose time is kept until the manager has them, or a later one: more than it takes in while any may
+still count.
+"""
 
 NETWORK = "network"
 
@@ -71,7 +75,8 @@ class Agent:
     """One host's agent. ``run`` works until cancelled. ``pools`` by name, with the host's own.
 
     ``spec_file``: where the last spec is kept. ``leases``: those of hosts in a shared pool; ``warden``: this
-    host's, where it has one. ``uplink_down()``: whether the way to the other hosts is gone.
+    host's, where it has one. ``uplink_down()``: whether the way to the other hosts is gone. ``gauge``: what
+    measures its load.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class Agent:
         leases: Leases | None = None,
         warden: Watched | None = None,
         uplink_down: Callable[[], bool] = lambda: False,
+        gauge: Gauge | None = None,
     ) -> None:
         self.env = env
         self.identity = identity
@@ -95,6 +101,8 @@ class Agent:
         self._spec_file = spec_file
         self._warden = warden
         self._uplink_down = uplink_down
+        self._gauge = gauge
+        self._load: HostLoad | None = None
         self._sent: dict[int, float] = {}
         """When reports were sent that the manager has not answered yet, by the warden's clock."""
         self._spec: HostSpec | None = None
@@ -182,7 +190,16 @@ class Agent:
         self.machines.take(spec)
         if self._fencing is not None:
             self._fencing.take(spec)
+        self._lift()
         self._report_due.set()
+
+    def _lift(self) -> None:
+        """Not before the network is without what went elsewhere: from then on the host may be heard."""
+        spec = self._spec
+        if self._fencing is None or not self._fresh or spec is None:
+            return
+        if self._network_applied == spec.network:
+            self._fencing.lift(spec.lifted)
 
     def _keep(self, spec: HostSpec) -> None:
         if self._spec_file is None:
@@ -215,6 +232,7 @@ class Agent:
         if self._spec is not None and spec.network == self._spec.network:
             there = (*spec.network.ports, *spec.network.standby)
             self.machines.network_applied({port.id for port in there})
+        self._lift()
 
     # What the workers tell
 
@@ -283,6 +301,8 @@ class Agent:
                 self.take(spec)
         elif isinstance(message, Word):
             sent = self._sent.pop(message.sequence, None)
+            for earlier in [each for each in self._sent if each < message.sequence]:
+                del self._sent[earlier]
             if self._warden is not None and sent is not None:
                 self._warden.heard(sent)
         elif isinstance(message, Call):
@@ -365,13 +385,16 @@ class Agent:
             fences=tuple(self._fencing.reports()) if self._fencing is not None else (),
             warden=self._warden.report() if self._warden is not None else None,
             uplink_down=self._uplink_down(),
+            load=self._load,
             problems=tuple(problems),
         )
 
     async def _refresh_forever(self) -> None:
-        """What changes by itself: the room that paused machines wait for, a network that others flushed."""
+        """What changes by itself: loads, the room that held machines wait for, a network that was flushed."""
         while True:
             await asyncio.sleep(INVENTORY_SECONDS)
+            if self._gauge is not None:
+                await self._measure(self._gauge)
             if self._spec is not None:
                 self._networks.kick(NETWORK)
             try:
@@ -379,6 +402,13 @@ class Agent:
                 await self.machines.resume_paused()
             except HostError as error:
                 log.warning("%s", error)
+
+    async def _measure(self, gauge: Gauge) -> None:
+        try:
+            self._load = await gauge.measure()
+        except (OSError, ValueError) as error:
+            self._load = None
+            log.warning("the host's load can't be measured: %s", error)
 
     def _may_start(self) -> bool:
         return self._warden is None or self._warden.report().permitted

@@ -33,8 +33,11 @@ class Fencing:
             if before.get(host) != wanted.get(host):
                 self._reports.pop(host, None)
                 self._workers.kick(host)
-        if spec.lifted > self._lifted:
-            self._to_lift = spec.lifted
+
+    def lift(self, number: int) -> None:
+        """This host's fences up to this number are over, and all here is as the spec that said so says."""
+        if number > max(self._lifted, self._to_lift):
+            self._to_lift = number
             self._workers.kick(self._host)
 
     def reports(self) -> Iterator[FenceReport]:

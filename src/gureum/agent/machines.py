@@ -65,6 +65,8 @@ class Machines:
         """By machine and purpose, until when the guest may take to do as asked, on the event loop's clock."""
         self._letting_go: set[str] = set()
         """Machines whose volumes, or some, are being let go of."""
+        self._ended: dict[str, int] = {}
+        """Of those that have ended, by which revision of the spec."""
         self._workers = Workers[str](self._work, CONCURRENT_MAX)
 
     def take(self, spec: HostSpec) -> None:
@@ -153,6 +155,7 @@ class Machines:
         self._specs.forget(id)
         self._failed.pop(id, None)
         self._letting_go.discard(id)
+        self._ended.pop(id, None)
         self._passages.forget(id)
         self._end_deadlines(id)
         self._changed(id)
@@ -165,9 +168,10 @@ class Machines:
         """One step towards a machine that is off; True if it is."""
         if status is None or status.state not in LIVE:
             self._end_deadlines(spec.id)
+            self._ended[spec.id] = self._specs.revision
             return self._let_go(spec.id, set())
         same = status.generation == spec.generation
-        if same and spec.shutdown_seconds > 0 and await self._passages.stay(status):
+        if same and spec.shutdown_seconds > 0 and await self._stays(spec, status):
             return False
         polite = status.state is MachineState.running and spec.shutdown_seconds > 0
         if polite and not await self._asked(spec.id, "stop", spec.shutdown_seconds):
@@ -175,6 +179,20 @@ class Machines:
         await self.hypervisor.power_off(spec.id)
         self.env.crashpoint("agent.machine.off")
         return False
+
+    async def _stays(self, spec: MachineSpec, status: MachineStatus) -> bool:
+        """See Passages.stay: before that it can't be asked to shut down. A hypervisor that does not answer is
+        waited for no longer than its guest would be.
+        """
+        now = asyncio.get_running_loop().time()
+        asked = self._deadlines.setdefault((spec.id, "stop asked"), now)
+        try:
+            return await self._passages.stay(status)
+        except HypervisorError as error:
+            if now < asked + spec.shutdown_seconds:
+                raise
+            log.warning("%s is ended on its way: %s", spec.id, error)
+            return False
 
     async def _asked(self, id: str, purpose: str, seconds: float) -> bool:
         """Ask the guest to shut down, again and again: it may not listen yet. True when its time is over.
@@ -192,6 +210,7 @@ class Machines:
 
     async def _on(self, spec: MachineSpec, status: MachineStatus | None) -> bool:
         """One step towards a machine that runs as its spec says; True if it does, or can't."""
+        self._ended.pop(spec.id, None)
         if self._failed.get(spec.id, (0, ""))[0] == spec.generation:
             return True
         if status is not None and status.generation != spec.generation and status.state in LIVE:
@@ -344,6 +363,7 @@ class Machines:
             self._letting_go.add(id)
             return False
         self._letting_go.discard(id)
+        self._ended.pop(id, None)
         return True
 
     async def _interfaces(self, spec: MachineSpec, status: MachineStatus) -> bool:
@@ -394,6 +414,7 @@ class Machines:
                 generation=spec.generation,
                 state=state,
                 migration=self._passages.report(spec, None),
+                ended=self._ended_with_volumes(spec.id),
             )
         state = status.state
         if spec.run and state is MachineState.off:
@@ -410,4 +431,10 @@ class Machines:
             disks=status.disks if live else (),
             nics=status.nics if live else (),
             migration=self._passages.report(spec, status),
+            ended=0 if live else self._ended_with_volumes(spec.id),
         )
+
+    def _ended_with_volumes(self, id: str) -> int:
+        """By which revision it has ended, if its volumes cannot be let go of now."""
+        held = self.disks.holding(id)
+        return self._ended.get(id, 0) if held and self.disks.stuck(held) else 0

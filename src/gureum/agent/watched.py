@@ -14,6 +14,7 @@ from gureum.agent.warden import notes
 from gureum.errors import ConfigError
 from gureum.files import write_atomically
 from gureum.hostspec import WardenReport
+from gureum.network.silence import Place
 from gureum.san.settings import SanSettings
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,9 @@ class HostWarden:
         return WardenReport(permitted=permitted, fence=int(found["fence"]), message=message)
 
 
-def configure(run: Path, machines: Path, san: SanSettings, cloud: str, host: str, namespace: str) -> None:
+def configure(
+    run: Path, machines: Path, san: SanSettings, cloud: str, host: str, namespace: str, place: Place
+) -> None:
     """Let the warden know what it needs. It waits for this, and begins anew when it is another.
 
     Raises ConfigError.
@@ -73,6 +76,7 @@ def configure(run: Path, machines: Path, san: SanSettings, cloud: str, host: str
         "host": host,
         "machines": str(machines),
         "netns": namespace,
+        "network": place._asdict(),
     }
     path = run / notes.CONFIG
     data = json.dumps(config).encode()

@@ -20,6 +20,10 @@ import time
 
 CHUNK_BYTES = 1 << 18
 CONNECT_SECONDS_MAX = 10.0
+CONGESTION = b"cubic"
+"""Linux' default, so most guests'. A machine's own may be BBR, which sends by timers, as fast as it has
+estimated the way to be: what is compared are then two estimates.
+"""
 
 
 def serve(address: str, port: int) -> None:
@@ -56,6 +60,7 @@ def _sink(connection: socket.socket) -> int:
 
 def _connect(address: str, port: int) -> socket.socket:
     connection = socket.create_connection((address, port), CONNECT_SECONDS_MAX)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, CONGESTION)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
 

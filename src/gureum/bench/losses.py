@@ -134,17 +134,17 @@ def _elsewhere(cloud: Cloud, instance: str, host: int, began: float) -> float:
 
 def _is_up(cloud: Cloud, number: int) -> bool:
     hosts = api.call(cloud, "fleet", "describe_hosts")["Hosts"]
-    return any(host["Number"] == number and host["State"] == "up" for host in hosts)
+    return any(host["HostId"] == f"host-{number}" and host["State"] == "up" for host in hosts)
 
 
 def _killed(cloud: Cloud, number: int) -> Iterator[None]:
     with unsupervised(cloud):
-        kill_host(cloud, number, signal.SIGKILL)
+        kill_host(cloud, f"host-{number}", signal.SIGKILL)
         yield
 
 
 def _stopped(cloud: Cloud, number: int) -> Iterator[None]:
-    pids = kill_host(cloud, number, signal.SIGSTOP)
+    pids = kill_host(cloud, f"host-{number}", signal.SIGSTOP)
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 Placed is what the manager does with a new instance: a host is chosen, and the instance, its interface and its
 volume are there from then on, in the store, durably, in batches as the manager takes them. Nothing runs.
+And how long it takes to decide what should move between them.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ from msgspec.structs import replace
 from gureum.bench.figures import Figure, Promise, Say
 from gureum.bench.servers import BenchError
 from gureum.control import instances
+from gureum.control.balance import Heat, Move, Plan, Situation, proposals
 from gureum.control.fleet import Fleet, taken
+from gureum.control.loads import Use
 from gureum.control.manager import BATCH_MAX
 from gureum.control.observed import Observed
 from gureum.control.placement import choose_host
 from gureum.env import Env
+from gureum.hostspec import LOCAL
 from gureum.resources import (
     Attachment,
     AttachmentState,
     BlockDevice,
+    FleetSettings,
     Host,
     HostState,
     Instance,
@@ -36,6 +41,7 @@ from gureum.resources import (
     Strategy,
     Volume,
 )
+from gureum.resources.placement import FLEET
 from gureum.services.ec2 import capacity
 from gureum.store.base import Transaction
 from gureum.store.sqlite import SqliteStore
@@ -47,8 +53,13 @@ PER_HOST = INSTANCES // HOSTS
 PLACED = 3_000
 DECISIONS = 1_000
 PER_SECOND = 500
+GIB = 1 << 30
 GROWTH = 1.5
 PLAN_SECONDS = 1
+LEAST_MEMORY = 0.466
+"""Memory given away, as a part of what there is, at which hosts have room for one more instance each."""
+BALANCE_SECONDS = 1
+HOT_HOSTS = 100
 ZONES = ("us-east-1a", "us-east-1b", "us-east-1c")
 ACCOUNT = "123456789012"
 GROUP = "pg-00000000000000001"
@@ -88,6 +99,8 @@ async def _measure(directory: Path, say: Say, count: int) -> list[Figure]:
         first = await _first_look(store)
         accepted, chosen, apart = await _decisions(store)
         plan = await _lost_host(store)
+        balanced = await _balance(store)
+        kept = await _kept(store)
     finally:
         await store.close()
     on = f"{HOSTS:,} hosts, {INSTANCES:,} instances"
@@ -116,6 +129,14 @@ async def _measure(directory: Path, say: Say, count: int) -> list[Figure]:
             unit="s",
             promise=Promise(limit=PLAN_SECONDS),
         ),
+        *kept,
+        Figure(
+            name=f"{balanced.moves} moves decided that relieve {HOT_HOSTS} hot hosts",
+            value=balanced.seconds,
+            unit="s",
+            promise=Promise(limit=BALANCE_SECONDS),
+        ),
+        Figure(name="the longest of it without a pause", value=1000 * balanced.slice, unit="ms"),
     ]
 
 
@@ -195,6 +216,102 @@ async def _lost_host(store: SqliteStore) -> float:
     return clock.seconds
 
 
+async def _kept(store: SqliteStore) -> list[Figure]:
+    """What it costs that room is kept for a lost host: with much room, and with the least that is enough."""
+    await _share_disks(store)
+    machine = taken(replace(_instance(10**6), id=""))._replace(restarts=True)
+
+    async def timed(tx: Transaction, decisions: int, memory_overcommit: float) -> float:
+        settings = FleetSettings(id=FLEET, survive=1, memory_overcommit=memory_overcommit)
+        known = await tx.get(FleetSettings, FLEET)
+        await tx.put(settings if known is None else replace(settings, version=known.version))
+        clock = Clock()
+        for _ in range(decisions):
+            if (await capacity.admit(tx, machine, 1, ())).refusal is not None:
+                raise BenchError("there is room, and it was not found")
+        return 1000 / clock.rates(decisions).cpu
+
+    async def work(tx: Transaction) -> tuple[float, float, float]:
+        first = await timed(tx, 1, 1.0)
+        return first, await timed(tx, DECISIONS, 1.0), await timed(tx, DECISIONS // 10, LEAST_MEMORY)
+
+    first, much, least = await store.transact(work)
+    what = "CPU time of finding that there is room besides that of a lost host"
+    return [
+        Figure(name=f"{what}: the first question", value=first, unit="ms"),
+        Figure(name=what, value=much, unit="ms"),
+        Figure(name=f"{what}: with the least room", value=least, unit="ms"),
+    ]
+
+
+async def _share_disks(store: SqliteStore) -> None:
+    """Let each instance that runs have a disk in a shared pool, so that it would be started elsewhere."""
+    async with store.read() as reader:
+        found = await reader.find(Instance, state=str(InstanceState.running))
+    for first in range(0, len(found), BATCH_MAX):
+
+        async def disks(tx: Transaction, first: int = first) -> None:
+            for instance in found[first : first + BATCH_MAX]:
+                await tx.put(_disk(instance, pool="san"))
+
+        await store.transact(disks)
+
+
+def _disk(instance: Instance, pool: str = LOCAL) -> Volume:
+    attachment = Attachment(
+        instance=instance.id, device="/dev/xvda", state=AttachmentState.attaching, attached=NOW
+    )
+    return Volume(
+        id=f"vol-{instance.id[2:]}",
+        account=ACCOUNT,
+        size_bytes=8 << 30,
+        zone=instance.zone,
+        created=NOW,
+        pool=pool,
+        attachments=(attachment,),
+    )
+
+
+class Balanced(NamedTuple):
+    """``slice``: the longest time in which nothing else has its turn."""
+
+    moves: int
+    seconds: float
+    slice: float
+
+
+async def _balance(store: SqliteStore) -> Balanced:
+    """What one look at the loads of all hosts takes, some of which are hot."""
+    hot = {f"host-{number}" for number in range(HOT_HOSTS)}
+    clock, slices, moves = Clock(), [Clock()], 0
+    longest = 0.0
+
+    def pause() -> None:
+        nonlocal longest
+        longest = max(longest, slices.pop().seconds)
+        slices.append(Clock())
+
+    async with store.read() as reader:
+        fleet = (await reader.tally(Fleet)).copy()
+    hosts = {candidate.host.id: fleet.on(candidate.host.id) for candidate in fleet.candidates()}
+    uses = {
+        id: Use(1.1 if host in hot else 0.1 + number % 4 / 10, float(GIB))
+        for host, machines in hosts.items()
+        for number, id in enumerate(machines)
+    }
+    besides = dict.fromkeys(hosts, Use(0.5, float(GIB)))
+    plan = Plan(Situation(fleet, besides, uses.__getitem__, {}))
+    for _ in plan.fill():
+        pause()
+    heat = Heat()
+    heat.take(plan, 0.0)
+    for found in proposals(plan, dict.fromkeys(heat.since, 600.0), set()):
+        pause()
+        moves += isinstance(found, Move)
+    pause()
+    return Balanced(moves, clock.seconds, longest)
+
+
 async def _seed(store: SqliteStore, present: int) -> None:
     async def hosts(tx: Transaction) -> None:
         for number in range(HOSTS):
@@ -206,6 +323,7 @@ async def _seed(store: SqliteStore, present: int) -> None:
                     cpus=32,
                     memory_bytes=64 << 30,
                     number=number + 1,
+                    address=f"10.0.{number // 250}.{number % 250 + 1}",
                 )
             )
 
@@ -227,19 +345,7 @@ async def _put_new(store: SqliteStore, new: list[Instance]) -> None:
 
     async def work(tx: Transaction) -> None:
         for instance in new:
-            attachment = Attachment(
-                instance=instance.id, device="/dev/xvda", state=AttachmentState.attaching, attached=NOW
-            )
-            await tx.put(
-                Volume(
-                    id=f"vol-{instance.id[2:]}",
-                    account=ACCOUNT,
-                    size_bytes=8 << 30,
-                    zone=instance.zone,
-                    created=NOW,
-                    attachments=(attachment,),
-                )
-            )
+            await tx.put(_disk(instance))
             await tx.put(
                 NetworkInterface(
                     id=f"eni-{instance.id[2:]}",

@@ -37,7 +37,7 @@ def measure(directory: Path, say: Say, *, quick: bool) -> list[Figure]:
     first, later = [], []
     for number in range(1, rounds + 1):
         with san_cloud() as cloud:
-            first.append(up(cloud, "--san", "ceph", "--san-size", OSD_SIZE, "--port", str(free_port())))
+            first.append(_first_up(cloud))
             down(cloud)
             later.append(up(cloud))
             say(f"{number} of {rounds}: first {first[-1]:.2f} s, again {later[-1]:.2f} s")
@@ -67,6 +67,17 @@ def measure(directory: Path, say: Say, *, quick: bool) -> list[Figure]:
         *copies,
         *faults,
     ]
+
+
+def measure_copies(directory: Path, say: Say, *, quick: bool) -> list[Figure]:
+    """Of all that only the copies, in a cloud of their own."""
+    with san_cloud() as cloud:
+        _first_up(cloud)
+        return san_copies.measure(cloud, directory, say, quick=quick)
+
+
+def _first_up(cloud: Cloud) -> float:
+    return up(cloud, "--san", "ceph", "--san-size", OSD_SIZE, "--port", str(free_port()))
 
 
 def _start(name: str, seconds: list[float], limit: float) -> Figure:

@@ -102,6 +102,11 @@ def hosts_down(cloud: Cloud) -> dict[str, str]:
     return found
 
 
+def survival(cloud: Cloud) -> dict[str, Any]:
+    """What the loss of hosts would come to."""
+    return call(cloud, "fleet", "describe_survival")
+
+
 def failed(cloud: Cloud) -> dict[str, str]:
     """Volumes and snapshots that failed (some, if they are many), and why."""
     service_client = client(cloud, "ec2")

@@ -13,6 +13,7 @@ from gureum.bench import (
     idle,
     launch,
     losses,
+    migration,
     network,
     placement,
     propagation,
@@ -34,7 +35,10 @@ MEASURES: dict[str, Measure] = {
     "rules": network.measure,
     "san": san.measure,
     "losses": losses.measure,
+    "migration": migration.measure,
 }
+PARTS: dict[str, Measure] = {"copies": san.measure_copies}
+"""Of what is measured by another name, too: alone only where it is asked for."""
 BUSY_LOAD = 0.7
 """Runnable processes per core that make figures worth less."""
 
@@ -43,10 +47,11 @@ def run(args: list[str], *, as_json: bool) -> int:
     """Measure what is named, or everything. Returns 0 if every promise is kept, else 1."""
     quick = "--quick" in args
     names = [name for name in args if name != "--quick"] or list(MEASURES)
-    if unknown := [name for name in names if name not in MEASURES]:
+    known = {**MEASURES, **PARTS}
+    if unknown := [name for name in names if name not in known]:
         raise CliError(
             f"there is nothing to measure by the name {unknown[0]!r}",
-            f"choose from: {', '.join(MEASURES)}; --quick, --json",
+            f"choose from: {', '.join(known)}; --quick, --json",
             exit_code=USAGE,
         )
     machine = figures.machine()
@@ -57,7 +62,7 @@ def run(args: list[str], *, as_json: bool) -> int:
         note(f"{name}:")
         with tempfile.TemporaryDirectory(prefix="gureum-bench-") as directory:
             try:
-                found += MEASURES[name](Path(directory), indented, quick=quick)
+                found += known[name](Path(directory), indented, quick=quick)
             except GureumError as error:
                 raise CliError(f"{name} could not be measured: {error}", "gureum doctor") from error
         loads[name] = round(os.getloadavg()[0], 2)

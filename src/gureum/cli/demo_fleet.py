@@ -133,7 +133,7 @@ class Fleet(Chapter):
             load, before = self._writer(), self._host()
             boot, old = self._boot_id(), set(self._hypervisor_pids())
             with unsupervised(self.cloud):
-                kill_host(self.cloud, self._hosts()[before]["Number"], signal.SIGKILL)
+                kill_host(self.cloud, before, signal.SIGKILL)
                 began = time.monotonic()
                 new = self._wait("it to run elsewhere", lambda: set(self._hypervisor_pids()) - old)
                 took = time.monotonic() - began

@@ -43,9 +43,10 @@ def show(value: dict[str, Any]) -> None:
 
 @app.command("list", help="List the hosts of a running cloud.")
 def list_hosts(state_dir: StateDir = None, as_json: AsJson = False) -> None:
-    from gureum.cli import api
+    from gureum.cli import api, losses
 
-    hosts = list(api.hosts(cloud_at(state_dir)))
+    cloud = cloud_at(state_dir)
+    hosts = list(api.hosts(cloud))
     if as_json:
         show({"Hosts": hosts})
         return
@@ -59,6 +60,8 @@ def list_hosts(state_dir: StateDir = None, as_json: AsJson = False) -> None:
             note(f"{host['HostId']}: {reason}")
         for problem in host.get("Problems", ()):
             note(f"{host['HostId']}: {problem}")
+    for line in losses.lines(api.survival(cloud)):
+        note(line)
 
 
 def row(host: dict[str, Any]) -> tuple[object, ...]:
@@ -199,7 +202,10 @@ def drain(
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    changed = call(state_dir, "drain_host", HostId=host)["Host"]
+    answer = call(state_dir, "drain_host", HostId=host)
+    if message := answer.get("Message"):
+        note(message)
+    changed = answer["Host"]
     if wait:
         changed = emptied(state_dir, changed)
     staying = changed.get("StayingInstances", [])

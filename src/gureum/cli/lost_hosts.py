@@ -28,11 +28,12 @@ def unsupervised(cloud: Cloud) -> Iterator[None]:
         os.kill(supervisor.pid, signal.SIGCONT)
 
 
-def kill_host(cloud: Cloud, number: int, how: signal.Signals) -> list[int]:
-    """Sends it to the processes in the host's network, guests among them. Returns their ids.
+def kill_host(cloud: Cloud, host: str, how: signal.Signals) -> list[int]:
+    """Sends it to the processes in a host's network, guests among them. Returns their ids.
 
-    The host is one of several: each of those has a network of its own.
+    The host is one of several of this machine, host-0 or another: each of those has a network of its own.
     """
+    number = int(host.removeprefix("host-"))
     network = (Path("/run/netns") / cloud.fabric(cloud.config()).namespace(number)).stat().st_ino
     pids = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _network(pid) == network]
     for pid in pids:

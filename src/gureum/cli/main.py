@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 import gureum
+from gureum.cli import balance as balance_commands  # noqa: F401  (its command is host_commands.app's)
 from gureum.cli import events as event_commands
 from gureum.cli import host as host_commands
 from gureum.cli import instance as instance_commands
@@ -21,6 +22,7 @@ from gureum.cli import net as net_commands
 from gureum.cli import placement as placement_commands  # noqa: F401  (its commands are instance_commands.app's)
 from gureum.cli import san as san_commands
 from gureum.cli import sim as sim_commands
+from gureum.cli import survival as survival_commands  # noqa: F401  (its commands are host_commands.app's)
 from gureum.cli import volume as volume_commands
 from gureum.cli.commands import COMMANDS, exit_code_help
 from gureum.cli.options import MARKUP, AsJson, StateDir, attend, cloud_at

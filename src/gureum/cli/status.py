@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from gureum.agent.warden import notes
-from gureum.cli import api, store
+from gureum.cli import api, losses, store
 from gureum.cli.cloud import Cloud, Process
 from gureum.cli.config import JoinedConfig
 from gureum.cli.output import NOT_RUNNING, CliError, show_json, table
@@ -27,11 +27,13 @@ def show_cloud(cloud: Cloud, *, as_json: bool) -> int:
     counts: dict[str, int] | None = None
     failed: dict[str, str] = {}
     down: dict[str, str] = {}
+    survival: list[str] = []
     if answers:
         try:
             counts = api.instances_by_state(cloud)
             failed = api.failed(cloud)
             down = api.hosts_down(cloud)
+            survival = losses.lines(api.survival(cloud))
         except CliError as error:
             trouble = error.message
     guests = cloud.guests()
@@ -51,6 +53,7 @@ def show_cloud(cloud: Cloud, *, as_json: bool) -> int:
                 "instances": counts,
                 "failed": failed,
                 "hosts_down": down,
+                "survival": survival,
                 "guests_running": guests,
                 "guests_held": held(cloud),
                 "trouble": trouble,
@@ -69,6 +72,8 @@ def show_cloud(cloud: Cloud, *, as_json: bool) -> int:
         print_held(cloud)
         for host, things in down.items():
             print(f"host {host} is down{f', and with it {things}' if things else ''}")
+        for line in survival:
+            print(line)
         for id, reason in failed.items():
             print(f"failed: {id}: {reason or 'no reason is known'}")
     return 0 if answers and not trouble else NOT_RUNNING

@@ -7,9 +7,11 @@ their order, and where all are the same the host's name decides, so the same que
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from gureum.control.fleet import DEDICATED, EVERY_ZONE, Candidate, Fleet, Taken, serves
 from gureum.resources import Host, HostState, PlacementGroup, SpreadLevel, Strategy
@@ -38,23 +40,42 @@ class Wish(NamedTuple):
 
 
 class Scene:
-    """The fleet, and on top of it what was placed in thought only."""
+    """The fleet, and on top of it what was placed in thought only. ``below``: on top of another scene."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, below: Scene | None = None) -> None:
         self.fleet = fleet
+        self.placed: dict[str, Taken] = {}
+        """What was placed, with its host."""
+        self._below = below or fleet
         self._changed: dict[str, Candidate] = {}
         self._members: dict[str, dict[str, Taken]] = {}
 
     def candidate(self, host: str) -> Candidate | None:
-        return self._changed.get(host) or self.fleet.candidate(host)
+        return self._changed.get(host) or self._below.candidate(host)
 
     def candidates(self, zone: str = EVERY_ZONE) -> Iterator[Candidate]:
         """Those that serve the zone, or all."""
-        found = self.fleet.candidates(zone)
+        found = self._below.candidates(zone)
         return (self._changed.get(each.host.id, each) for each in found) if self._changed else found
 
     def members(self, group: str) -> dict[str, Taken]:
-        return self._members.get(group) or self.fleet.members(group)
+        return self._members.get(group) or self._below.members(group)
+
+    def changed(self, host: str) -> Candidate | None:
+        """The host, if something was placed there, or it was lost."""
+        return self._changed.get(host)
+
+    def without(self, hosts: Iterable[str], machines: Iterable[Taken]) -> Scene:
+        """As it would be if these hosts were lost, and these machines had left them."""
+        scene = Scene(self.fleet, self)
+        for host in hosts:
+            if (candidate := self.candidate(host)) is not None:
+                gone = candidate.copy()
+                gone.host = replace(gone.host, state=HostState.fenced)
+                scene._changed[host] = gone
+        for machine in machines:
+            scene.wait(machine._replace(host=None))
+        return scene
 
     def take(self, candidate: Candidate, machine: Taken) -> Candidate:
         """Let the machine be there."""
@@ -62,14 +83,16 @@ class Scene:
         if host not in self._changed:
             self._changed[host] = candidate.copy()
         self._changed[host].take(machine)
-        self.wait(machine._replace(host=host))
+        self.placed[machine.id] = there = machine._replace(host=host)
+        self.wait(there)
         return self._changed[host]
 
     def wait(self, machine: Taken) -> None:
         """Let the machine be a member of its group."""
         if machine.group:
-            members = self._members.setdefault(machine.group, dict(self.fleet.members(machine.group)))
-            members[machine.id] = machine
+            if machine.group not in self._members:
+                self._members[machine.group] = dict(self._below.members(machine.group))
+            self._members[machine.group][machine.id] = machine
 
     def best(self, wish: Wish) -> Candidate | None:
         look = Look(self, wish)
@@ -202,6 +225,10 @@ def _uplink(look: Look, candidate: Candidate) -> str:
     return "has no uplink now: nobody would reach it there" if candidate.host.uplink_down else ""
 
 
+def _fit(look: Look, candidate: Candidate) -> str:
+    return candidate.host.unfit
+
+
 def _hardware(look: Look, candidate: Candidate) -> str:
     like = look.wish.like
     return "" if like is None else unlike(like, candidate.host)
@@ -284,6 +311,7 @@ FILTERS = (
     Filter("disk", _disk, lambda look: bool(look.wish.copied_bytes)),
     Filter("draining", _draining),
     Filter("uplink", _uplink),
+    Filter("fit", _fit),
     Filter("hardware", _hardware, lambda look: look.wish.like is not None),
     Filter("labels", _labels, lambda look: bool(look.machine.requires)),
     Filter("tenancy", _tenancy, lambda look: bool(look.guests) or look.machine.tenancy == DEDICATED),
@@ -352,7 +380,11 @@ class Shelf:
             each
             for each in scene.candidates(like.zone)
             if not (
-                _state(look, each) or _draining(look, each) or _uplink(look, each) or _tenancy(look, each)
+                _state(look, each)
+                or _draining(look, each)
+                or _uplink(look, each)
+                or _fit(look, each)
+                or _tenancy(look, each)
             )
         ]
         usable.sort(key=lambda each: each.host.id, reverse=True)

@@ -63,6 +63,8 @@ class Taken(NamedTuple):
     partition: int = 0
     tenancy: str = "default"
     requires: tuple[tuple[str, str], ...] = ()
+    restarts: bool = False
+    """Of one that is to be: whether it would be started elsewhere if its host was lost."""
 
     @property
     def size(self) -> InstanceType:
@@ -180,6 +182,22 @@ class Fleet(Tally):
         self._on: defaultdict[str, dict[str, Taken]] = defaultdict(dict)
         self._members: defaultdict[str, dict[str, Taken]] = defaultdict(dict)
 
+    @property
+    def common(self) -> bool:
+        """Whether hosts stand for all zones."""
+        return bool(self._zones.get(EVERY_ZONE))
+
+    def copy(self) -> Fleet:
+        """As it is now, to be looked at for longer than until the next ``await``."""
+        new = Fleet()
+        new.settings, new.groups, new.dedicated = self.settings, self.groups.copy(), self.dedicated
+        new.unplaced = self.unplaced.copy()
+        for id, candidate in self._candidates.items():
+            new._candidates[id] = new._zones[candidate.host.zone][id] = candidate.copy()
+        new._on.update((host, machines.copy()) for host, machines in self._on.items())
+        new._members.update((group, members.copy()) for group, members in self._members.items())
+        return new
+
     def candidate(self, host: str) -> Candidate | None:
         return self._candidates.get(host)
 
@@ -229,7 +247,12 @@ class Fleet(Tally):
             self._settle(FleetSettings(id=""))
 
     def _settle(self, settings: FleetSettings) -> None:
-        self.settings = settings
+        before, self.settings = self.settings, settings
+        if (before.cpu_overcommit, before.memory_overcommit) == (
+            settings.cpu_overcommit,
+            settings.memory_overcommit,
+        ):
+            return
         for candidate in list(self._candidates.values()):
             self._add_host(candidate.host)
 

@@ -20,10 +20,13 @@ from functools import partial
 
 from msgspec.structs import replace
 
+from gureum.agent.warden.custody import SILENCE_SECONDS_MIN
 from gureum.control import events, recovery
-from gureum.control.fences import begun
+from gureum.control.cuts import Cuts, why_unfit
+from gureum.control.fences import Brake, begun
 from gureum.control.hosts import Hosts
 from gureum.control.observed import HostView, Observed
+from gureum.control.survival import Survival
 from gureum.env import Env
 from gureum.errors import StoreError
 from gureum.resources import (
@@ -38,6 +41,7 @@ from gureum.resources import (
     NatGatewayState,
     Severity,
     Volume,
+    VolumeState,
 )
 from gureum.resources.migration import UNDECIDED
 from gureum.store.base import Change, Reader, Store, Transaction
@@ -45,8 +49,8 @@ from gureum.store.base import Change, Reader, Store, Transaction
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
-UPLINK_SECONDS = 5.0
-"""How long an uplink may be down."""
+LISTEN_SECONDS = 6.0
+"""How long a manager that has just begun waits for hosts to report before it says that none can help."""
 PLACE_SECONDS = 5.0
 """How often a place is looked for again."""
 AT_ONCE_SECONDS = 10.0
@@ -84,14 +88,17 @@ class Ha:
         """Lost hosts of which nothing is wanted elsewhere, as far as is known."""
         self._down: dict[str, float] = {}
         """Hosts that are down, and since when this manager has seen that, on the event loop's clock."""
-        self._cut: dict[str, float] = {}
-        """Hosts whose uplink is down, and since when, on the event loop's clock."""
-        self._emptied: set[str] = set()
-        """Of those, what could leave was told to."""
+        self._cuts = Cuts(env, store, hosts, observed)
+        self._brake = Brake(env)
+        self._began: float | None = None
+        """When this manager began, on the event loop's clock."""
+        self._words: dict[str, float] = {}
+        """By host, when it was last told that it may run machines: by this manager, or perhaps one before."""
         self._told: dict[str, str] = {}
         """By host, the name of what was last told of it while it is not fenced."""
         self._place_at = 0.0
         self._wake = asyncio.Event()
+        self._survival = Survival(env, store)
 
     # What is known
 
@@ -100,12 +107,14 @@ class Ha:
             self._learn(Host.kind, host.id, host)
         for instance in await reader.find(Instance, state=str(InstanceState.pending)):
             self._learn(Instance.kind, instance.id, instance)
+        await self._survival.load(reader)
 
     def changed(self, change: Change) -> bool:
         """Whether hosts must be told something else of fences."""
         record = change.record
         if isinstance(record, Event):
             events.happened(record)
+        self._survival.changed(change)
         if change.kind in (Host.kind, Instance.kind):
             return self._learn(change.kind, change.id, record)
         return False
@@ -127,7 +136,7 @@ class Ha:
         if isinstance(record, Instance):
             if record.host is not None:
                 self._idle.discard(record.host)
-                self._emptied.discard(record.host)
+                self._cuts.filled(record.host)
             if record.state is InstanceState.pending and record.recovers:
                 if record.host is None:
                     self._homeless.add(id)
@@ -139,6 +148,10 @@ class Ha:
         """A host said something new."""
         if any(host.fence is not None for host in self._hosts.values()):
             self._wake.set()
+
+    def spoke(self, host: str) -> None:
+        """The host is told now that it may run machines."""
+        self._words[host] = asyncio.get_running_loop().time()
 
     # The work
 
@@ -160,16 +173,18 @@ class Ha:
         for id in self._heard.silent():
             await self._heard.down(id)
         now = asyncio.get_running_loop().time()
+        self._began = now if self._began is None else self._began
         down = (id for id, host in self._hosts.items() if host.state is HostState.down)
         self._down = {id: self._down.get(id, now) for id in down}
         for host in sorted(self._hosts.values(), key=lambda host: host.id):
             await self._attempt(f"host {host.id}", self._look_after(host))
-        await self._attempt("uplinks", self._uplinks())
+        await self._attempt("hosts that are cut off", self._cuts.step(self._hosts.values()))
         if self._homeless and asyncio.get_running_loop().time() >= self._place_at:
             await self._place()
         waiting = {id: at for id, at in self._held.items() if recovery.is_due(self._env, at)}
         if waiting:
             await self._store.transact(lambda tx: recovery.due(tx, self._env, waiting), frees=True)
+        await self._attempt("what would be lost", self._survival.step())
 
     async def _look_after(self, host: Host) -> None:
         if host.state is HostState.down and host.silent and not self._heard.heard(host.id):
@@ -179,22 +194,6 @@ class Ha:
         elif host.state is HostState.fenced:
             await self._leave(host)
             await self._lift(host)
-
-    # Uplinks
-
-    async def _uplinks(self) -> None:
-        """What is on a host that is cut off from the others, and not from its manager, goes elsewhere."""
-        now = asyncio.get_running_loop().time()
-        up = {host.id for host in self._hosts.values() if host.state is HostState.up}
-        cut = {host.id for host in self._hosts.values() if host.id in up and host.uplink_down}
-        self._cut = {id: self._cut.get(id, now) for id in sorted(cut)}
-        if len(cut) > max(1, len(up - cut)) or not up - cut:
-            return  # most of them: elsewhere it is no better
-        for id, since in self._cut.items():
-            if now > since + UPLINK_SECONDS and id not in self._emptied:
-                await self._store.transact(partial(recovery.end_there, env=self._env, host=id), frees=True)
-                self._emptied.add(id)
-        self._emptied &= cut
 
     # Fences
 
@@ -222,10 +221,11 @@ class Ha:
         by = self._able(host, host.watcher)
         if not by:
             text = f"no other host is up and reaches the storage cluster, so {host.id} cannot be fenced"
-            await self._tell(host, "CannotFence", text)
+            if self._has_listened():
+                await self._tell(host, "CannotFence", text)
         elif by != host.watcher:
             await self._store.transact(lambda tx: self._watch(tx, host, by), frees=True)
-        elif self._is_over(host):
+        elif self._is_over(host) and await self._may_begin(host):
             await self._store.transact(lambda tx: self._begin(tx, host, by), frees=True)
 
     async def _watch(self, tx: Transaction, host: Host, by: str) -> None:
@@ -242,6 +242,29 @@ class Ha:
         # Since this manager sees it: another one's silence says nothing of this one's way to the host.
         late = asyncio.get_running_loop().time() > self._down[host.id] + ALIVE_SECONDS
         return seen.done or (seen.alive and late)
+
+    def _lives(self, host: Host) -> bool:
+        """Whether its machine is known to live, as its warden goes on: only its agent is not heard."""
+        view = self._observed.hosts[host.watcher]
+        return any(each.host == host.id and not each.number and not each.done for each in view.fences)
+
+    async def _may_begin(self, host: Host) -> bool:
+        """Hosts that live are given up one after the other, slowly: perhaps all agents are at fault."""
+        if not self._lives(host):
+            return True
+        if not (others := self._brake.held(self._hosts.values())):
+            return True
+        text = (
+            f"host {host.id} is not heard of, but it lives, and its instances run. It is not given up yet, "
+            f"as {', '.join(others)} was a moment ago while it lived, too: perhaps all agents are at fault. "
+            f"If it is to be given up now: gureum host fence {host.id}"
+        )
+        await self._tell(host, "FenceWaits", text)
+        return False
+
+    def _has_listened(self) -> bool:
+        """Whether hosts had the time to say what they can do."""
+        return self._began is not None and asyncio.get_running_loop().time() > self._began + LISTEN_SECONDS
 
     async def _wanted(self, reader: Reader, host: Host) -> tuple[str, str]:
         """What of the host could be elsewhere, and what only waits for it, with the reason; for people."""
@@ -284,16 +307,17 @@ class Ha:
         host = self._hosts.get(id)
         if host is None or host.state is not HostState.up or id in self._heard.quiet():
             return False
-        reaches = bool(view.pools) and not any(pool.error for pool in view.pools)
-        return reaches and view.warden is not None and view.warden.permitted
+        return not why_unfit(view)
 
     async def _begin(self, tx: Transaction, host: Host, by: str) -> None:
         now = await tx.get(Host, host.id)
         if now is None or now.state is not HostState.down or self._heard.heard(host.id):
             return
-        silent = self._env.now() - now.silent + self._heard.lease(host.id)
-        reason = f"not heard of for {max(0.0, silent):.0f} s"
-        await tx.put(begun(now, self._env, reason, by))
+        lives = self._lives(host)
+        reason = f"not heard of for {max(0.0, self._env.now() - now.silent):.0f} s"
+        await tx.put(begun(now, self._env, reason, by, lives))
+        if lives:
+            self._brake.used(host.id)
         text = f"host {host.id} is given up ({reason}): host {by} fences it"
         await events.record(tx, self._env, "HostFencing", text, Severity.warning, host=host.id)
 
@@ -303,10 +327,14 @@ class Ha:
         for view in self._observed.hosts.values():
             for seen in view.fences:
                 if (seen.host, seen.number) == (host.id, fence.number) and seen.done:
+                    if not self._is_speechless(host.id):
+                        return
                     await self._store.transact(partial(self._fenced, host=host, how=seen.message), frees=True)
                     await self._leave(host)
                     return
         by = self._able(host, fence.by)
+        if not by and not self._has_listened():
+            return
         late = abs(self._env.now() - fence.since) > FENCE_SECONDS_MAX
         if by == fence.by and not (by and late):
             if not by:
@@ -317,6 +345,13 @@ class Ha:
             by = self._next(host, by)
         if by != fence.by:
             await self._store.transact(lambda tx: self._reassign(tx, host, by), frees=True)
+
+    def _is_speechless(self, id: str) -> bool:
+        """Whether no word that the host was given counts there any more. A lease that has ended is no proof
+        before.
+        """
+        last = self._words.get(id, self._began or 0.0)
+        return asyncio.get_running_loop().time() >= last + SILENCE_SECONDS_MIN
 
     def _next(self, host: Host, present: str) -> str:
         """Another host than the one that did not come to an end with it, if there is one."""
@@ -437,6 +472,8 @@ class Ha:
             return
         for volume in await tx.find(Volume):
             keeper = self._hosts.get(volume.host or "")
+            if volume.state is VolumeState.error:
+                continue  # no host is told of it
             if volume.multi_attach and host.id in volume.lost and keeper is not None and keeper.schedulable:
                 return  # what its keeper takes from this host must not be what it has opened anew
         await tx.put(
@@ -444,7 +481,7 @@ class Ha:
         )
         states = [str(state) for state in recovery.RUNS]
         for instance in await tx.find(Instance, host=host.id, state=states):
-            await recovery.rejoin(tx, self._env, instance)
+            await recovery.rejoin(tx, self._env, instance, now.silent)
         text = f"host {host.id} is back, has nothing of before, and takes instances again"
         await events.record(tx, self._env, "HostUp", text, host=host.id)
 

@@ -154,7 +154,9 @@ class Hosts:
             if self._env is None:
                 await tx.put(replace(host, state=HostState.down))
                 return
-            await tx.put(replace(host, state=HostState.down, silent=self._env.now()))
+            now = asyncio.get_running_loop().time()
+            silent = self._env.now() - (now - self._heard.get(id, now))
+            await tx.put(replace(host, state=HostState.down, silent=silent))
             message = f"host {id} was not heard of for {self.lease(id):g} s"
             await events.record(tx, self._env, "HostDown", message, Severity.warning, host=id)
 
@@ -209,6 +211,7 @@ def noted(host: Host | None, report: HostReport, account: str) -> Host:
         lifted=host.lifted if given_up or warden is None else max(host.lifted, warden.fence),
         fenceable=warden is not None,
         uplink_down=report.uplink_down,
+        unfit=host.unfit if warden is not None else "",
         zone=report.zone,
         cpus=report.cpus,
         memory_bytes=report.memory_bytes,

@@ -22,6 +22,7 @@ from gureum.control.observed import Observed
 from gureum.control.placement import NoCapacity, NoHost, choose_host
 from gureum.env import Env
 from gureum.hostspec import MachineReport, MachineState
+from gureum.migrationspec import MigrationPhase
 from gureum.resources import (
     Instance,
     InstanceState,
@@ -179,10 +180,17 @@ async def _running(tx: Transaction, env: Env, instance: Instance, seen: MachineR
                 force=True,
             )
         )
-    else:
+    elif not _is_leaving(instance, seen):
         impaired = seen.message if seen.state in LIVE else ""
         if impaired != instance.impaired:
             await tx.put(replace(instance, impaired=impaired))
+
+
+def _is_leaving(instance: Instance, seen: MachineReport) -> bool:
+    """Whether its guest is held to go to another host. To write that down would keep it waiting."""
+    phase = seen.migration.phase if instance.migration and seen.migration is not None else None
+    held = phase in (MigrationPhase.copying, MigrationPhase.completed)
+    return held and seen.state is MachineState.paused
 
 
 async def _guest_shut_down(tx: Transaction, env: Env, instance: Instance) -> None:

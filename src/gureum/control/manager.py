@@ -24,6 +24,7 @@ from gureum.control import (
     volumes,
 )
 from gureum.control.access import Access
+from gureum.control.balancer import Assessment, Balancer
 from gureum.control.blocks import SnapshotBlocks
 from gureum.control.calls import Calls
 from gureum.control.evacuations import Evacuations
@@ -118,6 +119,7 @@ class Manager:
         self.pools = PoolChecks(store, self.calls, cloud.name)
         self.switches = Switches(env, store, self.observed, self.calls)
         self.evacuations = Evacuations(env, store)
+        self.balancer = Balancer(env, store)
         self._neighbours = Following(store)
         self.access: Access | None = None
         """Where hosts of other machines come in, if they may."""
@@ -174,6 +176,7 @@ class Manager:
             self._note_unsettled(record)
         if change.kind != NetworkInterface.kind or (change.kind, change.id) in self._unsettled:
             self.kick(change.kind, change.id)
+        self.balancer.changed(change)
         if self.ha is not None and self.ha.changed(change):
             self._all_need_specs()
         if change.kind in SPEC_KINDS:
@@ -308,6 +311,7 @@ class Manager:
         async with self.store.read() as reader:
             await self.hosts.load(reader)
             await self.evacuations.load(reader)
+            await self.balancer.load(reader)
         swept = loop.time()
         while True:
             await asyncio.sleep(TICK_SECONDS)
@@ -324,6 +328,7 @@ class Manager:
                     if self.ha is not None:
                         await self.store.transact(events.sweep, frees=True)
                     self._tokens_swept = await self.store.transact(self._expire_tokens, frees=True)
+                await self.balancer.step()
             except StoreError as error:
                 log.error("sweep failed, will try again: %s", error)
 
@@ -474,6 +479,7 @@ class Manager:
         session.sequence = report.sequence
         news = self.observed.take(report)
         self.switches.reported(report)
+        self.balancer.heard(report, session.mentioned)
         self.calls.heard()
         renewed = {(each.kind, each.id) for each in news}
         for key, other in self._unsettled.items():
@@ -503,6 +509,7 @@ class Manager:
         assert self.ha is not None
         self.ha.heard()
         if report.warden is not None and self.hosts.is_up(report.host):
+            self.ha.spoke(report.host)
             await session.link.send(Word(report.sequence))
 
     async def _here(self, session: Session) -> Collection[str]:
@@ -526,6 +533,10 @@ class Manager:
         view = self.observed.hosts.get(host)
         seen = view.machines.get(instance) if view is not None else None
         return seen.migration if seen is not None else None
+
+    def balance(self) -> Assessment:
+        """How busy hosts are, and what should be moved."""
+        return self.balancer.found
 
     async def console(self, host: str, instance: str, max_bytes: int) -> bytes:
         """The end of a machine's console. Raises TransportError."""

@@ -52,6 +52,10 @@ PREPARE_SECONDS_MAX = 120.0
 COPY_SECONDS_MAX = 3600.0
 COPY_BYTES_PER_SECOND_MIN = 8 << 20
 """Disks get so much longer as they take at this rate, or at a lower one that was asked for."""
+HELD_SECONDS_MAX = 15.0
+"""For so long a guest is held for a destination that does not say that it has all of it: as long as its agent
+needs to be restarted.
+"""
 PURGE_SECONDS = 24 * 3600.0
 """For so long the record of an ended migration is kept."""
 SECRET_BYTES = 32
@@ -66,6 +70,7 @@ async def begin(
     to: str = "",
     bytes_per_second: int = 0,
     drains: bool = False,
+    reason: str = "",
 ) -> InstanceMigration:
     """Let the instance migrate to the host ``to``, or to the emptiest one. Raises CannotMove."""
     await require_movable(tx, instance)
@@ -89,6 +94,7 @@ async def begin(
             source_generation=instance.generation,
             reboots=instance.reboots,
             drains=drains,
+            reason=reason,
             bytes_per_second=bytes_per_second,
             secret=env.secret(SECRET_BYTES),
             volumes=tuple(volume.id for volume in volumes),
@@ -226,11 +232,17 @@ class _Ends:
         return told
 
     @property
+    def sent(self) -> bool:
+        """Whether the source has sent all of it, and holds the guest."""
+        held = self.source is not None and self.source.state is MachineState.paused
+        return held and self.said(self.source).phase is MigrationPhase.completed
+
+    @property
     def done(self) -> bool:
         """Whether all of it is at the destination, and the guest is held at the source."""
-        held = self.source is not None and self.source.state is MachineState.paused
-        both = (self.said(seen).phase for seen in (self.source, self.destination))
-        return held and not self.missing and all(phase is MigrationPhase.completed for phase in both)
+        return (
+            self.sent and not self.missing and self.said(self.destination).phase is MigrationPhase.completed
+        )
 
     @property
     def missing(self) -> set[str]:
@@ -306,6 +318,22 @@ async def _proceed(tx: Transaction, migration: InstanceMigration, ends: _Ends) -
 def ready(observed: Observed, migration: InstanceMigration) -> bool:
     """Whether the guest is held and can go on at the destination."""
     return migration.state is MigrationState.copying and _Ends(observed, migration).done
+
+
+def sent(observed: Observed, migration: InstanceMigration) -> bool:
+    """Whether the guest is held at the source, whatever the destination says."""
+    return migration.state is MigrationState.copying and _Ends(observed, migration).sent
+
+
+async def give_up(tx: Transaction, observed: Observed, id: str) -> InstanceMigration | None:
+    """Let a guest go on at the source that is held there, if the destination still does not say that it has
+    all of it; None if it does, or does not need to.
+    """
+    migration = await tx.get(InstanceMigration, id)
+    if migration is None or not sent(observed, migration) or ready(observed, migration):
+        return None
+    said = f"host {migration.destination} did not say in {HELD_SECONDS_MAX:g} s that it has all of it"
+    return await abort(tx, migration, "failed", said)
 
 
 async def switch(tx: Transaction, env: Env, observed: Observed, id: str) -> Instance | None:

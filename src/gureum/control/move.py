@@ -21,7 +21,7 @@ class CannotMove(Exception):
 
 
 async def move_instance(tx: Transaction, id: str, to: str, copies: Collection[str] = ()) -> Instance:
-    """Let the instance and its interfaces be on the host ``to``. Raises CannotMove.
+    """Let the instance, its interfaces and volumes be on the host ``to``. CannotMove: nothing is moved.
 
     ``copies``: volumes of the host's own pool of which that host has all in its own.
     """
@@ -36,16 +36,19 @@ async def move_instance(tx: Transaction, id: str, to: str, copies: Collection[st
         return instance
     if host.draining:
         raise CannotMove(f"host {to} is being drained")
-    for interface in await tx.find(NetworkInterface, instance=id):
-        if interface.host is not None:
-            await tx.put(replace(interface, host=to))
-    for volume in await tx.find(Volume, instances=id):
-        if volume.id in copies and volume.host == instance.host:
-            await tx.put(replace(volume, host=to))
-            continue
-        if volume.bound:
+    volumes = await tx.find(Volume, instances=id)
+    for volume in volumes:
+        # Before anything is moved: the caller may commit what else it has to say of it.
+        if volume.bound and not (volume.id in copies and volume.host == instance.host):
             raise CannotMove(
                 f"{volume.id} is in the local pool of host {instance.host}, or on its way to another pool"
             )
-        await keepers.follow(tx, volume, to)
+    for interface in await tx.find(NetworkInterface, instance=id):
+        if interface.host is not None:
+            await tx.put(replace(interface, host=to))
+    for volume in volumes:
+        if volume.id in copies:
+            await tx.put(replace(volume, host=to))
+        else:
+            await keepers.follow(tx, volume, to)
     return await tx.put(replace(instance, host=to))

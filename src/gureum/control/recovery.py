@@ -10,14 +10,17 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from gureum.control import captures, events, instances
+from gureum.control import captures, events, instances, migrations
 from gureum.control.observed import Observed
 from gureum.control.placement import NoCapacity, choose_host
+from gureum.control.restarts import RUNS as RUNS
+from gureum.control.restarts import order as order
 from gureum.env import Env
 from gureum.hostspec import MachineReport, MachineState
 from gureum.resources import (
     Host,
     Instance,
+    InstanceMigration,
     InstanceState,
     NetworkInterface,
     RecoveryPolicy,
@@ -37,7 +40,6 @@ CRASHES_SECONDS = 600.0
 """Of a machine that dies more often than CRASHES_MAX times in this time, it is not tried again."""
 BACKOFF_SECONDS_MAX = 60.0
 
-RUNS = (InstanceState.pending, InstanceState.running)
 ENDS = (InstanceState.stopping, InstanceState.shutting_down)
 
 
@@ -65,7 +67,7 @@ async def leave(tx: Transaction, env: Env, instance: Instance, host: Host) -> No
     why = f" ({host.fence.reason})" if host.fence is not None else ""
     message = f"host {host.id} was lost{why}"
     if instance.recovery.policy is RecoveryPolicy.restart:
-        await _elsewhere(tx, env, instance, message)
+        await _elsewhere(tx, env, instance, message, host.silent)
         return
     reason = _because(message)
     stopping = replace(instance, state=InstanceState.stopping, capturing=(), impaired="", leaving=False)
@@ -82,8 +84,8 @@ def _because(message: str) -> StateReason:
     return StateReason(HOST_FAILURE, f"{HOST_FAILURE}: {message}")
 
 
-async def _elsewhere(tx: Transaction, env: Env, instance: Instance, message: str) -> None:
-    """It is on no host any more, and is to run again."""
+async def _elsewhere(tx: Transaction, env: Env, instance: Instance, message: str, since: float = 0.0) -> None:
+    """It is on no host any more, and is to run again. ``since``: when it was lost, Unix time; 0 for now."""
     reason = _because(message)
     await tx.put(
         replace(
@@ -96,7 +98,7 @@ async def _elsewhere(tx: Transaction, env: Env, instance: Instance, message: str
             reboots=0,
             capturing=(),
             impaired="",
-            recovers=instance.recovers or env.now(),
+            recovers=instance.recovers or since or env.now(),
             leaving=False,
             restart_at=0.0,
         )
@@ -107,31 +109,46 @@ async def _elsewhere(tx: Transaction, env: Env, instance: Instance, message: str
     )
 
 
-async def end_there(tx: Transaction, env: Env, host: str) -> None:
-    """The host, which works, is cut off from the others: what could be elsewhere is ended there first."""
+async def end_there(tx: Transaction, env: Env, host: str, why: str, since: float) -> None:
+    """The host does as it is told, and is cut off (``why``, ``since`` Unix time): what could be elsewhere is
+    ended there first.
+    """
     for instance in await tx.find(Instance, host=host, state=[str(state) for state in RUNS]):
         wanted = instance.recovery.policy is RecoveryPolicy.restart and not instance.capturing
         if wanted and not instance.leaving and not await waits(tx, instance):
-            leaving = replace(instance, state=InstanceState.pending, leaving=True, recovers=env.now())
+            leaving = replace(instance, state=InstanceState.pending, leaving=True, recovers=since)
             await tx.put(replace(leaving, restart_at=0.0))
-            text = f"{instance.id} is ended on host {host}, whose uplink is down, to start elsewhere"
+            text = f"{instance.id} is ended on host {host}, {why}, to start elsewhere"
             await events.record(
                 tx, env, "InstanceLeaving", text, Severity.warning, host=host, instance=instance.id
             )
 
 
-async def _left(tx: Transaction, env: Env, instance: Instance) -> None:
+async def _left(tx: Transaction, env: Env, instance: Instance, host: Host | None) -> None:
     """Its machine has ended, and its host has let go of all that it had."""
     for interface in await tx.find(NetworkInterface, instance=instance.id):
         await tx.put(replace(interface, host=None))
     for volume in await tx.find(Volume, instances=instance.id):
         if volume.host == instance.host:
             await keepers.give(tx, volume, None)
-    await _elsewhere(tx, env, instance, f"the uplink of host {instance.host} is down")
+    await _elsewhere(tx, env, instance, _cut_off(instance, host))
 
 
-async def rejoin(tx: Transaction, env: Env, instance: Instance) -> None:
-    """The host that it waited for is back: its machine was ended there, and starts anew."""
+async def _left_behind(tx: Transaction, env: Env, instance: Instance, host: Host) -> None:
+    """Its machine has ended, and its host cannot let go of its volumes: they are taken from it."""
+    await losses.leave(tx, instance, host.id)
+    await _elsewhere(tx, env, instance, _cut_off(instance, host))
+
+
+def _cut_off(instance: Instance, host: Host | None) -> str:
+    unfit = host.unfit if host is not None and not host.uplink_down else ""
+    return f"host {instance.host} {unfit}" if unfit else f"the uplink of host {instance.host} is down"
+
+
+async def rejoin(tx: Transaction, env: Env, instance: Instance, since: float) -> None:
+    """The host that it waited for is back: its machine was ended there, and starts anew. ``since``: when it
+    was lost, Unix time.
+    """
     if instance.recovery.policy is RecoveryPolicy.stop:
         reason = StateReason(HOST_FAILURE, f"{HOST_FAILURE}: host {instance.host} was lost")
         ending = replace(
@@ -152,16 +169,11 @@ async def rejoin(tx: Transaction, env: Env, instance: Instance) -> None:
             generation=instance.next_generation,
             reboots=0,
             impaired="",
-            recovers=env.now(),
+            recovers=instance.recovers or since or env.now(),
             leaving=False,
             restart_at=0.0,
         )
     )
-
-
-def order(instance: Instance) -> tuple[int, float, str]:
-    """Who is started first."""
-    return -instance.recovery.priority, instance.launched.timestamp(), instance.id
 
 
 async def place(tx: Transaction, env: Env, id: str) -> None:
@@ -194,11 +206,15 @@ async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> N
     host = await tx.get(Host, instance.host) if instance.host is not None else None
     if host is not None and host.fence is not None and instance.state in RUNS:
         # What is seen of a host that is given up is its end.
+        if instance.migration and instance.recovery.policy is RecoveryPolicy.none:
+            await _let_stay(tx, env, observed, instance)
         return
     seen = observed.machine(instance.host, id, instance.generation)
     if instance.leaving and instance.state in RUNS:
         if instances.is_off(instance, seen):
-            await _left(tx, env, instance)
+            await _left(tx, env, instance, host)
+        elif host is not None and host.unfit and seen is not None and seen.ended >= instance.version:
+            await _left_behind(tx, env, instance, host)
         return
     if seen is not None and seen.state is MachineState.crashed and await _died(tx, env, instance, seen):
         return
@@ -208,6 +224,13 @@ async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> N
         seconds = max(0.0, env.now() - instance.recovers)
         text = f"{id} runs again, on host {after.host}, after {seconds:.1f} s"
         await events.record(tx, env, "InstanceRecovered", text, host=str(after.host), instance=id)
+
+
+async def _let_stay(tx: Transaction, env: Env, observed: Observed, instance: Instance) -> None:
+    """One that waits for its host, and does not leave it: then nothing else would end its migration."""
+    migration = await tx.get(InstanceMigration, instance.migration)
+    if migration is None or migration.source == instance.host:
+        await migrations.step(tx, env, observed, instance)
 
 
 async def _died(tx: Transaction, env: Env, instance: Instance, seen: MachineReport) -> bool:

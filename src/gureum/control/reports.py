@@ -31,6 +31,8 @@ def bounded(report: HostReport) -> HostReport:
     for kind in ("machines", "volumes", "snapshots"):
         if (count := len(getattr(report, kind))) > THINGS_MAX:
             raise TransportError(f"a report of {count} {kind}; the bound is {THINGS_MAX}")
+    if report.load is not None and len(report.load.machines) > THINGS_MAX:
+        raise TransportError(f"a report of the loads of more than {THINGS_MAX} machines")
     if len(report.problems) > PROBLEMS_MAX or _long(report.problems):
         report = replace(report, problems=tuple(each[:TEXT_MAX] for each in report.problems[:PROBLEMS_MAX]))
     if _long(machine.message for machine in report.machines):

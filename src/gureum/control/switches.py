@@ -44,7 +44,12 @@ class Switches:
         self._calls = calls
         self._due: dict[str, None] = {}
         self._wake = asyncio.Event()
-        self._under_way: set[str] = set()
+        self._under_way: dict[str, bool] = {}
+        """By instance, whether there was news of it since."""
+        self._held: set[str] = set()
+        """Migrations of which the source has sent all, and the destination does not say that it has it."""
+        self._overdue: set[str] = set()
+        """Those that were so for too long."""
 
     def reported(self, report: HostReport) -> None:
         """Look at instances of which one end says that all of it is there."""
@@ -64,22 +69,24 @@ class Switches:
                 self._wake.clear()
                 due, self._due = self._due, {}
                 for instance in due:
-                    if instance in self._under_way:
-                        continue
-                    self._under_way.add(instance)
-                    group.create_task(self._switch(instance))
+                    if instance not in self._under_way:
+                        group.create_task(self._switch(instance))
+                    self._under_way[instance] = True
 
     async def _switch(self, instance: str) -> None:
         try:
-            await self._try(instance)
+            while self._under_way[instance]:
+                self._under_way[instance] = False
+                await self._try(instance)
         finally:
-            self._under_way.discard(instance)
+            del self._under_way[instance]
 
     async def _try(self, instance: str) -> None:
         try:
             async with self._store.read() as reader:
                 way = await self._ready(reader, instance)
             if way is None:
+                await self._give_up()
                 return
             flows = await self._flows(way)
             self._env.crashpoint("manager.switch")
@@ -104,18 +111,39 @@ class Switches:
         if instance is None or migration is None or migration.state is not MigrationState.copying:
             return None
         if not migrations.ready(self._observed, migration):
+            if migrations.sent(self._observed, migration):
+                self._hold(migration)
             return None
         interfaces = [each.id for each in await reader.find(NetworkInterface, instance=id)]
         return _Way(instance, migration, interfaces)
 
+    def _hold(self, migration: InstanceMigration) -> None:
+        """The guest is held for the destination, but not for ever."""
+
+        def overdue() -> None:
+            self._held.discard(migration.id)
+            self._overdue.add(migration.id)
+            self.kick(migration.instance)
+
+        if migration.id not in self._held | self._overdue:
+            self._held.add(migration.id)
+            asyncio.get_running_loop().call_later(migrations.HELD_SECONDS_MAX, overdue)
+
+    async def _give_up(self) -> None:
+        for id in sorted(self._overdue):
+            await self._store.transact(partial(migrations.give_up, observed=self._observed, id=id))
+            self._overdue.discard(id)
+
     async def _flows(self, way: _Way) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
+
+        async def export(interface: str) -> None:
+            source = way.migration.source
+            found[interface] = await self._calls.call(source, "export-flows", interface=interface)
+
         try:
             async with asyncio.timeout(FLOWS_SECONDS_MAX):
-                for interface in way.interfaces:
-                    found[interface] = await self._calls.call(
-                        way.migration.source, "export-flows", interface=interface
-                    )
+                await asyncio.gather(*map(export, way.interfaces))
         except (TimeoutError, TransportError) as error:
             log.warning("open connections of %s may end: %s", way.instance.id, error)
         return found

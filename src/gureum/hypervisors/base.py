@@ -92,7 +92,7 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     secret: bytes
     address: str
     bytes_per_second: int = 0
-    downtime_ms: int = 50
+    downtime_ms: int = 10
     downtime_max_ms: int = 2000
     copies: tuple[str, ...] = ()
     disks_address: str = ""

@@ -21,6 +21,7 @@ from gureum.network.names import Names
 from gureum.network.namespaces import command, command_batch, ip_batch, nft, write_sysctl
 from gureum.network.plan import VpcPlan, plan_hosts
 from gureum.network.ruleset import Table, change_table, replace_table
+from gureum.network.silence import Silence
 from gureum.network.vxlan import Underlay
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Edge:
         self._names = names
         self._cloud = cloud
         self._uplink = uplink
+        self._silence = Silence(names.place(uplink))
         self._table: Table | None = None
         # None: as found when they are asked for, as devices that go take theirs along.
         self._routes: set[tuple[str, str]] | None = None
@@ -185,7 +187,15 @@ class Edge:
         self._env.crashpoint("network.public.routed")
         forget_flows({address for address, _ in was} - addresses)
         self._routes = wanted
-        announce(self._uplink, sorted(come))
+        if come and not self._is_silent():
+            announce(self._uplink, sorted(come))
+
+    def _is_silent(self) -> bool:
+        """Whether this host must not say that it has addresses: what it says passes no filter of ARP."""
+        try:
+            return self._silence.kept()
+        except OSError as error:
+            raise NetworkError(str(error)) from error
 
     def _find_proxies(self) -> set[str]:
         """Of this cloud: of its public addresses, and of its IPv6 networks that are led to this uplink."""
@@ -208,6 +218,10 @@ class Edge:
             command(["ip", "route", "delete", public, "dev", self._uplink], fails=True)
         else:
             command(["ip", "route", "delete", "unreachable", public], fails=True)
+        try:
+            self._silence.end(proxied=False)
+        except OSError as error:
+            raise NetworkError(str(error)) from error
         outside6.clear(self._names)
         wireguard.remove(self._names.wireguard)
         command(["nft", "delete", "table", "inet", self._names.table], fails=True)

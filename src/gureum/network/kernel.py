@@ -148,6 +148,7 @@ class KernelNetwork:
         failures = await self._converge_all(plans, underlay)
         failures += await self._remove(present - plans.keys())
         await self._work(lambda: self._route_publics(plans.values()))
+        await self._work(self._tidy)
         gateways = {tap for plan in plans.values() for tap in natgateway.ports(plan)}
         await self._work(lambda: natgateway.remove(self._names, gateways))
         self._ports = {port: id for id, plan in plans.items() for port in (*plan.ports, *plan.standby)}
@@ -397,6 +398,11 @@ class KernelNetwork:
     def _stop_serving(self, ports: Iterable[str]) -> None:
         for id in list(ports):
             self._served.pop(id).close()
+
+    def _tidy(self) -> None:
+        for vpc in self._vpcs.values():
+            if vpc.known:
+                vpc.tidy()
 
     def _route_publics(self, plans: Iterable[VpcPlan]) -> None:
         plans = list(plans)

@@ -11,6 +11,7 @@ import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from gureum.errors import NetworkError
+from gureum.network.silence import Place
 
 BENCHMARK_RANGE = IPv4Network("198.18.0.0/15")
 """RFC 2544 addresses, never routed in the Internet: 198.18 for public addresses, 198.19 for our links."""
@@ -64,6 +65,10 @@ class Names:
         self.uplink_prefix = f"gu{index}-"
         # A program that makes the device has a socket of this name, which is the machine's. Others have wg0.
         self.wireguard = f"gw{owner}"
+
+    def place(self, uplink: str) -> Place:
+        """Where a host with this uplink is kept silent."""
+        return Place(f"{self.table}_silence", self.uplink_prefix, uplink, str(self.public))
 
     def namespace(self, network_id: int) -> str:
         return f"{self.namespace_prefix}{network_id}"

@@ -169,7 +169,8 @@ def _stations() -> dict[str, str]:
 
 
 class Change(msgspec.Struct, frozen=True):
-    """Commands from one routing to another: what comes or is replaced, then what goes.
+    """Commands from one routing to another: what comes or is replaced, then what goes, and when there is time
+    what nothing leads to any more (``stale``, ``bridge_stale``).
 
     ``bridge`` are for the ``bridge`` program, those with a 6 for ``ip -6``.
     """
@@ -179,7 +180,8 @@ class Change(msgspec.Struct, frozen=True):
     come6: list[str]
     go: list[str]
     go6: list[str]
-    bridge_go: list[str]
+    stale: list[str]
+    bridge_stale: list[str]
 
 
 def change(old: Routing, new: Routing) -> Change:
@@ -212,9 +214,12 @@ def change(old: Routing, new: Routing) -> Change:
         ],
         come=neighbours + routes + list(_rules("add", new.rules - old.rules, False)),
         come6=list(_rules("add", new.rules - old.rules, True)),
-        go=[*_rules("delete", old.rules - new.rules, False), *gone, *forgotten],
+        go=[*_rules("delete", old.rules - new.rules, False), *gone],
         go6=list(_rules("delete", old.rules - new.rules, True)),
-        bridge_go=[f"fdb delete {mac} dev {VXLAN} self" for mac in old.stations if mac not in new.stations],
+        stale=forgotten,
+        bridge_stale=[
+            f"fdb delete {mac} dev {VXLAN} self" for mac in old.stations if mac not in new.stations
+        ],
     )
 
 
@@ -229,7 +234,12 @@ def remove(change: Change) -> None:
     """Remove what goes; what went by itself with its device is gone."""
     command_batch("ip", change.go, gone=True)
     command_batch("ip -6", change.go6, gone=True)
-    command_batch("bridge", change.bridge_go, gone=True)
+
+
+def tidy(change: Change) -> None:
+    """Remove what is only known for nothing: after ``remove``, and before another change."""
+    command_batch("ip", change.stale, gone=True)
+    command_batch("bridge", change.bridge_stale, gone=True)
 
 
 def _rules(verb: str, rules: Iterable[Rule], six: bool) -> Iterator[str]:

@@ -69,6 +69,8 @@ class VpcNetwork:
         self._routing: Routing | None = None
         self._plan: VpcPlan | None = None
         self._tables: tuple[Table, Table] | None = None
+        self._untidy: Change | None = None
+        """Of which what is stale is there yet."""
         self._compiler = bundles.Compiler()
         self._shortcuts = Shortcuts(self.namespace)
         # For flow logs: which sets are counted in, and what was read but not taken yet.
@@ -119,6 +121,7 @@ class VpcNetwork:
         serves = serving >= served(plan)
         if plan == old and serves:
             return {}
+        self.tidy()
         self.forget()
         if serves and old is not None and tables is not None and differs_in_rules(old, plan):
             changed = self._change_rules(old, plan, tables)
@@ -150,7 +153,15 @@ class VpcNetwork:
                 pair.close()
             raise
         self._plan, self._tables, self._routing = plan, work.tables, routing
+        self._untidy = work.changed
         return sockets
+
+    def tidy(self) -> None:
+        """Take away what nothing leads to any more. It need not be done before traffic passes."""
+        change = self._untidy
+        if change is not None and (change.stale or change.bridge_stale):
+            visit(self.namespace, lambda: routes.tidy(change))
+        self._untidy = None
 
     def _change_rules(self, old: VpcPlan, plan: VpcPlan, tables: tuple[Table, Table]) -> tuple[Table, Table]:
         """Returns the tables as they are then."""
@@ -203,7 +214,7 @@ class VpcNetwork:
 
     def forget(self) -> None:
         """Assume nothing any more."""
-        self._plan = self._tables = self._routing = None
+        self._plan = self._tables = self._routing = self._untidy = None
 
 
 def served(plan: VpcPlan) -> set[str]:
@@ -212,8 +223,10 @@ def served(plan: VpcPlan) -> set[str]:
 
 
 def resolves(plan: VpcPlan) -> bool:
-    """Whether there is somebody to ask a resolver, and it is wanted."""
-    return plan.dns_support and bool(served(plan))
+    """Whether there is somebody to ask a resolver, or soon, and it is wanted: a guest that comes here should
+    not wait for its start.
+    """
+    return plan.dns_support and bool(served(plan) or plan.standby)
 
 
 class _Visit:
@@ -243,6 +256,8 @@ class _Visit:
         self._old_routing = old_routing
         self._routing = routing
         self._serving = serving
+        self.changed: Change | None = None
+        """Done, but for what is stale."""
 
     @property
     def is_large(self) -> bool:
@@ -312,6 +327,7 @@ class _Visit:
         self._route(change, [wanted[tap] for tap in sorted(wanted.keys() - ready)])
         self._filter(first, self.tables)
         routes.remove(change)
+        self.changed = change
         self._env.crashpoint("network.port.routed")
         ip_batch(links.removal_commands(present - taps.keys()))
         gone = filters.changed_addresses(self._old, self._plan)

@@ -29,7 +29,7 @@ from gureum.resources.interface import (
 )
 from gureum.resources.keypair import KeyPair
 from gureum.resources.migration import InstanceMigration, MigrationState
-from gureum.resources.placement import FleetSettings, PlacementGroup, SpreadLevel, Strategy
+from gureum.resources.placement import BalanceMode, FleetSettings, PlacementGroup, SpreadLevel, Strategy
 from gureum.resources.pool import Pool
 from gureum.resources.record import KINDS, Record
 from gureum.resources.routing import (
@@ -68,6 +68,7 @@ __all__ = [
     "Address",
     "Attachment",
     "AttachmentState",
+    "BalanceMode",
     "BlockDevice",
     "CidrAssociation",
     "ClientToken",

@@ -32,6 +32,8 @@ class Fence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     by: str = ""
     since: float = 0.0
     """When ``by`` was given the work, Unix time."""
+    lives: bool = False
+    """Its machine went on renewing its lease then: only its agent was not heard of."""
 
 
 class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -59,8 +61,10 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
     """Takes no more instances."""
     uplink_down: bool = False
     """It is not connected to the other hosts, though the manager is reached another way."""
+    unfit: str = ""
+    """Why nothing new can run on it though it is heard, as what follows its name; "" if it can."""
     silent: float = 0.0
-    """When it was found to be silent, Unix time; 0 while it is heard."""
+    """When it was last heard of, Unix time; 0 while it is heard."""
     watcher: str = ""
     """While it is ``down``: the host that looks whether its lease in the storage cluster is still renewed."""
     fence: Fence | None = None
@@ -78,7 +82,7 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def schedulable(self) -> bool:
         """Whether something new may be put on it."""
-        return self.state is HostState.up and not self.draining and not self.uplink_down
+        return self.state is HostState.up and not (self.draining or self.uplink_down or self.unfit)
 
     kind: ClassVar[str] = "host"
     transitions: ClassVar[Transitions] = table(

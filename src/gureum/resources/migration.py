@@ -54,6 +54,8 @@ class InstanceMigration(Record, frozen=True, kw_only=True, omit_defaults=True):
     reboots: int = 0
     drains: bool = False
     """It was begun because the source is being drained, not by a client."""
+    reason: str = ""
+    """Why it was begun, for people, if it was to balance hosts."""
     bytes_per_second: int = 0
     """The bound that was asked for, 0 for none."""
     secret: bytes = b""

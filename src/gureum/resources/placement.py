@@ -24,6 +24,16 @@ class SpreadLevel(StrEnum):
     rack = "rack"
 
 
+class BalanceMode(StrEnum):
+    """What becomes of it if some hosts are much busier than others. ``recommend``: it is said what to move;
+    ``automatic``: it is moved.
+    """
+
+    off = "off"
+    recommend = "recommend"
+    automatic = "automatic"
+
+
 class PlacementGroup(Record, frozen=True, kw_only=True, omit_defaults=True):
     """``partitions``: how many, of the strategy partition. ``spread``: what no two instances of one of the
     strategy spread share.
@@ -39,11 +49,19 @@ class PlacementGroup(Record, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class FleetSettings(Record, frozen=True, kw_only=True, omit_defaults=True):
-    """How much of their processors and memory hosts give away, as a multiple of what they have, if nothing
-    else is said of one.
+    """The ratios of overcommit are how much of their processors and memory hosts give away, as a multiple of
+    what they have, if nothing else is said of one.
+
+    ``survive``: room is kept so that what runs on so many hosts could be started elsewhere if they were lost.
     """
 
     cpu_overcommit: float = 16.0
     memory_overcommit: float = 1.0
+    survive: int = 0
+    short: tuple[str, ...] = ()
+    """The domains (zones, or "" for all) of which the manager has found that they could not."""
+    balance: BalanceMode = BalanceMode.recommend
+    rebalance: float = 0.0
+    """Unix time since when what is recommended is done once, whatever the mode; 0: not."""
 
     kind: ClassVar[str] = "fleet-settings"

@@ -8,7 +8,7 @@ touches a host.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -19,6 +19,9 @@ from gureum.resources.volume import Snapshot
 from gureum.san.ceph.audit import Finding
 from gureum.store.base import Transaction
 from gureum.transport.messages import BlockUse
+
+if TYPE_CHECKING:
+    from gureum.control.balancer import Assessment
 
 Input = Mapping[str, Any]
 Output = Mapping[str, Any]
@@ -49,6 +52,9 @@ class Hosts(Protocol):
 
     def migrating(self, host: str, instance: str) -> MigrationReport | None:
         """What the host says of a machine that leaves it; None if nothing."""
+
+    def balance(self) -> Assessment:
+        """How busy hosts are, and what should be moved."""
 
     @property
     def joining(self) -> Joining | None:

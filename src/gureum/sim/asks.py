@@ -205,6 +205,11 @@ async def fence(stage: Stage, words: Words, options: Options) -> bool:
     return await stage.call("FenceHost", "fleet", HostId=words[0]) is not None
 
 
+@act("survive NUMBER", "Fleet's ModifyFleetSettings: room is kept for the loss of so many hosts", asks=True)
+async def survive(stage: Stage, words: Words, options: Options) -> bool:
+    return await stage.call("ModifyFleetSettings", "fleet", Survive=int(words[0])) is not None
+
+
 def _known_policy(_: Names, words: Words, options: Options) -> None:
     if words[1] not in list(RecoveryPolicy):
         raise Wrong(f"{words[1]!r} is none of: {', '.join(RecoveryPolicy)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from gureum.control.survival import outlooks
 from gureum.resources import (
     HostState,
     InstanceMigration,
@@ -153,6 +154,13 @@ async def expect_reboots(stage: Stage, words: Words, options: Options) -> bool:
 async def expect_machines(stage: Stage, words: Words, options: Options) -> bool:
     found = len(list(stage.machines()))
     return _hold(found == int(words[0]), f"{found} machines run")
+
+
+@act("expect survival of NUMBER", "the loss of so many hosts would be survived, and of no more")
+async def expect_survival(stage: Stage, words: Words, options: Options) -> bool:
+    async with stage.world.store.read() as reader:
+        found = {each.survivable() for each in (await outlooks(reader)).values()}
+    return _hold(found == {int(words[0])}, f"it would be of {', '.join(map(str, sorted(found)))}")
 
 
 def _hold(true: bool, otherwise: str) -> bool:

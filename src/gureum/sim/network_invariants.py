@@ -13,6 +13,7 @@ from gureum.hostspec import NetworkSpec
 from gureum.resources import (
     Address,
     Host,
+    HostState,
     Instance,
     InstanceState,
     InterfaceAttachment,
@@ -47,6 +48,7 @@ async def always(world: World, reader: Reader) -> None:
         *_evident(world, interfaces),
         *_plugged(world, interfaces),
         *_addresses(interfaces, addresses),
+        *_silent(world, interfaces, await reader.find(Host)),
         *await _whole(reader),
     ):
         raise Violation(problem)
@@ -102,6 +104,18 @@ def _plugged(world: World, interfaces: list[NetworkInterface]) -> Iterator[str]:
             for nic in machine.nics if machine.runs else ():
                 if owners.get(nic) != id:
                     yield f"{id} has {nic}, which the store gives to {owners.get(nic)}"
+
+
+def _silent(world: World, interfaces: list[NetworkInterface], known: list[Host]) -> Iterator[str]:
+    """A host that is fenced does not answer for what is elsewhere."""
+    fenced = {host.id for host in known if host.state is HostState.fenced}
+    for host in world.hosts:
+        ports = world.wires.ports.get(host.name, {})
+        if host.name not in fenced or host.notes.silent or host.surprised() or host.paused:
+            continue
+        for each in interfaces:
+            if each.id in ports and each.host not in (None, host.name) and any(each.publics):
+                yield f"{host.name} is fenced and answers for {each.id}, which is on {each.host}"
 
 
 def _addresses(interfaces: list[NetworkInterface], addresses: list[Address]) -> Iterator[str]:

@@ -8,8 +8,10 @@ from collections import Counter
 
 import msgspec
 
-from gureum.resources import Volume
+from gureum.resources import BalanceMode, FleetSettings, Instance, Volume
+from gureum.resources.placement import FLEET
 from gureum.sim import invariants
+from gureum.sim.demands import Moods
 from gureum.sim.faults import Faults
 from gureum.sim.guests import Guests
 from gureum.sim.ledger import Ledger
@@ -19,6 +21,8 @@ from gureum.sim.workload import Workload
 from gureum.sim.world import World
 
 PACE_SECONDS = 0.7
+BUSY_CPUS = 4
+"""Of hosts, in runs in which they are balanced: few, so that a few guests are much to them."""
 REST_SECONDS_MAX = 180.0
 """When faults have ended, everything must have come to rest within this virtual time."""
 
@@ -68,6 +72,7 @@ class Run:
         pace: float,
         migrating: bool = False,
         own_disks: bool = False,
+        balancing: bool = False,
     ) -> None:
         self.seed = seed
         self.pace = pace
@@ -78,10 +83,13 @@ class Run:
         self.workload = Workload(self.world, self.guests, self.ledger, networks, several, migrating)
         self.faults = Faults(self.world, networks, migrating)
         self.random_faults = not crash_at
+        self.moods = Moods(seed, self.world.demands) if balancing else None
 
     async def __call__(self, steps: int) -> Outcome:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _loop, context: None)
+        if self.moods is not None:
+            await self._balance()
         await self.world.start()
         await asyncio.sleep(1)
         if self.random_faults:
@@ -91,7 +99,12 @@ class Run:
             if self.random_faults:
                 await self.faults.step()
             await self._always()
+            if self.moods is not None:
+                async with self.world.store.read() as reader:
+                    self.moods.step([each.id for each in await reader.find(Instance)])
             await asyncio.sleep(self.world.random.expovariate(1 / self.pace))
+        if self.moods is not None:
+            self.moods.end()
         await self.faults.end()
         rest_seconds = await self._rest()
         world = self.world
@@ -108,6 +121,12 @@ class Run:
             writes=self.guests.count,
             digest=digest,
         )
+
+    async def _balance(self) -> None:
+        for host in self.world.hosts:
+            host.cpus = BUSY_CPUS
+        settings = FleetSettings(id=FLEET, balance=BalanceMode.automatic)
+        await self.world.store.transact(lambda tx: tx.put(settings))
 
     async def _always(self) -> None:
         await invariants.always(self.world)
@@ -152,6 +171,7 @@ def simulate(
     pace: float = PACE_SECONDS,
     migrating: bool = False,
     own_disks: bool = False,
+    balancing: bool = False,
 ) -> Outcome:
     """Run a cloud for ``steps`` calls. Raises Violation, or whatever else went wrong.
 
@@ -161,6 +181,7 @@ def simulate(
     than one instance has. ``ha``: hosts are lost, and what ran there runs elsewhere.
     ``pace``: seconds from call to call, in the mean. ``migrating``: many calls are about migrations.
     ``own_disks``: most volumes are in hosts' own pools, though there is a shared one.
+    ``balancing``: guests are busy now and then, and hosts are relieved of them.
     """
     errors = ErrorLog()
     root = logging.getLogger("gureum")
@@ -168,8 +189,20 @@ def simulate(
     propagate, root.propagate = root.propagate, root.getEffectiveLevel() < logging.ERROR
 
     async def work() -> Outcome:
-        faults = crash_at, crash_at_count
-        run = Run(seed, hosts, networks, shared, several, ha, *faults, pace, migrating, own_disks)
+        run = Run(
+            seed,
+            hosts,
+            networks,
+            shared,
+            several,
+            ha,
+            crash_at,
+            crash_at_count,
+            pace,
+            migrating,
+            own_disks,
+            balancing,
+        )
         return await run(steps)
 
     try:

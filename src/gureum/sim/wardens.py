@@ -29,6 +29,9 @@ class Notes:
         self.lease_until = 0.0
         self.held = False
         self.until = 0.0
+        self.silent = False
+        """The host's kernel answers for no instance's address."""
+        self.marks = Marks()
         self.killed = 0
         self.why = ""
         self.sent: float | None = None
@@ -46,6 +49,7 @@ class SimWarden:
         self._machines = host.machines
         self._who = f"{host.name}/{host.boot}/{env.token(8)}"
         self._custody = Custody(self._notes.lease_until)
+        self._custody.marked(self._notes.marks)
         self._wanted = True
         self._stopped = False
         self._breaks = False
@@ -122,26 +126,33 @@ class SimWarden:
                 self._stopped = False
                 if notes.held:
                     self._machines.thaw()
+                    notes.silent = False
                     notes.held, notes.why = False, ""
             case Decision.freeze:
                 notes.held, notes.why = True, "neither the manager nor the storage cluster is reached"
                 self._machines.freeze()
+                self._keep_silent()
                 self._stopped = True
             case Decision.kill:
                 notes.held, notes.why = True, f"this host was given up (fence {custody.marks.fence})"
                 self._kill()
         notes.lease_until = custody.lease_until
+        notes.marks = custody.marks._replace(killed=notes.killed)
         notes.until = 0.0 if notes.held else custody.until
         left = custody.until - _now()
         return max(0.001, min(LOOK_SECONDS, left)) if decision is Decision.run else HELD_SECONDS
 
     def _kill(self) -> None:
         self._machines.kill()
+        self._keep_silent()
         self._stopped = True
         marks = self._custody.marks
         if marks.killed < marks.fence:
             self._custody.marked(Marks(killed=marks.fence))
             self._killed = marks.fence
+
+    def _keep_silent(self) -> None:
+        self._notes.silent = True
 
 
 class SimWatched:

@@ -36,6 +36,7 @@ from gureum.services import ec2, fleet, sts  # noqa: F401  (registers their oper
 from gureum.services.dispatch import Dispatcher
 from gureum.services.ec2.defaults import ensure_defaults
 from gureum.services.operation import Caller, Cloud
+from gureum.sim.demands import Demands, SimGauge
 from gureum.sim.link import Weather, pair
 from gureum.sim.process import Crash, CrashPoints, Process
 from gureum.sim.store import open_store
@@ -135,6 +136,7 @@ class SimHost:
         self.name = name
         self.zone = zone
         self.address = address
+        self.cpus = 16
         env = Env(world.now, random.Random(world.random.getrandbits(64)), lambda _: None)
         self.machines = SimMachines(env, name, world.roads)
         self.disk = FakePoolDisk(POOL_BYTES)
@@ -196,7 +198,7 @@ class SimHost:
             host=self.name,
             zone=self.zone,
             boot_id=str(self.boot),
-            cpus=16,
+            cpus=self.cpus,
             memory_bytes=64 * GIB,
             address=self.address,
         )
@@ -210,6 +212,7 @@ class SimHost:
             leases=leases(self, self.world.leases) if self.world.leases is not None else None,
             warden=SimWatched(self) if self.world.leases is not None else None,
             uplink_down=lambda: self.uplink_down,
+            gauge=SimGauge(self.machines, self.cpus, self.world.demands),
         ).run()
 
     async def _connect(self) -> Link:
@@ -278,6 +281,8 @@ class World:
         self.wires = FakeWires()
         self.roads = FakeRoads()
         self.points = CrashPoints(self.random)
+        self.demands = Demands()
+        """How busy guests are."""
         self.skew_seconds = 0.0
         """How far the wall clock is from where it should be."""
         self.store = open_store()

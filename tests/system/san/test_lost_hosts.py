@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,6 +107,11 @@ def guest_processes(cloud: SanCloud, host: int) -> list[int]:
     return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if mark in environment(pid)]
 
 
+def is_silent(cloud: SanCloud, host: int) -> bool:
+    listed = ["ip", "netns", "exec", f"gh{cloud.config.index}-{host}", "nft", "list", "tables"]
+    return "_silence" in subprocess.run(listed, check=True, capture_output=True, text=True).stdout
+
+
 def workers(pid: int) -> list[int]:
     """The children of a process, but for guests."""
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -186,9 +192,13 @@ def test_a_host_without_an_agent(cloud: SanCloud) -> None:
     send(signal.SIGSTOP, [agent])
     print(f"without agent: runs elsewhere after {guest.wait_elsewhere():.1f} s")
     assert state(guest.process) in ("", "Z")
+    # The old host's kernel lives, and still has all of the guest's network.
+    assert is_silent(cloud, guest.host)
+    subprocess.run(["ip", "neighbour", "flush", "dev", f"gb{cloud.config.index}"], check=True)
     guest.check()
     send(signal.SIGCONT, [agent])
     cloud.wait("it to come back", lambda: hosts(cloud)[f"host-{guest.host}"] == "up")
+    cloud.wait("it to be heard again", lambda: not is_silent(cloud, guest.host))
 
 
 def test_nothing_stops_without_the_manager(cloud: SanCloud) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
-import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +12,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import BotoCoreError
 
+from gureum.bench.migration import Pings
 from gureum.images.manifest import ImageManifest
 
 from ..host import command_lines
@@ -30,7 +28,6 @@ HOSTS = (0, 3)
 SLOW = 6 << 20
 """Bytes a second: the copying takes long enough for something to die meanwhile."""
 ENDED = ("completed", "failed", "cancelled")
-PING_SECONDS = 0.002
 SECONDS_MAX = 60.0
 
 
@@ -95,21 +92,6 @@ def processes(cloud: SanCloud, instance: str) -> dict[int, int]:
             with contextlib.suppress(FileNotFoundError):
                 found[networks[os.stat(f"/proc/{pid}/ns/net").st_ino]] = pid
     return found
-
-
-class Pings:
-    """The times of answers to a ping every few milliseconds."""
-
-    def __init__(self, address: str) -> None:
-        command = ["ping", "-D", "-n", "-i", str(PING_SECONDS), address]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-    def largest_gap(self) -> float:
-        """Seconds; ends it."""
-        self._process.send_signal(signal.SIGINT)
-        said, _ = self._process.communicate(timeout=30)
-        times = [float(at) for at in re.findall(r"^\[([0-9.]+)\] .*time=", said, re.MULTILINE)]
-        return max(after - before for before, after in itertools.pairwise(times))
 
 
 def test_there_and_back_while_it_writes(cloud: SanCloud, writer: Writer) -> None:

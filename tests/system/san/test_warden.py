@@ -20,6 +20,7 @@ from gureum.agent.warden import notes
 from gureum.cli.supervisor import command
 from gureum.env import Env
 from gureum.hostspec import WardenReport
+from gureum.network.silence import Place
 from gureum.san.ceph.pool import RbdPool
 from gureum.san.leases import FenceState
 
@@ -58,7 +59,7 @@ class WardedHost:
         self._ends = threading.Event()
         self._speaker = threading.Thread(target=self._speak, daemon=True)
         self._speaker.start()
-        watched.configure(directory / "run", self.machines, ceph.settings, CLOUD, HOST, "")
+        watched.configure(directory / "run", self.machines, ceph.settings, CLOUD, HOST, "", Place())
 
     def _speak(self) -> None:
         while not self._ends.wait(0.5):
@@ -341,7 +342,8 @@ def test_a_lost_osd_costs_nothing_while_the_manager_is_there(host: WardedHost, c
 def test_another_configuration_is_taken_up(host: WardedHost) -> None:
     host.start()
     host.wait_permitted()
-    watched.configure(host.directory / "run", host.machines, host.ceph.settings, CLOUD, OTHER_NAME, "")
+    settings = host.ceph.settings
+    watched.configure(host.directory / "run", host.machines, settings, CLOUD, OTHER_NAME, "", Place())
     until(lambda: f"host {OTHER_NAME}" in host.log())
     host.wait_permitted()
     assert host.end() == 0

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gureum.agent.fencing import Fencing
 from gureum.agent.warden.custody import Marks
-from gureum.hostspec import FenceReport, FenceSpec, HostSpec
+from gureum.errors import NetworkError
+from gureum.hostspec import FenceReport, FenceSpec, HostSpec, NetworkSpec
 from gureum.san.fake_leases import FakeLeases, FakeLeaseStore
 
 LOST, HERE, WARDEN = "host-1", "host-2", "warden/host-1/a"
@@ -33,8 +36,8 @@ def store(clock: Clock) -> FakeLeaseStore:
     return FakeLeaseStore(clock)
 
 
-def spec(*fences: FenceSpec, lifted: int = 0) -> HostSpec:
-    return HostSpec(cloud="c", host=HERE, revision=1, fences=fences, lifted=lifted)
+def spec(*fences: FenceSpec) -> HostSpec:
+    return HostSpec(cloud="c", host=HERE, revision=1, fences=fences)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -119,7 +122,8 @@ async def test_a_pool_that_is_away_is_asked_again(store: FakeLeaseStore) -> None
     leases = FakeLeases(store, HERE)
     leases.away = True
     fencing = Fencing(leases, HERE, lambda: None)
-    fencing.take(spec(FenceSpec(host=LOST, number=5), lifted=3))
+    fencing.take(spec(FenceSpec(host=LOST, number=5)))
+    fencing.lift(3)
     await until(lambda: the(fencing))
     found = the(fencing)
     assert found is not None
@@ -128,3 +132,28 @@ async def test_a_pool_that_is_away_is_asked_again(store: FakeLeaseStore) -> None
     await until(lambda: (found := the(fencing)) is not None and found.done)
     await until(lambda: store.read(HERE) == Marks(lifted=3))
     await fencing.close()
+
+
+def test_a_hosts_fence_is_lifted_when_its_network_has_nothing_of_before(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        store, agent = FakeLeaseStore(lambda: 0.0), lab.agent
+        agent._fencing = Fencing(FakeLeases(store, "h"), "h", lambda: None)
+        apply, tried = agent.network.apply, []
+
+        async def fails(spec: NetworkSpec) -> None:
+            tried.append(spec)
+            raise NetworkError("the kernel is busy")
+
+        agent.network.apply = fails
+        agent.take(replace(lab.spec(), lifted=3))
+        await asyncio.sleep(5)
+        assert tried
+        assert store.read("h") == Marks()
+        agent.network.apply = apply
+        await asyncio.sleep(30)
+        assert store.read("h") == Marks(lifted=3)
+        agent.take(replace(lab.spec(), lifted=5))  # of the same network
+        await asyncio.sleep(1)
+        assert store.read("h") == Marks(lifted=5)
+
+    parts.on_lab(test)

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gureum.errors import NetworkError, PoolError
+from gureum.errors import HypervisorError, NetworkError, PoolError
 from gureum.hostspec import MachineState, NetworkSpec, NicSpec
-from gureum.hypervisors.base import MachineConfig
+from gureum.hypervisors.base import MachineConfig, Migration
+from gureum.hypervisors.fake import FakeHypervisor
+from gureum.migrationspec import MigrationPhase
 from gureum.network.fake import FakeNetwork
 from gureum.san.fake import FakePool
 
@@ -36,6 +38,31 @@ def test_a_polite_stop_waits_for_the_guest_and_not_for_ever(parts: Any) -> None:
         assert lab.seen().revision < lab.revision
         lab.skew = -3600.0
         await asyncio.sleep(10)
+        assert not lab.machines.running()
+        assert (lab.seen().state, lab.seen().revision) == (MachineState.off, lab.revision)
+
+    parts.on_lab(test)
+
+
+def test_a_stop_ends_what_is_on_its_way_though_its_hypervisor_does_not_answer(
+    parts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(self: FakeHypervisor, id: str) -> None:
+        await asyncio.sleep(10)
+        raise HypervisorError(f"{id}: no answer in 10 s")
+
+    monkeypatch.setattr(FakeHypervisor, "cancel_migration", silent)
+    monkeypatch.setattr(FakeHypervisor, "press_power_button", silent)
+
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(), parts.volume())
+        lab.machines.machines["i-1"].migration = Migration(
+            migration="mig-1", incoming=False, phase=MigrationPhase.copying
+        )
+        off = parts.machine(run=False, shutdown_seconds=20.0)
+        await lab.take(off, parts.volume(), seconds=15)
+        assert lab.machines.running()
+        await asyncio.sleep(60)
         assert not lab.machines.running()
         assert (lab.seen().state, lab.seen().revision) == (MachineState.off, lab.revision)
 

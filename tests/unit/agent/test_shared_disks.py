@@ -32,6 +32,24 @@ def test_a_volume_is_held_while_a_machine_has_it(parts: Any) -> None:
     parts.on_lab(test)
 
 
+def test_that_a_machine_ended_is_told_though_its_volumes_cannot_be_let_go_of(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(), shared(parts))
+        assert lab.seen().ended == 0
+        lab.san.cut_off.add("h")
+        await lab.take(parts.machine(run=False), shared(parts, made=True), seconds=30)
+        seen = lab.seen()
+        assert seen.state is MachineState.off
+        assert seen.revision < lab.revision, "others cannot have its volumes"
+        assert seen.ended == lab.revision
+        lab.san.cut_off.clear()
+        await asyncio.sleep(60)
+        seen = lab.seen()
+        assert (seen.revision, seen.ended) == (lab.revision, 0)
+
+    parts.on_lab(test)
+
+
 def test_a_machine_is_not_reported_off_before_its_volumes_are_let_go_of(parts: Any) -> None:
     async def test(lab: Any) -> None:
         await lab.take(parts.machine(), shared(parts))

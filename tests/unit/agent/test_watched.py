@@ -13,6 +13,7 @@ from gureum.agent import watched
 from gureum.agent.warden import notes
 from gureum.agent.warden.notes import STATE, WORD, Note
 from gureum.hostspec import MachineState, WardenReport
+from gureum.network.silence import Place
 from gureum.san.settings import SanSettings
 from gureum.transport.messages import Report, Word
 
@@ -39,6 +40,22 @@ def test_a_word_counts_from_when_its_report_was_sent(parts: Any) -> None:
         await asyncio.sleep(1)
         assert len(lab.warden.words) == 1
         assert lab.warden.words[0] <= at
+
+    parts.on_lab(test, warden=True)
+
+
+def test_a_word_counts_also_when_many_reports_went_by(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        lab.refuse = False
+        await asyncio.sleep(3)
+        link = lab.links[-1]
+        report = await next_report(link)
+        for _ in range(100):
+            lab.agent._report_due.set()
+            await next_report(link)
+        await link.send(Word(report.sequence))
+        await asyncio.sleep(1)
+        assert len(lab.warden.words) == 1
 
     parts.on_lab(test, warden=True)
 
@@ -93,9 +110,12 @@ def test_what_the_warden_says(shared: Path, tmp_path: Path) -> None:
 def test_the_warden_is_told_where_it_is(tmp_path: Path) -> None:
     san = SanSettings(kind="ceph", conf=tmp_path / "ceph.conf", keyring=tmp_path / "keyring")
     path = tmp_path / notes.CONFIG
+    place = Place("gureum_3_silence", "gu3-", "eth0", "198.18.12.0/22")
     for namespace in ("", "gh1-0"):
-        watched.configure(tmp_path, tmp_path / "machines", san, "c", "host-1", namespace)
+        watched.configure(tmp_path, tmp_path / "machines", san, "c", "host-1", namespace, place)
         before = path.stat().st_mtime_ns
-        watched.configure(tmp_path, tmp_path / "machines", san, "c", "host-1", namespace)
+        watched.configure(tmp_path, tmp_path / "machines", san, "c", "host-1", namespace, place)
         assert path.stat().st_mtime_ns == before
-        assert json.loads(path.read_text())["netns"] == namespace
+        found = json.loads(path.read_text())
+        assert found["netns"] == namespace
+        assert Place(**found["network"]) == place

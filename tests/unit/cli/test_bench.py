@@ -33,6 +33,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
 
     measures = {"good": measure("good", KEPT), "bad": measure("bad", KEPT, MISSED), "broken": broken}
     monkeypatch.setattr(bench, "MEASURES", measures)
+    monkeypatch.setattr(bench, "PARTS", {"part": measure("part", KEPT)})
     return calls
 
 
@@ -52,6 +53,15 @@ def test_a_missed_promise_fails_and_is_named(
     assert "NO" in output.out
     assert "missed: missed" in output.err
     assert asked == [("bad", True), ("good", True)]
+
+
+def test_a_part_is_measured_only_where_it_is_asked_for(
+    asked: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bench.run(["part"], as_json=False) == 0
+    monkeypatch.delitem(bench.MEASURES, "broken")
+    bench.run([], as_json=False)
+    assert [name for name, _ in asked] == ["part", "good", "bad"]
 
 
 def test_json(asked: list[tuple[str, bool]], capsys: pytest.CaptureFixture[str]) -> None:

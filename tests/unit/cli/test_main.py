@@ -19,6 +19,7 @@ from gureum.cli.output import NOT_RUNNING, USAGE, CliError
 from .test_cloud import free_port
 
 Cli = Callable[..., int]
+SURVIVES = {"Survivable": 2, "Message": ""}
 
 
 @pytest.fixture
@@ -95,10 +96,12 @@ def test_up_status_env_logs_down(
     monkeypatch.setattr(api, "instances_by_state", lambda _cloud: {"running": 2})
     monkeypatch.setattr(api, "failed", lambda _cloud: {"vol-1": "the pool is full"})
     monkeypatch.setattr(api, "hosts_down", lambda _cloud: {"host-1": "nat-1"})
+    monkeypatch.setattr(api, "survival", lambda _cloud: {"Survive": 1, "Domains": [SURVIVES]})
     assert cli("status") == 0
     said = capsys.readouterr().out
     assert "host host-1 is down, and with it nat-1" in said
     assert "instances: 2 running" in said
+    assert "all zones: the loss of a host would be survived (2 at once)" in said
     assert "failed: vol-1: the pool is full" in said
     assert cli("status", "--json") == 0
     status = json.loads(capsys.readouterr().out)

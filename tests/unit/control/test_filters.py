@@ -53,6 +53,11 @@ def why(scene: Scene, asked: Wish, host: str) -> list[tuple[str, str]]:
         ({"state": HostState.down}, {}, ("state", "is down")),
         ({"draining": True}, {}, ("draining", "is being drained")),
         ({"uplink_down": True}, {}, ("uplink", "has no uplink now: nobody would reach it there")),
+        (
+            {"unfit": "does not reach the storage cluster"},
+            {},
+            ("fit", "does not reach the storage cluster"),
+        ),
         ({"cpus": 0}, {}, ("vcpus", "has 0 vCPUs left, and 2 are needed")),
         (
             {"memory_bytes": 2 * GIB},

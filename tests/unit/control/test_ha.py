@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from gureum.agent.warden.custody import SILENCE_SECONDS_MIN
 from gureum.control import events, recovery
-from gureum.control.fences import begun
-from gureum.control.ha import ALIVE_SECONDS, FENCE_SECONDS_MAX, Ha
+from gureum.control.cuts import STORAGE_SECONDS
+from gureum.control.fences import BRAKE_SECONDS, begun
+from gureum.control.ha import ALIVE_SECONDS, FENCE_SECONDS_MAX, LISTEN_SECONDS, Ha
 from gureum.control.hosts import WARDED_LEASE_SECONDS, Hosts
 from gureum.control.observed import Observed
 from gureum.control.specs import host_spec
@@ -456,5 +458,188 @@ def test_old_events_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
         await rig.store.transact(events.sweep)
         async with rig.store.read() as reader:
             assert [event.message for event in await reader.find(Event)] == ["2", "3", "4"]
+
+    with_rig(test)
+
+
+def test_a_lease_that_ended_is_no_proof_while_a_word_counts() -> None:
+    """A host that is revoked and given up is heard, and told that it may run machines, up to that moment."""
+
+    async def test(rig: Rig) -> None:
+        await rig.step("a", "b", "c", seconds=10)
+        rig.ha.spoke("a")
+        down = replace(await rig.get(Host, "a"), state=HostState.down, silent=rig.env.now())
+        await rig.put(down)
+        given_up = begun(await rig.get(Host, "a"), rig.env, "somebody asked for it", "b")
+        await rig.put(given_up)
+        await rig.look()
+        assert given_up.fence is not None
+        done = FenceReport(host="a", number=given_up.fence.number, done=True)
+        rig.said["b"]["fences"] = (done,)
+        await rig.step("b", "c", seconds=SILENCE_SECONDS_MIN - 1)
+        assert await rig.state() is HostState.fencing
+        await rig.step("b", "c", seconds=2)
+        assert await rig.state() is HostState.fenced
+
+    with_rig(test)
+
+
+def test_a_new_manager_does_not_know_what_the_last_one_said() -> None:
+    async def test(rig: Rig) -> None:
+        fence = (await rig.fencing()).fence
+        assert fence is not None
+        rig.ha = Ha(rig.env, rig.store, rig.hosts, rig.observed, lambda *_: None)
+        async with rig.store.read() as reader:
+            await rig.ha.load(reader)
+        rig.said["b"]["fences"] = (FenceReport(host="a", number=fence.number, done=True),)
+        await rig.step("b", "c", seconds=SILENCE_SECONDS_MIN - 1)
+        assert await rig.state() is HostState.fencing
+        await rig.step("b", "c", seconds=3)
+        assert await rig.state() is HostState.fenced
+
+    with_rig(test)
+
+
+def test_a_manager_that_has_just_begun_does_not_say_that_nobody_can_help() -> None:
+    async def test(rig: Rig) -> None:
+        await rig.step("b", "c", seconds=6)
+        for number in (1, 2):
+            rig.observed.hosts.clear()
+            rig.ha = Ha(rig.env, rig.store, rig.hosts, rig.observed, lambda *_: None)
+            async with rig.store.read() as reader:
+                await rig.ha.load(reader)
+            await rig.ha.step()  # none has reported to it
+            await asyncio.sleep(LISTEN_SECONDS - 1)
+            await rig.ha.step()
+            assert "CannotFence" not in await rig.names()
+            if number == 1:
+                host = begun(await rig.get(Host, "a"), rig.env, "r")
+                await rig.put(host)
+        await asyncio.sleep(2)
+        await rig.ha.step()
+        assert "CannotFence" in await rig.names()
+
+    with_rig(test)
+
+
+async def lives(rig: Rig, *names: str) -> None:
+    """The agents of these hosts alone are away, which host d sees."""
+    away = [name for name in rig.said if name not in names]
+    await rig.step(*away, seconds=6)
+    rig.said["d"]["fences"] = tuple(FenceReport(host=name, number=0, alive=True) for name in names)
+    await rig.step(*away, seconds=ALIVE_SECONDS + 5)
+
+
+def test_hosts_that_live_are_given_up_one_after_the_other() -> None:
+    async def test(rig: Rig) -> None:
+        for name in "defgh":
+            rig.said[name] = {}
+        await rig.report(*rig.said)
+        for name in "ab":
+            present, volume = await rig.get(Instance, "i-1"), await rig.get(Volume, "vol-1")
+            attachment = replace(volume.attachments[0], instance=f"i-{name}")
+            await rig.put(
+                replace(present, id=f"i-{name}", host=name, version=0),
+                replace(volume, id=f"vol-{name}", host=name, version=0, attachments=(attachment,)),
+            )
+        for name in "cd":
+            rig.said[name]["pools"] = (PoolReport(name="san", size_bytes=GIB, free_bytes=GIB),)
+        for name in "cefgh":
+            rig.said[name]["pools"] = ()  # so that it is d that looks
+        await lives(rig, "a", "b")
+        states = [await rig.state(name) for name in "ab"]
+        assert sorted(states) == [HostState.down, HostState.fencing]
+        assert (await rig.names()).count("FenceWaits") == 1
+        waits = "ab"[states.index(HostState.down)]
+        away = [name for name in rig.said if name not in "ab"]
+        await rig.step(*away, seconds=BRAKE_SECONDS - 60)
+        assert await rig.state(waits) is HostState.down
+        # One whose lease ends is not one that lives.
+        await rig.step(*away, seconds=90)
+        assert await rig.state(waits) is HostState.fencing
+
+    with_rig(test)
+
+
+def test_a_host_whose_lease_ended_waits_for_no_other() -> None:
+    async def test(rig: Rig) -> None:
+        rig.ha._brake.used("c")
+        await rig.fencing()
+
+    with_rig(test)
+
+
+def test_a_broken_volume_keeps_no_host_fenced() -> None:
+    async def test(rig: Rig) -> None:
+        volume = await rig.get(Volume, "vol-1")
+        broken = replace(volume, id="vol-2", version=0, attachments=(), multi_attach=True, host="b")
+        await rig.put(replace(broken, state=VolumeState.error, lost=("a",)))
+        fence = (await rig.fenced()).fence
+        assert fence is not None
+        rig.said["a"]["warden"] = WardenReport(permitted=False, fence=fence.number)
+        await rig.step("a", "b", "c", seconds=3)
+        assert await rig.state() is HostState.up
+
+    with_rig(test)
+
+
+AWAY = (PoolReport(name="san", error="the cluster does not answer"),)
+
+
+def test_a_host_that_lost_the_storage_alone_gets_nothing_new_then_its_instances_leave() -> None:
+    async def test(rig: Rig) -> None:
+        rig.said["a"]["pools"] = AWAY
+        await rig.step("a", "b", "c", seconds=4)
+        assert (await rig.get(Host, "a")).schedulable
+        await rig.step("a", "b", "c", seconds=4)
+        host = await rig.get(Host, "a")
+        assert (host.schedulable, host.unfit) == (False, "does not reach the storage cluster")
+        assert (await rig.names()).count("HostUnfit") == 1
+        await rig.step("a", "b", "c", seconds=STORAGE_SECONDS - 12)
+        assert not (await rig.get(Instance, "i-1")).leaving
+        await rig.step("a", "b", "c", seconds=10)
+        assert (await rig.get(Instance, "i-1")).leaving
+        rig.said["a"].clear()
+        await rig.step("a", "b", "c", seconds=2)
+        assert (await rig.get(Host, "a")).schedulable
+        assert (await rig.names()).count("HostFit") == 1
+
+    with_rig(test)
+
+
+def test_without_storage_elsewhere_all_stay_where_they_are() -> None:
+    async def test(rig: Rig) -> None:
+        for name in "abc":
+            rig.said[name]["pools"] = AWAY
+        await rig.step("a", "b", "c", seconds=STORAGE_SECONDS + 20)
+        assert not (await rig.get(Instance, "i-1")).leaving
+        assert (await rig.get(Host, "a")).schedulable
+        rig.said["b"].clear()
+        rig.said["c"].clear()
+        await rig.step("a", "b", "c", seconds=2)
+        assert not (await rig.get(Host, "a")).schedulable
+
+    with_rig(test)
+
+
+def test_a_host_that_has_no_warden_any_more_is_as_any() -> None:
+    async def test(rig: Rig) -> None:
+        rig.said["a"]["pools"] = AWAY
+        await rig.step("a", "b", "c", seconds=8)
+        assert not (await rig.get(Host, "a")).schedulable
+        rig.said["a"]["warden"] = None  # the cluster is not the cloud's any more
+        await rig.step("a", "b", "c", seconds=2)
+        assert (await rig.get(Host, "a")).schedulable
+
+    with_rig(test)
+
+
+def test_a_host_whose_warden_is_gone_gets_nothing_new_and_keeps_what_it_has() -> None:
+    async def test(rig: Rig) -> None:
+        rig.said["a"]["warden"] = WardenReport(permitted=False)
+        await rig.step("a", "b", "c", seconds=STORAGE_SECONDS + 20)
+        host = await rig.get(Host, "a")
+        assert "warden" in host.unfit
+        assert not (await rig.get(Instance, "i-1")).leaving
 
     with_rig(test)

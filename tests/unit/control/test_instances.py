@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from gureum.control import instances
 from gureum.hostspec import MachineState
+from gureum.migrationspec import MigrationPhase, MigrationReport
 from gureum.resources import Address, Instance, InstanceState, NetworkInterface, Volume, VolumeState
 
 State = InstanceState
@@ -119,6 +120,20 @@ async def test_a_held_guest_is_impaired_while_it_is(bench: Any, make: Any) -> No
     assert (await bench.step_instance()).impaired == "the pool is full"
     bench.machine(state=MachineState.running)
     assert (await bench.step_instance()).impaired == ""
+
+
+@pytest.mark.parametrize("phase", [MigrationPhase.copying, MigrationPhase.completed])
+async def test_a_guest_that_is_held_to_leave_is_not_impaired(
+    bench: Any, make: Any, phase: MigrationPhase
+) -> None:
+    """It would keep it waiting: the store does one thing after the other."""
+    before = make.instance(state=State.running, migration="mig-1")
+    await bench.put(before)
+    migration = MigrationReport(migration="mig-1", phase=phase)
+    bench.machine(state=MachineState.paused, message="its guest is held", migration=migration)
+    assert (await bench.step_instance()).impaired == ""
+    bench.machine(state=MachineState.paused, message="the pool is full")
+    assert (await bench.step_instance()).impaired == "the pool is full"
 
 
 @pytest.mark.parametrize("state", [MachineState.off, MachineState.shutdown, MachineState.crashed])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
 
 from gureum.control import migrations
+from gureum.control.calls import Calls
 from gureum.control.migrations import begin, require_movable, switch
 from gureum.control.move import CannotMove
 from gureum.control.specs import host_spec
+from gureum.control.switches import Switches
+from gureum.errors import TransportError
 from gureum.hostspec import HostReport, HostSpec, MachineReport, MachineSpec, MachineState, VolumeReport
 from gureum.migrationspec import MachineLayout, MigrationPhase, MigrationReport
 from gureum.resources import (
@@ -207,6 +211,52 @@ async def test_it_is_not_while_anything_is_missing(way: Way, missing: str) -> No
     source = await way.machine("host-0")
     assert source is not None
     assert (source.outgoing is None) == aborts
+
+
+class Unanswered:
+    """Calls to hosts that do not answer."""
+
+    async def call(self, *_: object, **__: object) -> bytes:
+        raise TransportError("not connected")
+
+    async def in_effect(self, *_: object) -> None:
+        raise TransportError("not connected")
+
+
+async def switches_until(way: Way, *states: str) -> InstanceMigration:
+    """What becomes of it when its source says that it has sent all."""
+    switches = Switches(way.bench.env, way.bench.store, way.bench.observed, cast(Calls, Unanswered()))
+    running = asyncio.create_task(switches.run())
+    switches.kick("i-1")
+    async with asyncio.timeout(60):
+        while (await way.record).state not in states:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    return await way.record
+
+
+async def test_a_guest_is_not_held_for_ever_for_its_destination(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose agent has missed that all of it has come, or does not run."""
+    monkeypatch.setattr(migrations, "HELD_SECONDS_MAX", 0.1)
+    record = await way.sent()
+    way.says("host-1", 2, MachineState.starting, id=record.id, phase=MigrationPhase.copying)
+    record = await switches_until(way, "aborting", "switching")
+    assert (record.state, record.outcome) == ("aborting", "failed")
+    assert "did not say" in record.message
+    source = await way.machine("host-0")
+    assert source is not None
+    assert (source.run, source.outgoing) == (True, None)
+
+
+async def test_one_that_has_it_all_is_not_given_up(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "HELD_SECONDS_MAX", 0.1)
+    record = await way.sent()
+    gave_up = await way.bench.store.transact(lambda tx: migrations.give_up(tx, way.bench.observed, record.id))
+    assert gave_up is None
+    assert (await switches_until(way, "aborting", "switching")).state == "switching"
 
 
 async def test_over_when_the_source_has_let_go_and_the_destination_has_it_alone(way: Way) -> None:

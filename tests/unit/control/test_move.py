@@ -47,3 +47,20 @@ async def test_only_what_runs_is_moved(bench: Any, make: Any) -> None:
     await bench.put(make.host("host-1"), make.instance(state=InstanceState.stopped))
     with pytest.raises(CannotMove, match="not running"):
         await moved(bench)
+
+
+async def test_what_cannot_move_has_not_moved_in_part(bench: Any, make: Any) -> None:
+    """The caller may commit why it does not."""
+    await bench.put(
+        make.host("host-1"),
+        make.instance(state=InstanceState.running, interfaces=("eni-1",)),
+        make.interface("eni-1", host="host-0"),
+        make.attached(pool="local"),
+    )
+
+    async def work(tx: Any) -> None:
+        with pytest.raises(CannotMove, match="local pool"):
+            await move_instance(tx, "i-1", "host-1")
+
+    await bench.store.transact(work)
+    assert (await bench.get(NetworkInterface, "eni-1")).host == "host-0"

@@ -15,7 +15,9 @@ from gureum.resources import (
     Host,
     HostState,
     Instance,
+    InstanceMigration,
     InstanceState,
+    MigrationState,
     NetworkInterface,
     Recovery,
     RecoveryPolicy,
@@ -256,7 +258,9 @@ async def test_one_leaves_a_host_that_works_when_it_has_ended_there(bench: Any, 
         make.instance("i-2", state=InstanceState.running),
         make.attached("vol-2", instances=("i-2",)),
     )
-    await bench.store.transact(lambda tx: recovery.end_there(tx, bench.env, "host-0"))
+    since = bench.env.now() - 5
+    work = lambda tx: recovery.end_there(tx, bench.env, "host-0", "whose uplink is down", since)  # noqa: E731
+    await bench.store.transact(work)
     assert not (await bench.get(Instance, "i-2")).leaving, "its volume is there"
     bench.machine()
     ending = await step(bench)
@@ -270,3 +274,66 @@ async def test_one_leaves_a_host_that_works_when_it_has_ended_there(bench: Any, 
     volume = await bench.get(Volume, "vol-1")
     assert (volume.host, volume.former, volume.lost) == (None, ("host-0",), ())
     assert (await place(bench)).host == "host-1"
+
+
+async def test_one_leaves_a_host_that_cannot_let_go_of_its_volumes(bench: Any, make: Any) -> None:
+    await bench.put(
+        make.host("host-0", unfit="does not reach the storage cluster"),
+        make.host("host-1"),
+        make.instance(state=InstanceState.running),
+        make.attached(pool="san"),
+        make.interface(host="host-0"),
+    )
+    since, why = bench.env.now() - 60, "which does not reach the storage cluster"
+    await bench.store.transact(lambda tx: recovery.end_there(tx, bench.env, "host-0", why, since))
+    ending = await step(bench)
+    bench.machine(state=MachineState.off, revision=0)
+    assert (await step(bench)).host == "host-0", "that it has ended was not said of this spec"
+    bench.machine(state=MachineState.off, revision=0, ended=ending.version - 1)
+    assert (await step(bench)).host == "host-0"
+    bench.machine(state=MachineState.off, revision=0, ended=ending.version)
+    left = await step(bench)
+    assert (left.host, left.generation, left.recovers) == (None, 2, since)
+    assert (await bench.get(NetworkInterface, "eni-1")).host is None
+    volume = await bench.get(Volume, "vol-1")
+    assert (volume.host, volume.lost) == (None, ("host-0",)), "whoever opens it next takes it from that host"
+
+
+async def test_what_ended_on_a_host_that_reaches_its_pool_is_let_go_of_first(bench: Any, make: Any) -> None:
+    await bench.put(
+        make.host("host-0", uplink_down=True), make.instance(state=InstanceState.running, leaving=True)
+    )
+    bench.machine(state=MachineState.off, revision=0, ended=10**6)
+    assert (await step(bench)).host == "host-0"
+
+
+async def test_the_migration_of_one_that_waits_for_its_host_ends(bench: Any, make: Any, lost: Any) -> None:
+    migration = InstanceMigration(
+        id="mig-1",
+        instance="i-1",
+        type="t3.micro",
+        zone="us-east-1a",
+        source="host-0",
+        destination="host-1",
+        source_generation=3,
+        generation=4,
+        state=MigrationState.copying,
+        started=datetime(2026, 1, 1, tzinfo=UTC),
+        secret=b"s",
+    )
+    stays = Recovery(policy=RecoveryPolicy.none)
+    instance = replace(await bench.get(Instance, "i-1"), migration="mig-1", recovery=stays)
+    await bench.put(instance, migration)
+    await step(bench)
+    after = await bench.get(InstanceMigration, "mig-1")
+    assert (after.state, after.outcome) == (MigrationState.aborting, "failed")
+    assert after.message == "host host-0 is given up"
+    assert (await bench.get(Instance, "i-1")).host == "host-0"
+
+
+async def test_how_long_it_took_counts_from_the_loss(bench: Any, make: Any, lost: Any) -> None:
+    heard = bench.env.now() - 6
+    host = await bench.get(Host, "host-0")
+    await bench.put(replace(host, silent=heard))
+    await lost()
+    assert (await bench.get(Instance, "i-1")).recovers == heard

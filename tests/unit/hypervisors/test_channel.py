@@ -72,6 +72,44 @@ async def test_who_says_nothing_holds_up_nobody(came: Came, listener: Listener) 
         each.close()
 
 
+async def test_who_connects_ever_again_keeps_out_nobody(came: Came, listener: Listener) -> None:
+    """Silent ones make room for who comes after them."""
+    address = parse_address(listener.address)
+    silent = [socket.create_connection(address) for _ in range(3 * channel.CALLERS_EACH_MAX)]
+    await asyncio.sleep(0.01)
+    (await connect(listener.address, SECRET, "mig-1")).close()
+    assert len(came.sockets) == 1
+    for each in silent:
+        each.close()
+
+
+async def test_few_are_heard_at_once_and_none_for_long(
+    came: Came, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "HEAR_SECONDS", 0.2)
+    monkeypatch.setattr(channel, "CALLERS_MAX", 2)
+    address = parse_address(listener.address)
+    silent = [socket.create_connection(address) for _ in range(5)]
+    for each in silent:
+        each.settimeout(60)
+        await asyncio.sleep(0.01)
+    assert len(listener._callers) == 2
+    for each in silent:
+        assert len(await asyncio.to_thread(each.recv, 100)) in (0, channel.CHALLENGE_BYTES)
+        assert await asyncio.to_thread(each.recv, 100) == b""
+        each.close()
+    assert not listener._callers
+
+
+async def test_those_without_the_secret_are_not_all_told_of(
+    came: Came, listener: Listener, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(channel.WARNINGS_MAX + 5):
+        with pytest.raises(HypervisorError, match="no connection"):
+            await connect(listener.address, bytes(32), "mig-1")
+    assert len(caplog.records) == channel.WARNINGS_MAX
+
+
 async def test_a_listener_without_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 

@@ -9,8 +9,8 @@ import pytest
 from gureum.env import Env
 from gureum.errors import HypervisorError
 from gureum.hypervisors.qemu.disk_copies import SPEED_MIN, Copy, DiskCopies, parse_copy
-from gureum.hypervisors.qemu.migration_answers import sends
 from gureum.hypervisors.qemu.monitor import CommandError
+from gureum.hypervisors.qemu.progress import sends
 
 
 class Qemu:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import random
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import msgspec
@@ -17,7 +20,9 @@ from gureum.errors import HypervisorError
 from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
 from gureum.hypervisors.base import Disk, MachineConfig
+from gureum.hypervisors.qemu import guest_agent
 from gureum.hypervisors.qemu.cgroup import Cgroups
+from gureum.hypervisors.qemu.command import AGENT
 from gureum.hypervisors.qemu.machine import Machine
 from gureum.hypervisors.qemu.monitor import Monitor
 from gureum.hypervisors.qemu.process import Process
@@ -195,3 +200,59 @@ async def test_a_machine_can_be_ended_on_a_full_disk(tmp_path: Path, monkeypatch
     await machine.end(MachineState.off, messages.STOPPED)
     await machine.close()
     assert machine.state is MachineState.off
+
+
+class Thawing(AgreeingMonitor):
+    """Its guest has the port of an agent open."""
+
+    async def execute(self, command: str, arguments: object = None, seconds: float = 0.0) -> object:
+        if command == "query-chardev":
+            return [{"label": AGENT, "frontend-open": True}]
+        return await super().execute(command, arguments, seconds)
+
+
+async def test_a_guest_that_came_frozen_is_thawed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a snapshot at the host that it has just left."""
+    asked = asyncio.Queue[str]()
+
+    @contextlib.asynccontextmanager
+    async def conversation(*_: object) -> AsyncIterator[object]:
+        async def ask(command: str) -> None:
+            await asked.put(command)
+
+        yield SimpleNamespace(ask=ask)
+
+    monkeypatch.setattr(guest_agent, "conversation", conversation)
+    machine = running(tmp_path)
+    machine._monitor = cast(Monitor, Thawing())
+    machine.saved = msgspec.structs.replace(machine.saved, incoming=True, migration="mig-1")
+    await machine.refresh()
+    assert machine.saved.frozen
+    async with asyncio.timeout(60):
+        assert await asked.get() == "guest-fsfreeze-thaw"
+        await machine.freezer.settled()
+    assert not machine.saved.frozen
+    await machine.close()
+
+
+async def test_nobody_knows_whether_a_guest_listens_that_is_held(tmp_path: Path) -> None:
+    """Thawed it is when it goes on, if it does so here."""
+    machine = running(tmp_path)
+    machine._monitor = cast(Monitor, Thawing())
+    machine.show(MachineState.paused, messages.MIGRATED)
+    with pytest.raises(HypervisorError, match="is held"):
+        await machine._agent_listens()
+    machine.show(MachineState.running)
+    assert await machine._agent_listens()
+    await machine.close()
+
+
+async def test_an_agent_that_does_not_answer_is_not_asked_for_ever(tmp_path: Path) -> None:
+    machine = running(tmp_path)
+    machine._monitor = cast(Monitor, Thawing())
+    machine.show(MachineState.running)
+    await machine.save(frozen=True)
+    machine.freezer.thaw_later(0.1)
+    await machine.freezer.settled()
+    assert not machine.saved.frozen
+    await machine.close()

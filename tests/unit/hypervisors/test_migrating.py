@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import socket
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
 
+from gureum.env import Env
+from gureum.errors import HypervisorError
+from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
 from gureum.hypervisors.base import Migration, Outgoing
-from gureum.hypervisors.qemu.migrating import Migrating, downtime_limit, parse_figures, parse_phase
+from gureum.hypervisors.qemu import migrating
+from gureum.hypervisors.qemu.machine import Machine
+from gureum.hypervisors.qemu.migrating import Migrating
+from gureum.hypervisors.qemu.monitor import CommandError
+from gureum.hypervisors.qemu.progress import downtime_limit, parse_figures, parse_phase
 from gureum.migrationspec import MigrationPhase
 
 STATUS = Migration(migration="mig-1", incoming=False, phase=MigrationPhase.copying)
@@ -62,24 +72,177 @@ def test_a_guest_that_writes_faster_than_is_copied_is_held_longer() -> None:
     assert limits == [50, 50, 50, 100, 200, 400, 500, 500]
 
 
+class Qemu:
+    """A machine, and the monitor of its QEMU: ``says`` by command, the last one again and again."""
+
+    id = "i-1"
+    generation = 1
+
+    def __init__(self, directory: Path, incoming: bool = False) -> None:
+        self.says: dict[str, list[Any]] = {}
+        self.asked: list[str] = []
+        self.arguments: dict[str, Any] = {}
+        self.env = Env()
+        self.saved = SimpleNamespace(migration="mig-1", incoming=incoming, frozen=False, listens="", uid=0)
+        self.files = SimpleNamespace(directory=directory)
+        self.freezer = SimpleNamespace(settled=self.nothing)
+        self.state, self.message, self.lives = MachineState.running, "", True
+        self.run_state = "running"
+        self.migrating = Migrating(cast(Machine, self))
+
+    @property
+    def connected(self) -> bool:
+        return self.lives
+
+    def monitor(self) -> Qemu:
+        return self
+
+    async def nothing(self) -> None:
+        """There is nothing to wait for."""
+
+    async def save(self, **_changes: object) -> None:
+        """It is kept."""
+
+    def migration_changed(self) -> None:
+        """Nobody looks."""
+
+    async def refresh(self) -> None:
+        said: Any = await self.execute("query-status")
+        self.run_state = said["status"]
+        if self.run_state == "running":
+            self.migrating.runs()
+
+    async def send_file(self, *_: object) -> int:
+        return 3
+
+    async def send_named_file(self, *_: object) -> None:
+        """QEMU has it."""
+
+    async def execute(self, command: str, arguments: Any = None, seconds: float = 0.0) -> object:
+        self.asked.append(command)
+        self.arguments[command] = arguments
+        await asyncio.sleep(0)
+        said = self.says.get(command, [{}])
+        answer = said.pop(0) if len(said) > 1 else said[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def until(self, phase: MigrationPhase) -> Migration:
+        async with asyncio.timeout(60):
+            while self.migrating.status is None or self.migrating.status.phase is not phase:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        return self.migrating.status
+
+
+SILENT = HypervisorError("no answer in 10 s")
+OUTGOING = Outgoing(migration="mig-1", secret=bytes(32), address="192.0.2.1:5", bytes_per_second=1 << 20)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrating, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(migrating.secret_dir, "write", lambda *_: os.open(os.devnull, os.O_RDONLY))
+
+    async def connect(address: str, secret: bytes, migration: str) -> socket.socket:
+        return socket.socket()
+
+    monkeypatch.setattr(migrating, "connect", connect)
+
+
 async def test_asked_for_again_it_begins_nothing_anew(tmp_path: Path) -> None:
-    asked = []
+    qemu = Qemu(tmp_path)
+    qemu.migrating.status = STATUS
+    await qemu.migrating.migrate(OUTGOING)
+    assert qemu.asked == ["migrate-set-parameters"], "after a restart it is told"
+    await qemu.migrating.migrate(OUTGOING)
+    assert len(qemu.asked) == 1, "and else the time that it may be held for would shrink to that of the first"
+    await qemu.migrating.migrate(replace(OUTGOING, bytes_per_second=2 << 20))
+    assert qemu.arguments["migrate-set-parameters"]["max-bandwidth"] == 2 << 20
 
-    async def execute(command: str, arguments: Any = None) -> None:
-        asked.append((command, arguments))
 
-    machine: Any = SimpleNamespace(
-        id="i-1",
-        saved=SimpleNamespace(migration="mig-1", incoming=False),
-        files=SimpleNamespace(directory=tmp_path),
-        monitor=lambda: SimpleNamespace(execute=execute),
-    )
-    migrating = Migrating(machine)
-    migrating.status = STATUS
-    outgoing = Outgoing(migration="mig-1", secret=bytes(32), address="192.0.2.1:5", bytes_per_second=1 << 20)
-    await migrating.migrate(outgoing)
-    assert [command for command, _ in asked] == ["migrate-set-parameters"], "after a restart it is told"
-    await migrating.migrate(outgoing)
-    assert len(asked) == 1, "and else the time that it may be held for would shrink to that of the first pass"
-    await migrating.migrate(replace(outgoing, bytes_per_second=2 << 20))
-    assert asked[-1][1]["max-bandwidth"] == 2 << 20
+async def test_what_ends_while_an_agent_starts_is_seen(tmp_path: Path) -> None:
+    """The event came before anybody listened to it, and after QEMU was asked."""
+    qemu = Qemu(tmp_path, incoming=True)
+    qemu.says["query-migrate"] = [{"status": "active"}, SILENT, {"status": "active"}, {"status": "completed"}]
+    await qemu.migrating.load()
+    assert (await qemu.until(MigrationPhase.completed)).incoming
+    qemu.migrating.close()
+
+
+async def test_a_command_that_is_not_answered_in_time_may_have_begun(tmp_path: Path) -> None:
+    qemu = Qemu(tmp_path)
+    qemu.says["migrate"] = [SILENT]
+    qemu.says["query-migrate"] = [SILENT, {"status": "active"}]
+    await qemu.migrating.migrate(OUTGOING)
+    assert (await qemu.until(MigrationPhase.copying)).migration == "mig-1"
+    qemu.says["migrate_cancel"] = [SILENT, {}]
+    with pytest.raises(HypervisorError):
+        await qemu.migrating.cancel()
+    qemu.says["query-migrate"] = [{"status": "active"}, {"status": "cancelled"}]
+    qemu.says["query-status"] = [{"status": "running"}]
+    await qemu.migrating.cancel()
+    assert (await qemu.until(MigrationPhase.failed)).error == messages.CANCELLED
+    qemu.migrating.close()
+
+
+async def test_a_command_that_never_came_has_not_begun(tmp_path: Path) -> None:
+    qemu = Qemu(tmp_path)
+    qemu.says["migrate"] = [SILENT]
+    qemu.says["query-migrate"] = [SILENT, {}]
+    await qemu.migrating.migrate(OUTGOING)
+    assert (await qemu.until(MigrationPhase.failed)).error == messages.NOT_BEGUN
+    qemu.migrating.close()
+
+
+async def test_a_command_that_is_refused_has_not_begun(tmp_path: Path) -> None:
+    qemu = Qemu(tmp_path)
+    qemu.says["migrate"] = [CommandError("migrate", "GenericError", "no")]
+    with pytest.raises(HypervisorError, match="no"):
+        await qemu.migrating.migrate(OUTGOING)
+    assert qemu.migrating.status is None
+
+
+async def test_a_machine_that_ends_at_the_command_does_not_leave(tmp_path: Path) -> None:
+    qemu = Qemu(tmp_path)
+    qemu.says["migrate"] = [SILENT]
+    qemu.lives = False
+    with pytest.raises(HypervisorError):
+        await qemu.migrating.migrate(OUTGOING)
+    assert (await qemu.until(MigrationPhase.failed)).error == str(SILENT)
+
+
+async def test_a_guest_that_goes_on_later_than_was_waited_for_has_stayed(tmp_path: Path) -> None:
+    qemu = Qemu(tmp_path)
+    qemu.migrating.status = replace(STATUS, phase=MigrationPhase.completed)
+    qemu.says["query-status"] = [{"status": "running"}]
+    await qemu.refresh()  # asked before it was completed
+    assert qemu.migrating.away
+    qemu.says["cont"] = [SILENT]
+    with pytest.raises(HypervisorError):
+        await qemu.migrating.go_on()
+    assert qemu.migrating.away
+    await qemu.refresh()
+    assert (await qemu.until(MigrationPhase.failed)).error == messages.STAYED
+    assert not qemu.migrating.under_way
+
+
+@pytest.mark.parametrize(
+    ("now", "phase"),
+    [
+        ("postmigrate", MigrationPhase.completed),
+        ("finish-migrate", MigrationPhase.copying),
+        ("running", MigrationPhase.failed),
+    ],
+)
+async def test_what_is_found_completed_is_held_now_or_has_stayed(
+    tmp_path: Path, now: str, phase: MigrationPhase
+) -> None:
+    """It ran when it was connected to, in each case."""
+    qemu = Qemu(tmp_path)
+    qemu.says["query-migrate"] = [{"status": "completed"}]
+    qemu.says["query-status"] = [{"status": now}]
+    await qemu.migrating.load()
+    assert qemu.migrating.status is not None
+    assert qemu.migrating.status.phase is phase
+    qemu.migrating.close()

@@ -102,14 +102,14 @@ def test_the_first_time() -> None:
         "rule add fwmark 5 lookup 1005 priority 100",
     }
     assert found.come6 == ["rule add fwmark 5 lookup 1005 priority 100"]
-    assert not found.go + found.go6 + found.bridge_go
+    assert not found.go + found.go6 + found.stale + found.bridge_stale
 
 
 def test_one_remote_more_is_one_command_however_many_there_are() -> None:
     many = [remote(number) for number in range(3000)]
     found = commands(plan(*many), plan(*many, remote(3001)))
     assert found == Change(
-        [], ["route replace 10.0.13.1/32 via 169.254.64.2 dev vx onlink table 254"], [], [], [], []
+        [], ["route replace 10.0.13.1/32 via 169.254.64.2 dev vx onlink table 254"], [], [], [], [], []
     )
 
 
@@ -117,7 +117,7 @@ def test_a_move_between_others_is_one_route_replaced() -> None:
     others = [remote(1), remote(2, "host-300")]
     found = commands(plan(remote(4), *others), plan(remote(4, "host-300"), *others))
     assert found.come == ["route replace 10.0.1.4/32 via 169.254.65.44 dev vx onlink table 254"]
-    assert found == Change([], found.come, [], [], [], [])
+    assert found == Change([], found.come, [], [], [], [], [])
 
 
 def test_a_move_from_here_replaces_the_route_before_anything_goes() -> None:
@@ -127,17 +127,14 @@ def test_a_move_from_here_replaces_the_route_before_anything_goes() -> None:
     )
     found = commands(plan(remote(9), ports=(here,)), plan(remote(9), there))
     assert found.come == ["route replace 10.0.0.4/32 via 169.254.64.2 dev vx onlink table 254"]
-    assert found.go == ["neighbour delete 10.0.0.4 dev t00000000000004"]
+    assert (found.go, found.stale) == ([], ["neighbour delete 10.0.0.4 dev t00000000000004"])
 
 
 def test_the_last_remote_of_a_host_takes_its_entries_along() -> None:
     found = commands(plan(remote(1), remote(2, "host-300")), plan(remote(1)))
-    assert found.bridge_go == ["fdb delete 02:67:76:00:01:2c dev vx self"]
-    assert set(found.go) == {
-        "route delete 10.0.1.2/32 table 254",
-        "neighbour delete 169.254.65.44 dev vx",
-        "neighbour delete fe80::12c dev vx",
-    }
+    assert found.bridge_stale == ["fdb delete 02:67:76:00:01:2c dev vx self"]
+    assert found.go == ["route delete 10.0.1.2/32 table 254"]
+    assert set(found.stale) == {"neighbour delete 169.254.65.44 dev vx", "neighbour delete fe80::12c dev vx"}
 
 
 def test_routes_by_kind() -> None:

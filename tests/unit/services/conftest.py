@@ -17,6 +17,7 @@ import gureum.services.ebs
 import gureum.services.ec2
 import gureum.services.fleet
 import gureum.services.sts  # noqa: F401  (registers its operations)
+from gureum.control.balancer import Assessment
 from gureum.control.keys import KeyStore
 from gureum.env import Env
 from gureum.errors import ApiError, ConfigError, TransportError
@@ -158,12 +159,16 @@ class FakeHosts:
         self.copying: dict[tuple[str, str], tuple[int, int]] = {}
         self.blocks = FakeBlocks()
         self.pools = FakePools()
+        self.assessment = Assessment()
 
     def problems(self, host: str) -> tuple[str, ...]:
         return self.wrong.get(host, ())
 
     def migrating(self, host: str, instance: str) -> MigrationReport | None:
         return self.migrations.get(instance)
+
+    def balance(self) -> Assessment:
+        return self.assessment
 
     def copied(self, host: str, volume: str) -> tuple[int, int]:
         return self.copying.get((host, volume), (0, 0))

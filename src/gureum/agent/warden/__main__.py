@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import fcntl
 import json
+import math
 import os
 import select
 import signal
@@ -22,11 +23,18 @@ from gureum.agent.warden import notes
 from gureum.agent.warden.custody import Custody, Decision, Marks
 from gureum.agent.warden.guests import Guests
 from gureum.agent.warden.lease import Lease, Settings, Told
+from gureum.network.silence import Place, Silence
 
 WAIT_CONFIG_SECONDS = 0.5
 IDLE_SECONDS = 1.0
 HELD_SECONDS = 0.25
 """Between looks while nothing may run: for machines that were being started."""
+LATE_SECONDS = 0.25
+"""How late the main thread may be when machines are to be stopped, before another one does it."""
+HEARD_SECONDS = 8.0
+"""For which the host is heard after a look: when everything of it is killed but its kernel, that is silent by
+the time that its instances have booted elsewhere. Long enough for a warden to be started again.
+"""
 END_SECONDS = 2.0
 OOM_SCORE = "-999"
 NICE = -15
@@ -60,31 +68,76 @@ class Log:
             self.idle.set()
 
 
+class Deputy:
+    """A thread that stops the machines that are known when the main thread does not: it waits for nothing.
+
+    Were it only that the lease is not renewed any more, they would run on while they are given up.
+    """
+
+    def __init__(self, guests: Guests) -> None:
+        self._guests = guests
+        self._until = math.inf
+        self.acted = False
+        """Machines may be stopped."""
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="deputy", daemon=True).start()
+
+    def allow(self, until: float) -> None:
+        """Machines may run so long, as far as the main thread knows; or it sees to them itself: inf."""
+        self._until = until
+
+    def _run(self) -> None:
+        while True:
+            if self.is_due():
+                self.act()
+            time.sleep(HELD_SECONDS)
+
+    def is_due(self) -> bool:
+        return notes.now() > self._until + LATE_SECONDS
+
+    def act(self) -> None:
+        self.acted = True
+        self._guests.stop_known()
+
+
 class Warden:
     """``look`` does what is due, and says how long until the next look."""
 
-    def __init__(self, lease: Lease, guests: Guests, directory: str, log: Log) -> None:
+    def __init__(
+        self, lease: Lease, guests: Guests, silence: Silence, deputy: Deputy, directory: str, log: Log
+    ) -> None:
         self._lease = lease
         self._guests = guests
+        self._silence = silence
+        self._deputy = deputy
         self._log = log
         self._word = notes.Note(directory, notes.WORD)
         self._state = notes.Note(directory, notes.STATE)
         earlier = self._state.read()
         self._custody = Custody(float(earlier.get("lease", 0.0)))
+        # What the last one had done for a fence is done again: perhaps it is written nowhere yet.
+        self._custody.marked(Marks(*map(int, earlier.get("marks", ()))))
         self._held = bool(earlier.get("held", False))
         """Machines may be stopped; noted before they are, and until they go on."""
+        self._proxied = bool(earlier.get("proxied", False))
+        """It proxied neighbour discovery before."""
         self._stopped = False
         """None runs, as far as a last look went."""
-        self._why = ""
+        self._why = self._complaint = ""
         self._error = "the storage cluster was not reached yet"
         self._recorded = Marks()
         """As last read in the cluster."""
 
     def look(self) -> float:
+        self._lease.looked = notes.now()
         self._listen()
         now = notes.now()
         decision = self._custody.decide(now)
         self._lease.wanted = decision is not Decision.kill
+        self._deputy.allow(self._custody.until if decision is Decision.run else math.inf)
+        if self._deputy.acted:
+            self._deputy.acted, self._held = False, True
         match decision:
             case Decision.run:
                 self._run()
@@ -93,6 +146,7 @@ class Warden:
             case Decision.kill:
                 self._kill()
         self._note()
+        self._lease.looked = notes.now()
         left = self._custody.until - notes.now()
         return max(0.0, min(IDLE_SECONDS, left)) if decision is Decision.run else HELD_SECONDS
 
@@ -124,16 +178,20 @@ class Warden:
 
     def _run(self) -> None:
         self._stopped = False
-        if self._held and notes.now() < self._custody.until:
-            self._guests.go_on()
-            self._held = False
-            self._explain("")
+        self._be_heard()
+        if self._held:
+            whole = self._guests.look()
+            if notes.now() < self._custody.until:
+                self._guests.go_on()
+                self._held = not whole
+                self._explain("" if whole else "machines may run, but not all could be looked for")
 
     def _freeze(self, now: float) -> None:
         self._held = True
         if not self._stopped:
             self._note()
         whole = self._guests.stop()
+        self._be_silent()
         if not self._stopped:
             which = "may not run" if whole else "are being stopped"
             self._explain(f"{self._custody.silence(now)}: machines {which}", self._error)
@@ -144,12 +202,37 @@ class Warden:
         marks = self._custody.marks
         whole = self._guests.kill()
         self._stopped = whole
+        # Before it is said that they are: others answer for them then.
+        self._be_silent()
         self._explain(
             f"this host was given up (fence {marks.fence}): machines are ended, and none is started"
         )
         if whole and marks.killed < marks.fence:
             self._custody.marked(Marks(killed=marks.fence))
             self._lease.acknowledge(marks.fence)
+
+    def _be_silent(self) -> None:
+        try:
+            proxied = self._silence.keep(self._proxied)
+        except OSError as error:
+            self._complain(f"this host goes on answering for its instances' addresses: {error}")
+        else:
+            if proxied and not self._proxied:
+                self._proxied = True
+                self._note()
+
+    def _be_heard(self) -> None:
+        try:
+            self._silence.lift(self._proxied, HEARD_SECONDS)
+        except OSError as error:
+            self._complain(f"this host's network cannot be opened: {error}")
+        else:
+            self._proxied = False
+
+    def _complain(self, what: str) -> None:
+        if what != self._complaint:
+            self._complaint = what
+            self._log.say(what)
 
     def _explain(self, why: str, detail: str = "") -> None:
         if why != self._why:
@@ -165,14 +248,18 @@ class Warden:
             fence=self._recorded.killed,
             why=self._why[:200],
             error=self._error[:200],
+            marks=custody.marks._replace(killed=self._recorded.killed),
+            proxied=self._proxied,
             pid=os.getpid(),
         )
 
     def close(self) -> bool:
         """Give the lease back, unless machines are left that need it; whether none are."""
-        if self._guests.pids():
+        if not self._guests.look() or self._guests.pids():
             self._log.say("ends, and leaves machines to the next warden")
             return False
+        with contextlib.suppress(OSError):
+            self._silence.end(self._proxied)
         self._lease.end()
         self._lease.ended.wait(END_SECONDS)
         return True
@@ -236,7 +323,13 @@ def look_after(host_directory: str, config_path: str, signals: int, wake: int) -
     fields = {name: config[name] for name in Settings._fields if name != "which"}
     which = f"{notes.boot_id()[:8]}.{os.getpid()}.{notes.now():.3f}"
     lease = Lease(Settings(**fields, which=which), lambda: wake_up(wake))
-    warden = Warden(lease, Guests(config["machines"]), directory, log)
+    guests = Guests(config["machines"])
+    guests.look()
+    deputy = Deputy(guests)
+    deputy.start()
+    # An agent of before this was there did not say where.
+    silence = Silence(Place(**config.get("network", {})))
+    warden = Warden(lease, guests, silence, deputy, directory, log)
     log.say(f"looks after the machines of host {config['host']}, cloud {config['cloud']}")
     lease.wanted = True
     lease.start()

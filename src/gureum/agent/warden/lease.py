@@ -6,6 +6,7 @@ waits for them. It decides nothing.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -20,7 +21,10 @@ from gureum.san.ceph.rbdworker import fences
 CONNECT_SECONDS = 5
 OPERATION_SECONDS = 10
 """An operation waits for an OSD that died, up to 20 s, and one that is given up is only asked again."""
+LOOKED_SECONDS_MAX = 3.0
 TOLD_MAX = 100
+SHUTDOWN_SECONDS = 1.0
+ENDINGS_MAX = 8
 
 
 class Settings(NamedTuple):
@@ -56,6 +60,8 @@ class Lease:
         self._cookie = f"{fences.BY_WARDEN}/{settings.cloud}/{settings.host}/{settings.which}"
         self._cluster: Any = None
         self._io: Any = None
+        self._endings: list[threading.Thread] = []
+        """Clients that may still be shutting down."""
         self._news: deque[Told] = deque(maxlen=TOLD_MAX)
         self._due = threading.Event()
         self._killed = 0
@@ -63,6 +69,8 @@ class Lease:
         """Whether to have it; else only the marks are read."""
         self.may_break = False
         """Whether to take it from an earlier warden of this host. Not to be set while its lease counts."""
+        self.looked = 0.0
+        """When the warden last looked after its machines. It has to, for the lease to be renewed."""
         self.ended = threading.Event()
         self._ending = False
 
@@ -119,7 +127,7 @@ class Lease:
             self._give_back()
             return Told(began, marks=Marks(*marks))
         foreign, renewed = "", False
-        if self.wanted:
+        if self.wanted and notes.now() < self.looked + LOOKED_SECONDS_MAX:
             renewed = fences.renew(io, cloud, host, self._cookie, LEASE_SECONDS)
             if not renewed:
                 foreign, renewed = self._of_another()
@@ -166,7 +174,7 @@ class Lease:
             io.set_osdmap_full_try()
             fences.write(io, settings.cloud, settings.host)
         except (rados.Error, fences.Contended):
-            cluster.shutdown()
+            self._shut_down(cluster)
             raise
         self._cluster, self._io = cluster, io
 
@@ -174,4 +182,14 @@ class Lease:
         """Begin anew: a client that the cluster has shut out stays so."""
         cluster, self._cluster, self._io = self._cluster, None, None
         if cluster is not None:
-            cluster.shutdown()
+            self._shut_down(cluster)
+
+    def _shut_down(self, cluster: Any) -> None:
+        """Nothing bounds how long it takes, and the lease does not wait for it."""
+        self._endings = [each for each in self._endings if each.is_alive()]
+        ending = threading.Thread(target=cluster.shutdown, name="shutdown", daemon=True)
+        ending.start()
+        self._endings.append(ending)
+        ending.join(SHUTDOWN_SECONDS)
+        if len(self._endings) > ENDINGS_MAX:
+            os._exit(1)  # it is started again, with none of them

@@ -16,7 +16,7 @@ from typing import Any
 DIRECTORY = "/run/gureum"
 CONFIG = "warden.json"
 """A file in the host's run directory that its agent writes: lease.Settings but ``which``, and ``machines``
-(their directory), ``netns`` ("" for the machine's own network).
+(their directory), ``netns`` ("" for the machine's own network), ``network`` (a silence.Place).
 """
 WORD, STATE = "word", "state"
 """Written by the agent, and by the warden."""

@@ -18,7 +18,7 @@ class Background:
         self._whose = whose
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(self, work: Coroutine[None, None, None]) -> None:
+    def start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         async def logged() -> None:
             try:
                 await work
@@ -29,6 +29,7 @@ class Background:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(lambda _: work.close())  # it may have been cancelled before it began
+        return task
 
     def cancel(self) -> None:
         for task in self._tasks:

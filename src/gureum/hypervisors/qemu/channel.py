@@ -16,6 +16,8 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
 
 from gureum.errors import HypervisorError
 
@@ -25,8 +27,14 @@ CHALLENGE_BYTES = 32
 PROOF_BYTES = 32
 CONNECT_SECONDS = 5.0
 PROVE_SECONDS = 5.0
-CALLERS_MAX = 8
-"""Who is being listened to at the same time."""
+HEAR_SECONDS = 2.0
+"""How long one who has connected may take to prove to know the secret: it is an answer to one message."""
+CALLERS_MAX, CALLERS_EACH_MAX = 64, 4
+"""Who is being listened to at the same time, in all and of one address. Who comes beyond that takes the place
+of the one that has been silent longest, of its own address first: so nobody keeps the source out.
+"""
+WARNINGS_MAX = 8
+"""Of those without the secret, so many are told of."""
 SILENCE_SECONDS = 20
 """After which a host that answers nothing is given up, by both ends."""
 
@@ -101,7 +109,10 @@ class Listener:
         self._secret = secret
         self._migration = migration
         self._came = came
-        self._callers: set[asyncio.Task[None]] = set()
+        self._callers: dict[asyncio.Task[None], str] = {}
+        """By task, the address of who has connected, oldest first."""
+        self._proved: asyncio.Task[Any] | None = None
+        self._warnings = 0
         self._socket = listening(listen)
         host, port = self._socket.getsockname()[:2]
         self.address = format_address(host, port)
@@ -111,17 +122,33 @@ class Listener:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, _ = await loop.sock_accept(self._socket)
+                connection, (address, *_) = await loop.sock_accept(self._socket)
             except OSError as error:
-                log.warning("%s: %s", self._migration, error)
+                self._warn(error)
                 await asyncio.sleep(0.1)
                 continue
-            if len(self._callers) >= CALLERS_MAX:
-                connection.close()
-                continue
+            self._make_room(address)
             caller = asyncio.create_task(self._hear(connection))
-            self._callers.add(caller)
-            caller.add_done_callback(self._callers.discard)
+            self._callers[caller] = address
+            caller.add_done_callback(partial(self._heard, connection))
+
+    def _heard(self, connection: socket.socket, caller: asyncio.Task[None]) -> None:
+        self._callers.pop(caller, None)
+        connection.close()  # it may not even have begun
+
+    def _make_room(self, address: str) -> None:
+        silent = [caller for caller, of in self._callers.items() if of == address]
+        if len(silent) < CALLERS_EACH_MAX:
+            if len(self._callers) < CALLERS_MAX:
+                return
+            silent = list(self._callers)
+        del self._callers[silent[0]]
+        silent[0].cancel()
+
+    def _warn(self, why: object) -> None:
+        self._warnings += 1
+        if self._warnings <= WARNINGS_MAX:
+            log.warning("%s: %s", self._migration, why)
 
     async def _hear(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -129,17 +156,18 @@ class Listener:
             try:
                 connection.setblocking(False)
                 ours = os.urandom(CHALLENGE_BYTES)
-                async with asyncio.timeout(PROVE_SECONDS):
+                async with asyncio.timeout(HEAR_SECONDS):
                     await loop.sock_sendall(connection, ours)
                     heard = await _receive(connection, CHALLENGE_BYTES + PROOF_BYTES)
                 theirs, proof = heard[:CHALLENGE_BYTES], heard[CHALLENGE_BYTES:]
                 if not hmac.compare_digest(
                     proof, _proof(self._secret, "source", self._migration, ours, theirs)
                 ):
-                    log.warning("%s: somebody without its secret has connected", self._migration)
+                    self._warn("somebody without its secret has connected")
                     return
-                if self._accepting.cancelled() or self._accepting.cancelling():
+                if self._proved is not None or self._accepting.cancelled() or self._accepting.cancelling():
                     return  # another one was quicker
+                self._proved = asyncio.current_task()
                 self._accepting.cancel()
                 _give_up_in_time(connection)
                 await self._came(connection)
@@ -147,17 +175,20 @@ class Listener:
                 async with asyncio.timeout(PROVE_SECONDS):
                     await loop.sock_sendall(connection, answer)
             except (OSError, EOFError, HypervisorError) as error:
-                log.warning("%s: %s", self._migration, error)
+                self._warn(error)
 
     def close(self) -> None:
-        """Callers that are past their proof are served to the end."""
+        """Who is past the proof is served to the end."""
         self._accepting.cancel()
         self._socket.close()
+        for caller in self._callers:
+            if caller is not self._proved:
+                caller.cancel()
 
     def abandon(self) -> None:
         self.close()
-        for caller in self._callers:
-            caller.cancel()
+        if self._proved is not None:
+            self._proved.cancel()
 
 
 def listening(listen: str) -> socket.socket:

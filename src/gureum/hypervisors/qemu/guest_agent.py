@@ -8,6 +8,7 @@ source). Nothing that it answers is believed beyond yes and no, and it is never 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -181,9 +182,23 @@ class Freezer:
             await asyncio.sleep(pause)
             pause = min(2 * pause, THAW_PAUSE_SECONDS_MAX)
 
-    def thaw_later(self) -> None:
-        """Another process of ours may have left it frozen."""
-        self._limit = asyncio.create_task(self._thaw())
+    def thaw_later(self, seconds: float | None = None) -> None:
+        """Another process of ours may have left it frozen; ``seconds``: until it is taken not to be."""
+        self._limit = asyncio.create_task(self._thaw() if seconds is None else self._thaw_within(seconds))
+
+    async def _thaw_within(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._thaw()
+        except TimeoutError:
+            log.warning("%s: its agent has not answered for %g s", self._id, seconds)
+            with contextlib.suppress(OSError):
+                await self._note(False)
+
+    async def settled(self) -> None:
+        """Wait a moment for a thaw that is under way."""
+        if self._limit is not None and self._holders == 0:
+            await asyncio.wait({self._limit}, timeout=THAW_ANSWER_SECONDS)
 
     def close(self) -> None:
         if self._limit is not None:

@@ -418,6 +418,11 @@ class QemuHypervisor:
         identity = machine.identity if machine is not None else None
         return identity.pid if identity is not None else None
 
+    def processes(self) -> dict[str, int]:
+        """Those of all machines that have one."""
+        found = ((id, machine.identity) for id, machine in self._machines.items())
+        return {id: identity.pid for id, identity in found if identity is not None}
+
     def console_socket(self, id: str) -> Path | None:
         machine = self._machines.get(id)
         return machine.files.console if machine is not None and machine.lives else None

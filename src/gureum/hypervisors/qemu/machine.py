@@ -39,6 +39,8 @@ QUIT_SECONDS_GONE = 15.0
 """Of a machine that has gone to another host: killed, it would leave its disks' locks with the cluster for
 half a minute, and its guest waiting there. librbd gives up after 10 s to tell who does not answer.
 """
+ARRIVED_SECONDS = 60.0
+"""How long a guest that came from another host is asked to thaw its file systems, until its agent answers."""
 RECONNECT_SECONDS_MIN = 0.5
 RECONNECT_SECONDS_MAX = 15.0
 
@@ -191,7 +193,9 @@ class Machine:
             self.freezer.thaw_later()
 
     async def _agent_listens(self) -> bool:
-        """Whether the guest has opened the port of its agent."""
+        """Whether the guest has opened the port of its agent. Of one that is held nobody knows it."""
+        if self.state is MachineState.paused:
+            raise HypervisorError(f"{self.id}: is held: {self.message}")
         if self.state is not MachineState.running:
             return False
         answer = await self.monitor().execute("query-chardev", seconds=1.0)
@@ -340,6 +344,7 @@ class Machine:
             case "running":
                 if self.saved.ended is not None:  # noted before a reset that was cut short
                     self._note(None, "")
+                self.migrating.runs()
                 self.show(MachineState.running)
             case "shutdown":
                 self._guest_shut_down()
@@ -356,7 +361,9 @@ class Machine:
                 self.show(MachineState.paused, messages.MIGRATED if gone else messages.PAUSED)
 
     def came_and_went_on(self) -> None:
-        self.remember(incoming=False, migration="", exports="")
+        # A snapshot may have frozen it where it left, in the moment of its leaving.
+        self.remember(incoming=False, migration="", exports="", frozen=True)
+        self.freezer.thaw_later(ARRIVED_SECONDS)
         self.migrating.went_on()
         self._changed()
 

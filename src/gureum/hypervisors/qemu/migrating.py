@@ -29,15 +29,15 @@ from gureum.hypervisors.qemu.background import Background
 from gureum.hypervisors.qemu.channel import Listener, connect
 from gureum.hypervisors.qemu.disk_copies import Copy, DiskCopies, end_export, export
 from gureum.hypervisors.qemu.live_nodes import item
-from gureum.hypervisors.qemu.migration_answers import (
+from gureum.hypervisors.qemu.migration_settings import CREDENTIALS, set_capabilities, use_secret
+from gureum.hypervisors.qemu.monitor import CommandError, Monitor
+from gureum.hypervisors.qemu.progress import (
     PRE_SWITCHOVER,
     downtime_limit,
     parse_figures,
     parse_phase,
     sends,
 )
-from gureum.hypervisors.qemu.migration_settings import CREDENTIALS, set_capabilities, use_secret
-from gureum.hypervisors.qemu.monitor import CommandError, Monitor
 from gureum.migrationspec import MigrationPhase
 
 if TYPE_CHECKING:
@@ -70,6 +70,9 @@ class Migrating:
         self._secret = machine.files.directory / "psk"
         self._listener: Listener | None = None
         self._background = Background(machine.id)
+        self._watching: asyncio.Task[None] | None = None
+        self._told_to_stay = False
+        """What is held here after all was sent was told to go on. Perhaps QEMU has not answered that."""
         self._bounds: Outgoing | None = None
         self._advanced = asyncio.Event()
         self._turn = asyncio.Lock()
@@ -169,12 +172,15 @@ class Migrating:
                     await self._copies().limit(outgoing.copies, outgoing.bytes_per_second)
             return
         self.require_settled()
+        await machine.freezer.settled()
         if machine.state is not MachineState.running or machine.saved.frozen:
             raise HypervisorError(f"{machine.id}: is {machine.message or machine.state}: it cannot move now")
         self._volumes, self._copied, self._tries = outgoing.copies, (), 0
         if outgoing.copies:
             await machine.save(migration=outgoing.migration)
             await self._begin_disks(machine.monitor(), outgoing)
+            self._disks_first = True
+            self._show(Migration(migration=outgoing.migration, incoming=False, phase=COPYING))
         else:
             connection = await connect(outgoing.address, outgoing.secret, outgoing.migration)
             with connection:
@@ -183,8 +189,6 @@ class Migrating:
                     machine.monitor(), self._secret, outgoing.secret, machine.saved.uid, "client"
                 )
                 await self._begin(machine.monitor(), outgoing, connection)
-        self._disks_first = bool(outgoing.copies)
-        self._show(Migration(migration=outgoing.migration, incoming=False, phase=COPYING))
         self._watch()
 
     async def _drop(self) -> None:
@@ -221,6 +225,7 @@ class Migrating:
 
     async def _send_memory(self, outgoing: Outgoing) -> None:
         machine = self._machine
+        await machine.freezer.settled()
         if machine.state is not MachineState.running or machine.saved.frozen:
             return  # it goes on in a moment, or ends
         try:
@@ -265,7 +270,20 @@ class Migrating:
         await monitor.execute("migrate-set-parameters", {"tls-creds": CREDENTIALS})
         await monitor.send_named_file(CONNECTION, connection.fileno())
         self._machine.env.crashpoint("qemu.migrate.begin")
-        await monitor.execute("migrate", {"uri": f"fd:{CONNECTION}"})
+        # From here on it may be under way, whatever comes back.
+        if not outgoing.copies:
+            self._show(Migration(migration=outgoing.migration, incoming=False, phase=COPYING))
+        try:
+            await monitor.execute("migrate", {"uri": f"fd:{CONNECTION}"})
+        except CommandError:
+            self.status = self.status if outgoing.copies else None
+            raise
+        except HypervisorError as error:
+            if not self._machine.lives:
+                self.process_ended(str(error))
+                raise
+            # QEMU may do it yet. It does one command after the other: what it says of it next is the truth.
+            log.warning("%s; whether it leaves is asked until that is known", error)
         self._machine.env.crashpoint("qemu.migrate.begun")
 
     async def _bound(self, monitor: Monitor, outgoing: Outgoing, passes: int = 0) -> None:
@@ -296,12 +314,21 @@ class Migrating:
         raise HypervisorError(f"{machine.id}: its migration has not ended in {CANCEL_SECONDS:g} s")
 
     def _watch(self) -> None:
+        """Until it has ended, also while QEMU does not answer."""
+
         async def watch() -> None:
+            told = ""
             while self.status is not None and self.status.phase is COPYING:
                 await asyncio.sleep(POLL_SECONDS)
-                await self._look()
+                try:
+                    await self._look()
+                except HypervisorError as error:
+                    if str(error) != told:
+                        told = str(error)
+                        log.warning("%s", told)
 
-        self._background.start(watch())
+        if self._watching is None or self._watching.done():
+            self._watching = self._background.start(watch())
 
     async def _look(self) -> None:
         """Ask QEMU how far it is."""
@@ -314,8 +341,11 @@ class Migrating:
             await self._switch_over()
             return
         phase = parse_phase(answer)
-        if phase is None or self.status is None or self.status.phase is MigrationPhase.failed:
+        if self.status is None or self.status.phase is MigrationPhase.failed:
             return  # for good, whatever QEMU says: it may be of a guest that stayed after all
+        if phase is None:
+            self._not_begun()
+            return
         if self.status.phase is not COPYING and phase is COPYING:
             return  # it was asked before that ended
         figures = parse_figures(self.status, answer)
@@ -324,6 +354,12 @@ class Migrating:
             passes = int(str(item(answer.get("ram")).get("dirty-sync-count", 0)))
             if downtime_limit(self._bounds, passes) != self._bounds.downtime_ms:
                 await self._bound(monitor, self._bounds, passes)
+
+    def _not_begun(self) -> None:
+        """QEMU knows of nothing that it was told to send."""
+        status = self.status
+        if status is not None and status.phase is COPYING and not status.incoming:
+            self._show(replace(status, phase=MigrationPhase.failed, error=messages.NOT_BEGUN))
 
     async def _last_look(self) -> None:
         """What it has taken QEMU says a moment later than that it has ended."""
@@ -354,9 +390,10 @@ class Migrating:
             machine.env.crashpoint("qemu.migrate.went_on")
             await machine.refresh()
         elif self.status is not None and self.status.phase is MigrationPhase.completed:
+            self._told_to_stay = True
             await machine.monitor().execute("cont")
             await machine.refresh()
-            self._show(replace(self.status, phase=MigrationPhase.failed, error=messages.STAYED))
+            self.runs()
         elif self.status is not None and self.status.phase in UNDER_WAY:
             raise HypervisorError(f"{machine.id}: is still being copied to another host")
 
@@ -369,6 +406,13 @@ class Migrating:
                     self._advanced.clear()
         if self.status is None or self.status.phase is not MigrationPhase.completed:
             raise HypervisorError(f"{self._machine.id}: not all of it has come here yet")
+
+    def runs(self) -> None:
+        """QEMU says so, perhaps long after it was told to let the guest go on."""
+        status = self.status
+        if self._told_to_stay and status is not None and status.phase is MigrationPhase.completed:
+            self._told_to_stay = False
+            self._show(replace(status, phase=MigrationPhase.failed, error=messages.STAYED))
 
     def went_on(self) -> None:
         """The guest runs here, or has shut down: its migration is over."""
@@ -419,6 +463,8 @@ class Migrating:
             self._load_incoming(phase)
             return
         copies = await self._copies().look()
+        if copies:
+            await self._machine.refresh()  # as it is after that answer
         self._volumes = tuple(copy.volume for copy in copies)
         if copies and not sends(answer, self._machine.run_state):
             self._load_disks(copies)
@@ -427,7 +473,10 @@ class Migrating:
             status = Migration(migration=saved.migration, incoming=False, phase=phase)
             self.status = parse_figures(status, answer)
             if phase is MigrationPhase.completed:
-                self._load_completed()
+                await self._load_completed()
+        else:
+            self._not_begun()
+            return
         if self.status is not None:
             self._machine.migration_changed()
             self._watch()
@@ -440,8 +489,12 @@ class Migrating:
             failure = next((copy.failure for copy in copies if copy.failure), messages.STAYED)
             self._fail(failure)
 
-    def _load_completed(self) -> None:
-        """It may be what has once brought the machine here that was completed: the run state tells."""
+    async def _load_completed(self) -> None:
+        """It may be what has once brought the machine here that was completed: the run state tells.
+
+        As it is now: what was asked before that may be from before it was completed.
+        """
+        await self._machine.refresh()
         if self.status is None:
             return
         if self._machine.run_state == "postmigrate":
@@ -459,6 +512,8 @@ class Migrating:
             self.status = Migration(
                 migration=saved.migration, incoming=True, phase=phase, disks_address=saved.exports
             )
+            # Its end may have been told between that answer and this.
+            self._watch()
         elif self._listener is None:
             secret = secret_dir.read(self._secret)
             if not secret:

@@ -71,8 +71,11 @@ def daemons_conf(
                 "mon_data": f"{cluster.directory}/$name",
                 "keyring": f"{cluster.directory}/$name/keyring",
                 "mgr_initial_modules": "",
-                # One monitor has nobody to wait for.
-                "paxos_propose_interval": "0.1",
+                # One monitor has nobody to wait for. By default it waits for more to propose, 50 ms, and
+                # until a second after its last commit. Meanwhile a guest whose volume gets a snapshot may
+                # not write, as its id is such a commit. Each is on the disk before it is answered, as ever.
+                "paxos_min_wait": "0.005",
+                "paxos_propose_interval": "0.01",
                 # They share a machine, so whoever says that an OSD is silent is in the same "host".
                 "mon_osd_reporter_subtree_level": "osd",
                 # Its disk is the machine's, which others fill too: 30 % free is no trouble there.

@@ -7,14 +7,17 @@ taken the next one sees, also where placement has not chosen the host yet.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from math import inf
 from typing import NamedTuple
 
 from gureum.control.filters import ROOM, Scene, Shelf, Wish, plain, reasons, verdicts
-from gureum.control.fleet import EVERY_ZONE, Fleet, Taken, taken
+from gureum.control.fleet import Fleet, Taken, taken
 from gureum.control.fleet import serves as serves
+from gureum.control.outlook import Outlook, Shortfall, domain
+from gureum.control.restarts import Restart, Restarts, restarts
 from gureum.errors import ApiError
-from gureum.resources import HostState, Instance, Pool, Snapshot, Strategy, Volume
+from gureum.resources import HostState, Instance, Pool, Recovery, Snapshot, Strategy, Volume
 from gureum.resources.volume import shared
 from gureum.store.base import Reader
 
@@ -73,9 +76,61 @@ async def admit(reader: Reader, machine: Taken, count: int, sources: Collection[
     snapshots = await reader.get_many(Snapshot, sources)
     bound = [snapshot.host for snapshot in snapshots if not shared(snapshot.pool)]
     only = {host for host in bound if host is not None}
-    scene = Scene(await reader.tally(Fleet))
+    fleet = await _fleet(reader)
+    scene, admission = _place(fleet, machine, count, only)
+    if not isinstance(fleet, Restarts) or not _someone_is_up(scene, machine.zone, only):
+        return admission
+    fitting = len(admission.partitions)
+    if fitting == 0 or (short := _short(scene, fleet, machine, Recovery().priority)) is None:
+        return admission
+    # As many as leave what would be restarted its room: ``few`` do, ``enough`` do not.
+    enough, few, admission = fitting, 0, Admission([])
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        scene, fewer = _place(fleet, machine, middle, only)
+        if (found := _short(scene, fleet, machine, Recovery().priority)) is None:
+            few, admission = middle, fewer
+        else:
+            enough, short = middle, found
+    head = f"{machine.type} capacity in the Availability Zone you requested ({machine.zone})"
+    refusal = f"We currently do not have sufficient {head}: {_kept(fleet, short)}"
+    return admission._replace(refusal=insufficient(refusal))
+
+
+async def _fleet(reader: Reader) -> Fleet:
+    """The fleet; with what would be restarted, if room is kept for that."""
+    fleet = await reader.tally(Fleet)
+    return await reader.tally(Restarts) if fleet.settings.survive else fleet
+
+
+def _short(scene: Scene, fleet: Restarts, machine: Taken, priority: int) -> Shortfall | None:
+    """What would find no room any more if hosts were lost, with what was placed in thought."""
+    new = {
+        id: Restart(each, (-priority, inf, id))
+        for id, each in scene.placed.items()
+        if machine.restarts and (id == machine.id or id.startswith(NEW))
+    }
+    return Outlook(scene, fleet, domain(fleet, machine.zone), new).short(fleet.settings.survive)
+
+
+def _kept(fleet: Fleet, short: Shortfall) -> str:
+    """Why there is no room, and what to do."""
+    count = fleet.settings.survive
+    hosts = "a host" if count == 1 else f"{count} hosts"
+    named = (each._replace(id="a new one") if each.id.startswith(NEW) else each for each in short.homeless)
+    short = short._replace(homeless=tuple(named))
+    return (
+        f"room is kept so that the loss of {hosts} is survived, and then {short}. Stop or terminate other "
+        "instances, choose a smaller instance type, add a host, or keep less room (gureum host survive), and "
+        "try again."
+    )
+
+
+def _place(fleet: Fleet, machine: Taken, count: int, only: Collection[str]) -> tuple[Scene, Admission]:
+    """Of ``count`` new instances those that have room, in thought where placement will put them."""
+    scene = Scene(fleet)
     waits = not _someone_is_up(scene, machine.zone, only)
-    shelf = None if waits else _reserve(scene, machine, count)
+    shelf = None if waits else settle(scene, machine.zone, count, machine.id)(machine)
     admission = Admission([])
     for number in range(count):
         new = machine._replace(id=f"{NEW}{number}")
@@ -88,8 +143,8 @@ async def admit(reader: Reader, machine: Taken, count: int, sources: Collection[
             admission.partitions.append(partition)
             break
         else:
-            return admission._replace(refusal=_refusal(scene, Wish(new, only)))
-    return admission
+            return scene, admission._replace(refusal=_refusal(scene, Wish(new, only)))
+    return scene, admission
 
 
 def _someone_is_up(scene: Scene, zone: str, only: Collection[str]) -> bool:
@@ -97,9 +152,9 @@ def _someone_is_up(scene: Scene, zone: str, only: Collection[str]) -> bool:
     return any(host.state is HostState.up and (not only or host.id in only) for host in hosts)
 
 
-def _reserve(scene: Scene, machine: Taken, count: int) -> Shelf | None:
-    """Let all that was accepted have a host, as placement will choose. The shelf is one for ``count`` like
-    ``machine``, if they are plain and it is worth it.
+def settle(scene: Scene, zone: str, count: int = 0, but: str = "") -> Callable[[Taken], Shelf | None]:
+    """Let all that was accepted, ``but`` one, have a host in thought, as placement will choose. Returned is
+    what gives a shelf for machines, if they are plain and it is worth it; ``count``: how many more come.
     """
     few = count + len(scene.fleet.unplaced) < SHELF_MIN
     shelves: dict[tuple[str, str], Shelf] = {}
@@ -112,14 +167,13 @@ def _reserve(scene: Scene, machine: Taken, count: int) -> Shelf | None:
             shelves[key] = Shelf(scene, of)
         return shelves[key]
 
-    common = any(each.host.zone == EVERY_ZONE for each in scene.candidates(machine.zone))
     for _, other in sorted(scene.fleet.unplaced.items()):
-        if other.id != machine.id and (common or other.zone == machine.zone):
+        if other.id != but and (scene.fleet.common or other.zone == zone):
             if (own := shelf(other)) is not None:
                 own.place(other)
             else:
                 scene.place(Wish(other))
-    return shelf(machine)
+    return shelf
 
 
 def _partitions(scene: Scene, machine: Taken) -> list[int]:
@@ -163,13 +217,21 @@ async def require_room(reader: Reader, instance: Instance) -> None:
     only = await homes(reader, volumes)
     if not only and instance.host is not None and not anywhere(volumes):
         only = {instance.host}
-    scene = Scene(await reader.tally(Fleet))
+    fleet = await _fleet(reader)
+    scene = Scene(fleet)
     if not _someone_is_up(scene, instance.zone, only):
         return
-    machine = taken(instance)
-    _reserve(scene, machine, 1)
+    machine = taken(instance)._replace(restarts=restarts(instance.recovery, volumes))
+    settle(scene, machine.zone, but=machine.id)
     wish = Wish(machine, only)
-    if scene.best(wish) is not None:
+    best = scene.best(wish)
+    if best is not None:
+        if isinstance(fleet, Restarts):
+            scene.take(best, machine)
+            if (short := _short(scene, fleet, machine, instance.recovery.priority)) is not None:
+                raise insufficient(
+                    f"Insufficient capacity for instance '{instance.id}': {_kept(fleet, short)}"
+                )
         return
     found = [each for each in verdicts(scene, wish) if not only or each.host in only]
     if only and all("draining" in dict(each.reasons) for each in found):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -17,8 +18,10 @@ from gureum.resources import (
     Instance,
     InstanceState,
     Recovery,
+    RecoveryPolicy,
     Volume,
 )
+from gureum.resources.volume import shared
 from gureum.services.ec2 import (
     capacity,
     describe,
@@ -77,6 +80,7 @@ async def _plan(ctx: Context, input: Input) -> Plan:
     disks = await parse_mappings(ctx, image, input.get("BlockDeviceMappings"))
     key = await options.public_key(ctx, input.get("KeyName"))
     wanted = await placement_groups.asked(ctx, input.get("Placement"))
+    recovery = options.recovery(input.get("MaintenanceOptions"), Recovery())
     machine = Taken(
         id="",
         type=type.name,
@@ -87,6 +91,7 @@ async def _plan(ctx: Context, input: Input) -> Plan:
         partition=wanted.partition,
         tenancy=wanted.tenancy,
         requires=required_labels(tags["instance"]),
+        restarts=_restarts(recovery, disks),
     )
     places = await placement.choose(ctx, input, machine)
     subnet, primary = places[0].subnet, places[0].interface
@@ -113,7 +118,7 @@ async def _plan(ctx: Context, input: Input) -> Plan:
         ebs_optimized=bool(input.get("EbsOptimized")),
         monitoring=bool((input.get("Monitoring") or {}).get("Enabled")),
         client_token=input.get("ClientToken") or "",
-        recovery=options.recovery(input.get("MaintenanceOptions"), Recovery()),
+        recovery=recovery,
         cpu_credits=options.cpu_credits(input.get("CreditSpecification"), type),
     )
     return Plan(placement_groups.in_group(instance, wanted), places, disks, tags)
@@ -154,11 +159,18 @@ async def _room(ctx: Context, plan: Plan, low: int, high: int) -> list[int]:
     ``low``.
     """
     sources = [each.disk.source for each in plan.disks if each.disk.source.startswith("snap-")]
-    admission = await capacity.admit(ctx.tx, taken(plan.instance), high, sources)
+    machine = taken(plan.instance)._replace(restarts=_restarts(plan.instance.recovery, plan.disks))
+    admission = await capacity.admit(ctx.tx, machine, high, sources)
     if len(admission.partitions) < low:
         assert admission.refusal is not None
         raise admission.refusal
     return admission.partitions
+
+
+def _restarts(recovery: Recovery, disks: Sequence[DiskMapping]) -> bool:
+    """Whether it starts elsewhere if its host is lost, once these disks are where they go."""
+    everywhere = all(shared(each.disk.target or each.disk.pool) for each in disks)
+    return recovery.policy is RecoveryPolicy.restart and everywhere
 
 
 async def _create(

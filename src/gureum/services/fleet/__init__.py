@@ -4,6 +4,7 @@ Not AWS's; its model is in ``gateway/models/fleet``.
 """
 
 from gureum.services.fleet import (
+    balance,
     events,
     hosts,
     joining,
@@ -11,11 +12,13 @@ from gureum.services.fleet import (
     placement,
     pools,
     recovery,
+    survival,
     tracing,
     volumes,
 )
 
 __all__ = [
+    "balance",
     "events",
     "hosts",
     "joining",
@@ -23,6 +26,7 @@ __all__ = [
     "placement",
     "pools",
     "recovery",
+    "survival",
     "tracing",
     "volumes",
 ]

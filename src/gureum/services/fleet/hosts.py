@@ -28,9 +28,9 @@ from gureum.resources import (
 from gureum.resources.migration import UNDER_WAY
 from gureum.resources.volume import shared
 from gureum.services.ec2.capacity import anywhere
-from gureum.services.fleet import pages, placement
+from gureum.services.fleet import pages, placement, survival
 from gureum.services.fleet.faults import not_found, shown, wrong_state
-from gureum.services.fleet.losses import give_up, hand_over
+from gureum.services.fleet.losses import NAT_ENDED, give_up, hand_over
 from gureum.services.operation import Context, Input, Output, operation
 from gureum.store.base import Reader
 
@@ -103,7 +103,7 @@ async def described(ctx: Context, host: Host) -> dict[str, Any]:
         "StayingInstances": await _staying(ctx, host) if host.draining else [],
         "MigratingInstanceIds": await _migrating(ctx.tx, host.id),
         "Problems": list(ctx.hosts.problems(host.id)),
-        **await placement.capacity(ctx.tx, host),
+        **await placement.capacity_of(ctx.tx, host),
         "Certificate": None
         if newest is None
         else {
@@ -136,7 +136,7 @@ async def _migrating(reader: Reader, host: str) -> list[str]:
 
 
 def _reason(host: Host) -> str:
-    """Why it is not up, in words; "" if that is not known, or it is."""
+    """Why it is not up, or takes nothing, in words; "" if that is not known, or it does."""
     if host.fence is not None:
         by = f"host {host.fence.by} fences it" if host.fence.by else "no host can fence it now"
         gone = "nothing of it runs; it takes instances again when it is back and says so"
@@ -145,6 +145,8 @@ def _reason(host: Host) -> str:
     if host.state is HostState.down and host.silent:
         watched = f"; host {host.watcher} looks whether it lives" if host.watcher else ""
         return f"not heard of since {_time(host.silent)}{watched}"
+    if host.state is HostState.up and host.unfit:
+        return f"it {host.unfit}: nothing new is put there"
     return ""
 
 
@@ -180,7 +182,7 @@ async def modify_host(ctx: Context, input: Input) -> Output:
 @operation("fleet", "DrainHost", write=True)
 async def drain_host(ctx: Context, input: Input) -> Output:
     host = await ctx.tx.put(replace(await found(ctx, input), draining=True))
-    return {"Host": await described(ctx, host)}
+    return {"Host": await described(ctx, host), "Message": await survival.room_used(ctx.tx)}
 
 
 @operation("fleet", "ActivateHost", write=True)
@@ -211,6 +213,7 @@ async def remove_host(ctx: Context, input: Input) -> Output:
             raise wrong_state(
                 f"Host {host.id} is up: what is there can be ended in order. Force is for one that is lost."
             )
+        await _require_ended(ctx, host)
         await give_up(ctx.tx, host, ctx.env.utcnow())
         await _forget(ctx, host, certificates)
         return {}
@@ -235,6 +238,23 @@ async def remove_host(ctx: Context, input: Input) -> Output:
         )
     await _forget(ctx, host, certificates)
     return {}
+
+
+async def _require_ended(ctx: Context, host: Host) -> None:
+    """What ran there can start elsewhere from then on, and nobody would tell a host that lives to end it."""
+    if not ctx.cloud.recovers or not host.fenceable or host.state is HostState.fenced:
+        return
+    ended = (InstanceState.stopped, InstanceState.terminated)
+    found = await ctx.tx.find(Instance, host=host.id)
+    left = [each.id for each in found if each.state not in ended]
+    left += [each.id for each in await ctx.tx.find(NatGateway, host=host.id) if each.state not in NAT_ENDED]
+    if left:
+        todo = (
+            "That is under way: remove it when it is fenced."
+            if host.state is HostState.fencing
+            else "Fence it first (FenceHost), and remove it when it is fenced."
+        )
+        raise wrong_state(f"Host {host.id} may live, and run {shown(left)}. {todo}", left)
 
 
 async def _forget(ctx: Context, host: Host, certificates: Sequence[HostCertificate]) -> None:
@@ -278,5 +298,13 @@ async def revoke_host(ctx: Context, input: Input) -> Output:
         if not certificate.revoked:
             await ctx.tx.put(replace(certificate, revoked=True))
     state = host.state if host.fence is not None else HostState.down
-    host = await ctx.tx.put(replace(host, state=state, draining=True, address="", wireguard_key=""))
+    silent = host.silent
+    if ctx.cloud.recovers and host.state is HostState.up:
+        # It is heard no more from now on: what runs there is recovered as from any other that is silent.
+        silent = ctx.env.now()
+        text = f"host {host.id} was revoked, and is not heard any more"
+        await events.record(ctx.tx, ctx.env, "HostDown", text, Severity.warning, host=host.id)
+    host = await ctx.tx.put(
+        replace(host, state=state, silent=silent, draining=True, address="", wireguard_key="")
+    )
     return {"Host": await described(ctx, host)}

@@ -11,6 +11,7 @@ from datetime import datetime
 from msgspec.structs import replace
 
 from gureum.control.nat_gateways import move
+from gureum.control.restarts import whole
 from gureum.resources import (
     Host,
     Instance,
@@ -76,7 +77,7 @@ async def _keeps(tx: Transaction, instance: Instance) -> bool:
 async def bound(tx: Reader, instance: Instance) -> list[Volume]:
     """Those of its volumes that are, with a part at least, on its host's own disk."""
     volumes = await tx.find(Volume, instances=instance.id)
-    return [volume for volume in volumes if not all(map(shared, volume.pools))]
+    return [volume for volume in volumes if not whole(volume)]
 
 
 async def leave(tx: Transaction, instance: Instance, host: str) -> None:

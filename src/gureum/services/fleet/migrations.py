@@ -88,6 +88,7 @@ def _item(ctx: Context, migration: InstanceMigration) -> dict[str, Any]:
         "SourceHostId": migration.source,
         "TargetHostId": migration.destination,
         "Draining": migration.drains,
+        "Reason": migration.reason or None,
         "BytesPerSecond": migration.bytes_per_second or None,
         "StartTime": migration.started,
         "SwitchTime": migration.switched,

@@ -9,12 +9,14 @@ from typing import Any
 from msgspec.structs import replace
 
 from gureum.control.filters import Verdict
-from gureum.control.fleet import REQUIRES, Fleet, total_cpus, total_memory
+from gureum.control.fleet import REQUIRES, Fleet, taken, total_cpus, total_memory
+from gureum.control.outlook import SURVIVE_MAX
 from gureum.control.placement import NoCapacity, explain
 from gureum.errors import ApiError
-from gureum.resources import FleetSettings, Host, Instance
+from gureum.resources import BalanceMode, FleetSettings, Host, Instance, InstanceState
 from gureum.resources.placement import FLEET
-from gureum.services.ec2 import placement_groups
+from gureum.resources.volume import shared
+from gureum.services.ec2 import capacity, placement_groups
 from gureum.services.ec2.instance_types import TYPES
 from gureum.services.ec2.placement import zones_with_hosts
 from gureum.services.ec2.zones import chosen_zone
@@ -30,7 +32,7 @@ async def settings(reader: Reader) -> FleetSettings:
     return await reader.get(FleetSettings, FLEET) or FleetSettings(id=FLEET)
 
 
-async def capacity(reader: Reader, host: Host) -> dict[str, Any]:
+async def capacity_of(reader: Reader, host: Host) -> dict[str, Any]:
     """The members of a described host that say what it gives away."""
     said = await settings(reader)
     candidate = (await reader.tally(Fleet)).candidate(host.id)
@@ -83,11 +85,32 @@ async def describe_fleet_settings(ctx: Context, input: Input) -> Output:
 @operation("fleet", "ModifyFleetSettings", write=True)
 async def modify_fleet_settings(ctx: Context, input: Input) -> Output:
     changed = replace(await settings(ctx.tx), **_overcommit(input, lowest=0.1))
+    survive = input.get("Survive")
+    if survive is not None:
+        if not 0 <= survive <= SURVIVE_MAX:
+            raise invalid(f"Survive is {survive}, and has to be 0 (no room is kept) to {SURVIVE_MAX}.")
+        if survive and not ctx.cloud.recovers:
+            raise invalid(
+                "Room is kept for what starts elsewhere when its host is lost, and nothing does in a cloud "
+                "whose volumes are on the hosts' own disks. With a storage cluster (gureum up --san ceph) it "
+                "does."
+            )
+        changed = replace(changed, survive=survive)
+    if mode := input.get("BalanceMode"):
+        if mode not in list(BalanceMode):
+            raise invalid(f"BalanceMode is one of: {', '.join(BalanceMode)}.")
+        # What was asked for once, too, ends with another mode.
+        changed = replace(changed, balance=BalanceMode(mode), rebalance=0.0)
     return {"Settings": _shown(await ctx.tx.put(changed))}
 
 
 def _shown(said: FleetSettings) -> dict[str, Any]:
-    return {"CpuOvercommit": said.cpu_overcommit, "MemoryOvercommit": said.memory_overcommit}
+    return {
+        "CpuOvercommit": said.cpu_overcommit,
+        "MemoryOvercommit": said.memory_overcommit,
+        "Survive": said.survive,
+        "BalanceMode": str(said.balance),
+    }
 
 
 @operation("fleet", "ExplainPlacement")
@@ -97,11 +120,29 @@ async def explain_placement(ctx: Context, input: Input) -> Output:
         found = await explain(ctx.tx, instance)
     except NoCapacity as error:
         return {"Hosts": [], "Message": str(error), "HostId": instance.host}
+    fits = any(each.fits for each in found)
+    kept = await _kept(ctx, instance) if fits else ""
     return {
-        "Hosts": [_verdict(each, chosen=each.fits and each is found[0]) for each in found],
+        "Hosts": [_verdict(each, chosen=each.fits and each is found[0] and not kept) for each in found],
         "HostId": instance.host,
-        "Message": None if any(each.fits for each in found) else "No host can have it.",
+        "Message": kept or (None if fits else "No host can have it."),
     }
+
+
+async def _kept(ctx: Context, instance: Instance) -> str:
+    """Why a launch or start is refused all the same: it takes room that is kept for lost hosts."""
+    if not (await settings(ctx.tx)).survive:
+        return ""
+    try:
+        if instance.state is InstanceState.stopped:
+            await capacity.require_room(ctx.tx, instance)
+        elif not instance.id:
+            machine = taken(instance)._replace(restarts=shared(ctx.cloud.pool))
+            if (refusal := (await capacity.admit(ctx.tx, machine, 1, ())).refusal) is not None:
+                return str(refusal)
+    except ApiError as error:
+        return str(error)
+    return ""
 
 
 async def _instance(ctx: Context, input: Input) -> Instance:

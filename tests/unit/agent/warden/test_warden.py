@@ -19,6 +19,7 @@ class FakeLease:
     def __init__(self) -> None:
         self.told: deque[Any] = deque()
         self.wanted = True
+        self.looked = 0.0
         self.may_break = False
         self.acknowledged: list[int] = []
 
@@ -37,7 +38,7 @@ class FakeGuests:
 
     def __init__(self) -> None:
         self.done: list[str] = []
-        self.whole = True
+        self.whole = self.seen = True
 
     def _did(self, what: str) -> bool:
         if self.done[-1:] != [what]:
@@ -52,6 +53,42 @@ class FakeGuests:
 
     def go_on(self) -> None:
         self._did("go on")
+
+    def look(self) -> bool:
+        return self.seen
+
+    def stop_known(self) -> None:
+        self._did("stop those known")
+
+
+class FakeSilence:
+    """``whole``: whether the kernel does as it is told."""
+
+    def __init__(self, guests: FakeGuests) -> None:
+        self._guests = guests
+        self.proxies = False
+        self.whole = True
+        self.kept = False
+        self.heard = 0.0
+        self.after: list[str] = []
+        """What was done to the guests when it was last kept."""
+
+    def keep(self, proxied: bool) -> bool:
+        if not self.whole:
+            raise OSError("no netlink")
+        self.kept, self.after = True, list(self._guests.done)
+        found, self.proxies = proxied or self.proxies, False
+        return found
+
+    def lift(self, proxied: bool, seconds: float) -> None:
+        if not self.whole:
+            raise OSError("no netlink")
+        self.kept, self.proxies, self.heard = False, self.proxies or proxied, seconds
+
+    def end(self, proxied: bool) -> None:
+        if not self.whole:
+            raise OSError("no netlink")
+        self.kept, self.proxies = False, self.proxies or proxied
 
 
 class Bench:
@@ -74,10 +111,13 @@ class Bench:
 
     def begin(self) -> None:
         self.lease, self.guests = FakeLease(), FakeGuests()
+        self.silence = FakeSilence(self.guests)
         log: Any = SimpleNamespace(say=self.said.append)
         lease: Any = self.lease
         guests: Any = self.guests
-        self.warden = self.module.Warden(lease, guests, self.directory, log)
+        silence: Any = self.silence
+        self.deputy = self.module.Deputy(guests)
+        self.warden = self.module.Warden(lease, guests, silence, self.deputy, self.directory, log)
 
     def look(self, **told: Any) -> list[str]:
         """What was done to the guests since the last look."""
@@ -188,3 +228,122 @@ def test_what_is_broken_counts_no_more(bench: Bench) -> None:
     assert bench.lease.may_break
     bench.now = 1003.0  # the lease would count until 1004
     assert bench.look() == ["stop"]
+
+
+def test_a_host_whose_guests_may_not_run_is_silent(bench: Bench) -> None:
+    bench.silence.proxies = True
+    bench.look()
+    assert (bench.silence.kept, bench.silence.after) == (True, ["stop"])
+    assert bench.state["proxied"]
+    bench.silence.kept = False  # somebody took the filters away
+    bench.look()
+    assert bench.silence.kept
+    bench.look(renewed=True, marks=Marks())
+    assert (bench.silence.kept, bench.silence.proxies) == (False, True)
+    assert not bench.state["proxied"]
+
+
+def test_a_fenced_host_is_silent_before_its_warden_says_that_nothing_runs(bench: Bench) -> None:
+    bench.look(renewed=True, marks=Marks())
+    assert not bench.silence.kept
+    silent: list[bool] = []
+    bench.lease.acknowledge = lambda number: silent.append(bench.silence.kept)  # type: ignore[method-assign]
+    bench.look(renewed=True, marks=Marks(fence=5))
+    assert (silent, bench.silence.after) == ([True], ["kill"])
+    bench.word()
+    bench.look(marks=Marks(5, 5, 5))
+    assert not bench.silence.kept
+
+
+def test_what_an_earlier_warden_left_silent_is_heard_again(bench: Bench) -> None:
+    bench.silence.proxies = True
+    bench.look()
+    bench.begin()
+    bench.silence.kept = True
+    bench.look(renewed=True, marks=Marks())
+    assert (bench.silence.kept, bench.silence.proxies) == (False, True)
+
+
+def test_a_host_is_heard_for_as_long_as_its_warden_looks(bench: Bench) -> None:
+    bench.look(renewed=True, marks=Marks())
+    bench.silence.heard = 0.0
+    bench.now += bench.pause
+    bench.look(renewed=True, marks=Marks())
+    assert bench.silence.heard > 2 * bench.pause > 0
+
+
+def test_a_warden_that_leaves_no_machines_leaves_no_filters(bench: Bench) -> None:
+    bench.look(renewed=True, marks=Marks())
+    bench.silence.kept = True
+    bench.guests.pids = list  # type: ignore[attr-defined]
+    bench.lease.ended = SimpleNamespace(wait=lambda _seconds: True)  # type: ignore[attr-defined]
+    bench.lease.end = lambda: None  # type: ignore[attr-defined]
+    assert bench.warden.close()
+    assert not bench.silence.kept
+
+
+def test_guests_are_stopped_and_ended_although_the_host_cannot_be_silent(bench: Bench) -> None:
+    bench.silence.whole = False
+    assert bench.look() == ["stop"]
+    bench.look()
+    assert len([line for line in bench.said if "goes on answering" in line]) == 1
+    assert bench.look(renewed=True, marks=Marks(fence=5)) == ["kill"]
+    assert bench.lease.acknowledged == [5]
+
+
+def test_guests_that_were_not_all_found_go_on_as_far_as_they_were(bench: Bench) -> None:
+    bench.look()
+    bench.guests.seen = False
+    assert bench.look(renewed=True, marks=Marks()) == ["go on"]
+    assert bench.state["held"]
+    bench.guests.seen = True
+    assert bench.look() == ["go on"]
+    assert not bench.state["held"]
+
+
+def test_the_deputy_stops_guests_when_the_main_thread_does_not(bench: Bench) -> None:
+    assert not bench.deputy.is_due()
+    bench.look(renewed=True, marks=Marks())
+    bench.now = 1004.2
+    assert not bench.deputy.is_due()  # the main thread may just be at it
+    bench.now = 1004.3
+    assert bench.deputy.is_due()
+    bench.guests.done.clear()
+    bench.deputy.act()
+    assert bench.guests.done == ["stop those known"]
+    bench.now = 1005.0
+    assert bench.look(renewed=True, marks=Marks()) == ["go on"]
+    assert not bench.state["held"]
+    assert not bench.deputy.is_due()
+
+
+def test_the_main_thread_itself_sees_to_what_may_not_run(bench: Bench) -> None:
+    bench.look()
+    bench.now += 100
+    assert not bench.deputy.is_due()
+    bench.look(renewed=True, marks=Marks(fence=5))
+    bench.now += 100
+    assert not bench.deputy.is_due()
+
+
+def test_the_lease_is_told_when_guests_were_looked_after(bench: Bench) -> None:
+    bench.look()
+    assert bench.lease.looked == 1000.0
+    bench.now = 1002.0
+    bench.look()
+    assert bench.lease.looked == 1002.0
+
+
+def test_a_fence_that_an_earlier_warden_saw_is_in_force_at_once(bench: Bench) -> None:
+    bench.look(renewed=True, marks=Marks())
+    bench.guests.whole = False
+    bench.look(renewed=True, marks=Marks(fence=5))
+    bench.begin()  # it was killed while it ended them; its lease counts
+    assert bench.look() == ["kill"]
+    assert bench.lease.acknowledged == [5]
+    bench.begin()  # and before that was written down
+    assert bench.look() == ["kill"]
+    assert bench.lease.acknowledged == [5]
+    assert bench.look(marks=Marks(5, 5, 5)) == ["go on"]  # the lease counts
+    bench.begin()
+    assert bench.look() == []

@@ -34,7 +34,7 @@ class Shared:
         self.io = SimpleNamespace(
             get_xattrs=lambda object: iter(self.attributes.items()),
             set_xattr=lambda object, name, value: self.attributes.update({name: value}),
-            rm_xattr=lambda object, name: self.attributes.pop(name),
+            rm_xattr=lambda object, name: self.attributes.pop(name, None),
         )
         image = SimpleNamespace(
             id=lambda: "1", watchers_list=lambda: [{"addr": address} for address in self.watchers]
@@ -85,6 +85,7 @@ def worker(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for stub in (end_opening, holder, lockers, release):
         monkeypatch.setattr(locks, stub.__name__, stub)
     yield SimpleNamespace(
+        locks=locks,
         sharing=importlib.import_module(f"{PACKAGE}.sharing"),
         volumes=importlib.import_module(f"{PACKAGE}.volumes"),
         Refused=importlib.import_module(f"{PACKAGE}.session").Refused,
@@ -146,3 +147,30 @@ def test_who_shuts_a_lost_host_out_does_not_shut_out_itself(shared: Shared, work
     assert shared.fenced == ["of h3"]
     assert shared.claimed("h1") == ["of h1"]
     assert shared.sharers == ["c/h1", "c/h2"]
+
+
+@pytest.mark.parametrize("claims", [{"h2": "of h2", "h3": "of h3"}, {"h2": "of h2"}])
+def test_who_received_it_is_shut_out_also_when_its_lock_has_expired(
+    shared: Shared, worker: Any, monkeypatch: pytest.MonkeyPatch, claims: dict[str, str]
+) -> None:
+    """h2 has the attach lock yet; its machine went to h3, which is lost."""
+    lockers = SimpleNamespace(all=[SimpleNamespace(cookie="c/h2")], shared=False)
+    monkeypatch.setattr(worker.locks, "lockers", lambda session, object: lockers)
+    monkeypatch.setattr(worker.volumes, "_lock_owners", lambda image: set())
+    monkeypatch.setattr(worker.locks, "release", lambda session, object, holder: False)
+    shared.watchers = ["of h2", "of h3"]
+    for host, address in claims.items():
+        shared.claim(host, address)
+    assert worker.volumes.evict(shared.session, "vol-1", "c/h3")
+    assert shared.fenced == ["of h3"]
+    assert shared.claimed("h2") == ["of h2"]
+
+
+def test_who_has_nothing_of_it_is_not_evicted(
+    shared: Shared, worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lockers = SimpleNamespace(all=[SimpleNamespace(cookie="c/h2")], shared=False)
+    monkeypatch.setattr(worker.locks, "lockers", lambda session, object: lockers)
+    shared.watchers = ["of h2"]
+    assert not worker.volumes.evict(shared.session, "vol-1", "c/h3")
+    assert shared.fenced == []

@@ -306,6 +306,31 @@ class TestFencing:
         await fleet.call("DrainHost", HostId="host-1")
         await fleet.call("RemoveHost", HostId="host-1", Force=True)
 
+    async def test_one_that_may_live_is_fenced_before_it_is_removed(self, fleet: Any, recovers: None) -> None:
+        await fleet.put(host("second", draining=True, state=HostState.down, fenceable=True))
+        instance, volume = await fleet.occupy("second")
+        await fleet.rig.change(Volume, volume, pool="san")
+        refused = partial(fleet.refused, "InvalidHostStateException", "RemoveHost")
+        remove = partial(refused, HostId="second", Force=True)
+        error = await remove()
+        assert instance in error.message
+        assert "FenceHost" in error.message
+        await fleet.call("FenceHost", HostId="second")
+        assert "when it is fenced" in (await remove()).message
+        given_up = await fleet.get(Host, "second")
+        await fleet.put(replace(given_up, state=HostState.fenced))
+        await fleet.call("RemoveHost", HostId="second", Force=True)
+        assert (await fleet.get(Instance, instance)).host is None
+
+    async def test_one_that_is_revoked_is_silent_from_then_on(self, fleet: Any, recovers: None) -> None:
+        await fleet.put(host("second", fenceable=True), certificate("second"))
+        fleet.rig.time = 1.7e9
+        await fleet.call("RevokeHost", HostId="second")
+        revoked = await fleet.get(Host, "second")
+        assert (revoked.state, revoked.silent) == (HostState.down, 1.7e9)
+        (event,) = (await fleet.call("DescribeEvents"))["Events"]
+        assert (event["Name"], event["HostId"]) == ("HostDown", "second")
+
     @pytest.mark.parametrize("state", [HostState.up, HostState.down])
     async def test_others_are_not(self, fleet: Any, recovers: None, state: HostState) -> None:
         await fleet.put(host(state=state, fenceable=state is HostState.up))

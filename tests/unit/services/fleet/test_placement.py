@@ -55,9 +55,14 @@ async def test_labels_come_and_go(fleet: Any) -> None:
 async def test_overcommit_of_all_and_of_one(fleet: Any) -> None:
     await fleet.put(host("host-1"), host("host-2"))
     settings = (await fleet.call("DescribeFleetSettings"))["Settings"]
-    assert settings == {"CpuOvercommit": 16.0, "MemoryOvercommit": 1.0}
+    assert settings == {
+        "CpuOvercommit": 16.0,
+        "MemoryOvercommit": 1.0,
+        "Survive": 0,
+        "BalanceMode": "recommend",
+    }
     changed = await fleet.call("ModifyFleetSettings", CpuOvercommit=4)
-    assert changed["Settings"] == {"CpuOvercommit": 4.0, "MemoryOvercommit": 1.0}
+    assert changed["Settings"] == {**settings, "CpuOvercommit": 4.0}
     await fleet.call("ModifyFleetSettings", MemoryOvercommit=1.5)
     await fleet.call("ModifyHost", HostId="host-2", CpuOvercommit=2, MemoryOvercommit=1)
     first, second = [(await described(fleet, id))["Capacity"] for id in ("host-1", "host-2")]

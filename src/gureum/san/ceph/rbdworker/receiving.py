@@ -18,7 +18,9 @@ from .session import Refused, Session, explained
 
 NAME = "gureum.receiving"
 SECONDS = 3600
-"""After that nobody is kept out any more: the lock of a host that has forgotten it holds up nobody."""
+"""After that nobody is kept out any more: the lock of a host that has forgotten it holds up nobody. Whose
+clients are whose is known longer: see ``may_have``.
+"""
 
 
 def receive(session: Session, id: str) -> int:
@@ -66,6 +68,13 @@ def require_none(session: Session, id: str, object: str) -> None:
 def receives(session: Session, object: str, host: str) -> bool:
     found = locks.holder(session, object, NAME)
     return found is not None and found.cookie == host
+
+
+def may_have(session: Session, object: str, host: str) -> bool:
+    """Whether a host that has not the attach lock may have the volume open: it receives it, or did when its
+    lock expired. Whose clients are whose stays written down until one host has it alone.
+    """
+    return receives(session, object, host) or bool(sharing.claimed(session, object))
 
 
 def end(session: Session, object: str, host: str = "") -> bool:

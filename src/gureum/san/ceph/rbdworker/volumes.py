@@ -176,7 +176,7 @@ def release(session: Session, id: str, holder: str) -> bool:
 
 
 def evict(session: Session, id: str, holder: str) -> bool:
-    """Take the lock from ``holder`` (CLOUD/HOST), a host that is lost; whether it had it.
+    """Take the lock from ``holder`` (CLOUD/HOST), a host that is lost; whether it had it, or received it.
 
     Should its machines still run, they can write no more: the OSDs refuse all clients that have the image
     open, and the one that has librbd's own lock, which it keeps when it cannot be reached for a while. Where
@@ -188,7 +188,7 @@ def evict(session: Session, id: str, holder: str) -> bool:
                 object = locks.header(image)
                 found = locks.lockers(session, object)
                 has = holder in {locker.cookie for locker in found.all}
-                if not has and not receiving.receives(session, object, holder):
+                if not has and (found.shared or not receiving.may_have(session, object, holder)):
                     return False
                 if found.shared:
                     sharing.note_own(session, id, object)
@@ -205,8 +205,9 @@ def evict(session: Session, id: str, holder: str) -> bool:
         sharing.forget(session, object, holder)
         if found.shared:
             locks.end_opening(session, object, holder)
-        received = receiving.end(session, object, holder)
-        return locks.release(session, object, holder) or received
+        receiving.end(session, object, holder)
+        locks.release(session, object, holder)
+        return True
 
 
 def _lock_owners(image: Any) -> set[str]:

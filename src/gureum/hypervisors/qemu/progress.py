@@ -1,4 +1,4 @@
-"""What QEMU says of a migration, and what it is told for how long a guest may be held."""
+"""What QEMU says of a migration, and how long its guest may be held."""
 
 from __future__ import annotations
 

@@ -1,0 +1,203 @@
+"""An idle guest that migrates between two hosts of this machine: how long it takes and how long it is away,
+against two QEMUs by hand.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gureum.bench import rawqemu, san
+from gureum.bench.clouds import wait
+from gureum.bench.figures import Figure, Promise, Say, compare
+from gureum.bench.launch import last_line
+from gureum.bench.rawmigration import RawPair
+from gureum.bench.servers import BenchError, free_port
+from gureum.cli import images
+from gureum.cli.api import client
+from gureum.cli.cloud import Cloud
+from gureum.control.images import image_id
+from gureum.images.library import newest
+
+TYPE = "t3.nano"
+HOSTS = 4
+"""The first and the last are in the same zone."""
+ROUNDS = 9
+PING_SECONDS = 0.002
+IDLE_SECONDS = 5.0
+SECONDS_MAX = 180.0
+ENDED = ("completed", "failed", "cancelled")
+AWAY = Promise(limit=10.0)
+TOTAL = Promise(limit=1.3, of="ratio")
+
+
+class Taken(NamedTuple):
+    """``seconds``: of the record, from the call to its end. ``gap_ms``: the longest between two answers."""
+
+    seconds: float
+    downtime_ms: float
+    gap_ms: float
+    copied_bytes: int
+
+
+def measure(directory: Path, say: Say, *, quick: bool) -> list[Figure]:
+    """By turns: ours, by hand, ours, by hand ... after one of each that does not count."""
+    rounds = 3 if quick else ROUNDS
+    with san.san_cloud() as cloud:
+        san.up(
+            *(cloud, "--san", "ceph", "--san-size", san.OSD_SIZE, "--hosts", str(HOSTS)),
+            *("--port", str(free_port())),
+        )
+        with guest(cloud, directory, say) as (instance, address, pair):
+            ours, raw = [], []
+            for number in range(rounds + 1):
+                taken, moved = migrate(cloud, instance, address), pair.move()
+                what = f"{number} of {rounds}" if number else "the first, which does not count"
+                say(
+                    f"{what}: {taken.seconds:.2f} s, held {taken.downtime_ms:.0f} ms, "
+                    f"gap {taken.gap_ms:.0f} ms; "
+                    f"by hand {moved.seconds:.2f} s, held {moved.downtime_ms:.0f} ms"
+                )
+                if number:
+                    ours.append(taken)
+                    raw.append(moved)
+                time.sleep(IDLE_SECONDS)
+    peer = "QEMU by hand"
+    what = "migration of an idle guest of 512 MiB"
+    held = [each.downtime_ms for each in ours]
+    return [
+        compare(
+            *(f"{what}: from the call to its end", "s"),
+            *([each.seconds for each in ours], [each.seconds for each in raw]),
+            peer_name=peer,
+            promise=TOTAL,
+        ),
+        compare(
+            *(f"{what}: downtime by QEMU's count", "ms", held, [each.downtime_ms for each in raw]),
+            peer_name=peer,
+            promise=AWAY,
+        ),
+        compare(
+            *(f"{what}: longest gap of a ping every 2 ms", "ms", [each.gap_ms for each in ours]),
+            promise=AWAY,
+        ),
+        compare(
+            *(f"{what}: memory sent", "MB"),
+            *([each.copied_bytes / 1e6 for each in ours], [each.copied_bytes / 1e6 for each in raw]),
+            peer_name=peer,
+        ),
+    ]
+
+
+@contextmanager
+def guest(cloud: Cloud, directory: Path, say: Say) -> Iterator[tuple[str, str, RawPair]]:
+    """An idle guest of ours, its public address, and one by hand like it."""
+    say("two idle guests")
+    built = images.build(cloud.state_dir / "images", "tiny", refresh=False)
+    manifest = newest(cloud.state_dir / "images", lambda found: image_id(found) == built["ImageId"])
+    if manifest is None or manifest.first_line is None:
+        raise BenchError("the image has no first line to wait for")
+    ec2, zone = client(cloud, "ec2"), f"{cloud.config().region}a"
+    wait("the image", lambda: bool(_images(ec2, str(built["ImageId"]))), SECONDS_MAX)
+    groups = ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["default"]}])
+    permission = {"IpProtocol": "icmp", "FromPort": -1, "ToPort": -1, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}
+    ec2.authorize_security_group_ingress(
+        GroupId=groups["SecurityGroups"][0]["GroupId"], IpPermissions=[permission]
+    )
+    [made] = ec2.run_instances(
+        ImageId=built["ImageId"],
+        InstanceType=TYPE,
+        MinCount=1,
+        MaxCount=1,
+        Placement={"AvailabilityZone": zone},
+    )["Instances"]
+    id = made["InstanceId"]
+
+    def shown() -> dict[str, Any]:
+        found: dict[str, Any] = ec2.describe_instances(InstanceIds=[id])["Reservations"][0]["Instances"][0]
+        return found
+
+    wait("the guest to run", lambda: shown()["State"]["Name"] == "running", SECONDS_MAX)
+    address = shown()["PublicIpAddress"]
+    wait("the guest to answer", lambda: _answers(address), SECONDS_MAX)
+    pair = RawPair(directory / "raw", _command(id), manifest)
+    try:
+        last_line([pair.console], manifest.first_line)
+        time.sleep(2 * IDLE_SECONDS)
+        yield id, address, pair
+    finally:
+        pair.end()
+    ec2.terminate_instances(InstanceIds=[id], SkipOsShutdown=True)
+
+
+def _images(ec2: Any, id: str) -> list[object]:
+    return list(ec2.describe_images(Filters=[{"Name": "image-id", "Values": [id]}])["Images"])
+
+
+def _answers(address: str) -> bool:
+    command = ["ping", "-c", "1", "-W", "1", address]
+    return subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def _command(instance: str) -> list[str]:
+    """How its QEMU was started, before it ever migrated."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            command = rawqemu.command_of(int(path.name))
+        except OSError:
+            continue
+        if "qemu-system" in command[0] and any(f"guest={instance}," in argument for argument in command):
+            return command
+    raise BenchError(f"{instance} has no hypervisor process")
+
+
+class Pings:
+    """The times of answers to a ping every few milliseconds."""
+
+    def __init__(self, address: str) -> None:
+        command = ["ping", "-D", "-n", "-i", str(PING_SECONDS), address]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def largest_gap(self) -> float:
+        """Seconds; ends it."""
+        self._process.send_signal(signal.SIGINT)
+        said, _ = self._process.communicate(timeout=SECONDS_MAX)
+        return longest_gap(said)
+
+
+def longest_gap(said: str) -> float:
+    """Seconds between two answers, in what `ping -D` has printed."""
+    times = [float(at) for at in re.findall(r"^\[([0-9.]+)\] .*time=", said, re.MULTILINE)]
+    if len(times) < 2:
+        raise BenchError("the guest answers no ping")
+    return max(after - before for before, after in itertools.pairwise(times))
+
+
+def migrate(cloud: Cloud, instance: str, address: str) -> Taken:
+    """To the other host of its zone."""
+    fleet = client(cloud, "fleet")
+    pings = Pings(address)
+    try:
+        time.sleep(1.0)
+        id = fleet.migrate_instance(InstanceId=instance)["InstanceMigration"]["MigrationId"]
+
+        def found() -> dict[str, Any]:
+            [record] = fleet.describe_instance_migrations(MigrationIds=[id])["InstanceMigrations"]
+            return dict(record)
+
+        wait("the migration to end", lambda: found()["State"] in ENDED, SECONDS_MAX)
+        record = found()
+        time.sleep(1.0)
+    finally:
+        gap = pings.largest_gap()
+    if record["State"] != "completed":
+        raise BenchError(f"{id} {record['State']}: {record.get('Message', '')}")
+    seconds = (record["EndTime"] - record["StartTime"]).total_seconds()
+    return Taken(seconds, record.get("DowntimeMilliseconds", 0), gap * 1000, record.get("CopiedBytes", 0))

@@ -1,0 +1,127 @@
+"""Hosts that are heard, and cut off: from the other hosts, or alone from the storage cluster.
+
+Nothing has to be fenced, as they do as they are told: what could be elsewhere is ended there first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from functools import partial
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from gureum.control import events, recovery
+from gureum.control.hosts import Hosts
+from gureum.control.observed import HostView, Observed
+from gureum.env import Env
+from gureum.resources import Host, HostState, Severity
+from gureum.store.base import Store, Transaction
+
+UPLINK_SECONDS = 5.0
+"""How long an uplink may be down."""
+UNFIT_SECONDS = 5.0
+"""How long a host may be without the storage cluster, or its warden, before nothing new is put there."""
+STORAGE_SECONDS = 60.0
+"""And without the storage before what waits for it there runs elsewhere: guests wait, and lose nothing."""
+NO_STORAGE = "does not reach the storage cluster"
+NO_PERMISSION = "may start no machine now, as its warden says"
+
+
+class Cut(NamedTuple):
+    """Why what is on a host should be elsewhere, and since when, on the event loop's clock."""
+
+    why: str
+    since: float
+
+
+class Cuts:
+    """``step`` as often as hosts report."""
+
+    def __init__(self, env: Env, store: Store, heard: Hosts, observed: Observed) -> None:
+        self._env = env
+        self._store = store
+        self._heard = heard
+        self._observed = observed
+        self._uplink: dict[str, float] = {}
+        """Hosts whose uplink is down, and since when, on the event loop's clock."""
+        self._unfit: dict[str, tuple[str, float]] = {}
+        """Hosts that can't run what is new, why, and since when."""
+        self._elsewhere = False
+        """Most others can."""
+        self._emptied: set[str] = set()
+        """Of those, what could leave was told to."""
+
+    def filled(self, host: str) -> None:
+        """Something is on the host that may not have been told to leave."""
+        self._emptied.discard(host)
+
+    async def step(self, hosts: Collection[Host]) -> None:
+        now = asyncio.get_running_loop().time()
+        up = {host.id: host for host in hosts if host.state is HostState.up}
+        cut = {id: Cut("whose uplink is down", since) for id, since in self._without_uplink(up, now).items()}
+        for id, unfit in self._changes(up, now).items():
+            await self._store.transact(partial(self._note, id=id, unfit=unfit), frees=True)
+        for id, (why, since) in self._unfit.items():
+            if why == NO_STORAGE and now > since + STORAGE_SECONDS and self._elsewhere:
+                cut.setdefault(id, Cut("which does not reach the storage cluster", since))
+        for id, each in cut.items():
+            if id not in self._emptied:
+                await self._end_there(id, each, now)
+        self._emptied &= cut.keys()
+
+    async def _end_there(self, id: str, cut: Cut, now: float) -> None:
+        since = self._env.now() - (now - cut.since)
+        work = partial(recovery.end_there, env=self._env, host=id, why=cut.why, since=since)
+        await self._store.transact(work, frees=True)
+        self._emptied.add(id)
+
+    def _without_uplink(self, up: dict[str, Host], now: float) -> dict[str, float]:
+        """Those for whose instances it is better elsewhere."""
+        cut = {id for id, host in up.items() if host.uplink_down}
+        self._uplink = {id: self._uplink.get(id, now) for id in sorted(cut)}
+        if len(cut) > max(1, len(up) - len(cut)) or len(up) == len(cut):
+            return {}  # most of them: elsewhere it is no better
+        return {id: since for id, since in self._uplink.items() if now > since + UPLINK_SECONDS}
+
+    def _changes(self, up: dict[str, Host], now: float) -> dict[str, str]:
+        """By host, what is to be noted of it: why nothing new is to be put there, "" if that is over."""
+        seen = {
+            id: why_unfit(view)
+            for id, view in sorted(self._observed.hosts.items())
+            if id in up and up[id].fenceable and self._heard.heard(id)
+        }
+        unfit = {id: why for id, why in seen.items() if why}
+        self._unfit = {id: (why, self._since(id, why, now)) for id, why in unfit.items()}
+        self._elsewhere = len(unfit) < len(seen) and len(unfit) <= max(1, len(seen) - len(unfit))
+        changes = {id: "" for id, why in seen.items() if not why and up[id].unfit}
+        for id, (why, since) in self._unfit.items():
+            # Where most can't either, what is new may wait there as well as anywhere.
+            if self._elsewhere and up[id].unfit != why and now > since + UNFIT_SECONDS:
+                changes[id] = why
+        return changes
+
+    def _since(self, id: str, why: str, now: float) -> float:
+        before, since = self._unfit.get(id, ("", now))
+        return since if before == why else now
+
+    async def _note(self, tx: Transaction, id: str, unfit: str) -> None:
+        host = await tx.get(Host, id)
+        if host is None or host.state is not HostState.up or host.unfit == unfit:
+            return
+        await tx.put(replace(host, unfit=unfit))
+        if unfit:
+            text = f"host {id} {unfit}: nothing new is put there"
+            await events.record(tx, self._env, "HostUnfit", text, Severity.warning, host=id)
+        else:
+            await events.record(tx, self._env, "HostFit", f"host {id} can run instances again", host=id)
+
+
+def why_unfit(view: HostView) -> str:
+    """Why a host of a cloud that recovers can't run what is new, as what follows its name; "" if it can."""
+    if not view.pools or any(pool.error for pool in view.pools):
+        return NO_STORAGE
+    if view.warden is None or not view.warden.permitted:
+        return NO_PERMISSION
+    return ""

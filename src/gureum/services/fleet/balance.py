@@ -1,0 +1,73 @@
+"""How busy hosts are, and what is, or should be, moved so that they are about equally so."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from msgspec.structs import replace
+
+from gureum.control.balance import Move
+from gureum.control.balancer import HostLoad
+from gureum.resources import BalanceMode
+from gureum.services.fleet.placement import settings
+from gureum.services.operation import Context, Input, Output, operation
+
+
+@operation("fleet", "DescribeRecommendations")
+async def describe_recommendations(ctx: Context, input: Input) -> Output:
+    return await _described(ctx)
+
+
+@operation("fleet", "Rebalance", write=True)
+async def rebalance(ctx: Context, input: Input) -> Output:
+    """It goes on by itself, also with another manager, until there is nothing more to be moved."""
+    said = await settings(ctx.tx)
+    if said.balance is not BalanceMode.automatic and not said.rebalance:
+        await ctx.tx.put(replace(said, rebalance=ctx.env.now()))
+    return await _described(ctx)
+
+
+async def _described(ctx: Context) -> dict[str, Any]:
+    said, found = await settings(ctx.tx), ctx.hosts.balance()
+    return {
+        "BalanceMode": str(said.balance),
+        "Rebalancing": said.rebalance > 0,
+        "AssessedAt": datetime.fromtimestamp(found.at, UTC) if found.at else None,
+        "ImbalancePercent": _percent(found.imbalance),
+        "HeldBecause": found.held or None,
+        "HostLoads": [_host(host) for host in found.hosts],
+        "Recommendations": [_recommendation(move) for move in found.moves],
+    }
+
+
+def _host(load: HostLoad) -> dict[str, Any]:
+    if not load.known:
+        return {"HostId": load.host, "Measured": False}
+    return {
+        "HostId": load.host,
+        "Measured": True,
+        "CpuPercent": _percent(load.level.cpu),
+        "MemoryPercent": _percent(load.level.memory),
+        "CpuPressurePercent": _percent(load.pressure.cpu),
+        "MemoryPressurePercent": _percent(load.pressure.memory),
+        "HotSeconds": int(load.hot_seconds) if load.hot else None,
+        "Reason": load.stays or None,
+    }
+
+
+def _recommendation(move: Move) -> dict[str, Any]:
+    return {
+        "InstanceId": move.instance,
+        "SourceHostId": move.source,
+        "TargetHostId": move.target,
+        "Reason": move.reason,
+        "Gain": round(move.gain, 2),
+        "CopyBytes": move.cost.bytes,
+        "CopySeconds": round(move.cost.seconds, 1),
+        "PaysBackSeconds": int(move.pays_back_seconds),
+    }
+
+
+def _percent(share: float) -> float:
+    return round(100 * share, 1)

@@ -1,0 +1,50 @@
+from typing import Any
+
+from gureum.cli.balance import move_row, remarks, row
+
+
+def found(**values: Any) -> dict[str, Any]:
+    return {
+        "BalanceMode": "recommend",
+        "Rebalancing": False,
+        "ImbalancePercent": 12.3,
+        "HostLoads": [],
+        "Recommendations": [],
+        **values,
+    }
+
+
+def test_rows() -> None:
+    host = {
+        "HostId": "host-0",
+        "Measured": True,
+        "CpuPercent": 92.6,
+        "MemoryPercent": 40.0,
+        "CpuPressurePercent": 11.1,
+        "MemoryPressurePercent": 0.0,
+    }
+    assert row(host) == ("host-0", "93 %", "40 %", "11 %", "0 %", "")
+    assert row({**host, "HotSeconds": 90})[-1] == "hot for 90 s"
+    assert row({**host, "HotSeconds": 90, "Reason": "nothing helps"})[-1] == "hot for 90 s; nothing helps"
+    assert row({"HostId": "host-1", "Measured": False})[0] == "host-1"
+
+
+def test_moves() -> None:
+    move = {
+        "InstanceId": "i-1",
+        "SourceHostId": "host-0",
+        "TargetHostId": "host-1",
+        "CopyBytes": 4 << 30,
+        "CopySeconds": 16.4,
+        "PaysBackSeconds": 30,
+        "Reason": "balancing",
+    }
+    assert move_row(move) == ("i-1", "host-0", "host-1", "4.0 GiB in 16 s", "after 30 s", "balancing")
+
+
+def test_what_is_said_below() -> None:
+    assert remarks(found()) == ["imbalance: 12 points; mode: recommend"]
+    assert "--now" in remarks(found(Recommendations=[1]))[-1]
+    assert len(remarks(found(Recommendations=[1], BalanceMode="automatic"))) == 1
+    assert "being moved" in remarks(found(Recommendations=[1], Rebalancing=True))[-1]
+    assert "host-9" in remarks(found(HeldBecause="host-9 was lost"))[-1]
