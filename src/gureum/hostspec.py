@@ -107,6 +107,11 @@ class MachineSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     threads: int = 1
     """Of the vCPUs, how many are one core."""
     memory_bytes: int
+    vcpus_max: int = 0
+    """To what it may grow while it runs, from when it is started; as ``memory_max_bytes``. 0: not at all."""
+    memory_max_bytes: int = 0
+    cpu: str = ""
+    """The CPU model that it is started with, "" for the host's own."""
     machine: str = "q35"
     kernel: str = ""
     initrd: str = ""
@@ -464,6 +469,22 @@ class MachineState(StrEnum):
     off = "off"
 
 
+class MachineSize(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """What a running machine has now of vCPUs and memory, and between what that can change while it runs.
+
+    What its guest was told to take or give up it may not have yet. ``stuck``: why it will not get there
+    before it is stopped, "" if it may.
+    """
+
+    vcpus: int
+    memory_bytes: int
+    vcpus_min: int = 1
+    vcpus_max: int
+    memory_min_bytes: int
+    memory_max_bytes: int
+    stuck: str = ""
+
+
 class MachineReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     """``disks`` and ``nics`` are the volumes and interfaces that the guest has now. ``message`` says why, for
     people.
@@ -481,6 +502,10 @@ class MachineReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     disks: tuple[str, ...] = ()
     nics: tuple[str, ...] = ()
     migration: MigrationReport | None = None
+    size: MachineSize | None = None
+    """None if it cannot change while the machine runs, or is not known yet."""
+    hung: bool = False
+    """Its guest let its watchdog run out, and it is paused for that."""
     ended: int = 0
     """The revision of a spec that no longer wants it, and by which it has ended, though volumes are still
     held here for it: their pool cannot be told. 0 for none.
@@ -561,6 +586,10 @@ class HostReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     boot_id: str
     revision: int
     sequence: int = 0
+    version: str = ""
+    """The agent's gureum, "" before 0.6."""
+    started: float = 0.0
+    """When the agent started, by the host's clock: another agent says another number."""
     zone: str = ""
     cpus: int = 0
     memory_bytes: int = 0
@@ -570,7 +599,11 @@ class HostReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     """The shared ones; ``pool_bytes`` is of the host's own."""
     accelerator: str = ""
     cpu: str = ""
-    """What guests see as their CPU: running ones can go to hosts where it is the same."""
+    """What guests without a CPU model see as their CPU: running ones can go to hosts where it is the same."""
+    cpu_vendor: str = ""
+    """Whose CPU guests with a model see: running ones can go to hosts where it is the same."""
+    cpu_models: tuple[str, ...] = ()
+    """Those of ``cpus.MODELS`` that guests can have here."""
     address: str = ""
     """Where it takes VXLAN packets, "" if it is the cloud's only host."""
     uplink_mtu: int = 1500

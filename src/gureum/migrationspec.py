@@ -7,13 +7,28 @@ from enum import StrEnum
 import msgspec
 
 
+class Room(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a machine can grow to while it runs, as decided when its process was started.
+
+    ``memory_bytes`` is what it was started with, and always keeps. ``threads``: as ``MachineConfig``'s.
+    """
+
+    threads: int = 1
+    vcpus_max: int
+    memory_bytes: int
+    memory_max_bytes: int
+
+
 class MachineLayout(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What another host's hypervisor has to know of a running machine to take it over as it is.
 
     The source's hypervisor makes it, the destination's reads it; nothing in between looks into it. The
     ``type`` is versioned ("pc-q35-7.2"), ``version`` the hypervisor's, ``cpu`` the guest's model, and
     ``host_cpu`` what the source's ``Hypervisor.cpu`` says. ``disks`` and ``nics`` say, by volume and
-    interface, on which bus and in which slot of it each is.
+    interface, on which bus and in which slot of it each is. ``vcpus`` and ``memory_bytes``: what it has now,
+    and ``room`` to what it can grow; 0 and None of one that was started without any.
+    interface, on which bus and in which slot of it each is. ``watchdog``: it has one.
+    ``model``: the ``cpu`` by its name in ``cpus``, "" if it has the source's own.
     """
 
     type: str
@@ -23,6 +38,11 @@ class MachineLayout(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     vmgenid: str = ""
     disks: dict[str, tuple[str, int]] = {}
     nics: dict[str, tuple[str, int]] = {}
+    vcpus: int = 0
+    memory_bytes: int = 0
+    room: Room | None = None
+    watchdog: bool = False
+    model: str = ""
 
 
 class IncomingSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

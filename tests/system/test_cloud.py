@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from .realcloud import RealCloud, refused
+from .realcloud import Item, RealCloud, refused
 
 pytestmark = [pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(300)]
 
@@ -142,6 +142,39 @@ def test_stop_change_of_type_start(cloud: RealCloud, pair: list[str]) -> None:
     assert large > 1.5 * small
     assert cloud.ssh(id, "cat /root/stopped; imds latest/meta-data/instance-type") == "kept\nt3.micro"
     assert cloud.instance(id)["InstanceType"] == "t3.micro"
+
+
+def test_another_type_while_it_runs(cloud: RealCloud) -> None:
+    [id] = cloud.launch(InstanceType="t2.micro")
+    memory = "awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo"
+    small = int(cloud.wait_ssh(id, memory))
+    boot = cloud.boot_id(id)
+
+    def size() -> Item:
+        found: Item
+        [found] = cloud.fleet("describe_instance_sizes", InstanceIds=[id])["InstanceSizes"]
+        return found
+
+    def has(vcpus: int, low_mib: int, high_mib: int) -> bool:
+        said = cloud.try_ssh(id, f"nproc; {memory}").split()
+        return len(said) == 2 and int(said[0]) == vcpus and low_mib <= int(said[1]) <= high_mib
+
+    assert cloud.ssh(id, "nproc") == "1"
+    cloud.fleet("resize_instance", InstanceId=id, InstanceType="t2.medium")
+    cloud.wait("4 GiB and a second vCPU", lambda: has(2, small + 2900, 4096))
+    cloud.wait("what it has to be told", lambda: size()["State"] == "settled")
+    assert cloud.instance(id)["InstanceType"] == "t2.medium"
+    assert cloud.ssh(id, "imds latest/meta-data/instance-type") == "t2.medium"
+    cloud.fleet("resize_instance", InstanceId=id, InstanceType="t2.small")
+    # An emulated guest keeps its vCPUs: then its size is told to be stuck.
+    cloud.wait("memory to be given back", lambda: size()["MemoryMiB"] == 2048)
+    cloud.wait("the guest to have less", lambda: int(cloud.ssh(id, memory)) < 2048)
+    cloud.wait("its end", lambda: size()["State"] in ("settled", "stuck"))
+    with refused("InvalidStateException"):
+        cloud.fleet("resize_instance", InstanceId=id, InstanceType="t2.nano")
+    assert cloud.boot_id(id) == boot
+    cloud.ec2.terminate_instances(InstanceIds=[id])
+    cloud.waiter("instance_terminated", InstanceIds=[id])
 
 
 def test_guest_that_powers_itself_off_is_stopped(cloud: RealCloud, pair: list[str]) -> None:

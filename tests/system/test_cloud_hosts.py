@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import gureum
 from gureum.cli import machine_hosts
 from gureum.cli.output import CliError
 from gureum.cli.processes import read_pid_file
@@ -86,6 +87,24 @@ def test_a_guest_outlives_its_agent(cloud: RealCloud, guests: list[str]) -> None
     assert cloud.boot_id(guests[1]) == before
     cloud.ec2.reboot_instances(InstanceIds=[guests[1]])
     cloud.wait("a reboot", lambda: cloud.boot_id(guests[1]) != before)
+
+
+def test_the_agents_of_all_hosts_start_anew_and_no_guest_notices(cloud: RealCloud, guests: list[str]) -> None:
+    agents = [cloud.pid(f"agent-{number}") for number in range(3)]
+    pids, boots = cloud.qemu_pids(), [cloud.boot_id(id) for id in guests]
+    cloud.fleet("start_upgrade", HostIds=[f"host-{number}" for number in range(3)])
+    cloud.wait("the end of the upgrade", lambda: newest_upgrade(cloud)["State"] != "running", 180)
+    ended = newest_upgrade(cloud)
+    assert ended["State"] == "completed", ended
+    assert not {cloud.pid(f"agent-{number}") for number in range(3)} & set(agents)
+    assert cloud.qemu_pids() == pids
+    assert [cloud.boot_id(id) for id in guests] == boots
+    versions = {host["Version"] for host in cloud.fleet("describe_hosts")["Hosts"]}
+    assert versions == {gureum.__version__}
+
+
+def newest_upgrade(cloud: RealCloud) -> dict[str, Any]:
+    return dict(cloud.fleet("describe_upgrades")["Upgrades"][0])
 
 
 def agent_other_than(cloud: RealCloud, pid: int) -> bool:

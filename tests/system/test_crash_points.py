@@ -60,7 +60,13 @@ MIRROR = "disks move between pools; tests/system/hypervisors/test_mirror.py"
 MIGRATION = "instances migrate between hosts; tests/sim/test_migrations.py"
 MOVE = "volumes move between pools; tests/system/san/test_moves.py"
 FREEZE = "the story's guest has no agent; tests/system/hypervisors/test_freeze.py"
+RESIZE = "instances get another type while they run; tests/sim/test_resizes.py"
+QEMU_RESIZE = "machines grow while they run; tests/system/hypervisors/test_crash.py"
 ELSEWHERE = {
+    "agent.machine.resize": RESIZE,
+    "agent.machine.resized": RESIZE,
+    "qemu.resize.asked": QEMU_RESIZE,
+    "qemu.resize.limited": QEMU_RESIZE,
     "agent.copy.begun": "of copies that are encrypted; tests/integration/test_encrypted_copy.py",
     "agent.copy.done": "of copies that are encrypted; tests/integration/test_encrypted_copy.py",
     "agent.migration.arrived": MIGRATION,

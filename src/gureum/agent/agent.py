@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
+from gureum import __version__
 from gureum.agent import audits, blocks
 from gureum.agent.disks import Disks
 from gureum.agent.fencing import Fencing
@@ -55,6 +56,11 @@ still count.
 """
 
 NETWORK = "network"
+END_AGENT = "end-agent"
+
+
+class Superseded(Exception):
+    """The agent was asked to end."""
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +111,10 @@ class Agent:
         self._load: HostLoad | None = None
         self._sent: dict[int, float] = {}
         """When reports were sent that the manager has not answered yet, by the warden's clock."""
+        self.started = env.now()
+        """Tells this agent from those before and after it."""
+        self._superseded = asyncio.Event()
+        """It is to end, for the next one to start."""
         self._spec: HostSpec | None = None
         self._fresh = False
         self._network_error = ""
@@ -131,6 +141,7 @@ class Agent:
         return self._metadata.get(instance)
 
     async def run(self) -> None:
+        """Until it is cancelled, or was asked to end (``end-agent``)."""
         await self.hypervisor.recover()
         await self.disks.local.open()
         self.hypervisor.subscribe(self.machines.kick)
@@ -139,14 +150,21 @@ class Agent:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._speak_forever())
                 group.create_task(self._refresh_forever())
+                group.create_task(self._give_way())
                 if self._warden is not None:
                     group.create_task(self._ask_warden_forever(self._warden))
                 for pool in self.disks.shared:
                     group.create_task(self._ask_forever(pool))
+        except* Superseded:
+            log.info("ends, as it was asked to: the next one goes on")
         finally:
             for part in (self._networks, self.machines, self.disks, self._fencing):
                 if part is not None:
                     await part.close()
+
+    async def _give_way(self) -> None:
+        await self._superseded.wait()
+        raise Superseded
 
     # The spec
 
@@ -314,6 +332,8 @@ class Agent:
         except (HostError, OSError) as error:
             reply = Reply(id=call.id, error=str(error))
         await link.send(reply)
+        if call.method == END_AGENT and not reply.error:
+            self._superseded.set()
 
     async def _called(self, call: Call) -> bytes:
         match call.method:
@@ -331,6 +351,10 @@ class Agent:
                 return data
             case "import-flows":
                 await self.network.import_flows(call.interface, call.data)
+                return b""
+            case "end-agent":
+                if call.data != repr(self.started).encode():
+                    raise HostError("another agent was asked to end")
                 return b""
             case "list-pool" | "mend-pool":
                 return await audits.called(self.disks.pools.get(call.pool), self.identity.cloud, call)
@@ -367,6 +391,8 @@ class Agent:
             boot_id=self.identity.boot_id,
             revision=self._spec.revision if self._spec is not None and self._fresh else 0,
             sequence=self._sequence,
+            version=__version__,
+            started=self.started,
             zone=self.identity.zone,
             cpus=self.identity.cpus,
             memory_bytes=self.identity.memory_bytes,
@@ -375,6 +401,8 @@ class Agent:
             pools=tuple(self.disks.pool_reports()),
             accelerator=self.hypervisor.accelerator,
             cpu=self.hypervisor.cpu,
+            cpu_vendor=self.hypervisor.cpu_vendor,
+            cpu_models=self.hypervisor.cpu_models,
             address=self.identity.address,
             uplink_mtu=self.identity.uplink_mtu,
             wireguard_key=self.identity.wireguard_key,

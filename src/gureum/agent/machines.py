@@ -63,6 +63,8 @@ class Machines:
         """Generation and message of machines that could not be started."""
         self._deadlines: dict[tuple[str, str], float] = {}
         """By machine and purpose, until when the guest may take to do as asked, on the event loop's clock."""
+        self._sizes: dict[str, tuple[int, int]] = {}
+        """By machine, the vCPUs and memory that it was last told to have."""
         self._letting_go: set[str] = set()
         """Machines whose volumes, or some, are being let go of."""
         self._ended: dict[str, int] = {}
@@ -139,7 +141,10 @@ class Machines:
             self._changed(id)
             if done and self._specs.settle(id, spec):
                 self._changed(id)
-                return
+                if not self._resizes(spec):
+                    return
+                # Its guest takes its time, or does nothing: that keeps no other work from being done.
+                await self._workers.wait_kick(id, self._pause(id))
             if not done:
                 await self._workers.wait_kick(id, self._pause(id))
 
@@ -155,6 +160,7 @@ class Machines:
         self._specs.forget(id)
         self._failed.pop(id, None)
         self._letting_go.discard(id)
+        self._sizes.pop(id, None)
         self._ended.pop(id, None)
         self._passages.forget(id)
         self._end_deadlines(id)
@@ -237,9 +243,28 @@ class Machines:
             return status.state is not MachineState.starting
         disks = await self._disks(spec, status)
         nics = await self._interfaces(spec, status)
+        if self._resizes(spec):
+            self._sizes[spec.id] = spec.vcpus, spec.memory_bytes
+            self.env.crashpoint("agent.machine.resize")
+            await self.hypervisor.resize(spec.id, spec.vcpus, spec.memory_bytes)
+            self.env.crashpoint("agent.machine.resized")
         if disks and nics:
             self._end_deadlines(spec.id)
         return disks and nics
+
+    def _resizes(self, spec: MachineSpec) -> bool:
+        """Whether the machine has not got the size that it is to have, and may get it."""
+        status = self.hypervisor.machines().get(spec.id)
+        if status is None or status.generation != spec.generation or not spec.run:
+            return False
+        size, moves = status.size, spec.incoming or spec.outgoing
+        if size is None or moves is not None or status.state is not MachineState.running:
+            return False
+        memory_bytes = max(size.memory_min_bytes, min(spec.memory_bytes, size.memory_max_bytes))
+        there = size.vcpus == min(spec.vcpus, size.vcpus_max) or size.stuck
+        if not there or size.memory_bytes != memory_bytes:
+            return True
+        return self._sizes.get(spec.id, (spec.vcpus, spec.memory_bytes)) != (spec.vcpus, spec.memory_bytes)
 
     async def _start(self, spec: MachineSpec) -> None:
         lost = [disk.volume for disk in spec.disks if self.disks.lost(disk.volume)]
@@ -268,6 +293,9 @@ class Machines:
                         vcpus=spec.vcpus,
                         threads=spec.threads,
                         memory_bytes=spec.memory_bytes,
+                        vcpus_max=spec.vcpus_max,
+                        memory_max_bytes=spec.memory_max_bytes,
+                        cpu=spec.cpu,
                         machine=spec.machine,
                         kernel=spec.kernel,
                         initrd=spec.initrd,
@@ -431,6 +459,8 @@ class Machines:
             disks=status.disks if live else (),
             nics=status.nics if live else (),
             migration=self._passages.report(spec, status),
+            size=status.size if live else None,
+            hung=status.hung,
             ended=0 if live else self._ended_with_volumes(spec.id),
         )
 

@@ -10,6 +10,7 @@ import logging
 from pathlib import Path
 from typing import Protocol
 
+from gureum import __version__
 from gureum.agent.warden import notes
 from gureum.errors import ConfigError
 from gureum.files import write_atomically
@@ -76,6 +77,7 @@ def configure(
         "host": host,
         "machines": str(machines),
         "netns": namespace,
+        "version": __version__,
         "network": place._asdict(),
     }
     path = run / notes.CONFIG

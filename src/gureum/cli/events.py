@@ -72,7 +72,8 @@ def line(event: dict[str, Any]) -> str:
 
 @app.command(
     "recovery",
-    help="Say what becomes of an instance whose host is lost or whose machine dies. Without options: show.",
+    help="Say what becomes of an instance whose host is lost, whose machine dies or whose guest hangs. "
+    "Without options: show.",
 )
 def recovery(
     instance: Annotated[str, typer.Argument(metavar="INSTANCE", help="An instance's id.")],
@@ -80,8 +81,8 @@ def recovery(
         str | None,
         typer.Option(
             metavar="POLICY",
-            help="restart: it runs again, elsewhere if need be. stop: it is stopped. none: it waits for its "
-            "host.",
+            help="restart: it runs again, elsewhere if need be. stop: it is stopped. terminate: it is "
+            "terminated. none: it waits for its host, and a guest that hangs is held.",
             show_default=False,
         ),
     ] = None,
@@ -92,8 +93,8 @@ def recovery(
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    if policy not in (None, "restart", "stop", "none"):
-        raise CliError(f"{policy!r} is no policy", "one of: restart, stop, none", exit_code=USAGE)
+    if policy not in (None, "restart", "stop", "terminate", "none"):
+        raise CliError(f"{policy!r} is no policy", "one of: restart, stop, terminate, none", exit_code=USAGE)
     wanted: dict[str, Any] = {"InstanceId": instance}
     if policy is not None:
         wanted["Policy"] = policy

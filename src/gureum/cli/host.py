@@ -52,7 +52,7 @@ def list_hosts(state_dir: StateDir = None, as_json: AsJson = False) -> None:
         return
     header = (
         *("host", "state", "zone", "address", "cpus", "memory", "free vcpus", "free memory", "disk free"),
-        *("instances", "volumes", ""),
+        *("instances", "volumes", "gureum", ""),
     )
     print(table(header, [row(host) for host in hosts]))
     for host in hosts:
@@ -89,6 +89,7 @@ def row(host: dict[str, Any]) -> tuple[object, ...]:
         human_bytes(host["PoolFreeBytes"]),
         len(host["InstanceIds"]),
         len(host["VolumeIds"]),
+        host.get("Version") or "-",
         ", ".join(remarks),
     )
 
@@ -187,6 +188,39 @@ def overcommit(
         f"{host or 'all hosts'}: {shown['CpuOvercommit']:g} vCPUs for each processor, "
         f"{shown['MemoryOvercommit']:g} times its memory"
     )
+
+
+@app.command(
+    "cpu",
+    short_help="Show or set which CPU new instances see.",
+    help="Show or set which CPU instances see that are placed from now on: host (their host's own), baseline "
+    "(the highest level that all hosts of their zone offer) or a model's name. With a model they migrate "
+    "between hosts with different CPUs of one maker.",
+)
+def cpu(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="host, baseline, or a name.", show_default=False)
+    ] = None,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    from gureum.cli import api
+
+    if model is not None:
+        settings = call(state_dir, "modify_fleet_settings", CpuModel=model)["Settings"]
+    else:
+        settings = call(state_dir, "describe_fleet_settings")["Settings"]
+    members = ("HostId", "Zone", "Cpu", "CpuModels")
+    hosts = [{name: host.get(name) for name in members} for host in api.hosts(cloud_at(state_dir))]
+    if as_json:
+        show({"CpuModel": settings["CpuModel"], "Hosts": hosts})
+        return
+    print(f"instances that are placed from now on have the CPU model: {settings['CpuModel']}")
+    rows = [
+        (host["HostId"], host["Zone"] or "all", host["Cpu"] or "?", " ".join(host["CpuModels"] or ()) or "?")
+        for host in hosts
+    ]
+    print(table(("host", "zone", "cpu", "models"), rows))
 
 
 @app.command(

@@ -22,7 +22,9 @@ from gureum.cli import net as net_commands
 from gureum.cli import placement as placement_commands  # noqa: F401  (its commands are instance_commands.app's)
 from gureum.cli import san as san_commands
 from gureum.cli import sim as sim_commands
+from gureum.cli import sizes as sizes
 from gureum.cli import survival as survival_commands  # noqa: F401  (its commands are host_commands.app's)
+from gureum.cli import upgrades as upgrade_commands  # noqa: F401  (its command is host_commands.app's)
 from gureum.cli import volume as volume_commands
 from gureum.cli.commands import COMMANDS, exit_code_help
 from gureum.cli.options import MARKUP, AsJson, StateDir, attend, cloud_at

@@ -15,6 +15,7 @@ import uvloop
 from gureum.cli.config import AUTHORITY_DIRECTORY, CloudConfig
 from gureum.control import images
 from gureum.control.access import Access
+from gureum.control.hooks import HOOKS, UPGRADE_HOST, FileHook
 from gureum.control.keys import DIRECTORY as KEYS_DIRECTORY
 from gureum.control.keys import KeyStore
 from gureum.control.leading import Lead, leading, say_ready
@@ -132,6 +133,7 @@ async def _serve(state_dir: Path, config: CloudConfig, role: str, lead: Lead, st
     await images.register_all(store, env, cloud, state_dir / "images")
     keys = KeyStore.open(env, state_dir / KEYS_DIRECTORY)
     manager = Manager(env, cloud, store, keys)
+    manager.upgrades.hook = FileHook(state_dir / HOOKS / UPGRADE_HOST)
     gateway = Gateway(
         Dispatcher(env, cloud, store, manager, keys),
         RootCredentials(config),

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from gureum.control.fleet import DEDICATED, EVERY_ZONE, Candidate, Fleet, Taken, serves
+from gureum.cpus import BASELINE
 from gureum.resources import Host, HostState, PlacementGroup, SpreadLevel, Strategy
 
 SPREAD_PER_ZONE_MAX = 7
@@ -27,14 +28,17 @@ Rank = tuple[float | str, ...]
 class Wish(NamedTuple):
     """What is to be placed. ``bound``: the hosts that its volumes bind it to. ``excluding``: none of these.
 
-    ``like``: one where what runs on this host can go on. ``copied_bytes``: what of its disks is copied to the
-    host's own; ``promised``: by host, what is on its way there already.
+    ``like``: one where what runs on this host can go on, with the CPU model ``cpu``, "" for the host's own.
+
+    ``copied_bytes``: what of its disks is copied to the host's own; ``promised``: by host, what is on its way
+    there already.
     """
 
     machine: Taken
     bound: Collection[str] = ()
     excluding: Collection[str] = ()
     like: Host | None = None
+    cpu: str = ""
     copied_bytes: int = 0
     promised: Mapping[str, int] = {}
 
@@ -128,11 +132,13 @@ class Look:
     def __init__(self, scene: Scene, wish: Wish) -> None:
         self.wish = wish
         self.machine = wish.machine
-        self.cpus = wish.machine.size.vcpus
+        self.cpus = wish.machine.vcpus
         self.memory_bytes = wish.machine.memory_bytes
         self.group: PlacementGroup | None = scene.fleet.groups.get(wish.machine.group)
-        self.counted = wish.machine.host if wish.machine.id in scene.fleet.on(wish.machine.host or "") else ""
-        """The host of which it takes a part already."""
+        self.counted = scene.fleet.on(wish.machine.host or "").get(wish.machine.id)
+        """The part of a host that it takes already."""
+        self.model = scene.fleet.cpu_model(wish.machine.zone) if wish.like is None else ""
+        """The CPU model that it is to get; "" for none in particular."""
         self.refused = ""
         """Why the group takes it nowhere."""
         self.hosts: Counter[str] = Counter()
@@ -231,7 +237,11 @@ def _fit(look: Look, candidate: Candidate) -> str:
 
 def _hardware(look: Look, candidate: Candidate) -> str:
     like = look.wish.like
-    return "" if like is None else unlike(like, candidate.host)
+    return "" if like is None else unlike(like, candidate.host, look.wish.cpu)
+
+
+def _model(look: Look, candidate: Candidate) -> str:
+    return lacks(candidate.host, look.model)
 
 
 def _labels(look: Look, candidate: Candidate) -> str:
@@ -279,12 +289,14 @@ def _partition(look: Look, candidate: Candidate, group: PlacementGroup) -> str:
 
 
 def _cpus(look: Look, candidate: Candidate) -> str:
-    left = candidate.cpus + (look.cpus if candidate.host.id == look.counted else 0)
+    own = look.counted if look.counted is not None and look.counted.host == candidate.host.id else None
+    left = candidate.cpus + (own.vcpus if own is not None else 0)
     return "" if left >= look.cpus else f"has {left} vCPUs left, and {look.cpus} are needed"
 
 
 def _memory(look: Look, candidate: Candidate) -> str:
-    left = candidate.memory_bytes + (look.memory_bytes if candidate.host.id == look.counted else 0)
+    own = look.counted if look.counted is not None and look.counted.host == candidate.host.id else None
+    left = candidate.memory_bytes + (own.memory_bytes if own is not None else 0)
     if left >= look.memory_bytes:
         return ""
     return f"has {gib(max(0, left))} of memory left, and {gib(look.memory_bytes)} are needed"
@@ -294,10 +306,23 @@ def gib(size: float) -> str:
     return f"{size / 2**30:.4g} GiB"
 
 
-def unlike(source: Host, host: Host) -> str:
-    """Why what runs on ``source`` can't go on at ``host``, "" if it can."""
+def lacks(host: Host, model: str) -> str:
+    """Why guests can't have the CPU model on the host, "" if they can."""
+    if not model or model in host.cpu_models:
+        return ""
+    if model == BASELINE:
+        return "has no CPU model in common with the other hosts of the zone"
+    return f"does not offer the CPU model {model}"
+
+
+def unlike(source: Host, host: Host, model: str = "") -> str:
+    """Why what runs on ``source``, with the CPU ``model``, can't go on at ``host``, "" if it can."""
     if host.accelerator != source.accelerator:
         return f"runs guests by {host.accelerator or '?'}, and {source.id} by {source.accelerator or '?'}"
+    if model and host.cpu_vendor != source.cpu_vendor:
+        return f"has a CPU of another maker than {source.id}: {host.cpu_vendor}, and not {source.cpu_vendor}"
+    if model:
+        return lacks(host, model)
     if host.cpu != source.cpu:
         return f"has another CPU than {source.id}: {host.cpu or '?'}, and not {source.cpu or '?'}"
     return ""
@@ -313,6 +338,7 @@ FILTERS = (
     Filter("uplink", _uplink),
     Filter("fit", _fit),
     Filter("hardware", _hardware, lambda look: look.wish.like is not None),
+    Filter("cpu", _model, lambda look: bool(look.model)),
     Filter("labels", _labels, lambda look: bool(look.machine.requires)),
     Filter("tenancy", _tenancy, lambda look: bool(look.guests) or look.machine.tenancy == DEDICATED),
     Filter("group", _group, lambda look: look.group is not None),
@@ -383,6 +409,7 @@ class Shelf:
                 _state(look, each)
                 or _draining(look, each)
                 or _uplink(look, each)
+                or _model(look, each)
                 or _fit(look, each)
                 or _tenancy(look, each)
             )
@@ -404,7 +431,7 @@ class Shelf:
                 heapreplace(self._heap, (-candidate.memory_bytes, number))
             elif candidate.memory_bytes < machine.memory_bytes:
                 break
-            elif candidate.cpus < machine.size.vcpus or candidate.dedicated.keys() - {machine.account}:
+            elif candidate.cpus < machine.vcpus or candidate.dedicated.keys() - {machine.account}:
                 passed.append(heappop(self._heap))
             else:
                 found = self._scene.take(candidate, machine)

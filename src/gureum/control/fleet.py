@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from gureum.cpus import BASELINE, HOST, common_level
 from gureum.resources import (
     FleetSettings,
     Host,
@@ -65,14 +66,20 @@ class Taken(NamedTuple):
     requires: tuple[tuple[str, str], ...] = ()
     restarts: bool = False
     """Of one that is to be: whether it would be started elsewhere if its host was lost."""
+    held: tuple[int, int] = (0, 0)
+    """vCPUs and bytes of memory that its machine has still, if that is more than its type has."""
 
     @property
     def size(self) -> InstanceType:
         return _size(self.type)
 
     @property
+    def vcpus(self) -> int:
+        return max(self.size.vcpus, self.held[0])
+
+    @property
     def memory_bytes(self) -> int:
-        return self.size.memory_bytes + MACHINE_MEMORY_BYTES
+        return max(self.size.memory_bytes, self.held[1]) + MACHINE_MEMORY_BYTES
 
 
 @cache
@@ -89,6 +96,19 @@ def required_labels(tags: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(found))
 
 
+class Held(NamedTuple):
+    vcpus: int
+    memory_bytes: int
+
+
+def held(instance: Instance) -> Held:
+    """The most that the instance's machine may have now."""
+    size, resize = _size(instance.type), instance.resize
+    if resize is None or resize.generation != instance.generation:
+        return Held(size.vcpus, size.memory_bytes)
+    return Held(max(size.vcpus, resize.vcpus), max(size.memory_bytes, resize.memory_bytes))
+
+
 def taken(instance: Instance) -> Taken:
     return Taken(
         instance.id,
@@ -100,12 +120,20 @@ def taken(instance: Instance) -> Taken:
         instance.partition,
         instance.tenancy,
         required_labels(instance.tags),
+        held=held(instance) if instance.resize is not None else (0, 0),
     )
 
 
 def coming(migration: InstanceMigration) -> Taken:
     """The part of the destination that a migrating instance takes besides its own host's."""
-    return Taken(migration.id, migration.type, migration.zone, migration.destination, migration.account)
+    return Taken(
+        migration.id,
+        migration.type,
+        migration.zone,
+        migration.destination,
+        migration.account,
+        held=migration.held,
+    )
 
 
 class Candidate:
@@ -125,7 +153,7 @@ class Candidate:
         self.rack = host.labels.get(RACK) or host.id
 
     def take(self, machine: Taken, times: int = 1) -> None:
-        self.cpus -= machine.size.vcpus * times
+        self.cpus -= machine.vcpus * times
         self.memory_bytes -= machine.memory_bytes * times
         self.instances += times
         _count(self.owners, machine.account, times)
@@ -177,6 +205,8 @@ class Fleet(Tally):
         self.unplaced: dict[str, Taken] = {}
         self.dedicated = 0
         """How many instances are to share their host with nobody else's."""
+        self._levels: dict[str, str] = {}
+        """By zone, what its hosts have in common."""
         self._zones: defaultdict[str, dict[str, Candidate]] = defaultdict(dict)
         self._candidates: dict[str, Candidate] = {}
         self._on: defaultdict[str, dict[str, Taken]] = defaultdict(dict)
@@ -209,6 +239,18 @@ class Fleet(Tally):
         yield from self._zones.get(zone, {}).values()
         yield from self._zones.get(EVERY_ZONE, {}).values()
 
+    def cpu_model(self, zone: str) -> str:
+        """What an instance that is placed in the zone now gets, "" for its host's own CPU. ``BASELINE``,
+        which no host offers, if its hosts have nothing in common.
+        """
+        wanted = self.settings.cpu_model
+        if wanted != BASELINE:
+            return "" if wanted == HOST else wanted
+        if zone not in self._levels:
+            level = common_level(each.host.cpu_models for each in self.candidates(zone))
+            self._levels[zone] = level or BASELINE
+        return self._levels[zone]
+
     def members(self, group: str) -> dict[str, Taken]:
         """The instances of a placement group that take room."""
         return self._members.get(group, {})
@@ -239,6 +281,7 @@ class Fleet(Tally):
         if isinstance(kept, Taken):
             self._give_back(kept)
         elif isinstance(kept, Host):
+            self._levels.clear()
             del self._zones[kept.zone][id]
             del self._candidates[id]
         elif isinstance(kept, PlacementGroup):
@@ -257,6 +300,7 @@ class Fleet(Tally):
             self._add_host(candidate.host)
 
     def _add_host(self, host: Host) -> None:
+        self._levels.clear()
         candidate = Candidate(host, self.settings)
         for machine in self._on.get(host.id, {}).values():
             candidate.take(machine)

@@ -10,6 +10,7 @@ from ipaddress import IPv4Address
 from msgspec.structs import replace
 
 from gureum.control import events
+from gureum.cpus import MODELS
 from gureum.env import Env
 from gureum.errors import StoreError, TransportError
 from gureum.hostspec import HostReport
@@ -22,6 +23,8 @@ WARDED_LEASE_SECONDS = 4.0
 QUIET_SECONDS = 2.5
 """A fenceable host that was not heard of for so long has missed two reports."""
 NUMBER_MAX = 16383
+VERSION_MAX = 40
+"""Characters of a version that are kept."""
 UPLINK_MTU_MIN = 1330
 """Guests need 1280 bytes, for IPv6, and VXLAN's headers take 50."""
 WIREGUARD_KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
@@ -219,7 +222,10 @@ def noted(host: Host | None, report: HostReport, account: str) -> Host:
         pool_free_bytes=report.pool_free_bytes if moved else host.pool_free_bytes,
         accelerator=report.accelerator,
         cpu=report.cpu,
+        cpu_vendor=report.cpu_vendor,
+        cpu_models=tuple(model for model in MODELS if model in report.cpu_models),
         boot_id=report.boot_id,
+        gureum_version=report.version[:VERSION_MAX],
         address=report.address,
         uplink_mtu=report.uplink_mtu,
         wireguard_key=report.wireguard_key,

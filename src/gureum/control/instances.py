@@ -16,7 +16,8 @@ import logging
 
 from msgspec.structs import replace
 
-from gureum.control import captures, migrations
+from gureum.control import captures, migrations, resizes
+from gureum.control.fleet import Fleet
 from gureum.control.interfaces import let_go
 from gureum.control.observed import Observed
 from gureum.control.placement import NoCapacity, NoHost, choose_host
@@ -27,6 +28,7 @@ from gureum.resources import (
     Instance,
     InstanceState,
     NetworkInterface,
+    RecoveryPolicy,
     StateReason,
     Volume,
     VolumeState,
@@ -54,11 +56,14 @@ UNSETTLED = (InstanceState.pending, InstanceState.stopping, InstanceState.shutti
 
 OFF = (MachineState.off, MachineState.shutdown, MachineState.crashed)
 LIVE = (MachineState.running, MachineState.paused)
+GIVES_UP = (RecoveryPolicy.restart, RecoveryPolicy.stop, RecoveryPolicy.terminate)
+"""Those that do not leave a guest that hangs as it is, for a person to look at."""
 
 
 def settled(instance: Instance) -> bool:
     """Whether the next step needs more than that a host says something else of it, or a newer record."""
-    return instance.state not in UNSETTLED and not instance.capturing and not instance.migration
+    under_way = instance.capturing or instance.migration or instance.resize is not None
+    return instance.state not in UNSETTLED and not under_way
 
 
 async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> None:
@@ -74,6 +79,9 @@ async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> N
             await captures.step(tx, instance, is_off(instance, seen))
         case InstanceState.running:
             await _running(tx, env, instance, seen)
+            after = await tx.get(Instance, id)
+            if after is not None and after.resize is not None and after.state is InstanceState.running:
+                await resizes.step(tx, env, after, seen)
         case InstanceState.stopping:
             if is_off(instance, seen):
                 await _stopped(tx, env, instance)
@@ -138,7 +146,8 @@ async def _place(tx: Transaction, env: Env, instance: Instance) -> None:
 
 async def place_on(tx: Transaction, instance: Instance, host: str) -> None:
     """The instance's machine, ports and volumes are on this host from now on."""
-    await plug(tx, await tx.put(replace(instance, host=host)))
+    cpu = (await tx.tally(Fleet)).cpu_model(instance.zone)
+    await plug(tx, await tx.put(replace(instance, host=host, cpu=cpu)))
     for volume in await tx.find(Volume, instances=instance.id):
         if volume.host is None and not volume.former and not volume.lost:
             await tx.put(replace(volume, host=host))
@@ -168,13 +177,13 @@ async def _running(tx: Transaction, env: Env, instance: Instance, seen: MachineR
         return
     if seen.state is MachineState.shutdown:
         await _guest_shut_down(tx, env, instance)
-    elif seen.state is MachineState.crashed:
+    elif seen.state is MachineState.crashed or (seen.hung and instance.recovery.policy in GIVES_UP):
         log.warning("%s died: %s", instance.id, seen.message)
         reason = StateReason("Server.InternalError", f"Server.InternalError: {seen.message}")
         await tx.put(
             replace(
                 instance,
-                state=InstanceState.stopping,
+                state=ending(instance),
                 state_reason=reason,
                 transition_reason=reason.message,
                 force=True,
@@ -191,6 +200,12 @@ def _is_leaving(instance: Instance, seen: MachineReport) -> bool:
     phase = seen.migration.phase if instance.migration and seen.migration is not None else None
     held = phase in (MigrationPhase.copying, MigrationPhase.completed)
     return held and seen.state is MachineState.paused
+
+
+def ending(instance: Instance) -> InstanceState:
+    """How it ends if it is not to run again, as its recovery says."""
+    terminate = instance.recovery.policy is RecoveryPolicy.terminate and not instance.disable_api_termination
+    return InstanceState.shutting_down if terminate else InstanceState.stopping
 
 
 async def _guest_shut_down(tx: Transaction, env: Env, instance: Instance) -> None:
@@ -220,6 +235,7 @@ async def _stopped(tx: Transaction, env: Env, instance: Instance) -> None:
             recovers=0.0,
             leaving=False,
             restart_at=0.0,
+            resize=None,
         )
     )
     for interface in await tx.find(NetworkInterface, instance=instance.id):
@@ -249,6 +265,7 @@ async def _terminated(tx: Transaction, env: Env, instance: Instance) -> None:
             devices=(),
             impaired="",
             capturing=(),
+            resize=None,
             purge_at=env.now() + PURGE_SECONDS,
         )
     )

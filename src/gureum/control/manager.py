@@ -21,6 +21,7 @@ from gureum.control import (
     nat_gateways,
     peerings,
     recovery,
+    resizes,
     volumes,
 )
 from gureum.control.access import Access
@@ -42,9 +43,10 @@ from gureum.control.session import Session
 from gureum.control.shares import shared_pools
 from gureum.control.specs import host_spec
 from gureum.control.switches import Switches
+from gureum.control.upgrades import Upgrades
 from gureum.env import Env
 from gureum.errors import StoreError, TooLarge, TransportError
-from gureum.hostspec import HostReport
+from gureum.hostspec import HostReport, MachineSize
 from gureum.migrationspec import MigrationReport
 from gureum.resources import (
     ClientToken,
@@ -58,6 +60,7 @@ from gureum.resources import (
     NetworkInterface,
     PeeringConnection,
     Snapshot,
+    Upgrade,
     Volume,
     VolumeState,
 )
@@ -120,6 +123,7 @@ class Manager:
         self.switches = Switches(env, store, self.observed, self.calls)
         self.evacuations = Evacuations(env, store)
         self.balancer = Balancer(env, store)
+        self.upgrades = Upgrades(env, store, self.observed, self.calls)
         self._neighbours = Following(store)
         self.access: Access | None = None
         """Where hosts of other machines come in, if they may."""
@@ -138,6 +142,7 @@ class Manager:
             group.create_task(self._step_forever())
             group.create_task(self._sweep_forever())
             group.create_task(self.switches.run())
+            group.create_task(self.upgrades.run())
             if self.ha is not None:
                 group.create_task(self.ha.run())
 
@@ -161,6 +166,7 @@ class Manager:
                 *await reader.find(NatGateway, state=UNSETTLED_NATS),
                 *await captures.captured(reader),
                 *await migrations.migrating(reader),
+                *await resizes.resizing(reader),
             ):
                 self._note_unsettled(record)
         await self._kick_unsettled()
@@ -191,6 +197,8 @@ class Manager:
                 await self._kick_kept()
         elif change.kind == Image.kind and self.keeping is not None:
             self._all_need_specs()
+        elif change.kind == Upgrade.kind:
+            self.upgrades.changed(change)
         elif change.kind == HostCertificate.kind and self.access is not None:
             self.access.changed(change)
         if isinstance(record, InstanceMigration):
@@ -258,7 +266,11 @@ class Manager:
             for instance in await reader.find(Instance, state=states):
                 if instance.state is not InstanceState.terminated or instance.purge_at <= self.env.now():
                     self.kick("instance", instance.id)
-            for instance in (*await captures.captured(reader), *await migrations.migrating(reader)):
+            for instance in (
+                *await captures.captured(reader),
+                *await migrations.migrating(reader),
+                *await resizes.resizing(reader),
+            ):
                 self.kick("instance", instance.id)
                 if instance.migration:
                     self.switches.kick(instance.id)
@@ -312,6 +324,7 @@ class Manager:
             await self.hosts.load(reader)
             await self.evacuations.load(reader)
             await self.balancer.load(reader)
+            await self.upgrades.load(reader)
         swept = loop.time()
         while True:
             await asyncio.sleep(TICK_SECONDS)
@@ -537,6 +550,11 @@ class Manager:
     def balance(self) -> Assessment:
         """How busy hosts are, and what should be moved."""
         return self.balancer.found
+
+    def size(self, host: str, instance: str, generation: int) -> MachineSize | None:
+        """What a host says that a machine has and can have while it runs."""
+        seen = self.observed.machine(host, instance, generation)
+        return seen.size if seen is not None else None
 
     async def console(self, host: str, instance: str, max_bytes: int) -> bytes:
         """The end of a machine's console. Raises TransportError."""

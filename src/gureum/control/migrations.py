@@ -22,6 +22,7 @@ import logging
 from msgspec.structs import replace
 
 from gureum.control import disk_copies
+from gureum.control.fleet import held
 from gureum.control.move import CannotMove, move_instance
 from gureum.control.observed import Observed
 from gureum.control.placement import NoCapacity, choose_host, require_host
@@ -37,6 +38,7 @@ from gureum.resources import (
     InstanceState,
     MigrationState,
     NetworkInterface,
+    Resize,
     Volume,
     VolumeState,
 )
@@ -71,10 +73,14 @@ async def begin(
     bytes_per_second: int = 0,
     drains: bool = False,
     reason: str = "",
+    type: str = "",
 ) -> InstanceMigration:
-    """Let the instance migrate to the host ``to``, or to the emptiest one. Raises CannotMove."""
+    """Let the instance migrate to the host ``to``, or to the emptiest one. Raises CannotMove.
+
+    ``type``: another one, that it gets there.
+    """
     await require_movable(tx, instance)
-    host = await require_destination(tx, instance, to)
+    host = await require_destination(tx, replace(instance, type=type or instance.type), to)
     source = str(instance.host)
     copies = await disk_copies.bound(tx, instance)
     if await busy(tx, source=source):
@@ -86,7 +92,8 @@ async def begin(
             id=env.new_id("mig"),
             account=instance.account,
             instance=instance.id,
-            type=instance.type,
+            type=type or instance.type,
+            held=held(instance) if instance.resize is not None else (0, 0),
             zone=instance.zone,
             source=source,
             destination=host.id,
@@ -118,6 +125,8 @@ async def require_movable(reader: Reader, instance: Instance) -> None:
         raise CannotMove(f"{id} is {instance.state}, and only what runs is migrated")
     if instance.migration:
         raise CannotMove(f"{id} is being migrated already ({instance.migration})")
+    if instance.resize is not None and not instance.resize.message:
+        raise CannotMove(f"{id} is being resized: wait until that is done")
     if instance.capturing:
         raise CannotMove(f"{id} is off until the image {instance.capturing[0]} is made of it")
     source = await reader.get(Host, instance.host)
@@ -366,7 +375,18 @@ async def switch(tx: Transaction, env: Env, observed: Observed, id: str) -> Inst
             downtime_ms=source.downtime_ms,
         )
     )
-    return await tx.put(replace(moved, generation=migration.generation, impaired=""))
+    resize = None
+    if instance.resize is not None or instance.type != migration.type:
+        most = held(instance)
+        resize = Resize(
+            generation=migration.generation,
+            vcpus=most.vcpus,
+            memory_bytes=most.memory_bytes,
+            since=env.now(),
+        )
+    return await tx.put(
+        replace(moved, type=migration.type, generation=migration.generation, impaired="", resize=resize)
+    )
 
 
 async def _let_go(

@@ -42,6 +42,7 @@ class HostView:
         self.fences = report.fences
         self.warden = report.warden
         self.uplink_down = report.uplink_down
+        self.started = report.started
         self.machines = {machine.id: machine for machine in report.machines}
         self.volumes = {volume.id: volume for volume in report.volumes}
         self.snapshots = {snapshot.id: snapshot for snapshot in report.snapshots}

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from gureum.control.filters import ROOM, Scene, Verdict, Wish, reasons, verdicts
-from gureum.control.fleet import Fleet, taken
+from gureum.control.fleet import MACHINE_MEMORY_BYTES, Fleet, taken
 from gureum.resources import Host, Instance, InstanceMigration, Volume
 from gureum.resources.migration import UNDECIDED
 from gureum.services.ec2.capacity import homes
@@ -80,12 +80,12 @@ async def _wish(
     if len(bound) > 1:
         raise NoCapacity("its volumes, or what they are made from, are on different hosts")
     if not copies:
-        return Wish(taken(instance), bound, excluding, like)
+        return Wish(taken(instance), bound, excluding, like, instance.cpu)
     promised: Counter[str] = Counter()
     for other in await reader.find(InstanceMigration, state=[str(state) for state in UNDECIDED]):
         promised[other.destination] += other.copy_bytes
     needed = sum(volume.size_bytes for volume in copies)
-    return Wish(taken(instance), bound, excluding, like, needed, promised)
+    return Wish(taken(instance), bound, excluding, like, instance.cpu, needed, promised)
 
 
 def _nowhere(wish: Wish, found: list[Verdict]) -> NoCapacity:
@@ -100,8 +100,8 @@ def _nowhere(wish: Wish, found: list[Verdict]) -> NoCapacity:
         return NoCapacity(f"{', '.join(sorted(each.host for each in up))} cannot take it, being drained")
     if all(_names(each) <= {*ROOM, "draining"} for each in up):
         return NoCapacity(
-            f"no host of zone {machine.zone} has {machine.size.vcpus} vCPUs and"
-            f" {machine.size.memory_bytes / 2**30:g} GiB of memory left"
+            f"no host of zone {machine.zone} has {machine.vcpus} vCPUs and"
+            f" {(machine.memory_bytes - MACHINE_MEMORY_BYTES) / 2**30:g} GiB of memory left"
         )
     other = "other " if wish.excluding else ""
     return NoCapacity(f"no {other}host of zone {machine.zone} can take it now: {reasons(up)}")

@@ -24,6 +24,7 @@ from gureum.resources import (
     InstanceState,
     NetworkInterface,
     RecoveryPolicy,
+    Resize,
     Severity,
     StateReason,
     Volume,
@@ -70,14 +71,18 @@ async def leave(tx: Transaction, env: Env, instance: Instance, host: Host) -> No
         await _elsewhere(tx, env, instance, message, host.silent)
         return
     reason = _because(message)
-    stopping = replace(instance, state=InstanceState.stopping, capturing=(), impaired="", leaving=False)
-    await tx.put(
-        replace(stopping, state_reason=reason, transition_reason=reason.message, host=None, restart_at=0.0)
+    ending = replace(
+        instance, state=instances.ending(instance), capturing=(), impaired="", leaving=False, restart_at=0.0
     )
-    text = f"{instance.id}: {message}; it is stopped, as its recovery says"
-    await events.record(
-        tx, env, "InstanceStopped", text, Severity.warning, host=host.id, instance=instance.id
-    )
+    await tx.put(replace(ending, state_reason=reason, transition_reason=reason.message, host=None))
+    await _tell_ending(tx, env, instance, message)
+
+
+async def _tell_ending(tx: Transaction, env: Env, instance: Instance, message: str) -> None:
+    stops = instances.ending(instance) is InstanceState.stopping
+    name, done = ("InstanceStopped", "stopped") if stops else ("InstanceTerminated", "terminated")
+    text = f"{instance.id}: {message}; it is {done}, as its recovery says"
+    await events.record(tx, env, name, text, Severity.warning, host=instance.host or "", instance=instance.id)
 
 
 def _because(message: str) -> StateReason:
@@ -149,11 +154,11 @@ async def rejoin(tx: Transaction, env: Env, instance: Instance, since: float) ->
     """The host that it waited for is back: its machine was ended there, and starts anew. ``since``: when it
     was lost, Unix time.
     """
-    if instance.recovery.policy is RecoveryPolicy.stop:
+    if instance.recovery.policy in (RecoveryPolicy.stop, RecoveryPolicy.terminate):
         reason = StateReason(HOST_FAILURE, f"{HOST_FAILURE}: host {instance.host} was lost")
         ending = replace(
             instance,
-            state=InstanceState.stopping,
+            state=instances.ending(instance),
             state_reason=reason,
             transition_reason=reason.message,
             force=True,
@@ -216,14 +221,32 @@ async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> N
         elif host is not None and host.unfit and seen is not None and seen.ended >= instance.version:
             await _left_behind(tx, env, instance, host)
         return
-    if seen is not None and seen.state is MachineState.crashed and await _died(tx, env, instance, seen):
-        return
+    if seen is not None and (seen.state is MachineState.crashed or seen.hung):
+        if await _died(tx, env, instance, seen):
+            return
+        await _tell_ended(tx, env, instance, seen)
     await instances.reconcile(tx, env, observed, id)
     after = await tx.get(Instance, id)
     if instance.recovers and after is not None and after.state is InstanceState.running:
         seconds = max(0.0, env.now() - instance.recovers)
         text = f"{id} runs again, on host {after.host}, after {seconds:.1f} s"
         await events.record(tx, env, "InstanceRecovered", text, host=str(after.host), instance=id)
+    if after is not None and instance.resize is not None:
+        await _tell_resize(tx, env, after, instance.resize)
+
+
+async def _tell_resize(tx: Transaction, env: Env, instance: Instance, before: Resize) -> None:
+    """What became of a resize, if anything did."""
+    now, host = instance.resize, str(instance.host)
+    if now is None and instance.state is InstanceState.running:
+        seconds = max(0.0, env.now() - before.since)
+        text = f"{instance.id} has the size of {instance.type}, after {seconds:.1f} s"
+        await events.record(tx, env, "InstanceResized", text, host=host, instance=instance.id)
+    elif now is not None and now.message and now.message != before.message:
+        text = f"{instance.id} does not have the size of {instance.type}: {now.message}"
+        await events.record(
+            tx, env, "InstanceNotResized", text, Severity.warning, host=host, instance=instance.id
+        )
 
 
 async def _let_stay(tx: Transaction, env: Env, observed: Observed, instance: Instance) -> None:
@@ -246,7 +269,7 @@ async def _died(tx: Transaction, env: Env, instance: Instance, seen: MachineRepo
     crashes = tuple(each for each in instance.crashes if abs(now - each) < CRASHES_SECONDS)
     if len(crashes) >= CRASHES_MAX:
         text = (
-            f"{instance.id} is stopped: its machine died {CRASHES_MAX + 1} times in "
+            f"{instance.id} is stopped: its {_what(seen)} {CRASHES_MAX + 1} times in "
             f"{CRASHES_SECONDS / 60:g} minutes, at last: {seen.message}"
         )
         await events.record(
@@ -275,11 +298,27 @@ async def _died(tx: Transaction, env: Env, instance: Instance, seen: MachineRepo
             crashes=(*crashes, now),
         )
     )
-    text = f"{instance.id} died ({seen.message}); it is started again in {backoff:g} s"
-    await events.record(
-        tx, env, "InstanceDied", text, Severity.warning, host=str(instance.host), instance=instance.id
-    )
+    name = "InstanceHung" if seen.hung else "InstanceDied"
+    end = f": {seen.message}" if seen.hung else f" died ({seen.message})"
+    text = f"{instance.id}{end}; it is started again in {backoff:g} s"
+    await events.record(tx, env, name, text, Severity.warning, host=str(instance.host), instance=instance.id)
     return True
+
+
+def _what(seen: MachineReport) -> str:
+    return "guest hung" if seen.hung else "machine died"
+
+
+async def _tell_ended(tx: Transaction, env: Env, instance: Instance, seen: MachineReport) -> None:
+    """Its machine died, or its guest hangs, and it is not started again."""
+    if instance.state is not InstanceState.running or instance.capturing:
+        return
+    if instance.recovery.policy in (RecoveryPolicy.stop, RecoveryPolicy.terminate):
+        await _tell_ending(tx, env, instance, seen.message)
+    elif seen.hung and instance.recovery.policy is RecoveryPolicy.none and instance.impaired != seen.message:
+        text = f"{instance.id}: {seen.message}; it is held as it is until somebody reboots or stops it"
+        host = str(instance.host)
+        await events.record(tx, env, "InstanceHung", text, Severity.warning, host=host, instance=instance.id)
 
 
 def backoff_seconds(crashes: int) -> float:

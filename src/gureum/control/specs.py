@@ -44,7 +44,7 @@ from gureum.resources import (
     Vpc,
 )
 from gureum.resources.volume import shared
-from gureum.services.ec2.instance_types import machine_size
+from gureum.services.ec2.instance_types import growth, machine_size
 from gureum.services.operation import Cloud
 from gureum.store.base import Reader
 
@@ -242,7 +242,7 @@ def _machine(
     given_up: bool = False,
 ) -> MachineSpec:
     """``given_up``: its host is, so nothing is to run there."""
-    size = machine_size(instance.type)
+    size, room = machine_size(instance.type), growth(instance.type)
     wanted = instance.state in (InstanceState.pending, InstanceState.running)
     return MachineSpec(
         id=instance.id,
@@ -253,6 +253,9 @@ def _machine(
         vcpus=size.vcpus,
         threads=size.threads,
         memory_bytes=size.memory_bytes,
+        vcpus_max=room.vcpus,
+        memory_max_bytes=room.memory_bytes,
+        cpu=instance.cpu,
         machine=image.machine if image else "q35",
         kernel=image.kernel if image else "",
         initrd=image.initrd if image else "",

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from gureum.hostspec import MachineState
+from gureum.hostspec import MachineSize, MachineState
 from gureum.migrationspec import MachineLayout, MigrationPhase
 from gureum.san.base import DiskSource, FileDisk, Layer
 
@@ -140,6 +140,11 @@ class MachineConfig(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 1
     """Of the vCPUs, how many are one core."""
     memory_bytes: int
+    vcpus_max: int = 0
+    """To what it may grow while it runs (``Hypervisor.resize``), as ``memory_max_bytes``; 0: not at all."""
+    memory_max_bytes: int = 0
+    cpu: str = ""
+    """Its model, one of ``Hypervisor.cpu_models``; "": the host's own, or what the hypervisor likes."""
     machine: str = "q35"
     kernel: str = ""
     initrd: str = ""
@@ -157,6 +162,8 @@ class MachineStatus(msgspec.Struct, frozen=True, kw_only=True):
     ``migration``: the last one of this run, None for none; of one that came here only until ``go_on``. Until
     then the machine is ``starting``, or ``crashed`` if that has failed; one that is gone to another host is
     ``paused``.
+
+    ``hung``: its guest let its watchdog run out, and is ``paused`` for that.
     """
 
     id: str
@@ -169,6 +176,9 @@ class MachineStatus(msgspec.Struct, frozen=True, kw_only=True):
     detaching: tuple[str, ...] = ()
     mirrors: Mapping[str, Mirror] = {}
     migration: Migration | None = None
+    size: MachineSize | None = None
+    """None if it can't change while the machine runs, or the machine does not."""
+    hung: bool = False
 
 
 class Hypervisor(Protocol):
@@ -184,7 +194,19 @@ class Hypervisor(Protocol):
 
     @property
     def cpu(self) -> str:
-        """What a guest depends on of the CPU here: it can go to hosts that say the same, and to no others."""
+        """What a guest without a CPU model depends on of the CPU here: it can go to hosts that say the same,
+        and to no others.
+        """
+
+    @property
+    def cpu_models(self) -> tuple[str, ...]:
+        """Those of ``cpus.MODELS`` that guests can have here."""
+
+    @property
+    def cpu_vendor(self) -> str:
+        """Whose CPU guests see: one with a model can go to hosts that say the same. "" where that is the
+        model's.
+        """
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
         """``changed(machine id)`` is called on the event loop when a machine's status may have changed."""
@@ -211,11 +233,13 @@ class Hypervisor(Protocol):
         """End the machine now. Its status becomes ``off``; its console log is kept."""
 
     async def reset(self, id: str, reboots: int) -> None:
-        """Reboot at once, also a machine whose guest shut itself down; the status then has ``reboots``."""
+        """Reboot at once, also a machine whose guest shut itself down or is hung; the status then has
+        ``reboots``.
+        """
 
     async def resume(self, id: str) -> None:
-        """Let a paused machine go on. One on its way from or to another host is left as it is; but for one of
-        which only disks are being copied yet.
+        """Let a paused machine go on. One that is hung, or on its way from or to another host, is left as it
+        is; but for one of which only disks are being copied yet.
         """
 
     async def layout(self, id: str) -> MachineLayout:
@@ -267,6 +291,14 @@ class Hypervisor(Protocol):
         """Ask the guest to give the interface up (it leaves ``status.nics`` then); ``force`` takes it away.
 
         The machine has let go of the tap when the interface has left ``status.nics``.
+        """
+
+    async def resize(self, id: str, vcpus: int, memory_bytes: int) -> None:
+        """Let the running machine have so many vCPUs and so much memory; asked again, ask the guest again.
+
+        It returns when the guest was asked; what it has taken or given up says ``status.size``. More than
+        ``size`` allows, or less: as near as that allows. HypervisorError without a ``size``, and for a
+        machine on its way between hosts.
         """
 
     async def active_layer(self, id: str, volume: str) -> str:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from gureum.env import Env
 from gureum.errors import HypervisorError, PoolError
 from gureum.hostspec import MachineState
-from gureum.hypervisors import fake_migration, messages
+from gureum.hypervisors import fake_migration, fake_size, messages
 from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Mirror, Nic, Outgoing, describe
 from gureum.hypervisors.fake_machine import FakeDisk, FakeMachine, Statuses
 from gureum.hypervisors.fake_migration import FakeRoads
@@ -28,6 +28,7 @@ START_SECONDS = (0.05, 0.3)
 COMMAND_SECONDS = (0.001, 0.02)
 GUEST_SHUTDOWN_SECONDS = (0.5, 3.0)
 GUEST_DETACH_SECONDS = (0.05, 0.5)
+GUEST_RESIZE_SECONDS = (0.05, 2.0)
 MIRROR_SECONDS = (0.5, 5.0)
 MIRROR_BYTES = 1 << 20
 
@@ -45,6 +46,8 @@ class FakeMachines:
         self.powered = True
         self.full = False
         self.away = False
+        self.cpu = "fake"
+        self.cpu_models: tuple[str, ...] = ()
         self.start_errors: dict[str, str] = {}
         self.mirror_errors: dict[str, str] = {}
         self.copy: Callable[[FakeDisk, Disk], None] = lambda disk, target: None
@@ -81,6 +84,13 @@ class FakeMachines:
 
     def panic(self, id: str) -> None:
         self.crash(id, messages.GUEST_PANICKED)
+
+    def hang(self, id: str) -> None:
+        """The guest does nothing more, and its watchdog runs out."""
+        machine = self._get(id)
+        if machine.state is MachineState.running:
+            machine.state, machine.message, machine.hung = MachineState.paused, messages.GUEST_HUNG, True
+            self.changed(machine)
 
     def guest_shutdown(self, id: str) -> None:
         machine = self._get(id)
@@ -162,7 +172,7 @@ class FakeMachines:
         if machine.migration is not None and (machine.config.incoming is not None or not machine.away):
             error = machine.migration.error or message
             machine.migration = replace(machine.migration, phase=MigrationPhase.failed, error=error)
-        machine.held = False
+        machine.held = machine.hung = False
         machine.disks = {}
         machine.nics = {}
         machine.settled.set()
@@ -221,7 +231,15 @@ class FakeHypervisor:
 
     @property
     def cpu(self) -> str:
-        return "fake"
+        return self.host.cpu
+
+    @property
+    def cpu_models(self) -> tuple[str, ...]:
+        return self.host.cpu_models
+
+    @property
+    def cpu_vendor(self) -> str:
+        return ""
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
         self._subscribers.append(changed)
@@ -238,7 +256,7 @@ class FakeHypervisor:
             if nic.fd >= 0:
                 os.close(nic.fd)
         self._known = self.host.machines
-        fake_migration.require_fit(config)
+        fake_migration.require_fit(self.host, config)
         machine = self.host.machines.get(config.id)
         if machine is not None and not self._may_start(machine, config):
             return
@@ -276,6 +294,7 @@ class FakeHypervisor:
             raise HypervisorError(f"{id}: {error}")
         machine.disks = {disk.volume: FakeDisk(disk) for disk in machine.config.disks}
         machine.nics = dict.fromkeys((nic.interface for nic in machine.config.nics), False)
+        machine.size = machine.target = fake_size.at_start(machine.config)
         if machine.config.incoming is not None:
             await self._work()
             self.host.roads.wait(self.host, machine)
@@ -316,8 +335,8 @@ class FakeHypervisor:
             self._running(id)
         await self._work()
         self.env.crashpoint("fake.reset.done")
-        if machine.held:
-            machine.held = False
+        if machine.held or machine.hung:
+            machine.held = machine.hung = False
             machine.state, machine.message = MachineState.running, ""
         machine.reboots = reboots
         machine.print(f"{id} reset\r\n")
@@ -327,14 +346,14 @@ class FakeHypervisor:
     async def resume(self, id: str) -> None:
         machine = self._get(id)
         await self._work()
-        if machine.state is MachineState.paused and not machine.away:
+        if machine.state is MachineState.paused and not machine.away and not machine.hung:
             machine.state, machine.message = MachineState.running, ""
             self.host.changed(machine)
             self.host.hold_if_stuck(machine)
 
     async def layout(self, id: str) -> MachineLayout:
         await self._work()
-        return fake_migration.layout(self._running(id))
+        return fake_migration.layout(self.host, self._running(id))
 
     async def migrate(self, id: str, outgoing: Outgoing) -> None:
         machine = self._running(id)
@@ -440,6 +459,23 @@ class FakeHypervisor:
 
     def _unplugged(self, machine: FakeMachine, interface: str) -> None:
         if machine.nics.pop(interface, None) is not None:
+            self.host.changed(machine)
+
+    async def resize(self, id: str, vcpus: int, memory_bytes: int) -> None:
+        machine = self._running(id)
+        if machine.size is None:
+            raise HypervisorError(f"{id}: was started without room to grow")
+        machine.require_settled()
+        await self._work()
+        self.env.crashpoint("fake.resize.asked")
+        machine.target = fake_size.towards(machine.size, vcpus, memory_bytes)
+        if machine.target != machine.size:
+            self.host.later(machine, GUEST_RESIZE_SECONDS, lambda: self._resized(machine))
+
+    def _resized(self, machine: FakeMachine) -> None:
+        settled = machine.size == machine.target or machine.ignores_detach
+        if not settled and not machine.under_way:
+            machine.size = machine.target
             self.host.changed(machine)
 
     async def active_layer(self, id: str, volume: str) -> str:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator, Mapping
 
 from gureum.errors import HypervisorError
-from gureum.hostspec import MachineState
+from gureum.hostspec import MachineSize, MachineState
 from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Migration, Mirror, describe
 from gureum.migrationspec import MigrationPhase
 from gureum.san.base import FileDisk
@@ -52,6 +52,8 @@ class FakeMachine:
         self.console = b""
         self.console_before = b""
         """On another host."""
+        self.hung = False
+        """The guest does nothing more, and its watchdog ran out."""
         self.held = False
         """The guest shut itself down, and its process is held."""
         self.thawed = asyncio.Event()
@@ -64,6 +66,10 @@ class FakeMachine:
         self.migration: Migration | None = None
         self.ignores_power_button = False
         self.ignores_detach = False
+        """Nor does it take or give up vCPUs and memory."""
+        self.size: MachineSize | None = None
+        self.target: MachineSize | None = None
+        """What it was told to have."""
 
     @property
     def frozen(self) -> bool:
@@ -102,6 +108,8 @@ class FakeMachine:
             detaching=tuple(sorted((*disks, *nics))),
             mirrors={id: disk.mirror for id, disk in self.disks.items() if disk.mirror is not None},
             migration=self.migration,
+            size=self.size if self.runs and not self.away else None,
+            hung=self.hung,
         )
 
     def print(self, text: str) -> None:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from gureum.env import Env
 from gureum.errors import HypervisorError, PoolError
 from gureum.hostspec import MachineState
-from gureum.hypervisors import messages
+from gureum.hypervisors import fake_size, messages
 from gureum.hypervisors.base import MachineConfig, Migration, Outgoing
 from gureum.hypervisors.fake_machine import FakeMachine
 from gureum.migrationspec import MachineLayout, MigrationPhase
@@ -190,27 +190,39 @@ def _copies(machine: FakeMachine, outgoing: Outgoing) -> bool:
     return copying and status is not None and status.migration == outgoing.migration
 
 
-def layout(machine: FakeMachine) -> MachineLayout:
+def layout(host: FakeMachines, machine: FakeMachine) -> MachineLayout:
     status = machine.status()
     machine.require_settled()
     if status.detaching or status.mirrors:
         busy = ", ".join((*status.detaching, *status.mirrors))
         raise HypervisorError(f"{status.id}: its guest has not let go of {busy} yet")
+    if status.hung:
+        raise HypervisorError(f"{status.id}: {status.message}")
     return MachineLayout(
         type=machine.config.machine,
         version="1",
-        cpu="fake",
-        host_cpu="fake",
+        cpu=machine.config.cpu or host.cpu,
+        host_cpu=host.cpu,
+        model=machine.config.cpu,
         disks={volume: (BUS, disk.disk.index) for volume, disk in machine.disks.items()},
         nics={interface: (BUS, number) for number, interface in enumerate(sorted(machine.nics))},
+        vcpus=machine.size.vcpus if machine.size is not None else 0,
+        memory_bytes=machine.size.memory_bytes if machine.size is not None else 0,
+        room=fake_size.room(machine.size),
     )
 
 
-def require_fit(config: MachineConfig) -> None:
-    """HypervisorError if it isn't the machine of the layout."""
+def require_fit(host: FakeMachines, config: MachineConfig) -> None:
+    """HypervisorError if the host cannot have the machine, or it isn't the machine of the layout."""
     if config.incoming is None:
+        if config.cpu and config.cpu not in host.cpu_models:
+            raise HypervisorError(f"{config.id}: the CPU model {config.cpu} is not offered here")
         return
     known = config.incoming.layout
+    if known.model and known.model not in host.cpu_models:
+        raise HypervisorError(f"{config.id}: has the CPU model {known.model}, which is not offered here")
+    if not known.model and known.host_cpu != host.cpu:
+        raise HypervisorError(f"{config.id}: runs on a CPU ({known.host_cpu}) that is not this host's")
     differing = {disk.volume for disk in config.disks} ^ known.disks.keys()
     differing |= {nic.interface for nic in config.nics} ^ known.nics.keys()
     if differing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 GUEST_SHUT_DOWN = "the guest shut itself down"
 GUEST_PANICKED = "guest kernel panic"
+GUEST_HUNG = "the guest did not feed its watchdog"
 EMULATION_FAILED = "the CPU could not be virtualized any further"
 STORAGE_FULL = "paused: the storage is full"
 STORAGE_AWAY = "paused: the storage can't be reached"
@@ -16,6 +17,10 @@ NOT_STARTED = "was never started: the agent ended before"
 MIGRATED = "its guest is held: all of it is on another host now"
 CANCELLED = "cancelled"
 NOT_BEGUN = "its QEMU has not begun"
+VCPUS_STAY = (
+    "QEMU cannot take a vCPU from a machine that is emulated: it gets the time of as many as it is to have, "
+    "and has no more than these once it is stopped and started"
+)
 STAYED = "it goes on here after all"
 STOPPED = "stopped as asked"
 PROCESS_ENDED = "the hypervisor process ended unexpectedly"

@@ -69,6 +69,7 @@ _BOOT_MODULES = {
 
 _ROOT_MODULES = (
     "virtio_pci", "virtio_mmio", "virtio_blk", "virtio_net", "virtio_rng", "virtio_balloon", "virtio_console",
+    "virtio_mem",
     "virtio_scsi", "sd_mod", "nvme", "button", "evdev", "loop", "vfat", "nls_cp437", "nls_ascii", "nls_utf8",
     "isofs", "xfs", "overlay", "squashfs", "fuse", "tun", "bridge", "veth", "vxlan", "8021q", "dummy", "nbd",
     "crc32c_intel",

@@ -19,6 +19,7 @@ from gureum.resources.instance import (
     MetadataOptions,
     Recovery,
     RecoveryPolicy,
+    Resize,
     StateReason,
 )
 from gureum.resources.interface import (
@@ -42,6 +43,7 @@ from gureum.resources.routing import (
     VpcEndpoint,
 )
 from gureum.resources.token import ClientToken
+from gureum.resources.upgrade import HostUpgrade, Upgrade, UpgradeState, UpgradeStep
 from gureum.resources.volume import (
     Attachment,
     AttachmentState,
@@ -83,6 +85,7 @@ __all__ = [
     "HostCertificate",
     "HostState",
     "HostToken",
+    "HostUpgrade",
     "Image",
     "ImageDevice",
     "ImageState",
@@ -110,6 +113,7 @@ __all__ = [
     "Record",
     "Recovery",
     "RecoveryPolicy",
+    "Resize",
     "Route",
     "RouteTable",
     "SecondaryAddress",
@@ -121,6 +125,9 @@ __all__ = [
     "StateReason",
     "Strategy",
     "Subnet",
+    "Upgrade",
+    "UpgradeState",
+    "UpgradeStep",
     "Volume",
     "VolumeKey",
     "VolumeState",

@@ -50,8 +50,12 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
     pool_free_bytes: int = 0
     accelerator: str = ""
     cpu: str = ""
-    """As in HostReport."""
+    """As in HostReport, and the next two."""
+    cpu_vendor: str = ""
+    cpu_models: tuple[str, ...] = ()
     boot_id: str = ""
+    gureum_version: str = ""
+    """Of the gureum that its agent runs."""
     number: int = 0
     """Its own in the cloud, 1 to 16383, from its first report on: names it in VXLAN next hops."""
     address: str = ""

@@ -62,12 +62,14 @@ class MetadataOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class RecoveryPolicy(StrEnum):
-    """What becomes of an instance whose host is lost, or whose machine dies: it runs again, elsewhere if need
-    be; it is stopped; or nothing, and it waits for its host.
+    """What becomes of an instance whose host is lost, whose machine dies or whose guest hangs: it runs again,
+    elsewhere if need be; it is stopped; it is terminated (if it is protected from that, stopped); or nothing,
+    and it waits for its host.
     """
 
     restart = "restart"
     stop = "stop"
+    terminate = "terminate"
     none = "none"
 
 
@@ -76,6 +78,18 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
 
     policy: RecoveryPolicy = RecoveryPolicy.restart
     priority: int = 50
+
+
+class Resize(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Of an instance that got another type while it runs: what its machine, of this ``generation``, may have
+    besides what the type has. ``message``: why it does not get there, "" while it may. ``since``: Unix time.
+    """
+
+    generation: int
+    vcpus: int
+    memory_bytes: int
+    since: float
+    message: str = ""
 
 
 class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -127,6 +141,8 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
     """In a group of the strategy partition; 0 in others."""
     tenancy: str = "default"
     """``dedicated``: on hosts with nobody else's instances."""
+    cpu: str = ""
+    """The CPU model that its machine has since it was placed, "" for its host's own."""
     cpu_credits: str = ""
     """The credit option that was asked for: standard or unlimited, "" for the type's default."""
     capturing: tuple[str, ...] = ()
@@ -145,6 +161,14 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
     """Its machine is not started before (Unix time): it died not long ago."""
     crashes: tuple[float, ...] = ()
     """When its machine died and was started again, lately (Unix time)."""
+
+    resize: Resize | None = None
+    """Its machine does not have the size of its type yet."""
+
+    @property
+    def resizing(self) -> str | None:
+        """For the index: most are not."""
+        return "yes" if self.resize is not None else None
 
     @property
     def next_generation(self) -> int:
@@ -166,6 +190,7 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
         "subnet",
         "private_ip",
         "groups",
+        "resizing",
     )
     transitions: ClassVar[Transitions] = table(
         InstanceState,

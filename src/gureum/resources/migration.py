@@ -45,7 +45,7 @@ class InstanceMigration(Record, frozen=True, kw_only=True, omit_defaults=True):
     state: MigrationState = MigrationState.preparing
     instance: str
     type: str
-    """The instance's, as ``zone``: the destination has to have room for it."""
+    """The one that it has at the destination, which has to have room for it: it may grow there."""
     zone: str
     source: str
     destination: str
@@ -61,6 +61,8 @@ class InstanceMigration(Record, frozen=True, kw_only=True, omit_defaults=True):
     secret: bytes = b""
     layout: MachineLayout | None = None
     address: str = ""
+    held: tuple[int, int] = (0, 0)
+    """vCPUs and bytes of memory that its machine has, if that is more."""
     volumes: tuple[str, ...] = ()
     """Those of the instance: both hosts may have them open until it has ended, whoever has them then."""
     copies: tuple[str, ...] = ()

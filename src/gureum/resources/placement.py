@@ -53,6 +53,7 @@ class FleetSettings(Record, frozen=True, kw_only=True, omit_defaults=True):
     what they have, if nothing else is said of one.
 
     ``survive``: room is kept so that what runs on so many hosts could be started elsewhere if they were lost.
+    ``cpu_model``: of instances that are placed from now on, one of ``cpus.MODELS``, "baseline" or "host".
     """
 
     cpu_overcommit: float = 16.0
@@ -63,5 +64,6 @@ class FleetSettings(Record, frozen=True, kw_only=True, omit_defaults=True):
     balance: BalanceMode = BalanceMode.recommend
     rebalance: float = 0.0
     """Unix time since when what is recommended is done once, whatever the mode; 0: not."""
+    cpu_model: str = "host"
 
     kind: ClassVar[str] = "fleet-settings"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgspec
 
 from gureum.env import Env
-from gureum.hostspec import LOCAL
+from gureum.hostspec import LOCAL, MachineSize
 from gureum.migrationspec import MigrationReport
 from gureum.resources.volume import Snapshot
 from gureum.san.ceph.audit import Finding
@@ -55,6 +55,9 @@ class Hosts(Protocol):
 
     def balance(self) -> Assessment:
         """How busy hosts are, and what should be moved."""
+
+    def size(self, host: str, instance: str, generation: int) -> MachineSize | None:
+        """What the host says that a machine has, and can have while it runs; None if nothing."""
 
     @property
     def joining(self) -> Joining | None:

@@ -217,7 +217,7 @@ def _known_policy(_: Names, words: Words, options: Options) -> None:
 
 @act(
     "recover INSTANCE WORD [priority=NUMBER]",
-    "Fleet's SetInstanceRecovery: restart, stop or none",
+    "Fleet's SetInstanceRecovery: restart, stop, terminate or none",
     asks=True,
     check=_known_policy,
 )
@@ -240,3 +240,11 @@ async def migrate(stage: Stage, words: Words, options: Options) -> bool:
 async def cancel_migration(stage: Stage, words: Words, options: Options) -> bool:
     id = await stage.id(words[0])
     return await stage.call("CancelInstanceMigration", "fleet", InstanceId=id) is not None
+
+
+@act("resize INSTANCE WORD [stays]", "Fleet's ResizeInstance; stays: not on another host", asks=True)
+async def resize(stage: Stage, words: Words, options: Options) -> bool:
+    input: dict[str, Any] = {"InstanceId": await stage.id(words[0]), "InstanceType": words[1]}
+    if "stays" in options:
+        input["MoveIfFull"] = False
+    return await stage.call("ResizeInstance", "fleet", **input) is not None

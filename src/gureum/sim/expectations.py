@@ -7,6 +7,7 @@ import logging
 from gureum.control.survival import outlooks
 from gureum.resources import (
     HostState,
+    Instance,
     InstanceMigration,
     InstanceState,
     MigrationState,
@@ -15,6 +16,7 @@ from gureum.resources import (
     VolumeState,
 )
 from gureum.resources.volume import AttachmentState
+from gureum.services.ec2.instance_types import TYPES
 from gureum.sim.acts import Options, Words, act
 from gureum.sim.stage import Stage
 from gureum.sim.violation import Violation
@@ -114,6 +116,30 @@ async def wait_for_migration(stage: Stage, words: Words, options: Options) -> bo
         if last is None:
             return f"{words[0]} was never migrated"
         return "" if last.state == words[1] else f"its migration is {last.state}: {last.message}"
+
+    await stage.until(wrong, float(words[2]))
+    return True
+
+
+def _known_type(_: Names, words: Words, __: Options) -> None:
+    if words[1] not in TYPES:
+        raise Wrong(f"there is no instance type {words[1]}")
+
+
+@act(
+    "wait-for INSTANCE size WORD within NUMBER", "until its machine has what the type has", check=_known_type
+)
+async def wait_for_size(stage: Stage, words: Words, options: Options) -> bool:
+    id, wanted = await stage.id(words[0]), TYPES[words[1]]
+
+    async def wrong() -> str:
+        size = (await stage.runs_on(words[0])).machines.machines[id].size
+        if size is None or (size.vcpus, size.memory_bytes) != (wanted.vcpus, wanted.memory_bytes):
+            return f"{words[0]} has {size}"
+        async with stage.world.store.read() as reader:
+            instance = await reader.get(Instance, id)
+        right = instance is not None and instance.type == words[1] and instance.resize is None
+        return "" if right else f"{words[0]} is not known to have it"
 
     await stage.until(wrong, float(words[2]))
     return True

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Container, Iterator, Mapping
 
+from gureum.control.fleet import held
 from gureum.hostspec import LOCAL
+from gureum.hypervisors.fake_machine import FakeMachine
 from gureum.resources import (
     AttachmentState,
     Host,
@@ -18,6 +20,7 @@ from gureum.resources import (
     VolumeState,
 )
 from gureum.san.fake_shared import FakeSan
+from gureum.services.ec2.instance_types import machine_size
 from gureum.sim import network_invariants
 from gureum.sim.violation import Violation
 from gureum.sim.world import FOREIGN, SimHost, World
@@ -78,6 +81,7 @@ def _true(
             continue
         if instance is None or instance.state in (InstanceState.stopped, InstanceState.terminated):
             raise Violation(f"{id} runs, and is {instance.state if instance else 'gone'} in the store")
+        _room(instance, machine)
         for volume, disk in machine.disks.items():
             owners = volumes[volume].instances if volume in volumes else ()
             if id not in owners:
@@ -86,6 +90,15 @@ def _true(
                 _true_of_shared(world, host, instances[id], volumes[volume])
             elif host.disk.name(disk.layers[0]) not in host.disk.layers:
                 raise Violation(f"{id} has {volume}, which the pool has not")
+
+
+def _room(instance: Instance, machine: FakeMachine) -> None:
+    """What a machine has is counted."""
+    size, most = machine.size, held(instance)
+    if size is None or machine.config.generation != instance.generation:
+        return
+    if size.vcpus > most.vcpus or size.memory_bytes > most.memory_bytes:
+        raise Violation(f"{instance.id} has {size.vcpus} vCPUs and {size.memory_bytes} bytes, not {most}")
 
 
 def _true_of_shared(world: World, host: SimHost, instance: Instance, volume: Volume) -> None:
@@ -106,6 +119,18 @@ def _true_of_shared(world: World, host: SimHost, instance: Instance, volume: Vol
         raise Violation(f"{machine} has {volume.id} on {host.name}, and {image.holder} holds it")
 
 
+def _wrong_size(world: World, instance: Instance) -> str:
+    machines = (host.machines.machines.get(instance.id) for host in world.hosts if host.name == instance.host)
+    machine = next(machines, None)
+    if machine is None or machine.size is None or machine.ignores_detach:
+        return ""
+    if instance.resize is not None:
+        return f"{instance.id} is being resized"
+    size, wanted = machine.size, machine_size(instance.type)
+    right = (size.vcpus, size.memory_bytes) == (wanted.vcpus, wanted.memory_bytes)
+    return "" if right else f"{instance.id} is no {instance.type}: {size}"
+
+
 async def at_rest(world: World) -> list[str]:
     """What is not yet as it should be when nothing happens any more; empty when all is well."""
     return [problem async for problem in _unrest(world)]
@@ -122,6 +147,8 @@ async def _unrest(world: World) -> AsyncIterator[str]:
             yield f"{instance.id} is {instance.state}"
         if instance.migration:
             yield f"{instance.id} is being migrated"
+        if instance.state is InstanceState.running and (wrong := _wrong_size(world, instance)):
+            yield wrong
     async with world.store.read() as reader:
         for known in await reader.find(Host) if world.leases is not None else ():
             if known.state is not HostState.up:

@@ -57,6 +57,13 @@ def _known_count(_: Names, __: Words, options: Options) -> None:
         raise Wrong("count is a whole number")
 
 
+@act("hang guest INSTANCE", "it does nothing more, and its watchdog runs out")
+async def hang_guest(stage: Stage, words: Words, options: Options) -> bool:
+    host = await stage.runs_on(words[0])
+    host.machines.hang(await stage.id(words[0]))
+    return True
+
+
 @act(
     "crash-at WORD [count=NUMBER]",
     "who reaches this crash point next, or for the nth time, dies there",
@@ -270,7 +277,9 @@ async def deaf(stage: Stage, words: Words, options: Options) -> bool:
     return True
 
 
-@act("clingy INSTANCE [not]", "its guest does not give up its devices; not: no more")
+@act(
+    "clingy INSTANCE [not]", "its guest does not give up its devices, nor take vCPUs and memory; not: no more"
+)
 async def clingy(stage: Stage, words: Words, options: Options) -> bool:
     machines = (await stage.runs_on(words[0])).machines
     machines.ignore_detach(await stage.id(words[0]), "not" not in options)

@@ -19,7 +19,14 @@ import msgspec
 
 from gureum.errors import ApiError, GureumError
 from gureum.resources import Volume
-from gureum.sim import asks, expectations, invariants, loads, mishaps  # noqa: F401  (their commands)
+from gureum.sim import (  # noqa: F401  (their commands)
+    asks,
+    expectations,
+    invariants,
+    loads,
+    mishaps,
+    upgrades,
+)
 from gureum.sim.acts import ACTS, Act
 from gureum.sim.loop import Deadlock
 from gureum.sim.loop import run as run_virtual

@@ -23,6 +23,7 @@ from gureum.resources import (
     NatGateway,
     NetworkInterface,
     Snapshot,
+    Upgrade,
     Volume,
 )
 from gureum.resources.record import Record
@@ -162,6 +163,7 @@ def shown(record: Record) -> dict[str, str]:
                 "generation": str(record.generation),
                 BECAUSE: reason.message if reason else "",
                 "impaired:": record.impaired,
+                "becomes": f"{record.type} {record.resize.message}".strip() if record.resize else "",
             }
         case Volume():
             return _of_volume(record)
@@ -190,6 +192,9 @@ def shown(record: Record) -> dict[str, str]:
                 "": str(record.state),
                 "because": record.message,
             }
+        case Upgrade():
+            steps = {f"{each.host}:": str(each.step) for each in record.hosts}
+            return {"": str(record.state), **steps, "because": record.message}
         case _:
             return {}
 

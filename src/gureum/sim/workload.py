@@ -80,9 +80,11 @@ EXPECTED_OF_SHARED = frozenset(
         "ResourceNotFoundException",
     }
 )
-OF_FLEET = ("MoveVolume", "CancelVolumeMove", "MigrateInstance", "CancelInstanceMigration")
-MIGRATING_SHARE = 0.35
+OF_FLEET = ("MoveVolume", "CancelVolumeMove", "MigrateInstance", "CancelInstanceMigration", "ResizeInstance")
+MIGRATING_SHARE = 0.45
 """Of the calls, in runs with migrations."""
+RESIZING_SHARE = 0.3
+"""Of these, those that give an instance another type."""
 EXPECTED_OF_SEVERAL = frozenset({"AttachmentLimitExceeded", "MissingParameter"})
 SEVERAL_SHARE = 0.45
 """Of the calls, in runs with volumes that several instances have."""
@@ -164,7 +166,11 @@ class Workload:
         instance = await self._any(Instance, state=str(InstanceState.running))
         if instance is None:
             return await self._run_instances()
-        if rng.random() < 0.15:
+        choice = rng.random()
+        if choice < RESIZING_SHARE:
+            types = ["t3.nano", "t3.micro", "t3.small", "t3.medium", "t3.large"]
+            return "ResizeInstance", {"InstanceId": instance.id, "InstanceType": rng.choice(types)}
+        if choice > 0.9:
             return "CancelInstanceMigration", {"InstanceId": instance.id}
         to = {"HostId": rng.choice(self.world.hosts).name} if rng.random() < 0.3 else {}
         return "MigrateInstance", {"InstanceId": instance.id, **to}

@@ -37,6 +37,7 @@ from gureum.services.dispatch import Dispatcher
 from gureum.services.ec2.defaults import ensure_defaults
 from gureum.services.operation import Caller, Cloud
 from gureum.sim.demands import Demands, SimGauge
+from gureum.sim.hooks import HookError, SimHook
 from gureum.sim.link import Weather, pair
 from gureum.sim.process import Crash, CrashPoints, Process
 from gureum.sim.store import open_store
@@ -285,6 +286,7 @@ class World:
         """How busy guests are."""
         self.skew_seconds = 0.0
         """How far the wall clock is from where it should be."""
+        self.hook_error = HookError()
         self.store = open_store()
         self.hosts = [SimHost(self, "host-0", "")]
         if hosts > 1:
@@ -381,8 +383,12 @@ class World:
         await self.manager_power.wait()
         process_log.info("manager starts")
         self.manager = Manager(env, self.cloud, self.store)
+        self.manager.upgrades.hook = SimHook(self.hook_error, self._power_cycle)
         self.dispatcher = Dispatcher(env, self.cloud, self.store, self.manager)
         await self.manager.run()
+
+    def _power_cycle(self, name: str) -> None:
+        self.lose_power(next(host for host in self.hosts if host.name == name))
 
     def lose_power(self, host: SimHost) -> None:
         """The host is off and on again: its machines and its agent are gone, its disk is not."""

@@ -83,6 +83,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
     ``write-block``: ``data`` at ``offset`` of a volume that no machine has. Of what is ``encrypted``, offsets
     and data are those that a machine sees; to read takes its ``key``.
 
+    ``end-agent``: end, for the supervisor to start the next agent; only one whose ``HostReport.started`` is
+    what ``data`` says (its repr).
+
     ``list-pool``: what is in ``pool``, a Listing of at most ``length`` images with names above ``since``.
     ``mend-pool``: repair the Finding in ``data`` there.
     """

@@ -145,10 +145,11 @@ def _changed(spec: HostSpec, message: SpecChange) -> HostSpec:
     of_host: dict[str, Any] = {}
     of_network: dict[str, Any] = {}
     for name, body in message.parts.items():
+        # What a newer manager tells of, and is not known here yet, is passed over, as in a whole spec.
         part = name.removeprefix("network.")
-        if part != name:
+        if part != name and part in NETWORK_PARTS:
             of_network[part] = NETWORK_PARTS[part].decode(body)
-        else:
+        elif part == name and name in HOST_PARTS:
             of_host[name] = HOST_PARTS[name].decode(body)
     for name in ITEMS:
         if name in message.items:
@@ -157,7 +158,7 @@ def _changed(spec: HostSpec, message: SpecChange) -> HostSpec:
             gone = {*items.gone, *(each.id for each in come)}
             kept = [each for each in getattr(spec.network, name) if each.id not in gone]
             of_network[name] = tuple(sorted((*kept, *come), key=lambda each: each.id))
-    if unknown := message.items.keys() - set(ITEMS):
-        raise KeyError(min(unknown))
+    if others := NETWORK_PARTS.keys() & message.items.keys() - set(ITEMS):
+        raise KeyError(min(others))
     network = replace(spec.network, **of_network) if of_network else spec.network
     return replace(spec, revision=message.revision, network=network, **of_host)

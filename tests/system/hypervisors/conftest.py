@@ -27,7 +27,7 @@ from .pair import Pair
 
 @pytest.fixture(scope="session")
 def guest_files(pytestconfig: pytest.Config) -> guest.GuestFiles:
-    return guest.build(Path(pytestconfig.cache.mkdir("guest")))
+    return guest.build(Path(pytestconfig.cache.mkdir(f"guest-{guest.RECIPE}")))
 
 
 @pytest.fixture

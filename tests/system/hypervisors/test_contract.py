@@ -44,9 +44,17 @@ class House:
                 await changed.wait()
                 changed.clear()
 
-    async def booted(self) -> None:
+    async def booted(self, times: int = 1) -> None:
         if isinstance(self.hypervisor, QemuHypervisor):
-            await guest.booted(self.hypervisor, ID)
+            await guest.booted(self.hypervisor, ID, times)
+
+    async def hang(self) -> None:
+        """The guest feeds its watchdog once, and not again."""
+        if isinstance(self.hypervisor, FakeHypervisor):
+            self.hypervisor.host.hang(ID)
+            return
+        async with guest.shell(self.hypervisor, ID) as shell:
+            await shell.run(guest.FEED_ONCE)
 
 
 @pytest.fixture(params=["fake", pytest.param("qemu", marks=[pytest.mark.qemu, pytest.mark.root])])
@@ -135,6 +143,31 @@ async def test_guest_shuts_down_and_is_reset(house: House, tmp_path: Path) -> No
     assert (status.state, status.message, status.reboots) == (MachineState.running, "", 1)
     await house.hypervisor.power_off(ID)
     assert house.hypervisor.machines()[ID].state is MachineState.off
+
+
+async def test_a_hung_guest_is_held_until_it_is_reset(house: House, tmp_path: Path) -> None:
+    hypervisor = house.hypervisor
+    await hypervisor.start(house.boot(ID))
+    await house.booted()
+    await house.hang()
+    await house.until(MachineState.paused)
+    status = hypervisor.machines()[ID]
+    assert (status.message, status.hung) == (messages.GUEST_HUNG, True)
+    await hypervisor.resume(ID)
+    with pytest.raises(HypervisorError, match="watchdog"):
+        await hypervisor.layout(ID)
+    await house.restart()
+    hypervisor = house.hypervisor
+    assert hypervisor.machines()[ID] == status
+    await hypervisor.reset(ID, 1)
+    status = hypervisor.machines()[ID]
+    assert (status.state, status.hung, status.reboots) == (MachineState.running, False, 1)
+    await house.booted(times=2)
+    await house.hang()
+    await house.until(MachineState.paused)
+    await hypervisor.power_off(ID)
+    status = hypervisor.machines()[ID]
+    assert (status.state, status.hung) == (MachineState.off, False)
 
 
 async def test_disks(house: House, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from gureum.env import CRASH_VARIABLE
 from gureum.hostspec import MachineState
@@ -85,6 +86,21 @@ async def test_dies_in_start(
     assert len(after) == 1
     assert before <= after
     assert hypervisor.machines()[ID].disks == (volume(0),)
+
+
+@pytest.mark.parametrize("point", ["qemu.resize.limited", "qemu.resize.asked"])
+async def test_dies_in_resize(hypervisor: QemuHypervisor, run_dir: Path, point: str) -> None:
+    config = replace(bare(ID), vcpus_max=3, memory_max_bytes=192 * MIB)
+    agent_dies(run_dir, point, ("start", [config]), ("resize", [ID, 2, 128 * MIB]))
+    status = await recovered(hypervisor)
+    assert status is not None
+    assert status.size is not None
+    assert (status.size.vcpus, status.size.vcpus_max) == (1 if point == "qemu.resize.limited" else 2, 3)
+    for _ in range(2):
+        await hypervisor.resize(ID, 2, 128 * MIB)
+    size = hypervisor.machines()[ID].size
+    assert size is not None
+    assert size.vcpus == 2
 
 
 @pytest.mark.parametrize("point", ["qemu.end.recorded", "qemu.end.ended"])

@@ -6,7 +6,9 @@ import signal
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from gureum.cpus import LEVELS
 from gureum.env import Env
 from gureum.errors import HypervisorError
 from gureum.hostspec import MachineState
@@ -129,6 +131,16 @@ async def test_microvm(hypervisor: QemuHypervisor, guest_files: GuestFiles, tmp_
         assert await guest.run("cat /sys/block/vda/serial") == volume(0).replace("-", "")
     await hypervisor.press_power_button(ID)
     await until(lambda: state(hypervisor) is MachineState.shutdown)
+
+
+async def test_a_level_of_cpu_boots(hypervisor: QemuHypervisor, guest_files: GuestFiles) -> None:
+    """What the emulation claims to offer it has to have: a baseline is made from it."""
+    level = [each for each in hypervisor.cpu_models if each in LEVELS][-1]
+    await hypervisor.start(replace(linux(guest_files, ID), cpu=level))
+    await booted(hypervisor, ID)
+    async with shell(hypervisor, ID) as guest:
+        assert "sse4_2" in await guest.run("grep -m1 flags /proc/cpuinfo")
+    assert (await hypervisor.layout(ID)).model == level
 
 
 async def test_killed_process_is_a_crash(hypervisor: QemuHypervisor, run_dir: Path) -> None:

@@ -12,6 +12,8 @@ from gureum.errors import HypervisorError
 from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
 from gureum.hypervisors.base import MachineConfig
+from gureum.hypervisors.fake import FakeHypervisor
+from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
 from gureum.migrationspec import MigrationPhase
 
 from .guest import ID, MIB, bare, disk, raw_disk, volume
@@ -21,6 +23,33 @@ from .pair import Pair
 @pytest.fixture
 def config(tmp_path: Path) -> MachineConfig:
     return bare(ID, disk(0, raw_disk(tmp_path / "root.raw", MIB)))
+
+
+async def test_with_a_model_it_goes_to_another_cpu(pair: Pair, config: MachineConfig) -> None:
+    _let_cpus_differ(pair)
+    await pair.source.start(config)
+    with pytest.raises(HypervisorError, match="runs on a CPU"):
+        await pair.prepare(replace(config, generation=2))
+    await pair.source.remove(ID)
+    with pytest.raises(HypervisorError, match="not offered"):
+        await pair.source.start(replace(config, cpu="EPYC-Genoa"))
+    config = replace(config, cpu="Nehalem", generation=2)
+    await pair.source.start(config)
+    layout = await pair.source.layout(ID)
+    assert layout.model == "Nehalem"
+    newer = replace(layout, model="EPYC-Genoa", cpu="EPYC-Genoa")
+    with pytest.raises(HypervisorError, match="not offered"):
+        await pair.prepare(replace(config, generation=3), newer)
+    await pair.move(replace(config, generation=4))
+    assert (await pair.source.layout(ID)).cpu == layout.cpu
+
+
+def _let_cpus_differ(pair: Pair) -> None:
+    for number, host in enumerate((pair.source, pair.destination)):
+        if isinstance(host, QemuHypervisor):
+            host._host_cpu = f"tcg {number}"
+        elif isinstance(host, FakeHypervisor):
+            host.host.cpu, host.host.cpu_models = f"fake {number}", ("Nehalem",)
 
 
 async def test_there_and_back(pair: Pair, config: MachineConfig) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gureum import __version__
 from gureum.errors import TransportError
 from gureum.hostspec import HostSpec, MachineState, NetworkSpec, PortSpec, SubnetSpec, VpcSpec
 from gureum.transport.messages import Call, Hello, Reply, Report, Spec
@@ -112,6 +113,29 @@ def test_console_calls_are_answered(parts: Any) -> None:
         assert (await next_of(link, Reply)).data == b""
         await link.send(Call(id=3, method="format"))
         assert "unknown method" in (await next_of(link, Reply)).error
+
+    parts.on_lab(test)
+
+
+def test_it_ends_for_the_next_one_when_it_is_asked_to(parts: Any) -> None:
+    """Only the one that is meant: a call that comes late ends no newer agent. Guests do not notice."""
+
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(), parts.volume())
+        link = await connected(lab)
+        before = lab.agent.report()
+        assert (before.version, before.started) == (__version__, lab.agent.started)
+        await link.send(Call(id=1, method="end-agent", data=b"1.0"))
+        assert "another agent" in (await next_of(link, Reply)).error
+        await asyncio.sleep(5)
+        assert not lab.task.done()
+        await link.send(Call(id=2, method="end-agent", data=repr(before.started).encode()))
+        await asyncio.sleep(5)
+        assert lab.task.done()
+        assert lab.task.exception() is None
+        assert lab.machines.running() == {"i-1": 1}
+        lab.start()
+        assert lab.agent.report().started != before.started
 
     parts.on_lab(test)
 

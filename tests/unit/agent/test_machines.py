@@ -298,3 +298,54 @@ def test_a_deaf_guest_that_is_being_stopped_is_terminated_soon(parts: Any) -> No
         assert not lab.machines.running()
 
     parts.on_lab(test)
+
+
+ROOM = {"vcpus_max": 4, "memory_max_bytes": 4 << 30}
+
+
+def test_a_machine_grows_and_shrinks_while_it_runs(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(**ROOM), parts.volume())
+        assert (lab.seen().size.vcpus, lab.seen().size.vcpus_max) == (1, 4)
+        for vcpus, gib in ((3, 2), (2, 1), (9, 9)):
+            await lab.take(parts.machine(vcpus=vcpus, memory_bytes=gib << 30, **ROOM), parts.volume())
+            await asyncio.sleep(5)
+            size = lab.seen().size
+            assert (size.vcpus, size.memory_bytes) == (min(vcpus, 4), min(gib, 4) << 30)
+            assert lab.seen().revision == lab.revision
+        assert lab.machines.running() == {"i-1": 1}
+
+    parts.on_lab(test)
+
+
+def test_a_guest_that_takes_nothing_keeps_nothing_else_from_being_done(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(**ROOM), parts.volume())
+        lab.machines.ignore_detach("i-1")
+        larger = {**ROOM, "memory_bytes": 2 << 30}
+        await lab.take(parts.machine(**larger), parts.volume(), seconds=30)
+        assert lab.seen().revision == lab.revision
+        assert lab.seen().size.memory_bytes == 1 << 30
+        both = parts.volume(), parts.volume("vol-2")
+        await lab.take(parts.machine(volumes=("vol-1", "vol-2"), **larger), *both)
+        assert lab.seen().disks == ("vol-1", "vol-2")
+        lab.machines.ignore_detach("i-1", False)
+        await asyncio.sleep(10)
+        assert lab.seen().size.memory_bytes == 2 << 30
+
+    parts.on_lab(test)
+
+
+def test_an_agent_that_died_goes_on_with_it(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(**ROOM), parts.volume())
+        lab.machines.ignore_detach("i-1")
+        larger = parts.machine(memory_bytes=2 << 30, **ROOM)
+        await lab.take(larger, parts.volume())
+        await lab.stop()
+        lab.machines.ignore_detach("i-1", False)
+        lab.start()
+        await lab.take(larger, parts.volume(), seconds=10)
+        assert lab.seen().size.memory_bytes == 2 << 30
+
+    parts.on_lab(test)

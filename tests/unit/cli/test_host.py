@@ -37,7 +37,10 @@ def host(**values: Any) -> dict[str, Any]:
 
 
 def test_rows() -> None:
-    assert row(host()) == (*("host-0", "up", "all", "-", 2, "1.0 GiB", 30, "512.0 MiB", "1.0 GiB", 1, 0, ""),)
+    assert row(host()) == (
+        *("host-0", "up", "all", "-", 2, "1.0 GiB", 30, "512.0 MiB", "1.0 GiB", 1, 0, "-", ""),
+    )
+    assert row(host(Version="0.6.0"))[-2] == "0.6.0"
     assert row(host(Labels={"rack": "r1"}))[-1] == "rack=r1"
     expires = datetime.now(UTC) + timedelta(days=5, hours=1)
     certificate = {"Serial": "a", "Expires": expires, "Revoked": False}

@@ -81,6 +81,46 @@ def test_each_filter_says_why(make: Any, host: Any, asked: Any, reason: tuple[st
     assert best.host is good
 
 
+LEVELS = ("x86-64-v1", "x86-64-v2", "x86-64-v2-aes", "x86-64-v3")
+
+
+def test_the_baseline_is_what_all_hosts_of_the_zone_offer(make: Any) -> None:
+    settings = FleetSettings(id="fleet", cpu_model="baseline")
+    other = make.host("host-9", zone="us-east-1b", cpu_models=LEVELS)
+    high = make.host("host-0", zone=ZONE, cpu_models=LEVELS)
+    fleet = fleet_of(settings, other, high)
+    assert fleet.cpu_model(ZONE) == "x86-64-v3"
+    low = make.host("host-1", zone=ZONE, cpu_models=LEVELS[:2])
+    silent = make.host("host-2", zone=ZONE, memory_bytes=64 * GIB)
+    for host in (low, silent):
+        fleet.add(host.kind, host.id, host)
+    assert (fleet.cpu_model(ZONE), fleet.cpu_model("us-east-1b")) == ("x86-64-v2", "x86-64-v3")
+    scene = Scene(fleet)
+    assert why(scene, wish(make), "host-2") == [("cpu", "does not offer the CPU model x86-64-v2")]
+    shelf = Shelf(Scene(fleet), taken(make.instance(id="i-new", host=None)))
+    assert {shelf.place(taken(make.instance(id=f"i-{n}", host=None))).host.id for n in range(4)} <= {  # type: ignore[union-attr]
+        "host-0",
+        "host-1",
+    }
+    fleet.remove(low.kind, low.id, low)
+    assert fleet.cpu_model(ZONE) == "x86-64-v3"
+    nothing = make.host("host-1", zone=ZONE, cpu_models=("EPYC",))
+    fleet.add(nothing.kind, nothing.id, nothing)
+    [(name, reason)] = why(Scene(fleet), wish(make), "host-0")
+    assert (name, reason) == ("cpu", "has no CPU model in common with the other hosts of the zone")
+
+
+def test_a_model_is_for_hosts_that_offer_it(make: Any) -> None:
+    fleet = fleet_of(
+        FleetSettings(id="fleet", cpu_model="EPYC"), make.host(), make.host("host-1", cpu_models=("EPYC",))
+    )
+    assert fleet.cpu_model(ZONE) == "EPYC"
+    best = Scene(fleet).best(wish(make))
+    assert best is not None
+    assert best.host.id == "host-1"
+    assert fleet_of(make.host()).cpu_model(ZONE) == ""
+
+
 def test_what_is_asked_of_one_placement(make: Any) -> None:
     hosts = [make.host(f"host-{number}", accelerator="kvm" if number else "tcg") for number in range(4)]
     scene = Scene(fleet_of(*hosts))

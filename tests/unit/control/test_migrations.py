@@ -370,6 +370,23 @@ async def test_hosts_that_it_cannot_go_to(way: Way, values: dict[str, Any], why:
         await way.begin(to="host-0")
 
 
+async def test_with_a_model_it_goes_to_another_cpu(way: Way) -> None:
+    """As long as that offers the model and is of the same maker."""
+    before, there = await way.bench.get(Instance, "i-1"), await way.bench.get(Host, "host-1")
+    await way.bench.put(replace(before, cpu="x86-64-v2"))
+    for values, why in (
+        ({}, "does not offer the CPU model x86-64-v2"),
+        ({"cpu_models": ("x86-64-v2",), "cpu_vendor": "GenuineIntel"}, "another maker"),
+    ):
+        await way.bench.put(replace(await way.bench.get(Host, "host-1"), cpu="y", **values))
+        with pytest.raises(CannotMove, match=why):
+            await way.begin(to="host-1")
+    await way.bench.put(
+        replace(await way.bench.get(Host, "host-1"), cpu_models=("x86-64-v2",), cpu_vendor=there.cpu_vendor)
+    )
+    await way.begin(to="host-1")
+
+
 async def test_only_so_many_at_once(way: Way, make: Any) -> None:
     for n in range(migrations.PER_HOST_MAX):
         id = f"mig-{n}"

@@ -287,7 +287,8 @@ def some_cloud(make: Any, rng: random.Random) -> list[Record]:
     zones = rng.choice([[ZONE], [ZONE], [""], ["", ZONE, "us-east-1b"]])
     for n in range(count):
         state = rng.choices(
-            [{}, {"state": HostState.down}, {"draining": True}, {"uplink_down": True}], [40, 1, 1, 1]
+            [{}, {"state": HostState.down}, {"draining": True}, {"uplink_down": True}, {"unfit": "is"}],
+            [40, 1, 1, 1, 1],
         )
         labels = {"rack": f"r{rng.randrange(4)}"} | ({"disk": "ssd"} if rng.random() < 0.7 else {})
         size = rng.choice([9, 13, 17, 33])

@@ -119,6 +119,14 @@ async def test_one_that_was_to_end_has_ended(bench: Any, lost: Any, state: Insta
     assert (await step(bench)).state == ends[state]
 
 
+async def test_it_is_terminated_if_that_is_wanted(bench: Any, lost: Any) -> None:
+    policy = Recovery(policy=RecoveryPolicy.terminate)
+    await bench.put(replace(await bench.get(Instance, "i-1"), recovery=policy))
+    left = await lost()
+    assert (left.state, left.host) == (InstanceState.shutting_down, None)
+    assert (await step(bench)).state is InstanceState.terminated
+
+
 async def test_it_is_stopped_if_that_is_wanted(bench: Any, lost: Any) -> None:
     policy = Recovery(policy=RecoveryPolicy.stop)
     await bench.put(replace(await bench.get(Instance, "i-1"), recovery=policy))
@@ -221,6 +229,65 @@ class TestCrashes:
         assert not recovery.is_due(bench.env, again.restart_at)
         bench.time -= 1000
         assert recovery.is_due(bench.env, again.restart_at)
+
+
+class TestHungGuests:
+    @pytest.fixture
+    async def hangs(self, bench: Any, make: Any) -> Any:
+        await bench.put(make.host(), make.attached())
+
+        async def hangs(policy: RecoveryPolicy, **more: Any) -> Instance:
+            recovers = Recovery(policy=policy)
+            await bench.put(make.instance(state=InstanceState.running, recovery=recovers, **more))
+            self.hang(bench)
+            return await step(bench)
+
+        return hangs
+
+    def hang(self, bench: Any) -> None:
+        bench.machine(state=MachineState.paused, hung=True, message="it hangs")
+
+    async def test_it_is_started_again_after_a_pause(self, bench: Any, hangs: Any) -> None:
+        again = await hangs(RecoveryPolicy.restart)
+        assert (again.state, again.host, again.generation) == (InstanceState.pending, "host-0", 2)
+        assert again.restart_at == bench.time + 1
+        assert await names(bench) == ["InstanceHung"]
+        async with bench.store.read() as reader:
+            [told] = await reader.find(Event)
+        assert told.message == "i-1: it hangs; it is started again in 1 s"
+
+    async def test_it_counts_as_its_crashes_do(self, bench: Any, hangs: Any) -> None:
+        lately = tuple(bench.time - each for each in range(CRASHES_MAX))
+        given_up = await hangs(RecoveryPolicy.restart, crashes=lately)
+        assert (given_up.state, await names(bench)) == (InstanceState.stopping, ["InstanceGivenUp"])
+
+    @pytest.mark.parametrize(
+        ("policy", "protected", "state", "event"),
+        [
+            (RecoveryPolicy.stop, False, InstanceState.stopping, "InstanceStopped"),
+            (RecoveryPolicy.terminate, False, InstanceState.shutting_down, "InstanceTerminated"),
+            (RecoveryPolicy.terminate, True, InstanceState.stopping, "InstanceStopped"),
+        ],
+    )
+    async def test_it_ends_as_its_policy_says(
+        self, bench: Any, hangs: Any, policy: RecoveryPolicy, protected: bool, state: str, event: str
+    ) -> None:
+        ends = await hangs(policy, disable_api_termination=protected)
+        assert (ends.state, ends.generation, await names(bench)) == (state, 1, [event])
+        assert "it hangs" in ends.state_reason.message
+
+    async def test_it_stays_as_it_is_and_says_so_once(self, bench: Any, hangs: Any) -> None:
+        stays = await hangs(RecoveryPolicy.none)
+        assert (stays.state, stays.impaired) == (InstanceState.running, "it hangs")
+        await step(bench)
+        assert await names(bench) == ["InstanceHung"]
+        bench.machine(reboots=1)
+        assert (await step(bench)).impaired == ""
+
+    async def test_without_other_hosts_it_ends_as_a_machine_that_died(self, bench: Any, make: Any) -> None:
+        await bench.put(make.host(), make.instance(state=InstanceState.running), make.attached())
+        self.hang(bench)
+        assert (await bench.step_instance()).state is InstanceState.stopping
 
 
 async def _delete(tx: Any) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from gureum.hypervisors.qemu.cgroup import (
     CONTROLLERS,
     PARENT,
@@ -45,3 +47,28 @@ def test_without_the_right_machines_run_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "cgroup.controllers").write_text("cpu")
     (tmp_path / PARENT).write_text("in the way")
     assert Cgroups(tmp_path).create("i-1", LIMITS) == []
+
+
+def test_other_limits(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.controllers").write_text("cpu memory pids io")
+    cgroups = Cgroups(tmp_path)
+    cgroups.limit("i-1", LIMITS)
+    assert not (tmp_path / PARENT).exists()
+    cgroups.create("i-1", LIMITS)
+    cgroups.limit("i-1", Limits(vcpus=4, memory_bytes=2 << 30, pids=100))
+    group = tmp_path / PARENT / "i-1"
+    assert (group / "memory.max").read_text() == str(2 << 30)
+    assert (group / "cpu.max").read_text() == "500000 100000"
+
+
+def test_limits_that_are_refused_are_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As by the kernel, while a machine uses more than it is to have."""
+    (tmp_path / "cgroup.controllers").write_text("cpu memory pids io")
+    cgroups = Cgroups(tmp_path)
+    cgroups.create("i-1", LIMITS)
+    limit = tmp_path / PARENT / "i-1" / "memory.max"
+    limit.unlink()
+    limit.mkdir()
+    cgroups.limit("i-1", Limits(vcpus=1, memory_bytes=1 << 20, pids=100))
+    assert "cannot set memory.max" in caplog.text
+    assert (tmp_path / PARENT / "i-1" / "cpu.max").read_text() == "200000 100000"

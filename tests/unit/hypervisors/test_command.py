@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import uuid
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -18,8 +19,9 @@ from gureum.hypervisors.qemu.command import (
     system_uuid,
 )
 from gureum.hypervisors.qemu.disks import OpenDisk, OpenLayer
+from gureum.hypervisors.qemu.growth import reserves_all
 from gureum.hypervisors.qemu.nics import NIC_BUS, device_name, parse_device
-from gureum.migrationspec import MachineLayout
+from gureum.migrationspec import MachineLayout, Room
 from gureum.san.base import FileDisk, Layer
 
 ID = "i-0123456789abcdef0"
@@ -53,6 +55,48 @@ def test_confinement_is_always_on() -> None:
     assert values(arguments, "-mon") == ["chardev=monitor,mode=control"]
     assert "-no-user-config" in arguments
     assert not [argument for argument in arguments if "path=" in argument or "tcp:" in argument]
+
+
+GROWING = msgspec.structs.replace(CONFIG, threads=2, vcpus_max=8, memory_max_bytes=2 << 30)
+
+
+def test_room_to_grow() -> None:
+    arguments = command(GROWING)
+    assert values(arguments, "-smp") == ["2,maxcpus=8,sockets=1,cores=4,threads=2"]
+    assert values(arguments, "-m") == ["524288K,maxmem=2097152K"]
+    [backend] = map(json.loads, values(arguments, "-object"))
+    assert (backend["size"], backend["reserve"]) == ((2 << 30) - (512 << 20), False)
+    memory = devices(arguments)["memory"]
+    assert (memory["memdev"], memory["requested-size"]) == (backend["id"], 0)
+    places = [(each.get("bus"), each.get("addr")) for each in devices(arguments).values() if "addr" in each]
+    assert len(places) == len(set(places))
+    arguments = command(GROWING, accelerator="tcg")
+    assert values(arguments, "-smp") == ["2,maxcpus=8,sockets=1,cores=8,threads=1"]
+    assert values(arguments, "-m") == ["524296K,maxmem=2097160K"]
+
+
+@pytest.mark.parametrize("machine", ["pc-q35-7.2", "microvm"])
+def test_no_room_to_grow(machine: str) -> None:
+    config = msgspec.structs.replace(CONFIG if machine != "microvm" else GROWING, kernel="/k", disks=())
+    arguments = command(config, machine, "tcg")
+    assert values(arguments, "-smp") == ["2,sockets=1,cores=2,threads=1"]
+    assert values(arguments, "-m") == ["524296K"]
+    assert "memory" not in devices(arguments)
+
+
+def test_room_is_that_of_the_host_that_it_comes_from() -> None:
+    """It may have another type by now, of another size."""
+    room = Room(threads=2, vcpus_max=4, memory_bytes=256 << 20, memory_max_bytes=1 << 30)
+    layout = MachineLayout(
+        type="q", version="1", cpu="c", host_cpu="c", vcpus=3, memory_bytes=512 << 20, room=room
+    )
+    incoming = Incoming(migration="m", secret=b"", listen="::1", layout=layout)
+    arguments = command(msgspec.structs.replace(GROWING, disks=(), incoming=incoming))
+    assert values(arguments, "-smp") == ["3,maxcpus=4,sockets=1,cores=2,threads=2"]
+    assert values(arguments, "-m") == ["262144K,maxmem=1048576K"]
+    still = msgspec.structs.replace(incoming, layout=msgspec.structs.replace(layout, room=None))
+    arguments = command(msgspec.structs.replace(GROWING, disks=(), incoming=still))
+    assert values(arguments, "-m") == ["524288K"]
 
 
 def test_backing_chain_is_explicit() -> None:
@@ -160,6 +204,20 @@ def test_a_machine_from_another_host_is_made_as_it_is_there() -> None:
     assert "-incoming" not in command(CONFIG)
 
 
+def test_a_machine_has_its_watchdog_unless_it_comes_without() -> None:
+    """What an earlier gureum started has none: with one more device it would not be the same machine."""
+    assert devices(command(CONFIG))["watchdog"]["driver"] == "i6300esb"
+    assert "watchdog=pause" in values(command(CONFIG), "-action")[0]
+    layout = MachineLayout(
+        type="pc-q35-7.2", version="7.2", cpu="host", host_cpu="kvm a", disks={DISK.volume: ("pcie.0", 8)}
+    )
+    for has in (False, True):
+        layout = msgspec.structs.replace(layout, watchdog=has)
+        incoming = Incoming(migration="mig-1", secret=bytes(32), listen="::1", layout=layout)
+        arguments = command(msgspec.structs.replace(CONFIG, incoming=incoming))
+        assert ("watchdog" in devices(arguments)) == has
+
+
 def test_the_memory_of_an_emulated_machine_is_uneven() -> None:
     """Else QEMU loses what the guest writes while it migrates."""
     kib = 512 * 1024
@@ -194,3 +252,11 @@ def test_hotplug_slots() -> None:
     for slot in (0, 32):
         with pytest.raises(HypervisorError, match="at most"):
             hotplug_place(slot)
+
+
+def test_a_kernel_that_counts_what_is_not_reserved(tmp_path: Path) -> None:
+    setting = tmp_path / "overcommit_memory"
+    assert not reserves_all(setting)
+    for text, strict in (("0\n", False), ("1\n", False), ("2\n", True)):
+        setting.write_text(text)
+        assert reserves_all(setting) is strict

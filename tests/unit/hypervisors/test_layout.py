@@ -32,6 +32,16 @@ def test_the_same_machine_on_the_same_cpu_fits() -> None:
     require_fit(CONFIG, LAYOUT, INSTALLED, "kvm a")
 
 
+def test_a_machine_with_a_model_fits_another_cpu_that_offers_it() -> None:
+    layout = replace(LAYOUT, model="Nehalem", cpu="Nehalem,vendor=V,enforce")
+    require_fit(CONFIG, layout, INSTALLED, "kvm b", {"Nehalem": "Nehalem,vendor=V,enforce"})
+    for models in ({}, {"Nehalem": "Nehalem,vendor=W,enforce"}):
+        with pytest.raises(HypervisorError, match=r"model Nehalem .* not offered here"):
+            require_fit(CONFIG, layout, INSTALLED, "kvm b", models)
+    with pytest.raises(HypervisorError, match="runs by kvm a, and guests here by tcg"):
+        require_fit(CONFIG, layout, INSTALLED, "tcg", {"Nehalem": "Nehalem,vendor=V,enforce"})
+
+
 @pytest.mark.parametrize(
     ("layout", "reason"),
     [

@@ -70,7 +70,7 @@ def running(tmp_path: Path, ended: MachineState | None = None, volumes: tuple[st
     )
     files.save(saved)
     env = Env(time.time, random.Random(1), lambda _: None)
-    machine = Machine(env, files, saved, Cgroups(tmp_path / "no-cgroups"), lambda: None)
+    machine = Machine(env, files, saved, Cgroups(tmp_path / "no-cgroups"), "tcg", lambda: None)
     machine._process = cast(Process, HeldProcess())
     machine._monitor = cast(Monitor, AgreeingMonitor())
     return machine
@@ -145,7 +145,7 @@ async def test_another_agent_knows_the_disks_before_it_has_asked(
         saved = machine.files.load()
         assert saved is not None
         env = Env(time.time, random.Random(1), lambda _: None)
-        again = Machine(env, machine.files, saved, Cgroups(tmp_path / "no-cgroups"), lambda: None)
+        again = Machine(env, machine.files, saved, Cgroups(tmp_path / "no-cgroups"), "tcg", lambda: None)
         again._process = cast(Process, HeldProcess())
         again.show(MachineState.running)
         return again.status().disks
@@ -186,6 +186,52 @@ async def test_a_disk_that_cannot_be_recorded_is_not_attached(
     monkeypatch.setattr(machine.files, "save", full)
     with pytest.raises(HypervisorError, match="No space left"):
         await machine.attach_disk(disk("vol-2", 1))
+    await machine.close()
+
+
+class UnfedMonitor(AgreeingMonitor):
+    """A QEMU whose watchdog ran out; it goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.status = "watchdog"
+
+    async def execute(self, command: str, _arguments: object = None, seconds: float = 0.0) -> object:
+        if command == "cont":
+            self.status = "running"
+        return {"status": self.status}
+
+
+def unfed(tmp_path: Path) -> tuple[Machine, UnfedMonitor]:
+    machine, monitor = running(tmp_path), UnfedMonitor()
+    machine._monitor = cast(Monitor, monitor)
+    machine.show(MachineState.running)
+    return machine, monitor
+
+
+async def test_a_guest_that_does_not_feed_its_watchdog_is_hung_until_it_is_reset(tmp_path: Path) -> None:
+    machine, monitor = unfed(tmp_path)
+    await machine.refresh()
+    seen = machine.status()
+    assert (seen.state, seen.message, seen.hung) == (MachineState.paused, messages.GUEST_HUNG, True)
+    assert monitor.status == "watchdog"
+    await machine.reset(1)
+    assert (machine.status().state, machine.status().hung) == (MachineState.running, False)
+    await machine.close()
+
+
+async def test_a_guest_that_could_not_run_is_not_hung(tmp_path: Path) -> None:
+    """The watchdog's clock goes on while the process is stopped, or its storage does not answer."""
+    machine, monitor = unfed(tmp_path)
+    machine._held_at = asyncio.get_running_loop().time()
+    await machine.refresh()
+    await machine._background.ended()
+    assert (monitor.status, machine.status().hung) == ("running", False)
+    await machine.close()
+    machine, monitor = unfed(tmp_path)
+    machine.show(MachineState.running, messages.storage_waits("vol-1"))
+    await machine.refresh()
+    await machine._background.ended()
+    assert (monitor.status, machine.status().hung) == ("running", False)
     await machine.close()
 
 

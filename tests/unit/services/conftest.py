@@ -22,6 +22,7 @@ from gureum.control.keys import KeyStore
 from gureum.env import Env
 from gureum.errors import ApiError, ConfigError, TransportError
 from gureum.gateway.catalogue import OWN_MODELS
+from gureum.hostspec import MachineSize
 from gureum.migrationspec import MigrationReport
 from gureum.resources import (
     AttachmentState,
@@ -155,6 +156,7 @@ class FakeHosts:
         self.down = False
         self.joining: Joining | None = None
         self.migrations: dict[str, MigrationReport] = {}
+        self.sizes: dict[str, MachineSize] = {}
         self.wrong: dict[str, tuple[str, ...]] = {}
         self.copying: dict[tuple[str, str], tuple[int, int]] = {}
         self.blocks = FakeBlocks()
@@ -169,6 +171,9 @@ class FakeHosts:
 
     def balance(self) -> Assessment:
         return self.assessment
+
+    def size(self, host: str, instance: str, generation: int) -> MachineSize | None:
+        return self.sizes.get(instance)
 
     def copied(self, host: str, volume: str) -> tuple[int, int]:
         return self.copying.get((host, volume), (0, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,7 +20,7 @@ from gureum.hostspec import (
     RuleSpec,
     VolumeSpec,
 )
-from gureum.transport.messages import Items, Spec, SpecChange, decode, encode
+from gureum.transport.messages import Items, Report, Spec, SpecChange, decode, encode
 from gureum.transport.specs import Receiver, Sender
 
 
@@ -157,10 +158,33 @@ def test_a_missing_change_is_noticed() -> None:
     assert receiver.take(sender.message(spec(5))) == spec(5)
 
 
+def test_what_an_older_agent_does_not_say_has_the_meaning_that_it_had() -> None:
+    machine = {"id": "i-1", "generation": 1, "state": "paused"}
+    said = {"cloud": "c", "host": "h", "boot_id": "b", "revision": 1, "machines": [machine]}
+    message = decode(msgspec.msgpack.encode({"type": "report", "report": said}))
+    assert isinstance(message, Report)
+    report = message.report
+    assert (report.version, report.started, report.cpu_models, report.cpu_vendor) == ("", 0.0, (), "")
+    assert not report.machines[0].hung
+
+
+def test_what_a_newer_manager_tells_of_is_passed_over() -> None:
+    """In a whole spec too: there are no two ends of a link that have to be upgraded at once."""
+    whole = msgspec.msgpack.decode(encode(Spec(spec(1)))[4:], type=dict[str, Any])
+    whole["spec"] |= {"wires": 1, "network": {"wires": [], **whole["spec"].get("network", {})}}
+    receiver = Receiver()
+    told = decode(msgspec.msgpack.encode(whole))
+    assert isinstance(told, Spec)
+    assert receiver.take(told) == spec(1)
+    parts = {"wires": b"\x01", "network.wires": b"\x90", "cloud": b"\xa1x"}
+    change = SpecChange(base=1, revision=2, parts=parts, items={"cables": Items(msgspec.Raw(b"\x90"))})  # type: ignore[arg-type]
+    assert receiver.take(over_the_wire(change)) == spec(2)
+
+
 def test_what_is_not_a_change_is_refused() -> None:
     receiver = Receiver()
     receiver.take(Spec(spec(1)))
-    for parts in ({"network.wires": b"\x90"}, {"volumes": b"\xc3"}, {"cloud": b"\xa1x"}):
+    for parts in ({"network.vpcs": b"\xc3"}, {"volumes": b"\xc3"}):
         message = over_the_wire(SpecChange(base=1, revision=2, parts=parts))  # type: ignore[arg-type]
         with pytest.raises(TransportError, match="not a change of a spec"):
             receiver.take(message)

@@ -109,6 +109,17 @@ class Cgroups:
                 (group / file).write_text(value)
         return [group / "cgroup.procs"]
 
+    def limit(self, name: str, limits: Limits) -> None:
+        """Bound the machine's groups otherwise, as far as there are any."""
+        for controller, file, value in limits.v2() if self._unified else limits.v1():
+            group = self._root / ("" if self._unified else controller) / PARENT / name
+            try:
+                if (group / file).exists():
+                    (group / file).write_text(value)
+            except OSError as error:
+                # A machine that has just given memory up may use a little more than it is to for a moment.
+                log.warning("cannot set %s of control group %s: %s", file, group, error)
+
     def remove(self, name: str) -> None:
         """Remove the machine's groups, whose process has ended."""
         for group in self._groups(name):

@@ -9,13 +9,11 @@ from typing import NamedTuple
 
 from gureum.errors import HypervisorError
 from gureum.hypervisors.base import Disk, MachineConfig, Nic
-from gureum.hypervisors.qemu import nics
+from gureum.hypervisors.qemu import growth, nics
 from gureum.hypervisors.qemu.disks import OpenDisk, disk_device
 from gureum.hypervisors.qemu.guest_agent import PORT
 from gureum.hypervisors.qemu.nics import NIC_BUS
 from gureum.hypervisors.qemu.node import Node
-
-MIB = 1024 * 1024
 
 AGENT = "agent"
 """The character device behind the port of the guest's agent. A microvm has none: devices cost it time."""
@@ -33,10 +31,9 @@ root ports lengthen a boot under TCG by a third, and the bridge by nothing.
 """
 
 FIRST_NIC_SLOT, ROOT_DISK_SLOT, BALLOON_SLOT, RNG_SLOT, PANIC_SLOT, AGENT_SLOT = 2, 8, 9, 10, 11, 12
+MEMORY_SLOT = 13
+WATCHDOG_SLOT = 14
 BRIDGE_SLOTS = {HOTPLUG_BUS: 16, NIC_BUS: 17}
-
-UNEVEN_KIB = 8
-"""The least by which QEMU lets a memory's size differ."""
 
 TRANSLATION_MIB = 256
 """Bound of TCG's cache of translated code; QEMU's default is up to 1 GiB a machine."""
@@ -78,14 +75,15 @@ def command_line(
     descriptors of what they are opened with.
     """
     micro = machine.startswith("microvm")
+    room = growth.room_of(config, micro, host.accelerator)
     arguments = [
         *(host.binary, "-name", f"guest={config.id},debug-threads=on"),
         *("-nodefaults", "-no-user-config", "-display", "none"),
         *("-machine", _machine(machine, micro), "-accel", _accelerator(host.accelerator), "-cpu", host.cpu),
-        *("-smp", _processors(config, host.accelerator)),
-        *("-m", f"{_memory_kib(config.memory_bytes, host.accelerator)}K"),
+        *("-smp", growth.processors(config, room, host.accelerator)),
+        *("-m", growth.memory(config, room, host.accelerator)),
         *("-uuid", system_uuid(config.id), "-rtc", "base=utc,driftfix=slew", "-boot", "strict=on"),
-        *("-action", "reboot=reset,shutdown=pause,panic=pause,watchdog=reset"),
+        *("-action", "reboot=reset,shutdown=pause,panic=pause,watchdog=pause"),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
         *_sockets(files),
     ]
@@ -94,7 +92,9 @@ def command_line(
     arguments += _kernel(config, files, _kernel_options(host, micro))
     if micro and not config.kernel:
         raise HypervisorError(f"{config.id}: a microvm needs a kernel")
-    for device in _platform(config, micro, vmgenid):
+    for object in growth.objects(room):
+        arguments += ["-object", _json(object)]
+    for device in (*_platform(config, micro, vmgenid), *growth.devices(room, _slot(MEMORY_SLOT, micro))):
         arguments += ["-device", _json(device)]
     for nic in config.nics:
         arguments += _nic(nic, micro, _nic_place(config, nic, micro))
@@ -107,26 +107,6 @@ def command_line(
     if config.incoming is not None:
         arguments += ["-S", "-incoming", "defer"]
     return arguments
-
-
-def _processors(config: MachineConfig, accelerator: str) -> str:
-    """As EC2's CpuOptions have it: cores, and threads of each.
-
-    The CPU that TCG emulates cannot show threads (QEMU says so with a warning): there each is a core.
-    """
-    threads = config.threads if accelerator == "kvm" and config.vcpus % config.threads == 0 else 1
-    return f"{config.vcpus},sockets=1,cores={config.vcpus // threads},threads={threads}"
-
-
-def _memory_kib(memory_bytes: int, accelerator: str) -> int:
-    """Under TCG 8 KiB more than a multiple of 256 KiB.
-
-    QEMU before 9.0 tells what the guest has written since the last pass of a migration in words of 64 pages
-    where the memory is a multiple of that, and forgets then to tell TCG: writes are lost, and the guest dies
-    on the other host (QEMU's commit 03bfc2188f07). Page by page it does both.
-    """
-    kib = memory_bytes // MIB * 1024
-    return kib + UNEVEN_KIB if accelerator == "tcg" else kib
 
 
 def system_uuid(id: str) -> str:
@@ -188,6 +168,8 @@ def _platform(config: MachineConfig, micro: bool, vmgenid: str) -> Iterable[Node
     yield {"driver": "virtio-serial-pci", "id": "ports", "max_ports": 2, **_slot(AGENT_SLOT, micro)}
     yield {"driver": "virtserialport", "id": "agent-port", "bus": "ports.0", "chardev": AGENT, "name": PORT}
     yield {"driver": "pvpanic-pci", "id": "panic", **_slot(PANIC_SLOT, micro)}
+    if config.incoming is None or config.incoming.layout.watchdog:
+        yield {"driver": "i6300esb", "id": "watchdog", **_slot(WATCHDOG_SLOT, micro)}
     yield {"driver": "vmgenid", "id": "generation", "guid": vmgenid}
     for chassis, (bus, slot) in enumerate(BRIDGE_SLOTS.items(), 1):
         yield {

@@ -53,8 +53,8 @@ class Conversation:
             if (await self._answer()).get("return") == number:
                 return
 
-    async def ask(self, command: str) -> object:
-        self._send(command)
+    async def ask(self, command: str, arguments: dict[str, object] | None = None) -> object:
+        self._send(command, arguments)
         answer = await self._answer()
         if "error" in answer:
             raise HypervisorError(f"{self._id}: {command}: the guest's agent answers {answer['error']}")

@@ -9,12 +9,17 @@ CPUINFO = Path("/proc/cpuinfo")
 FIELDS = ("vendor_id", "cpu family", "model", "stepping", "flags")
 
 
-def signature(cpuinfo: str) -> str:
-    """Of the first CPU in the text of /proc/cpuinfo: its name, and a digest of all that differs."""
+def fields(cpuinfo: str) -> dict[str, str]:
+    """Of the first CPU in the text of /proc/cpuinfo."""
     first = cpuinfo.partition("\n\n")[0]
-    found = {
+    return {
         key.strip(): value.strip() for key, _, value in (each.partition(":") for each in first.split("\n"))
     }
+
+
+def signature(cpuinfo: str) -> str:
+    """Of the first CPU: its name, and a digest of all that differs."""
+    found = fields(cpuinfo)
     flags = " ".join(sorted(found.get("flags", "").split()))
     digest = hashlib.sha256("\n".join([*(found.get(each, "") for each in FIELDS[:-1]), flags]).encode())
     return f"{found.get('model name', 'unknown')} {digest.hexdigest()[:12]}"
@@ -22,3 +27,7 @@ def signature(cpuinfo: str) -> str:
 
 def host_cpu() -> str:
     return signature(CPUINFO.read_text(errors="replace"))
+
+
+def vendor() -> str:
+    return fields(CPUINFO.read_text(errors="replace")).get("vendor_id", "")

@@ -8,16 +8,19 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from gureum.env import Env
 from gureum.errors import HypervisorError
 from gureum.files import make_directories
 from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
 from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Nic, Outgoing
-from gureum.hypervisors.qemu import layout
+from gureum.hypervisors.qemu import cpu_models, layout
 from gureum.hypervisors.qemu.cgroup import Cgroups
 from gureum.hypervisors.qemu.command import Host
-from gureum.hypervisors.qemu.host_cpu import host_cpu
+from gureum.hypervisors.qemu.growth import reserves_all, room_of
+from gureum.hypervisors.qemu.host_cpu import host_cpu, vendor
 from gureum.hypervisors.qemu.installation import Installation, inspect
 from gureum.hypervisors.qemu.launch import KvmAccess, kvm_access, launch
 from gureum.hypervisors.qemu.machine import Machine
@@ -78,6 +81,9 @@ class QemuHypervisor:
         self._subscribers: list[Callable[[str], None]] = []
         self._installation: Installation | None = None
         self._host_cpu = f"kvm {host_cpu()}" if accelerator == "kvm" else accelerator
+        self._vendor = vendor() if accelerator == "kvm" else ""
+        self._models: dict[str, str] = {}
+        """CPU models that are offered here, with what QEMU is told."""
         self._kvm = KvmAccess()
         self._tsc_khz = 0
         self._housekeeping: asyncio.Task[None] | None = None
@@ -89,6 +95,14 @@ class QemuHypervisor:
     @property
     def cpu(self) -> str:
         return self._host_cpu
+
+    @property
+    def cpu_models(self) -> tuple[str, ...]:
+        return tuple(self._models)
+
+    @property
+    def cpu_vendor(self) -> str:
+        return self._vendor
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
         self._subscribers.append(changed)
@@ -102,6 +116,12 @@ class QemuHypervisor:
         if os.geteuid() != 0:
             raise HypervisorError("machines can be run by root only: each gets a user of its own")
         self._installation = await inspect(self._run_dir / "qemu.json")
+        self._models = {
+            model: cpu_models.argument(model, self._vendor)
+            for model in await cpu_models.inspect(
+                self._run_dir / "cpus.json", self._installation, self._accelerator, self._host_cpu
+            )
+        }
         if self._accelerator == "kvm":
             self._kvm = kvm_access(self._run_dir)
         found = await asyncio.gather(
@@ -199,8 +219,10 @@ class QemuHypervisor:
         if self._installation is None:
             raise HypervisorError("start before recover")
         before, incoming = self._machines.get(config.id), config.incoming
+        if incoming is None and reserves_all():
+            config = replace(config, memory_max_bytes=0)
         if incoming is not None:
-            layout.require_fit(config, incoming.layout, self._installation, self.cpu)
+            layout.require_fit(config, incoming.layout, self._installation, self.cpu, self._models)
             machine_type = incoming.layout.type
         else:
             last = before.saved.machine_type if before else ""
@@ -214,10 +236,13 @@ class QemuHypervisor:
             reboots=config.reboots,
             volumes=tuple(sorted(disk.volume for disk in config.disks)),
             nics=tuple(sorted(nic.interface for nic in config.nics)),
-            cpu=incoming.layout.cpu if incoming else self._cpu,
+            cpu=incoming.layout.cpu if incoming else self._cpu_of(config),
+            model=incoming.layout.model if incoming else config.cpu,
             migration=incoming.migration if incoming else "",
             incoming=incoming is not None,
             group=f"{config.id}.{config.generation}" if incoming else "",
+            room=room_of(config, machine_type.startswith("microvm"), self._accelerator),
+            watchdog=incoming.layout.watchdog if incoming else not machine_type.startswith("microvm"),
         )
         files = MachineFiles(self.directory, config.id)
         files.create()
@@ -235,6 +260,14 @@ class QemuHypervisor:
             await self._launch(machine, config, lock)
         finally:
             os.close(lock)
+
+    def _cpu_of(self, config: MachineConfig) -> str:
+        if not config.cpu:
+            return self._cpu
+        try:
+            return self._models[config.cpu]
+        except KeyError:
+            raise HypervisorError(f"{config.id}: the CPU model {config.cpu} is not offered here") from None
 
     async def _launch(self, machine: Machine, config: MachineConfig, lock: int) -> None:
         saved = machine.saved
@@ -266,6 +299,7 @@ class QemuHypervisor:
         await live.started_with(disks)
         machine.take_mirrors(live)
         machine.take_nics().started_with(nic.interface for nic in config.nics)
+        await machine.take_size()
         for disk in config.disks:
             if disk.iops or disk.throughput:
                 await live.limit(disk.volume, disk.iops, disk.throughput)
@@ -315,7 +349,8 @@ class QemuHypervisor:
         machine = self._get(id)
         # Also where what became of its migration is not read yet: who has sent everything may run elsewhere.
         sent = machine.run_state in ("finish-migrate", "postmigrate")
-        if machine.state is MachineState.paused and not machine.migrating.holds_still and not sent:
+        stays = sent or machine.hung or machine.migrating.holds_still
+        if machine.state is MachineState.paused and not stays:
             await machine.monitor().execute("cont")
 
     async def layout(self, id: str) -> MachineLayout:
@@ -365,6 +400,9 @@ class QemuHypervisor:
         if machine.lives:
             machine.migrating.require_settled()
             await machine.nics().detach(interface, force)
+
+    async def resize(self, id: str, vcpus: int, memory_bytes: int) -> None:
+        await self._get(id).resize(vcpus, memory_bytes)
 
     async def active_layer(self, id: str, volume: str) -> str:
         return await self._get(id).disks().active_layer(volume)
@@ -452,7 +490,7 @@ class QemuHypervisor:
 
     def _know(self, files: MachineFiles, saved: Saved) -> Machine:
         id = files.id
-        machine = Machine(self._env, files, saved, self._cgroups, lambda: self._notify(id))
+        machine = Machine(self._env, files, saved, self._cgroups, self._accelerator, lambda: self._notify(id))
         self._machines[id] = machine
         return machine
 

@@ -12,8 +12,9 @@ from typing import NamedTuple
 from gureum.errors import HypervisorError
 from gureum.hypervisors.base import MachineConfig
 from gureum.hypervisors.qemu.cgroup import Cgroups, Limits
-from gureum.hypervisors.qemu.command import MIB, TRANSLATION_MIB, Files, Host, command_line
+from gureum.hypervisors.qemu.command import TRANSLATION_MIB, Files, Host, command_line
 from gureum.hypervisors.qemu.disks import FIRST_LAYER, OpenDisk, open_disk
+from gureum.hypervisors.qemu.growth import MIB
 from gureum.hypervisors.qemu.process import confined, spawn
 from gureum.hypervisors.qemu.rbd import memory_file
 from gureum.hypervisors.qemu.record import MachineFiles, Saved
@@ -70,16 +71,22 @@ def launch(
         inherited += [file.fd for disk in disks.values() for file in disk.files]
         inherited += [disk.remote.conf for disk in disks.values() if disk.remote is not None]
         inherited += secrets.values()
-        memory = config.memory_bytes + (
-            PROCESS_MEMORY_NETWORK_BYTES if host.network else PROCESS_MEMORY_BYTES
-        )
-        if host.accelerator == "tcg":
-            memory += TRANSLATION_MIB * MIB
-        pids = PIDS_NETWORK if host.network else PIDS_PER_MACHINE
-        joins = cgroups.create(saved.group or files.id, Limits(config.vcpus, memory, pids))
+        memory_bytes = config.memory_bytes
+        if config.incoming is not None:
+            memory_bytes = max(memory_bytes, config.incoming.layout.memory_bytes)
+        limits = limits_of(config.vcpus, memory_bytes, host.accelerator, host.network)
+        joins = cgroups.create(saved.group or files.id, limits)
         confinement = confined(saved.uid, kvm.groups, command)
         pid = spawn(files, confinement, joins, inherited, kvm.node, network=host.network)
         return pid, disks
+
+
+def limits_of(vcpus: int, memory_bytes: int, accelerator: str, network: bool) -> Limits:
+    """Of the process of a machine with so many vCPUs and so much memory."""
+    memory_bytes += PROCESS_MEMORY_NETWORK_BYTES if network else PROCESS_MEMORY_BYTES
+    if accelerator == "tcg":
+        memory_bytes += TRANSLATION_MIB * MIB
+    return Limits(vcpus, memory_bytes, PIDS_NETWORK if network else PIDS_PER_MACHINE)
 
 
 def _open_disks(config: MachineConfig, stack: ExitStack) -> dict[str, OpenDisk]:

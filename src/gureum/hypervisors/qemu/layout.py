@@ -6,8 +6,11 @@ QEMU recognizes a device's state by the device's place on its buses: the names o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from gureum.errors import HypervisorError
+from gureum.hostspec import MachineSize
+from gureum.hypervisors import messages
 from gureum.hypervisors.base import MachineConfig
 from gureum.hypervisors.qemu.disks import parse_name
 from gureum.hypervisors.qemu.installation import Installation
@@ -21,12 +24,17 @@ DEVICES = "/machine/peripheral"
 SLOT_SHIFT = 3
 """A PCI address is slot and function."""
 
+FIXED_MAJOR = 9
+"""QEMU's first version that tells TCG what of a memory has been copied."""
+
 Places = dict[str, tuple[str, int]]
 
 
 async def ask(machine: Machine, installation: Installation, host_cpu: str) -> MachineLayout:
     """HypervisorError if the machine cannot move now."""
     machine.migrating.require_settled()
+    if machine.hung:
+        raise HypervisorError(f"{machine.id}: {messages.GUEST_HUNG}")
     if not machine.saved.cpu:
         raise HypervisorError(
             f"{machine.id}: was started by an earlier gureum: it can move once it was stopped and started"
@@ -42,6 +50,7 @@ async def ask(machine: Machine, installation: Installation, host_cpu: str) -> Ma
         raise HypervisorError(
             f"{machine.id}: its guest has not let go of {', '.join(ghosts)}, which was taken away by force"
         )
+    size = await _size(machine, installation)
     saved, micro = machine.saved, machine.saved.machine_type.startswith("microvm")
     return MachineLayout(
         type=saved.machine_type,
@@ -49,9 +58,37 @@ async def ask(machine: Machine, installation: Installation, host_cpu: str) -> Ma
         cpu=saved.cpu,
         host_cpu=host_cpu,
         vmgenid=saved.vmgenid,
+        watchdog=saved.watchdog,
+        model=saved.model,
         disks=await _places(monitor, disks.devices, micro),
         nics=await _places(monitor, nics.devices, micro),
+        vcpus=size.vcpus if size is not None else 0,
+        memory_bytes=size.memory_bytes if size is not None else 0,
+        room=saved.room,
     )
+
+
+async def _size(machine: Machine, installation: Installation) -> MachineSize | None:
+    if machine.saved.room is None:
+        return None
+    live = machine.size()
+    await live.look()
+    size = live.status
+    if machine.saved.leaving or live.leaving:
+        raise HypervisorError(f"{machine.id}: its guest has not let go of a vCPU yet")
+    plugged = size is not None and size.memory_bytes > size.memory_min_bytes
+    if plugged and _forgets_writes(machine, installation):
+        # As ``growth.memory`` says. A virtio-mem device's size cannot be uneven.
+        raise HypervisorError(
+            f"{machine.id}: has got memory while it ran, and this QEMU ({installation.version}) cannot copy "
+            "that of an emulated machine: take it away again, or stop and start the instance"
+        )
+    return size
+
+
+def _forgets_writes(machine: Machine, installation: Installation) -> bool:
+    major = installation.version.partition(".")[0]
+    return machine.accelerator == "tcg" and major.isdecimal() and int(major) < FIXED_MAJOR
 
 
 async def _others(monitor: Monitor, known: set[str]) -> list[str]:
@@ -71,10 +108,23 @@ async def _places(monitor: Monitor, devices: Mapping[str, str], micro: bool) -> 
 
 
 def require_fit(
-    config: MachineConfig, layout: MachineLayout, installation: Installation, host_cpu: str
+    config: MachineConfig,
+    layout: MachineLayout,
+    installation: Installation,
+    host_cpu: str,
+    models: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """HypervisorError if this host cannot have the machine, or it isn't the machine of the layout."""
-    if layout.host_cpu != host_cpu:
+    """HypervisorError if this host cannot have the machine, or it isn't the machine of the layout.
+
+    ``models``: by the names of those that are offered here, what QEMU is told.
+    """
+    if layout.model and models.get(layout.model) != layout.cpu:
+        raise HypervisorError(
+            f"{config.id}: has the CPU model {layout.model} ({layout.cpu}), which is not offered here"
+        )
+    if layout.model and layout.host_cpu.partition(" ")[0] != host_cpu.partition(" ")[0]:
+        raise HypervisorError(f"{config.id}: runs by {layout.host_cpu}, and guests here by {host_cpu}")
+    if not layout.model and layout.host_cpu != host_cpu:
         raise HypervisorError(
             f"{config.id}: runs on a CPU ({layout.host_cpu}) that is not the same as this host's ({host_cpu})"
         )

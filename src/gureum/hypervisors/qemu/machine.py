@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
 import os
 import signal
 from collections.abc import Callable, Coroutine
@@ -22,11 +23,14 @@ from gureum.hypervisors.qemu.cgroup import Cgroups
 from gureum.hypervisors.qemu.command import AGENT
 from gureum.hypervisors.qemu.disks import parse_name
 from gureum.hypervisors.qemu.guest_agent import Freezer
+from gureum.hypervisors.qemu.launch import limits_of
 from gureum.hypervisors.qemu.live_disks import LiveDisks
 from gureum.hypervisors.qemu.live_mirrors import LiveMirrors
 from gureum.hypervisors.qemu.live_nics import LiveNics
+from gureum.hypervisors.qemu.live_size import LiveSize
 from gureum.hypervisors.qemu.migrating import Migrating
 from gureum.hypervisors.qemu.monitor import Answer, Monitor
+from gureum.hypervisors.qemu.onlining import Onliner
 from gureum.hypervisors.qemu.process import Process
 from gureum.hypervisors.qemu.record import Identity, MachineFiles, Saved
 from gureum.hypervisors.qemu.stalls import Stalls
@@ -44,6 +48,11 @@ ARRIVED_SECONDS = 60.0
 RECONNECT_SECONDS_MIN = 0.5
 RECONNECT_SECONDS_MAX = 15.0
 
+HELD_SECONDS = 60.0
+"""For how long a guest whose process was stopped may owe its watchdog an answer: looks are 15 s apart."""
+UNFED = "watchdog"
+"""QEMU's run state of a machine whose watchdog ran out."""
+
 LIVE = frozenset({MachineState.starting, MachineState.running, MachineState.paused, MachineState.shutdown})
 """States in which there is a process. A guest that shut itself down is held, so that a reboot can go on with
 it.
@@ -54,15 +63,24 @@ class Machine:
     """A machine that is known here, running or not. ``changed()`` is called when its status may differ."""
 
     def __init__(
-        self, env: Env, files: MachineFiles, saved: Saved, cgroups: Cgroups, changed: Callable[[], None]
+        self,
+        env: Env,
+        files: MachineFiles,
+        saved: Saved,
+        cgroups: Cgroups,
+        accelerator: str,
+        changed: Callable[[], None],
     ) -> None:
         self.env = env
         self.files = files
         self.saved = saved
         self._cgroups = cgroups
+        self.accelerator = accelerator
         self._changed = changed
         self.state = saved.ended or MachineState.off
         self.message = saved.message
+        self._held_at = -math.inf
+        """When its process was last seen to be stopped, on the event loop's clock."""
         self.run_state = ""
         """QEMU's, as it said last when it was asked."""
         self._process: Process | None = None
@@ -70,9 +88,11 @@ class Machine:
         self._disks: LiveDisks | None = None
         self._nics: LiveNics | None = None
         self._mirrors: LiveMirrors | None = None
+        self._size: LiveSize | None = None
         self._stalls: Stalls | None = None
         self.migrating = Migrating(self)
         self.freezer = Freezer(env, files.id, files.agent, self._agent_listens, self._note_frozen)
+        self._onliner = Onliner(env, files.id, files.agent, self._agent_listens)
         self._ending = asyncio.Lock()
         self._saving = asyncio.Lock()
         self._background = Background(files.id)
@@ -119,6 +139,8 @@ class Machine:
             detaching=tuple(sorted(detaching)),
             mirrors=dict(self._mirrors.status) if self._mirrors is not None else {},
             migration=self.migrating.status,
+            size=self._size.status if self._size is not None and not self.migrating.away else None,
+            hung=self.hung,
         )
 
     def show(self, state: MachineState, message: str = "") -> None:
@@ -126,6 +148,11 @@ class Machine:
             log.info("%s: %s%s", self.id, state, f": {message}" if message else "")
             self.state, self.message = state, message
             self._changed()
+
+    @property
+    def hung(self) -> bool:
+        """Whether it is paused because its guest let its watchdog run out."""
+        return self.state is MachineState.paused and self.run_state == UNFED
 
     @property
     def held(self) -> bool:
@@ -163,6 +190,15 @@ class Machine:
             raise HypervisorError(f"{self.id}: its disks are not known yet")
         return self._mirrors
 
+    def size(self) -> LiveSize:
+        """HypervisorError of a machine that keeps its size."""
+        self.monitor()
+        if self._size is None:
+            raise HypervisorError(
+                f"{self.id}: was started without room to grow: it gets another size when it is stopped"
+            )
+        return self._size
+
     def watch(self, identity: Identity) -> None:
         """From now on this process is the machine's. Raises HypervisorError if it has ended already."""
         self._process = Process.open(identity, self._process_ended)
@@ -187,6 +223,7 @@ class Machine:
         await nics.load(self.interfaces)
         self._disks, self._nics = disks, nics
         await self.take_mirrors(disks).load()
+        await self.take_size()
         await self.migrating.load()
         self._devices_changed()
         if self.saved.frozen:
@@ -217,8 +254,41 @@ class Machine:
         self._nics = LiveNics(self.env, self.monitor(), self._devices_changed)
         return self._nics
 
+    async def take_size(self) -> None:
+        room = self.saved.room
+        if room is not None:
+            emulated = self.accelerator == "tcg"
+            self._size = LiveSize(self.monitor(), room, emulated, self._changed, self._onliner.soon)
+            await self._size.look()
+
+    async def resize(self, vcpus: int, memory_bytes: int) -> None:
+        size = self.size()
+        self.migrating.require_settled()
+        await size.look()
+        before = size.status
+        if before is None:
+            return
+        if vcpus < before.vcpus and not self.saved.leaving:
+            await self.save(leaving=True)
+        # What it gets it may use at once; what it is to give up it has until it did.
+        self._limit(vcpus, max(memory_bytes, before.memory_bytes))
+        self.env.crashpoint("qemu.resize.limited")
+        await size.resize(vcpus, memory_bytes)
+        self.env.crashpoint("qemu.resize.asked")
+        after = size.status
+        if self.saved.leaving and not size.leaving:
+            self.remember(leaving=False)
+        if after is not None and after.memory_bytes <= memory_bytes < before.memory_bytes:
+            self._limit(vcpus, memory_bytes)
+
+    def _limit(self, vcpus: int, memory_bytes: int) -> None:
+        limits = limits_of(vcpus, memory_bytes, self.accelerator, self._shares_storage())
+        self._cgroups.limit(self.group, limits)
+
     async def look_at_storage(self) -> None:
         """Say so while disks wait for their storage."""
+        if self.held:
+            self._held_at = asyncio.get_running_loop().time()
         if self.state is not MachineState.running or self._disks is None or self._stalls is None:
             return
         if not self._shares_storage() or self.held:
@@ -354,6 +424,8 @@ class Machine:
                 self._conclude(MachineState.crashed, messages.EMULATION_FAILED)
             case "io-error":
                 self.show(MachineState.paused, self.saved.paused or messages.STORAGE_FAILED)
+            case "watchdog":
+                self._unfed()
             case "prelaunch":
                 self.show(MachineState.starting)
             case _:
@@ -365,6 +437,8 @@ class Machine:
         self.remember(incoming=False, migration="", exports="", frozen=True)
         self.freezer.thaw_later(ARRIVED_SECONDS)
         self.migrating.went_on()
+        if self._size is not None:
+            self._size.look_soon()
         self._changed()
 
     def _event(self, name: str, data: Answer) -> None:
@@ -380,6 +454,8 @@ class Machine:
                 self._storage_failed(data)
             case "MIGRATION":
                 self.migrating.event(str(data.get("status")))
+            case "MEMORY_DEVICE_SIZE_CHANGE" | "ACPI_DEVICE_OST" if self._size is not None:
+                self._size.look_soon()
             case "STOP" | "RESUME":
                 if name == "RESUME" and self.saved.paused:
                     self.remember(paused="")
@@ -404,6 +480,21 @@ class Machine:
         message = messages.STORAGE_FULL if full else messages.storage_failed(volume, reason)
         if message != self.saved.paused:
             self.remember(paused=message)
+
+    def _unfed(self) -> None:
+        """Its watchdog ran out, on a clock that goes on while the process is stopped: the guest is only to
+        blame if it could run.
+        """
+        stopped = asyncio.get_running_loop().time() < self._held_at + HELD_SECONDS
+        if stopped or (self.state is MachineState.running and self.message):
+            why = "it was stopped not long ago" if stopped else self.message
+            log.warning("%s: its watchdog ran out, and is off from now on, but %s: it goes on", self.id, why)
+            self._background.start(self._go_on_unwatched())
+        else:
+            self.show(MachineState.paused, messages.GUEST_HUNG)
+
+    async def _go_on_unwatched(self) -> None:
+        await self.monitor_execute("cont")
 
     def _guest_shut_down(self) -> None:
         """Its process is held. That the guest did this is kept, should the process get lost."""
@@ -505,6 +596,7 @@ class Machine:
         """Called as soon as the process is gone, for whatever reason."""
         self._process = None
         self.freezer.close()
+        self._onliner.close()
         self._let_go_of_devices()
         self._cgroups.remove(self.group)
         self._let_go_of_monitor()
@@ -529,10 +621,10 @@ class Machine:
         return f"{messages.PROCESS_ENDED}: {output}" if output else messages.PROCESS_ENDED
 
     def _let_go_of_devices(self) -> None:
-        for live in (self._disks, self._nics, self._mirrors):
+        for live in (self._disks, self._nics, self._mirrors, self._size):
             if live is not None:
                 live.close()
-        self._disks = self._nics = self._mirrors = None
+        self._disks = self._nics = self._mirrors = self._size = None
 
     def _let_go_of_monitor(self) -> None:
         monitor, self._monitor = self._monitor, None
@@ -567,6 +659,7 @@ class Machine:
         self.migrating.close()
         await asyncio.gather(self._background.ended(), *self._writes, return_exceptions=True)
         self.freezer.close()
+        self._onliner.close()
         self._let_go_of_devices()
         self._let_go_of_monitor()
         if self._process is not None:

@@ -29,6 +29,7 @@ import msgspec
 from gureum.errors import HypervisorError
 from gureum.files import sync, write_atomically
 from gureum.hostspec import MachineState
+from gureum.migrationspec import Room
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +51,17 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     ``volumes`` and ``nics`` (interfaces) are those it had last: one more is written before it is attached,
     one less after it is released. Nothing is kept of how to open them, and so no key either.
 
-    ``cpu`` is the model, "" of one that an earlier gureum has started, which cannot migrate. ``migration``
-    names the last attempt to bring the machine from here or to here; ``incoming``: it came, or is to come,
-    and does not go on here yet; ``listens``: where that is waited for, ``exports``: where what its disks
-    contain is. ``group``: the control group's name,
-    "" for the machine's id. (Of one that comes it is another: its host may be on the same computer.)
+    ``cpu`` is the model as QEMU has it (``model``: as ``cpus`` has it, "" for the usual one), "" of one that
+    an earlier gureum has started, which cannot migrate. ``migration`` names the last attempt to bring the
+    machine from here or to here; ``incoming``: it came, or is to come, and does not go on here yet;
+    ``listens``: where that is waited for, ``exports``: where what its disks contain is. ``group``: the
+    control group's name, "" for the machine's id. (Of one that comes it is another: its host may be on the
+    same computer.)
+
+    ``watchdog``: it has the device; what an earlier gureum has started has none.
+
+    ``room``: to what it can grow, None for one that keeps its size. ``leaving``: its guest was asked to give
+    up a CPU, and may do so at any moment.
 
     ``paused``: why its storage paused it, "" while it goes on. ``frozen``: its guest may have been told to
     write nothing more.
@@ -78,6 +85,10 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     listens: str = ""
     exports: str = ""
     group: str = ""
+    room: Room | None = None
+    leaving: bool = False
+    watchdog: bool = False
+    model: str = ""
 
 
 class _Disk(msgspec.Struct):

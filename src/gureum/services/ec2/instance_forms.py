@@ -112,7 +112,7 @@ _of_instance = _but(
     Instance,
     *("id", "tags", "version", "private_ip", "launched", "launch_index", "transition_reason", "client_token"),
     *("interfaces", "devices", "reservation", "host", "generation", "generations", "reboots", "purge_at"),
-    *("public_key", "user_data", "recovers", "leaving", "restart_at", "crashes"),
+    *("public_key", "user_data", "recovers", "leaving", "restart_at", "crashes", "cpu"),
 )
 _of_interface = _but(
     NetworkInterface,

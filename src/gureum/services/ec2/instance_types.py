@@ -256,3 +256,34 @@ def _network(type: InstanceType) -> dict[str, Any]:
 def machine_size(name: str) -> InstanceType:
     """The type of an instance. Raises LookupError for one that is not in the catalogue."""
     return TYPES[name]
+
+
+GROWTH = 4
+GROWING_MIB_MIN = 1024
+
+
+class Growth(NamedTuple):
+    vcpus: int
+    memory_bytes: int
+
+
+@cache
+def growth(name: str) -> Growth:
+    """To what an instance that is started with this type can grow while it runs: the larger types of its
+    family, up to GROWTH times of what it has.
+
+    A guest keeps tables for memory that it gets in the memory that it has, and what it gets is of no use for
+    some of what its kernel needs. And a Linux that may get memory above 4 GiB sets 64 MiB aside (swiotlb),
+    which is much for those with the least: they keep what they have.
+    """
+    type = TYPES[name]
+    if type.memory_mib < GROWING_MIB_MIN:
+        return Growth(type.vcpus, type.memory_bytes)
+    near = [
+        each
+        for each in TYPES.values()
+        if each.family == type.family
+        and each.vcpus <= GROWTH * type.vcpus
+        and each.memory_mib <= GROWTH * type.memory_mib
+    ]
+    return Growth(max(each.vcpus for each in near), max(each.memory_bytes for each in near))

@@ -12,8 +12,10 @@ from gureum.services.fleet import (
     placement,
     pools,
     recovery,
+    resizes,
     survival,
     tracing,
+    upgrades,
     volumes,
 )
 
@@ -26,7 +28,9 @@ __all__ = [
     "placement",
     "pools",
     "recovery",
+    "resizes",
     "survival",
     "tracing",
+    "upgrades",
     "volumes",
 ]

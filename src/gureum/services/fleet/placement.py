@@ -12,6 +12,7 @@ from gureum.control.filters import Verdict
 from gureum.control.fleet import REQUIRES, Fleet, taken, total_cpus, total_memory
 from gureum.control.outlook import SURVIVE_MAX
 from gureum.control.placement import NoCapacity, explain
+from gureum.cpus import BASELINE, HOST, MODELS
 from gureum.errors import ApiError
 from gureum.resources import BalanceMode, FleetSettings, Host, Instance, InstanceState
 from gureum.resources.placement import FLEET
@@ -101,7 +102,20 @@ async def modify_fleet_settings(ctx: Context, input: Input) -> Output:
             raise invalid(f"BalanceMode is one of: {', '.join(BalanceMode)}.")
         # What was asked for once, too, ends with another mode.
         changed = replace(changed, balance=BalanceMode(mode), rebalance=0.0)
+    if (model := input.get("CpuModel")) is not None:
+        changed = replace(changed, cpu_model=await _cpu_model(ctx.tx, model))
     return {"Settings": _shown(await ctx.tx.put(changed))}
+
+
+async def _cpu_model(reader: Reader, model: str) -> str:
+    """One that could be started with. Raises for others."""
+    if model not in (HOST, BASELINE, *MODELS):
+        raise invalid(f"CpuModel is one of: {HOST}, {BASELINE}, {', '.join(MODELS)}.")
+    offered = [host.cpu_models for host in await reader.find(Host)]
+    if model in MODELS and not any(model in models for models in offered):
+        found = [each for each in MODELS if any(each in models for models in offered)]
+        raise invalid(f"No host offers the CPU model {model}. Some offer: {', '.join(found) or 'none'}.")
+    return model
 
 
 def _shown(said: FleetSettings) -> dict[str, Any]:
@@ -110,6 +124,7 @@ def _shown(said: FleetSettings) -> dict[str, Any]:
         "MemoryOvercommit": said.memory_overcommit,
         "Survive": said.survive,
         "BalanceMode": str(said.balance),
+        "CpuModel": said.cpu_model,
     }
 
 

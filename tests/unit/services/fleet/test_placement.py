@@ -52,6 +52,20 @@ async def test_labels_come_and_go(fleet: Any) -> None:
     assert (await fleet.get(Host, "host-1")).labels == {"rack": "r2"}
 
 
+async def test_the_cpu_model_of_new_instances(fleet: Any) -> None:
+    await fleet.put(host("host-1", cpu="kvm a", cpu_models=("x86-64-v1", "Nehalem")), host("host-2"))
+    shown = await described(fleet)
+    assert (shown["Cpu"], shown["CpuModels"]) == ("kvm a", ["x86-64-v1", "Nehalem"])
+    for model in ("Nehalem", "baseline", "host"):
+        changed = await fleet.call("ModifyFleetSettings", CpuModel=model)
+        assert changed["Settings"]["CpuModel"] == model
+        assert (await fleet.call("DescribeFleetSettings"))["Settings"] == changed["Settings"]
+    invalid = "InvalidParameterValueException"
+    assert "baseline, x86-64-v1" in str(await fleet.refused(invalid, "ModifyFleetSettings", CpuModel="486"))
+    refused = await fleet.refused(invalid, "ModifyFleetSettings", CpuModel="EPYC")
+    assert "Some offer: x86-64-v1, Nehalem" in str(refused)
+
+
 async def test_overcommit_of_all_and_of_one(fleet: Any) -> None:
     await fleet.put(host("host-1"), host("host-2"))
     settings = (await fleet.call("DescribeFleetSettings"))["Settings"]
@@ -60,6 +74,7 @@ async def test_overcommit_of_all_and_of_one(fleet: Any) -> None:
         "MemoryOvercommit": 1.0,
         "Survive": 0,
         "BalanceMode": "recommend",
+        "CpuModel": "host",
     }
     changed = await fleet.call("ModifyFleetSettings", CpuOvercommit=4)
     assert changed["Settings"] == {**settings, "CpuOvercommit": 4.0}

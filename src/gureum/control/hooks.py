@@ -1,0 +1,84 @@
+"""Commands of the operator's that the manager calls: files in the cloud's state directory, root's alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import Protocol
+
+HOOKS = "hooks"
+"""Their directory in the state directory."""
+UPGRADE_HOST = "upgrade-host"
+HOOK_SECONDS = 3600.0
+OUTPUT_BYTES_MAX = 64 * 1024
+SHOWN = 500
+"""Characters of what a command said that are shown."""
+
+
+class Hook(Protocol):
+    """A command that changes a host."""
+
+    def missing(self) -> str:
+        """Why it can't be called, "" if it can."""
+
+    async def run(self, host: str, address: str) -> str:
+        """Call it for a host; why it failed, "" if it did not. It may be called again for the same host."""
+
+
+class NoHook:
+    def missing(self) -> str:
+        return "this manager has no command for hosts"
+
+    async def run(self, host: str, address: str) -> str:
+        return self.missing()
+
+
+class FileHook:
+    """An executable file, called with the host's name and its address among the hosts."""
+
+    def __init__(self, path: Path, seconds: float = HOOK_SECONDS) -> None:
+        self._path = path
+        self._seconds = seconds
+
+    def missing(self) -> str:
+        return "" if os.access(self._path, os.X_OK) else f"there is no command {self._path}: see operating.md"
+
+    async def run(self, host: str, address: str) -> str:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                self._path,
+                host,
+                address,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return f"{self._path}: {error.strerror}"
+        try:
+            async with asyncio.timeout(self._seconds):
+                said = await _tail(process)
+                code = await process.wait()
+        except TimeoutError:
+            return f"it did not end in {self._seconds:g} s"
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+        if code == 0:
+            return ""
+        return f"it ended with {code}: {said.decode(errors='replace').strip()[-SHOWN:]}"
+
+
+async def _tail(process: asyncio.subprocess.Process) -> bytes:
+    """The end of what it says."""
+    assert process.stdout is not None
+    said = b""
+    while part := await process.stdout.read(OUTPUT_BYTES_MAX):
+        said = (said + part)[-OUTPUT_BYTES_MAX:]
+    return said

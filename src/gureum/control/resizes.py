@@ -1,0 +1,143 @@
+"""Instances that get another type while they run: asked for, and looked at until their machine has its size.
+
+The type is the instance's at once, and what its host's spec says follows from it. ``Instance.resize`` holds
+what the machine may still have besides, until its host says that it has what the type has, no more and no
+less. Where its host has no room for more it migrates first (``InstanceMigration.type``), and grows there.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from msgspec.structs import replace
+
+from gureum.control import migrations
+from gureum.control.filters import gib
+from gureum.control.fleet import held
+from gureum.control.move import CannotMove
+from gureum.control.placement import NoCapacity, require_host
+from gureum.env import Env
+from gureum.hostspec import MachineReport, MachineSize, MachineState
+from gureum.resources import Instance, InstanceState, Resize
+from gureum.services.ec2.instance_types import InstanceType, machine_size
+from gureum.store.base import Reader, Transaction
+
+log = logging.getLogger(__name__)
+
+RESIZE_SECONDS = 120.0
+"""After so long the guest is said not to cooperate. It is asked on and on."""
+
+
+class CannotResize(Exception):
+    """The instance can't get that type while it runs; the text says why, for people."""
+
+
+async def begin(
+    tx: Transaction, env: Env, instance: Instance, type: str, size: MachineSize | None, moves: bool
+) -> Instance:
+    """Let the instance have the type, here or on another host. Raises CannotResize, NoCapacity.
+
+    ``size``: what its host says that its machine has, and can have. ``moves``: it may go to another host.
+    """
+    if type == instance.type:
+        return instance
+    require_possible(instance, machine_size(type), size)
+    now, wanted = held(instance), machine_size(type)
+    new = replace(instance, type=type)
+    if wanted.vcpus > now.vcpus or wanted.memory_bytes > now.memory_bytes:
+        try:
+            await require_host(tx, new, str(instance.host))
+        except NoCapacity as error:
+            if not moves:
+                raise
+            return await _move(tx, env, instance, type, error)
+    return await tx.put(resized(instance, type, env.now()))
+
+
+def resized(instance: Instance, type: str, now: float) -> Instance:
+    """With the type, and what its machine may have besides."""
+    most = held(instance)
+    resize = Resize(
+        generation=instance.generation, vcpus=most.vcpus, memory_bytes=most.memory_bytes, since=now
+    )
+    return replace(instance, type=type, resize=resize)
+
+
+async def _move(tx: Transaction, env: Env, instance: Instance, type: str, error: NoCapacity) -> Instance:
+    try:
+        await migrations.begin(tx, env, instance, type=type)
+    except CannotMove as other:
+        raise NoCapacity(f"{error}; and {instance.id} cannot go to another host: {other}") from other
+    moving = await tx.get(Instance, instance.id)
+    assert moving is not None
+    return moving
+
+
+def require_possible(instance: Instance, wanted: InstanceType, size: MachineSize | None) -> None:
+    """Raises CannotResize with what keeps the machine from having that size while it runs."""
+    id = instance.id
+    if instance.state is not InstanceState.running or instance.host is None:
+        raise CannotResize(
+            f"{id} is {instance.state}, not running: ModifyInstanceAttribute sets the type of what is stopped"
+        )
+    if instance.migration:
+        raise CannotResize(
+            f"{id} is being migrated ({instance.migration}): wait until it is there, or cancel that"
+        )
+    if instance.capturing:
+        raise CannotResize(f"{id} is off until the image {instance.capturing[0]} is made of it")
+    stop = "stop it, set its type (ModifyInstanceAttribute) and start it"
+    if size is None:
+        raise CannotResize(
+            f"the machine of {id} keeps its size while it runs, or its host has not told it yet: try again "
+            f"in a moment, or {stop}"
+        )
+    if wanted.vcpus > size.vcpus_max or wanted.memory_bytes > size.memory_max_bytes:
+        raise CannotResize(
+            f"{id} can grow to {size.vcpus_max} vCPUs and {gib(size.memory_max_bytes)} while it runs, and "
+            f"{wanted.name} has {wanted.vcpus} and {gib(wanted.memory_bytes)}: for that {stop}"
+        )
+    if wanted.memory_bytes < size.memory_min_bytes:
+        raise CannotResize(
+            f"{id} was started with {gib(size.memory_min_bytes)} of memory and keeps that while it runs, and "
+            f"{wanted.name} has {gib(wanted.memory_bytes)}: for that {stop}"
+        )
+
+
+async def step(tx: Transaction, env: Env, instance: Instance, seen: MachineReport | None) -> None:
+    """Look how far the instance's machine is."""
+    resize = instance.resize
+    if resize is None or seen is None or seen.state is not MachineState.running:
+        return
+    if resize.generation != instance.generation:
+        # It was started anew since, with the size that it is to have.
+        await tx.put(replace(instance, resize=None))
+        return
+    if seen.size is None:
+        return
+    wanted, size = machine_size(instance.type), seen.size
+    there = (size.vcpus, size.memory_bytes) == (wanted.vcpus, wanted.memory_bytes)
+    if there and seen.revision < instance.version:
+        return  # perhaps by chance, on its way from an earlier type to a later one
+    if there:
+        log.info("%s has %d vCPUs and %s now", instance.id, size.vcpus, gib(size.memory_bytes))
+        await tx.put(replace(instance, resize=None))
+        return
+    message = size.stuck
+    if not message and not resize.since <= env.now() < resize.since + RESIZE_SECONDS:
+        message = _late(size, wanted)
+    if message != resize.message:
+        await tx.put(replace(instance, resize=replace(resize, message=message)))
+
+
+def _late(size: MachineSize, wanted: InstanceType) -> str:
+    what = "taken up" if size.memory_bytes < wanted.memory_bytes or size.vcpus < wanted.vcpus else "given up"
+    return (
+        f"the guest has {size.vcpus} vCPUs and {gib(size.memory_bytes)}, and has not {what} the rest after "
+        f"{RESIZE_SECONDS:g} s"
+    )
+
+
+async def resizing(reader: Reader) -> list[Instance]:
+    """The instances whose machines do not have their size yet."""
+    return await reader.find(Instance, resizing="yes")

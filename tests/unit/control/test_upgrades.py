@@ -1,0 +1,254 @@
+"""Upgrades, step by step. How they fare among faults is in tests/sim/scenarios/upgrade-*."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from gureum.control.upgrades import END_AGENT, Upgrades, cancel
+from gureum.errors import TransportError
+from gureum.hostspec import HostReport, WardenReport
+from gureum.resources import (
+    Host,
+    HostState,
+    HostUpgrade,
+    Instance,
+    InstanceState,
+    Upgrade,
+    UpgradeState,
+    UpgradeStep,
+)
+
+
+class Fleet:
+    """Hosts that are told to end their agents, and the operator's command."""
+
+    def __init__(self, bench: Any) -> None:
+        self.bench = bench
+        self.asked: list[tuple[str, bytes]] = []
+        self.called: list[tuple[str, str]] = []
+        self.error = self.absent = ""
+        self.deaf = False
+        self.upgrades = Upgrades(bench.env, bench.store, bench.observed, self, self)  # type: ignore[arg-type]
+
+    async def call(self, host: str, method: str, **values: Any) -> bytes:
+        assert method == END_AGENT
+        if self.deaf:
+            raise TransportError("not connected")
+        self.asked.append((host, values["data"]))
+        return b""
+
+    def missing(self) -> str:
+        return self.absent
+
+    async def run(self, host: str, address: str) -> str:
+        self.called.append((host, address))
+        return self.error
+
+    def report(self, host: str, started: float, **said: Any) -> None:
+        values = {"revision": 1, "network_revision": 1, "boot_id": "b", "version": "0.6.0", **said}
+        self.bench.observed.take(HostReport(cloud="test", host=host, started=started, **values))
+
+    async def begin(self, *hosts: str, **values: Any) -> None:
+        upgrade = Upgrade(
+            id="upg-1",
+            hosts=tuple(HostUpgrade(host=host) for host in hosts),
+            began=self.bench.time,
+            **{"wait_seconds": 60.0, **values},
+        )
+        await self.bench.put(upgrade)
+        async with self.bench.store.read() as reader:
+            await self.upgrades.load(reader)
+
+    async def step(self) -> list[UpgradeStep]:
+        """And do what follows from it."""
+        async with asyncio.TaskGroup() as group:
+            await self.upgrades.step(group)
+        return [each.step for each in (await self.now()).hosts]
+
+    async def now(self) -> Upgrade:
+        return await self.bench.get(Upgrade, "upg-1")  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+async def fleet(bench: Any, make: Any) -> Fleet:
+    fleet = Fleet(bench)
+    for n in range(3):
+        await bench.put(make.host(f"host-{n}", boot_id="b", address=f"192.0.2.{n}"))
+        fleet.report(f"host-{n}", started=float(n + 1))
+    return fleet
+
+
+WAITING, LEAVING, CHANGING = UpgradeStep.waiting, UpgradeStep.leaving, UpgradeStep.changing
+RETURNING, DONE, FAILED = UpgradeStep.returning, UpgradeStep.done, UpgradeStep.failed
+
+
+async def test_one_host_after_the_other(fleet: Fleet) -> None:
+    await fleet.begin("host-1", "host-0")
+    assert await fleet.step() == [RETURNING, WAITING]
+    assert await fleet.step() == [RETURNING, WAITING]
+    assert fleet.asked == [("host-1", b"2.0")] * 2
+    fleet.report("host-1", started=9.0, network_revision=0)
+    assert await fleet.step() == [RETURNING, WAITING]
+    assert (await fleet.now()).hosts[0].message == "its network is not in effect"
+    fleet.report("host-1", started=9.0)
+    assert await fleet.step() == [DONE, RETURNING]
+    fleet.report("host-0", started=9.0)
+    assert await fleet.step() == [DONE, DONE]
+    ended = await fleet.now()
+    assert (ended.state, ended.ended) == (UpgradeState.completed, fleet.bench.time)
+    assert fleet.asked[2:] == [("host-0", b"1.0")]
+    assert not fleet.called
+
+
+async def test_some_at_once(fleet: Fleet) -> None:
+    await fleet.begin("host-0", "host-1", "host-2", at_once=2)
+    assert await fleet.step() == [RETURNING, RETURNING, WAITING]
+    fleet.report("host-1", started=9.0)
+    assert await fleet.step() == [RETURNING, DONE, RETURNING]
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"started": 1.0}, "its agent has not ended yet"),
+        ({"revision": 0}, "has not taken in"),
+        ({"uplink_down": True}, "its uplink is down"),
+        ({"problems": ("its disk is broken",)}, "its disk is broken"),
+        ({"warden": WardenReport(permitted=False, message="given up")}, "given up"),
+    ],
+)
+async def test_it_stops_at_a_host_that_does_not_come_back(
+    fleet: Fleet, said: dict[str, Any], why: str
+) -> None:
+    fleet.deaf = True
+    await fleet.begin("host-0", "host-1")
+    await fleet.step()
+    fleet.report("host-0", **{"started": 9.0, **said})
+    assert await fleet.step() == [RETURNING, WAITING]
+    fleet.bench.time += 61
+    assert await fleet.step() == [FAILED, WAITING]
+    ended = await fleet.now()
+    assert ended.state is UpgradeState.failed
+    assert why in ended.message
+    assert await fleet.step() == [FAILED, WAITING]
+
+
+async def test_what_was_amiss_before_is_no_reason(fleet: Fleet) -> None:
+    fleet.report("host-0", started=1.0, problems=("its disk is old",))
+    await fleet.begin("host-0")
+    await fleet.step()
+    fleet.report("host-0", started=9.0, problems=("its disk is old",))
+    assert await fleet.step() == [DONE]
+
+
+async def test_hosts_that_can_not_be_begun(fleet: Fleet, make: Any) -> None:
+    await fleet.bench.put(make.host("host-9"))
+    fleet.report("host-9", started=0.0, version="")
+    await fleet.begin("host-9", "host-0")
+    assert await fleet.step() == [FAILED, WAITING]
+    assert "gureum down --keep-guests" in (await fleet.now()).message
+
+
+async def test_a_host_is_emptied_changed_and_used_again(fleet: Fleet, make: Any) -> None:
+    bench = fleet.bench
+    await bench.put(make.instance(state=InstanceState.running, host="host-0"))
+    await fleet.begin("host-0", "host-1", evacuate=True, reboots=True)
+    for _ in range(2):
+        assert await fleet.step() == [LEAVING, WAITING]
+    assert (await bench.get(Host, "host-0")).draining
+    assert (await fleet.now()).hosts[0].message == "i-1 has not left host host-0"
+    await bench.put(replace(await bench.get(Instance, "i-1"), host="host-1"))
+    assert await fleet.step() == [CHANGING, WAITING]
+    assert fleet.called == [("host-0", "192.0.2.0")]
+    assert await fleet.step() == [RETURNING, WAITING]
+    assert await fleet.step() == [RETURNING, WAITING]
+    assert (await fleet.now()).hosts[0].message == "it was not restarted yet"
+    await bench.put(replace(await bench.get(Host, "host-0"), boot_id="c"))
+    assert await fleet.step() == [RETURNING, WAITING]
+    fleet.report("host-0", started=9.0, boot_id="c")
+    assert await fleet.step() == [DONE, LEAVING]
+    assert not (await bench.get(Host, "host-0")).draining
+    assert fleet.called == [("host-0", "192.0.2.0")]
+
+
+async def test_one_that_was_drained_before_stays_so(fleet: Fleet) -> None:
+    bench = fleet.bench
+    await bench.put(replace(await bench.get(Host, "host-0"), draining=True))
+    await fleet.begin("host-0", evacuate=True)
+    for started in (1.0, 1.0, 1.0, 9.0):
+        fleet.report("host-0", started=started)
+        await fleet.step()
+    assert (await fleet.now()).state is UpgradeState.completed
+    assert fleet.asked, "what is new on the host is for a new agent"
+    assert (await bench.get(Host, "host-0")).draining
+
+
+async def test_what_does_not_leave_is_named(fleet: Fleet, make: Any) -> None:
+    await fleet.bench.put(
+        make.instance(state=InstanceState.running, host="host-0"), make.attached(pool="local")
+    )
+    await fleet.begin("host-0", evacuate=True)
+    await fleet.step()
+    fleet.bench.time += 61
+    assert await fleet.step() == [FAILED]
+    message = (await fleet.now()).message
+    assert "i-1 has not left host host-0: vol-1 is in the local pool" in message
+    assert (await fleet.bench.get(Host, "host-0")).draining, "for a person to look at"
+
+
+async def test_the_command_fails(fleet: Fleet) -> None:
+    fleet.error = "no network"
+    await fleet.begin("host-0", "host-1", evacuate=True)
+    for _ in range(2):
+        await fleet.step()
+    assert await fleet.step() == [FAILED, WAITING]
+    assert "the command for host host-0 failed: no network" in (await fleet.now()).message
+
+
+async def test_without_a_command_nothing_is_drained(fleet: Fleet) -> None:
+    fleet.absent = "there is no command"
+    await fleet.begin("host-0", evacuate=True)
+    assert await fleet.step() == [FAILED]
+    assert not (await fleet.bench.get(Host, "host-0")).draining
+
+
+async def test_another_manager_goes_on_and_calls_the_command_again(fleet: Fleet) -> None:
+    await fleet.begin("host-0", evacuate=True)
+    await fleet.step()
+    await fleet.step()
+    assert len(fleet.called) == 1
+    next_one = Fleet(fleet.bench)
+    async with fleet.bench.store.read() as reader:
+        await next_one.upgrades.load(reader)
+    assert await next_one.step() == [CHANGING]
+    assert len(next_one.called) == 1
+    assert await next_one.step() == [RETURNING]
+
+
+async def test_cancelled(fleet: Fleet) -> None:
+    bench = fleet.bench
+    await fleet.begin("host-0", "host-1", evacuate=True)
+    await fleet.step()
+    await bench.store.transact(lambda tx: _cancel(tx, bench))
+    assert not (await bench.get(Host, "host-0")).draining
+    assert await fleet.step() == [LEAVING, WAITING]
+    assert (await fleet.now()).state is UpgradeState.cancelled
+
+
+async def _cancel(tx: Any, bench: Any) -> None:
+    await cancel(tx, bench.env, await tx.get(Upgrade, "upg-1"))
+
+
+async def test_a_host_that_is_down_is_waited_for(fleet: Fleet) -> None:
+    bench = fleet.bench
+    await fleet.begin("host-0")
+    await fleet.step()
+    fleet.report("host-0", started=9.0)
+    await bench.put(replace(await bench.get(Host, "host-0"), state=HostState.down))
+    assert await fleet.step() == [RETURNING]
+    await bench.put(replace(await bench.get(Host, "host-0"), state=HostState.up))
+    assert await fleet.step() == [DONE]
