@@ -156,7 +156,9 @@ class VolumeSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     keeper: bool = True
     """Whether this host looks after it; else it only opens it, for its machines, and another one does."""
     receives: bool = False
-    """Its machine is to come here, and has it open elsewhere until then."""
+    """Its machine is to come here, and has it open elsewhere until then. What a volume of the host's own pool
+    contains comes with it: until then it is empty here, and not complete.
+    """
     takes: bool = False
     """Its machine came here: nobody else is to have it any more."""
     evict: tuple[str, ...] = ()

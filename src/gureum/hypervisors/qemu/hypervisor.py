@@ -349,7 +349,7 @@ class QemuHypervisor:
         machine = self._get(id)
         # Also where what became of its migration is not read yet: who has sent everything may run elsewhere.
         sent = machine.run_state in ("finish-migrate", "postmigrate")
-        stays = sent or machine.hung or machine.migrating.under_way
+        stays = sent or machine.hung or machine.migrating.holds_still
         if machine.state is MachineState.paused and not stays:
             await machine.monitor().execute("cont")
 

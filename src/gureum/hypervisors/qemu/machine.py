@@ -341,7 +341,7 @@ class Machine:
 
     def came_and_went_on(self) -> None:
         # A snapshot may have frozen it where it left, in the moment of its leaving.
-        self.remember(incoming=False, migration="", frozen=True)
+        self.remember(incoming=False, migration="", exports="", frozen=True)
         self.freezer.thaw_later(ARRIVED_SECONDS)
         self.migrating.went_on()
         self.resizing.look_soon()
