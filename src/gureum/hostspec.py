@@ -13,8 +13,10 @@ from enum import StrEnum
 
 import msgspec
 
+from gureum.fencespec import FenceReport, FenceSpec
 from gureum.loadspec import HostLoad
 from gureum.migrationspec import IncomingSpec, MigrationReport, OutgoingSpec
+from gureum.sizespec import MachineSize
 
 LOCAL = "local"
 """The pool that each host has for itself. All others are shared."""
@@ -154,7 +156,9 @@ class VolumeSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     keeper: bool = True
     """Whether this host looks after it; else it only opens it, for its machines, and another one does."""
     receives: bool = False
-    """Its machine is to come here, and has it open elsewhere until then."""
+    """Its machine is to come here, and has it open elsewhere until then. What a volume of the host's own pool
+    contains comes with it: until then it is empty here, and not complete.
+    """
     takes: bool = False
     """Its machine came here: nobody else is to have it any more."""
     evict: tuple[str, ...] = ()
@@ -424,17 +428,6 @@ class NetworkSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     flow_logs: tuple[FlowLogSpec, ...] = ()
 
 
-class FenceSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """Another host that nothing more is to run on, until a manager lifts it. This host sees to that.
-
-    ``number`` is above all earlier ones of that host, also those of a manager whose store was put back.
-    0: it is only looked whether the host is alive.
-    """
-
-    host: str
-    number: int
-
-
 class HostSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     """``cloud`` guards against a spec of another cloud. ``lifted``: fences of this host up to this number are
     over, 0 if it never had one.
@@ -465,22 +458,6 @@ class MachineState(StrEnum):
     shutdown = "shutdown"
     crashed = "crashed"
     off = "off"
-
-
-class MachineSize(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """What a running machine has now of vCPUs and memory, and between what that can change while it runs.
-
-    What its guest was told to take or give up it may not have yet. ``stuck``: why it will not get there
-    before it is stopped, "" if it may.
-    """
-
-    vcpus: int
-    memory_bytes: int
-    vcpus_min: int = 1
-    vcpus_max: int
-    memory_min_bytes: int
-    memory_max_bytes: int
-    stuck: str = ""
 
 
 class MachineReport(Document, frozen=True, kw_only=True, omit_defaults=True):
@@ -550,20 +527,6 @@ class SnapshotReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     revision: int = 0
     present: bool = True
     error: str = ""
-
-
-class FenceReport(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """``done``: nothing of the host's machines runs, nor will before the fence is lifted; ``message`` says
-    how that is known. Until then it says what is waited for. ``alive``: its lease was renewed meanwhile.
-
-    For the number 0 ``done`` says that nobody has the host's lease now.
-    """
-
-    host: str
-    number: int
-    done: bool = False
-    alive: bool = False
-    message: str = ""
 
 
 class WardenReport(Document, frozen=True, kw_only=True, omit_defaults=True):

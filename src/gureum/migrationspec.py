@@ -54,6 +54,8 @@ class IncomingSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     migration: str
     secret: bytes
     layout: MachineLayout
+    copies: tuple[str, ...] = ()
+    """Volumes of the host's own pool: what they contain comes with the machine."""
 
 
 class OutgoingSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -68,6 +70,10 @@ class OutgoingSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     address: str = ""
     bytes_per_second: int = 0
     """0: as fast as it goes."""
+    copies: tuple[str, ...] = ()
+    """As in ``IncomingSpec``."""
+    disks_address: str = ""
+    """Where the other host takes what they contain."""
 
 
 class MigrationPhase(StrEnum):
@@ -85,8 +91,10 @@ class MigrationPhase(StrEnum):
 class MigrationReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A machine on its way, at either end. ``phase`` is None before it has begun.
 
-    The source says ``layout``, the destination ``address``. ``error``: why it has failed, for good. Bytes are
-    of memory.
+    The source says ``layout``, the destination ``address`` and ``disks_address``. ``error``: why it has
+    failed, for good. Bytes are of memory, but for those of disks.
+
+    ``copied``: the volumes of which the destination has all that the guest, which is held now, ever wrote.
     """
 
     migration: str
@@ -100,3 +108,7 @@ class MigrationReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     bytes_per_second: int = 0
     dirty_bytes_per_second: int = 0
     downtime_ms: int = 0
+    disks_address: str = ""
+    copied: tuple[str, ...] = ()
+    disk_done_bytes: int = 0
+    disk_total_bytes: int = 0

@@ -134,6 +134,29 @@ def test_hosts_are_not_taken_from_under_their_guests(cloud: RealCloud, guests: l
     cloud.wait("the fourth host", lambda: len(cloud.fleet("describe_hosts")["Hosts"]) == 4)
 
 
+def test_a_guest_goes_to_another_host_with_its_disk(cloud: RealCloud, guests: list[str]) -> None:
+    """Its memory and what is in the pool of its host, which no other one reaches."""
+    id, boot = guests[0], cloud.boot_id(guests[0])
+    cloud.ssh(id, "dd if=/dev/urandom of=/noise bs=1M count=4 2>/dev/null; md5sum /noise >/sum; sync")
+    with refused("InvalidStateException"):
+        cloud.fleet("migrate_instance", InstanceId=id, HostId="host-1")
+    migration = cloud.fleet("migrate_instance", InstanceId=id, HostId="host-3")["InstanceMigration"]
+
+    def now() -> dict[str, Any]:
+        found = cloud.fleet("describe_instance_migrations", MigrationIds=[migration["MigrationId"]])
+        shown: dict[str, Any] = found["InstanceMigrations"][0]
+        return shown
+
+    cloud.wait("its end", lambda: now()["State"] in ("completed", "failed", "cancelled"), seconds=300)
+    assert now()["State"] == "completed", now()
+    assert now()["DiskCopiedBytes"] > 4 << 20
+    assert (cloud.cloud.host_run_dirs()[3] / "machines" / id).is_dir()
+    cloud.wait_ssh(id)
+    assert cloud.boot_id(id) == boot
+    cloud.ssh(id, "echo 3 >/proc/sys/vm/drop_caches; md5sum -c /sum")
+    cloud.wait("nothing to be left over or missing", lambda: cloud.leaks() == [])
+
+
 def test_a_host_is_drained(cloud: RealCloud, guests: list[str]) -> None:
     cloud.fleet("drain_host", HostId="host-1")
     with refused("InvalidHostStateException"):

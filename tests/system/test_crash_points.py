@@ -89,6 +89,8 @@ ELSEWHERE = {
     "network.nat.built": HOSTS,
     "network.peering.joined": HOSTS,
     "network.peering.parted": HOSTS,
+    "qemu.copies.begun": QEMU_MIGRATION,
+    "qemu.copies.ended": QEMU_MIGRATION,
     "qemu.freeze.done": FREEZE,
     "qemu.freeze.noted": FREEZE,
     "qemu.migrate.begin": QEMU_MIGRATION,

@@ -151,7 +151,7 @@ class Disks:
                 self._kick(("volume", id))
             elif id in released and spec.pool == LOCAL:
                 self._kick(("compact", id))
-            if (spec.target or spec.leaves) and (id in holds or id in released):
+            if (id in holds or id in released) and not self._moves.settled(spec):
                 self._kick(("move", id))
         for id in sorted(self._holds.of(machine) - holds):
             self._kick(("release", id))
@@ -259,7 +259,7 @@ class Disks:
         if spec is None or not (spec.present or self._specs.awaits_snapshot(spec)):
             await self._moves.stop(id)
             return
-        if not (spec.target or spec.leaves) or not all(pool.knows(id) for pool in self.pools.of(spec)):
+        if self._moves.settled(spec) or not all(pool.knows(id) for pool in self.pools.of(spec)):
             return
         pool = self.pools.get(spec.pool)
         if id not in pool.volumes or not self._volumes.is_whole(spec):
@@ -279,6 +279,8 @@ class Disks:
             # What was found is of the spec before.
             self._moves.asked_anew(id)
             self._kick(("move", id))
+            if arrived:
+                self._kick(("volume", id))
         elif arrived:
             self._kick(("move", id))
             self._kick(("volume", id))

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 from gureum.agent.workers import Workers
 from gureum.errors import PoolError
-from gureum.hostspec import FenceReport, FenceSpec, HostSpec
+from gureum.fencespec import FenceReport, FenceSpec
+from gureum.hostspec import HostSpec
 from gureum.san.leases import Leases
 
 LOOK_SECONDS = 0.25

@@ -48,7 +48,7 @@ class Holds:
 
     async def open(self, pool: PoolVolumes, spec: VolumeSpec, until: AsyncExitStack) -> DiskSource:
         """For a machine that opens the volume before ``until`` ends. Raises PoolError."""
-        if spec.receives and not spec.multi_attach:
+        if pool.shared and spec.receives and not spec.multi_attach:
             until.push_async_callback(self.opened, pool, spec.id)
             return await pool.pool.receive_volume(spec.id)
         if not spec.multi_attach:

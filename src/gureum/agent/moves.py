@@ -9,6 +9,9 @@ from its beginning until it has all, and again before a machine opens the volume
 manager makes the target the volume's pool, a machine that has it open still has the source, and goes over:
 the copy is marked complete while the mirror is ready, and then the source is closed. Did the machine end
 before that, what the copy lacks is copied once more, before another one opens it.
+
+A volume of another host's own pool that comes to this one's with its machine (``comes``) is such a copy, too:
+the hypervisor fills it, and it is complete once the manager says that it is the volume.
 """
 
 from __future__ import annotations
@@ -39,6 +42,11 @@ ATTEMPTS_MAX = 3
 class Failure(NamedTuple):
     attempts: int
     message: str
+
+
+def comes(spec: VolumeSpec) -> bool:
+    """Whether what it contains comes with its machine, from another host's own pool."""
+    return spec.receives and spec.pool == LOCAL
 
 
 def pool_at(active: str) -> str:
@@ -89,10 +97,18 @@ class Moves:
         self._failures.pop(id, None)
 
     def arrived(self, spec: VolumeSpec) -> bool:
-        """Whether the pool has all of the volume, and no machine has it open elsewhere."""
+        """Whether the pool has all of the volume, and no machine has it open elsewhere; or all that it is to
+        have before a machine brings the rest.
+        """
+        if comes(spec):
+            return True
         pool = self._pools.find(spec.pool)
         info = pool.volumes.get(spec.id) if pool is not None else None
         return info is not None and not info.partial and (not spec.leaves or spec.id in self._arrived)
+
+    def settled(self, spec: VolumeSpec) -> bool:
+        """Whether there is nothing to do here."""
+        return not spec.target and not spec.leaves and self.arrived(spec)
 
     # The work. The caller sees to it that there is one step at a time for a volume.
 
@@ -113,6 +129,8 @@ class Moves:
         """A machine is about to open the volume; the caller holds its lock. Raises PoolError."""
         await self._transfers.stop(spec.id)
         self._copied.pop(spec.id, None)
+        if comes(spec):
+            await self._pools.get(spec.pool).mark(spec.id, True)
         if not spec.target:
             return
         target = self._pools.get(spec.target)
@@ -264,6 +282,8 @@ class Moves:
     async def _go_over(self, spec: VolumeSpec, pool: PoolVolumes, live: MachineDisk) -> bool:
         """Let the machine go on with this pool's copy alone. The caller holds the volume's lock."""
         # In this order: it may go over between the two, but never back.
+        if self._comes_here(live):
+            return False  # it goes on in a moment
         mirror = self._mirrored(live, spec.id)
         if pool_at(await live.active_layer()) == pool.name:
             self._lacking.discard(spec.id)
@@ -302,6 +322,10 @@ class Moves:
     async def _delete(self, pool: PoolVolumes, id: str) -> None:
         await pool.delete(id)
         pool.holds.pop(id, None)
+
+    def _comes_here(self, live: MachineDisk) -> bool:
+        status = self._hypervisor.machines().get(live.machine)
+        return status is not None and status.migration is not None and status.migration.incoming
 
     def _mirrored(self, live: MachineDisk, id: str) -> Mirror | None:
         status = self._hypervisor.machines().get(live.machine)

@@ -40,7 +40,11 @@ class Passages:
         if spec is None:
             return None
         return Incoming(
-            migration=spec.migration, secret=spec.secret, listen=self._address, layout=spec.layout
+            migration=spec.migration,
+            secret=spec.secret,
+            listen=self._address,
+            layout=spec.layout,
+            copies=spec.copies,
         )
 
     async def arrive(self, status: MachineStatus) -> bool:
@@ -73,6 +77,8 @@ class Passages:
                         secret=spec.secret,
                         address=spec.address,
                         bytes_per_second=spec.bytes_per_second,
+                        copies=spec.copies,
+                        disks_address=spec.disks_address,
                     ),
                 )
                 self._env.crashpoint("agent.migration.left")
@@ -131,6 +137,10 @@ class Passages:
             bytes_per_second=seen.bytes_per_second,
             dirty_bytes_per_second=seen.dirty_bytes_per_second,
             downtime_ms=seen.downtime_ms,
+            disks_address=seen.disks_address,
+            copied=seen.copied,
+            disk_done_bytes=seen.disk_done_bytes,
+            disk_total_bytes=seen.disk_total_bytes,
         )
 
 

@@ -12,7 +12,7 @@ from gureum.agent.disk_specs import DiskSpecs
 from gureum.agent.failures import Key
 from gureum.agent.holds import Holds
 from gureum.agent.live import MachineDisks
-from gureum.agent.moves import Moves
+from gureum.agent.moves import Moves, comes
 from gureum.agent.pool_volumes import Lost, PoolVolumes, stored_bytes
 from gureum.agent.pools import Pools
 from gureum.agent.zeros import Zeros
@@ -82,10 +82,10 @@ class Volumes:
         if id not in pool.volumes:
             if spec.made:
                 raise Lost(f"{id} is not in the pool any more: its data is lost")
-            if not spec.keeper or not await self._source_ready(pool, spec):
+            if not comes(spec) and not (spec.keeper and await self._source_ready(pool, spec)):
                 return False
             async with self._locks.hold(id):
-                await pool.create(spec)
+                await (pool.create_copy(spec) if comes(spec) else pool.create(spec))
             self._env.crashpoint("agent.volume.created")
             if self.is_whole(spec):
                 self._kick(*self._specs.dependents(spec))

@@ -233,7 +233,7 @@ async def _kept(store: SqliteStore) -> list[Figure]:
 
     async def work(tx: Transaction) -> tuple[float, float, float]:
         first = await timed(tx, 1, 1.0)
-        return first, await timed(tx, DECISIONS, 1.0), await timed(tx, DECISIONS // 10, LEAST_MEMORY)
+        return first, await timed(tx, DECISIONS, 1.0), await timed(tx, max(1, DECISIONS // 10), LEAST_MEMORY)
 
     first, much, least = await store.transact(work)
     what = "CPU time of finding that there is room besides that of a lost host"

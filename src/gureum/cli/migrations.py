@@ -22,8 +22,9 @@ Instance = Annotated[str, typer.Argument(metavar="INSTANCE", help="An instance's
     "migrate",
     short_help="Move a running instance to another host.",
     help="Move a running instance to another host, with its memory, addresses and open connections. Its "
-    "volumes have to be in pools of the storage cluster. What is begun goes on by itself, also if the cloud "
-    "is restarted.",
+    "volumes in pools of the storage cluster stay where they are. Those in its host's own pool are copied "
+    "before its memory, in full: for each GiB of data count ten seconds on a network of 1 Gbit/s. What is "
+    "begun goes on by itself, also if the cloud is restarted.",
     epilog="Exit code 1 if it cannot be migrated, or with --wait if it was not.",
 )
 def migrate(
@@ -126,7 +127,12 @@ def row(migration: dict[str, Any]) -> tuple[object, ...]:
 
 
 def share(migration: dict[str, Any]) -> str:
-    """How much of it is copied, and how long the rest takes."""
+    """How much of it is copied, and how long the rest takes: its disks first, if they are copied too."""
+    disk, disks = migration.get("DiskCopiedBytes"), migration.get("DiskTotalBytes")
+    if disks and disk is not None and disk < disks:
+        return f"disks {human_bytes(disk)} of {human_bytes(disks)}"
+    if disk and not disks:
+        return f"{human_bytes(migration.get('CopiedBytes') or 0)}, disks {human_bytes(disk)}"
     copied, total = migration.get("CopiedBytes"), migration.get("TotalBytes")
     if not total:
         return human_bytes(copied) if copied else "-"

@@ -14,7 +14,13 @@ from gureum.cli.output import FAILED, note, table
 NAMED_MAX = 5
 TYPES = ("t3.nano", "t3.micro", "t3.medium", "m5.large", "m5.2xlarge")
 """Of which it is told if none is named."""
-OUTCOMES = {"restarts": "starts there", "no-room": "finds no room", "waits": "waits", "stops": "is stopped"}
+OUTCOMES = {
+    "restarts": "starts there",
+    "no-room": "finds no room",
+    "waits": "waits",
+    "stops": "is stopped",
+    "terminates": "is terminated",
+}
 
 
 @app.command(

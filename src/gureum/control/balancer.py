@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from gureum.control import events, migrations
+from gureum.control import disk_copies, events, migrations
 from gureum.control.balance import Heat, Level, Move, Plan, Situation, proposals
 from gureum.control.fleet import Fleet
 from gureum.control.loads import Loads
@@ -224,6 +224,10 @@ class Balancer:
                 await migrations.require_movable(reader, instance)
             except CannotMove as error:
                 return str(error)
+            # It could, but what that costs the hosts is not known here.
+            if copied := await disk_copies.bound(reader, instance):
+                which = f"{copied[0].id} of {instance.id}"
+                return f"{which} is in its host's own pool, and would have to be copied"
         return ""
 
     def _described(self, id: str, levels: dict[str, Level], stays: dict[str, str], now: float) -> HostLoad:

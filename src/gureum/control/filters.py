@@ -7,7 +7,7 @@ their order, and where all are the same the host's name decides, so the same que
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import NamedTuple
 
@@ -29,6 +29,9 @@ class Wish(NamedTuple):
     """What is to be placed. ``bound``: the hosts that its volumes bind it to. ``excluding``: none of these.
 
     ``like``: one where what runs on this host can go on, with the CPU model ``cpu``, "" for the host's own.
+
+    ``copied_bytes``: what of its disks is copied to the host's own; ``promised``: by host, what is on its way
+    there already.
     """
 
     machine: Taken
@@ -36,6 +39,8 @@ class Wish(NamedTuple):
     excluding: Collection[str] = ()
     like: Host | None = None
     cpu: str = ""
+    copied_bytes: int = 0
+    promised: Mapping[str, int] = {}
 
 
 class Scene:
@@ -211,6 +216,13 @@ def _storage(look: Look, candidate: Candidate) -> str:
     return f"does not have its volumes, which are on the disk of {', '.join(sorted(look.wish.bound))}"
 
 
+def _disk(look: Look, candidate: Candidate) -> str:
+    """Thin as volumes are, how much of one will be written while it is copied is not known."""
+    host, needed = candidate.host, look.wish.copied_bytes
+    left = max(0, host.pool_free_bytes - look.wish.promised.get(host.id, 0))
+    return "" if left >= needed else f"has {gib(left)} of disk left, and {gib(needed)} are copied to it"
+
+
 def _draining(look: Look, candidate: Candidate) -> str:
     return "is being drained" if candidate.host.draining else ""
 
@@ -321,6 +333,7 @@ FILTERS = (
     Filter("excluded", _excluded, lambda look: bool(look.wish.excluding)),
     Filter("state", _state),
     Filter("storage", _storage, lambda look: bool(look.wish.bound)),
+    Filter("disk", _disk, lambda look: bool(look.wish.copied_bytes)),
     Filter("draining", _draining),
     Filter("uplink", _uplink),
     Filter("fit", _fit),

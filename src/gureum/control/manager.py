@@ -46,7 +46,7 @@ from gureum.control.switches import Switches
 from gureum.control.upgrades import Upgrades
 from gureum.env import Env
 from gureum.errors import StoreError, TooLarge, TransportError
-from gureum.hostspec import HostReport, MachineSize
+from gureum.hostspec import HostReport
 from gureum.migrationspec import MigrationReport
 from gureum.resources import (
     ClientToken,
@@ -66,6 +66,7 @@ from gureum.resources import (
 )
 from gureum.resources.record import Record
 from gureum.services.operation import Cloud, Joining
+from gureum.sizespec import MachineSize
 from gureum.store.base import Change, Store, Transaction
 from gureum.transport.link import Link
 from gureum.transport.messages import Hello, Reply, Report, Word

@@ -2,13 +2,17 @@
 
 preparing   the source says what the machine there has to have in common, the destination makes it and says
             where it listens: ``copying`` here
-copying     the source sends the guest's memory. When it has sent, and the destination received, everything,
-            ``switch`` makes the instance the destination's, in one transaction: ``switching``
-switching   the destination's machine runs, the source lets go of its own: ``completed`` here
-aborting    the instance stays where it is, the destination lets go: ``failed`` or ``cancelled`` here
+copying     the source sends the guest's memory, and before that its disks that are in its own pool. When it
+            has sent, and the destination received, everything, ``switch`` makes the instance the
+            destination's, in one transaction: ``switching``
+switching   the destination's machine runs, the source lets go of its own, and then removes what it has of
+            those disks: ``completed`` here
+aborting    the instance stays where it is, the destination lets go, and removes what it has of those disks:
+            ``failed`` or ``cancelled`` here
 
 Before ``switch`` nothing lets the destination's machine run, and after it nothing lets the source's. So
-whatever ends in between, at most one of them does.
+whatever ends in between, at most one of them does; and which of two copies of a disk is the disk is decided
+with it.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import logging
 
 from msgspec.structs import replace
 
+from gureum.control import disk_copies
 from gureum.control.fleet import held
 from gureum.control.move import CannotMove, move_instance
 from gureum.control.observed import Observed
@@ -47,6 +52,8 @@ PER_HOST_MAX = 2
 """Migrations that leave a host at once; also those that come to it."""
 PREPARE_SECONDS_MAX = 120.0
 COPY_SECONDS_MAX = 3600.0
+COPY_BYTES_PER_SECOND_MIN = 8 << 20
+"""Disks get so much longer as they take at this rate, or at a lower one that was asked for."""
 HELD_SECONDS_MAX = 15.0
 """For so long a guest is held for a destination that does not say that it has all of it: as long as its agent
 needs to be restarted.
@@ -75,6 +82,7 @@ async def begin(
     await require_movable(tx, instance)
     host = await require_destination(tx, replace(instance, type=type or instance.type), to)
     source = str(instance.host)
+    copies = await disk_copies.bound(tx, instance)
     if await busy(tx, source=source):
         raise CannotMove(f"{PER_HOST_MAX} instances leave host {source} now: try again when one has left")
     generation = instance.next_generation
@@ -97,12 +105,15 @@ async def begin(
             bytes_per_second=bytes_per_second,
             secret=env.secret(SECRET_BYTES),
             volumes=tuple(volume.id for volume in volumes),
+            copies=tuple(volume.id for volume in copies),
+            copy_bytes=sum(volume.size_bytes for volume in copies),
             started=env.utcnow(),
         )
     )
     await tx.put(replace(instance, migration=migration.id, generations=generation))
     for volume in volumes:
-        # It will have the volume open: where it is lost, it is shut out before another host opens it.
+        # It will have the volume open: where it is lost, it is shut out before another host opens it. Or a
+        # copy of it: as long as there may be one, there is to be no other.
         await tx.put(replace(volume, former=tuple(sorted({*volume.former, host.id}))))
     return migration
 
@@ -123,6 +134,8 @@ async def require_movable(reader: Reader, instance: Instance) -> None:
         raise CannotMove(f"host {instance.host}, where {id} is, is not up")
     for volume in await reader.find(Volume, instances=id):
         _require_volume_movable(volume, instance)
+    for snapshot in await disk_copies.untaken(reader, await disk_copies.bound(reader, instance)):
+        raise CannotMove(f"{snapshot.id} of {snapshot.volume} is not taken yet: wait until it is")
     for interface in await reader.find(NetworkInterface, instance=id):
         if interface.changing:
             raise CannotMove(f"{interface.id} is being attached or detached: wait until that is done")
@@ -131,11 +144,6 @@ async def require_movable(reader: Reader, instance: Instance) -> None:
 def _require_volume_movable(volume: Volume, instance: Instance) -> None:
     if volume.target:
         raise CannotMove(f"{volume.id} is on its way to the pool {volume.target}: wait until it is there")
-    if volume.bound:
-        raise CannotMove(
-            f"{volume.id} is in the local pool of host {volume.host}: move it to a shared pool first "
-            f"(gureum volume move {volume.id} POOL)"
-        )
     if volume.multi_attach:
         raise CannotMove(f"{volume.id} can be attached to several instances (Multi-Attach): detach it first")
     if volume.state is not VolumeState.in_use or volume.leaves:
@@ -157,12 +165,14 @@ async def require_destination(reader: Reader, instance: Instance, to: str = "") 
     assert source is not None
     if to == source.id:
         raise CannotMove(f"{instance.id} is on host {to} already")
+    copies = await disk_copies.bound(reader, instance)
     try:
         if not to:
             full = [each.id for each in await reader.find(Host) if await busy(reader, destination=each.id)]
-            host = await choose_host(reader, instance, excluding=(source.id, *full), like=source)
+            without = (source.id, *full)
+            host = await choose_host(reader, instance, excluding=without, like=source, copies=copies)
         else:
-            host = await require_host(reader, instance, to, like=source)
+            host = await require_host(reader, instance, to, like=source, copies=copies)
     except NoCapacity as error:
         raise CannotMove(str(error)) from error
     if not host.address or not source.address:
@@ -197,7 +207,7 @@ async def step(tx: Transaction, env: Env, observed: Observed, instance: Instance
         await tx.put(replace(instance, migration=""))
     elif migration.state in UNDECIDED:
         ends = _Ends(observed, migration)
-        reason = await _fault(tx, env, instance, migration, ends)
+        reason = await _fault(tx, env, observed, instance, migration, ends)
         if reason is not None:
             await abort(tx, migration, *reason)
         else:
@@ -206,7 +216,11 @@ async def step(tx: Transaction, env: Env, observed: Observed, instance: Instance
         if not migration.released:
             if await _let_go(tx, observed, instance, migration, migration.source):
                 await tx.put(replace(migration, released=True))
-        elif await _taken(tx, observed, instance, migration):
+        elif not migration.taken and not await _taken(tx, observed, instance, migration):
+            return
+        elif migration.copies and not migration.taken:
+            await tx.put(replace(migration, taken=True))
+        elif await disk_copies.removed(tx, observed, migration, migration.source):
             await _ended(tx, env, instance, migration, MigrationState.completed)
     elif await _let_go(tx, observed, instance, migration, migration.destination):
         await _ended(tx, env, instance, migration, MigrationState(migration.outcome))
@@ -216,7 +230,7 @@ class _Ends:
     """What both hosts say of the machine's way."""
 
     def __init__(self, observed: Observed, migration: InstanceMigration) -> None:
-        id, self._migration = migration.instance, migration.id
+        id, self._migration, self._copies = migration.instance, migration.id, migration.copies
         self.source = observed.machine(migration.source, id, migration.source_generation)
         self.destination = observed.machine(migration.destination, id, migration.generation)
 
@@ -235,11 +249,26 @@ class _Ends:
     @property
     def done(self) -> bool:
         """Whether all of it is at the destination, and the guest is held at the source."""
-        return self.sent and self.said(self.destination).phase is MigrationPhase.completed
+        return (
+            self.sent and not self.missing and self.said(self.destination).phase is MigrationPhase.completed
+        )
+
+    @property
+    def missing(self) -> set[str]:
+        """The disks that the destination does not have, where the source has sent the memory: an agent that
+        knows nothing of copies sends that alone.
+        """
+        said = self.said(self.source)
+        return set(self._copies).difference(said.copied) if said.phase is MigrationPhase.completed else set()
 
 
 async def _fault(
-    tx: Transaction, env: Env, instance: Instance, migration: InstanceMigration, ends: _Ends
+    tx: Transaction,
+    env: Env,
+    observed: Observed,
+    instance: Instance,
+    migration: InstanceMigration,
+    ends: _Ends,
 ) -> tuple[str, str] | None:
     """The outcome and the message of a migration that can't go on."""
     if instance.state is InstanceState.pending:
@@ -263,24 +292,36 @@ async def _fault(
             return "failed", error
     if ends.destination is not None and ends.destination.state in OFF:
         return "failed", f"at {migration.destination}: {ends.destination.message or 'the machine ended'}"
+    if ends.missing:
+        return "failed", f"host {migration.source} did not send {', '.join(sorted(ends.missing))} along"
+    if error := disk_copies.error(observed, migration):
+        return "failed", f"at {migration.destination}: {error}"
     preparing = migration.state is MigrationState.preparing
     if ends.source is not None and ends.source.state is MachineState.starting:
         return "failed", f"{instance.id} is being started anew where it was"
-    limit = PREPARE_SECONDS_MAX if preparing else COPY_SECONDS_MAX
+    limit = PREPARE_SECONDS_MAX if preparing else _copy_seconds(migration)
     if env.now() > migration.started.timestamp() + limit:
         what = "was not ready to receive it" if preparing else "did not have all of it"
         return "failed", f"host {migration.destination} {what} after {limit:g} s"
     return None
 
 
+def _copy_seconds(migration: InstanceMigration) -> float:
+    rate = min(migration.bytes_per_second or COPY_BYTES_PER_SECOND_MIN, COPY_BYTES_PER_SECOND_MIN)
+    return COPY_SECONDS_MAX + migration.copy_bytes / rate
+
+
 async def _proceed(tx: Transaction, migration: InstanceMigration, ends: _Ends) -> None:
-    layout, address = ends.said(ends.source).layout, ends.said(ends.destination).address
+    layout, there = ends.said(ends.source).layout, ends.said(ends.destination)
+    addresses = there.address, there.disks_address if migration.copies else ""
     if migration.layout is None:
         if layout is not None:
             await tx.put(replace(migration, layout=layout))
-    elif address and address != migration.address:
-        # Another one after the destination's agent was restarted.
-        await tx.put(replace(migration, state=MigrationState.copying, address=address))
+    elif there.address and addresses != (migration.address, migration.disks_address):
+        # Others after the destination's agent was restarted.
+        address, disks = addresses
+        copying = MigrationState.copying
+        await tx.put(replace(migration, state=copying, address=address, disks_address=disks))
 
 
 def ready(observed: Observed, migration: InstanceMigration) -> bool:
@@ -311,12 +352,12 @@ async def switch(tx: Transaction, env: Env, observed: Observed, id: str) -> Inst
     if instance is None or migration is None or not ready(observed, migration):
         return None
     ends = _Ends(observed, migration)
-    reason = await _fault(tx, env, instance, migration, ends)
+    reason = await _fault(tx, env, observed, instance, migration, ends)
     if reason is not None:
         await abort(tx, migration, *reason)
         return None
     try:
-        moved = await move_instance(tx, id, migration.destination)
+        moved = await move_instance(tx, id, migration.destination, migration.copies)
     except CannotMove as error:
         await abort(tx, migration, "failed", str(error))
         return None
@@ -330,6 +371,7 @@ async def switch(tx: Transaction, env: Env, observed: Observed, id: str) -> Inst
             state=MigrationState.switching,
             switched=env.utcnow(),
             copied_bytes=source.copied_bytes,
+            copied_disk_bytes=source.disk_done_bytes,
             downtime_ms=source.downtime_ms,
         )
     )
@@ -350,14 +392,18 @@ async def switch(tx: Transaction, env: Env, observed: Observed, id: str) -> Inst
 async def _let_go(
     tx: Transaction, observed: Observed, instance: Instance, migration: InstanceMigration, host: str
 ) -> bool:
-    """Whether the host has ended its machine, and other hosts can have its volumes."""
+    """Whether the host has ended its machine, and other hosts can have its volumes; of one that the instance
+    did not come to, whether there is nothing of it any more.
+    """
     known = await tx.get(Host, host)
+    if host == migration.destination and not await disk_copies.removed(tx, observed, migration, host):
+        return False
     if instance.host == host or known is None:
         # Anew, it is that machine's host as of any other; what is no more was shut out.
         return True
     if known.state is HostState.fenced:
         # Nothing of it runs. What it has open is taken from it.
-        for volume in await tx.get_many(Volume, set(migration.volumes)):
+        for volume in await tx.get_many(Volume, set(migration.volumes).difference(migration.copies)):
             former = tuple(each for each in volume.former if each != host)
             await tx.put(replace(keepers.lost(volume, host), former=former))
         return True
@@ -370,6 +416,8 @@ async def _taken(
     tx: Transaction, observed: Observed, instance: Instance, migration: InstanceMigration
 ) -> bool:
     """Whether the destination has its volumes for itself; or it is there no more."""
+    if not await disk_copies.owned(tx, observed, migration):
+        return False
     same = instance.host == migration.destination and instance.generation == migration.generation
     if not same or instance.state is not InstanceState.running:
         return True
@@ -385,6 +433,8 @@ async def _taken(
 async def _ended(
     tx: Transaction, env: Env, instance: Instance, migration: InstanceMigration, state: MigrationState
 ) -> None:
+    other = migration.source if state is MigrationState.completed else migration.destination
+    await disk_copies.forget(tx, migration, other)
     await tx.put(
         replace(
             migration,

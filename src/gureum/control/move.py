@@ -6,6 +6,8 @@ passes late packets on.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from msgspec.structs import replace
 
 from gureum.resources import Host, HostState, Instance, InstanceState, NetworkInterface, Volume
@@ -18,8 +20,11 @@ class CannotMove(Exception):
     """The instance can't be on that host; the text says why, for people."""
 
 
-async def move_instance(tx: Transaction, id: str, to: str) -> Instance:
-    """Let the instance, its interfaces and volumes be on the host ``to``. CannotMove: nothing is moved."""
+async def move_instance(tx: Transaction, id: str, to: str, copies: Collection[str] = ()) -> Instance:
+    """Let the instance, its interfaces and volumes be on the host ``to``. CannotMove: nothing is moved.
+
+    ``copies``: volumes of the host's own pool of which that host has all in its own.
+    """
     instance, host = await tx.get(Instance, id), await tx.get(Host, to)
     if instance is None or instance.state is not InstanceState.running:
         raise CannotMove(f"{id} is not running")
@@ -34,7 +39,7 @@ async def move_instance(tx: Transaction, id: str, to: str) -> Instance:
     volumes = await tx.find(Volume, instances=id)
     for volume in volumes:
         # Before anything is moved: the caller may commit what else it has to say of it.
-        if volume.bound:
+        if volume.bound and not (volume.id in copies and volume.host == instance.host):
             raise CannotMove(
                 f"{volume.id} is in the local pool of host {instance.host}, or on its way to another pool"
             )
@@ -42,5 +47,8 @@ async def move_instance(tx: Transaction, id: str, to: str) -> Instance:
         if interface.host is not None:
             await tx.put(replace(interface, host=to))
     for volume in volumes:
-        await keepers.follow(tx, volume, to)
+        if volume.id in copies:
+            await tx.put(replace(volume, host=to))
+        else:
+            await keepers.follow(tx, volume, to)
     return await tx.put(replace(instance, host=to))

@@ -73,7 +73,7 @@ def domain(restarts: Restarts, zone: str) -> str:
 
 
 class Outlook:
-    """Of a domain, in a scene where all that waits for a host has one in thought, if there is one.
+    """Of a domain, in a scene where all that waits for a host gets one in thought, if there is one.
 
     ``new``: what was placed in thought and is no instance yet, by id.
     """
@@ -83,7 +83,8 @@ class Outlook:
     ) -> None:
         self._scene = scene
         self._restarts = restarts
-        self._zone = domain
+        self._waiting = list(self._unplaced(domain))
+        """What would be restarted, or is to be, and has no place even now."""
         self._loads = self._loaded(new or {})
         self.usable: list[Candidate] = []
         gone: list[str] = []
@@ -97,16 +98,19 @@ class Outlook:
         self._mixed = mixed
         self._gone = [host for host in gone if host in self._loads]
         """What is there is lost, or to leave: it needs room whatever else is lost."""
-        self._waiting = [
-            each
-            for id, each in restarts.unplaced.items()
-            if id not in scene.placed and (domain in (EVERY_ZONE, each.zone)) and restarts.restart(id)
-        ]
         cpus = sum(each.cpus for each in self.usable)
         self._cpu_bytes = max(1.0, sum(each.memory_bytes for each in self.usable) / max(1, cpus))
         """What a vCPU counts as, in bytes."""
         self._grouped = bool(scene.fleet.groups)
         self._rooms: dict[Size, tuple[Room, Room]] = {}
+
+    def _unplaced(self, domain: str) -> Iterator[Taken]:
+        """Lets what waits for a host have one in thought. What finds none, and is to run whatever is lost."""
+        for id, machine in sorted(self._restarts.unplaced.items()):
+            if id in self._scene.placed or domain not in (EVERY_ZONE, machine.zone):
+                continue
+            if self._scene.place(Wish(machine)) is None and self._restarts.restart(id) is not None:
+                yield machine
 
     def _loaded(self, new: Mapping[str, Restart]) -> Mapping[str, Load]:
         """By host, with what was placed in thought."""
@@ -363,7 +367,7 @@ class _Ladder:
             if each.memory_bytes < machine.memory_bytes:
                 break
             closed = each.dedicated.keys() - {machine.account} or not serves(each.host, machine.zone)
-            if each.cpus >= machine.size.vcpus and not closed:
+            if each.cpus >= machine.vcpus and not closed:
                 found = rung
         for rung in passed:
             if rung is not found:

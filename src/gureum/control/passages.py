@@ -53,13 +53,31 @@ class Passages(NamedTuple):
             return _ended(spec, migration.generation)
         if migration.layout is None:
             return None
-        incoming = IncomingSpec(migration=migration.id, secret=migration.secret, layout=migration.layout)
+        incoming = IncomingSpec(
+            migration=migration.id,
+            secret=migration.secret,
+            layout=migration.layout,
+            copies=migration.copies,
+        )
         return replace(spec, generation=migration.generation, incoming=incoming)
 
     @property
     def volumes(self) -> dict[str, str]:
         """Volumes that the machines of guests may have open here, and whose."""
         return {id: guest.id for guest in self.guests for id in self.migrations[guest.id].volumes}
+
+    @property
+    def copies(self) -> dict[str, bool]:
+        """Volumes of which there is a copy in the host's own pool, besides the volume itself on another host;
+        and whether it is to be there.
+        """
+        found: dict[str, bool] = {}
+        for each in self.migrations.values():
+            if each.destination == self.host and each.state in COMES:
+                found |= dict.fromkeys(each.copies, each.state in UNDECIDED)
+            elif each.source == self.host and each.state is MigrationState.switching:
+                found |= dict.fromkeys(each.copies, not each.taken)
+        return found
 
     def receives(self, volume: Volume) -> bool:
         """Whether a machine of another host has the volume, and may come here."""
@@ -96,6 +114,8 @@ def _outgoing(instance: Instance, migration: InstanceMigration, host: str) -> Ou
         secret=migration.secret,
         address=migration.address,
         bytes_per_second=migration.bytes_per_second,
+        copies=migration.copies,
+        disks_address=migration.disks_address,
     )
 
 

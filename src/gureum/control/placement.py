@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 
 from gureum.control.filters import ROOM, Scene, Verdict, Wish, reasons, verdicts
 from gureum.control.fleet import MACHINE_MEMORY_BYTES, Fleet, taken
-from gureum.resources import Host, Instance, Volume
+from gureum.resources import Host, Instance, InstanceMigration, Volume
+from gureum.resources.migration import UNDECIDED
 from gureum.services.ec2.capacity import homes
 from gureum.store.base import Reader
 
@@ -20,13 +22,18 @@ class NoHost(NoCapacity):
 
 
 async def choose_host(
-    reader: Reader, instance: Instance, excluding: Collection[str] = (), like: Host | None = None
+    reader: Reader,
+    instance: Instance,
+    excluding: Collection[str] = (),
+    like: Host | None = None,
+    copies: Sequence[Volume] = (),
 ) -> Host:
     """The best of the hosts that can run ``instance``. Raises NoCapacity, or NoHost.
 
-    ``excluding``: none of these. ``like``: one where what runs on this host can go on.
+    ``excluding``: none of these. ``like``: one where what runs on this host can go on. ``copies``: volumes in
+    its own pool that are copied with it.
     """
-    wish = await _wish(reader, instance, excluding, like)
+    wish = await _wish(reader, instance, excluding, like, copies)
     scene = Scene(await reader.tally(Fleet))
     best = scene.best(wish)
     if best is None:
@@ -34,9 +41,11 @@ async def choose_host(
     return best.host
 
 
-async def require_host(reader: Reader, instance: Instance, id: str, like: Host | None = None) -> Host:
+async def require_host(
+    reader: Reader, instance: Instance, id: str, like: Host | None = None, copies: Sequence[Volume] = ()
+) -> Host:
     """This one host, if it can run ``instance``. Raises NoCapacity."""
-    found = {each.host: each for each in await explain(reader, instance, like=like)}
+    found = {each.host: each for each in await explain(reader, instance, like=like, copies=copies)}
     if id not in found:
         raise NoCapacity(f"there is no host {id}")
     if not found[id].fits:
@@ -47,19 +56,36 @@ async def require_host(reader: Reader, instance: Instance, id: str, like: Host |
 
 
 async def explain(
-    reader: Reader, instance: Instance, excluding: Collection[str] = (), like: Host | None = None
+    reader: Reader,
+    instance: Instance,
+    excluding: Collection[str] = (),
+    like: Host | None = None,
+    copies: Sequence[Volume] = (),
 ) -> list[Verdict]:
     """What is said of each host: those that fit, the best first, then the others. Raises NoCapacity."""
-    wish = await _wish(reader, instance, excluding, like)
+    wish = await _wish(reader, instance, excluding, like, copies)
     return verdicts(Scene(await reader.tally(Fleet)), wish)
 
 
-async def _wish(reader: Reader, instance: Instance, excluding: Collection[str], like: Host | None) -> Wish:
+async def _wish(
+    reader: Reader,
+    instance: Instance,
+    excluding: Collection[str],
+    like: Host | None,
+    copies: Sequence[Volume],
+) -> Wish:
     """A volume on a local pool binds the instance to its host, and so does a snapshot to be cloned."""
-    bound = await homes(reader, await reader.find(Volume, instances=instance.id)) if instance.id else set()
+    volumes = await reader.find(Volume, instances=instance.id) if instance.id else []
+    bound = await homes(reader, [volume for volume in volumes if volume not in copies])
     if len(bound) > 1:
         raise NoCapacity("its volumes, or what they are made from, are on different hosts")
-    return Wish(taken(instance), bound, excluding, like, instance.cpu)
+    if not copies:
+        return Wish(taken(instance), bound, excluding, like, instance.cpu)
+    promised: Counter[str] = Counter()
+    for other in await reader.find(InstanceMigration, state=[str(state) for state in UNDECIDED]):
+        promised[other.destination] += other.copy_bytes
+    needed = sum(volume.size_bytes for volume in copies)
+    return Wish(taken(instance), bound, excluding, like, instance.cpu, needed, promised)
 
 
 def _nowhere(wish: Wish, found: list[Verdict]) -> NoCapacity:

@@ -128,5 +128,6 @@ async def _hosts(reader: Reader, volumes: Iterable[Volume]) -> dict[str, str]:
 
 def _busy(volume: Volume) -> bool:
     """Whether work is under way that has it open, or will soon not have it open any more."""
-    moving = bool(volume.target or volume.leaves)
+    copied = not shared(volume.pool) and bool(volume.former)
+    moving = bool(volume.target or volume.leaves) or copied
     return bool(volume.staged) or volume.modifying or moving or volume.state not in THERE

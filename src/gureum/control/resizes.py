@@ -17,9 +17,11 @@ from gureum.control.fleet import held
 from gureum.control.move import CannotMove
 from gureum.control.placement import NoCapacity, require_host
 from gureum.env import Env
-from gureum.hostspec import MachineReport, MachineSize, MachineState
+from gureum.hostspec import MachineReport, MachineState
 from gureum.resources import Instance, InstanceState, Resize
+from gureum.services.ec2 import capacity
 from gureum.services.ec2.instance_types import InstanceType, machine_size
+from gureum.sizespec import MachineSize
 from gureum.store.base import Reader, Transaction
 
 log = logging.getLogger(__name__)
@@ -44,14 +46,18 @@ async def begin(
     require_possible(instance, machine_size(type), size)
     now, wanted = held(instance), machine_size(type)
     new = replace(instance, type=type)
-    if wanted.vcpus > now.vcpus or wanted.memory_bytes > now.memory_bytes:
+    grows = wanted.vcpus > now.vcpus or wanted.memory_bytes > now.memory_bytes
+    if grows:
         try:
             await require_host(tx, new, str(instance.host))
         except NoCapacity as error:
             if not moves:
                 raise
             return await _move(tx, env, instance, type, error)
-    return await tx.put(resized(instance, type, env.now()))
+    changed = await tx.put(resized(instance, type, env.now()))
+    if grows and (lacking := await capacity.shortfall(tx, instance.zone)):
+        raise NoCapacity(lacking)
+    return changed
 
 
 def resized(instance: Instance, type: str, now: float) -> Instance:

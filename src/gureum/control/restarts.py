@@ -75,7 +75,7 @@ class Load:
         self.machines[machine.id] = restart
         if not plain(machine):
             self.odd[machine.id] = machine
-        cpus, memory = machine.size.vcpus, machine.memory_bytes
+        cpus, memory = machine.vcpus, machine.memory_bytes
         self.cpus += cpus
         self.memory_bytes += memory
         self.cpus_max = max(self.cpus_max, cpus)
@@ -84,11 +84,11 @@ class Load:
     def drop(self, id: str) -> None:
         machine = self.machines.pop(id).machine
         self.odd.pop(id, None)
-        cpus, memory = machine.size.vcpus, machine.memory_bytes
+        cpus, memory = machine.vcpus, machine.memory_bytes
         self.cpus -= cpus
         self.memory_bytes -= memory
         if cpus == self.cpus_max:
-            self.cpus_max = max((each.machine.size.vcpus for each in self.machines.values()), default=0)
+            self.cpus_max = max((each.machine.vcpus for each in self.machines.values()), default=0)
         if memory == self.memory_max:
             self.memory_max = max((each.machine.memory_bytes for each in self.machines.values()), default=0)
 
@@ -127,7 +127,9 @@ class Restarts(Fleet):
         if not isinstance(record, Instance) or not isinstance(kept, Taken):
             return kept
         again = record.state in RUNS and record.recovery.policy is RecoveryPolicy.restart
-        return Seen(kept, Restart(kept, order(record)) if again else None)
+        # Elsewhere it has the size of its type, whatever its machine still has here.
+        anew = kept._replace(held=(0, 0))
+        return Seen(kept, Restart(anew, order(record)) if again else None)
 
     def add(self, kind: str, id: str, kept: object) -> None:
         if isinstance(kept, Disks):

@@ -13,9 +13,9 @@ from gureum.control.networks import Networks, by_id
 from gureum.control.passages import Passages
 from gureum.control.shares import Shares, shared_pools
 from gureum.dns import private_name, public_name
+from gureum.fencespec import FenceSpec
 from gureum.hostspec import (
     DiskSpec,
-    FenceSpec,
     HostSpec,
     ImageSpec,
     MachineSpec,
@@ -100,7 +100,7 @@ async def host_spec(
     hosts = by_id(await reader.find(Host)) if cloud.recovers else {}
     own = hosts.get(host)
     given_up = own is not None and own.fence is not None
-    here = {instance.id for instance in instances}
+    here, copies = {instance.id for instance in instances}, passages.copies
     return HostSpec(
         cloud=cloud.name,
         host=host,
@@ -127,7 +127,7 @@ async def host_spec(
             _volume(volume, shares, volume_keys.get(volume.key, b""), passages, here)
             for volume in volumes
             if volume.state is not VolumeState.error
-            and (volume.id in passages.volumes or not shares.awaited(volume))
+            and (volume.id in copies or volume.id in passages.volumes or not shares.awaited(volume))
             and (keys is None or not volume.key or volume.key in volume_keys)
         ),
         snapshots=tuple(_snapshot(snapshot) for snapshot in snapshots if not shares.awaited(snapshot)),
@@ -162,11 +162,13 @@ async def _opened(
     reader: Reader, cloud: Cloud, passages: Passages, instances: Sequence[Instance], kept: Sequence[Volume]
 ) -> list[Volume]:
     """Volumes that machines here have or get, and another host looks after."""
-    if not shared_pools(cloud) and not any(shared(volume.pool) for volume in kept):
+    copies = passages.copies
+    if not copies and not shared_pools(cloud) and not any(shared(volume.pool) for volume in kept):
         return []
     attached = await reader.find(Volume, instances=[instance.id for instance in instances])
     opened = {volume.id: volume for volume in attached if volume.multi_attach}
-    opened |= {volume.id: volume for volume in await reader.get_many(Volume, set(passages.volumes))}
+    wanted = {*passages.volumes, *copies}
+    opened |= {volume.id: volume for volume in await reader.get_many(Volume, wanted)}
     return [volume for _, volume in sorted(opened.items()) if volume.host != passages.host]
 
 
@@ -177,6 +179,8 @@ def _volume(
     machines = (each for each in volume.instances if each in here or not volume.multi_attach)
     lost = shares.lost(volume) if shared(volume.pool) else ()
     keeper = volume.host == passages.host
+    if not keeper and volume.id in passages.copies:
+        return _copy(volume, key, passages)
     return VolumeSpec(
         id=volume.id,
         size_bytes=volume.size_bytes,
@@ -199,6 +203,21 @@ def _volume(
         made=volume.state in (VolumeState.available, VolumeState.in_use),
         # Who only had it open does not delete it.
         present=volume.state is not VolumeState.deleting or not keeper,
+    )
+
+
+def _copy(volume: Volume, key: bytes, passages: Passages) -> VolumeSpec:
+    """Of a volume in another host's own pool, in this one's: from nothing, or what was the volume itself."""
+    return VolumeSpec(
+        id=volume.id,
+        size_bytes=volume.size_bytes,
+        key=key,
+        iops=volume.iops,
+        throughput=volume.throughput,
+        keeper=False,
+        receives=passages.receives(volume),
+        made=not passages.receives(volume),
+        present=passages.copies[volume.id],
     )
 
 

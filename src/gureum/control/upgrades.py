@@ -113,7 +113,7 @@ class Upgrades:
         view = self._observed.hosts.get(each.host)
         if each.step is UpgradeStep.changing and key not in self._results:
             work = self._change(key)
-        elif _to_end(each, view):
+        elif _to_end(each, view) and not upgrade.reboots:
             work = self._end_agent(each)
         else:
             return
@@ -222,7 +222,8 @@ class Upgrades:
         if error:
             return self._failed(each, f"the command for host {each.host} failed: {error}")
         view = self._observed.hosts.get(each.host)
-        started = view.started if view is not None else each.started
+        # A host that was restarted has a new agent by that.
+        started = each.started if view is None or upgrade.reboots else view.started
         return replace(self._next(each, UpgradeStep.returning), started=started)
 
     async def _return(self, tx: Transaction, upgrade: Upgrade, each: HostUpgrade) -> HostUpgrade:

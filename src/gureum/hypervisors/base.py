@@ -8,9 +8,10 @@ from typing import Protocol
 
 import msgspec
 
-from gureum.hostspec import MachineSize, MachineState
+from gureum.hostspec import MachineState
 from gureum.migrationspec import MachineLayout, MigrationPhase
 from gureum.san.base import DiskSource, FileDisk, Layer
+from gureum.sizespec import MachineSize
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,17 +68,21 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     ``migration`` names the attempt. ``secret`` (32 bytes, random) is known to both hosts and nobody else:
     who connects proves to have it, and all that passes is encrypted with it. ``listen``: this host's own
     address that the other host reaches. ``layout``: what the other host said (``Hypervisor.layout``).
+
+    ``copies``: disks that the other host has for itself. What is in them comes with the machine, to disks of
+    the same size here.
     """
 
     migration: str
     secret: bytes
     listen: str
     layout: MachineLayout
+    copies: tuple[str, ...] = ()
 
 
 class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a machine is to go. ``migration`` and ``secret`` as in ``Incoming``; ``address``: what the other
-    host's ``Migration.address`` says.
+    """Where a machine is to go. ``migration``, ``secret`` and ``copies`` as in ``Incoming``; ``address`` and
+    ``disks_address``: what the other host's ``Migration`` says.
 
     ``bytes_per_second`` bounds the copying, 0 not. ``downtime_ms``: for how long the guest may be held at the
     end; if it writes faster than is copied, that grows in steps up to ``downtime_max_ms``, and the guest is
@@ -90,6 +95,8 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     bytes_per_second: int = 0
     downtime_ms: int = 10
     downtime_max_ms: int = 2000
+    copies: tuple[str, ...] = ()
+    disks_address: str = ""
 
 
 class Migration(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +105,10 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     ``address`` ("ADDRESS:PORT", "[ADDRESS]:PORT"): where an incoming one waits; another one after the agent
     was restarted. Bytes are of memory, and the source's to know, as are ``downtime_ms`` (known when it is
     ``completed``; before that what is expected) and ``total_ms``. ``error``: why it has failed.
+
+    ``disks_address``: where an incoming one takes what is in its disks, "" if nothing is to come. Of how many
+    bytes of disks how many are there says the source, as does ``copied``: the disks of which the destination
+    has all, for good; only of a ``completed`` migration.
     """
 
     migration: str
@@ -112,6 +123,10 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     downtime_ms: int = 0
     total_ms: int = 0
     error: str = ""
+    disks_address: str = ""
+    copied: tuple[str, ...] = ()
+    disk_done_bytes: int = 0
+    disk_total_bytes: int = 0
 
 
 class MachineConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -225,7 +240,7 @@ class Hypervisor(Protocol):
 
     async def resume(self, id: str) -> None:
         """Let a paused machine go on. One that is hung, or on its way from or to another host, is left as it
-        is.
+        is; but for one of which only disks are being copied yet.
         """
 
     async def layout(self, id: str) -> MachineLayout:
@@ -238,9 +253,11 @@ class Hypervisor(Protocol):
     async def migrate(self, id: str, outgoing: Outgoing) -> None:
         """Begin to copy the running machine to where another host waits for it; it goes on meanwhile.
 
-        How far it is says ``status.migration``. Begun already by this ``outgoing.migration``, also if it has
-        ended since: only its bounds are changed. When it is ``completed`` the guest is held here, and never
-        goes on by itself; failed before that, it goes on here by itself. HypervisorError: not begun.
+        Its disks of ``outgoing.copies`` go first; once the other host has them, what the guest writes goes to
+        both, and its memory follows. How far it is says ``status.migration``. Begun already by this
+        ``outgoing.migration``, also if it has ended since: only its bounds and addresses are changed. When it
+        is ``completed`` the guest is held here, and never goes on by itself; failed before that, it goes on
+        here by itself. HypervisorError: not begun.
         """
 
     async def cancel_migration(self, id: str) -> None:

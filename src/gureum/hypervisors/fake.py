@@ -52,6 +52,8 @@ class FakeMachines:
         self.mirror_errors: dict[str, str] = {}
         self.copy: Callable[[FakeDisk, Disk], None] = lambda disk, target: None
         """What copies a disk's data to where it moves; raises PoolError if that has no room."""
+        self.carry: Callable[[FakeDisk, FakeMachines, FakeDisk], None] = lambda disk, host, target: None
+        """The same for a disk that goes to another host with its machine."""
         self._changed: Callable[[str], None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._context = contextvars.copy_context()

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Iterator, Mapping
 
 from gureum.errors import HypervisorError
-from gureum.hostspec import MachineSize, MachineState
+from gureum.hostspec import MachineState
 from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Migration, Mirror, describe
 from gureum.migrationspec import MigrationPhase
 from gureum.san.base import FileDisk
+from gureum.sizespec import MachineSize
 
 RUNS = frozenset({MachineState.starting, MachineState.running, MachineState.paused})
 """The states in which a guest exists. The process of one that shut itself down is held, with its disks."""

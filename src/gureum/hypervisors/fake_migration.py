@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from gureum.env import Env
-from gureum.errors import HypervisorError
+from gureum.errors import HypervisorError, PoolError
 from gureum.hostspec import MachineState
 from gureum.hypervisors import fake_size, messages
 from gureum.hypervisors.base import MachineConfig, Migration, Outgoing
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 COPY_SECONDS = (0.5, 5.0)
 MEMORY_BYTES = 1 << 20
+DISK_BYTES = 1 << 20
 BUS = "fake"
 
 
@@ -57,7 +59,11 @@ class FakeRoads:
         address = f"{incoming.listen}:{self._ports}"
         self._waiting[address] = host, machine
         machine.migration = Migration(
-            migration=incoming.migration, incoming=True, phase=MigrationPhase.waiting, address=address
+            migration=incoming.migration,
+            incoming=True,
+            phase=MigrationPhase.waiting,
+            address=address,
+            disks_address=f"{address}0" if incoming.copies else "",
         )
         host.changed(machine)
 
@@ -69,6 +75,9 @@ class FakeRoads:
         incoming = copy.config.incoming
         if incoming is None or (incoming.secret, incoming.migration) != (outgoing.secret, outgoing.migration):
             raise HypervisorError(f"{id}: who listens at {outgoing.address} does not know the secret")
+        waiting = copy.migration
+        if outgoing.copies and (waiting is None or outgoing.disks_address != waiting.disks_address):
+            raise HypervisorError(f"{id}: no connection to {outgoing.disks_address}")
         del self._waiting[outgoing.address]
         for host, end, to_here in ((target, copy, True), (source, machine, False)):
             end.migration = Migration(
@@ -77,15 +86,44 @@ class FakeRoads:
                 phase=MigrationPhase.copying,
                 total_bytes=0 if to_here else MEMORY_BYTES,
                 remaining_bytes=0 if to_here else MEMORY_BYTES,
+                disk_total_bytes=0 if to_here else DISK_BYTES * len(outgoing.copies),
             )
             host.changed(end)
         runs = machine.run, copy.run
 
         async def copying() -> None:
-            await asyncio.sleep(env.random.uniform(*COPY_SECONDS))
-            self._end(source, machine, target, copy, same=runs == (machine.run, copy.run))
+            error = ""
+            if outgoing.copies:
+                await asyncio.sleep(env.random.uniform(*COPY_SECONDS))
+                if runs == (machine.run, copy.run) and copy.runs and _copies(machine, outgoing):
+                    error = self._copy_disks(source, machine, target, copy, outgoing)
+            if not error:
+                await asyncio.sleep(env.random.uniform(*COPY_SECONDS))
+            self._end(source, machine, target, copy, runs, outgoing, error)
 
         source.spawn(copying())
+
+    def _copy_disks(
+        self,
+        source: FakeMachines,
+        machine: FakeMachine,
+        target: FakeMachines,
+        copy: FakeMachine,
+        outgoing: Outgoing,
+    ) -> str:
+        """What the guest wrote so far; why that is not possible, "" if it is."""
+        if {source, target} & self.cut_off:
+            return "the connection is gone"
+        try:
+            for volume in outgoing.copies:
+                source.carry(machine.disks[volume], target, copy.disks[volume])
+        except (PoolError, KeyError) as error:
+            return f"a disk could not be copied: {error}"
+        if machine.migration is not None:
+            done = DISK_BYTES * len(outgoing.copies)
+            machine.migration = replace(machine.migration, disk_done_bytes=done)
+            source.changed(machine)
+        return ""
 
     @staticmethod
     def _waits(copy: FakeMachine) -> bool:
@@ -98,42 +136,58 @@ class FakeRoads:
         machine: FakeMachine,
         target: FakeMachines,
         copy: FakeMachine,
-        same: bool,
+        runs: tuple[int, int],
+        outgoing: Outgoing,
+        failed: str,
     ) -> None:
-        sends = machine.runs and _copies(machine)
-        receives = copy.runs and _copies(copy)
-        error = self.errors.get(machine.config.id, "")
-        if {source, target} & self.cut_off or not same or not (sends and receives):
+        sends = machine.runs and _copies(machine, outgoing) and machine.run == runs[0]
+        receives = copy.runs and _copies(copy, outgoing) and copy.run == runs[1]
+        error = self.errors.get(machine.config.id, "") or failed
+        if {source, target} & self.cut_off or not (sends and receives):
             error = error or "the connection is gone"
         if not error and machine.state is not MachineState.running:
             error = machine.message or "its guest does not run"
+        if outgoing.copies and not error:
+            error = self._copy_disks(source, machine, target, copy, outgoing)
         if receives and not error:
             self._show(target, copy, MigrationPhase.completed)
             copy.reboots = machine.reboots
         elif receives:
             target.end(copy, MachineState.crashed, messages.migration_failed(error))
-        if sends and same and machine.config.id in self.lost_ends:
+        if sends and machine.config.id in self.lost_ends:
             self.lost_ends.discard(machine.config.id)
             error = error or "the end was not heard of"
-        if sends and same and error:
+        if sends and error:
             self._show(source, machine, MigrationPhase.failed, error)
-        elif sends and same:
+        elif sends:
             machine.state, machine.message = MachineState.paused, messages.MIGRATED
-            self._show(source, machine, MigrationPhase.completed)
+            self._show(source, machine, MigrationPhase.completed, copied=outgoing.copies)
 
     @staticmethod
-    def _show(host: FakeMachines, machine: FakeMachine, phase: MigrationPhase, error: str = "") -> None:
+    def _show(
+        host: FakeMachines,
+        machine: FakeMachine,
+        phase: MigrationPhase,
+        error: str = "",
+        copied: Sequence[str] = (),
+    ) -> None:
         if machine.migration is not None:
-            machine.migration = replace(machine.migration, phase=phase, error=error, remaining_bytes=0)
+            machine.migration = replace(
+                machine.migration, phase=phase, error=error, remaining_bytes=0, copied=tuple(copied)
+            )
             host.changed(machine)
 
     def cancel(self, host: FakeMachines, machine: FakeMachine) -> None:
-        if machine.config.incoming is None and _copies(machine):
+        copies = machine.migration is not None and machine.migration.phase is MigrationPhase.copying
+        if machine.config.incoming is None and copies:
             self._show(host, machine, MigrationPhase.failed, messages.CANCELLED)
 
 
-def _copies(machine: FakeMachine) -> bool:
-    return machine.migration is not None and machine.migration.phase is MigrationPhase.copying
+def _copies(machine: FakeMachine, outgoing: Outgoing) -> bool:
+    """Whether it is on this way."""
+    status = machine.migration
+    copying = status is not None and status.phase is MigrationPhase.copying
+    return copying and status is not None and status.migration == outgoing.migration
 
 
 def layout(host: FakeMachines, machine: FakeMachine) -> MachineLayout:

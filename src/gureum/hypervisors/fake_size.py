@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from gureum.hostspec import MachineSize
 from gureum.hypervisors.base import MachineConfig
 from gureum.migrationspec import MachineLayout, Room
+from gureum.sizespec import MachineSize
 
 
 def at_start(config: MachineConfig) -> MachineSize | None:

@@ -65,8 +65,16 @@ class InstanceMigration(Record, frozen=True, kw_only=True, omit_defaults=True):
     """vCPUs and bytes of memory that its machine has, if that is more."""
     volumes: tuple[str, ...] = ()
     """Those of the instance: both hosts may have them open until it has ended, whoever has them then."""
+    copies: tuple[str, ...] = ()
+    """Of these, those in the hosts' own pools: each host has one until it has ended, and one of them goes."""
+    copy_bytes: int = 0
+    """The room that they may need at the destination."""
+    disks_address: str = ""
+    """Where the destination takes what they contain."""
     released: bool = False
     """While it is switching: the source has let go."""
+    taken: bool = False
+    """While it is switching: the destination has everything, and the source removes its copies."""
     outcome: str = ""
     """While it is aborting: the state that it ends in."""
     message: str = ""
@@ -77,6 +85,7 @@ class InstanceMigration(Record, frozen=True, kw_only=True, omit_defaults=True):
     purge_at: float = 0.0
     """Unix time when the record of an ended one goes."""
     copied_bytes: int = 0
+    copied_disk_bytes: int = 0
     downtime_ms: int = 0
     """For how long the guest was held, as the source's hypervisor counted it: the switch is not in it."""
 

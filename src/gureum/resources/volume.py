@@ -98,7 +98,9 @@ class Volume(Record, frozen=True, kw_only=True, omit_defaults=True):
     pool: str = LOCAL
     host: str | None = None
     former: tuple[str, ...] = ()
-    """Hosts that looked after it before, and may still be making it, or may have it open if they are gone."""
+    """Hosts that looked after it before, and may still be making it, or may have it open if they are gone; of
+    one in a local pool those that may have a copy, since it migrates or did.
+    """
     lost: tuple[str, ...] = ()
     """Hosts that were lost with it, perhaps open: it is taken from them first, also if they are back."""
     source: str = ""

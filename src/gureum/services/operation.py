@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgspec
 
 from gureum.env import Env
-from gureum.hostspec import LOCAL, MachineSize
+from gureum.hostspec import LOCAL
 from gureum.migrationspec import MigrationReport
 from gureum.resources.volume import Snapshot
 from gureum.san.ceph.audit import Finding
+from gureum.sizespec import MachineSize
 from gureum.store.base import Transaction
 from gureum.transport.messages import BlockUse
 

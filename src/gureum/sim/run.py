@@ -71,11 +71,12 @@ class Run:
         crash_at_count: int,
         pace: float,
         migrating: bool = False,
+        own_disks: bool = False,
         balancing: bool = False,
     ) -> None:
         self.seed = seed
         self.pace = pace
-        self.world = World(seed, hosts, shared, ha)
+        self.world = World(seed, hosts, shared, ha, own_disks)
         self.world.points.at, self.world.points.count = crash_at, crash_at_count
         self.guests = Guests(self.world)
         self.ledger = Ledger()
@@ -169,6 +170,7 @@ def simulate(
     ha: bool = False,
     pace: float = PACE_SECONDS,
     migrating: bool = False,
+    own_disks: bool = False,
     balancing: bool = False,
 ) -> Outcome:
     """Run a cloud for ``steps`` calls. Raises Violation, or whatever else went wrong.
@@ -178,6 +180,7 @@ def simulate(
     is in them. ``shared``: there is a shared pool. ``several``: many calls are about volumes in it that more
     than one instance has. ``ha``: hosts are lost, and what ran there runs elsewhere.
     ``pace``: seconds from call to call, in the mean. ``migrating``: many calls are about migrations.
+    ``own_disks``: most volumes are in hosts' own pools, though there is a shared one.
     ``balancing``: guests are busy now and then, and hosts are relieved of them.
     """
     errors = ErrorLog()
@@ -197,6 +200,7 @@ def simulate(
             crash_at_count,
             pace,
             migrating,
+            own_disks,
             balancing,
         )
         return await run(steps)

@@ -143,6 +143,7 @@ class SimHost:
         self.disk = FakePoolDisk(POOL_BYTES)
         self.disk.images[IMAGE.disk] = dict(IMAGE_BLOCKS)
         self.machines.copy = self._copy
+        self.machines.carry = self._carry
         self.boot = 1
         self.power = asyncio.Event()
         """Without it its agent does not start."""
@@ -230,6 +231,14 @@ class SimHost:
             assert self.world.san is not None
             self.world.san.write(path, block, data, self.name)
 
+    def _carry(self, disk: FakeDisk, machines: FakeMachines, target: FakeDisk) -> None:
+        """All of a disk of its own pool, to that of another host."""
+        host = next(host for host in self.world.hosts if host.machines is machines)
+        path = target.layers[0]
+        host.disk.layers[host.disk.name(path)].blocks.clear()
+        for block, data in self.disk.contents(disk.layers[0]).items():
+            host.write(path, block, data)
+
     def _copy(self, disk: FakeDisk, target: Disk) -> None:
         """All of a disk, to where it moves: what an earlier copy left there goes."""
         path, source = describe(target.source), disk.layers[0]
@@ -256,9 +265,17 @@ def _shown(value: object) -> str:
 class World:
     """One simulated cloud with one random source. Make it inside the virtual loop."""
 
-    def __init__(self, seed: int, hosts: int = 1, shared: bool = False, ha: bool = False) -> None:
+    def __init__(
+        self,
+        seed: int,
+        hosts: int = 1,
+        shared: bool = False,
+        ha: bool = False,
+        own_disks: bool = False,
+    ) -> None:
         """``shared``: new volumes are in a shared pool but for those of type standard, and all hosts but the
-        last stand for every zone. ``ha``: what ran on a host that is lost runs elsewhere.
+        last stand for every zone. ``own_disks``: only those of type standard are. ``ha``: what ran on a host
+        that is lost runs elsewhere.
         """
         self.random = random.Random(seed)
         self.weather = Weather(self.random)
@@ -280,7 +297,8 @@ class World:
         self.cloud = CLOUD
         self.san: FakeSan | None = None
         if shared:
-            self.cloud = replace(CLOUD, pool=SAN, type_pools=(("standard", LOCAL),))
+            pool, other = (LOCAL, SAN) if own_disks else (SAN, LOCAL)
+            self.cloud = replace(CLOUD, pool=pool, type_pools=(("standard", other),))
             self.san = FakeSan(SAN, POOL_BYTES)
             self.san.disks[IMAGE.disk] = dict(IMAGE_BLOCKS)
             self.san.slow_chance = 0.02

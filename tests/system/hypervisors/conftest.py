@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,8 @@ import pytest
 
 from gureum.env import Env
 from gureum.hypervisors.base import Nic
+from gureum.hypervisors.fake import FakeHypervisor, FakeMachines
+from gureum.hypervisors.fake_migration import FakeRoads
 from gureum.hypervisors.qemu.cgroup import Cgroups
 from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
 from gureum.hypervisors.qemu.process import marked_processes
@@ -19,6 +22,7 @@ from gureum.network.taps import create_tap, open_tap
 from ..san.ceph_cluster import CephCluster
 from . import guest
 from .images import Images
+from .pair import Pair
 
 
 @pytest.fixture(scope="session")
@@ -113,3 +117,20 @@ async def hypervisor(run_dir: Path) -> AsyncIterator[QemuHypervisor]:
         await hypervisor.remove(id)
     await hypervisor.close()
     assert marked_processes(run_dir / "machines") == {}
+
+
+@pytest.fixture(params=["fake", pytest.param("qemu", marks=[pytest.mark.qemu, pytest.mark.root])])
+async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+    env, roads = Env(rng=random.Random(1)), FakeRoads()
+    hosts = [FakeMachines(env, roads) for _ in range(2)]
+    if request.param == "fake":
+        pair = Pair((lambda: FakeHypervisor(env, hosts[0]), lambda: FakeHypervisor(env, hosts[1])))
+    else:
+        run_dir: Path = request.getfixturevalue("run_dir")
+        other: Path = request.getfixturevalue("other_run_dir")
+        pair = Pair((lambda: QemuHypervisor(Env(), run_dir), lambda: QemuHypervisor(Env(), other)))
+    await pair.recover()
+    yield pair
+    await pair.close()
+    for host in hosts:
+        await host.close()

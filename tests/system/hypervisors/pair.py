@@ -55,7 +55,9 @@ class Pair:
                 await host.remove(id)
             await host.close()
 
-    async def prepare(self, config: MachineConfig, layout: MachineLayout | None = None) -> Outgoing:
+    async def prepare(
+        self, config: MachineConfig, layout: MachineLayout | None = None, copies: tuple[str, ...] = ()
+    ) -> Outgoing:
         """Start the machine of ``config`` at the destination; what to tell the source."""
         self._attempts += 1
         migration = f"mig-{self._attempts}"
@@ -64,11 +66,18 @@ class Pair:
             secret=SECRET,
             listen="127.0.0.1",
             layout=layout or await self.source.layout(ID),
+            copies=copies,
         )
         await self.destination.start(replace(config, incoming=incoming))
         waiting = self.migration(self.destination)
         assert (waiting.incoming, waiting.phase) == (True, MigrationPhase.waiting)
-        return Outgoing(migration=migration, secret=SECRET, address=waiting.address)
+        return Outgoing(
+            migration=migration,
+            secret=SECRET,
+            address=waiting.address,
+            copies=copies,
+            disks_address=waiting.disks_address,
+        )
 
     @staticmethod
     def migration(host: Hypervisor) -> Migration:
@@ -82,12 +91,13 @@ class Pair:
                 await asyncio.sleep(0.01)
         return self.migration(host)
 
-    async def move(self, config: MachineConfig, **bounds: int) -> Migration:
+    async def move(self, config: MachineConfig, copies: tuple[str, ...] = (), **bounds: int) -> Migration:
         """All of it; the machine is gone at the source."""
-        outgoing = await self.prepare(config)
+        outgoing = await self.prepare(config, copies=copies)
         await self.source.migrate(ID, replace(outgoing, **bounds))
         done = await self.ended(self.source)
         assert (done.phase, done.error) == (MigrationPhase.completed, "")
+        assert done.copied == tuple(sorted(copies))
         assert (await self.ended(self.destination)).phase is MigrationPhase.completed
         await self.destination.go_on(ID)
         await self.destination.prepend_console(ID, await self.source.console(ID, 1 << 16))

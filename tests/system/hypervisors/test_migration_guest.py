@@ -10,11 +10,12 @@ from msgspec.structs import replace
 
 from gureum.env import Env
 from gureum.errors import HypervisorError
-from gureum.hypervisors.base import Nic
+from gureum.hypervisors.base import Disk, Nic
 from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
+from gureum.san.base import FileDisk
 
 from . import guest
-from .guest import ID, MIB, GuestFiles, booted, disk, linux, raw_disk, shell, until, volume
+from .guest import ID, MIB, GuestFiles, booted, disk, linux, qcow2, raw_disk, shell, until, volume
 from .pair import Pair, check_writes, start_writes
 
 pytestmark = [pytest.mark.qemu, pytest.mark.root]
@@ -103,3 +104,28 @@ async def test_what_was_plugged_in(
     await pair.source.detach_disk(ID, volume(3), force=True)
     with pytest.raises(HypervisorError, match="has not let go"):
         await pair.source.layout(ID)
+
+
+async def test_works_on_the_way_with_its_own_disks(
+    pair: Pair, guest_files: GuestFiles, tmp_path: Path
+) -> None:
+    """Nothing that the guest wrote, at any moment of it, is missing on the other host."""
+
+    def disks(host: int) -> tuple[Disk, ...]:
+        return (
+            disk(0, FileDisk(layers=(qcow2(tmp_path / f"{host}.qcow2", 16 * MIB),))),
+            disk(1, raw_disk(tmp_path / f"{host}.raw", 16 * MIB)),
+        )
+
+    config = linux(guest_files, ID, *disks(0))
+    await pair.source.start(config)
+    await booted(pair.source, ID)
+    async with shell(pair.source, ID) as console:
+        await console.run("dd if=/dev/urandom of=/dev/vdb bs=1M count=4 conv=fsync 2>/dev/null")
+        await console.run("md5sum </dev/vdb >/digest")
+    await start_writes(pair)
+    moved = replace(config, generation=2, disks=disks(1))
+    await pair.move(moved, copies=(volume(0), volume(1)), bytes_per_second=8 * MIB)
+    async with shell(pair.source, ID) as console:
+        await console.run(f'{FORGET}; [ "$(md5sum </dev/vdb)" = "$(cat /digest)" ]')
+    await check_writes(pair)

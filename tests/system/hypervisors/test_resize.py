@@ -12,11 +12,11 @@ from msgspec.structs import replace
 
 from gureum.env import Env
 from gureum.errors import HypervisorError
-from gureum.hostspec import MachineSize
 from gureum.hypervisors.base import Hypervisor, MachineConfig
 from gureum.hypervisors.fake import FakeHypervisor, FakeMachines
 from gureum.hypervisors.fake_migration import FakeRoads
 from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
+from gureum.sizespec import MachineSize
 
 from . import guest
 from .guest import ID, MIB, Shell, bare, linux, shell

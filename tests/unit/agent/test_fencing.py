@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from gureum.agent.fencing import Fencing
 from gureum.agent.warden.custody import Marks
 from gureum.errors import NetworkError
-from gureum.hostspec import FenceReport, FenceSpec, HostSpec, NetworkSpec
+from gureum.fencespec import FenceReport, FenceSpec
+from gureum.hostspec import HostSpec, NetworkSpec
 from gureum.san.fake_leases import FakeLeases, FakeLeaseStore
 
 LOST, HERE, WARDEN = "host-1", "host-2", "warden/host-1/a"

@@ -14,9 +14,11 @@ from gureum.hypervisors.base import Disk, describe
 from gureum.hypervisors.fake import FakeHypervisor
 from gureum.hypervisors.fake_machine import FakeDisk
 from gureum.san.fake_shared import FakeImage
+from gureum.san.luks import luks_header
 
 GIB = 1 << 30
 SAN = "san"
+KEY = bytes(range(64))
 WAYS = [(LOCAL, SAN), (SAN, LOCAL)]
 
 
@@ -353,5 +355,75 @@ def test_what_fails_once_is_done_again(parts: Any, step: str, source: str, targe
         await lab.take(parts.machine(), way.moved, seconds=30)
         assert there(lab) == {target}
         assert lab.seen_volume().error == ""
+
+    parts.on_lab(test)
+
+
+# With its machine, from another host's own pool
+
+
+def coming(parts: Any, **values: Any) -> VolumeSpec:
+    found: VolumeSpec = parts.volume(**{"receives": True, "keeper": False, **values})
+    return found
+
+
+def test_a_copy_that_a_machine_fills_is_made_empty_and_not_complete(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(coming(parts))
+        assert (lab.seen_volume().present, lab.seen_volume().revision) == (True, lab.revision)
+        assert lab.agent.disks.local.volumes["vol-1"].partial
+        assert lab.agent.disks.ready("vol-1")
+        await lab.stop()
+        lab.start()
+        await asyncio.sleep(1)
+        await lab.take(coming(parts))
+        assert lab.agent.disks.local.volumes["vol-1"].partial
+        # It is the volume from now on.
+        await lab.take(parts.volume(made=True, source="ami-1"))
+        assert not lab.agent.disks.local.volumes["vol-1"].partial
+        assert lab.seen_volume().revision == lab.revision
+
+    parts.on_lab(test)
+
+
+def test_a_copy_that_came_to_nothing_is_removed(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(coming(parts))
+        await lab.take()
+        assert there(lab) == {LOCAL}
+        await lab.take(coming(parts, present=False))
+        assert there(lab) == set()
+        assert (lab.seen_volume().present, lab.seen_volume().revision) == (False, lab.revision)
+
+    parts.on_lab(test)
+
+
+def test_a_copy_of_an_encrypted_volume_has_its_header(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(coming(parts, key=KEY))
+        header = await lab.agent.disks.pool(LOCAL).read_volume("vol-1", 0, 4096)
+        assert header == luks_header(KEY)[:4096]
+        assert lab.agent.disks.ready("vol-1")
+
+    parts.on_lab(test)
+
+
+def test_what_was_left_from_before_is_not_complete_when_a_machine_fills_it(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(parts.volume(source="ami-1"))
+        assert not lab.agent.disks.local.volumes["vol-1"].partial
+        await lab.take(coming(parts))
+        async with lab.agent.disks.opened("i-1", ["vol-1"]):
+            assert lab.agent.disks.local.volumes["vol-1"].partial
+
+    parts.on_lab(test)
+
+
+def test_a_copy_without_room_is_told_of(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        lab.disk.size_bytes = 0
+        await lab.take(coming(parts), seconds=5)
+        assert "full" in lab.seen_volume().error
+        assert lab.seen_volume().revision == lab.revision
 
     parts.on_lab(test)

@@ -38,7 +38,8 @@ async def test_when_the_manager_ends_so_does_all_that_it_began(tmp_path: Path) -
     text = f"sleep 600 & echo $! >{pid}.new; mv {pid}.new {pid}; wait"
     running = asyncio.create_task(hook(tmp_path, text).run("host-1", ""))
     async with asyncio.timeout(60):
-        while not pid.exists():  # noqa: ASYNC110
+        while not pid.exists():
+            assert not running.done(), running.result()
             await asyncio.sleep(0.05)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

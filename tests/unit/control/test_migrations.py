@@ -334,10 +334,9 @@ async def test_a_record_goes_after_a_day(way: Way) -> None:
 @pytest.mark.parametrize(
     ("values", "why"),
     [
-        ({"pool": "local"}, "gureum volume move"),
         ({"multi_attach": True}, "Multi-Attach"),
         ({"state": AttachmentState.detaching}, "attached or detached"),
-        ({"leaves": ("local",)}, "local pool"),
+        ({"leaves": ("local",)}, "or moved"),
         ({"former": ("host-9",)}, "has not let go"),
     ],
 )

@@ -135,6 +135,13 @@ def test_what_waits_for_a_host_is_short_of_room_already(make: Any) -> None:
     assert found.survivable() == -1
 
 
+def test_what_was_accepted_and_has_no_host_yet_has_one_in_thought(make: Any) -> None:
+    waits = make.instance("i-0", host=None, state=InstanceState.pending)
+    assert looked(*hosts(make, 1.2, 1.2), waits, shared_disk(make, "i-0")).survivable() == 1
+    there = running(make, ("i-1", "t3.micro", "host-0"))
+    assert looked(*hosts(make, 1.2, 1.2), waits, shared_disk(make, "i-0"), *there).survivable() == 0
+
+
 def test_priority_decides_who_finds_room(make: Any) -> None:
     two = hosts(make, 5, 2.5)
     low, high = (
@@ -311,7 +318,8 @@ def some_cloud(make: Any, rng: random.Random) -> list[Record]:
             tenancy="dedicated" if odd and rng.random() < 0.05 else "default",
             tags={"gureum:host:disk": "ssd"} if odd and rng.random() < 0.2 else {},
             recovery=Recovery(
-                policy=rng.choices(list(RecoveryPolicy), [8, 1, 1])[0], priority=rng.choice([10, 50, 50, 90])
+                policy=rng.choice([RecoveryPolicy.restart] * 8 + list(RecoveryPolicy)),
+                priority=rng.choice([10, 50, 50, 90]),
             ),
         )
         where = {each.id: each.host for each in model.instances}

@@ -16,10 +16,12 @@ from gureum.control.placement import NoCapacity
 from gureum.control.recovery import reconcile
 from gureum.control.resizes import RESIZE_SECONDS, CannotResize, begin
 from gureum.control.specs import host_spec
-from gureum.hostspec import MachineSize, MachineState
-from gureum.resources import Event, Host, Instance, InstanceMigration, InstanceState, Resize
+from gureum.hostspec import MachineState
+from gureum.resources import Event, FleetSettings, Host, Instance, InstanceMigration, InstanceState, Resize
+from gureum.resources.placement import FLEET
 from gureum.services.ec2.instance_types import GROWTH, TYPES, growth, machine_size
 from gureum.services.operation import Cloud
+from gureum.sizespec import MachineSize
 
 GIB = 1 << 30
 CLOUD = Cloud(
@@ -237,3 +239,19 @@ def test_more_of_two_resizes_counts(make: Any) -> None:
     )
     again = resizes.resized(instance, "t3.nano", 5.0)
     assert again.resize == Resize(generation=1, vcpus=4, memory_bytes=16 * GIB, since=5.0)
+
+
+@pytest.mark.parametrize(("filler", "fits"), [("t3.micro", True), ("t3.medium", False)])
+async def test_room_that_is_kept_for_a_lost_host(rig: Any, make: Any, filler: str, fits: bool) -> None:
+    await rig.put(
+        FleetSettings(id=FLEET, survive=1),
+        make.host("host-1"),
+        make.instance("i-2", state=InstanceState.running, host="host-1", type=filler),
+        make.attached(pool="san"),
+    )
+    if fits:
+        assert (await resize(rig, "t3.medium")).type == "t3.medium"
+        return
+    with pytest.raises(NoCapacity, match=r"loss of a host is survived, and then .*i-1 \(t3.medium\) would"):
+        await resize(rig, "t3.medium")
+    assert (await rig.get(Instance, "i-1")).type == "t3.micro"

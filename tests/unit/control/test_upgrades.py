@@ -172,6 +172,7 @@ async def test_a_host_is_emptied_changed_and_used_again(fleet: Fleet, make: Any)
     fleet.report("host-0", started=9.0, boot_id="c")
     assert await fleet.step() == [DONE, LEAVING]
     assert not (await bench.get(Host, "host-0")).draining
+    assert not fleet.asked, "the restart has ended its agent"
     assert fleet.called == [("host-0", "192.0.2.0")]
 
 

@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import pytest
 
-from gureum.hostspec import MachineSize
 from gureum.hypervisors.qemu.live_size import LiveSize
 from gureum.hypervisors.qemu.monitor import CommandError, Monitor
 from gureum.migrationspec import Room
+from gureum.sizespec import MachineSize
 
 MIB = 1 << 20
 ROOM = Room(threads=2, vcpus_max=4, memory_bytes=512 * MIB, memory_max_bytes=1536 * MIB)

@@ -20,7 +20,7 @@ from gureum.errors import HypervisorError
 from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
 from gureum.hypervisors.base import Disk, MachineConfig
-from gureum.hypervisors.qemu import guest_agent
+from gureum.hypervisors.qemu import guest_agent, plugging
 from gureum.hypervisors.qemu.cgroup import Cgroups
 from gureum.hypervisors.qemu.command import AGENT
 from gureum.hypervisors.qemu.machine import Machine
@@ -161,10 +161,10 @@ async def test_another_agent_knows_the_disks_before_it_has_asked(
 
     monkeypatch.setattr(disks, "attach", plug)
     with pytest.raises(HypervisorError):
-        await machine.attach_disk(msgspec.structs.replace(disk("vol-2", 1), iops=1))
+        await plugging.attach_disk(machine, msgspec.structs.replace(disk("vol-2", 1), iops=1))
     await asyncio.gather(*machine._writes)
     assert found() == ("vol-1",)
-    await machine.attach_disk(disk("vol-2", 1))
+    await plugging.attach_disk(machine, disk("vol-2", 1))
     await asyncio.gather(*machine._writes)
     assert found() == machine.status().disks == ("vol-1", "vol-2")
     del disks.devices["vol-1"]
@@ -185,7 +185,7 @@ async def test_a_disk_that_cannot_be_recorded_is_not_attached(
 
     monkeypatch.setattr(machine.files, "save", full)
     with pytest.raises(HypervisorError, match="No space left"):
-        await machine.attach_disk(disk("vol-2", 1))
+        await plugging.attach_disk(machine, disk("vol-2", 1))
     await machine.close()
 
 
@@ -287,9 +287,9 @@ async def test_nobody_knows_whether_a_guest_listens_that_is_held(tmp_path: Path)
     machine._monitor = cast(Monitor, Thawing())
     machine.show(MachineState.paused, messages.MIGRATED)
     with pytest.raises(HypervisorError, match="is held"):
-        await machine._agent_listens()
+        await machine.agent_listens()
     machine.show(MachineState.running)
-    assert await machine._agent_listens()
+    assert await machine.agent_listens()
     await machine.close()
 
 

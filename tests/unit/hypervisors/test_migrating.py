@@ -83,7 +83,9 @@ class Qemu:
         self.asked: list[str] = []
         self.arguments: dict[str, Any] = {}
         self.env = Env()
-        self.saved = SimpleNamespace(migration="mig-1", incoming=incoming, frozen=False, listens="", uid=0)
+        self.saved = SimpleNamespace(
+            migration="mig-1", incoming=incoming, frozen=False, listens="", exports="", uid=0
+        )
         self.files = SimpleNamespace(directory=directory)
         self.freezer = SimpleNamespace(settled=self.nothing)
         self.state, self.message, self.lives = MachineState.running, "", True
@@ -96,6 +98,9 @@ class Qemu:
 
     def monitor(self) -> Qemu:
         return self
+
+    def disks(self) -> None:
+        """None is asked for."""
 
     async def nothing(self) -> None:
         """There is nothing to wait for."""

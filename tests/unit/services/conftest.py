@@ -22,7 +22,6 @@ from gureum.control.keys import KeyStore
 from gureum.env import Env
 from gureum.errors import ApiError, ConfigError, TransportError
 from gureum.gateway.catalogue import OWN_MODELS
-from gureum.hostspec import MachineSize
 from gureum.migrationspec import MigrationReport
 from gureum.resources import (
     AttachmentState,
@@ -41,6 +40,7 @@ from gureum.resources import (
 from gureum.san.ceph.audit import Finding
 from gureum.services.ec2.defaults import ensure_defaults
 from gureum.services.operation import OPERATIONS, Caller, Cloud, Context, Joining
+from gureum.sizespec import MachineSize
 from gureum.store.base import Reader, Transaction
 from gureum.store.sqlite import SqliteStore
 from gureum.transport.messages import BLOCK_BYTES, BlockUse

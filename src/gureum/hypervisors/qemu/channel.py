@@ -54,30 +54,47 @@ def format_address(host: str, port: int) -> str:
 
 async def connect(address: str, secret: bytes, migration: str) -> socket.socket:
     """A connection to who listens there for this migration."""
-    host, port = parse_address(address)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    loop = asyncio.get_running_loop()
-    connection = socket.socket(family, socket.SOCK_STREAM)
+    connection = await open_connection(address)
     try:
-        connection.setblocking(False)
-        async with asyncio.timeout(CONNECT_SECONDS):
-            await loop.sock_connect(connection, (host, port))
         async with asyncio.timeout(PROVE_SECONDS):
             theirs = await _receive(connection, CHALLENGE_BYTES)
             ours = os.urandom(CHALLENGE_BYTES)
+            loop = asyncio.get_running_loop()
             await loop.sock_sendall(connection, ours + _proof(secret, "source", migration, theirs, ours))
             answer = await _receive(connection, PROOF_BYTES)
         if not hmac.compare_digest(answer, _proof(secret, "destination", migration, theirs, ours)):
             raise HypervisorError(f"who listens at {address} does not know the secret of {migration}")
-        _give_up_in_time(connection)
     except (OSError, EOFError) as error:
         connection.close()
-        reason = "no answer in time" if isinstance(error, TimeoutError) else str(error)
-        raise HypervisorError(f"no connection to {address}: {reason}") from error
+        raise _no_connection(address, error) from error
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+async def open_connection(address: str) -> socket.socket:
+    """A connection on which nothing was said."""
+    host, port = parse_address(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connection.setblocking(False)
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await asyncio.get_running_loop().sock_connect(connection, (host, port))
+        _give_up_in_time(connection)
+    except OSError as error:
+        connection.close()
+        raise _no_connection(address, error) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _no_connection(address: str, error: Exception) -> HypervisorError:
+    reason = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+    return HypervisorError(f"no connection to {address}: {reason}")
 
 
 class Listener:
@@ -96,7 +113,7 @@ class Listener:
         """By task, the address of who has connected, oldest first."""
         self._proved: asyncio.Task[Any] | None = None
         self._warnings = 0
-        self._socket = _listening(listen)
+        self._socket = listening(listen)
         host, port = self._socket.getsockname()[:2]
         self.address = format_address(host, port)
         self._accepting = asyncio.create_task(self._accept())
@@ -174,7 +191,7 @@ class Listener:
             self._proved.cancel()
 
 
-def _listening(listen: str) -> socket.socket:
+def listening(listen: str) -> socket.socket:
     try:
         host, port = str(ipaddress.ip_address(listen)), 0
     except ValueError:

@@ -16,7 +16,7 @@ from gureum.files import make_directories
 from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
 from gureum.hypervisors.base import Disk, MachineConfig, MachineStatus, Nic, Outgoing
-from gureum.hypervisors.qemu import cpu_models, layout
+from gureum.hypervisors.qemu import cpu_models, layout, plugging
 from gureum.hypervisors.qemu.cgroup import Cgroups
 from gureum.hypervisors.qemu.command import Host
 from gureum.hypervisors.qemu.growth import reserves_all, room_of
@@ -299,7 +299,7 @@ class QemuHypervisor:
         await live.started_with(disks)
         machine.take_mirrors(live)
         machine.take_nics().started_with(nic.interface for nic in config.nics)
-        await machine.take_size()
+        await machine.resizing.take()
         for disk in config.disks:
             if disk.iops or disk.throughput:
                 await live.limit(disk.volume, disk.iops, disk.throughput)
@@ -349,7 +349,7 @@ class QemuHypervisor:
         machine = self._get(id)
         # Also where what became of its migration is not read yet: who has sent everything may run elsewhere.
         sent = machine.run_state in ("finish-migrate", "postmigrate")
-        stays = sent or machine.hung or machine.migrating.under_way
+        stays = sent or machine.hung or machine.migrating.holds_still
         if machine.state is MachineState.paused and not stays:
             await machine.monitor().execute("cont")
 
@@ -381,7 +381,7 @@ class QemuHypervisor:
         self._notify(id)
 
     async def attach_disk(self, id: str, disk: Disk) -> None:
-        await self._get(id).attach_disk(disk)
+        await plugging.attach_disk(self._get(id), disk)
 
     async def detach_disk(self, id: str, volume: str, force: bool = False) -> None:
         machine = self._get(id)
@@ -391,7 +391,7 @@ class QemuHypervisor:
 
     async def attach_nic(self, id: str, nic: Nic) -> None:
         try:
-            await self._get(id).attach_nic(nic)
+            await plugging.attach_nic(self._get(id), nic)
         finally:
             os.close(nic.fd)
 
@@ -402,7 +402,7 @@ class QemuHypervisor:
             await machine.nics().detach(interface, force)
 
     async def resize(self, id: str, vcpus: int, memory_bytes: int) -> None:
-        await self._get(id).resize(vcpus, memory_bytes)
+        await self._get(id).resizing.resize(vcpus, memory_bytes)
 
     async def active_layer(self, id: str, volume: str) -> str:
         return await self._get(id).disks().active_layer(volume)
@@ -420,8 +420,8 @@ class QemuHypervisor:
     async def mirror_disk(
         self, id: str, volume: str, target: DiskSource, key: bytes = b"", bytes_per_second: int = 0
     ) -> None:
-        await self._get(id).mirror_disk(
-            Disk(volume=volume, index=0, source=target, key=key), bytes_per_second
+        await plugging.mirror_disk(
+            self._get(id), Disk(volume=volume, index=0, source=target, key=key), bytes_per_second
         )
 
     async def finish_mirror(self, id: str, volume: str) -> None:

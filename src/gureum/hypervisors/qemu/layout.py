@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from gureum.errors import HypervisorError
-from gureum.hostspec import MachineSize
 from gureum.hypervisors import messages
 from gureum.hypervisors.base import MachineConfig
 from gureum.hypervisors.qemu.disks import parse_name
@@ -19,6 +18,7 @@ from gureum.hypervisors.qemu.machine import Machine
 from gureum.hypervisors.qemu.monitor import Monitor
 from gureum.hypervisors.qemu.nics import parse_device
 from gureum.migrationspec import MachineLayout
+from gureum.sizespec import MachineSize
 
 DEVICES = "/machine/peripheral"
 SLOT_SHIFT = 3
@@ -71,7 +71,7 @@ async def ask(machine: Machine, installation: Installation, host_cpu: str) -> Ma
 async def _size(machine: Machine, installation: Installation) -> MachineSize | None:
     if machine.saved.room is None:
         return None
-    live = machine.size()
+    live = machine.resizing.live()
     await live.look()
     size = live.status
     if machine.saved.leaving or live.leaving:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gureum.errors import HypervisorError
-from gureum.hostspec import MachineSize
 from gureum.hypervisors import messages
 from gureum.hypervisors.qemu.background import Background
 from gureum.hypervisors.qemu.growth import BLOCK_BYTES, DEVICE
@@ -13,6 +12,7 @@ from gureum.hypervisors.qemu.live_nodes import items
 from gureum.hypervisors.qemu.monitor import CommandError, Monitor
 from gureum.hypervisors.qemu.node import Node
 from gureum.migrationspec import Room
+from gureum.sizespec import MachineSize
 
 MEMORY_PATH = f"/machine/peripheral/{DEVICE}"
 

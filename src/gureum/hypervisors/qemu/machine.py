@@ -17,24 +17,21 @@ from gureum.env import Env
 from gureum.errors import HypervisorError
 from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
-from gureum.hypervisors.base import Disk, MachineStatus, Nic
+from gureum.hypervisors.base import MachineStatus
 from gureum.hypervisors.qemu.background import Background
 from gureum.hypervisors.qemu.cgroup import Cgroups
 from gureum.hypervisors.qemu.command import AGENT
 from gureum.hypervisors.qemu.disks import parse_name
 from gureum.hypervisors.qemu.guest_agent import Freezer
-from gureum.hypervisors.qemu.launch import limits_of
 from gureum.hypervisors.qemu.live_disks import LiveDisks
 from gureum.hypervisors.qemu.live_mirrors import LiveMirrors
 from gureum.hypervisors.qemu.live_nics import LiveNics
-from gureum.hypervisors.qemu.live_size import LiveSize
 from gureum.hypervisors.qemu.migrating import Migrating
 from gureum.hypervisors.qemu.monitor import Answer, Monitor
-from gureum.hypervisors.qemu.onlining import Onliner
 from gureum.hypervisors.qemu.process import Process
 from gureum.hypervisors.qemu.record import Identity, MachineFiles, Saved
+from gureum.hypervisors.qemu.resizing import Resizing
 from gureum.hypervisors.qemu.stalls import Stalls
-from gureum.san.base import RbdDisk
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +71,9 @@ class Machine:
         self.env = env
         self.files = files
         self.saved = saved
-        self._cgroups = cgroups
+        self.cgroups = cgroups
         self.accelerator = accelerator
-        self._changed = changed
+        self.changed = changed
         self.state = saved.ended or MachineState.off
         self.message = saved.message
         self._held_at = -math.inf
@@ -88,11 +85,10 @@ class Machine:
         self._disks: LiveDisks | None = None
         self._nics: LiveNics | None = None
         self._mirrors: LiveMirrors | None = None
-        self._size: LiveSize | None = None
         self._stalls: Stalls | None = None
         self.migrating = Migrating(self)
-        self.freezer = Freezer(env, files.id, files.agent, self._agent_listens, self._note_frozen)
-        self._onliner = Onliner(env, files.id, files.agent, self._agent_listens)
+        self.freezer = Freezer(env, files.id, files.agent, self.agent_listens, self._note_frozen)
+        self.resizing = Resizing(self)
         self._ending = asyncio.Lock()
         self._saving = asyncio.Lock()
         self._background = Background(files.id)
@@ -139,7 +135,7 @@ class Machine:
             detaching=tuple(sorted(detaching)),
             mirrors=dict(self._mirrors.status) if self._mirrors is not None else {},
             migration=self.migrating.status,
-            size=self._size.status if self._size is not None and not self.migrating.away else None,
+            size=self.resizing.status if not self.migrating.away else None,
             hung=self.hung,
         )
 
@@ -147,7 +143,7 @@ class Machine:
         if (state, message) != (self.state, self.message):
             log.info("%s: %s%s", self.id, state, f": {message}" if message else "")
             self.state, self.message = state, message
-            self._changed()
+            self.changed()
 
     @property
     def hung(self) -> bool:
@@ -190,15 +186,6 @@ class Machine:
             raise HypervisorError(f"{self.id}: its disks are not known yet")
         return self._mirrors
 
-    def size(self) -> LiveSize:
-        """HypervisorError of a machine that keeps its size."""
-        self.monitor()
-        if self._size is None:
-            raise HypervisorError(
-                f"{self.id}: was started without room to grow: it gets another size when it is stopped"
-            )
-        return self._size
-
     def watch(self, identity: Identity) -> None:
         """From now on this process is the machine's. Raises HypervisorError if it has ended already."""
         self._process = Process.open(identity, self._process_ended)
@@ -215,7 +202,7 @@ class Machine:
 
     async def load_devices(self) -> None:
         if self._disks is not None or self._nics is not None:
-            self._remember_devices()
+            self.remember_devices()
         self._let_go_of_devices()
         disks = LiveDisks(self.env, self.monitor(), self._devices_changed)
         await disks.load()
@@ -223,13 +210,13 @@ class Machine:
         await nics.load(self.interfaces)
         self._disks, self._nics = disks, nics
         await self.take_mirrors(disks).load()
-        await self.take_size()
+        await self.resizing.take()
         await self.migrating.load()
         self._devices_changed()
         if self.saved.frozen:
             self.freezer.thaw_later()
 
-    async def _agent_listens(self) -> bool:
+    async def agent_listens(self) -> bool:
         """Whether the guest has opened the port of its agent. Of one that is held nobody knows it."""
         if self.state is MachineState.paused:
             raise HypervisorError(f"{self.id}: is held: {self.message}")
@@ -247,43 +234,12 @@ class Machine:
         return self._disks
 
     def take_mirrors(self, disks: LiveDisks) -> LiveMirrors:
-        self._mirrors = LiveMirrors(self.env, self.monitor(), disks, self._changed)
+        self._mirrors = LiveMirrors(self.env, self.monitor(), disks, self.changed)
         return self._mirrors
 
     def take_nics(self) -> LiveNics:
         self._nics = LiveNics(self.env, self.monitor(), self._devices_changed)
         return self._nics
-
-    async def take_size(self) -> None:
-        room = self.saved.room
-        if room is not None:
-            emulated = self.accelerator == "tcg"
-            self._size = LiveSize(self.monitor(), room, emulated, self._changed, self._onliner.soon)
-            await self._size.look()
-
-    async def resize(self, vcpus: int, memory_bytes: int) -> None:
-        size = self.size()
-        self.migrating.require_settled()
-        await size.look()
-        before = size.status
-        if before is None:
-            return
-        if vcpus < before.vcpus and not self.saved.leaving:
-            await self.save(leaving=True)
-        # What it gets it may use at once; what it is to give up it has until it did.
-        self._limit(vcpus, max(memory_bytes, before.memory_bytes))
-        self.env.crashpoint("qemu.resize.limited")
-        await size.resize(vcpus, memory_bytes)
-        self.env.crashpoint("qemu.resize.asked")
-        after = size.status
-        if self.saved.leaving and not size.leaving:
-            self.remember(leaving=False)
-        if after is not None and after.memory_bytes <= memory_bytes < before.memory_bytes:
-            self._limit(vcpus, memory_bytes)
-
-    def _limit(self, vcpus: int, memory_bytes: int) -> None:
-        limits = limits_of(vcpus, memory_bytes, self.accelerator, self._shares_storage())
-        self._cgroups.limit(self.group, limits)
 
     async def look_at_storage(self) -> None:
         """Say so while disks wait for their storage."""
@@ -291,7 +247,7 @@ class Machine:
             self._held_at = asyncio.get_running_loop().time()
         if self.state is not MachineState.running or self._disks is None or self._stalls is None:
             return
-        if not self._shares_storage() or self.held:
+        if not self.shares_storage() or self.held:
             return
         stalled = await self._stalls.look()
         volumes = sorted(
@@ -310,69 +266,20 @@ class Machine:
         """See ``Migrating.status``."""
         if self._is_gone():
             self.show(MachineState.paused, messages.MIGRATED)
-        self._changed()
+        self.changed()
 
-    async def attach_disk(self, disk: Disk) -> None:
-        disks = self.disks()
-        if disk.volume in disks.devices:
-            return
-        self.migrating.require_settled()
-        network = self._reaches(disk)
-        try:
-            # First, so that whoever finds the machine never thinks that it has less than it has.
-            await self.save(volumes=tuple(sorted({*self.volumes, disk.volume})))
-        except OSError as error:
-            raise HypervisorError(f"{self.id}: {disk.volume} is not attached: {error}") from error
-        try:
-            await disks.attach(disk, pauses=network)
-        finally:
-            self._remember_devices()
-
-    def _reaches(self, disk: Disk) -> bool:
-        """Whether the machine can have disks of a cluster; HypervisorError if this is one, and it cannot."""
-        network = self._shares_storage()
-        if isinstance(disk.source, RbdDisk) and not network:
-            raise HypervisorError(
-                f"{self.id}: cannot have {disk.volume} in a storage cluster: the machine was started without "
-                "a way there, and gets one when it is stopped and started"
-            )
-        return network
-
-    def _shares_storage(self) -> bool:
+    def shares_storage(self) -> bool:
         """Whether its process reaches what the host reaches, and so a cluster."""
         try:
             return self._process is not None and self._process.has_network
         except OSError as error:
             raise HypervisorError(f"{self.id}: its process cannot be looked at: {error}") from error
 
-    async def mirror_disk(self, disk: Disk, bytes_per_second: int) -> None:
-        self._reaches(disk)
-        self.migrating.require_settled()
-        await self.mirrors().start(disk, bytes_per_second)
-
-    async def attach_nic(self, nic: Nic) -> None:
-        if self.saved.machine_type.startswith("microvm"):
-            raise HypervisorError(f"{self.id}: a microvm gets network interfaces only when it is started")
-        nics = self.nics()
-        if nic.interface in nics.devices:
-            return
-        self.migrating.require_settled()
-        try:
-            # An agent that finds the machine cleans up after what was begun and neither done nor undone.
-            await self.save(nics=tuple(sorted({*self.interfaces, nic.interface})))
-        except OSError as error:
-            raise HypervisorError(f"{self.id}: {nic.interface} is not attached: {error}") from error
-        try:
-            await nics.attach(nic)
-        except HypervisorError:
-            self._remember_devices()
-            raise
-
     def _devices_changed(self) -> None:
-        self._remember_devices()
-        self._changed()
+        self.remember_devices()
+        self.changed()
 
-    def _remember_devices(self) -> None:
+    def remember_devices(self) -> None:
         changes: dict[str, object] = {}
         if self._disks is not None and self.saved.volumes != self.volumes:
             changes["volumes"] = self.volumes
@@ -434,12 +341,11 @@ class Machine:
 
     def came_and_went_on(self) -> None:
         # A snapshot may have frozen it where it left, in the moment of its leaving.
-        self.remember(incoming=False, migration="", frozen=True)
+        self.remember(incoming=False, migration="", exports="", frozen=True)
         self.freezer.thaw_later(ARRIVED_SECONDS)
         self.migrating.went_on()
-        if self._size is not None:
-            self._size.look_soon()
-        self._changed()
+        self.resizing.look_soon()
+        self.changed()
 
     def _event(self, name: str, data: Answer) -> None:
         match name:
@@ -454,8 +360,8 @@ class Machine:
                 self._storage_failed(data)
             case "MIGRATION":
                 self.migrating.event(str(data.get("status")))
-            case "MEMORY_DEVICE_SIZE_CHANGE" | "ACPI_DEVICE_OST" if self._size is not None:
-                self._size.look_soon()
+            case "MEMORY_DEVICE_SIZE_CHANGE" | "ACPI_DEVICE_OST":
+                self.resizing.look_soon()
             case "STOP" | "RESUME":
                 if name == "RESUME" and self.saved.paused:
                     self.remember(paused="")
@@ -530,7 +436,7 @@ class Machine:
         self.env.crashpoint("qemu.reset.done")
         await self.save(reboots=reboots)
         await self.refresh()
-        self._changed()
+        self.changed()
 
     def _conclude(self, state: MachineState, message: str) -> None:
         """The guest has come to an end while its process is held for us to see it: keep why, and end the
@@ -596,9 +502,9 @@ class Machine:
         """Called as soon as the process is gone, for whatever reason."""
         self._process = None
         self.freezer.close()
-        self._onliner.close()
+        self.resizing.close()
         self._let_go_of_devices()
-        self._cgroups.remove(self.group)
+        self.cgroups.remove(self.group)
         self._let_go_of_monitor()
         if self.saved.ended is not None:
             self.migrating.process_ended(self.saved.message)
@@ -621,10 +527,11 @@ class Machine:
         return f"{messages.PROCESS_ENDED}: {output}" if output else messages.PROCESS_ENDED
 
     def _let_go_of_devices(self) -> None:
-        for live in (self._disks, self._nics, self._mirrors, self._size):
+        for live in (self._disks, self._nics, self._mirrors):
             if live is not None:
                 live.close()
-        self._disks = self._nics = self._mirrors = self._size = None
+        self._disks = self._nics = self._mirrors = None
+        self.resizing.let_go()
 
     def _let_go_of_monitor(self) -> None:
         monitor, self._monitor = self._monitor, None
@@ -659,7 +566,7 @@ class Machine:
         self.migrating.close()
         await asyncio.gather(self._background.ended(), *self._writes, return_exceptions=True)
         self.freezer.close()
-        self._onliner.close()
+        self.resizing.close()
         self._let_go_of_devices()
         self._let_go_of_monitor()
         if self._process is not None:

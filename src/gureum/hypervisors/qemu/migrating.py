@@ -1,9 +1,10 @@
 """A machine on its way from this host to another one, or to here.
 
-QEMU copies its memory and the state of its devices; its disks are in storage that both hosts reach. The
-destination's QEMU is started held (``-S -incoming defer``), and touches no disk before ``cont``
-(late-block-activate). The source's holds the guest once all is copied, lets go of the disks, and never
-continues by itself after that. Which of the two goes on is for the manager to decide.
+QEMU copies its memory and the state of its devices; its disks are in storage that both hosts reach, or are
+copied before (``disk_copies``). The destination's QEMU is started held (``-S -incoming defer``), and touches
+no disk before ``cont`` (late-block-activate) but for what it takes of a copy. The source's holds the guest
+once all is copied, lets go of the disks, and never continues by itself after that. Which of the two goes on
+is for the manager to decide.
 
 What is under way is found again from QEMU itself, and from the record: which attempt it is, and for an
 incoming machine where it is listened.
@@ -14,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -27,9 +27,17 @@ from gureum.hypervisors.base import Incoming, Migration, Outgoing
 from gureum.hypervisors.qemu import secret_dir
 from gureum.hypervisors.qemu.background import Background
 from gureum.hypervisors.qemu.channel import Listener, connect
+from gureum.hypervisors.qemu.disk_copies import Copy, DiskCopies, end_export, export
 from gureum.hypervisors.qemu.live_nodes import item
+from gureum.hypervisors.qemu.migration_settings import CREDENTIALS, set_capabilities, use_secret
 from gureum.hypervisors.qemu.monitor import CommandError, Monitor
-from gureum.hypervisors.qemu.progress import downtime_limit, parse_figures, parse_phase
+from gureum.hypervisors.qemu.progress import (
+    PRE_SWITCHOVER,
+    downtime_limit,
+    parse_figures,
+    parse_phase,
+    sends,
+)
 from gureum.migrationspec import MigrationPhase
 
 if TYPE_CHECKING:
@@ -37,12 +45,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CREDENTIALS = "migration"
-"""The TLS object."""
-CIPHERS = "NORMAL:-VERS-ALL:+VERS-TLS1.3:-CIPHER-ALL:+AES-128-GCM:+CHACHA20-POLY1305"
-"""GnuTLS prefers ChaCha20 of those that a shared key can be used with (SHA256): four times the CPU time."""
-SECRET_SET = 2
-"""The fdset of the directory with the secret."""
 CONNECTION = "migration"
 POLL_SECONDS = 1.0
 BEGIN_SECONDS = 15.0
@@ -53,6 +55,9 @@ ARRIVAL_SECONDS = 5.0
 FIGURES_TRIES, FIGURES_SECONDS = 100, 0.02
 UNBOUNDED, BANDWIDTH_MIN = 1 << 40, 1 << 16
 """Bytes a second. QEMU takes a few for no bound."""
+CONNECT_TRIES = 30
+"""The destination's agent may just be restarted, and listen elsewhere."""
+
 COPYING = MigrationPhase.copying
 UNDER_WAY = (MigrationPhase.waiting, MigrationPhase.copying)
 
@@ -70,6 +75,14 @@ class Migrating:
         """What is held here after all was sent was told to go on. Perhaps QEMU has not answered that."""
         self._bounds: Outgoing | None = None
         self._advanced = asyncio.Event()
+        self._turn = asyncio.Lock()
+        """Between disks and memory, and between memory and devices."""
+        self._disks_first = False
+        """Disks are being copied, and nothing else yet."""
+        self._volumes: tuple[str, ...] = ()
+        """Disks of which there may be copies under way, or that have ended."""
+        self._copied: tuple[str, ...] = ()
+        self._tries = 0
         self.status: Migration | None = None
 
     @property
@@ -84,6 +97,11 @@ class Migrating:
         phase = self.status.phase if self.status is not None else MigrationPhase.failed
         return self._machine.saved.incoming or phase is not MigrationPhase.failed
 
+    @property
+    def holds_still(self) -> bool:
+        """Whether a guest that is paused has to stay so: not while only its disks are being copied."""
+        return self.under_way and not self._disks_first
+
     def require_settled(self) -> None:
         """Before the machine is changed: what it consists of must stay the same on both hosts."""
         if self._machine.saved.incoming:
@@ -96,10 +114,14 @@ class Migrating:
     async def receive(self, incoming: Incoming) -> None:
         """Of a QEMU that was just started: wait for the guest."""
         monitor = self._machine.monitor()
-        await self._use_secret(monitor, incoming.secret, "server")
+        await use_secret(monitor, self._secret, incoming.secret, self._machine.saved.uid, "server")
         capabilities = ("events", "late-block-activate", "auto-converge")
-        await _set_capabilities(monitor, capabilities)
+        await set_capabilities(monitor, capabilities)
         await monitor.execute("migrate-set-parameters", {"tls-creds": CREDENTIALS})
+        if incoming.copies:
+            disks = self._machine.disks()
+            address = await export(monitor, disks, incoming.copies, incoming.listen, CREDENTIALS)
+            await self._machine.save(exports=address)
         self._listen(incoming.listen, incoming.secret)
 
     def _listen(self, listen: str, secret: bytes) -> None:
@@ -111,6 +133,7 @@ class Migrating:
                 incoming=True,
                 phase=MigrationPhase.waiting,
                 address=self._listener.address,
+                disks_address=self._machine.saved.exports,
             )
         )
 
@@ -145,30 +168,115 @@ class Migrating:
             if status.phase is COPYING and outgoing != self._bounds:
                 # Else what it may be held for, which grows with the passes, would begin anew.
                 await self._bound(machine.monitor(), outgoing)
+                if self._disks_first:
+                    await self._copies().limit(outgoing.copies, outgoing.bytes_per_second)
             return
         self.require_settled()
         await machine.freezer.settled()
         if machine.state is not MachineState.running or machine.saved.frozen:
             raise HypervisorError(f"{machine.id}: is {machine.message or machine.state}: it cannot move now")
-        connection = await connect(outgoing.address, outgoing.secret, outgoing.migration)
-        with connection:
+        self._volumes, self._copied, self._tries = outgoing.copies, (), 0
+        if outgoing.copies:
             await machine.save(migration=outgoing.migration)
-            await self._begin(machine.monitor(), outgoing, connection)
+            await self._begin_disks(machine.monitor(), outgoing)
+            self._disks_first = True
+            self._show(Migration(migration=outgoing.migration, incoming=False, phase=COPYING))
+        else:
+            connection = await connect(outgoing.address, outgoing.secret, outgoing.migration)
+            with connection:
+                await machine.save(migration=outgoing.migration)
+                await use_secret(
+                    machine.monitor(), self._secret, outgoing.secret, machine.saved.uid, "client"
+                )
+                await self._begin(machine.monitor(), outgoing, connection)
         self._watch()
 
+    async def _drop(self) -> None:
+        await self._copies().drop()
+
+    def _copies(self) -> DiskCopies:
+        return DiskCopies(self._machine.env, self._machine.monitor(), self._machine.disks())
+
+    async def _begin_disks(self, monitor: Monitor, outgoing: Outgoing) -> None:
+        await use_secret(monitor, self._secret, outgoing.secret, self._machine.saved.uid, "client")
+        self._bounds = outgoing
+        bound = outgoing.bytes_per_second
+        await self._copies().begin(
+            outgoing.copies, outgoing.disks_address, outgoing.migration, CREDENTIALS, bound
+        )
+
+    async def _look_at_disks(self) -> None:
+        """Tell how far they are; let the memory follow once the destination has them."""
+        async with self._turn:
+            if not self._disks_first or self.status is None:
+                return
+            copies = await self._copies().look()
+            done, total = sum(each.done_bytes for each in copies), sum(each.total_bytes for each in copies)
+            self._show(replace(self.status, disk_done_bytes=done, disk_total_bytes=total))
+            failed = [each.failure or f"the copy of {each.volume} has ended" for each in copies if each.over]
+            if failed:
+                self._fail(failed[0])
+            elif self._bounds is None:
+                return  # its agent was restarted, and says in a moment where the memory is to go
+            elif {each.volume for each in copies} != set(self._bounds.copies):
+                self._fail("not all of its disks are being copied")
+            elif all(each.ready for each in copies):
+                await self._send_memory(self._bounds)
+
+    async def _send_memory(self, outgoing: Outgoing) -> None:
+        machine = self._machine
+        await machine.freezer.settled()
+        if machine.state is not MachineState.running or machine.saved.frozen:
+            return  # it goes on in a moment, or ends
+        try:
+            connection = await connect(outgoing.address, outgoing.secret, outgoing.migration)
+        except HypervisorError as error:
+            self._tries += 1
+            if self._tries == CONNECT_TRIES:
+                self._fail(str(error))
+            return
+        try:
+            with connection:
+                await self._begin(machine.monitor(), outgoing, connection)
+        except CommandError as error:
+            self._fail(str(error))
+        else:
+            self._disks_first = False
+
+    async def _switch_over(self) -> None:
+        """The guest is held: let its disks be whole at the destination, and the rest of it follow."""
+        async with self._turn:
+            monitor = self._machine.monitor()
+            answer = item(await monitor.execute("query-migrate"))
+            if answer.get("status") != PRE_SWITCHOVER or self._bounds is None:
+                return
+            try:
+                self._copied = await self._copies().end(self._bounds.copies)
+                await monitor.execute("migrate-continue", {"state": PRE_SWITCHOVER})
+            except HypervisorError as error:
+                log.warning("%s", error)
+                await monitor.execute("migrate_cancel")
+
+    def _fail(self, error: str) -> None:
+        """Before any memory was sent."""
+        self._disks_first = False
+        if self.status is not None:
+            self._show(replace(self.status, phase=MigrationPhase.failed, error=error))
+
     async def _begin(self, monitor: Monitor, outgoing: Outgoing, connection: socket.socket) -> None:
-        await self._use_secret(monitor, outgoing.secret, "client")
-        await _set_capabilities(monitor, ("events", "return-path", "auto-converge"))
+        held = {"pause-before-switchover": bool(outgoing.copies)}
+        await set_capabilities(monitor, ("events", "return-path", "auto-converge"), **held)
         await self._bound(monitor, outgoing)
         await monitor.execute("migrate-set-parameters", {"tls-creds": CREDENTIALS})
         await monitor.send_named_file(CONNECTION, connection.fileno())
         self._machine.env.crashpoint("qemu.migrate.begin")
         # From here on it may be under way, whatever comes back.
-        self._show(Migration(migration=outgoing.migration, incoming=False, phase=COPYING))
+        if not outgoing.copies:
+            self._show(Migration(migration=outgoing.migration, incoming=False, phase=COPYING))
         try:
             await monitor.execute("migrate", {"uri": f"fd:{CONNECTION}"})
         except CommandError:
-            self.status = None
+            self.status = self.status if outgoing.copies else None
             raise
         except HypervisorError as error:
             if not self._machine.lives:
@@ -190,6 +298,11 @@ class Migrating:
         machine = self._machine
         if machine.saved.incoming or self.status is None or self.status.phase is not COPYING:
             return
+        async with self._turn:
+            if self._disks_first:
+                self._fail(messages.CANCELLED)
+                await self._drop()
+                return
         await machine.monitor().execute("migrate_cancel")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CANCEL_SECONDS):
@@ -219,8 +332,14 @@ class Migrating:
 
     async def _look(self) -> None:
         """Ask QEMU how far it is."""
+        if self._disks_first:
+            await self._look_at_disks()
+            return
         monitor = self._machine.monitor()
         answer = item(await monitor.execute("query-migrate"))
+        if answer.get("status") == PRE_SWITCHOVER:
+            await self._switch_over()
+            return
         phase = parse_phase(answer)
         if self.status is None or self.status.phase is MigrationPhase.failed:
             return  # for good, whatever QEMU says: it may be of a guest that stayed after all
@@ -260,6 +379,8 @@ class Migrating:
         machine = self._machine
         if machine.saved.incoming:
             await self._all_here()
+            if machine.saved.exports:
+                await end_export(machine.monitor())
             try:
                 await machine.monitor().execute("cont")
             except CommandError as error:
@@ -305,6 +426,8 @@ class Migrating:
             return
         if status == "active":
             secret_dir.remove(self._secret)
+        if status == PRE_SWITCHOVER:
+            self._background.start(self._switch_over())
         incoming = self._machine.saved.incoming
         if incoming or phase is not MigrationPhase.failed:  # which is told together with its reason
             self._advance(phase)
@@ -338,15 +461,33 @@ class Migrating:
         phase = parse_phase(answer)
         if saved.incoming:
             self._load_incoming(phase)
+            return
+        copies = await self._copies().look()
+        if copies:
+            await self._machine.refresh()  # as it is after that answer
+        self._volumes = tuple(copy.volume for copy in copies)
+        if copies and not sends(answer, self._machine.run_state):
+            self._load_disks(copies)
         elif phase is not None:
+            self._copied = tuple(sorted(copy.volume for copy in copies if copy.ended))
             status = Migration(migration=saved.migration, incoming=False, phase=phase)
             self.status = parse_figures(status, answer)
             if phase is MigrationPhase.completed:
                 await self._load_completed()
-            self._machine.migration_changed()
-            self._watch()
         else:
             self._not_begun()
+            return
+        if self.status is not None:
+            self._machine.migration_changed()
+            self._watch()
+
+    def _load_disks(self, copies: list[Copy]) -> None:
+        """Before its memory was sent; or after that, and the guest stayed."""
+        self.status = Migration(migration=self._machine.saved.migration, incoming=False, phase=COPYING)
+        self._disks_first = not any(copy.over for copy in copies)
+        if not self._disks_first:
+            failure = next((copy.failure for copy in copies if copy.failure), messages.STAYED)
+            self._fail(failure)
 
     async def _load_completed(self) -> None:
         """It may be what has once brought the machine here that was completed: the run state tells.
@@ -354,9 +495,11 @@ class Migrating:
         As it is now: what was asked before that may be from before it was completed.
         """
         await self._machine.refresh()
-        if self.status is None or self._machine.run_state == "postmigrate":
+        if self.status is None:
             return
-        if self._machine.run_state == "finish-migrate":
+        if self._machine.run_state == "postmigrate":
+            self.status = replace(self.status, copied=self._copied)
+        elif self._machine.run_state == "finish-migrate":
             self.status = replace(self.status, phase=COPYING)
         else:
             self.status = replace(self.status, phase=MigrationPhase.failed, error=messages.STAYED)
@@ -366,7 +509,9 @@ class Migrating:
         if phase is not None:
             self._stop_listening()
             secret_dir.remove(self._secret)
-            self.status = Migration(migration=saved.migration, incoming=True, phase=phase)
+            self.status = Migration(
+                migration=saved.migration, incoming=True, phase=phase, disks_address=saved.exports
+            )
             # Its end may have been told between that answer and this.
             self._watch()
         elif self._listener is None:
@@ -379,30 +524,14 @@ class Migrating:
         """What QEMU says; None if nothing has begun."""
         return parse_phase(item(await self._machine.monitor().execute("query-migrate")))
 
-    async def _use_secret(self, monitor: Monitor, secret: bytes, endpoint: str) -> None:
-        opened = secret_dir.write(self._secret, secret, self._machine.saved.uid)
-        with contextlib.suppress(CommandError):  # there is none from before
-            await monitor.execute("object-del", {"id": CREDENTIALS})
-        with contextlib.suppress(CommandError):
-            await monitor.execute("remove-fd", {"fdset-id": SECRET_SET})
-        try:
-            there = await monitor.send_file(SECRET_SET, opened, "secret")
-        finally:
-            os.close(opened)
-        await monitor.execute(
-            "object-add",
-            {
-                "qom-type": "tls-creds-psk",
-                "id": CREDENTIALS,
-                "endpoint": endpoint,
-                "dir": f"/proc/self/fd/{there}",
-                "priority": CIPHERS,
-            },
-        )
-
     def _show(self, status: Migration) -> None:
+        if not status.incoming and status.phase is MigrationPhase.completed:
+            status = replace(status, copied=self._copied)
         if status == self.status:
             return
+        if not status.incoming and status.phase is MigrationPhase.failed and self._volumes:
+            self._volumes = ()
+            self._background.start(self._drop())
         if self.status is None or status.phase is not self.status.phase:
             log.info("%s: %s: %s %s", self._machine.id, status.migration, status.phase, status.error)
         self.status = status
@@ -421,8 +550,3 @@ class Migrating:
         if self._listener is not None:
             self._listener.abandon()
             self._listener = None
-
-
-async def _set_capabilities(monitor: Monitor, names: tuple[str, ...]) -> None:
-    capabilities = [{"capability": name, "state": True} for name in names]
-    await monitor.execute("migrate-set-capabilities", {"capabilities": capabilities})

@@ -12,6 +12,16 @@ from gureum.migrationspec import MigrationPhase
 
 PASSES_AT_FIRST, PASSES_BETWEEN = 4, 2
 """Over the memory: how many until a longer downtime is allowed, and until twice as much."""
+PRE_SWITCHOVER = "pre-switchover"
+_NOT_BEGUN = ("none", "completed", "failed", "cancelled")
+_SENT = ("postmigrate", "finish-migrate")
+
+
+def sends(answer: Answer, run_state: str) -> bool:
+    """Whether a machine's memory is, or was just, sent to another host. What has once brought it here, or an
+    attempt that failed, says nothing of that.
+    """
+    return run_state in _SENT or str(answer.get("status", "none")) not in _NOT_BEGUN
 
 
 def downtime_limit(outgoing: Outgoing, passes: int) -> int:

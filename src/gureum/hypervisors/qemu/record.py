@@ -54,8 +54,9 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     ``cpu`` is the model as QEMU has it (``model``: as ``cpus`` has it, "" for the usual one), "" of one that
     an earlier gureum has started, which cannot migrate. ``migration`` names the last attempt to bring the
     machine from here or to here; ``incoming``: it came, or is to come, and does not go on here yet;
-    ``listens``: where that is waited for. ``group``: the control group's name, "" for the machine's id. (Of
-    one that comes it is another: its host may be on the same computer.)
+    ``listens``: where that is waited for, ``exports``: where what its disks contain is. ``group``: the
+    control group's name, "" for the machine's id. (Of one that comes it is another: its host may be on the
+    same computer.)
 
     ``watchdog``: it has the device; what an earlier gureum has started has none.
 
@@ -82,6 +83,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     migration: str = ""
     incoming: bool = False
     listens: str = ""
+    exports: str = ""
     group: str = ""
     room: Room | None = None
     leaving: bool = False

@@ -113,6 +113,18 @@ def _short(scene: Scene, fleet: Restarts, machine: Taken, priority: int) -> Shor
     return Outlook(scene, fleet, domain(fleet, machine.zone), new).short(fleet.settings.survive)
 
 
+async def shortfall(reader: Reader, zone: str) -> str:
+    """What would find no room in the zone if hosts were lost whose loss is to be survived, "" for nothing."""
+    fleet = await _fleet(reader)
+    if not isinstance(fleet, Restarts):
+        return ""
+    short = Outlook(Scene(fleet), fleet, domain(fleet, zone)).short(fleet.settings.survive)
+    if short is None:
+        return ""
+    hosts = "a host" if fleet.settings.survive == 1 else f"{fleet.settings.survive} hosts"
+    return f"room is kept so that the loss of {hosts} is survived, and then {short}"
+
+
 def _kept(fleet: Fleet, short: Shortfall) -> str:
     """Why there is no room, and what to do."""
     count = fleet.settings.survive

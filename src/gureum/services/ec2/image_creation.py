@@ -102,7 +102,7 @@ class Snapshots:
         self._off_first = off_first
 
     async def take(self, volume: Volume) -> Snapshot:
-        snapshots.check_volume(volume)
+        await snapshots.check_volume(self._ctx.tx, volume, self._off_first)
         await require_room_in(self._ctx.tx, volume.pool)
         await snapshots.check_limit(self._ctx)
         snapshot = snapshots.of_volume(self._ctx, volume, self._text, self._tags)

@@ -58,7 +58,7 @@ async def volumes_of(ctx: Context, instance: Instance, besides: set[str]) -> lis
     found = {volume.id: volume for volume in await ctx.tx.get_many(Volume, ids)}
     chosen = [found[id] for id in ids if id in found]
     for volume in chosen:
-        snapshots.check_volume(volume)
+        await snapshots.check_volume(ctx.tx, volume)
         await require_room_in(ctx.tx, volume.pool)
     return chosen
 

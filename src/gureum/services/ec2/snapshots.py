@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from gureum.errors import ApiError
 from gureum.resources import Image, Snapshot, SnapshotState, Volume, VolumeState
 from gureum.resources.volume import shared
-from gureum.services.ec2 import limits, lookup
+from gureum.services.ec2 import limits, lookup, migrating
 from gureum.services.ec2.block_devices import gib
 from gureum.services.ec2.capacity import require_room_in
 from gureum.services.ec2.descriptions import checked_description
@@ -21,6 +21,7 @@ from gureum.services.ec2.images import SYSTEM_ACCOUNT
 from gureum.services.ec2.listing import Listing
 from gureum.services.ec2.tagging import specified_tags, tag_list
 from gureum.services.operation import Context, Input, Output, operation
+from gureum.store.base import Reader
 
 
 async def _items(ctx: Context, snapshots: Sequence[Snapshot]) -> list[dict[str, Any]]:
@@ -96,7 +97,7 @@ async def create_snapshot(ctx: Context, input: Input) -> Output:
     check_place(input)
     description = checked_description(input)
     volume = await lookup.one(ctx, lookup.VOLUME, input["VolumeId"])
-    check_volume(volume)
+    await check_volume(ctx.tx, volume)
     await require_room_in(ctx.tx, volume.pool)
     tags = specified_tags(input, "snapshot")["snapshot"]
     await check_limit(ctx)
@@ -109,7 +110,8 @@ def check_place(input: Input) -> None:
         raise unsupported("Snapshots are kept in the region; other places are not supported by gureum.")
 
 
-def check_volume(volume: Volume) -> None:
+async def check_volume(reader: Reader, volume: Volume, off_first: bool = False) -> None:
+    """``off_first``: the snapshot is taken when the volume's machine is off."""
     if volume.state not in (VolumeState.available, VolumeState.in_use):
         raise incorrect_state(f"Volume '{volume.id}' is in the '{volume.state}' state.")
     if volume.target and not shared(volume.pool):
@@ -117,6 +119,9 @@ def check_volume(volume: Volume) -> None:
             f"Volume '{volume.id}' is on its way from its host's own pool to the pool '{volume.target}': "
             "wait until it is there, or cancel that (CancelVolumeMove), and try again."
         )
+    if not shared(volume.pool) and not off_first:
+        # Which host's copy is the volume is not decided yet.
+        await migrating.require_volume_settled(reader, volume)
 
 
 async def check_limit(ctx: Context, count: int = 1) -> None:

@@ -99,6 +99,7 @@ def _item(ctx: Context, migration: InstanceMigration) -> dict[str, Any]:
         return {
             **item,
             "CopiedBytes": migration.copied_bytes,
+            "DiskCopiedBytes": migration.copied_disk_bytes if migration.copies else None,
             "DowntimeMilliseconds": migration.downtime_ms,
         }
     seen = ctx.hosts.migrating(migration.source, migration.instance)
@@ -110,6 +111,8 @@ def _item(ctx: Context, migration: InstanceMigration) -> dict[str, Any]:
         "CopiedBytes": seen.copied_bytes,
         "RemainingBytes": seen.remaining_bytes,
         "TotalBytes": seen.total_bytes,
+        "DiskCopiedBytes": seen.disk_done_bytes if migration.copies else None,
+        "DiskTotalBytes": seen.disk_total_bytes if migration.copies else None,
         "RateBytesPerSecond": seen.bytes_per_second,
         "DirtyBytesPerSecond": seen.dirty_bytes_per_second,
         "RemainingSeconds": -(-seen.remaining_bytes // gain) if gain > 0 else None,

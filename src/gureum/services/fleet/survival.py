@@ -27,7 +27,7 @@ HOMELESS_MAX = 100
 TYPES_MAX = 20
 COUNT_MAX = 1000
 """Of each type as many are counted at most."""
-STARTS, WAITS, STOPS, NO_ROOM = "restarts", "waits", "stops", "no-room"
+STARTS, WAITS, STOPS, ENDS, NO_ROOM = "restarts", "waits", "stops", "terminates", "no-room"
 
 
 @operation("fleet", "DescribeSurvival")
@@ -135,7 +135,9 @@ async def _otherwise(reader: Reader, instance: Instance) -> tuple[str, str]:
     """What becomes of it if it is not started elsewhere, and why; "" if it is."""
     if why := await recovery.waits(reader, instance):
         return WAITS, why
-    if instance.recovery.policy is RecoveryPolicy.stop:
+    if instance.recovery.policy is RecoveryPolicy.terminate and not instance.disable_api_termination:
+        return ENDS, "its recovery says so"
+    if instance.recovery.policy is not RecoveryPolicy.restart:
         return STOPS, "its recovery says so"
     return "", ""
 

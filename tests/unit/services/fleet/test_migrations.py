@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -139,3 +140,49 @@ async def test_a_drained_host_says_what_stays(rig: Rig, fleet: Fleet, instance: 
 
 async def _begin(rig: Rig, tx: Any, id: str) -> None:
     await migrations.begin(tx, rig.env, await tx.get(Instance, id), drains=True)
+
+
+async def test_disks_that_go_along(rig: Rig, fleet: Fleet, instance: str) -> None:
+    [root] = await rig.find(Volume, instances=instance)
+    await rig.change(Volume, root.id, pool="local", source="")
+    error = await fleet.refused("InvalidStateException", "MigrateInstance", InstanceId=instance)
+    assert "disk left" in str(error)
+    await rig.change(Host, "host-b", pool_free_bytes=root.size_bytes)
+    made = await begun(fleet, instance)
+    assert "DiskTotalBytes" not in made
+    for operation, input in (
+        ("CreateSnapshot", {"VolumeId": root.id}),
+        ("CreateSnapshots", {"InstanceSpecification": {"InstanceId": instance}}),
+        ("CreateImage", {"InstanceId": instance, "Name": "image", "NoReboot": True}),
+    ):
+        with pytest.raises(ApiError, match="is being migrated to host host-b") as refused:
+            await rig.call(operation, **input)
+        assert refused.value.code == "IncorrectState"
+    await rig.change(InstanceMigration, made["MigrationId"], state=MigrationState.copying)
+    rig.hosts.migrations[instance] = MigrationReport(
+        migration=made["MigrationId"],
+        phase=MigrationPhase.copying,
+        disk_done_bytes=3,
+        disk_total_bytes=5,
+    )
+    [shown] = (await fleet.call("DescribeInstanceMigrations"))["InstanceMigrations"]
+    assert (shown["DiskCopiedBytes"], shown["DiskTotalBytes"]) == (3, 5)
+    await rig.change(
+        InstanceMigration,
+        made["MigrationId"],
+        state=MigrationState.switching,
+        switched=datetime.now(UTC),
+        copied_disk_bytes=5,
+    )
+    [shown] = (await fleet.call("DescribeInstanceMigrations"))["InstanceMigrations"]
+    assert (shown["DiskCopiedBytes"], "DiskTotalBytes" in shown) == (5, False)
+    await rig.call("CreateSnapshot", VolumeId=root.id)
+
+
+async def test_a_volume_of_which_another_host_has_a_copy_does_not_move(
+    rig: Rig, fleet: Fleet, instance: str
+) -> None:
+    [root] = await rig.find(Volume, instances=instance)
+    await rig.change(Volume, root.id, pool="local", source="", former=("host-b",))
+    error = await fleet.refused("InvalidStateException", "MoveVolume", VolumeId=root.id, PoolName=SAN)
+    assert "Host host-b still has a copy" in str(error)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
-from gureum.hostspec import MachineSize
 from gureum.resources import Host, HostState, Instance, InstanceMigration, MigrationState, Volume
+from gureum.sizespec import MachineSize
 
 if TYPE_CHECKING:
     from ..conftest import Rig

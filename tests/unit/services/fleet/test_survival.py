@@ -233,6 +233,11 @@ async def test_the_loss_of_a_host_is_explained(cloud: Cloud) -> None:
         (ids[2], "waits", None),
     ]
     assert shown[3]["Message"].endswith("on that host's own disk")
+    for protected, outcome in ((False, "terminates"), (True, "stops")):
+        terminate = replace(stop, policy=RecoveryPolicy.terminate)
+        await cloud.rig.change(Instance, ids[1], recovery=terminate, disable_api_termination=protected)
+        shown = (await cloud.fleet("ExplainHostLoss", HostId="host-0"))["Instances"]
+        assert shown[2]["Outcome"] == outcome
     await cloud.rig.fails("ResourceNotFoundException", "ExplainHostLoss", service="fleet", HostId="host-9")
     cloud.rig.cloud = replace(cloud.rig.cloud, recovers=False)
     await cloud.rig.fails("InvalidHostStateException", "ExplainHostLoss", service="fleet", HostId="host-0")
