@@ -11,13 +11,22 @@ from gureum.bench.servers import BenchError
 
 
 def test_all_figures_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"HOSTS": 6, "INSTANCES": 30, "FEW": 6, "PLACED": 80, "DECISIONS": 4}.items():
+    for name, value in {
+        "HOSTS": 6,
+        "HOT_HOSTS": 2,
+        "INSTANCES": 30,
+        "FEW": 6,
+        "PLACED": 80,
+        "DECISIONS": 4,
+    }.items():
         monkeypatch.setattr(placement, name, value)
     said: list[str] = []
     figures = placement.measure(tmp_path, said.append, quick=True)
     assert [line.partition(":")[0] for line in said] == ["20 placed besides 6", "20 placed besides 30"]
     assert all(figure.value > 0 for figure in figures)
-    assert [figure.name for figure in figures if figure.promise] == [
+    *promised, balanced = [figure.name for figure in figures if figure.promise]
+    assert balanced.endswith(" moves decided that relieve 2 hot hosts")
+    assert promised == [
         "placements, 6 hosts, 30 instances",
         "CPU time of a placement",
         "a lost host's 25 instances placed elsewhere",

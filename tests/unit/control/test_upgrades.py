@@ -190,14 +190,14 @@ async def test_one_that_was_drained_before_stays_so(fleet: Fleet) -> None:
 
 async def test_what_does_not_leave_is_named(fleet: Fleet, make: Any) -> None:
     await fleet.bench.put(
-        make.instance(state=InstanceState.running, host="host-0"), make.attached(pool="local")
+        make.instance(state=InstanceState.running, host="host-0"), make.attached(multi_attach=True)
     )
     await fleet.begin("host-0", evacuate=True)
     await fleet.step()
     fleet.bench.time += 61
     assert await fleet.step() == [FAILED]
     message = (await fleet.now()).message
-    assert "i-1 has not left host host-0: vol-1 is in the local pool" in message
+    assert "i-1 has not left host host-0: vol-1 can be attached to several" in message
     assert (await fleet.bench.get(Host, "host-0")).draining, "for a person to look at"
 
 
