@@ -47,8 +47,8 @@ class FileHook:
         return "" if os.access(self._path, os.X_OK) else f"there is no command {self._path}: see operating.md"
 
     async def run(self, host: str, address: str) -> str:
-        try:
-            process = await asyncio.create_subprocess_exec(
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
                 self._path,
                 host,
                 address,
@@ -57,8 +57,16 @@ class FileHook:
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,
             )
+        )
+        try:
+            process = await asyncio.shield(starting)
         except OSError as error:
             return f"{self._path}: {error.strerror}"
+        except asyncio.CancelledError:
+            # It may run already, with what it began.
+            with contextlib.suppress(OSError):
+                await _end(await starting)
+            raise
         try:
             async with asyncio.timeout(self._seconds):
                 said = await _tail(process)
@@ -66,13 +74,18 @@ class FileHook:
         except TimeoutError:
             return f"it did not end in {self._seconds:g} s"
         finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+            await _end(process)
         if code == 0:
             return ""
         return f"it ended with {code}: {said.decode(errors='replace').strip()[-SHOWN:]}"
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """And all that it began, unless it has ended by itself."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
 
 
 async def _tail(process: asyncio.subprocess.Process) -> bytes:
