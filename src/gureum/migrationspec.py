@@ -26,9 +26,8 @@ class MachineLayout(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     ``type`` is versioned ("pc-q35-7.2"), ``version`` the hypervisor's, ``cpu`` the guest's model, and
     ``host_cpu`` what the source's ``Hypervisor.cpu`` says. ``disks`` and ``nics`` say, by volume and
     interface, on which bus and in which slot of it each is. ``vcpus`` and ``memory_bytes``: what it has now,
-    and ``room`` to what it can grow; 0 and None of one that was started without any.
-    interface, on which bus and in which slot of it each is. ``watchdog``: it has one.
-    ``model``: the ``cpu`` by its name in ``cpus``, "" if it has the source's own.
+    and ``room`` to what it can grow; 0 and None of one that was started without any. ``watchdog``: it has
+    one. ``model``: the ``cpu`` by its name in ``cpus``, "" if it has the source's own.
     """
 
     type: str

@@ -317,7 +317,10 @@ def supervise(state_dir: str, names: list[str]) -> int:
     children = [Child(name, command(name, state_dir), state_dir) for name in names]
     # Left by a supervisor that was killed: there must not be two of any.
     ours = [child for child in children if not child.is_daemon]
-    stop([identity for child in ours if (identity := read_pid_file(child.pid_file))], STOP_TIMEOUT_S)
+    for wardens in (False, True):
+        # Wardens last: machines need one, and what hangs would keep it from being started again.
+        files = [child.pid_file for child in ours if is_warden(child.name) is wardens]
+        stop([identity for file in files if (identity := read_pid_file(file))], STOP_TIMEOUT_S)
     adopted = [child for child in children if child.is_daemon and child.adopt()]
     # Only now: whoever waits for this supervisor must not take those that it replaces for its own.
     pid_file = f"{state_dir}/run/supervisor.pid"

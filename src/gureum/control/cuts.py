@@ -24,16 +24,20 @@ UPLINK_SECONDS = 5.0
 UNFIT_SECONDS = 5.0
 """How long a host may be without the storage cluster, or its warden, before nothing new is put there."""
 STORAGE_SECONDS = 60.0
-"""And without the storage before what waits for it there runs elsewhere: guests wait, and lose nothing."""
+"""And before what it has runs elsewhere: guests that wait for their storage lose nothing."""
 NO_STORAGE = "does not reach the storage cluster"
 NO_PERMISSION = "may start no machine now, as its warden says"
 
 
 class Cut(NamedTuple):
-    """Why what is on a host should be elsewhere, and since when, on the event loop's clock."""
+    """Why what is on a host should be elsewhere, and since when, on the event loop's clock.
+
+    ``pools``: only what has a volume in one of these; none: everything.
+    """
 
     why: str
     since: float
+    pools: frozenset[str] = frozenset()
 
 
 class Cuts:
@@ -64,16 +68,22 @@ class Cuts:
         for id, unfit in self._changes(up, now).items():
             await self._store.transact(partial(self._note, id=id, unfit=unfit), frees=True)
         for id, (why, since) in self._unfit.items():
-            if why == NO_STORAGE and now > since + STORAGE_SECONDS and self._elsewhere:
-                cut.setdefault(id, Cut("which does not reach the storage cluster", since))
+            # It is heard, so it has the manager's word. If still nothing may run there its warden is
+            # broken: its guests may be stopped, or reach nobody.
+            if now > since + STORAGE_SECONDS and self._elsewhere:
+                cut.setdefault(id, Cut(f"which {why}", since, self._failing(id)))
         for id, each in cut.items():
             if id not in self._emptied:
                 await self._end_there(id, each, now)
         self._emptied &= cut.keys()
 
+    def _failing(self, host: str) -> frozenset[str]:
+        view = self._observed.hosts[host]
+        return frozenset(pool.name for pool in view.pools if pool.error)
+
     async def _end_there(self, id: str, cut: Cut, now: float) -> None:
         since = self._env.now() - (now - cut.since)
-        work = partial(recovery.end_there, env=self._env, host=id, why=cut.why, since=since)
+        work = partial(recovery.end_there, env=self._env, host=id, why=cut.why, since=since, pools=cut.pools)
         await self._store.transact(work, frees=True)
         self._emptied.add(id)
 

@@ -47,13 +47,17 @@ class FileHook:
         return "" if os.access(self._path, os.X_OK) else f"there is no command {self._path}: see operating.md"
 
     async def run(self, host: str, address: str) -> str:
+        with contextlib.closing(_Output()) as output:
+            return await self._run(host, address, output)
+
+    async def _run(self, host: str, address: str, output: _Output) -> str:
         starting = asyncio.ensure_future(
             asyncio.create_subprocess_exec(
                 self._path,
                 host,
                 address,
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
+                stdout=output.end,
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,
             )
@@ -69,7 +73,6 @@ class FileHook:
             raise
         try:
             async with asyncio.timeout(self._seconds):
-                said = await _tail(process)
                 code = await process.wait()
         except TimeoutError:
             return f"it did not end in {self._seconds:g} s"
@@ -77,7 +80,8 @@ class FileHook:
             await _end(process)
         if code == 0:
             return ""
-        return f"it ended with {code}: {said.decode(errors='replace').strip()[-SHOWN:]}"
+        output.take()
+        return f"it ended with {code}: {output.said.decode(errors='replace').strip()[-SHOWN:]}"
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
@@ -88,10 +92,24 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-async def _tail(process: asyncio.subprocess.Process) -> bytes:
-    """The end of what it says."""
-    assert process.stdout is not None
-    said = b""
-    while part := await process.stdout.read(OUTPUT_BYTES_MAX):
-        said = (said + part)[-OUTPUT_BYTES_MAX:]
-    return said
+class _Output:
+    """The end of what is written to the pipe ``end``. A process that a command left behind may have the pipe
+    for as long as it likes: nobody waits for its end.
+    """
+
+    def __init__(self) -> None:
+        self.said = b""
+        self._source, self.end = os.pipe()
+        os.set_blocking(self._source, False)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._source, self.take)
+
+    def take(self) -> None:
+        """What there is: a pipe holds no more than that."""
+        with contextlib.suppress(BlockingIOError):
+            self.said = (self.said + os.read(self._source, OUTPUT_BYTES_MAX))[-OUTPUT_BYTES_MAX:]
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._source)
+        os.close(self._source)
+        os.close(self.end)

@@ -83,9 +83,10 @@ class Outlook:
     ) -> None:
         self._scene = scene
         self._restarts = restarts
+        self._new = new or {}
         self._waiting = list(self._unplaced(domain))
         """What would be restarted, or is to be, and has no place even now."""
-        self._loads = self._loaded(new or {})
+        self._loads = self._loaded()
         self.usable: list[Candidate] = []
         gone: list[str] = []
         mixed = False
@@ -112,13 +113,13 @@ class Outlook:
             if self._scene.place(Wish(machine)) is None and self._restarts.restart(id) is not None:
                 yield machine
 
-    def _loaded(self, new: Mapping[str, Restart]) -> Mapping[str, Load]:
+    def _loaded(self) -> Mapping[str, Load]:
         """By host, with what was placed in thought."""
         if not self._scene.placed:
             return self._restarts.loads
         loads, own = dict(self._restarts.loads), set[str]()
         for id, machine in self._scene.placed.items():
-            restart = new.get(id) or self._restarts.restart(id)
+            restart = self._new.get(id) or self._restarts.restart(id)
             host = str(machine.host)
             if restart is None:
                 continue
@@ -133,6 +134,25 @@ class Outlook:
     def short(self, losses: int) -> Shortfall | None:
         """What shows that the loss of so many hosts would not be survived; None if it would."""
         return next(self.shortfalls(losses), None)
+
+    def avoidable(self, losses: int) -> Shortfall | None:
+        """As ``short``, without what has no host that could be left to it by its labels, however much room is
+        kept: refusing others' launches gains nothing for it. What is ``new`` itself need not be begun.
+        """
+        for short in self.shortfalls(losses):
+            homeless = [
+                each for each in short.homeless if each.id in self._new or self._left(each, short.lost)
+            ]
+            if homeless:
+                return short._replace(homeless=tuple(homeless))
+        return None
+
+    def _left(self, machine: Taken, lost: Sequence[str]) -> bool:
+        """Whether a host that is not lost has the labels that the machine requires, if it requires any."""
+        return not machine.requires or any(
+            each.host.id not in lost and serves(each.host, machine.zone) and _labelled(each, machine)
+            for each in self.usable
+        )
 
     def shortfalls(self, losses: int) -> Iterator[Shortfall]:
         """All that show it."""
@@ -272,9 +292,7 @@ class Outlook:
         closed: float = 0
         if machine.requires:
             closed += sum(
-                room.on.get(each.host.id, 0)
-                for each in self.usable
-                if any(each.host.labels.get(key) != value for key, value in machine.requires)
+                room.on.get(each.host.id, 0) for each in self.usable if not _labelled(each, machine)
             )
         group = self._scene.fleet.groups.get(machine.group)
         if group is None:
@@ -312,6 +330,10 @@ class Outlook:
     def _ordered(self) -> list[_Rung]:
         usable = sorted(self.usable, key=lambda each: each.host.id, reverse=True)
         return sorted(_Rung(-each.memory_bytes, number, each) for number, each in enumerate(usable))
+
+
+def _labelled(candidate: Candidate, machine: Taken) -> bool:
+    return all(candidate.host.labels.get(key) == value for key, value in machine.requires)
 
 
 class _Rung(NamedTuple):

@@ -114,12 +114,16 @@ async def _elsewhere(tx: Transaction, env: Env, instance: Instance, message: str
     )
 
 
-async def end_there(tx: Transaction, env: Env, host: str, why: str, since: float) -> None:
+async def end_there(
+    tx: Transaction, env: Env, host: str, why: str, since: float, pools: frozenset[str] = frozenset()
+) -> None:
     """The host does as it is told, and is cut off (``why``, ``since`` Unix time): what could be elsewhere is
-    ended there first.
+    ended there first. ``pools``: only what has a volume in one of them, if any are named.
     """
     for instance in await tx.find(Instance, host=host, state=[str(state) for state in RUNS]):
         wanted = instance.recovery.policy is RecoveryPolicy.restart and not instance.capturing
+        if pools and not await _has_volume_in(tx, instance, pools):
+            continue
         if wanted and not instance.leaving and not await waits(tx, instance):
             leaving = replace(instance, state=InstanceState.pending, leaving=True, recovers=since)
             await tx.put(replace(leaving, restart_at=0.0))
@@ -127,6 +131,10 @@ async def end_there(tx: Transaction, env: Env, host: str, why: str, since: float
             await events.record(
                 tx, env, "InstanceLeaving", text, Severity.warning, host=host, instance=instance.id
             )
+
+
+async def _has_volume_in(tx: Transaction, instance: Instance, pools: frozenset[str]) -> bool:
+    return any(pools.intersection(volume.pools) for volume in await tx.find(Volume, instances=instance.id))
 
 
 async def _left(tx: Transaction, env: Env, instance: Instance, host: Host | None) -> None:
@@ -211,7 +219,7 @@ async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> N
     host = await tx.get(Host, instance.host) if instance.host is not None else None
     if host is not None and host.fence is not None and instance.state in RUNS:
         # What is seen of a host that is given up is its end.
-        if instance.migration and instance.recovery.policy is RecoveryPolicy.none:
+        if instance.migration and await waits(tx, instance):
             await _let_stay(tx, env, observed, instance)
         return
     seen = observed.machine(instance.host, id, instance.generation)

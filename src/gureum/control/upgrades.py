@@ -102,13 +102,18 @@ class Upgrades:
             upgrade = await self._store.transact(partial(self._advance, id=id), frees=True)
             if upgrade is None:
                 continue
+            # Only now: before the commit, the transaction may be done once more.
+            for each in upgrade.hosts:
+                if each.step is not UpgradeStep.changing:
+                    self._results.pop((id, each.host), None)
             for each in upgrade.hosts if upgrade.state is UpgradeState.running else ():
                 self._act(group, upgrade, each)
 
     def _act(self, group: asyncio.TaskGroup, upgrade: Upgrade, each: HostUpgrade) -> None:
         """What the store can't do: at most one such thing for each host."""
         key = upgrade.id, each.host
-        if key in self._tasks:
+        if any(host == each.host for _, host in self._tasks):
+            # Also of an upgrade that was cancelled: its command may run still.
             return
         view = self._observed.hosts.get(each.host)
         if each.step is UpgradeStep.changing and key not in self._results:
@@ -216,7 +221,7 @@ class Upgrades:
 
     def _changed(self, upgrade: Upgrade, each: HostUpgrade) -> HostUpgrade:
         """The command has its own time limit."""
-        error = self._results.pop((upgrade.id, each.host), None)
+        error = self._results.get((upgrade.id, each.host))
         if error is None:
             return each
         if error:
@@ -311,9 +316,21 @@ async def _why(reader: Reader, host: str) -> str:
 
 
 async def cancel(tx: Transaction, env: Env, upgrade: Upgrade) -> Upgrade:
-    """No further host is begun, and those that were drained take instances again."""
-    for each in upgrade.hosts:
-        host = await tx.get(Host, each.host)
-        if host is not None and each.drained and each.step in UNDER_WAY:
-            await tx.put(replace(host, draining=False))
-    return await tx.put(replace(upgrade, state=UpgradeState.cancelled, ended=env.now()))
+    """No further host is begun, and those that were drained take instances again; but not those which the
+    operator's command may be about to change or to restart. It goes on, and nobody waits for it any more.
+    """
+    hosts = [await _let_go(tx, upgrade, each) for each in upgrade.hosts]
+    return await tx.put(replace(upgrade, state=UpgradeState.cancelled, hosts=tuple(hosts), ended=env.now()))
+
+
+async def _let_go(tx: Transaction, upgrade: Upgrade, each: HostUpgrade) -> HostUpgrade:
+    host = await tx.get(Host, each.host)
+    if host is None or each.step not in UNDER_WAY or not (each.drained and host.draining):
+        return each
+    restarts = each.step is UpgradeStep.returning and upgrade.reboots
+    if each.step is UpgradeStep.changing or restarts:
+        ended = "it has restarted" if restarts else "its command has ended"
+        how = f"activate host {each.host} when {ended} (gureum host activate {each.host})"
+        return replace(each, message=f"it stays drained: {how}")
+    await tx.put(replace(host, draining=False))
+    return each

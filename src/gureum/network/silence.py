@@ -60,6 +60,8 @@ class Silence:
 
     def __init__(self, place: Place) -> None:
         self._place = place
+        self._made = False
+        """The filters are of this place, and of this version."""
         self._proxied = f"/proc/sys/net/ipv6/conf/{place.uplink}/proxy_ndp"
 
     def keep(self, proxied: bool) -> bool:
@@ -68,7 +70,7 @@ class Silence:
         """
         if not self._place.uplink:
             return False
-        if not self.kept():
+        if not self._made or not self.kept():
             self._set(0.0)
         with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
             with open(self._proxied) as file:
@@ -81,6 +83,8 @@ class Silence:
     def lift(self, proxied: bool, seconds: float) -> None:
         """Be heard for so long, with neighbours proxied if they were."""
         if not self._place.uplink:
+            # It had one, perhaps.
+            self.end(proxied=False)
             return
         self._set(seconds)
         if proxied:
@@ -89,15 +93,24 @@ class Silence:
 
     def end(self, proxied: bool) -> None:
         """Be heard from now on, whether there is a warden or not."""
-        if not self._place.uplink:
+        self._made = False
+        if not self._place.table:
             return
         table = _attribute(1, _text(self._place.table))
         for family in (INET, ARP):
             with contextlib.suppress(FileNotFoundError):
                 _tell([_message(_DELETE_TABLE, family, table)])
-        if proxied:
+        if proxied and self._place.uplink:
             with contextlib.suppress(FileNotFoundError):
                 _write(self._proxied, "1")
+
+    def leave(self, proxied: bool) -> None:
+        """As ``end``, where nothing of the cloud's network is left. Else what is kept silent stays so, and
+        what is heard is heard for as long as was said.
+        """
+        with contextlib.suppress(OSError):
+            if not any(name.startswith(self._place.devices) for _, name in socket.if_nameindex()):
+                self.end(proxied)
 
     def kept(self) -> bool:
         """Whether nothing passes."""
@@ -105,8 +118,9 @@ class Silence:
 
     def _set(self, seconds: float) -> None:
         """Be heard for so long, all or nothing of both tables."""
-        made = [] if self._has(INET) and self._has(ARP) else self._filters()
+        made = [] if self._made and self._has(INET) and self._has(ARP) else self._filters()
         _tell([*made, *self._heard(INET, seconds), *self._heard(ARP, seconds)])
+        self._made = True
 
     def _has(self, family: int) -> bool:
         return _is_there(_message(_GET_TABLE, family, _attribute(1, _text(self._place.table))))

@@ -82,6 +82,29 @@ async def test_a_host_of_which_only_the_kernel_lives_is_silent_by_itself(site: S
         assert reached(site, one)
 
 
+async def test_filters_are_of_the_place_that_is_asked_for(site: Site) -> None:
+    host = site.hosts[0]
+    site.place(port(5, public=True), 1)
+    await site.apply()
+
+    def work() -> None:
+        place = host.network._names.place("uplink")
+        Silence(place._replace(uplink="before", public="10.9.0.0/16")).keep(False)
+        Silence(place).keep(False)
+        rules = run("nft", "list", "ruleset").stdout
+        assert '"before"' not in rules
+        assert "10.9." not in rules
+        Silence(place).leave(False)  # there are devices of the cloud
+        assert Silence(place).kept()
+        Silence(place._replace(devices="none-")).leave(False)
+        assert not Silence(place).kept()
+        Silence(place).keep(False)
+        Silence(place._replace(uplink="")).lift(False, 60)  # an only host, now
+        assert place.table not in run("nft", "list", "ruleset").stdout
+
+    host.here(work)
+
+
 async def test_a_silent_hosts_gateway_sends_nothing_on(site: Site) -> None:
     gateway = msgspec.structs.replace(
         port(40, public=True), kind=PortKind.nat, instance="", groups=(), source_dest_check=False

@@ -627,12 +627,27 @@ def test_a_host_that_has_no_warden_any_more_is_as_any() -> None:
     with_rig(test)
 
 
-def test_a_host_whose_warden_is_gone_gets_nothing_new_and_keeps_what_it_has() -> None:
+def test_a_host_whose_warden_is_gone_gets_nothing_new_and_loses_what_it_has() -> None:
+    """Its guests may be stopped, or not be heard: nothing but its warden lets them go on."""
+
     async def test(rig: Rig) -> None:
         rig.said["a"]["warden"] = WardenReport(permitted=False)
-        await rig.step("a", "b", "c", seconds=STORAGE_SECONDS + 20)
+        await rig.step("a", "b", "c", seconds=STORAGE_SECONDS - 12)
         host = await rig.get(Host, "a")
         assert "warden" in host.unfit
         assert not (await rig.get(Instance, "i-1")).leaving
+        await rig.step("a", "b", "c", seconds=20)
+        assert (await rig.get(Instance, "i-1")).leaving
+
+    with_rig(test)
+
+
+@pytest.mark.parametrize(("pool", "leaves"), [("san", True), ("bulk", False)])
+def test_what_has_nothing_in_the_pool_that_is_away_stays(pool: str, leaves: bool) -> None:
+    async def test(rig: Rig) -> None:
+        rig.said["a"]["pools"] = (PoolReport(name=pool, error="no answer"), PoolReport(name="other"))
+        await rig.step("a", "b", "c", seconds=STORAGE_SECONDS + 20)
+        assert not (await rig.get(Host, "a")).schedulable
+        assert (await rig.get(Instance, "i-1")).leaving is leaves
 
     with_rig(test)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 
 from gureum.control.hooks import SHOWN, FileHook, NoHook
@@ -31,6 +33,18 @@ async def test_what_it_said_last_is_why_it_failed(tmp_path: Path) -> None:
 
 async def test_one_that_does_not_end_is_given_up(tmp_path: Path) -> None:
     assert await hook(tmp_path, "sleep 600", seconds=0.5).run("host-1", "") == "it did not end in 0.5 s"
+
+
+async def test_what_it_left_behind_is_not_waited_for(tmp_path: Path) -> None:
+    """It has the command's output still."""
+    pid = tmp_path / "pid"
+    for code, said in ((0, ""), (3, "it ended with 3: no room")):
+        command = hook(tmp_path, f"sleep 600 & echo $! >{pid}; echo no room; exit {code}")
+        try:
+            assert await command.run("host-1", "") == said
+            assert lives(Path(f"/proc/{pid.read_text().strip()}/stat")), "it is not the command's own"
+        finally:
+            os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
 async def test_when_the_manager_ends_so_does_all_that_it_began(tmp_path: Path) -> None:

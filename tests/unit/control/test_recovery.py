@@ -374,7 +374,13 @@ async def test_what_ended_on_a_host_that_reaches_its_pool_is_let_go_of_first(ben
     assert (await step(bench)).host == "host-0"
 
 
-async def test_the_migration_of_one_that_waits_for_its_host_ends(bench: Any, make: Any, lost: Any) -> None:
+@pytest.mark.parametrize(
+    ("policy", "pool"), [(RecoveryPolicy.none, "san"), (RecoveryPolicy.restart, "local")]
+)
+async def test_the_migration_of_one_that_waits_for_its_host_ends(
+    policy: RecoveryPolicy, pool: str, bench: Any, make: Any, lost: Any
+) -> None:
+    await bench.put(replace(await bench.get(Volume, "vol-1"), pool=pool))
     migration = InstanceMigration(
         id="mig-1",
         instance="i-1",
@@ -388,7 +394,7 @@ async def test_the_migration_of_one_that_waits_for_its_host_ends(bench: Any, mak
         started=datetime(2026, 1, 1, tzinfo=UTC),
         secret=b"s",
     )
-    stays = Recovery(policy=RecoveryPolicy.none)
+    stays = Recovery(policy=policy)
     instance = replace(await bench.get(Instance, "i-1"), migration="mig-1", recovery=stays)
     await bench.put(instance, migration)
     await step(bench)

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from gureum.control.upgrades import END_AGENT, Upgrades, cancel
-from gureum.errors import TransportError
+from gureum.errors import Conflict, TransportError
 from gureum.hostspec import HostReport, WardenReport
 from gureum.resources import (
     Host,
@@ -21,6 +21,7 @@ from gureum.resources import (
     UpgradeState,
     UpgradeStep,
 )
+from gureum.store.base import Change
 
 
 class Fleet:
@@ -32,6 +33,8 @@ class Fleet:
         self.called: list[tuple[str, str]] = []
         self.error = self.absent = ""
         self.deaf = False
+        self.gate: asyncio.Event | None = None
+        """What the command waits for."""
         self.upgrades = Upgrades(bench.env, bench.store, bench.observed, self, self)  # type: ignore[arg-type]
 
     async def call(self, host: str, method: str, **values: Any) -> bytes:
@@ -46,6 +49,8 @@ class Fleet:
 
     async def run(self, host: str, address: str) -> str:
         self.called.append((host, address))
+        if self.gate is not None:
+            await self.gate.wait()
         return self.error
 
     def report(self, host: str, started: float, **said: Any) -> None:
@@ -238,6 +243,89 @@ async def test_cancelled(fleet: Fleet) -> None:
     assert not (await bench.get(Host, "host-0")).draining
     assert await fleet.step() == [LEAVING, WAITING]
     assert (await fleet.now()).state is UpgradeState.cancelled
+
+
+@pytest.mark.parametrize(
+    ("step", "reboots", "stays"),
+    [
+        (CHANGING, False, "activate host host-0 when its command has ended (gureum host activate host-0)"),
+        (RETURNING, True, "activate host host-0 when it has restarted (gureum host activate host-0)"),
+        (RETURNING, False, ""),
+    ],
+)
+async def test_cancelled_with_the_command_on_its_way(
+    fleet: Fleet, step: UpgradeStep, reboots: bool, stays: str
+) -> None:
+    bench = fleet.bench
+    await fleet.begin("host-0", evacuate=True, reboots=reboots)
+    while await fleet.step() != [step]:
+        pass
+    await bench.store.transact(lambda tx: _cancel(tx, bench))
+    assert (await bench.get(Host, "host-0")).draining == bool(stays)
+    [each] = (await fleet.now()).hosts
+    assert stays in each.message
+    assert bool(each.message) == bool(stays)
+
+
+async def test_cancelled_what_was_drained_before_is_not_spoken_of(fleet: Fleet) -> None:
+    bench = fleet.bench
+    await bench.put(replace(await bench.get(Host, "host-0"), draining=True))
+    await fleet.begin("host-0", evacuate=True)
+    while await fleet.step() != [CHANGING]:
+        pass
+    await bench.store.transact(lambda tx: _cancel(tx, bench))
+    assert (await bench.get(Host, "host-0")).draining
+    assert (await fleet.now()).hosts[0].message == ""
+
+
+async def test_a_cancelled_upgrade_s_command_has_its_host_to_itself(fleet: Fleet) -> None:
+    """The next upgrade calls it when it has ended."""
+    bench, fleet.gate = fleet.bench, asyncio.Event()
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        await fleet.begin("host-0", evacuate=True)
+        while not fleet.called:
+            await fleet.upgrades.step(group)
+            await asyncio.sleep(0)
+        await bench.store.transact(lambda tx: _cancel(tx, bench))
+        fleet.upgrades.changed(Change(0, Upgrade.kind, "upg-1", None))
+        hosts = (HostUpgrade(host="host-0"),)
+        await bench.put(Upgrade(id="upg-2", hosts=hosts, evacuate=True, began=0.0, wait_seconds=60.0))
+        async with bench.store.read() as reader:
+            await fleet.upgrades.load(reader)
+        while (await bench.get(Upgrade, "upg-2")).hosts[0].step is not CHANGING:
+            await fleet.upgrades.step(group)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert len(fleet.called) == 1
+        fleet.gate.set()
+        while len(fleet.called) == 1:
+            await fleet.upgrades.step(group)
+            await asyncio.sleep(0)
+
+
+async def test_a_conflict_does_not_call_the_command_again(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transaction that takes in how it ended is done once more."""
+    await fleet.begin("host-0", evacuate=True)
+    while await fleet.step() != [CHANGING]:
+        pass
+    transact, tried = fleet.bench.store.transact, []
+
+    async def conflicts(work: Any, **values: Any) -> Any:
+        async def once_more(tx: Any) -> Any:
+            done = await work(tx)
+            tried.append(done)
+            if len(tried) == 1:
+                raise Conflict("somebody else was first")
+            return done
+
+        return await transact(once_more, **values)
+
+    monkeypatch.setattr(fleet.bench.store, "transact", conflicts)
+    assert await fleet.step() == [RETURNING]
+    assert len(tried) == 2
+    assert len(fleet.called) == 1
 
 
 async def _cancel(tx: Any, bench: Any) -> None:

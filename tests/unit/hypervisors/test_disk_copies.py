@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from gureum.env import Env
 from gureum.errors import HypervisorError
-from gureum.hypervisors.qemu.disk_copies import SPEED_MIN, Copy, DiskCopies, parse_copy
+from gureum.hypervisors.qemu.disk_copies import SPEED_MIN, Copy, DiskCopies, Roads, parse_copy
 from gureum.hypervisors.qemu.monitor import CommandError
 from gureum.hypervisors.qemu.progress import sends
 
@@ -45,8 +47,8 @@ class Qemu:
         return [command for command, _ in self.asked if command != "query-jobs"]
 
 
-def copies(qemu: Qemu) -> DiskCopies:
-    return DiskCopies(Env(), qemu, None)  # type: ignore[arg-type]
+def copies(qemu: Qemu, roads: Roads | None = None) -> DiskCopies:
+    return DiskCopies(Env(), qemu, None, roads or Roads())  # type: ignore[arg-type]
 
 
 def test_jobs_of_others_are_none() -> None:
@@ -104,6 +106,42 @@ async def test_dropped_whatever_the_destination_does() -> None:
     [yank] = [arguments for command, arguments in qemu.asked if command == "yank"]
     assert yank == {"instances": [{"type": "block-node", "node-name": "copy.a"}]}
     assert qemu.commands()[-1] == "blockdev-del"
+
+
+@pytest.fixture
+def road() -> Iterator[tuple[Roads, socket.socket]]:
+    """And its other end. QEMU has the connection, too."""
+    ours, other = socket.socketpair()
+    with ours.dup(), other:
+        other.settimeout(30)
+        roads = Roads()
+        roads.add(ours)
+        yield roads, other
+
+
+async def test_a_road_is_cut_though_qemu_has_it_and_does_not_answer(
+    road: tuple[Roads, socket.socket],
+) -> None:
+    roads, other = road
+    qemu = Qemu()
+
+    async def silent(command: str, arguments: Any = None) -> Any:
+        raise HypervisorError(f"{command}: no answer")
+
+    qemu.execute = silent  # type: ignore[method-assign]
+    with pytest.raises(HypervisorError, match="no answer"):
+        await copies(qemu, roads).drop()
+    assert other.recv(1) == b""
+
+
+async def test_a_road_that_was_used_to_its_end_is_not_cut(road: tuple[Roads, socket.socket]) -> None:
+    roads, other = road
+    qemu = Qemu(a={"status": "ready"})
+    await copies(qemu, roads).end(["a"])
+    await copies(qemu, roads).drop()
+    other.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        other.recv(1)
 
 
 async def test_a_bound_is_shared_by_the_disks() -> None:

@@ -99,6 +99,7 @@ class Deputy:
     def act(self) -> None:
         self.acted = True
         self._guests.stop_known()
+        self.acted = True  # the main thread may have looked meanwhile
 
 
 class Warden:
@@ -118,8 +119,8 @@ class Warden:
         self._custody = Custody(float(earlier.get("lease", 0.0)))
         # What the last one had done for a fence is done again: perhaps it is written nowhere yet.
         self._custody.marked(Marks(*map(int, earlier.get("marks", ()))))
-        self._held = bool(earlier.get("held", False))
-        """Machines may be stopped; noted before they are, and until they go on."""
+        self._held = True
+        """Machines may be stopped; until they go on. At first: the last warden may have ended just then."""
         self._proxied = bool(earlier.get("proxied", False))
         """It proxied neighbour discovery before."""
         self._stopped = False
@@ -258,8 +259,7 @@ class Warden:
         if not self._guests.look() or self._guests.pids():
             self._log.say("ends, and leaves machines to the next warden")
             return False
-        with contextlib.suppress(OSError):
-            self._silence.end(self._proxied)
+        self._silence.leave(self._proxied)
         self._lease.end()
         self._lease.ended.wait(END_SECONDS)
         return True

@@ -132,11 +132,37 @@ async def end_export(monitor: Monitor) -> None:
 # At the source
 
 
+class Roads:
+    """The connections that disks are copied over. QEMU has them too; they are kept to be cut without it, as
+    it answers nothing while it waits for a destination that hangs. (An agent that starts again has none.)
+    """
+
+    def __init__(self) -> None:
+        self._connections: list[socket.socket] = []
+
+    def add(self, connection: socket.socket) -> None:
+        self._connections.append(connection)
+
+    def cut(self) -> None:
+        """What is copied ends with an error, and the guest's writes wait for nobody."""
+        for connection in self._connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self.release()
+
+    def release(self) -> None:
+        """QEMU is done with them."""
+        for connection in self._connections:
+            connection.close()
+        self._connections.clear()
+
+
 class DiskCopies:
-    def __init__(self, env: Env, monitor: Monitor, disks: LiveDisks) -> None:
+    def __init__(self, env: Env, monitor: Monitor, disks: LiveDisks, roads: Roads) -> None:
         self._env = env
         self._monitor = monitor
         self._disks = disks
+        self._roads = roads
 
     async def begin(
         self, volumes: Sequence[str], address: str, migration: str, creds: str, bytes_per_second: int
@@ -155,25 +181,20 @@ class DiskCopies:
 
     async def _open(self, volume: str, address: str, name: str, creds: str) -> None:
         connection = await open_connection(address)
-        with connection:
-            await self._monitor.send_named_file(name, connection.fileno())
-            try:
-                await self._monitor.execute(
-                    "blockdev-add",
-                    {
-                        "driver": "nbd",
-                        "node-name": _PREFIX + volume,
-                        "server": {"type": "fd", "str": name},
-                        "export": volume,
-                        "tls-creds": creds,
-                    },
-                    seconds=OPEN_SECONDS,
-                )
-            except HypervisorError:
-                # QEMU may still wait for an answer, and the guest for QEMU.
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-                raise
+        # What fails is cut (``drop``): QEMU may still wait for an answer, and the guest for QEMU.
+        self._roads.add(connection)
+        await self._monitor.send_named_file(name, connection.fileno())
+        await self._monitor.execute(
+            "blockdev-add",
+            {
+                "driver": "nbd",
+                "node-name": _PREFIX + volume,
+                "server": {"type": "fd", "str": name},
+                "export": volume,
+                "tls-creds": creds,
+            },
+            seconds=OPEN_SECONDS,
+        )
 
     async def _mirror(self, volume: str, speed: int) -> None:
         await self._monitor.execute(
@@ -220,6 +241,7 @@ class DiskCopies:
                 )
             await asyncio.sleep(POLL_SECONDS)
         await self._close(volumes)
+        self._roads.release()
         self._env.crashpoint("qemu.copies.ended")
         return tuple(sorted(volumes))
 
@@ -241,6 +263,7 @@ class DiskCopies:
 
     async def drop(self) -> None:
         """Let the guest go on with its own disks alone, whatever the destination does."""
+        self._roads.cut()
         instances = items(await self._monitor.execute("query-yank"))
         ours = [each for each in instances if str(each.get("node-name", "")).startswith(_PREFIX)]
         if ours:

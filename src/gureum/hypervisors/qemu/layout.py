@@ -74,7 +74,9 @@ async def _size(machine: Machine, installation: Installation) -> MachineSize | N
     live = machine.resizing.live()
     await live.look()
     size = live.status
-    if machine.saved.leaving or live.leaving:
+    # It may have let go after it was asked for the last time.
+    wanted = machine.saved.leaving
+    if live.leaving or (wanted and size is not None and size.vcpus > wanted):
         raise HypervisorError(f"{machine.id}: its guest has not let go of a vCPU yet")
     plugged = size is not None and size.memory_bytes > size.memory_min_bytes
     if plugged and _forgets_writes(machine, installation):

@@ -392,7 +392,9 @@ class Machine:
         blame if it could run.
         """
         stopped = asyncio.get_running_loop().time() < self._held_at + HELD_SECONDS
-        if stopped or (self.state is MachineState.running and self.message):
+        is_excused = stopped or (self.state is MachineState.running and self.message)
+        # What is on its way may be on the other host already: it does not go on here without being told to.
+        if is_excused and not self.migrating.holds_still:
             why = "it was stopped not long ago" if stopped else self.message
             log.warning("%s: its watchdog ran out, and is off from now on, but %s: it goes on", self.id, why)
             self._background.start(self._go_on_unwatched())

@@ -27,7 +27,7 @@ from gureum.hypervisors.base import Incoming, Migration, Outgoing
 from gureum.hypervisors.qemu import secret_dir
 from gureum.hypervisors.qemu.background import Background
 from gureum.hypervisors.qemu.channel import Listener, connect
-from gureum.hypervisors.qemu.disk_copies import Copy, DiskCopies, end_export, export
+from gureum.hypervisors.qemu.disk_copies import Copy, DiskCopies, Roads, end_export, export
 from gureum.hypervisors.qemu.live_nodes import item
 from gureum.hypervisors.qemu.migration_settings import CREDENTIALS, set_capabilities, use_secret
 from gureum.hypervisors.qemu.monitor import CommandError, Monitor
@@ -49,6 +49,8 @@ CONNECTION = "migration"
 POLL_SECONDS = 1.0
 BEGIN_SECONDS = 15.0
 """From the connection to the first of what is copied."""
+SILENT_SECONDS = 30.0
+"""QEMU that does not answer for so long is taken to wait for a disk of the other host."""
 CANCEL_SECONDS = 20.0
 CANCEL_POLL_SECONDS = 0.05
 ARRIVAL_SECONDS = 5.0
@@ -82,6 +84,7 @@ class Migrating:
         self._volumes: tuple[str, ...] = ()
         """Disks of which there may be copies under way, or that have ended."""
         self._copied: tuple[str, ...] = ()
+        self._roads = Roads()
         self._tries = 0
         self.status: Migration | None = None
 
@@ -195,7 +198,7 @@ class Migrating:
         await self._copies().drop()
 
     def _copies(self) -> DiskCopies:
-        return DiskCopies(self._machine.env, self._machine.monitor(), self._machine.disks())
+        return DiskCopies(self._machine.env, self._machine.monitor(), self._machine.disks(), self._roads)
 
     async def _begin_disks(self, monitor: Monitor, outgoing: Outgoing) -> None:
         await use_secret(monitor, self._secret, outgoing.secret, self._machine.saved.uid, "client")
@@ -303,6 +306,8 @@ class Migrating:
                 self._fail(messages.CANCELLED)
                 await self._drop()
                 return
+        # While it waits for a disk of the other host QEMU holds the guest, and answers nothing.
+        self._roads.cut()
         await machine.monitor().execute("migrate_cancel")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CANCEL_SECONDS):
@@ -318,11 +323,16 @@ class Migrating:
 
         async def watch() -> None:
             told = ""
+            loop = asyncio.get_running_loop()
+            answered = loop.time()
             while self.status is not None and self.status.phase is COPYING:
                 await asyncio.sleep(POLL_SECONDS)
                 try:
                     await self._look()
+                    answered = loop.time()
                 except HypervisorError as error:
+                    if loop.time() > answered + SILENT_SECONDS:
+                        self._roads.cut()
                     if str(error) != told:
                         told = str(error)
                         log.warning("%s", told)

@@ -60,8 +60,8 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
 
     ``watchdog``: it has the device; what an earlier gureum has started has none.
 
-    ``room``: to what it can grow, None for one that keeps its size. ``leaving``: its guest was asked to give
-    up a CPU, and may do so at any moment.
+    ``room``: to what it can grow, None for one that keeps its size. ``leaving``: to so many
+    vCPUs its guest was asked to come down, and may do so at any moment; 0: it was not.
 
     ``paused``: why its storage paused it, "" while it goes on. ``frozen``: its guest may have been told to
     write nothing more.
@@ -86,7 +86,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     exports: str = ""
     group: str = ""
     room: Room | None = None
-    leaving: bool = False
+    leaving: int = 0
     watchdog: bool = False
     model: str = ""
 

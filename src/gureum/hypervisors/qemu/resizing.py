@@ -53,8 +53,8 @@ class Resizing:
         before = live.status
         if before is None:
             return
-        if vcpus < before.vcpus and not machine.saved.leaving:
-            await machine.save(leaving=True)
+        if vcpus < before.vcpus and machine.saved.leaving != vcpus:
+            await machine.save(leaving=vcpus)
         # What it gets it may use at once; what it is to give up it has until it did.
         self._limit(vcpus, max(memory_bytes, before.memory_bytes))
         machine.env.crashpoint("qemu.resize.limited")
@@ -62,7 +62,7 @@ class Resizing:
         machine.env.crashpoint("qemu.resize.asked")
         after = live.status
         if machine.saved.leaving and not live.leaving:
-            machine.remember(leaving=False)
+            machine.remember(leaving=0)
         if after is not None and after.memory_bytes <= memory_bytes < before.memory_bytes:
             self._limit(vcpus, memory_bytes)
 

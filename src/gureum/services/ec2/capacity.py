@@ -104,21 +104,25 @@ async def _fleet(reader: Reader) -> Fleet:
 
 
 def _short(scene: Scene, fleet: Restarts, machine: Taken, priority: int) -> Shortfall | None:
-    """What would find no room any more if hosts were lost, with what was placed in thought."""
+    """What would find no room any more if hosts were lost, with what was placed in thought, and might find
+    some if less was launched.
+    """
     new = {
         id: Restart(each, (-priority, inf, id))
         for id, each in scene.placed.items()
         if machine.restarts and (id == machine.id or id.startswith(NEW))
     }
-    return Outlook(scene, fleet, domain(fleet, machine.zone), new).short(fleet.settings.survive)
+    return Outlook(scene, fleet, domain(fleet, machine.zone), new).avoidable(fleet.settings.survive)
 
 
 async def shortfall(reader: Reader, zone: str) -> str:
-    """What would find no room in the zone if hosts were lost whose loss is to be survived, "" for nothing."""
+    """What would find no room in the zone if hosts were lost whose loss is to be survived, "" for nothing.
+    As where launches are refused: without what no host that is left has the labels for.
+    """
     fleet = await _fleet(reader)
     if not isinstance(fleet, Restarts):
         return ""
-    short = Outlook(Scene(fleet), fleet, domain(fleet, zone)).short(fleet.settings.survive)
+    short = Outlook(Scene(fleet), fleet, domain(fleet, zone)).avoidable(fleet.settings.survive)
     if short is None:
         return ""
     hosts = "a host" if fleet.settings.survive == 1 else f"{fleet.settings.survive} hosts"

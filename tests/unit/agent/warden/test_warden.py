@@ -85,6 +85,9 @@ class FakeSilence:
             raise OSError("no netlink")
         self.kept, self.proxies, self.heard = False, self.proxies or proxied, seconds
 
+    def leave(self, proxied: bool) -> None:
+        self.end(proxied)
+
     def end(self, proxied: bool) -> None:
         if not self.whole:
             raise OSError("no netlink")
@@ -197,6 +200,15 @@ def test_guests_are_ended_before_that_is_said(bench: Bench) -> None:
     assert bench.lease.wanted
 
 
+def test_guests_that_a_deputy_stopped_go_on_under_the_next_warden(bench: Bench) -> None:
+    """That one hung, and was ended before it could say so."""
+    bench.look(renewed=True, marks=Marks())
+    bench.deputy.act()
+    bench.begin()
+    bench.word()
+    assert bench.look(marks=Marks()) == ["go on"]
+
+
 def test_guests_of_before_an_unseen_fence_never_go_on(bench: Bench) -> None:
     bench.look(renewed=True, marks=Marks())
     bench.now = 1100.0
@@ -210,7 +222,7 @@ def test_the_lease_of_an_earlier_warden(bench: Bench) -> None:
     bench.look(renewed=True, marks=Marks())
     bench.now = 1001.0
     bench.begin()
-    assert bench.look(marks=Marks(), foreign="warden/c/h/before") == []  # it still counts
+    assert bench.look(marks=Marks(), foreign="warden/c/h/before") == ["go on"]  # it still counts
     assert not bench.lease.may_break
     bench.now = 1004.0
     assert bench.look(marks=Marks(), foreign="warden/c/h/before") == ["stop"]
@@ -346,4 +358,5 @@ def test_a_fence_that_an_earlier_warden_saw_is_in_force_at_once(bench: Bench) ->
     assert bench.lease.acknowledged == [5]
     assert bench.look(marks=Marks(5, 5, 5)) == ["go on"]  # the lease counts
     bench.begin()
+    assert bench.look() == ["go on"]
     assert bench.look() == []

@@ -161,6 +161,48 @@ async def test_a_start_leaves_that_room_too(cloud: Cloud) -> None:
     await cloud.rig.call("StartInstances", InstanceIds=[first])
 
 
+async def test_labels_that_no_host_has_refuse_nobody_else(cloud: Cloud) -> None:
+    """No refused launch makes room for it; it is shown all the same."""
+    await cloud.survive(1)
+    first, second, third = sorted(await cloud.launched(3))
+    for n, id in enumerate((first, second, third)):
+        await cloud.on(f"host-{n}", id)
+    tag = [{"Key": "gureum:host:nowhere", "Value": "1"}]
+    await cloud.rig.call("CreateTags", Resources=[first], Tags=tag)
+    assert len(await cloud.launched(1)) == 1
+    await cloud.rig.call("StopInstances", InstanceIds=[third])
+    await cloud.rig.change(Instance, third, state=InstanceState.stopped)
+    await cloud.rig.call("StartInstances", InstanceIds=[third])
+    domain = await cloud.zone()
+    assert domain["Holds"] is False
+    assert f"if host host-0 was lost, {first} (t3.micro) would find no room" in domain["Message"]
+    [explained] = (await cloud.fleet("ExplainHostLoss", HostId="host-0"))["Instances"]
+    assert explained["Outcome"] == "no-room"
+    # Of the room that the others need, all is kept still.
+    assert len(await cloud.launched(20)) == 4
+    message = await cloud.rig.fails(FULL, "RunInstances", **ONE, **HERE)
+    assert first not in message
+
+
+async def test_labels_of_one_that_waits_and_of_one_host_alone(cloud: Cloud) -> None:
+    await cloud.survive(1)
+    await cloud.rig.change(Host, "host-1", labels={"gpu": "1"})
+    waits, bound = sorted(await cloud.launched(2))
+    await cloud.on("host-0", waits)
+    await cloud.on("host-1", bound)
+    await cloud.rig.change(Instance, waits, host=None, recovers=1.0, tags={"gureum:host:gone": "1"})
+    await cloud.rig.change(Instance, bound, tags={"gureum:host:gpu": "1"})
+    assert len(await cloud.launched(1)) == 1
+    # What is launched itself may be refused: that leaves nobody without room.
+    own = [{"ResourceType": "instance", "Tags": [{"Key": "gureum:host:gpu", "Value": "1"}]}]
+    message = await cloud.rig.fails(FULL, "RunInstances", **ONE, **HERE, TagSpecifications=own)
+    assert "if host host-1 was lost, a new one (t3.micro) would find no room" in message
+    # And where more hosts have the label, room is kept as ever.
+    await cloud.rig.put(host("host-3", 0, labels={"gpu": "1"}))
+    message = await cloud.rig.fails(FULL, "RunInstances", **ONE, **HERE)
+    assert f"if host host-1 was lost, {bound} (t3.micro) would find no room" in message
+
+
 async def test_a_zone_with_room_is_chosen(cloud: Cloud) -> None:
     await cloud.survive(1)
     await cloud.launched(8)
