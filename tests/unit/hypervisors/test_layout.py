@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from msgspec.structs import replace
 
 from gureum.errors import HypervisorError
 from gureum.hypervisors.base import Disk, MachineConfig, Nic
 from gureum.hypervisors.qemu.installation import Installation
-from gureum.hypervisors.qemu.layout import require_fit
+from gureum.hypervisors.qemu.layout import _size, require_fit
 from gureum.migrationspec import MachineLayout
 from gureum.san.base import FileDisk, Layer
+from gureum.sizespec import MachineSize
 
 DISK = Disk(volume="vol-1", index=0, source=FileDisk(layers=(Layer(path="/d", format="raw"),)))
 NIC = Nic(interface="eni-1", mac="0a:00:00:00:00:01", index=0, fd=9)
@@ -55,3 +59,21 @@ def test_a_machine_with_a_model_fits_another_cpu_that_offers_it() -> None:
 def test_others_do_not(layout: MachineLayout, reason: str) -> None:
     with pytest.raises(HypervisorError, match=reason):
         require_fit(CONFIG, layout, INSTALLED, "kvm a")
+
+
+@pytest.mark.parametrize(("vcpus", "waits"), [(2, False), (3, True)])
+async def test_a_machine_leaves_once_its_guest_has_given_up_its_vcpus(vcpus: int, waits: bool) -> None:
+    """Also if it did so after it was asked for the last time."""
+
+    async def look() -> None:
+        return None
+
+    size = MachineSize(vcpus=vcpus, memory_bytes=1, vcpus_max=4, memory_min_bytes=1, memory_max_bytes=1)
+    live = SimpleNamespace(look=look, status=size, leaving=False)
+    saved = SimpleNamespace(room=object(), leaving=2)
+    machine: Any = SimpleNamespace(id="i-1", saved=saved, resizing=SimpleNamespace(live=lambda: live))
+    if waits:
+        with pytest.raises(HypervisorError, match="has not let go of a vCPU yet"):
+            await _size(machine, INSTALLED)
+    else:
+        assert await _size(machine, INSTALLED) == size
