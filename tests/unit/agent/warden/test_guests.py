@@ -72,20 +72,23 @@ def test_there_may_be_none(tmp_path: Path) -> None:
 
 THREADS = """
 import ctypes, sys, threading, time
-threading.Thread(target=lambda: open(sys.argv[1], "w") and time.sleep(1000)).start()
+threading.Thread(target=time.sleep, args=(1000,)).start()
+sys.stdin.read()
 ctypes.CDLL(None).syscall(60, 0)  # exit: of the first thread only
 """
 
 
 def test_a_process_lives_as_long_as_any_of_its_threads(tmp_path: Path) -> None:
-    machine, begun = tmp_path / "machines" / "i-1", tmp_path / "begun"
-    process = subprocess.Popen([sys.executable, "-c", THREADS, str(begun)], env={MARKER: str(machine)})
+    machine, command = tmp_path / "machines" / "i-1", [sys.executable, "-c", THREADS]
+    process = subprocess.Popen(command, env={MARKER: str(machine)}, stdin=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 60
         guests = Guests(f"{tmp_path}/machines")
         while guests.pids() != [process.pid] and time.monotonic() < deadline:
             pass  # its environment is not there from the very beginning
-        while not (begun.exists() and state(process) == "Z") and time.monotonic() < deadline:
+        assert process.stdin is not None
+        process.stdin.close()
+        while state(process) != "Z" and time.monotonic() < deadline:
             time.sleep(0.01)
         assert state(process) == "Z"
         assert guests.pids() == [process.pid]
