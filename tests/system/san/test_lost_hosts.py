@@ -108,8 +108,12 @@ def guest_processes(cloud: SanCloud, host: int) -> list[int]:
 
 
 def is_silent(cloud: SanCloud, host: int) -> bool:
-    listed = ["ip", "netns", "exec", f"gh{cloud.config.index}-{host}", "nft", "list", "tables"]
-    return "_silence" in subprocess.run(listed, check=True, capture_output=True, text=True).stdout
+    """Whether its filters are there, and nothing says that they let pass."""
+    inside = ["ip", "netns", "exec", f"gh{cloud.config.index}-{host}"]
+    table = ["nft", "list", "table", "inet", f"gureum_{cloud.config.index}_silence"]
+    return (
+        "elements" not in subprocess.run([*inside, *table], check=True, capture_output=True, text=True).stdout
+    )
 
 
 def workers(pid: int) -> list[int]:

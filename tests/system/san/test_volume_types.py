@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,7 +40,16 @@ def cloud(tiny_image: ImageManifest) -> Iterator[SanCloud]:
 
 def images(cloud: SanCloud, pool: str) -> set[str]:
     """What `rbd ls` says, without what only holds a snapshot."""
-    listed = json.loads(cloud.rbd("ls", "--long", "--format", "json", pool=pool))
+
+    def ask() -> str:
+        try:
+            return cloud.rbd("ls", "--long", "--format", "json", pool=pool)
+        except subprocess.CalledProcessError as error:
+            if error.returncode != errno.ENOENT:  # one of them has just gone
+                raise
+            return ""
+
+    listed = json.loads(cloud.wait("what is in the pool", ask))
     return {each["image"] for each in listed if each["size"] and "snapshot" not in each}
 
 
