@@ -137,7 +137,7 @@ class Fleet(Chapter):
                 began = time.monotonic()
                 new = self._wait("it to run elsewhere", lambda: set(self._hypervisor_pids()) - old)
                 took = time.monotonic() - began
-                self._wait("ssh", lambda: self._try_ssh("true"))
+                self._wait("ssh", lambda: self._try_ssh("hostname"))
                 booted = time.monotonic() - began
             load.stop()
             expect(len(new) == 1, f"it runs {len(new)} times")
