@@ -451,6 +451,7 @@ class Migrating:
     def process_ended(self, message: str) -> None:
         """Also that of a machine which was found without one."""
         self._stop_listening()
+        self._roads.release()
         self._background.cancel()
         secret_dir.remove(self._secret)
         status, saved = self.status, self._machine.saved
@@ -556,6 +557,7 @@ class Migrating:
             listener.close()
 
     def close(self) -> None:
+        self._roads.release()
         self._background.cancel()
         if self._listener is not None:
             self._listener.abandon()
