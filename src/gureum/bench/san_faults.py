@@ -172,6 +172,7 @@ def answers(ssh: Sequence[str]) -> bool:
 def exported(cloud: Cloud, volume: str, directory: Path) -> bytes:
     """The beginning of the volume, as another client of the cluster reads it."""
     file = directory / "volume"
+    file.unlink(missing_ok=True)
     disk_io.rbd(Cluster(cloud.state_dir).settings(), "export", "--no-progress", volume, str(file))
     with open(file, "rb") as disk:
         return disk.read(AREA_BYTES)
