@@ -158,6 +158,35 @@ class Chapter:
     def _volume_is(self, id: str, state: str) -> bool:
         return self._volume_state(id) == state
 
+    def _new_volume(self, device: str, **source: str) -> str:
+        """Of 1 GiB, or of what its source has, attached to the instance."""
+        zone = self._describe()["Placement"]["AvailabilityZone"]
+        wanted: dict[str, Any] = source or {"Size": 1}
+        id = str(self._client.create_volume(AvailabilityZone=zone, **wanted)["VolumeId"])
+        self._wait("the volume", lambda: self._volume_state(id) == "available")
+        self._attach(id, device)
+        return id
+
+    def _grow(self) -> str:
+        """Stop the instance, give it a larger type, start it; how much memory it had and has."""
+        small = self._memory_kib()
+        self._client.stop_instances(InstanceIds=[self.instance])
+        self._wait("it to stop", lambda: self._state() == "stopped")
+        reason = self._describe()["StateTransitionReason"]
+        expect("User initiated" in reason, f"it stopped because of {reason!r}")
+        larger = {"Value": "t3.micro"}
+        self._client.modify_instance_attribute(InstanceId=self.instance, InstanceType=larger)
+        self._client.start_instances(InstanceIds=[self.instance])
+        self._wait("it to run", self._runs)
+        self.address = self._wait("its address", lambda: self._describe().get("PublicIpAddress"))
+        self._wait("ssh", lambda: self._try_ssh("hostname"))
+        large = self._memory_kib()
+        expect(large > 1.5 * small, f"memory was {small} KiB and is {large} KiB")
+        return f"{small // 1024} MiB became {large // 1024} MiB"
+
+    def _memory_kib(self) -> int:
+        return int(self._ssh("awk '/MemTotal/ {print $2}' /proc/meminfo"))
+
     def _attach(self, volume: str, device: str) -> None:
         self._client.attach_volume(VolumeId=volume, InstanceId=self.instance, Device=device)
 

@@ -89,10 +89,7 @@ class OneMachine(Chapter):
 
     def _second_volume(self) -> None:
         with self.story.step("A second volume is attached to the running machine, a file written") as says:
-            zone = self._describe()["Placement"]["AvailabilityZone"]
-            self.volume = self._client.create_volume(AvailabilityZone=zone, Size=1)["VolumeId"]
-            self._wait("the volume", lambda: self._volume_state(self.volume) == "available")
-            self._attach(self.volume, "/dev/sdf")
+            self.volume = self._new_volume("/dev/sdf")
             device = self._device(self.volume)
             self._ssh(f"mkfs.ext4 -q {device} && mkdir -p /data && mount {device} /data")
             self._ssh(f"dd if=/dev/urandom of=/data/file bs=1M count={FILE_MIB} 2>/dev/null && sync")
@@ -115,22 +112,10 @@ class OneMachine(Chapter):
 
     def _resize(self) -> None:
         with self.story.step("Stop, change to a larger type, start: same disk, more memory") as says:
-            small = int(self._ssh("awk '/MemTotal/ {print $2}' /proc/meminfo"))
-            self._client.stop_instances(InstanceIds=[self.instance])
-            self._wait("it to stop", lambda: self._state() == "stopped")
-            reason = self._describe()["StateTransitionReason"]
-            expect("User initiated" in reason, f"it stopped because of {reason!r}")
-            self._client.modify_instance_attribute(
-                InstanceId=self.instance, InstanceType={"Value": "t3.micro"}
-            )
-            self._client.start_instances(InstanceIds=[self.instance])
-            self._wait("it to run", self._runs)
-            self.address = self._wait("its address", lambda: self._describe().get("PublicIpAddress"))
-            large = int(self._wait("ssh", lambda: self._try_ssh("awk '/MemTotal/ {print $2}' /proc/meminfo")))
-            expect(large > 1.5 * small, f"memory was {small} KiB and is {large} KiB")
+            grown = self._grow()
             self._ssh(f"mkdir -p /data && mount {self._device(self.volume)} /data")
             expect(self._file_digest() == self.digest, "the file changed")
-            says(f"{small // 1024} MiB became {large // 1024} MiB; the file is there")
+            says(f"{grown}; the file is there")
 
     def _snapshot(self) -> None:
         with self.story.step("A snapshot of the mounted volume, a new volume from it") as says:
@@ -140,12 +125,7 @@ class OneMachine(Chapter):
             self._wait("the snapshot", lambda: self._snapshot_state() == "completed")
             seconds = time.monotonic() - began
             self._ssh("echo changed > /data/file && sync")
-            zone = self._describe()["Placement"]["AvailabilityZone"]
-            self.copy = self._client.create_volume(AvailabilityZone=zone, SnapshotId=self.snapshot)[
-                "VolumeId"
-            ]
-            self._wait("the copy", lambda: self._volume_state(self.copy) == "available")
-            self._attach(self.copy, "/dev/sdg")
+            self.copy = self._new_volume("/dev/sdg", SnapshotId=self.snapshot)
             self._ssh(f"mkdir -p /copy && mount {self._device(self.copy)} /copy")
             copied = self._ssh("sha256sum /copy/file").split()[0]
             expect(copied == self.digest, "the copy is not what was snapshotted")

@@ -78,10 +78,7 @@ class Fleet(Chapter):
 
     def _begin_to_write(self) -> None:
         with self.story.step("A volume with three copies; the guest writes, and says so by TCP") as says:
-            zone = self._describe()["Placement"]["AvailabilityZone"]
-            self.volume = self._client.create_volume(AvailabilityZone=zone, Size=1)["VolumeId"]
-            self._wait("the volume", lambda: self._volume_state(self.volume) == "available")
-            self._attach(self.volume, "/dev/sdf")
+            self.volume = self._new_volume("/dev/sdf")
             load = self._write()
             says(f"{self.volume} on {self._host()}; {load.written} flushed writes, each acknowledged")
 
@@ -157,19 +154,9 @@ class Fleet(Chapter):
 
     def _resize(self) -> None:
         with self.story.step("Stop, change to a larger type, start") as says:
-            small = int(self._ssh("awk '/MemTotal/ {print $2}' /proc/meminfo"))
-            self._client.stop_instances(InstanceIds=[self.instance])
-            self._wait("it to stop", lambda: self._state() == "stopped")
-            self._client.modify_instance_attribute(
-                InstanceId=self.instance, InstanceType={"Value": "t3.micro"}
-            )
-            self._client.start_instances(InstanceIds=[self.instance])
-            self._wait("it to run", self._runs)
-            self.address = self._wait("its address", lambda: self._describe().get("PublicIpAddress"))
-            large = int(self._wait("ssh", lambda: self._try_ssh("awk '/MemTotal/ {print $2}' /proc/meminfo")))
-            expect(large > 1.5 * small, f"memory was {small} KiB and is {large} KiB")
+            grown = self._grow()
             load = self._write()
-            says(f"{small // 1024} MiB became {large // 1024} MiB; {load.written} writes since")
+            says(f"{grown}; {load.written} writes since")
 
     def _terminate(self) -> None:
         with self.story.step("Terminate, and delete the volume: the pool is empty") as says:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from msgspec.structs import replace
 
-from gureum.env import Env
 from gureum.errors import HypervisorError
 from gureum.hypervisors.base import Hypervisor, MachineConfig
-from gureum.hypervisors.fake import FakeHypervisor, FakeMachines
-from gureum.hypervisors.fake_migration import FakeRoads
+from gureum.hypervisors.fake import FakeHypervisor
 from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
 from gureum.sizespec import MachineSize
 
@@ -24,23 +20,6 @@ from .pair import Pair
 
 SECONDS = 120.0
 START, MORE, MOST = 192 * MIB, (192 + 256) * MIB, (192 + 512) * MIB
-
-
-@pytest.fixture(params=["fake", pytest.param("qemu", marks=[pytest.mark.qemu, pytest.mark.root])])
-async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
-    env, roads = Env(rng=random.Random(1)), FakeRoads()
-    hosts = [FakeMachines(env, roads) for _ in range(2)]
-    if request.param == "fake":
-        pair = Pair((lambda: FakeHypervisor(env, hosts[0]), lambda: FakeHypervisor(env, hosts[1])))
-    else:
-        run_dir: Path = request.getfixturevalue("run_dir")
-        other: Path = request.getfixturevalue("other_run_dir")
-        pair = Pair((lambda: QemuHypervisor(Env(), run_dir), lambda: QemuHypervisor(Env(), other)))
-    await pair.recover()
-    yield pair
-    await pair.close()
-    for host in hosts:
-        await host.close()
 
 
 @pytest.fixture
