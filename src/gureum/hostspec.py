@@ -9,6 +9,7 @@ removed by omission: a volume or snapshot goes only where it is named with ``pre
 
 from __future__ import annotations
 
+import hashlib
 from enum import StrEnum
 
 import msgspec
@@ -147,6 +148,8 @@ class VolumeSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     key: bytes = b""
     encrypts: bool = False
     """Its source is not encrypted: it is copied into it."""
+    source_bytes: int = 0
+    """How much of it that is, from the beginning; 0 for all. The rest begins as an empty volume does."""
     iops: int = 0
     throughput: int = 0
     machine: str = ""
@@ -169,6 +172,11 @@ class VolumeSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     """The pool that it is to be copied to, and to be kept the same as here; "" for none."""
     leaves: tuple[str, ...] = ()
     """Pools in which no copy of it is to be. One of them has its data until ``pool`` has all of it."""
+
+
+def source_clone(volume: str) -> str:
+    """The id of the clone of its source that a volume is copied from, which has no record of its own."""
+    return "vol-" + hashlib.sha256(f"source of {volume}".encode()).hexdigest()[:17]
 
 
 class SnapshotSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
@@ -430,7 +438,8 @@ class NetworkSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
 
 class HostSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     """``cloud`` guards against a spec of another cloud. ``lifted``: fences of this host up to this number are
-    over, 0 if it never had one.
+    over, 0 if it never had one. ``managers``: ADDRESS:PORT of each machine that a manager may lead on, if
+    there can be several; where there are, each report is answered by a Word.
     """
 
     cloud: str
@@ -443,6 +452,7 @@ class HostSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     network: NetworkSpec = NetworkSpec()
     fences: tuple[FenceSpec, ...] = ()
     lifted: int = 0
+    managers: tuple[str, ...] = ()
 
 
 class MachineState(StrEnum):

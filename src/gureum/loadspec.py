@@ -7,12 +7,14 @@ import msgspec
 
 class MachineLoad(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, array_like=True, gc=False):
     """``cpus``: processors that it used; ``waiting``: that it wanted besides, and did not get.
-    ``memory_bytes``: what of the host's it has now.
+    ``memory_bytes``: what of the host's it has now. ``used_bytes``: what its guest uses of its memory,
+    without what it would give up for programs (caches), as the guest says itself; -1 if it doesn't.
     """
 
     cpus: float = 0.0
     waiting: float = 0.0
     memory_bytes: int = 0
+    used_bytes: int = -1
 
 
 class HostLoad(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -27,7 +27,8 @@ class MachineLayout(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     ``host_cpu`` what the source's ``Hypervisor.cpu`` says. ``disks`` and ``nics`` say, by volume and
     interface, on which bus and in which slot of it each is. ``vcpus`` and ``memory_bytes``: what it has now,
     and ``room`` to what it can grow; 0 and None of one that was started without any. ``watchdog``: it has
-    one. ``model``: the ``cpu`` by its name in ``cpus``, "" if it has the source's own.
+    one. ``model``: the ``cpu`` by its name in ``cpus``, "" if it has the source's own. ``queues``: how many a
+    disk has, by volume.
     """
 
     type: str
@@ -42,6 +43,7 @@ class MachineLayout(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     room: Room | None = None
     watchdog: bool = False
     model: str = ""
+    queues: dict[str, int] = {}
 
 
 class IncomingSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

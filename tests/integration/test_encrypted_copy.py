@@ -7,11 +7,12 @@ import os
 import random
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from gureum.agent.copies import Copies, source_volume
+from gureum.agent.copies import Copies
 from gureum.env import Env
-from gureum.hostspec import VolumeSpec
+from gureum.hostspec import VolumeReport, VolumeSpec, source_clone
 from gureum.san import qemu_img
 from gureum.san.base import FileDisk
 from gureum.san.local import LocalPool
@@ -41,12 +42,12 @@ async def prepared(directory: Path, env: Env) -> LayeredPool:
     return pool
 
 
-async def copied(pool: LayeredPool, env: Env) -> None:
+async def copied(pool: LayeredPool, env: Env, spec: VolumeSpec = SPEC) -> None:
     ended = asyncio.Event()
     copies = Copies(env, lambda volume: ended.set())
-    assert not await copies.step(pool, SPEC)
+    assert not await copies.step(pool, spec)
     await ended.wait()
-    assert await copies.step(pool, SPEC)
+    assert await copies.step(pool, spec)
     await copies.close()
 
 
@@ -90,9 +91,34 @@ async def test_copy(tmp_path: Path, point: str) -> None:
     await copied(pool, Env())
     assert await plain(pool, tmp_path) == bytes(MIB) + DATA + bytes(SIZE - MIB - len(DATA))
     assert_hidden(tmp_path)
-    assert source_volume(TARGET) not in (await pool.inventory()).volumes
+    assert source_clone(TARGET) not in (await pool.inventory()).volumes
     await pool.close()
     assert os.listdir(tmp_path / "pool")
+
+
+async def test_how_far_it_is_is_told(tmp_path: Path) -> None:
+    pool = await prepared(tmp_path / "pool", Env())
+    copies, told, ended = Copies(Env(), lambda volume: ended.set()), set(), asyncio.Event()
+    assert not await copies.step(pool, SPEC)
+    while not ended.is_set():
+        report = copies.told(SPEC, VolumeReport(id=TARGET))
+        told.add((report.done_bytes, report.total_bytes))
+        await asyncio.sleep(0)
+    assert (SIZE, SIZE) in told
+    assert copies.told(SPEC, VolumeReport(id=TARGET)) == VolumeReport(id=TARGET)
+    await copies.close()
+    await pool.close()
+
+
+async def test_of_a_larger_volume_no_more_is_written_than_its_source_has(tmp_path: Path) -> None:
+    pool = await prepared(tmp_path / "pool", Env())
+    await pool.resize_volume(TARGET, 8 * SIZE + LUKS_HEADER_BYTES)
+    await copied(pool, Env(), msgspec.structs.replace(SPEC, size_bytes=8 * SIZE, source_bytes=SIZE))
+    assert (await plain(pool, tmp_path))[:SIZE] == bytes(MIB) + DATA + bytes(SIZE - MIB - len(DATA))
+    disk = await pool.open_volume(TARGET)
+    assert isinstance(disk, FileDisk)
+    assert os.stat(disk.layers[0].path).st_blocks * 512 < 2 * SIZE
+    await pool.close()
 
 
 async def test_a_copy_that_is_ended_leaves_nothing_open(tmp_path: Path) -> None:
@@ -101,7 +127,7 @@ async def test_a_copy_that_is_ended_leaves_nothing_open(tmp_path: Path) -> None:
     assert not await copies.step(pool, SPEC)
     await asyncio.sleep(0.05)
     await copies.stop(TARGET)
-    for volume in (source_volume(TARGET), TARGET):
+    for volume in (source_clone(TARGET), TARGET):
         await pool.delete_volume(volume)
     assert set((await pool.inventory()).volumes) == {SOURCE}
     await pool.close()

@@ -100,7 +100,7 @@ async def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path: Path) -> None:
             killer.join()
         finally:
             process.kill()
-            process.wait(10)
+            process.wait(60)
             process.stdout.close()
         for line in lines:
             if line.endswith("\n"):
@@ -139,7 +139,7 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
         assert asyncio.run(inspect()) == 0
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(60)
         process.stdout.close()
 
 
@@ -310,7 +310,7 @@ async def test_the_loop_goes_on_while_the_disk_is_slow(
     commit = Writer.commit
 
     def slow(writer: Writer) -> None:
-        assert finished.wait(10)
+        assert finished.wait(60)
         commit(writer)
 
     monkeypatch.setattr(Writer, "commit", slow)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gureum.control import disk_copies, migrations
 from gureum.hypervisors.base import Outgoing
 from gureum.hypervisors.fake import FakeMachines
 from gureum.hypervisors.fake_machine import FakeMachine
 from gureum.hypervisors.fake_migration import FakeRoads
-from gureum.resources import InstanceMigration
+from gureum.resources import InstanceMigration, Volume
 from gureum.sim.run import Outcome, simulate
 
 STEPS = 60
@@ -98,6 +100,17 @@ def test_what_is_written_after_the_first_pass_does_not_go_along(monkeypatch: pyt
 
     monkeypatch.setattr(FakeRoads, "_copy_disks", copy_disks)
     found("contains")
+
+
+def test_what_a_lost_host_has_left_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its record says nothing of what is there."""
+
+    async def forget(tx: Any, observed: object, migration: InstanceMigration, host: str) -> None:
+        for volume in await tx.get_many(Volume, set(migration.copies)):
+            await tx.put(replace(volume, former=tuple(each for each in volume.former if each != host)))
+
+    monkeypatch.setattr(migrations.disk_copies, "forget", forget)
+    found("is in host-., and not only|in the pool or in the store only")
 
 
 def test_a_copy_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

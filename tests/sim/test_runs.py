@@ -69,7 +69,7 @@ def test_a_seed_replays_in_another_process_with_another_hash_seed() -> None:
     for hash_seed in ("0", "1", "4711"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)}
         run = subprocess.run(
-            [sys.executable, "-c", program], env=environment, capture_output=True, check=True, timeout=100
+            [sys.executable, "-c", program], env=environment, capture_output=True, check=True, timeout=1000
         )
         digests.add(run.stdout.decode().strip())
     assert digests == {simulate(7, STEPS).digest}

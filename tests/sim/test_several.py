@@ -96,7 +96,7 @@ def test_hosts_that_do_not_look_after_it_are_not_told(monkeypatch: pytest.Monkey
         return []
 
     monkeypatch.setattr(specs, "_opened", opened)
-    found("is attaching|on one side only|is pending")
+    found("is attaching|on one side only|is pending|is being migrated")
 
 
 def test_it_is_deleted_with_one_of_its_instances(monkeypatch: pytest.MonkeyPatch) -> None:

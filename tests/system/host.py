@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import socket
-import subprocess
-from collections.abc import Iterable, Iterator, Mapping
-from ipaddress import IPv4Network
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
+from gureum.bench.leftovers import command_lines, difference
 
-def difference(kind: str, wanted: Iterable[str], there: Iterable[str]) -> list[str]:
-    wanted, there = set(wanted), set(there)
-    return [f"{kind} {name} is missing" for name in sorted(wanted - there)] + [
-        f"{kind} {name} should not be there" for name in sorted(there - wanted)
-    ]
+__all__ = ["command_lines", "difference", "environment", "free_port"]
 
 
 @contextlib.contextmanager
@@ -35,30 +28,6 @@ def _set(values: Mapping[str, str]) -> None:
         os.environ.pop(name, None)
         if value:
             os.environ[name] = value
-
-
-def command_lines() -> Iterator[tuple[int, bytes]]:
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            yield int(path.name), (path / "cmdline").read_bytes()
-
-
-def nft_tables() -> list[str]:
-    return subprocess.run(
-        ["nft", "list", "tables"], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-
-
-def routes() -> list[str]:
-    return subprocess.run(
-        ["ip", "route", "show", "table", "all"], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-
-
-def is_within(route: str, network: str) -> bool:
-    """Whether a line of `ip route` is about addresses of the network."""
-    found = re.search(r"\d+\.\d+\.\d+\.\d+(/\d+)?", route)
-    return found is not None and IPv4Network(found[0], strict=False).subnet_of(IPv4Network(network))
 
 
 def free_port() -> int:

@@ -20,6 +20,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from gureum.bench import leftovers
 from gureum.cli.api import client
 from gureum.cli.cloud import Cloud, last_lines
 from gureum.cli.config import CloudConfig, default_base
@@ -31,12 +32,12 @@ from gureum.images.manifest import ImageManifest
 from gureum.network.names import tap_name
 from gureum.san.local import LocalPool
 
-from .host import command_lines, difference, environment, free_port, is_within, nft_tables, routes
+from .host import command_lines, difference, environment, free_port
 
 T = TypeVar("T")
 
 GIB = 1 << 30
-WAIT_SECONDS = 90.0
+WAIT_SECONDS = 180.0
 LOOK_SECONDS = 0.2
 KEY = "system-test"
 IMAGE_VOLUME = "vol-ffffffff"
@@ -46,7 +47,7 @@ OPTIONS = {
     "StrictHostKeyChecking": "no",
     "UserKnownHostsFile": "/dev/null",
     "LogLevel": "ERROR",
-    "ConnectTimeout": "3",
+    "ConnectTimeout": "20",
     "BatchMode": "yes",
     "IdentitiesOnly": "yes",
 }
@@ -140,27 +141,15 @@ class RealCloud:
             self.sweep()
 
     def leftovers(self) -> list[str]:
-        index = self.config.index
-        left = [f"guest {id}" for id in self.cloud.guests()]
-        left += [f"process {pid}" for pid in self.processes()]
-        left += [f"namespace {path.name}" for path in self.namespaces("gm", "gn", "gh")]
-        for pattern in (f"gu{index}-*", f"gv{index}-*", f"gb{index}"):
-            left += [f"link {path.name}" for path in Path("/sys/class/net").glob(pattern)]
-        tables = (f"gureum_{index}", f"gureum_fabric_{index}")
-        left += [f"table {line}" for line in nft_tables() if line.split()[-1] in tables]
-        left += [f"route {line}" for line in routes() if is_within(line, self.config.public_cidr)]
-        return left
+        return leftovers.leftovers(self.cloud)
 
     def namespaces(self, *kinds: str) -> list[Path]:
         """The network namespaces of this cloud's VPCs, or of other kinds, on all its hosts."""
-        index = self.config.index
-        patterns = [f"{kind}{index}{separator}*" for kind in kinds or ("gm",) for separator in "-."]
-        return [path for pattern in patterns for path in Path("/run/netns").glob(pattern)]
+        return leftovers.namespaces(self.cloud, *kinds or ("gm",))
 
     def processes(self) -> list[int]:
         """Everything on the machine that was started with this cloud's directory on its command line."""
-        mark = str(self.cloud.state_dir).encode()
-        return [pid for pid, command in command_lines() if mark in command]
+        return leftovers.processes(self.cloud)
 
     def sweep(self) -> None:
         for pid in {*self.processes(), *self.qemu_pids().values()}:
@@ -264,16 +253,16 @@ class RealCloud:
 
     # ---- its guests
 
-    def ssh(self, id: str, command: str) -> str:
+    def ssh(self, id: str, command: str, *options: str) -> str:
         """What a command in the guest prints. Raises GuestError."""
         address = self.instance(id).get("PublicIpAddress")
         if not address:
             raise GuestError(f"{id} has no public address")
-        return self.ssh_to(address, command)
+        return self.ssh_to(address, command, *options)
 
-    def ssh_to(self, address: str, command: str) -> str:
+    def ssh_to(self, address: str, command: str, *options: str) -> str:
         flags = [word for name, value in OPTIONS.items() for word in ("-o", f"{name}={value}")]
-        argv = ["ssh", "-F", "none", *flags, "-i", str(self.key_file), f"root@{address}", command]
+        argv = ["ssh", "-F", "none", *options, *flags, "-i", str(self.key_file), f"root@{address}", command]
         try:
             done = subprocess.run(
                 argv, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, check=False
@@ -285,8 +274,9 @@ class RealCloud:
         return done.stdout.strip()
 
     def try_ssh(self, id: str, command: str) -> str:
+        """One of many attempts, so a short one; "" if it fails."""
         try:
-            return self.ssh(id, command)
+            return self.ssh(id, command, "-o", "ConnectTimeout=5")
         except GuestError:
             return ""
 

@@ -10,7 +10,7 @@ import pytest
 
 from .realcloud import Item, RealCloud, refused
 
-pytestmark = [pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(600)]
 
 SCRIPT = "#!/bin/sh\necho user data ran on $(hostname)\n"
 
@@ -28,6 +28,19 @@ def pair(cloud: RealCloud) -> list[str]:
     for id in ids:
         cloud.wait_ssh(id)
     return ids
+
+
+@pytest.fixture(scope="module")
+def hungry(cloud: RealCloud) -> str:
+    """An instance whose guest uses most of its memory, and that may grow by that. It takes minutes, so one
+    test has it begin, and the last one looks.
+    """
+    [id] = cloud.launch(InstanceType="t2.micro")
+    cloud.wait_ssh(id)
+    cloud.ssh(id, "mount -t tmpfs -o size=90% none /mnt && dd if=/dev/zero of=/mnt/use bs=1M count=700")
+    bounds = {"MinInstanceType": "t2.micro", "MaxInstanceType": "t2.small"}
+    cloud.fleet("set_instance_autosize", InstanceId=id, Mode="automatic", **bounds)
+    return id
 
 
 def find(cloud: RealCloud, **filters: str) -> list[str]:
@@ -54,6 +67,11 @@ def test_launched_instances_are_found(cloud: RealCloud, pair: list[str]) -> None
     cloud.waiter("instance_status_ok", InstanceIds=pair)
     volumes = cloud.ec2.describe_volumes(Filters=[{"Name": "tag:stage", "Values": ["test"]}])["Volumes"]
     assert {item["Attachments"][0]["InstanceId"] for item in volumes} == set(pair)
+
+
+def test_an_instance_gets_bounds(cloud: RealCloud, hungry: str) -> None:
+    [found] = cloud.fleet("describe_instance_autosizes")["InstanceAutosizes"]
+    assert (found["InstanceId"], found["Mode"], found["TargetPercent"]) == (hungry, "automatic", 60)
 
 
 def test_tags_come_and_go(cloud: RealCloud, pair: list[str]) -> None:
@@ -233,6 +251,20 @@ def test_termination_protection_and_what_termination_takes(cloud: RealCloud) -> 
     cloud.ec2.delete_volume(VolumeId=kept)
     cloud.wait("the volume to go", lambda: cloud.gone(kept))
     cloud.wait("nothing to be left", lambda: cloud.leaks() == [])
+
+
+def test_what_uses_much_of_its_memory_has_grown(cloud: RealCloud, hungry: str) -> None:
+    boot = cloud.boot_id(hungry)
+    cloud.wait("it to grow", lambda: cloud.instance(hungry)["InstanceType"] == "t2.small", seconds=500)
+    memory = "awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo"
+    cloud.wait("2 GiB", lambda: int(cloud.try_ssh(hungry, memory) or 0) > 1500)
+    events = cloud.fleet("describe_events", InstanceId=hungry)["Events"]
+    [why] = [each["Message"] for each in events if each["Name"] == "InstanceAutosized"]
+    assert "becomes a t2.small instead of a t2.micro" in why
+    assert "% of its memory, and the target is 60 %" in why
+    assert cloud.boot_id(hungry) == boot
+    cloud.ec2.terminate_instances(InstanceIds=[hungry])
+    cloud.waiter("instance_terminated", InstanceIds=[hungry])
 
 
 def start(cloud: RealCloud, id: str) -> None:

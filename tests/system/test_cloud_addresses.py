@@ -11,7 +11,7 @@ import pytest
 
 from .realcloud import GuestError, Item, RealCloud
 
-pytestmark = [pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(600)]
 
 
 class Guests(NamedTuple):
@@ -82,7 +82,7 @@ def ipv6(card: Item) -> str:
 
 def pings(cloud: RealCloud, guest: str, address: str, *options: str) -> bool:
     try:
-        cloud.ssh(guest, f"ping -c 1 -W 1 {' '.join(options)} {address}")
+        cloud.ssh(guest, f"ping -c 3 -i 0.3 -W 3 {' '.join(options)} {address}")
     except GuestError:
         return False
     return True

@@ -11,7 +11,7 @@ from botocore.config import Config
 
 from .realcloud import RealCloud, refused
 
-pytestmark = [pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(600)]
 
 NONE = "0123456789abcdef0"
 

@@ -6,7 +6,7 @@ import pytest
 
 from .realcloud import GIB, RealCloud, refused
 
-pytestmark = [pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from .vpc.shells import Shells, shells
 pytestmark = [
     pytest.mark.root,
     pytest.mark.qemu,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(not wireguard.carrier(), reason="neither kernel nor wireguard-go encrypts here"),
 ]
 

@@ -157,6 +157,27 @@ def test_a_guest_goes_to_another_host_with_its_disk(cloud: RealCloud, guests: li
     cloud.wait("nothing to be left over or missing", lambda: cloud.leaks() == [])
 
 
+def test_an_empty_host_is_parked_and_woken(cloud: RealCloud, guests: list[str]) -> None:
+    """The one that the guest has left, by the fence agent for the hosts of one machine."""
+
+    def power() -> str:
+        found = cloud.fleet("describe_host_power", HostIds=["host-0"])["HostPowers"][0]
+        return str(found["PowerState"])
+
+    cloud.fleet("modify_host_power", HostId="host-0", Agent="machine-host")
+    cloud.fleet("modify_fleet_settings", HeadroomPercent=0)
+    with refused("InvalidHostStateException"):
+        cloud.fleet("park_host", HostId="host-3")
+    before = cloud.pid("agent-0")
+    cloud.fleet("park_host", HostId="host-0")
+    cloud.wait("the host to be off", lambda: power() == "parked")
+    assert read_pid_file(cloud.cloud.run_dir / "agent-0.pid") is None
+    cloud.fleet("wake_host", HostId="host-0")
+    cloud.wait("the host to be back", lambda: power() == "awake")
+    assert cloud.pid("agent-0") != before
+    assert set(cloud.qemu_pids()) == set(guests)
+
+
 def test_a_host_is_drained(cloud: RealCloud, guests: list[str]) -> None:
     cloud.fleet("drain_host", HostId="host-1")
     with refused("InvalidHostStateException"):

@@ -1,23 +1,19 @@
-"""A second machine joins the cloud: here a network namespace, with nothing but a cable to the first."""
+"""A second machine joins the cloud."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gureum.cli import join
-from gureum.cli.children import child_environment
-from gureum.cli.cloud import Cloud
 from gureum.cli.processes import read_pid_file
 from gureum.images.manifest import ImageManifest
 
 from .host import free_port
+from .machine import Machine, cabled
 from .realcloud import RealCloud, opened, refused
 
 pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.timeout(600)]
@@ -27,45 +23,10 @@ CABLE = "gjoin0"
 OURS, THEIRS = "10.98.7.1", "10.98.7.2"
 
 
-class Machine:
-    """The second machine. Commands are typed there."""
-
-    def __init__(self, directory: Path) -> None:
-        self.cloud = Cloud(directory / "second")
-
-    def gureum(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        argv = ["ip", "netns", "exec", SECOND, sys.executable, "-m", "gureum.cli", *arguments]
-        return subprocess.run(
-            [*argv, "--state-dir", str(self.cloud.state_dir)],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-            env=child_environment(),
-            stdin=subprocess.DEVNULL,
-        )
-
-    def join(self, url: str, token: str, name: str = "second") -> subprocess.CompletedProcess[str]:
-        return self.gureum("host", "join", url, "--token", token, "--name", name, "-d", "--json")
-
-
 @pytest.fixture(scope="module")
 def cable() -> Iterator[None]:
-    def run(command: str) -> None:
-        subprocess.run(command.split(), check=True)
-
-    run(f"ip netns add {SECOND}")
-    try:
-        run(f"ip link add {CABLE} type veth peer name lan netns {SECOND}")
-        run(f"ip address add {OURS}/24 dev {CABLE}")
-        run(f"ip link set {CABLE} up")
-        run(f"ip -n {SECOND} link set lo up")
-        run(f"ip -n {SECOND} address add {THEIRS}/24 dev lan")
-        run(f"ip -n {SECOND} link set lan up")
-        run(f"ip -n {SECOND} route add default via {OURS}")
+    with cabled(SECOND, CABLE, OURS, THEIRS):
         yield
-    finally:
-        run(f"ip netns delete {SECOND}")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +40,7 @@ def cloud(tiny_image: ImageManifest, cable: None) -> Iterator[RealCloud]:
 
 @pytest.fixture(scope="module")
 def machine(cloud: RealCloud) -> Iterator[Machine]:
-    made = Machine(cloud.directory)
+    made = Machine(cloud.directory, SECOND)
     try:
         yield made
     finally:
@@ -124,7 +85,7 @@ def test_a_machine_joins(cloud: RealCloud, machine: Machine) -> None:
 
 def test_a_token_is_good_once(cloud: RealCloud, machine: Machine) -> None:
     invitation = token(cloud)
-    other = Machine(cloud.directory / "other")
+    other = Machine(cloud.directory / "other", SECOND)
     other.cloud.state_dir.parent.mkdir()
     assert other.join(cloud.config.agents_url, invitation).returncode != 0  # the name is taken
     done = other.gureum(
@@ -136,7 +97,7 @@ def test_a_token_is_good_once(cloud: RealCloud, machine: Machine) -> None:
     assert other.gureum("down").returncode == 0
     cloud.fleet("revoke_host", HostId="third")
     cloud.fleet("remove_host", HostId="third")
-    again = Machine(cloud.directory / "again")
+    again = Machine(cloud.directory / "again", SECOND)
     again.cloud.state_dir.parent.mkdir()
     done = again.gureum(
         "host", "join", cloud.config.agents_url, "--token", invitation, "--name", "fourth", "-d"

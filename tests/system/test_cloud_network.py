@@ -13,7 +13,7 @@ import pytest
 
 from .realcloud import GuestError, RealCloud, refused
 
-pytestmark = [pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(600)]
 
 PORT = 8080
 TRY_SECONDS = 2

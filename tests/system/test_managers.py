@@ -15,7 +15,7 @@ from support.postgres import Server
 
 from .realcloud import RealCloud, opened
 
-pytestmark = [pytest.mark.qemu, pytest.mark.root, pytest.mark.postgres, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.qemu, pytest.mark.root, pytest.mark.postgres, pytest.mark.timeout(600)]
 
 CALLS = 40
 

@@ -22,7 +22,7 @@ from .realcloud import RealCloud, opened
 pytestmark = [
     pytest.mark.qemu,
     pytest.mark.root,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(not is_possible(), reason="needs root and /dev/fuse"),
 ]
 

@@ -16,7 +16,7 @@ from gureum.agent import certificate, storage_addresses, watched
 from gureum.agent.agent import Agent
 from gureum.agent.evacuate import evacuate
 from gureum.agent.here import Here, on_joined, on_machine
-from gureum.agent.images import Fetched, FetchingHypervisor, FetchingPool
+from gureum.agent.images import FetchingHypervisor, FetchingPool
 from gureum.agent.load import ProcGauge
 from gureum.cli.config import JOINED
 from gureum.env import Env
@@ -25,6 +25,7 @@ from gureum.files import write_atomically
 from gureum.hostspec import LOCAL, Metadata
 from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
 from gureum.hypervisors.qemu.probe import probe_kvm
+from gureum.images.fetched import Fetched, built_here
 from gureum.network.kernel import KernelNetwork
 from gureum.network.names import Names
 from gureum.network.silence import Place, Silence
@@ -52,8 +53,15 @@ class Parts:
         images = None
         self.san = san = SanSettings.load(here.cloud_dir)
         shared = san.kind == "ceph"
-        if here.joined:
-            images = Fetched(here.directory / "fetched", partial(certificate.connect, here.directory))
+        self.connector: certificate.Connector | None = None
+        if here.joined or here.several:
+            proof: certificate.Credentials = certificate.OfJoined(here.directory, self._managers)
+            if not here.joined:
+                proof = certificate.OfOwn(env, here.directory, here.identity.host, self._managers)
+            self.connector = certificate.Connector(here.directory, proof)
+            images = Fetched(
+                here.directory / "fetched", self.connector.connect, partial(built_here, here.cloud_dir)
+            )
             images.open()
             self.hypervisor: QemuHypervisor = FetchingHypervisor(
                 env, here.run, accelerator, images, shared_disks=shared
@@ -91,6 +99,9 @@ class Parts:
             return FetchingRbdPool(env, san, cloud, host, images)
         return RbdPool(env, san, cloud, host)
 
+    def _managers(self) -> tuple[str, ...]:
+        return self.agent.managers if self.agent is not None else ()
+
     def _metadata(self, instance: str) -> Metadata | None:
         return self.agent.metadata(instance) if self.agent is not None else None
 
@@ -110,23 +121,22 @@ async def serve(here: Here, env: Env) -> None:
         log.warning("the last shutdown of the guests was interrupted; completing it first")
         await end(here, env)
     parts = Parts(here, env, await accelerator(here.cloud_dir))
-    afar = certificate.Connector(here.directory)
     agent = parts.agent = Agent(
         env,
         here.identity,
         parts.hypervisor,
         parts.pools,
         parts.network,
-        afar if here.joined else partial(connect, here.cloud_dir / "run" / "agents.sock"),
+        parts.connector or partial(connect, here.cloud_dir / "run" / "agents.sock"),
         here.directory / "agent.spec",
         parts.leases,
         watch_over(here, parts) if parts.leases is not None else None,
         partial(is_down, here.uplink) if here.uplink else lambda: False,
-        ProcGauge(parts.hypervisor.processes, whole=not here.namespace),
+        ProcGauge(parts.hypervisor.processes, parts.hypervisor.used_memory, whole=not here.namespace),
     )
     if parts.leases is None:
         with contextlib.suppress(OSError):  # it has a warden no more, that may have left it so
-            Silence(place(here)).end(proxied=False)
+            Silence(place(here)).end()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -137,8 +147,8 @@ async def serve(here: Here, env: Env) -> None:
     if parts.san.kind == "ceph":
         watch = storage_addresses.watch(parts.san, here.run, parts.network.deny_storage)
         others.append(asyncio.create_task(watch))
-    if here.joined:
-        others.append(asyncio.create_task(certificate.renew_forever(env, here.directory, afar.drop)))
+    if parts.connector is not None:
+        others.append(asyncio.create_task(parts.connector.renew_forever(env)))
     await asyncio.wait([work, *others], return_when=asyncio.FIRST_COMPLETED)
     for task in (work, *others):
         task.cancel()

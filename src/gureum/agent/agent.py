@@ -9,7 +9,6 @@ are started and ended, and data is made and deleted, only on the word of a manag
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from gureum.agent.machines import Machines
 from gureum.agent.pool_volumes import PoolVolumes
 from gureum.agent.watched import Watched
 from gureum.agent.workers import Workers
+from gureum.bell import Bell
 from gureum.env import Env
 from gureum.errors import HostError, TransportError
 from gureum.files import write_atomically
@@ -50,6 +50,8 @@ RECONNECT_SECONDS_MAX = 2.0
 FLOWS_BYTES_MAX = 16 * 1024 * 1024
 """Of one port, in one message."""
 
+SILENCE_SECONDS_MAX = 6.0
+"""Of a manager that answers each report, before another one is looked for."""
 SENT_MAX = 1000
 """Reports whose time is kept until the manager has them, or a later one: more than it takes in while any may
 still count.
@@ -119,7 +121,7 @@ class Agent:
         self._fresh = False
         self._network_error = ""
         self._network_applied: NetworkSpec | None = None
-        self._report_due = asyncio.Event()
+        self._report_due = Bell()
         self._sequence = 0
         self._heard_count = 0
         self._metadata: dict[str, Metadata] = {}
@@ -135,6 +137,11 @@ class Agent:
             identity.address,
         )
         self._fencing = Fencing(leases, identity.host, self._report_due.set) if leases is not None else None
+
+    @property
+    def managers(self) -> tuple[str, ...]:
+        """Where managers may lead, as the last spec says; none if that can only be on one machine."""
+        return self._spec.managers if self._spec is not None else ()
 
     def metadata(self, instance: str) -> Metadata | None:
         """What the instance may learn about itself; None if it is not on this host."""
@@ -189,6 +196,7 @@ class Agent:
         if spec.cloud != self.identity.cloud or spec.host != self.identity.host:
             raise TransportError(f"a spec for {spec.cloud}/{spec.host}")
         if self._fresh and self._spec is not None and spec.revision < self._spec.revision:
+            log.warning("passed over a spec of revision %d: there was %d", spec.revision, self._spec.revision)
             return
         before = self._spec if self._fresh else None
         unchanged = before is not None and before.network == spec.network
@@ -307,7 +315,15 @@ class Agent:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._send_reports(link))
             while True:
-                await self._heard(link, await link.receive(), group, specs)
+                await self._heard(link, await self._receive(link), group, specs)
+
+    async def _receive(self, link: Link) -> Message:
+        """Raises TransportError, too, if a manager falls silent and there are others to go to."""
+        try:
+            async with asyncio.timeout(SILENCE_SECONDS_MAX if len(self.managers) > 1 else None):
+                return await link.receive()
+        except TimeoutError as error:
+            raise TransportError(f"the manager has said nothing for {SILENCE_SECONDS_MAX:g} s") from error
 
     async def _heard(self, link: Link, message: Message, group: asyncio.TaskGroup, specs: Receiver) -> None:
         if isinstance(message, Refused):
@@ -370,9 +386,7 @@ class Agent:
                     del self._sent[next(iter(self._sent))]
                 self._sent[report.sequence] = self._warden.now()
             await link.send(Report(report))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HEARTBEAT_SECONDS if self._warden is None else WATCHED_SECONDS):
-                    await self._report_due.wait()
+            await self._report_due.wait(HEARTBEAT_SECONDS if self._warden is None else WATCHED_SECONDS)
 
     def _network_revision(self) -> int:
         if self._spec is None or not self._fresh or self._spec.network != self._network_applied:

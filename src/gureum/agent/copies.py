@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable
+from functools import partial
+
+from msgspec.structs import replace
 
 from gureum.env import Env
-from gureum.hostspec import VolumeSpec
+from gureum.hostspec import VolumeReport, VolumeSpec, source_clone
 from gureum.san import encrypted_copy
 from gureum.san.base import Pool
 from gureum.san.luks import luks_header
 
 CONCURRENT_MAX = 2
 ATTEMPTS_MAX = 3
-
-
-def source_volume(volume: str) -> str:
-    """The id of the source's clone while it is copied, of which the manager does not know."""
-    return "vol-" + hashlib.sha256(f"source of {volume}".encode()).hexdigest()[:17]
 
 
 class Copies:
@@ -30,6 +27,8 @@ class Copies:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._attempts: dict[str, int] = {}
         """That failed."""
+        self._percent: dict[str, float] = {}
+        """Of those under way."""
         self._turn = asyncio.Semaphore(CONCURRENT_MAX)
 
     async def step(self, pool: Pool, spec: VolumeSpec) -> bool:
@@ -52,6 +51,14 @@ class Copies:
         task.result()
         return True
 
+    def told(self, spec: VolumeSpec, report: VolumeReport) -> VolumeReport:
+        """The report with how far the copy is, if there is one under way."""
+        percent = self._percent.get(spec.id)
+        if percent is None:
+            return report
+        size_bytes = spec.source_bytes or spec.size_bytes
+        return replace(report, done_bytes=int(size_bytes * percent / 100), total_bytes=size_bytes)
+
     def _forget(self, volume: str) -> None:
         self._tasks.pop(volume, None)
         self._attempts.pop(volume, None)
@@ -69,16 +76,21 @@ class Copies:
             await self.stop(volume)
 
     async def _copy(self, pool: Pool, spec: VolumeSpec) -> None:
-        source = source_volume(spec.id)
+        source = source_clone(spec.id)
+        size_bytes = spec.source_bytes or spec.size_bytes
         async with self._turn:
-            await pool.create_volume(source, spec.size_bytes, spec.source, spec.source_volume)
+            await pool.create_volume(source, size_bytes, spec.source, spec.source_volume)
             self._env.crashpoint("agent.copy.begun")
             await pool.write_volume(spec.id, 0, luks_header(spec.key))
             try:
                 opened = await pool.open_volume(source), await pool.open_volume(spec.id)
-                await encrypted_copy.copy(*opened, spec.key, spec.size_bytes)
+                await encrypted_copy.copy(*opened, spec.key, size_bytes, partial(self._note, spec.id))
             finally:
+                self._percent.pop(spec.id, None)
                 for volume in (source, spec.id):
                     await pool.release_volume(volume)
             self._env.crashpoint("agent.copy.done")
             await pool.delete_volume(source)
+
+    def _note(self, volume: str, percent: float) -> None:
+        self._percent[volume] = percent

@@ -379,12 +379,13 @@ class Disks:
         return (pool.report() for pool in self.shared)
 
     def volume_reports(self) -> Iterator[VolumeReport]:
-        for id, spec in sorted(self._specs.volumes.specs.items()):
-            pool, error = self.pools.find(spec.pool), self._specs.failures.final("volume", id)
-            revision = self._specs.volumes.settled(id)
-            report = disk_reports.of_volume(spec, pool, revision, self._volumes.is_whole(spec), error)
-            yield self._moves.told(spec, report)
-        for id in sorted(self._leaving("volume", self._specs.volumes)):
+        volumes, failures = self._specs.volumes, self._specs.failures
+        for id, spec in sorted(volumes.specs.items()):
+            pool, error = self.pools.find(spec.pool), failures.final("volume", id)
+            whole = self._volumes.is_whole(spec)
+            report = disk_reports.of_volume(spec, pool, volumes.settled(id), whole, error)
+            yield self._moves.told(spec, self._volumes.told(spec, report))
+        for id in sorted(self._leaving("volume", volumes)):
             yield VolumeReport(id=id)
 
     def snapshot_reports(self) -> Iterator[SnapshotReport]:
@@ -396,9 +397,10 @@ class Disks:
 
     def _leaving(self, kind: str, specs: Settled[S]) -> set[str]:
         """What no spec names any more, and work here is not done with yet."""
-        held = self._holds.all() if kind == "volume" else set()
-        busy = {id for each, id in self._workers.busy_keys() if each == kind} if self.shared else set()
-        return (held | busy) - specs.specs.keys()
+        there = self._holds.all() if kind == "volume" else set()
+        if self.shared:
+            there.update(id for each, id in self._workers.busy_keys() if each == kind)
+        return there - specs.specs.keys()
 
     def problems(self) -> Iterator[str]:
         """For people: what goes wrong, and what the pool has that no spec mentions."""

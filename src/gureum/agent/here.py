@@ -23,7 +23,8 @@ class Here(msgspec.Struct, frozen=True, kw_only=True):
     """``name`` is the process's; ``cloud_dir`` holds run/ with its ready file and the manager's socket.
 
     ``number``: which of the machine's hosts. ``uplink``: its device towards the other hosts, "" for an only
-    host. ``joined``: the manager is on another machine. ``index`` and ``public_cidr`` as in KernelNetwork.
+    host. ``joined``: the manager is on another machine. ``several``: it may be on this one or on another.
+    ``index`` and ``public_cidr`` as in KernelNetwork.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Here(msgspec.Struct, frozen=True, kw_only=True):
     number: int = 0
     uplink: str = ""
     joined: bool = False
+    several: bool = False
     namespace: str = ""
     """Of its network, "" if it is the machine's own."""
 
@@ -69,6 +71,7 @@ def on_machine(state_dir: Path, number: int | None) -> Here:
             index=config.index,
             public_cidr=config.public_cidr,
             uplink=config.uplink,
+            several=bool(config.agents and config.store),
         )
     directory = host_dir(state_dir, number)
     make_host_dir(directory)

@@ -2,14 +2,15 @@
 
 A machine's processor time is that of its process; what its threads waited for a processor (the run queue's
 delay, /proc/PID/task/TID/schedstat) is what it wanted besides. The host's is /proc/stat's, and how long
-anything waited the kernel's pressure stall information, where it has that.
+anything waited the kernel's pressure stall information, where it has that. What guests use of their memory
+they say themselves.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -47,15 +48,20 @@ class Counts(NamedTuple):
 
 
 class ProcGauge:
-    """``processes()``: those of the machines, by id.
+    """``processes()``: those of the machines, by id. ``used_memory()``: the bytes that guests say they use.
 
     ``whole``: the host is all of this computer. One that shares it with other hosts counts only its machines.
     """
 
     def __init__(
-        self, processes: Callable[[], Mapping[str, int]], whole: bool = True, proc: Path = PROC
+        self,
+        processes: Callable[[], Mapping[str, int]],
+        used_memory: Callable[[], Awaitable[Mapping[str, int]]],
+        whole: bool = True,
+        proc: Path = PROC,
     ) -> None:
         self._processes = processes
+        self._used_memory = used_memory
         self._whole = whole
         self._proc = proc
         self._before: Counts | None = None
@@ -65,11 +71,12 @@ class ProcGauge:
         now = asyncio.get_running_loop().time()
         processes = dict(self._processes())
         counts = await asyncio.to_thread(self._count, now, processes)
+        used = await self._used_memory()
         before, self._before = self._before, counts
         if before is None or counts.time <= before.time:
             return None
         self._number += 1
-        return load(self._number, before, counts, whole=self._whole)
+        return load(self._number, before, counts, used, whole=self._whole)
 
     def _count(self, now: float, processes: Mapping[str, int]) -> Counts:
         found = ((id, self._process(pid)) for id, pid in processes.items())
@@ -125,8 +132,8 @@ class ProcGauge:
             return 0  # it has ended, or the kernel does not count it
 
 
-def load(number: int, before: Counts, now: Counts, *, whole: bool) -> HostLoad:
-    """What was used between two counts."""
+def load(number: int, before: Counts, now: Counts, used: Mapping[str, int], *, whole: bool) -> HostLoad:
+    """What was used between two counts. ``used``: of guests' memory, now."""
     seconds = now.time - before.time
     machines = {}
     for id, count in now.machines.items():
@@ -138,6 +145,7 @@ def load(number: int, before: Counts, now: Counts, *, whole: bool) -> HostLoad:
             cpus=max(0.0, count.seconds - then.seconds) / seconds,
             waiting=waited / NANOSECONDS / seconds,
             memory_bytes=count.memory_bytes,
+            used_bytes=used.get(id, -1),
         )
     if not whole:
         return HostLoad(

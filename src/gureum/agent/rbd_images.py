@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gureum.agent.images import Fetched
 from gureum.env import Env
+from gureum.images.fetched import Fetched
 from gureum.san.ceph.pool import RbdPool
 from gureum.san.settings import SanSettings
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from gureum.agent.copies import Copies, source_volume
+from gureum.agent.copies import Copies
 from gureum.agent.disk_specs import DiskSpecs
 from gureum.agent.failures import Key
 from gureum.agent.holds import Holds
@@ -18,7 +18,7 @@ from gureum.agent.pools import Pools
 from gureum.agent.zeros import Zeros
 from gureum.env import Env
 from gureum.errors import PoolError
-from gureum.hostspec import VolumeSpec
+from gureum.hostspec import VolumeReport, VolumeSpec, source_clone
 from gureum.san.locks import KeyedLocks
 from gureum.san.luks import luks_header
 
@@ -137,7 +137,7 @@ class Volumes:
             await self._moves.delete(spec)
             await self._holds.let_go(pool, id)
             if spec.encrypts:
-                await pool.delete(source_volume(id))
+                await pool.delete(source_clone(id))
             await pool.delete(id)
         self._limits.pop(id, None)
         self._sealed.discard(id)
@@ -169,10 +169,14 @@ class Volumes:
                     await pool.pool.write_volume(spec.id, 0, luks_header(spec.key))
                 elif not await self._copies.step(pool.pool, spec):
                     return False
-                pool.volumes.pop(source_volume(spec.id), None)
+                pool.volumes.pop(source_clone(spec.id), None)
         self._sealed.add(spec.id)
         self._env.crashpoint("agent.volume.sealed")
         return True
+
+    def told(self, spec: VolumeSpec, report: VolumeReport) -> VolumeReport:
+        """The report with what there is to tell of how the volume is made."""
+        return self._copies.told(spec, report) if spec.encrypts else report
 
     async def fill(self, pool: PoolVolumes, spec: VolumeSpec) -> bool:
         """See ``Zeros.step``. The caller holds the volume's lock."""

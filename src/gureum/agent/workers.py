@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Generic, TypeVar
 
+from gureum.bell import Bell
 from gureum.errors import HostError
 
 log = logging.getLogger(__name__)
@@ -28,14 +28,14 @@ class Workers(Generic[K]):
     def __init__(self, work: Callable[[K], Awaitable[None]], limit: int) -> None:
         self._work = work
         self._slots = asyncio.Semaphore(limit)
-        self._kicked: dict[K, asyncio.Event] = {}
+        self._kicked: dict[K, Bell] = {}
         self._tasks: dict[K, asyncio.Task[None]] = {}
         self._closed = False
 
     def kick(self, key: K) -> None:
         if self._closed:
             return
-        event = self._kicked.setdefault(key, asyncio.Event())
+        event = self._kicked.setdefault(key, Bell())
         event.set()
         if key not in self._tasks:
             task = self._tasks[key] = asyncio.create_task(self._run(key, event))
@@ -51,9 +51,7 @@ class Workers(Generic[K]):
     async def wait_kick(self, key: K, seconds: float) -> None:
         """From inside ``work``: pause until the key is kicked, at most so long."""
         event = self._kicked[key]
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await event.wait()
+        await event.wait(seconds)
         event.clear()
 
     async def close(self) -> None:
@@ -64,7 +62,7 @@ class Workers(Generic[K]):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, key: K, event: asyncio.Event) -> None:
+    async def _run(self, key: K, event: Bell) -> None:
         pause = RETRY_SECONDS_MIN
         while True:
             event.clear()
@@ -80,10 +78,7 @@ class Workers(Generic[K]):
                     return
                 pause = RETRY_SECONDS_MIN
                 continue
-            try:
-                async with asyncio.timeout(pause):
-                    await event.wait()
-            except TimeoutError:
+            if not await event.wait(pause):
                 pause = min(2 * pause, RETRY_SECONDS_MAX)
 
     def _ended(self, key: K, task: asyncio.Task[None]) -> None:

@@ -11,7 +11,7 @@ import itertools
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
 from gureum.bench.servers import BenchError
@@ -22,12 +22,16 @@ AREA_BYTES = SLOTS * BLOCK_BYTES
 END_SECONDS = 30.0
 ERROR = "error"
 
-_LOOP = (
-    "i=0; while :; do "
+_WRITE = (
     "printf '%-2048d%2047d\\n' $i $i"
     " | dd of={device} bs={block} seek=$((i % {slots})) iflag=fullblock conv=notrunc,fsync 2>/dev/null"
-    " && echo $i || echo {error} $i; i=$((i + 1)); done"
+    " && echo $i || echo {error} $i"
 )
+
+
+def write_command(device: str) -> str:
+    """For a guest's shell: writes block $i, and says that it has or that it could not."""
+    return _WRITE.format(device=device, block=BLOCK_BYTES, slots=SLOTS, error=ERROR)
 
 
 class Acknowledged(NamedTuple):
@@ -41,12 +45,21 @@ def block(number: int) -> bytes:
     return f"{number:<2048d}{number:2047d}\n".encode()
 
 
+def wrong_slots(area: bytes, held: Mapping[int, Sequence[int]]) -> list[str]:
+    """What is wrong with slots of which each holds one of these numbers, the first of them as a rule."""
+    wrong = []
+    for slot, numbers in held.items():
+        found = area[slot * BLOCK_BYTES : (slot + 1) * BLOCK_BYTES]
+        if found not in map(block, numbers):
+            wrong.append(f"slot {slot} is to hold {numbers[0]}, and holds {found[:16]!r}...{found[-16:]!r}")
+    return wrong
+
+
 class CheckedLoad:
     """Runs from ``with`` to ``stop``. ``ssh``: what runs one more word, a command, in the guest."""
 
     def __init__(self, ssh: Sequence[str], device: str) -> None:
-        loop = _LOOP.format(device=device, block=BLOCK_BYTES, slots=SLOTS, error=ERROR)
-        self._argv = [*ssh, loop]
+        self._argv = [*ssh, f"i=0; while :; do {write_command(device)}; i=$((i + 1)); done"]
         self.acknowledged: list[Acknowledged] = []
         self.errors: list[str] = []
         self._process: subprocess.Popen[str] | None = None
@@ -116,12 +129,8 @@ class CheckedLoad:
         if not numbers or numbers != list(range(len(numbers))):
             wrong.append(f"{len(numbers)} numbers were said, not in order")
         last = {number % SLOTS: number for number in numbers}
-        for slot, number in last.items():
-            found = area[slot * BLOCK_BYTES : (slot + 1) * BLOCK_BYTES]
-            # After the last that was said there may be more: written, and not said any more.
-            if found not in (block(number), *(block(n) for n in self._unsaid(slot))):
-                wrong.append(f"slot {slot} is to hold {number}, and holds {found[:16]!r}...{found[-16:]!r}")
-        return wrong
+        # After the last that was said there may be more: written, and not said any more.
+        return wrong + wrong_slots(area, {slot: [n, *self._unsaid(slot)] for slot, n in last.items()})
 
     def _unsaid(self, slot: int) -> list[int]:
         end = len(self.acknowledged)

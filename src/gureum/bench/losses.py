@@ -6,33 +6,29 @@ flushes each of its writes is on one of them, which is then killed, stopped, or 
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from gureum.bench.checked_load import CheckedLoad
 from gureum.bench.clouds import wait
+from gureum.bench.copies import copies, state
 from gureum.bench.figures import Figure, Promise, Say
 from gureum.bench.san import san_cloud, up
 from gureum.bench.san_faults import BLOCKS, SECONDS_MAX, Writer, answers, exported, writing
 from gureum.bench.servers import BenchError, free_port
 from gureum.cli import api
 from gureum.cli.cloud import Cloud
-from gureum.cli.lost_hosts import kill_host, unsupervised
-from gureum.cli.processes import read_pid_file
-from gureum.network.fabric import UPLINK
+from gureum.cli.lost_hosts import cut_off, kill_host, stopped, unsupervised
 
 HOSTS = 3
 OSD_SIZE = "4G"
 ROUNDS = 20
 LIMIT_SECONDS = 10
 """From the loss to the new process of the machine: its guest has to boot after that."""
-COMMAND_SECONDS = 30
 LOOK_SECONDS = 0.02
 
 
@@ -45,7 +41,7 @@ class Lost(NamedTuple):
 
 class Kind(NamedTuple):
     name: str
-    away: Callable[[Cloud, int], Iterator[None]]
+    away: Callable[[Cloud, int], AbstractContextManager[None]]
     """Loses the host with this number until its end."""
     is_held: bool
     """Whether the old process is there still, and has to have been stopped before the new one starts."""
@@ -84,11 +80,11 @@ def _figures(name: str, times: Sequence[Lost]) -> list[Figure]:
 
 
 def _lose(cloud: Cloud, writer: Writer, kind: Kind, directory: Path) -> Lost:
-    [(old, number)] = machines(cloud, writer.instance).items()
+    [(old, number)] = _machines(cloud, writer.instance).items()
     with CheckedLoad(writer.ssh, "/dev/vdb") as load:
         load.wait_written(BLOCKS, SECONDS_MAX)
         began = time.monotonic()
-        with contextmanager(kind.away)(cloud, number):
+        with kind.away(cloud, number):
             started = _elsewhere(cloud, writer.instance, number, began)
             if kind.is_held and state(old) not in ("T", "Z", ""):
                 raise BenchError(f"{kind.name}: the old QEMU runs while the new one does")
@@ -101,31 +97,14 @@ def _lose(cloud: Cloud, writer: Writer, kind: Kind, directory: Path) -> Lost:
     return Lost(started, answered)
 
 
-def machines(cloud: Cloud, instance: str) -> dict[int, int]:
-    """The processes of an instance's machine, and the numbers of the hosts in whose networks they are."""
-    fabric = cloud.fabric(cloud.config())
-    networks = {os.stat(f"/run/netns/{fabric.namespace(host)}").st_ino: host for host in range(HOSTS)}
-    found = {}
-    for directory in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"guest={instance},".encode() in (directory / "cmdline").read_bytes():
-                found[int(directory.name)] = networks[(directory / "ns" / "net").stat().st_ino]
-        except (OSError, KeyError):
-            continue
-    return found
-
-
-def state(pid: int) -> str:
-    """Of a process, by proc(5): T is stopped, Z is dead; "" if there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
-    except OSError:
-        return ""
+def _machines(cloud: Cloud, instance: str) -> dict[int, int]:
+    """The processes of an instance's machine, and the numbers of the hosts that they are on."""
+    return {each.pid: each.host for each in copies(cloud) if each.instance == instance}
 
 
 def _elsewhere(cloud: Cloud, instance: str, host: int, began: float) -> float:
     """Seconds until the instance has a process on another host."""
-    while not set(machines(cloud, instance).values()) - {host}:
+    while not set(_machines(cloud, instance).values()) - {host}:
         if time.monotonic() > began + SECONDS_MAX:
             raise BenchError(f"{instance} does not run elsewhere after {SECONDS_MAX:.0f} s")
         time.sleep(LOOK_SECONDS)
@@ -137,45 +116,15 @@ def _is_up(cloud: Cloud, number: int) -> bool:
     return any(host["HostId"] == f"host-{number}" and host["State"] == "up" for host in hosts)
 
 
+@contextmanager
 def _killed(cloud: Cloud, number: int) -> Iterator[None]:
     with unsupervised(cloud):
         kill_host(cloud, f"host-{number}", signal.SIGKILL)
         yield
 
 
-def _stopped(cloud: Cloud, number: int) -> Iterator[None]:
-    pids = kill_host(cloud, f"host-{number}", signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-
-
-def _cut_off(cloud: Cloud, number: int) -> Iterator[None]:
-    """Its uplink is down, and its agent stopped: on one machine that one needs no network to the manager."""
-    agent = read_pid_file(cloud.run_dir / f"agent-{number}.pid")
-    if agent is None:
-        raise BenchError(f"host {number} has no agent")
-    os.kill(agent.pid, signal.SIGSTOP)
-    _link(cloud, number, "down")
-    try:
-        yield
-    finally:
-        _link(cloud, number, "up")
-        os.kill(agent.pid, signal.SIGCONT)
-
-
-def _link(cloud: Cloud, number: int, wanted: str) -> None:
-    namespace = cloud.fabric(cloud.config()).namespace(number)
-    subprocess.run(
-        ["ip", "-n", namespace, "link", "set", UPLINK, wanted], check=True, timeout=COMMAND_SECONDS
-    )
-
-
 KINDS = (
     Kind("a host is killed", _killed, False),
-    Kind("a host is stopped", _stopped, True),
-    Kind("a host is cut off", _cut_off, True),
+    Kind("a host is stopped", stopped, True),
+    Kind("a host is cut off", cut_off, True),
 )

@@ -2,7 +2,7 @@
 
 Placed is what the manager does with a new instance: a host is chosen, and the instance, its interface and its
 volume are there from then on, in the store, durably, in batches as the manager takes them. Nothing runs.
-And how long it takes to decide what should move between them.
+And how long it takes to decide what should move between them, and what should grow or shrink.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from gureum.bench.figures import Figure, Promise, Say
 from gureum.bench.servers import BenchError
 from gureum.control import instances
+from gureum.control.autosize import SAMPLE_SECONDS, SHRINK_SAMPLES, Level, Window, decide
 from gureum.control.balance import Heat, Move, Plan, Situation, proposals
 from gureum.control.fleet import Fleet, taken
 from gureum.control.loads import Use
@@ -29,6 +30,8 @@ from gureum.hostspec import LOCAL
 from gureum.resources import (
     Attachment,
     AttachmentState,
+    Autosize,
+    AutosizeMode,
     BlockDevice,
     FleetSettings,
     Host,
@@ -43,6 +46,8 @@ from gureum.resources import (
 )
 from gureum.resources.placement import FLEET
 from gureum.services.ec2 import capacity
+from gureum.services.ec2.instance_types import growth
+from gureum.sizespec import MachineSize
 from gureum.store.base import Transaction
 from gureum.store.sqlite import SqliteStore
 
@@ -137,6 +142,7 @@ async def _measure(directory: Path, say: Say, count: int) -> list[Figure]:
             promise=Promise(limit=BALANCE_SECONDS),
         ),
         Figure(name="the longest of it without a pause", value=1000 * balanced.slice, unit="ms"),
+        Figure(name=f"CPU time of sizing {INSTANCES:,} instances by their use", value=_sized(), unit="s"),
     ]
 
 
@@ -310,6 +316,28 @@ async def _balance(store: SqliteStore) -> Balanced:
         moves += isinstance(found, Move)
     pause()
     return Balanced(moves, clock.seconds, longest)
+
+
+def _sized() -> float:
+    """What one look at the windows of all instances takes, each with a policy; processor seconds."""
+    policy = Autosize(
+        mode=AutosizeMode.automatic, target=60, smallest="t3.nano", largest="m5.xlarge", cooldown=300
+    )
+    window = Window()
+    for number in range(SHRINK_SAMPLES):
+        window.take(Level(0.2 + number % 7 / 20, 0.5), SAMPLE_SECONDS * number)
+    room = growth("t3.medium")
+    size = MachineSize(
+        vcpus=2,
+        memory_bytes=4 * GIB,
+        vcpus_max=room.vcpus,
+        memory_min_bytes=4 * GIB,
+        memory_max_bytes=room.memory_bytes,
+    )
+    clock = Clock()
+    for _ in range(INSTANCES):
+        decide(policy, "t3.medium", size, window.seen())
+    return INSTANCES / clock.rates(INSTANCES).cpu
 
 
 async def _seed(store: SqliteStore, present: int) -> None:

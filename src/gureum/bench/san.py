@@ -89,20 +89,30 @@ def _start(name: str, seconds: list[float], limit: float) -> Figure:
 @contextmanager
 def san_cloud() -> Iterator[Cloud]:
     """A cloud of its own, not yet made, removed at the end."""
-    cloud = Cloud(default_base() / "bench-san")
+    directory = default_base() / "bench-san"
+    try:
+        with ended_cloud(directory) as cloud:
+            yield cloud
+    finally:
+        if not Cloud(directory).is_running():
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def ended_cloud(directory: Path) -> Iterator[Cloud]:
+    """A cloud of its own, not yet made, of which nothing but its directory is left at the end."""
+    cloud = Cloud(directory)
     if cloud.exists and (cloud.is_running() or cloud.guests()):
         raise CliError(
-            f"a measured cloud is still running in {cloud.state_dir}",
-            f"gureum down --state-dir {cloud.state_dir}",
+            f"a measured cloud is still running in {directory}", f"gureum down --state-dir {directory}"
         )
-    shutil.rmtree(cloud.state_dir, ignore_errors=True)
+    shutil.rmtree(directory, ignore_errors=True)
     try:
         yield cloud
     finally:
         if cloud.exists:
             cloud.stop_processes()
             cloud.evacuate()
-        shutil.rmtree(cloud.state_dir, ignore_errors=True)
 
 
 def up(cloud: Cloud, *options: str) -> float:

@@ -101,32 +101,60 @@ def well(cloud: Cloud) -> bool:
     return is_well(ask(admin(Cluster(cloud.state_dir)), [{"prefix": "status"}])[0].document())
 
 
-@contextmanager
-def writing(cloud: Cloud, directory: Path, say: Say, gib: int = 1) -> Iterator[Writer]:
-    """A guest of its own with a volume of its own; one of more than 1 GiB is written all over before."""
-    say("a guest that writes")
-    image = str(images.build(cloud.state_dir / "images", "tiny", refresh=False)["ImageId"])
-    config = cloud.config()
-    endpoint = Endpoint(port=config.port, access_key=config.access_key_id, secret=config.secret_access_key)
-    ec2 = client(endpoint, "ec2")
+class Guest(NamedTuple):
+    """One that answers, with a volume beside its root disk. ``ssh``: what runs one more word in it."""
+
+    instance: str
+    volume: str
+    ssh: list[str]
+
+
+def launched(cloud: Cloud, directory: Path, image: str, count: int = 1, gib: int = 1) -> list[Guest]:
+    """Guests that answer. ``directory`` is for the key to them."""
+    ec2 = _client(cloud)
     key = _key(ec2, directory)
-    wait("the image", lambda: bool(_images(ec2, image)), SECONDS_MAX)
-    asked = {"ImageId": image, "InstanceType": TYPE, "MinCount": 1, "MaxCount": 1, "KeyName": KEY}
+    asked = {"ImageId": image, "InstanceType": TYPE, "MinCount": count, "MaxCount": count, "KeyName": KEY}
     disk = {"DeviceName": "/dev/sdf", "Ebs": {"VolumeSize": gib, "DeleteOnTermination": True}}
-    [instance] = ec2.run_instances(**asked, BlockDeviceMappings=[disk])["Instances"]
-    id = instance["InstanceId"]
+    made = ec2.run_instances(**asked, BlockDeviceMappings=[disk])["Instances"]
+    return [_answering(ec2, each["InstanceId"], key) for each in made]
+
+
+def _answering(ec2: Any, id: str, key: Path) -> Guest:
     wait("the guest to run", lambda: _instance(ec2, id)["State"]["Name"] == "running", SECONDS_MAX)
     shown = _instance(ec2, id)
     ssh = ssh_command(key, shown["PublicIpAddress"])
     wait("the guest to answer", lambda: answers(ssh), SECONDS_MAX)
     volumes = {each["DeviceName"]: each["Ebs"]["VolumeId"] for each in shown["BlockDeviceMappings"]}
+    return Guest(id, volumes["/dev/sdf"], ssh)
+
+
+def tiny_image(cloud: Cloud) -> str:
+    """Its id in the cloud, which has it from then on."""
+    image = str(images.build(cloud.state_dir / "images", "tiny", refresh=False)["ImageId"])
+    ec2 = _client(cloud)
+    wait("the image", lambda: bool(_images(ec2, image)), SECONDS_MAX)
+    return image
+
+
+def _client(cloud: Cloud) -> Any:
+    config = cloud.config()
+    endpoint = Endpoint(port=config.port, access_key=config.access_key_id, secret=config.secret_access_key)
+    return client(endpoint, "ec2")
+
+
+@contextmanager
+def writing(cloud: Cloud, directory: Path, say: Say, gib: int = 1) -> Iterator[Writer]:
+    """A guest of its own with a volume of its own; one of more than 1 GiB is written all over before."""
+    say("a guest that writes")
+    image, ec2 = tiny_image(cloud), _client(cloud)
+    [(id, volume, ssh)] = launched(cloud, directory, image, gib=gib)
     if gib > 1:
         fill = f"dd if=/dev/zero of=/dev/vdb bs=1M count={gib * 1024} conv=fsync"
         subprocess.run(
             [*ssh, fill], capture_output=True, stdin=subprocess.DEVNULL, timeout=FILL_SECONDS, check=True
         )
     with CheckedLoad(ssh, "/dev/vdb") as load:
-        yield Writer(load, volumes["/dev/sdf"], ec2, id, ssh)
+        yield Writer(load, volume, ec2, id, ssh)
     ec2.terminate_instances(InstanceIds=[id])
 
 

@@ -49,6 +49,8 @@ SECONDS = 0.3
 SETTLE_SECONDS_MAX = 20.0
 LEAST = 0.9
 """What is promised: at least 0.9 times the bare devices."""
+TURNS = {"send": 4, "ask": 1, "cost": 1}
+"""In each round. A stream's speed differs most from one to the next, by up to four times."""
 UNITS = {"send": (8 / 1e9, "Gbit/s"), "ask": (1e6, "us"), "cost": (1e6, "us")}
 """What ``flow`` measures, and what makes the unit of its figures."""
 NAMES = {"send": "TCP", "ask": "question and answer", "cost": "question and answer: CPU time"}
@@ -117,13 +119,16 @@ def _compare(
             servers.enter_context(_serving(pair))
         for number in range(rounds):
             for what, (scale, unit) in UNITS.items():
-                for name, pair in pairs.items():
-                    samples[what][name].append(_flow(pair, what, seconds) * scale)
+                for turn in range(TURNS[what]):
+                    # Each of them is first as often as the others.
+                    first = (number * TURNS[what] + turn) % len(pairs)
+                    for name in (*list(pairs)[first:], *list(pairs)[:first]):
+                        samples[what][name].append(_flow(pairs[name], what, seconds) * scale)
                 last = ", ".join(f"{name} {found[-1]:.1f}" for name, found in samples[what].items())
                 say(f"{where}, round {number + 1}, {NAMES[what]}: {last} {unit}")
     figures: list[Figure] = []
     for name in peers:
-        first = name == next(iter(peers))
+        promised = name == next(iter(peers))
         for what, (_, unit) in UNITS.items():
             figures.append(
                 compare(
@@ -132,7 +137,7 @@ def _compare(
                     samples[what]["gureum"],
                     samples[what][name],
                     peer_name=name,
-                    promise=PROMISES.get(what) if first else None,
+                    promise=PROMISES.get(what) if promised else None,
                     paired=True,
                 )
             )

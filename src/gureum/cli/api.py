@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from gureum.cli import store
 from gureum.cli.cloud import Cloud
+from gureum.cli.config import CloudConfig
 from gureum.cli.output import NOT_RUNNING, CliError
 from gureum.gateway.catalogue import OWN_MODELS
 
@@ -26,12 +28,21 @@ def client(cloud: Cloud, service: str, *, read_timeout_s: float = 10.0) -> Any:
     return _session().create_client(
         service,
         region_name=config.region,
-        endpoint_url=config.endpoint,
+        endpoint_url=endpoint(cloud, config),
         aws_access_key_id=config.access_key_id,
         aws_secret_access_key=config.secret_access_key,
         verify=config.tls_cert or None,
         config=Config(connect_timeout=2, read_timeout=read_timeout_s, retries={"total_max_attempts": 1}),
     )
+
+
+def endpoint(cloud: Cloud, config: CloudConfig) -> str:
+    """Where the cloud answers: another machine, if the manager of that leads."""
+    if config.agents and config.store and not any(map(cloud.leads, config.manager_roles)):
+        database = store.look(config)
+        if database is not None and database.endpoint:
+            return database.endpoint
+    return config.endpoint
 
 
 @cache
@@ -47,6 +58,13 @@ def _session() -> Any:
 def call(cloud: Cloud, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
     """One call. Raises CliError with what the API or the connection said."""
     return _send(client(cloud, service), operation, parameters, cloud)
+
+
+def long_call(
+    cloud: Cloud, service: str, operation: str, seconds: float, /, **parameters: Any
+) -> dict[str, Any]:
+    """As ``call``, of what may take so long."""
+    return _send(client(cloud, service, read_timeout_s=seconds), operation, parameters, cloud)
 
 
 def _send(service_client: Any, operation: str, parameters: dict[str, Any], cloud: Cloud) -> dict[str, Any]:
@@ -95,7 +113,7 @@ def hosts_down(cloud: Cloud) -> dict[str, str]:
     """By host, what does not work as long as it is down."""
     found: dict[str, str] = {}
     for host in hosts(cloud):
-        if host["State"] == "down":
+        if host["State"] == "down" and host.get("PowerState", "awake") == "awake":
             things = [*host.get("NatGatewayIds", ()), *host["InstanceIds"]]
             more = f" and {len(things) - SHOWN_MAX} more" if len(things) > SHOWN_MAX else ""
             found[host["HostId"]] = ", ".join(things[:SHOWN_MAX]) + more

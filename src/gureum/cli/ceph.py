@@ -174,4 +174,6 @@ def _duration(seconds: int) -> str:
 
 def _row(osd: status.Osd) -> tuple[object, ...]:
     state = f"{'up' if osd.is_up else 'DOWN'}, {'in' if osd.is_in else 'OUT'}"
-    return (osd.name, state, human_bytes(osd.used), human_bytes(osd.size), osd.pid or "-", osd.device or "-")
+    # Nobody has counted yet, or a user of some pools may not know.
+    counted = map(human_bytes, (osd.used, osd.size)) if osd.size else ("-", "-")
+    return (osd.name, state, *counted, osd.pid or "-", osd.device or "-")

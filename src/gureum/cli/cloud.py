@@ -28,7 +28,7 @@ from gureum.cli.config import (
 )
 from gureum.cli.output import MISSING, NOT_RUNNING, USAGE, CliError
 from gureum.cli.processes import Identity, find, read_pid_file, rss_kib, stop
-from gureum.cli.supervisor import WARDEN, is_daemon
+from gureum.cli.supervisor import WARDEN, is_daemon, off_file
 from gureum.cli.supervisor import command as child_command
 from gureum.errors import ConfigError, NetworkError
 from gureum.network.fabric import Fabric
@@ -54,6 +54,8 @@ class Process:
     pid: int | None
     rss_kib: int | None
     is_ready: bool
+    is_off: bool
+    """Its host is switched off."""
     restarts: int
     last_end: str
 
@@ -105,7 +107,9 @@ class Cloud:
     def roles(self) -> tuple[str, ...]:
         """The names of the processes that the supervisor starts."""
         if self.exists:
-            return (*(config := self.config()).manager_roles, *self._host_roles(config.agent_roles))
+            config = self.config()
+            agents = config.agent_roles if self.joined() is None else ("agent",)
+            return (*config.manager_roles, *self._host_roles(agents))
         return ("manager", "agent") if self.joined() is None else self._host_roles(("agent",))
 
     def _host_roles(self, agents: tuple[str, ...]) -> tuple[str, ...]:
@@ -150,6 +154,7 @@ class Cloud:
             rss_kib=rss_kib(identity.pid) if identity else None,
             is_ready=identity is not None
             and (name == "supervisor" or is_daemon(name) or self.is_ready(name, identity)),
+            is_off=identity is None and os.path.exists(off_file(str(self.state_dir), name)),
             restarts=int(restarts) if restarts.isdigit() else 0,
             last_end=last_end,
         )
@@ -217,7 +222,9 @@ class Cloud:
         ``config`` None: of a host of another machine's cloud.
         """
         with self.transition():
-            if self.supervisor() is not None and all(process.is_ready for process in self.processes()):
+            if self.supervisor() is not None and all(
+                process.is_ready or process.is_off for process in self.processes()
+            ):
                 return False
             if (present := self.supervisor()) is not None and not self._knows_roles(present):
                 progress("the supervisor is of an older version, or another number of hosts: it is replaced")
@@ -274,7 +281,10 @@ class Cloud:
             # What runs before the supervisor does is what another one left.
             for role in [role for role in waiting if waiting[0] != "supervisor"]:
                 process = self._process(role)
-                if process.is_ready:
+                if process.is_off:
+                    waiting.remove(role)
+                    progress(f"{role} is off, as its host")
+                elif process.is_ready:
                     waiting.remove(role)
                     progress(f"{role} answers after {time.monotonic() - began:.2f} s")
                 elif process.restarts - restarts_before[role] >= FAILED_STARTS_MAX:
@@ -403,6 +413,12 @@ def check_config(config: CloudConfig) -> None:
         raise CliError(
             "several hosts on this machine have a network of their own, which other machines do not reach",
             "either --hosts N, or --agents-address with --hosts 1 (off takes it away)",
+            exit_code=USAGE,
+        )
+    if not config.hosts and not config.agents:
+        raise CliError(
+            "this machine has nothing but managers, which agents have to reach",
+            "--agents-address ADDRESS:PORT",
             exit_code=USAGE,
         )
     if config.managers > 1 and not config.store:

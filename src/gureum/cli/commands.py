@@ -28,6 +28,7 @@ COMMANDS: dict[str, Command] = {
     "console": Command("Connect to an instance's serial console."),
     "logs": Command("Show the logs of a cloud's processes."),
     "host": Command("List, add, drain and remove the hosts of a cloud.", _RUN),
+    "manager": Command("Let other machines have managers of a cloud, to take over from each other.", _RUN),
     "instance": Command(
         "List instances with their hosts, and say where they are to be and what becomes of them."
     ),

@@ -15,6 +15,7 @@ import secrets
 import string
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -33,6 +34,9 @@ STATE_PATH_MAX = 60
 HOST_PATH_MAX = 66
 JOINED = "host.json"
 AUTHORITY_DIRECTORY = "authority"
+FIRST_MACHINE = "first"
+"""The machine that the cloud was made on, among those with managers."""
+ANY = ("0.0.0.0", "::", "")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -48,7 +52,9 @@ class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     machine's host reaches theirs. encrypted: what goes between hosts goes through WireGuard. ipv6_prefix: a
     network that is led to the hosts, from which VPCs get theirs; "" for none. store: the URL of the database
     that holds the cloud's state, without a password; "" for STATE/store.db. managers: how many run on this
-    machine, of which one leads; several need such a database.
+    machine, of which one leads; several need such a database. machine: its name among those with managers.
+    On one that joined with a manager hosts is 0, and public: the cloud's public addresses, which elsewhere
+    follow from index; if it is a host, too, JoinedConfig says so.
     """
 
     name: str
@@ -70,6 +76,8 @@ class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     uplink: str = ""
     store: str = ""
     managers: int = 1
+    machine: str = FIRST_MACHINE
+    public: str = ""
 
     @classmethod
     def load(cls, state_dir: Path) -> Self:
@@ -88,7 +96,7 @@ class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     @property
     def public_cidr(self) -> str:
         """The cloud's public addresses: 1,022 of a range that nothing routes (RFC 2544)."""
-        return f"198.18.{4 * self.index}.0/22"
+        return self.public or f"198.18.{4 * self.index}.0/22"
 
     @property
     def networks6(self) -> tuple[str, ...]:
@@ -129,7 +137,15 @@ class CloudConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def endpoint(self) -> str:
-        host = DEFAULT_HOST if self.host in ("0.0.0.0", "") else self.host
+        return self._endpoint_at(DEFAULT_HOST if self.host in ("0.0.0.0", "") else self.host)
+
+    @property
+    def far_endpoint(self) -> str:
+        """As other machines reach it, if they do."""
+        far = urlsplit(self.agents_url).hostname
+        return self._endpoint_at(far if far and self.host in ANY else self.host or DEFAULT_HOST)
+
+    def _endpoint_at(self, host: str) -> str:
         host = f"[{host}]" if ":" in host else host
         return f"{'https' if self.tls_cert else 'http'}://{host}:{self.port}"
 

@@ -325,6 +325,13 @@ def database(config: CloudConfig) -> Finding:
         return Finding(
             "store", WARN, f"{found.place}: a power cut may destroy it: {names} off", f"switch {names} on"
         )
+    if found.alone:
+        return Finding(
+            "store",
+            WARN,
+            f"{found.place}: what only a lost server had is lost: none waits for another",
+            "synchronous replication: synchronous_standby_names",
+        )
     return Finding(
         "store", OK, f"{found.place}, PostgreSQL {found.version}; leads: {found.leader or 'nobody'}"
     )

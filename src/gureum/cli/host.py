@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from gureum.cli.commands import COMMANDS
-from gureum.cli.options import MARKUP, AsJson, StateDir, attend, cloud_at
+from gureum.cli.options import MARKUP, AsJson, StateDir, attend, cloud_at, unseen
 from gureum.cli.output import FAILED, USAGE, CliError, followed, human_bytes, note, show_json, table
 
 app = typer.Typer(help=COMMANDS["host"].help, no_args_is_help=True, rich_markup_mode=MARKUP)
@@ -66,6 +66,7 @@ def list_hosts(state_dir: StateDir = None, as_json: AsJson = False) -> None:
 
 def row(host: dict[str, Any]) -> tuple[object, ...]:
     state = "revoked" if host.get("Certificate", {}).get("Revoked") else host["State"]
+    state = state if host["PowerState"] == "awake" else host["PowerState"]
     remarks = ["draining"] if host["Draining"] else []
     certificate = host.get("Certificate")
     if certificate and not certificate["Revoked"]:
@@ -114,7 +115,7 @@ def token(
     note(
         f"good for one machine in {made['Zone']}, until {made['Expires']:%Y-%m-%d %H:%M} UTC; there, as root:"
     )
-    note(f"  gureum host join {made['Url']} --token TOKEN")
+    note(f"  gureum host join {made['Url']} --token -")
 
 
 @app.command(
@@ -344,7 +345,15 @@ def revoke(host: Host, state_dir: StateDir = None, as_json: AsJson = False) -> N
 @app.command("join", help="Make this machine a host of the cloud at URL.")
 def join(
     url: Annotated[str, typer.Argument(metavar="URL", help="ADDRESS:PORT, as `gureum host token` says.")],
-    secret: Annotated[str, typer.Option("--token", help="From `gureum host token`.", envvar="GUREUM_TOKEN")],
+    secret: Annotated[
+        str,
+        typer.Option(
+            "--token",
+            help="From `gureum host token`; - reads it from the standard input.",
+            envvar="GUREUM_TOKEN",
+            callback=unseen,
+        ),
+    ],
     name: Annotated[
         str | None, typer.Option(help="Its name in the cloud. Default: this machine's.", show_default=False)
     ] = None,

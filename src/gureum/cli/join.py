@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import socket
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def join(
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
     """Make this machine a host, and start its agent. Raises CliError."""
-    if cloud.exists:
+    if cloud.exists and cloud.config().hosts:
         raise CliError(
             f"{cloud.state_dir} has a cloud of its own",
             "choose another directory with --state-dir",
@@ -62,6 +63,8 @@ def join(
         fingerprint, secret = tokens.read(token)
         if joined is not None:
             name = _again(cloud, joined, fingerprint, name)
+        if cloud.exists:
+            require_same_cloud(cloud.state_dir / AUTHORITY_DIRECTORY, fingerprint, cloud.config().name)
         address = tls.Address.parse(url)
         device = uplink or uplinks.towards(address.host)[0]
     except (ConfigError, NetworkError) as error:
@@ -85,7 +88,7 @@ def join(
     except OSError as error:
         raise CliError(f"{cloud.state_dir} cannot be used: {error.strerror}") from error
     progress(f"joined cloud {config.cloud} as {config.host}")
-    cloud.start(None, progress)
+    cloud.start(cloud.config() if cloud.exists else None, progress)
     return {"cloud": config.cloud, "host": config.host, "zone": config.zone, "uplink": config.uplink}
 
 
@@ -106,6 +109,16 @@ def _again(cloud: Cloud, joined: JoinedConfig, fingerprint: str, name: str | Non
     return joined.host
 
 
+def require_same_cloud(directory: Path, fingerprint: str, name: str) -> None:
+    """Of the authority in ``directory``. Raises CliError."""
+    if tls.fingerprint((directory / tls.AUTHORITY).read_bytes()) != fingerprint:
+        raise CliError(
+            f"{directory.parent} is part of cloud {name}, and the token is of another one",
+            "choose another directory with --state-dir",
+            exit_code=USAGE,
+        )
+
+
 async def _join(
     directory: Path, address: tls.Address, fingerprint: str, secret: bytes, name: str, zone: str
 ) -> tuple[Joined, bytes]:
@@ -113,23 +126,27 @@ async def _join(
     # Needs much memory, and only here.
     from gureum.transport import authority
 
-    # The secret is for the manager only: first see who it is.
-    answer = await _ask(address, tls.unverified_context(), AskAuthority())
+    key, request = authority.new_request()
+    context = await trusted(directory, address, fingerprint)
+    answer = await ask(address, context, Join(secret=secret, name=name, zone=zone, request=request))
+    if not isinstance(answer, Joined):
+        raise TransportError(f"{address} answered with {type(answer).__name__}")
+    return answer, key
+
+
+async def trusted(directory: Path, address: tls.Address, fingerprint: str) -> ssl.SSLContext:
+    """For what is secret, once it is known who is there. Raises TransportError, ConfigError."""
+    answer = await ask(address, tls.unverified_context(), AskAuthority())
     if not isinstance(answer, Authority) or tls.fingerprint(answer.certificate) != fingerprint:
         raise TransportError(
             f"{address} is not the cloud that the token is for: somebody else answers there, or the token "
             "is of another cloud"
         )
     write_atomically(directory / tls.AUTHORITY, answer.certificate)
-    key, request = authority.new_request()
-    context = tls.host_context(directory / tls.AUTHORITY)
-    answer = await _ask(address, context, Join(secret=secret, name=name, zone=zone, request=request))
-    if not isinstance(answer, Joined):
-        raise TransportError(f"{address} answered with {type(answer).__name__}")
-    return answer, key
+    return tls.host_context(directory / tls.AUTHORITY)
 
 
-async def _ask(address: tls.Address, context: Any, message: Message) -> Message:
+async def ask(address: tls.Address, context: ssl.SSLContext, message: Message) -> Message:
     link = await tls.connect(address, context)
     link.message_bytes_max = tls.STRANGER_BYTES_MAX
     try:

@@ -1,6 +1,7 @@
 """`gureum test`: the checks and the layers of tests, cheapest first, and what they leave on the machine."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -8,6 +9,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,10 +22,17 @@ LAYER_TIMEOUT_S = 3600
 NO_TESTS = 5  # pytest's exit code
 WORKERS_MAX = 4
 """Each may run a storage cluster and some guests, and has networks of its own (tests/conftest.py)."""
+NICENESS = "19"
+"""The most there is: what waits for guests must not wait for what does not."""
+PATIENT = ("-o", "timeout=1800")
+"""For pytest: tests that have little of the processors are not taken for ones that hang."""
+REPORT = "report.xml"
 RUN_VARIABLE = "GUREUM_TEST_RUN"
 SHARED_MACHINE = ("integration", "system")
 """Layers whose tests wait for real guests and clusters, and have less of the machine beside others."""
-ALONE_MAX = 8
+ASIDE = ("sim",)
+"""Layers whose tests have a clock of their own: they take what those on a SHARED_MACHINE leave of it."""
+ALONE_MAX = 16
 """More failures than this have another cause than what ran beside them."""
 
 
@@ -139,14 +148,26 @@ def run_check(checkout: Path) -> Result:
 def run_layer(checkout: Path, layer: str, extra: Sequence[str]) -> Result:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="gureum-test-") as directory:
-        shared = workers(extra)
+        shared = workers(layer, extra)
         where = [] if names_paths(extra) else [f"tests/{layer}"]
         result = run_pytest(checkout, layer, [*shared, *where, *extra], Path(directory))
-        if shared and layer in SHARED_MACHINE and 0 < len(result.failures) <= ALONE_MAX:
+        files = files_of(checkout, result.failures)
+        if shared and layer in SHARED_MACHINE and files and len(result.failures) <= ALONE_MAX:
             note(f"--- {layer}: what failed, alone")
-            again = run_pytest(checkout, layer, ["--last-failed", *where], Path(directory))
-            result = told_apart(result, again)
+            result = told_apart(result, run_pytest(checkout, layer, files, Path(directory)))
     return replace(result, seconds=time.monotonic() - began)
+
+
+def files_of(checkout: Path, tests: Sequence[str]) -> list[str]:
+    """Those with these tests, whole: some go on where the one before ended. Empty unless all are known."""
+    found = {_file_of(checkout, Path(*test.partition("::")[0].split("."))) for test in tests}
+    return [] if "" in found else sorted(found)
+
+
+def _file_of(checkout: Path, name: Path) -> str:
+    """``name``: of a module, or of a class in one."""
+    candidates = (f"{each}.py" for each in (name, name.parent))
+    return next((each for each in candidates if (checkout / each).is_file()), "")
 
 
 def told_apart(together: Result, alone: Result) -> Result:
@@ -164,20 +185,27 @@ def told_apart(together: Result, alone: Result) -> Result:
 
 
 def run_pytest(checkout: Path, layer: str, arguments: Sequence[str], directory: Path) -> Result:
-    """``directory`` keeps what failed, for ``--last-failed``."""
+    """``directory`` is for its report, and what it would keep for another run."""
     began = time.monotonic()
-    report = directory / "report.xml"
-    report.unlink(missing_ok=True)
-    kept = ["-o", f"cache_dir={directory / 'cache'}", f"--junitxml={report}"]
-    command = [sys.executable, "-m", "pytest", *kept, *arguments]
-    try:
+    (directory / REPORT).unlink(missing_ok=True)
+    code: int | None = None
+    with suppress(subprocess.TimeoutExpired):
+        command = pytest_command(directory, arguments)
         code = subprocess.run(command, cwd=checkout, timeout=LAYER_TIMEOUT_S, check=False).returncode
-    except subprocess.TimeoutExpired:
-        return Result(layer, 0, 1, 0, time.monotonic() - began, f"did not end within {LAYER_TIMEOUT_S} s")
-    passed, failures, skips = read_report(report)
-    result = Result(
-        layer, passed, len(failures), len(skips), time.monotonic() - began, skips=skips, failures=failures
-    )
+    return result_of(layer, directory, code, time.monotonic() - began)
+
+
+def pytest_command(directory: Path, arguments: Sequence[str]) -> list[str]:
+    kept = ["-o", f"cache_dir={directory / 'cache'}", f"--junitxml={directory / REPORT}"]
+    return [sys.executable, "-m", "pytest", *kept, *arguments]
+
+
+def result_of(layer: str, directory: Path, code: int | None, seconds: float) -> Result:
+    """``code``: pytest's exit code, None if it did not end in time."""
+    if code is None:
+        return Result(layer, 0, 1, 0, seconds, f"did not end within {LAYER_TIMEOUT_S} s")
+    passed, failures, skips = read_report(directory / REPORT)
+    result = Result(layer, passed, len(failures), len(skips), seconds, skips=skips, failures=failures)
     if code == NO_TESTS:
         return replace(result, failed=0, remark="no tests")
     if code != 0 and not failures:
@@ -185,15 +213,59 @@ def run_pytest(checkout: Path, layer: str, arguments: Sequence[str], directory: 
     return result
 
 
-def workers(extra: Sequence[str]) -> list[str]:
-    """For pytest: a whole layer is shared out by files among processes, as most tests wait for something.
+class Aside:
+    """pytest for a layer while others run, with what they leave of the processors; its output comes later."""
+
+    def __init__(self, checkout: Path, layer: str) -> None:
+        self._layer, self._began = layer, time.time()
+        self._directory = tempfile.TemporaryDirectory(prefix="gureum-test-")
+        command = pytest_command(
+            Path(self._directory.name), [*workers(layer, ()), *PATIENT, f"tests/{layer}"]
+        )
+        with open(self._output, "wb") as output:
+            self._process = subprocess.Popen(
+                ["nice", "-n", NICENESS, *command],
+                cwd=checkout,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        # Where sessions share the processors evenly, whatever is nice in them (sched(7)).
+        with suppress(OSError):
+            Path(f"/proc/{self._process.pid}/autogroup").write_text(NICENESS)
+
+    @property
+    def _output(self) -> Path:
+        return Path(self._directory.name, "output")
+
+    def result(self) -> Result:
+        code: int | None = None
+        with suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(LAYER_TIMEOUT_S)
+        note(f"--- {self._layer}, meanwhile")
+        print(self._output.read_text(errors="replace"), flush=True)
+        seconds = self._output.stat().st_mtime - self._began  # it may have ended long ago
+        return result_of(self._layer, Path(self._directory.name), code, seconds)
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._directory.cleanup()
+
+
+def workers(layer: str, extra: Sequence[str]) -> list[str]:
+    """For pytest: a whole layer is shared out by files among processes.
 
     What somebody chose runs in one process: it can be stopped in a debugger, and starts at once.
     """
-    count = min(os.cpu_count() or 1, WORKERS_MAX)
-    return (
-        [] if extra or count < 2 else ["--numprocesses", str(count), "--dist", "loadfile", "--durations=10"]
-    )
+    processors = os.cpu_count() or 1
+    if extra or processors < 2:
+        return []
+    # Tests of integration wait for a third of their time. Emulated guests and clusters need all of theirs.
+    count = min(processors + (layer == "integration"), WORKERS_MAX)
+    return ["--numprocesses", str(count), "--dist", "loadfile", "--durations=10"]
 
 
 def read_report(report: Path) -> tuple[int, tuple[str, ...], tuple[str, ...]]:
@@ -221,18 +293,34 @@ def run(checkout: Path, names: Sequence[str]) -> int:
             exit_code=MISSING,
         )
     layers, extra = choose(names)
+    began = time.monotonic()
     mark = f"{os.getpid()}-{time.time_ns()}"
     os.environ[RUN_VARIABLE] = mark
     before = Footprint.take()
-    results = []
-    for layer in layers:
-        note(f"--- {layer}")
-        results.append(run_check(checkout) if layer == CHECK else run_layer(checkout, layer, extra))
+    results = run_layers(checkout, layers, extra)
     left = [*Footprint.take().added_since(before), *processes_of(mark)]
-    return summarize(results, left)
+    return summarize(results, left, time.monotonic() - began)
 
 
-def summarize(results: Sequence[Result], left: Sequence[str]) -> int:
+def run_layers(checkout: Path, layers: Sequence[str], extra: Sequence[str]) -> list[Result]:
+    """One after the other, but for those ASIDE, which begin in their turn and end last."""
+    results: dict[str, Result] = {}
+    shares = not {*layers}.isdisjoint(SHARED_MACHINE)
+    with ExitStack() as stack:
+        aside: dict[str, Aside] = {}
+        for layer in layers:
+            if shares and layer in ASIDE and workers(layer, extra):
+                note(f"--- {layer}, beside what follows")
+                aside[layer] = Aside(checkout, layer)
+                stack.callback(aside[layer].close)
+                continue
+            note(f"--- {layer}")
+            results[layer] = run_check(checkout) if layer == CHECK else run_layer(checkout, layer, extra)
+        results |= {layer: each.result() for layer, each in aside.items()}
+    return [results[layer] for layer in layers]
+
+
+def summarize(results: Sequence[Result], left: Sequence[str], seconds: float) -> int:
     rows = [
         (result.layer, result.passed, result.failed, result.skipped, f"{result.seconds:.1f} s", result.remark)
         for result in results
@@ -253,6 +341,6 @@ def summarize(results: Sequence[Result], left: Sequence[str]) -> int:
     passed = sum(result.passed for result in results)
     failed = sum(result.failed for result in results) + bool(left)
     skipped = sum(result.skipped for result in results)
-    print(f"\nTotal time: {sum(result.seconds for result in results):.1f} s")
+    print(f"\nTotal time: {seconds:.1f} s")
     print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
     return 0 if failed == 0 and passed > 0 else 1

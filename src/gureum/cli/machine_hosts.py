@@ -37,6 +37,12 @@ def change(cloud: Cloud, hosts: int | None, zones: int | None = None) -> None:
     if not cloud.exists:
         return
     config = cloud.config()
+    if not config.hosts:
+        raise CliError(
+            "this machine has only managers of the cloud",
+            "gureum host join makes it a host, too",
+            exit_code=USAGE,
+        )
     after = replace(config, hosts=hosts or config.hosts, host_zones=zones or config.host_zones)
     if (after.hosts, after.host_zones) == (config.hosts, config.host_zones):
         return

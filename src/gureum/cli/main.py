@@ -13,13 +13,16 @@ from typing import Annotated, Any
 import typer
 
 import gureum
+from gureum.cli import autosize as autosize_commands  # noqa: F401  (its command is instance_commands.app's)
 from gureum.cli import balance as balance_commands  # noqa: F401  (its command is host_commands.app's)
 from gureum.cli import events as event_commands
 from gureum.cli import host as host_commands
 from gureum.cli import instance as instance_commands
+from gureum.cli import manager as manager_commands
 from gureum.cli import migrations as migration_commands  # noqa: F401  (the same)
 from gureum.cli import net as net_commands
 from gureum.cli import placement as placement_commands  # noqa: F401  (its commands are instance_commands.app's)
+from gureum.cli import power as power_commands  # noqa: F401
 from gureum.cli import san as san_commands
 from gureum.cli import sim as sim_commands
 from gureum.cli import sizes as sizes
@@ -45,6 +48,7 @@ image_app = typer.Typer(help=COMMANDS["image"].help, no_args_is_help=True, rich_
 app.add_typer(image_app, name="image")
 app.add_typer(host_commands.app, name="host")
 app.add_typer(instance_commands.app, name="instance")
+app.add_typer(manager_commands.app, name="manager")
 app.add_typer(net_commands.app, name="net")
 app.add_typer(san_commands.app, name="san")
 app.add_typer(sim_commands.app, name="sim")
@@ -209,7 +213,7 @@ def up(
 
     require_root()
     cloud = cloud_at(state_dir)
-    if (joined := cloud.joined()) is not None:
+    if (joined := cloud.joined()) is not None and not cloud.exists:
         others = (agents_address, encrypt, ipv6_prefix, san, san_size, san_device, types, store, managers)
         if any((port, host, tls_cert, tls_key, hosts, zones, *others)):
             raise CliError(
@@ -452,10 +456,25 @@ def demo(
 
 
 @command("bench", context_settings=PASS_ON)
-def bench(context: typer.Context, as_json: AsJson = False) -> None:
+def bench(
+    context: typer.Context,
+    minutes: Annotated[
+        float | None, typer.Option(help="Of chaos: how long things die. Default: 60.", show_default=False)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of chaos: which things die, and when.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     from gureum.cli.cloud import require_root
 
     require_root()
+    if "chaos" in context.args:
+        if context.args != ["chaos"]:
+            raise CliError("chaos runs alone", "gureum bench chaos --minutes 60", exit_code=USAGE)
+        raise typer.Exit(importlib.import_module("gureum.cli.chaos").run(minutes, seed, as_json=as_json))
+    if (minutes, seed) != (None, None):
+        raise CliError("--minutes and --seed are of gureum bench chaos alone", exit_code=USAGE)
     measurements = importlib.import_module("gureum.cli.bench")
     raise typer.Exit(measurements.run(context.args, as_json=as_json))
 

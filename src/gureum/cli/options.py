@@ -2,6 +2,7 @@
 
 import os
 import sys
+from getpass import getpass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,13 @@ StateDir = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+def unseen(secret: str) -> str:
+    """An option's value; for ``-`` a line of the standard input, which no list of processes shows."""
+    if secret != "-":
+        return secret
+    return getpass("token: ") if sys.stdin.isatty() else sys.stdin.readline().strip()
 
 
 def cloud_at(state_dir: Path | None) -> Any:

@@ -3,11 +3,13 @@
 import difflib
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from gureum.cli.campaign import campaign
 from gureum.cli.commands import COMMANDS
 from gureum.cli.options import MARKUP, AsJson
 from gureum.cli.output import USAGE, CliError, counted, note, show_json, table
@@ -25,6 +27,18 @@ Several = Annotated[
 ]
 Ha = Annotated[
     bool, typer.Option("--ha", help="With a shared pool; what ran on a host that is lost runs elsewhere.")
+]
+Migrating = Annotated[
+    bool, typer.Option("--migrating", help="With a shared pool; many calls migrate and resize instances.")
+]
+OwnDisks = Annotated[
+    bool, typer.Option("--own-disks", help="With a shared pool; most volumes are in hosts' own pools.")
+]
+Balancing = Annotated[
+    bool, typer.Option("--balancing", help="With a shared pool; guests are busy, and hosts are relieved.")
+]
+Operated = Annotated[
+    bool, typer.Option("--operated", help="With --ha; an operator drains, fences and upgrades hosts.")
 ]
 Steps = Annotated[int, typer.Option(min=1, help="API calls in a run.")]
 Pace = Annotated[
@@ -46,25 +60,36 @@ def options(
     networks: bool,
     several: bool,
     ha: bool,
+    migrating: bool,
+    own_disks: bool,
+    balancing: bool,
+    operated: bool,
     steps: int,
     pace: float,
     crash_at: str | None,
 ) -> dict[str, Any]:
-    if (shared or several or ha) and hosts < 2:
+    """As ``simulate`` takes them."""
+    ha = ha or operated
+    shared = shared or several or ha or migrating or own_disks or balancing
+    if shared and hosts < 2:
         raise CliError("a shared pool is for two hosts and more", "add --hosts 3", exit_code=USAGE)
     return {
         "steps": steps,
         "hosts": hosts,
-        "shared": shared or several or ha,
+        "shared": shared,
         "networks": networks,
         "several": several,
         "ha": ha,
+        "migrating": migrating,
+        "own_disks": own_disks,
+        "balancing": balancing,
+        "operated": operated,
         "pace": pace,
         "crash_at": crash_at or "",
     }
 
 
-def again(seed: int, chosen: dict[str, Any]) -> str:
+def again(seed: int, chosen: Mapping[str, Any]) -> str:
     """The command that replays this run."""
     words = [f"gureum sim run {seed}"]
     defaults = {"steps": 60, "hosts": 1, "pace": 0.7, "crash_at": ""}
@@ -73,7 +98,7 @@ def again(seed: int, chosen: dict[str, Any]) -> str:
         if value is True:
             words.append(option)
         elif value is not False and value != defaults[name]:
-            words.append(f"{option} {value}")
+            words.append(f"{option} {value:g}" if name == "pace" else f"{option} {value}")
     return " ".join(words)
 
 
@@ -97,6 +122,10 @@ def run(
     networks: Networks = False,
     several: Several = False,
     ha: Ha = False,
+    migrating: Migrating = False,
+    own_disks: OwnDisks = False,
+    balancing: Balancing = False,
+    operated: Operated = False,
     steps: Steps = 60,
     pace: Pace = 0.7,
     crash_at: CrashAt = None,
@@ -105,7 +134,9 @@ def run(
 ) -> None:
     from gureum.sim.timeline import Timeline
 
-    chosen = options(hosts, shared, networks, several, ha, steps, pace, crash_at)
+    chosen = options(
+        hosts, shared, networks, several, ha, migrating, own_disks, balancing, operated, steps, pace, crash_at
+    )
     logging.getLogger("gureum").propagate = False
     if quiet:
         timeline = None
@@ -152,13 +183,22 @@ def runs(
     networks: Networks = False,
     several: Several = False,
     ha: Ha = False,
+    migrating: Migrating = False,
+    own_disks: OwnDisks = False,
+    balancing: Balancing = False,
+    operated: Operated = False,
     steps: Steps = 60,
     pace: Pace = 0.7,
     crash_at: CrashAt = None,
     as_json: AsJson = False,
 ) -> None:
-    chosen = options(hosts, shared, networks, several, ha, steps, pace, crash_at)
+    from gureum.sim.run import hurry
+
+    chosen = options(
+        hosts, shared, networks, several, ha, migrating, own_disks, balancing, operated, steps, pace, crash_at
+    )
     logging.getLogger("gureum").propagate = False
+    hurry()
     violations: dict[int, str] = {}
     virtual, began, told, cpu = 0.0, time.monotonic(), time.monotonic(), time.process_time()
     for done, seed in enumerate(range(first, first + count), 1):
@@ -195,6 +235,9 @@ def runs(
             print(f"again: {again(seed, chosen)}")
     if violations:
         raise typer.Exit(1)
+
+
+app.command("campaign", help="Run very many seeds, of all modes, up to the first violation.")(campaign)
 
 
 @app.command("list", help="List the named situations, and what each shows.")

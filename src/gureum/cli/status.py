@@ -15,14 +15,17 @@ from gureum.cli.output import NOT_RUNNING, CliError, show_json, table
 def run(cloud: Cloud, *, as_json: bool) -> int:
     """Prints it. Returns the exit code."""
     joined = cloud.joined()
-    return show_cloud(cloud, as_json=as_json) if joined is None else show_host(cloud, joined, as_json=as_json)
+    if joined is None or cloud.exists:
+        return show_cloud(cloud, as_json=as_json)
+    return show_host(cloud, joined, as_json=as_json)
 
 
 def show_cloud(cloud: Cloud, *, as_json: bool) -> int:
     config = cloud.config()
     processes = cloud.processes()
     leaders = [role for role in config.manager_roles if cloud.leads(role)]
-    answers = bool(leaders)
+    # One on another machine may lead.
+    answers = bool(leaders) or any(each.is_ready for each in processes if each.name.startswith("manager"))
     trouble = ""
     counts: dict[str, int] | None = None
     failed: dict[str, str] = {}
@@ -149,5 +152,5 @@ def process_table(processes: Sequence[Process], *, refused: bool = False, leader
 
 def _state(process: Process, refused: bool) -> str:
     if not process.pid:
-        return "not running"
+        return "off" if process.is_off else "not running"
     return "refused" if refused else "ready" if process.is_ready else "starting"

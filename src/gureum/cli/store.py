@@ -72,7 +72,9 @@ def setting(url: str | None, before: CloudConfig | None) -> str | None:
         address = Address.parse(url)
     except ConfigError as error:
         raise CliError(str(error), exit_code=USAGE) from error
-    if before is not None and before.store != address.url:
+    if before is not None and before.store and Address.parse(before.store) == address:
+        return before.store
+    if before is not None:
         where = Address.parse(before.store).place if before.store else "store.db in its directory"
         raise CliError(
             f"this cloud keeps its state in {where}, and it does not move",
@@ -87,13 +89,17 @@ def setting(url: str | None, before: CloudConfig | None) -> str | None:
 
 
 class Database(msgspec.Struct, frozen=True):
-    """``place``: where it is. ``leader``: who leads, "" if nobody. ``trouble``: why that is not known."""
+    """``place``: where it is. ``leader``: who leads, "" if nobody, and the ``endpoint`` of its API.
+    ``alone``: of several servers one may commit what no other has. ``trouble``: why that is not known.
+    """
 
     place: str
     leader: str = ""
+    endpoint: str = ""
     epoch: int = 0
     version: str = ""
     dangers: tuple[str, ...] = ()
+    alone: bool = False
     trouble: str = ""
 
 
@@ -110,4 +116,12 @@ def look(config: CloudConfig) -> Database | None:
     except StoreError as error:
         return Database(address.place, trouble=str(error))
     leader = server.leader
-    return Database(address.place, leader.name, leader.epoch, server.version, server.dangers)
+    return Database(
+        address.place,
+        leader.name,
+        leader.endpoint,
+        leader.epoch,
+        server.version,
+        server.dangers,
+        alone=len(address.servers) > 1 and not server.replicated,
+    )

@@ -10,6 +10,7 @@ Each child has a name: manager; manager-K, if several are to take over from each
 host K of several on this machine; warden or warden-K; mon.a, mgr.x, osd.N.
 Files in STATE/run: supervisor.lock (held while it lives), NAME.pid, NAME.ready (written by manager and agents
 themselves when they answer, removed before each start), NAME.restarts (what `status` shows).
+STATE/run/NAME.off: while it is there, that child is not started: its host is off (``cli.machine_power``).
 STATE/run/daemons, read on SIGHUP and removed: the names of the daemons to run from then on.
 Files in STATE/log: NAME.log, NAME.log.1.
 """
@@ -46,6 +47,8 @@ HEALTHY_AFTER_S = 60.0
 STOP_TIMEOUT_S = 10.0
 TICK_S = 5.0
 TICK_ADOPTED_S = 0.5
+TICK_OFF_S = 1.0
+"""How often it is looked whether one that is off may be started."""
 LOG_BYTES_MAX = 8 * 1024 * 1024
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
 
@@ -231,6 +234,9 @@ class Supervisor:
         for child in self.children:
             if child.start_next_at is None or child.start_next_at > monotonic():
                 continue
+            if os.path.exists(off_file(self.state_dir, child.name)):
+                child.start_next_at = monotonic() + TICK_OFF_S
+                continue
             try:
                 self.say(f"{child.name} started, pid {child.start()}")
             except OSError as error:
@@ -271,6 +277,10 @@ class Supervisor:
 
 def daemons_file(state_dir: str) -> str:
     return f"{state_dir}/run/daemons"
+
+
+def off_file(state_dir: str, name: str) -> str:
+    return f"{state_dir}/run/{name}.off"
 
 
 def is_daemon(name: str) -> bool:

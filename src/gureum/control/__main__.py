@@ -8,13 +8,15 @@ import os
 import signal
 import ssl
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
 
 from gureum.cli.config import AUTHORITY_DIRECTORY, CloudConfig
-from gureum.control import images
+from gureum.control import images, sharing
 from gureum.control.access import Access
+from gureum.control.fence_agents import FenceAgents
 from gureum.control.hooks import HOOKS, UPGRADE_HOST, FileHook
 from gureum.control.keys import DIRECTORY as KEYS_DIRECTORY
 from gureum.control.keys import KeyStore
@@ -92,12 +94,17 @@ def tls(config: CloudConfig) -> ssl.SSLContext | None:
     return context
 
 
-async def listen_far_agents(state_dir: Path, config: CloudConfig, manager: Manager) -> tls_links.Listener:
-    """Let hosts of other machines in. Raises ConfigError."""
-    address = tls_links.Address.parse(config.agents)
+async def open_access(state_dir: Path, config: CloudConfig, manager: Manager) -> Access:
+    """For hosts, and managers, of other machines. Raises ConfigError, StoreError."""
     directory = state_dir / AUTHORITY_DIRECTORY
-    context = tls_links.manager_context(directory)
-    access = Access(
+    find_image: Callable[[str], Path] = Path
+    machine = ""
+    if config.store:
+        from gureum.control.standby import Mirror
+
+        find_image, machine = Mirror(state_dir, config.machine).find, config.machine
+        await manager.store.transact(lambda tx: sharing.enter(tx, config))
+    return Access(
         manager.env,
         manager.cloud,
         manager.store,
@@ -105,9 +112,17 @@ async def listen_far_agents(state_dir: Path, config: CloudConfig, manager: Manag
         config.agents_url,
         manager.speak,
         lambda: storage(state_dir, SanSettings.load(state_dir)),
+        machine,
+        lambda: sharing.share(state_dir, config),
+        find_image,
+        manager.keys,
     )
-    manager.access = access
-    server = await tls_links.listen(address, context, access.serve)
+
+
+async def listen_far_agents(state_dir: Path, config: CloudConfig, access: Access) -> tls_links.Listener:
+    """Let hosts of other machines in. Raises ConfigError."""
+    context = tls_links.manager_context(state_dir / AUTHORITY_DIRECTORY)
+    server = await tls_links.listen(tls_links.Address.parse(config.agents), context, access.serve)
     log.info("hosts of other machines can join at %s", config.agents_url)
     return server
 
@@ -133,7 +148,9 @@ async def _serve(state_dir: Path, config: CloudConfig, role: str, lead: Lead, st
     await images.register_all(store, env, cloud, state_dir / "images")
     keys = KeyStore.open(env, state_dir / KEYS_DIRECTORY)
     manager = Manager(env, cloud, store, keys)
+    manager.leads = lead.certain
     manager.upgrades.hook = FileHook(state_dir / HOOKS / UPGRADE_HOST)
+    manager.power.switch = FenceAgents(state_dir, keys)
     gateway = Gateway(
         Dispatcher(env, cloud, store, manager, keys),
         RootCredentials(config),
@@ -142,13 +159,18 @@ async def _serve(state_dir: Path, config: CloudConfig, role: str, lead: Lead, st
         catalogue=Catalogue.open(),
         request_ids=env.uuid,
         regions=frozenset({config.region}),
+        healthy=lead.certain,
     )
     VIEWS.render = gateway.fragment
-    agents: list[asyncio.Server | tls_links.Listener] = [
-        await listen_agents(state_dir / "run/agents.sock", manager.serve)
-    ]
+    serve_own = manager.serve
     if config.agents:
-        agents.append(await listen_far_agents(state_dir, config, manager))
+        manager.access = await open_access(state_dir, config, manager)
+        serve_own = manager.access.serve_own
+    agents: list[asyncio.Server | tls_links.Listener] = [
+        await listen_agents(state_dir / "run/agents.sock", serve_own)
+    ]
+    if manager.access is not None:
+        agents.append(await listen_far_agents(state_dir, config, manager.access))
     http = await listen_http(gateway, host=config.host, port=config.port, ssl_context=tls(config))
     say_ready(state_dir / "run", role, config.endpoint, leads=True)
     log.info("manager %d answers at %s", os.getpid(), config.endpoint)

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import logging
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec.structs import replace
 
+from gureum.control.keys import KeyStore
 from gureum.env import Env
-from gureum.errors import TransportError
-from gureum.resources import Host, HostCertificate, HostToken, Image
+from gureum.errors import ConfigError, TransportError
+from gureum.resources import OWN_NAME, Host, HostCertificate, HostToken, Image, ManagerMachine
 from gureum.services.operation import Cloud, Joining
 from gureum.store.base import Change, Store, Transaction
 from gureum.transport.files import send_file
@@ -31,14 +33,16 @@ from gureum.transport.messages import (
     Hello,
     Join,
     Joined,
+    JoinManager,
+    ManagerJoined,
     Message,
     Refused,
     Renew,
     Renewed,
     Storage,
 )
-from gureum.transport.tls import AUTHORITY, Peer, fingerprint
-from gureum.transport.token import identify
+from gureum.transport.tls import AUTHORITY, MANAGER_NAME, Address, Peer, fingerprint
+from gureum.transport.token import identify, manager_seal
 
 if TYPE_CHECKING:
     from gureum.transport.authority import Issued
@@ -51,17 +55,21 @@ CERTIFICATES_MAX = 2
 LINKS_MAX = 16
 """Of one host at the same time: its agent's, and images that are being fetched."""
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-OWN_NAME = re.compile(r"host-\d+")
-"""The hosts of the manager's own machine."""
 
-Speak = Callable[[Link, Hello, HostCertificate], Awaitable[None]]
+
+class Speak(Protocol):
+    def __call__(
+        self, link: Link, hello: Hello, certificate: HostCertificate | None = None
+    ) -> Awaitable[None]: ...
 
 
 class Access:
     """``directory``: the authority's. ``speak``: serves an agent from its Hello on. ``url``: for people.
 
     ``storage``: how a host reaches the cloud's disks; None if it has its own. Raises TransportError where
-    only the manager's machine does.
+    only the manager's machine does. ``machine``: this one's name among those that have managers, "" if others
+    can't; ``share``: what those get. ``find_image``: where the file of an image is on this machine;
+    ``keys``: what seals tokens of managers.
     """
 
     def __init__(
@@ -73,8 +81,15 @@ class Access:
         url: str,
         speak: Speak,
         storage: Callable[[], Storage | None] = lambda: None,
+        machine: str = "",
+        share: Callable[[], ManagerJoined] | None = None,
+        find_image: Callable[[str], Path] = Path,
+        keys: KeyStore | None = None,
     ) -> None:
+        self._keys = keys
         self._storage = storage
+        self._share = share
+        self._find_image = find_image
         self._env = env
         self._cloud = cloud
         self._store = store
@@ -83,7 +98,7 @@ class Access:
         self._links: dict[str, set[StreamLink]] = {}
         """By the serial number of the certificate."""
         self._authority = (directory / AUTHORITY).read_bytes()
-        self.joining = Joining(url, fingerprint(self._authority))
+        self.joining = Joining(url, fingerprint(self._authority), machine)
 
     def changed(self, change: Change) -> None:
         """End the links of a certificate that is not accepted any more."""
@@ -104,11 +119,25 @@ class Access:
                 await link.send(Refused(str(error)))
             raise
 
+    async def serve_own(self, link: Link) -> None:
+        """The same for a host of this machine, by a socket that is root's: it needs no certificate there, but
+        may ask for one, for when the manager of another machine leads. Raises TransportError.
+        """
+        message = await _first(link)
+        if isinstance(message, Hello):
+            await self._speak(link, message)
+        elif isinstance(message, Renew) and OWN_NAME.fullmatch(message.host):
+            await link.send(await self._certify(message))
+        else:
+            raise TransportError("not an agent")
+
     async def _serve_stranger(self, link: StreamLink, message: Message) -> None:
         if isinstance(message, AskAuthority):
             await link.send(Authority(self._authority))
         elif isinstance(message, Join):
             await link.send(await self._join(message))
+        elif isinstance(message, JoinManager):
+            await link.send(await self._join_manager(message))
         else:
             raise TransportError("a certificate is needed: join with a token first")
 
@@ -120,6 +149,10 @@ class Access:
         links.add(link)
         try:
             message = await _first(link)
+            if peer.host == MANAGER_NAME and isinstance(message, Fetch):
+                # Who has such a certificate has the authority's key.
+                await send_file(link, await self._image_file(message.path))
+                return
             certificate = await self._check(peer)
             link.message_bytes_max = MESSAGE_BYTES_MAX
             if isinstance(message, Hello):
@@ -209,6 +242,67 @@ class Access:
             storage=storage,
         )
 
+    async def _join_manager(self, join: JoinManager) -> ManagerJoined:
+        """All secrets of the cloud, for who has a token for that. Raises TransportError."""
+        if self._share is None or not self.joining.manager:
+            raise TransportError("this cloud's state is in a file on its machine: it has its managers there")
+        if not NAME.fullmatch(join.name):
+            raise TransportError(
+                f"{join.name[:80]!r} is no name for a machine: lower-case letters, digits and hyphens; "
+                "choose another with --name"
+            )
+        try:
+            agents = str(Address.parse(join.agents))
+        except ConfigError as error:
+            raise TransportError(str(error)) from error
+        await self._store.transact(lambda tx: self._token(tx, join))  # before any secret is read
+        shared = await asyncio.to_thread(self._share)
+
+        async def work(tx: Transaction) -> None:
+            await tx.delete(await self._token(tx, join))
+            for other in await tx.find(ManagerMachine):
+                if other.agents == agents and other.id != join.name:
+                    raise TransportError(f"the manager of {other.id} has the address {agents}")
+            before = await tx.get(ManagerMachine, join.name)
+            if before is not None and before.agents != agents:
+                raise TransportError(
+                    f"there is a machine {join.name} with a manager already: choose another name with "
+                    f"--name, or let it be forgotten first (gureum manager remove {join.name})"
+                )
+            machine = before or ManagerMachine(
+                id=join.name, account=self._cloud.account, agents=agents, endpoint=join.endpoint
+            )
+            await tx.put(replace(machine, endpoint=join.endpoint))
+
+        await self._store.transact(work)
+        log.warning("machine %s has joined with a manager, and has all secrets of the cloud", join.name)
+        return shared
+
+    async def _certify(self, renew: Renew) -> Renewed:
+        """A certificate for a host of this machine."""
+        issued = await self._issue(renew.host, renew.request)
+
+        async def work(tx: Transaction) -> None:
+            host = await tx.get(Host, renew.host)
+            if host is None:
+                raise TransportError(f"host {renew.host} has not reported yet")
+            present = sorted(await tx.find(HostCertificate, host=renew.host), key=lambda each: -each.expires)
+            for each in present[CERTIFICATES_MAX - 1 :]:
+                await tx.delete(each)
+            await tx.put(
+                HostCertificate(
+                    id=issued.serial,
+                    account=self._cloud.account,
+                    host=renew.host,
+                    zone=host.zone,
+                    expires=issued.expires,
+                    own=True,
+                )
+            )
+
+        await self._store.transact(work)
+        return Renewed(certificate=issued.certificate, expires=issued.expires)
+
     async def _usable(self, join: Join) -> None:
         """Look before the work of making a certificate. Raises TransportError."""
 
@@ -218,13 +312,24 @@ class Access:
 
         await self._store.transact(work)
 
-    async def _token(self, tx: Transaction, join: Join) -> HostToken:
+    async def _token(self, tx: Transaction, join: Join | JoinManager) -> HostToken:
         token = await tx.get(HostToken, identify(join.secret))
         if token is None or token.expires <= self._env.now():
             raise TransportError("the token was used before, has expired, or never was one; make a new one")
-        if join.zone and join.zone != token.zone:
+        if token.manager is not isinstance(join, JoinManager):
+            kind = "manager" if token.manager else "host"
+            raise TransportError(f"the token is for a {kind}: gureum {kind} join")
+        if token.manager and not self._sealed(token):
+            raise TransportError("the token was made without the cloud's master key; make a new one")
+        if isinstance(join, Join) and join.zone and join.zone != token.zone:
             raise TransportError(f"the token is for zone {token.zone}, not for {join.zone}")
         return token
+
+    def _sealed(self, token: HostToken) -> bool:
+        if self._keys is None:
+            return False
+        seal = manager_seal(self._keys.sign, token.id, token.expires)
+        return hmac.compare_digest(seal.encode(), token.seal.encode())
 
     async def _free_name(self, tx: Transaction, name: str) -> None:
         """A name may be taken over from a machine that was revoked, or whose certificate ended."""
@@ -270,10 +375,10 @@ class Access:
             images = await reader.find(Image)
         if not any(path and path in (image.disk, image.kernel, image.initrd) for image in images):
             raise TransportError("no image has such a file")
-        return Path(path)
+        return self._find_image(path)
 
 
-async def _first(link: StreamLink) -> Message:
+async def _first(link: Link) -> Message:
     try:
         async with asyncio.timeout(FIRST_SECONDS_MAX):
             return await link.receive()

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Collection
 from functools import partial
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from gureum.control import disk_copies, events, migrations
+from gureum.control import disk_copies, events, filters, migrations
 from gureum.control.balance import Heat, Level, Move, Plan, Situation, proposals
 from gureum.control.fleet import Fleet
 from gureum.control.loads import Loads
@@ -23,9 +24,11 @@ from gureum.control.move import CannotMove
 from gureum.env import Env
 from gureum.errors import StoreError
 from gureum.hostspec import HostReport
+from gureum.loadspec import MachineLoad
 from gureum.resources import BalanceMode, FleetSettings, Host, HostState, Instance, InstanceMigration
 from gureum.resources.migration import UNDER_WAY
 from gureum.resources.placement import FLEET
+from gureum.services.ec2 import capacity
 from gureum.store.base import Change, Reader, Store, Transaction
 
 log = logging.getLogger(__name__)
@@ -41,6 +44,8 @@ AT_ONCE_MAX = 8
 """Migrations that balance hosts, at once; and of a host as many as of any."""
 REBALANCE_SECONDS_MAX = 1800.0
 """What is done once is over after that."""
+ROOM_TRIES = 3
+"""How many instances of a host are tried that would take room which is kept for lost hosts."""
 REASON_MAX = 200
 TAG, STAYS = "gureum:balance", "off"
 """The tag of an instance that is not to be moved for this."""
@@ -114,11 +119,12 @@ class Balancer:
             ended = migration.ended.timestamp()
             self._rested[migration.instance] = max(ended, self._rested.get(migration.instance, 0.0))
 
-    def heard(self, report: HostReport, there: Collection[str]) -> None:
-        """``there``: what the host has, as the manager told it."""
-        if report.load is not None:
-            moving = {migration.instance for migration in self._under_way.values()}
-            self._loads.take(report, there, moving, asyncio.get_running_loop().time())
+    def heard(self, report: HostReport, there: Collection[str]) -> dict[str, MachineLoad]:
+        """``there``: what the host has, as the manager told it. Returns what that tells of machines."""
+        if report.load is None:
+            return {}
+        moving = {migration.instance for migration in self._under_way.values()}
+        return self._loads.take(report, there, moving, asyncio.get_running_loop().time())
 
     async def step(self) -> None:
         """Look, and begin what is to be begun, if it is time to. Raises StoreError."""
@@ -152,7 +158,7 @@ class Balancer:
         stays: dict[str, str] = {}
         if acts or settings.balance is BalanceMode.recommend:
             await self._search(plan, now, moves, stays)
-        held = _unrest(hosts, self.env.now())
+        held = unrest(hosts, self.env.now())
         self.found = Assessment(
             self.env.now(),
             tuple(self._described(host.id, levels, stays, now) for host in hosts),
@@ -189,6 +195,7 @@ class Balancer:
         }
         moving = {migration.instance for migration in self._under_way.values()}
         left_alone: set[str] = set()
+        room = _Room()
         for host in hot:
             mine = plan.places[host].machines
             unknown = {id for id in mine if not self._loads.is_known(id, now)}
@@ -203,17 +210,19 @@ class Balancer:
             await asyncio.sleep(0)
             if move is None:
                 continue
-            why = await self._why_not(move)
+            why = await self._why_not(move, room)
             if why:
                 left_alone.add(move.instance)
                 stays[move.source] = why[:REASON_MAX]
+                if room.tries[move.source] >= ROOM_TRIES:
+                    left_alone |= plan.places[move.source].machines.keys()
             else:
                 moves.append(move)
         for move in moves:
             stays.pop(move.source, None)
 
-    async def _why_not(self, move: Move) -> str:
-        """Why the instance cannot go anywhere, "" if it can."""
+    async def _why_not(self, move: Move, room: _Room) -> str:
+        """Why the instance cannot go, "" if it can."""
         async with self._store.read() as reader:
             instance = await reader.get(Instance, move.instance)
             if instance is None or instance.host != move.source:
@@ -228,7 +237,7 @@ class Balancer:
             if copied := await disk_copies.bound(reader, instance):
                 which = f"{copied[0].id} of {instance.id}"
                 return f"{which} is in its host's own pool, and would have to be copied"
-        return ""
+            return await room.move(reader, instance, move.target)
 
     def _described(self, id: str, levels: dict[str, Level], stays: dict[str, str], now: float) -> HostLoad:
         if id not in levels:
@@ -250,6 +259,9 @@ class Balancer:
             return False
         instance = await tx.get(Instance, move.instance)
         if instance is None or instance.host != move.source:
+            return True
+        if why := await _Room().move(tx, instance, move.target):
+            log.debug("%s stays on host %s: %s", instance.id, move.source, why)
             return True
         try:
             await migrations.begin(tx, self.env, instance, to=move.target, reason=move.reason)
@@ -273,7 +285,31 @@ class Balancer:
         await self._store.transact(work)
 
 
-def _unrest(hosts: Collection[Host], now: float) -> str:
+class _Room:
+    """What is kept for lost hosts, while instances are moved in thought. ``tries``: by host, how many of its
+    would have taken that.
+    """
+
+    def __init__(self) -> None:
+        self.tries: Counter[str] = Counter()
+        self._moves: list[filters.Move] = []
+        self._short: dict[str, bool] = {}
+        """By zone, whether it is not kept anyway."""
+
+    async def move(self, reader: Reader, instance: Instance, to: str) -> str:
+        """Let the instance go to the host; why it is not to, "" if it may."""
+        source, zone = str(instance.host), instance.zone
+        moves = [*self._moves, filters.Move(source, capacity.going(instance, to))]
+        if zone not in self._short:
+            self._short[zone] = bool(await capacity.shortfall(reader, zone, self._moves))
+        if not self._short[zone] and (lacking := await capacity.shortfall(reader, zone, moves)):
+            self.tries[source] += 1
+            return f"{instance.id} is not to go to {to}: {lacking}"
+        self._moves = moves
+        return ""
+
+
+def unrest(hosts: Collection[Host], now: float) -> str:
     """Why this is no time to move anything, "" if it is."""
     for host in hosts:
         if host.state is HostState.fencing:

@@ -7,8 +7,21 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
+from gureum.control.fence_agents import MACHINE_HOST
 from gureum.env import Env
-from gureum.resources import Fence, Host, HostState
+from gureum.resources import (
+    Fence,
+    FencePower,
+    FleetSettings,
+    Host,
+    HostCertificate,
+    HostPower,
+    HostState,
+    ManagerMachine,
+)
+from gureum.resources.placement import FLEET
+from gureum.store.base import Reader
+from gureum.transport.tls import Address
 
 BRAKE_SECONDS = 300.0
 ALIVE_SHARE = 20
@@ -47,3 +60,26 @@ def begun(host: Host, env: Env, reason: str, by: str = "", lives: bool = False) 
     number = max(host.lifted + 1, int(now * 1000))
     fence = Fence(number=number, reason=reason, began=now, by=by, since=now, lives=lives)
     return replace(host, state=HostState.fencing, fence=fence, watcher="")
+
+
+async def fence_power(reader: Reader, host: str) -> FencePower:
+    """What is done with the host's power when it is fenced."""
+    settings = await reader.get(FleetSettings, FLEET)
+    if await has_manager(reader, host):
+        return FencePower.none
+    power = await reader.get(HostPower, host)
+    known = settings is not None and power is not None and not power.doubted
+    return settings.fence_power if settings is not None and known else FencePower.none
+
+
+async def has_manager(reader: Reader, host: str) -> bool:
+    """Whether the host is on a machine with managers, which might switch itself off."""
+    record, power = await reader.get(Host, host), await reader.get(HostPower, host)
+    for machine in await reader.find(ManagerMachine):
+        if machine.id == host:
+            return True
+        if record is not None and Address.parse(machine.agents).host == record.address:
+            return True
+    if power is not None and power.agent == MACHINE_HOST:
+        return False  # it leaves the machine on
+    return any(each.own for each in await reader.find(HostCertificate, host=host))

@@ -15,11 +15,16 @@ from msgspec.structs import replace
 
 from gureum.control.fleet import DEDICATED, EVERY_ZONE, Candidate, Fleet, Taken, serves
 from gureum.cpus import BASELINE
-from gureum.resources import Host, HostState, PlacementGroup, SpreadLevel, Strategy
+from gureum.resources import Host, HostState, ParkState, PlacementGroup, SpreadLevel, Strategy
 
 SPREAD_PER_ZONE_MAX = 7
 """Instances of a group that is spread over racks, as in EC2."""
 SHOWN_MAX = 4
+PARKED = {
+    ParkState.parking: "is being parked",
+    ParkState.parked: "is parked",
+    ParkState.waking: "is being woken",
+}
 
 
 Rank = tuple[float | str, ...]
@@ -31,7 +36,7 @@ class Wish(NamedTuple):
     ``like``: one where what runs on this host can go on, with the CPU model ``cpu``, "" for the host's own.
 
     ``copied_bytes``: what of its disks is copied to the host's own; ``promised``: by host, what is on its way
-    there already.
+    there already. ``wakes``: where no host can have it, one may that is parked, and can be woken.
     """
 
     machine: Taken
@@ -41,6 +46,17 @@ class Wish(NamedTuple):
     cpu: str = ""
     copied_bytes: int = 0
     promised: Mapping[str, int] = {}
+    wakes: bool = False
+
+
+class Move(NamedTuple):
+    """Of a machine from the host ``source`` to the one that it has. ``migration``: the one by which its room
+    there is taken already, "" for none.
+    """
+
+    source: str
+    machine: Taken
+    migration: str = ""
 
 
 class Scene:
@@ -83,12 +99,30 @@ class Scene:
 
     def take(self, candidate: Candidate, machine: Taken) -> Candidate:
         """Let the machine be there."""
+        found = self._own(candidate)
+        found.take(machine)
+        self.placed[machine.id] = there = machine._replace(host=candidate.host.id)
+        self.wait(there)
+        return found
+
+    def move(self, move: Move) -> None:
+        """Let a machine be where it goes, and not where it is."""
+        source, target = self.candidate(move.source), self.candidate(str(move.machine.host))
+        before = self.fleet.on(move.source).get(move.machine.id)
+        reserved = self.fleet.on(str(move.machine.host)).get(move.migration)
+        if target is None:
+            return
+        if source is not None and before is not None:
+            self._own(source).take(before, -1)
+        if reserved is not None:
+            self._own(target).take(reserved, -1)
+        self.take(target, move.machine)
+
+    def _own(self, candidate: Candidate) -> Candidate:
+        """This scene's, to be changed."""
         host = candidate.host.id
         if host not in self._changed:
             self._changed[host] = candidate.copy()
-        self._changed[host].take(machine)
-        self.placed[machine.id] = there = machine._replace(host=host)
-        self.wait(there)
         return self._changed[host]
 
     def wait(self, machine: Taken) -> None:
@@ -98,7 +132,22 @@ class Scene:
                 self._members[machine.group] = dict(self._below.members(machine.group))
             self._members[machine.group][machine.id] = machine
 
+    def woken(self, hosts: Collection[str] | None = None) -> Scene:
+        """As it would be if these hosts had been woken, or all that can be."""
+        scene = Scene(self.fleet, self)
+        scene.placed = self.placed.copy()
+        for candidate in list(self.candidates()):
+            host = candidate.host
+            if host.wakeable and (hosts is None or host.id in hosts):
+                scene._changed[host.id] = awake = candidate.copy()
+                awake.host = replace(host, state=HostState.up, park=None)
+        return scene
+
     def best(self, wish: Wish) -> Candidate | None:
+        found = self._best(wish._replace(wakes=False) if wish.wakes else wish)
+        return self._best(wish) if found is None and wish.wakes else found
+
+    def _best(self, wish: Wish) -> Candidate | None:
         look = Look(self, wish)
         filters = [each.why for each in FILTERS if each.concerns(look) and each.why is not _zone]
         by_memory = look.weights == MEMORY
@@ -198,8 +247,10 @@ class Weight(NamedTuple):
 
 
 def _state(look: Look, candidate: Candidate) -> str:
-    state = candidate.host.state
-    return "" if state is HostState.up else f"is {state}"
+    host = candidate.host
+    if host.park is not None:
+        return "" if look.wish.wakes and host.wakeable else PARKED[host.park.state]
+    return "" if host.state is HostState.up else f"is {host.state}"
 
 
 def _zone(look: Look, candidate: Candidate) -> str:

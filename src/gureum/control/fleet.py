@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 from gureum.cpus import BASELINE, HOST, common_level
 from gureum.resources import (
@@ -19,6 +19,7 @@ from gureum.resources import (
     InstanceState,
     MigrationState,
     PlacementGroup,
+    PowerMode,
     Record,
 )
 from gureum.resources.migration import UNDECIDED
@@ -217,9 +218,14 @@ class Fleet(Tally):
         """Whether hosts stand for all zones."""
         return bool(self._zones.get(EVERY_ZONE))
 
-    def copy(self) -> Fleet:
+    @property
+    def wakes(self) -> bool:
+        """Whether hosts that are parked are woken for what finds no room."""
+        return self.settings.power is PowerMode.automatic
+
+    def copy(self) -> Self:
         """As it is now, to be looked at for longer than until the next ``await``."""
-        new = Fleet()
+        new = type(self)()
         new.settings, new.groups, new.dedicated = self.settings, self.groups.copy(), self.dedicated
         new.unplaced = self.unplaced.copy()
         for id, candidate in self._candidates.items():

@@ -21,16 +21,18 @@ from functools import partial
 from msgspec.structs import replace
 
 from gureum.agent.warden.custody import SILENCE_SECONDS_MIN
+from gureum.bell import Bell
 from gureum.control import events, recovery
+from gureum.control.attempts import attempt
 from gureum.control.cuts import Cuts, why_unfit
-from gureum.control.fences import Brake, begun
+from gureum.control.fences import Brake, begun, fence_power
 from gureum.control.hosts import Hosts
 from gureum.control.observed import HostView, Observed
 from gureum.control.survival import Survival
 from gureum.env import Env
-from gureum.errors import StoreError
 from gureum.resources import (
     Event,
+    FencePower,
     Host,
     HostState,
     Instance,
@@ -97,7 +99,7 @@ class Ha:
         self._told: dict[str, str] = {}
         """By host, the name of what was last told of it while it is not fenced."""
         self._place_at = 0.0
-        self._wake = asyncio.Event()
+        self._wake = Bell()
         self._survival = Survival(env, store)
 
     # What is known
@@ -159,11 +161,7 @@ class Ha:
         async with self._store.read() as reader:
             await self.load(reader)
         while True:
-            try:
-                async with asyncio.timeout(TICK_SECONDS):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            await self._wake.wait(TICK_SECONDS)
             self._wake.clear()
             # Without this nothing would be looked after any more, or the manager end again and again.
             if not await self._attempt("what is lost", self.step()):
@@ -176,7 +174,8 @@ class Ha:
         self._began = now if self._began is None else self._began
         down = (id for id, host in self._hosts.items() if host.state is HostState.down)
         self._down = {id: self._down.get(id, now) for id in down}
-        for host in sorted(self._hosts.values(), key=lambda host: host.id):
+        lost = [host for host in self._hosts.values() if host.state is not HostState.up]
+        for host in sorted(lost, key=lambda host: host.id):
             await self._attempt(f"host {host.id}", self._look_after(host))
         await self._attempt("hosts that are cut off", self._cuts.step(self._hosts.values()))
         if self._homeless and asyncio.get_running_loop().time() >= self._place_at:
@@ -372,7 +371,8 @@ class Ha:
             return
         if now.fence.number != host.fence.number:
             return
-        await tx.put(replace(now, state=HostState.fenced))
+        power = await fence_power(tx, host.id)
+        await tx.put(replace(now, state=HostState.fenced, fence=replace(now.fence, power=power)))
         text = f"host {host.id} is fenced: {how or 'nothing of it runs any more'}"
         await events.record(tx, self._env, "HostFenced", text, host=host.id)
         _, stays = await self._wanted(tx, now)
@@ -431,19 +431,7 @@ class Ha:
         await self._store.transact(all_of_them, frees=True)
 
     async def _attempt(self, what: str, work: Awaitable[None]) -> bool:
-        """Whether it went well. What does not is said, and tried again later."""
-        try:
-            await work
-        except Exception as error:
-            expected = isinstance(error, StoreError)
-            log.error(
-                "%s: not looked after now, will try again: %s",
-                what,
-                error,
-                exc_info=None if expected else error,
-            )
-            return False
-        return True
+        return await attempt(log, f"{what}: not looked after now, will try again", work)
 
     async def _place(self) -> None:
         """Those with more priority first. One that finds no room keeps no smaller one from its place."""
@@ -470,6 +458,8 @@ class Ha:
         now = await tx.get(Host, host.id)
         if now is None or now.state is not HostState.fenced or now.fence is None:
             return
+        if now.fence.power is not FencePower.none:
+            return  # it is about to be switched off, with all that would be put there
         for volume in await tx.find(Volume):
             keeper = self._hosts.get(volume.host or "")
             if volume.state is VolumeState.error:
@@ -477,7 +467,14 @@ class Ha:
             if volume.multi_attach and host.id in volume.lost and keeper is not None and keeper.schedulable:
                 return  # what its keeper takes from this host must not be what it has opened anew
         await tx.put(
-            replace(now, state=HostState.up, fence=None, silent=0.0, lifted=max(now.lifted, now.fence.number))
+            replace(
+                now,
+                state=HostState.up,
+                fence=None,
+                park=None,  # if it was switched off, it is on
+                silent=0.0,
+                lifted=max(now.lifted, now.fence.number),
+            )
         )
         states = [str(state) for state in recovery.RUNS]
         for instance in await tx.find(Instance, host=host.id, state=states):

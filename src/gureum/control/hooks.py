@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 HOOKS = "hooks"
 """Their directory in the state directory."""
@@ -16,6 +17,8 @@ HOOK_SECONDS = 3600.0
 OUTPUT_BYTES_MAX = 64 * 1024
 SHOWN = 500
 """Characters of what a command said that are shown."""
+HIDDEN_MIN = 4
+"""Characters of a secret that is looked for there."""
 
 
 class Hook(Protocol):
@@ -47,41 +50,91 @@ class FileHook:
         return "" if os.access(self._path, os.X_OK) else f"there is no command {self._path}: see operating.md"
 
     async def run(self, host: str, address: str) -> str:
-        with contextlib.closing(_Output()) as output:
-            return await self._run(host, address, output)
+        return (await execute([self._path, host, address], self._seconds)).error
 
-    async def _run(self, host: str, address: str, output: _Output) -> str:
-        starting = asyncio.ensure_future(
-            asyncio.create_subprocess_exec(
-                self._path,
-                host,
-                address,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output.end,
-                stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,
-            )
-        )
-        try:
-            process = await asyncio.shield(starting)
-        except OSError as error:
-            return f"{self._path}: {error.strerror}"
-        except asyncio.CancelledError:
-            # It may run already, with what it began.
-            with contextlib.suppress(OSError):
-                await _end(await starting)
-            raise
-        try:
-            async with asyncio.timeout(self._seconds):
-                code = await process.wait()
-        except TimeoutError:
-            return f"it did not end in {self._seconds:g} s"
-        finally:
-            await _end(process)
-        if code == 0:
-            return ""
+
+class Ended(NamedTuple):
+    """``code`` None: it was not started, or did not end by itself. ``error``: what went wrong, "" if nothing
+    did; with the end of what it said.
+    """
+
+    code: int | None
+    error: str = ""
+
+
+async def execute(
+    command: Sequence[str | Path],
+    seconds: float,
+    input: bytes = b"",
+    environment: Mapping[str, str] | None = None,
+    secrets: Collection[str] = (),
+) -> Ended:
+    """Call a command, with no shell; it ends after so long. ``input``: what it reads, at most 64 KiB.
+    ``environment``: None for this process's. ``secrets``: not shown if it says them.
+    """
+    with contextlib.closing(_Output()) as output, _readable(input) as source:
+        code, error = await _execute(command, seconds, source, output, environment)
+        if code in (None, 0):
+            return Ended(code, error)
         output.take()
-        return f"it ended with {code}: {output.said.decode(errors='replace').strip()[-SHOWN:]}"
+        said = output.said.decode(errors="replace").strip()
+        for secret in sorted(secrets, key=len, reverse=True):
+            said = said.replace(secret, "***") if len(secret) >= HIDDEN_MIN else said
+        return Ended(code, f"it ended with {code}: {said[-SHOWN:]}")
+
+
+async def _execute(
+    command: Sequence[str | Path],
+    seconds: float,
+    source: int,
+    output: _Output,
+    environment: Mapping[str, str] | None,
+) -> Ended:
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *command,
+            stdin=source,
+            stdout=output.end,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    )
+    try:
+        process = await asyncio.shield(starting)
+    except OSError as error:
+        return Ended(None, f"{command[0]}: {error.strerror}")
+    except asyncio.CancelledError:
+        # It may run already, with what it began.
+        with contextlib.suppress(OSError):
+            await _end(await starting)
+        raise
+    try:
+        async with asyncio.timeout(seconds):
+            code = await process.wait()
+    except TimeoutError:
+        return Ended(None, f"it did not end in {seconds:g} s")
+    finally:
+        await _end(process)
+    return Ended(code)
+
+
+@contextlib.contextmanager
+def _readable(input: bytes) -> Iterator[int]:
+    """A pipe with this in it, or nothing to read."""
+    if not input:
+        yield asyncio.subprocess.DEVNULL
+        return
+    source, end = os.pipe()
+    try:
+        os.set_blocking(end, False)
+        try:
+            os.write(end, input)
+        finally:
+            os.close(end)
+        yield source
+    finally:
+        os.close(source)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

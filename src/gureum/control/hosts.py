@@ -29,6 +29,13 @@ UPLINK_MTU_MIN = 1330
 """Guests need 1280 bytes, for IPv6, and VXLAN's headers take 50."""
 WIREGUARD_KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
 
+OF_OTHER_RECORDS = {
+    **dict.fromkeys(("revision", "sequence", "network_revision"), 0),
+    **dict.fromkeys(("machines", "volumes", "snapshots", "pools", "fences", "problems"), ()),
+    "load": None,
+}
+"""What in a report no host's record is made of: it is different each time."""
+
 Place = tuple[int, str, int, str]
 """What other hosts must know of one: number, address, MTU and WireGuard key."""
 
@@ -49,6 +56,8 @@ class Hosts:
         self._up: set[str] = set()
         """Of those that were heard of, the ones that were up in the store after that."""
         self._places: dict[str, Place] = {}
+        self._true: dict[str, tuple[int, HostReport]] = {}
+        """The store's revision at which each host's record was as the host said, and what it said."""
         self._ticked = 0.0
 
     async def load(self, reader: Reader) -> None:
@@ -106,12 +115,17 @@ class Hosts:
                 )
             return host
 
-        async with self._store.read() as reader:
-            known = await reader.get(Host, report.host)
-        stale = known is None or not known.number or noted(known, report, self._account) != known
-        if stale or known is None:
-            known = await self._store.transact(work, frees=True)
-        (self._up.add if known.state is HostState.up else self._up.discard)(report.host)
+        said = self._store.revision, replace(report, **OF_OTHER_RECORDS)
+        stale = False
+        if self._true.get(report.host) != said:
+            async with self._store.read() as reader:
+                known = await reader.get(Host, report.host)
+            stale = known is None or not known.number or noted(known, report, self._account) != known
+            if stale or known is None:
+                known = await self._store.transact(work, frees=True)
+            else:
+                self._true[report.host] = said
+            (self._up.add if known.state is HostState.up else self._up.discard)(report.host)
         self._heard[report.host] = asyncio.get_running_loop().time()
         self._leases[report.host] = LEASE_SECONDS if report.warden is None else WARDED_LEASE_SECONDS
         return stale
@@ -139,6 +153,10 @@ class Hosts:
         heard = self._heard.get(id)
         return heard is not None and asyncio.get_running_loop().time() <= heard + (seconds or self.lease(id))
 
+    def heard_after(self, id: str, at: float) -> bool:
+        """Whether something was heard of the host after that time on the event loop's clock."""
+        return self._heard.get(id, at) > at
+
     def quiet(self) -> frozenset[str]:
         """Those that are perhaps about to be found silent."""
         return frozenset(
@@ -154,18 +172,25 @@ class Hosts:
             host = await tx.get(Host, id)
             if host is None or host.state is not HostState.up:
                 return
-            if self._env is None:
+            if host.park is not None:
                 await tx.put(replace(host, state=HostState.down))
-                return
-            now = asyncio.get_running_loop().time()
-            silent = self._env.now() - (now - self._heard.get(id, now))
-            await tx.put(replace(host, state=HostState.down, silent=silent))
-            message = f"host {id} was not heard of for {self.lease(id):g} s"
-            await events.record(tx, self._env, "HostDown", message, Severity.warning, host=id)
+            else:
+                await self.lost(tx, host)
 
         await self._store.transact(work, frees=True)
         if not self.heard(id):
             self._heard.pop(id, None)
+
+    async def lost(self, tx: Transaction, host: Host) -> None:
+        """It is down, and meant to be on."""
+        if self._env is None:
+            await tx.put(replace(host, state=HostState.down))
+            return
+        now = asyncio.get_running_loop().time()
+        silent = self._env.now() - (now - self._heard.get(host.id, now))
+        await tx.put(replace(host, state=HostState.down, silent=silent))
+        message = f"host {host.id} was not heard of for {self.lease(host.id):g} s"
+        await events.record(tx, self._env, "HostDown", message, Severity.warning, host=host.id)
 
 
 async def _check_place(tx: Transaction, report: HostReport) -> None:

@@ -20,7 +20,7 @@ from gureum.control import captures, migrations, resizes
 from gureum.control.fleet import Fleet
 from gureum.control.interfaces import let_go
 from gureum.control.observed import Observed
-from gureum.control.placement import NoCapacity, NoHost, choose_host
+from gureum.control.placement import NoCapacity, NoHost, Wakes, choose_host
 from gureum.env import Env
 from gureum.hostspec import MachineReport, MachineState
 from gureum.migrationspec import MigrationPhase
@@ -137,6 +137,8 @@ async def _place(tx: Transaction, env: Env, instance: Instance) -> None:
         host = await choose_host(tx, instance)
     except NoCapacity as error:
         waited = env.now() - instance.launched.timestamp()
+        if isinstance(error, Wakes):
+            return
         if isinstance(error, NoHost) and waited < HOST_SECONDS_MAX:
             return
         await launch_failed(tx, env, instance, str(error), code="Server.InsufficientInstanceCapacity")

@@ -77,22 +77,28 @@ class KeyStore:
 
     def new(self, env: Env, id: str) -> bytes:
         """A new key, wrapped for the record of this id."""
-        key = env.secret(KEY_BYTES)
-        nonce = env.secret(NONCE_BYTES)
-        return nonce + self._cipher().encrypt(nonce, key, id.encode())
+        return self.seal(env, id, env.secret(KEY_BYTES))
 
-    def unwrap(self, record: VolumeKey) -> bytes:
-        """The key of a record. Raises ConfigError if this is not the master key that wrapped it."""
+    def seal(self, env: Env, id: str, secret: bytes) -> bytes:
+        """So that only this master key opens it, and only as what belongs to ``id``."""
+        nonce = env.secret(NONCE_BYTES)
+        return nonce + self._cipher().encrypt(nonce, secret, id.encode())
+
+    def opened(self, id: str, sealed: bytes) -> bytes:
+        """Raises ConfigError if this is not the master key that sealed it."""
         from cryptography.exceptions import InvalidTag
 
-        nonce, sealed = record.wrapped[:NONCE_BYTES], record.wrapped[NONCE_BYTES:]
         try:
-            return self._cipher().decrypt(nonce, sealed, record.id.encode())
+            return self._cipher().decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], id.encode())
         except InvalidTag as error:
             raise ConfigError(
-                f"the key {record.id} was not wrapped by this cloud's master key ({DIRECTORY}/{MASTER}), or "
+                f"{id} was not wrapped by this cloud's master key ({DIRECTORY}/{MASTER}), or "
                 "is damaged: put that file back from the backup that belongs to the store"
             ) from error
+
+    def unwrap(self, record: VolumeKey) -> bytes:
+        """The key of a record. Raises ConfigError."""
+        return self.opened(record.id, record.wrapped)
 
     def sign(self, text: bytes) -> bytes:
         """An HMAC-SHA256 under a key that only this cloud has."""

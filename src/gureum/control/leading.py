@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,10 +33,18 @@ END_SECONDS_MAX = 5.0
 
 
 class Lead:
-    """``store`` is to be written by this manager only, until ``hold`` raises."""
+    """``store`` is to be written by this manager only, until ``hold`` raises. ``certain()``: whether it still
+    led a moment ago, and no other can have begun.
+    """
 
-    def __init__(self, store: Store, holding: asyncio.Task[None] | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        holding: asyncio.Task[None] | None = None,
+        certain: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.store = store
+        self.certain = certain
         self._holding = holding
 
     async def hold(self) -> None:
@@ -60,19 +68,30 @@ async def leading(
             await store.close()
         return
     # The driver takes a few megabytes, which a cloud with SQLite need not have.
+    from gureum.control.standby import Mirror
     from gureum.store.postgres import Address, PostgresStore
     from gureum.store.postgres.leadership import Leadership
 
     address = Address.parse(config.store)
-    name = f"{role} of {state_dir} at {socket.gethostname()}"
-    leadership = Leadership(address, config.identity, name, config.endpoint)
+    # Machines may have one name, as long as nobody has given them others.
+    name = f"{role} of {state_dir} at {socket.gethostname()}{config.agents_url and f' ({config.agents_url})'}"
+    leadership = Leadership(address, config.identity, name, config.far_endpoint)
+
+    keeping: list[asyncio.Task[None]] = []
 
     async def stand_by(leader: Leader) -> None:
         log.info("%s leads, in epoch %d; this manager stands by", leader.name, leader.epoch)
         say_ready(state_dir / "run", role, config.endpoint, leads=False)
+        if config.agents and not keeping and role == config.manager_roles[0]:
+            keeping.append(asyncio.create_task(Mirror(state_dir, config.machine).keep(address)))
 
     try:
-        epoch = await unless(stop, leadership.acquire(stand_by))
+        try:
+            epoch = await unless(stop, leadership.acquire(stand_by))
+        finally:
+            for task in keeping:
+                task.cancel()
+            await asyncio.gather(*keeping, return_exceptions=True)
         if epoch is None:
             yield None
             return
@@ -82,7 +101,7 @@ async def leading(
             await end_others(state_dir / "run", role)
             postgres = await PostgresStore.open(address, fence=epoch)
             try:
-                yield Lead(postgres, holding)
+                yield Lead(postgres, holding, leadership.certain)
             finally:
                 await postgres.close()
         finally:

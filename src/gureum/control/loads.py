@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from gureum.hostspec import HostReport
-from gureum.loadspec import HostLoad
+from gureum.loadspec import HostLoad, MachineLoad
 
 SMOOTH_SECONDS = 120.0
 """What is older counts less than a third."""
@@ -69,16 +69,19 @@ class Loads:
         self._hosts: dict[str, Heard] = {}
         self._machines: dict[str, Smooth] = {}
 
-    def take(self, report: HostReport, there: Collection[str], moving: Collection[str], now: float) -> None:
-        """``there``: the machines that the host may speak for. Of those ``moving`` nothing is learned: the
-        copying is in what they use, and they are on two hosts.
+    def take(
+        self, report: HostReport, there: Collection[str], moving: Collection[str], now: float
+    ) -> dict[str, MachineLoad]:
+        """Returns what is learned of machines. ``there``: those that the host may speak for. Of those
+        ``moving`` nothing is learned: the copying is in what they use, and they are on two hosts.
         """
+        learned: dict[str, MachineLoad] = {}
         load = report.load
         heard = self._hosts.get(report.host)
         if load is None or (heard and (report.boot_id, load.number) == (heard.boot, heard.number)):
-            return
+            return learned
         if not _plausible(load):
-            return
+            return learned
         if heard is None:
             heard = self._hosts[report.host] = Heard(now)
         heard.boot, heard.number = report.boot_id, load.number
@@ -87,6 +90,7 @@ class Loads:
             cpus -= machine.cpus
             memory -= machine.memory_bytes
             if id in there and id not in moving:
+                learned[id] = machine
                 known = self._machines.get(id)
                 if known is None:
                     known = self._machines[id] = Smooth(now)
@@ -94,6 +98,7 @@ class Loads:
                 known.take(Use(wanted, min(machine.memory_bytes, report.memory_bytes)), now)
         heard.besides.take(Use(max(0.0, cpus), max(0.0, memory)), now)
         heard.pressure.take(Use(min(load.cpu_pressure, 1.0), min(load.memory_pressure, 1.0)), now)
+        return learned
 
     def host(self, id: str, now: float) -> Use | None:
         """What it uses besides its machines; None if that is not known."""

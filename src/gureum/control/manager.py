@@ -25,6 +25,7 @@ from gureum.control import (
     volumes,
 )
 from gureum.control.access import Access
+from gureum.control.autosizer import Autosizer
 from gureum.control.balancer import Assessment, Balancer
 from gureum.control.blocks import SnapshotBlocks
 from gureum.control.calls import Calls
@@ -38,6 +39,7 @@ from gureum.control.neighbours import Following
 from gureum.control.networks import Networks, Ports
 from gureum.control.observed import NETWORK, TAKEN, Observed
 from gureum.control.pools import PoolChecks
+from gureum.control.power import Power
 from gureum.control.reports import REPORTS_PER_SECOND_MAX, bounded, concerning, on_host
 from gureum.control.session import Session
 from gureum.control.shares import shared_pools
@@ -46,7 +48,7 @@ from gureum.control.switches import Switches
 from gureum.control.upgrades import Upgrades
 from gureum.env import Env
 from gureum.errors import StoreError, TooLarge, TransportError
-from gureum.hostspec import HostReport
+from gureum.hostspec import HostReport, HostSpec
 from gureum.migrationspec import MigrationReport
 from gureum.resources import (
     ClientToken,
@@ -56,6 +58,7 @@ from gureum.resources import (
     Instance,
     InstanceMigration,
     InstanceState,
+    ManagerMachine,
     NatGateway,
     NetworkInterface,
     PeeringConnection,
@@ -69,7 +72,7 @@ from gureum.services.operation import Cloud, Joining
 from gureum.sizespec import MachineSize
 from gureum.store.base import Change, Store, Transaction
 from gureum.transport.link import Link
-from gureum.transport.messages import Hello, Reply, Report, Word
+from gureum.transport.messages import OF_NO_REPORT, Hello, Reply, Report, Word
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +82,8 @@ TICK_SECONDS = 2.0
 RETRY_SECONDS = 2.0
 TOO_LARGE_SECONDS = 10.0
 """When a spec that was too large to be sent is made anew."""
+SPECS_KEPT_MAX = 8
+"""Of how many hosts the last spec is kept; each may have megabytes."""
 RESEND_SECONDS = 3.0
 """When a spec that no report acknowledges is sent anew."""
 BATCH_MAX = 64
@@ -124,16 +129,25 @@ class Manager:
         self.switches = Switches(env, store, self.observed, self.calls)
         self.evacuations = Evacuations(env, store)
         self.balancer = Balancer(env, store)
+        self.autosizer = Autosizer(env, store, self.observed)
+        self.autosize = self.autosizer.sight
         self.upgrades = Upgrades(env, store, self.observed, self.calls)
+        self.power = Power(env, store, self.hosts, self.kick, self.balance, lambda: self.leads())
         self._neighbours = Following(store)
         self.access: Access | None = None
         """Where hosts of other machines come in, if they may."""
+        self.leads: Callable[[], bool] = lambda: True
+        """Whether this manager certainly leads, now."""
+        self._machines: set[str] = set()
+        """With managers: if there are several, hosts are to notice when this one falls silent."""
         self._steps = STEPS | ({Instance.kind: recovery.reconcile} if cloud.recovers else {})
         self._pending: dict[Key, None] = {}
         self._unsettled: dict[Key, tuple[Key, ...]] = {}
         """What is under way, so that also news of old states, but newer specs, matter; and what else it waits
         for: its instance, or the network of its host.
         """
+        self._made: dict[str, HostSpec] = {}
+        """By host, of those that got one last, its spec: it may be sent again, also over its next link."""
         self._wake = asyncio.Event()
         self._tokens_swept: str | None = None
 
@@ -144,6 +158,7 @@ class Manager:
             group.create_task(self._sweep_forever())
             group.create_task(self.switches.run())
             group.create_task(self.upgrades.run())
+            group.create_task(self.power.run())
             if self.ha is not None:
                 group.create_task(self.ha.run())
 
@@ -158,6 +173,7 @@ class Manager:
     async def _watch(self) -> None:
         since = self.store.revision
         async with self.store.read() as reader:
+            self._machines = {machine.id for machine in await reader.find(ManagerMachine)}
             # An attachment's state is in no index, so volumes are all looked through.
             for record in (
                 *await reader.find(Instance, state=UNSETTLED_INSTANCES),
@@ -183,7 +199,11 @@ class Manager:
             self._note_unsettled(record)
         if change.kind != NetworkInterface.kind or (change.kind, change.id) in self._unsettled:
             self.kick(change.kind, change.id)
-        self.balancer.changed(change)
+        for each in (self.balancer, self.autosizer, self.power):
+            each.changed(change)
+        if change.kind == ManagerMachine.kind:
+            (self._machines.add if record is not None else self._machines.discard)(change.id)
+            self._all_need_specs()
         if self.ha is not None and self.ha.changed(change):
             self._all_need_specs()
         if change.kind in SPEC_KINDS:
@@ -253,6 +273,8 @@ class Manager:
 
     async def _kick_attached(self, instances: list[str]) -> None:
         """Attachments depend on their instance, and on what is reported of its machine."""
+        if not instances:
+            return
         others = {("instance", id) for id in instances}
         for (kind, id), other in self._unsettled.items():
             if kind == NetworkInterface.kind and not others.isdisjoint(other):
@@ -325,7 +347,9 @@ class Manager:
             await self.hosts.load(reader)
             await self.evacuations.load(reader)
             await self.balancer.load(reader)
+            await self.autosizer.load(reader)
             await self.upgrades.load(reader)
+            await self.power.load(reader)
         swept = loop.time()
         while True:
             await asyncio.sleep(TICK_SECONDS)
@@ -343,6 +367,7 @@ class Manager:
                         await self.store.transact(events.sweep, frees=True)
                     self._tokens_swept = await self.store.transact(self._expire_tokens, frees=True)
                 await self.balancer.step()
+                await self.autosizer.step()
             except StoreError as error:
                 log.error("sweep failed, will try again: %s", error)
 
@@ -425,14 +450,17 @@ class Manager:
                         load = Networks.load(reader, self.cloud, session.host, neighbours, Ports(*ports))
                         network, spec = (await load).spec(), None
                     else:
-                        spec = await host_spec(reader, self.cloud, session.host, neighbours, self.keys)
+                        spec = self._made.pop(session.host, None)
+                        if spec is None or spec.revision != revision:
+                            spec = await host_spec(reader, self.cloud, session.host, neighbours, self.keys)
+                        self._made[session.host] = spec
+                        if len(self._made) > SPECS_KEPT_MAX:
+                            del self._made[next(iter(self._made))]
                         network = spec.network
             except Exception as error:
                 # A host that gets no specs still reports; it goes on with the last that it got.
                 expected = isinstance(error, StoreError)
-                log.error(
-                    "no spec for host %s: %s", session.host, error, exc_info=None if expected else error
-                )
+                log.error("no spec for %s: %s", session.host, error, exc_info=None if expected else error)
                 session.failed()
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
@@ -493,22 +521,24 @@ class Manager:
         session.sequence = report.sequence
         news = self.observed.take(report)
         self.switches.reported(report)
-        self.balancer.heard(report, session.mentioned)
+        self.autosizer.heard(self.balancer.heard(report, session.mentioned))
         self.calls.heard()
         renewed = {(each.kind, each.id) for each in news}
         for key, other in self._unsettled.items():
             if key in renewed or not renewed.isdisjoint(other):
                 self.kick(*key)
         try:
-            here = await self._here(session) if news else ()
-            changed = [(each.kind, each.id) for each in concerning(news, here) if not each.renewed]
-            for kind, id in changed:
-                self.kick(kind, id)
-            await self._kick_attached([id for kind, id in changed if kind == "instance"])
+            if news:
+                here = await self._here(session)
+                changed = [(each.kind, each.id) for each in concerning(news, here) if not each.renewed]
+                for kind, id in changed:
+                    self.kick(kind, id)
+                await self._kick_attached([id for kind, id in changed if kind == "instance"])
             if await self.hosts.note(report, session.certificate):
                 await self._kick_unsettled()
             if self.ha is not None:
-                await self._answer(session, report)
+                self.ha.heard()
+            await self._answer(session, report)
             if self.keeping is not None:
                 await self.keeping.note(report, self.observed)
         except StoreError as error:
@@ -519,12 +549,18 @@ class Manager:
             session.dirty.set()
 
     async def _answer(self, session: Session, report: HostReport) -> None:
-        """Let the host know that it was heard, and not given up: it may run machines on that word alone."""
-        assert self.ha is not None
-        self.ha.heard()
-        if report.warden is not None and self.hosts.is_up(report.host):
+        """Let the host know that it was heard, and not given up: it may run machines on that word alone.
+
+        So one that led, was stopped and goes on must not say so: another may have given the host up by then.
+        Whether it leads is looked up after the report came, and a word is good for a time from before that.
+        """
+        if not self.leads():
+            return
+        if self.ha is not None and report.warden is not None and self.hosts.is_up(report.host):
             self.ha.spoke(report.host)
             await session.link.send(Word(report.sequence))
+        elif len(self._machines) > 1:
+            await session.link.send(Word(OF_NO_REPORT))
 
     async def _here(self, session: Session) -> Collection[str]:
         """Ids of what is on the host."""
@@ -544,9 +580,7 @@ class Manager:
 
     def migrating(self, host: str, instance: str) -> MigrationReport | None:
         """What a host says of a machine that leaves it."""
-        view = self.observed.hosts.get(host)
-        seen = view.machines.get(instance) if view is not None else None
-        return seen.migration if seen is not None else None
+        return self.observed.migration(host, instance)
 
     def balance(self) -> Assessment:
         """How busy hosts are, and what should be moved."""

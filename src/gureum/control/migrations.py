@@ -166,10 +166,13 @@ async def require_destination(reader: Reader, instance: Instance, to: str = "") 
     if to == source.id:
         raise CannotMove(f"{instance.id} is on host {to} already")
     copies = await disk_copies.bound(reader, instance)
+    strays = {host for volume in copies for host in volume.strays}
+    if to in strays:
+        raise CannotMove(f"host {to} has not removed yet what it had of {instance.id} when it was lost")
     try:
         if not to:
             full = [each.id for each in await reader.find(Host) if await busy(reader, destination=each.id)]
-            without = (source.id, *full)
+            without = (source.id, *full, *strays)
             host = await choose_host(reader, instance, excluding=without, like=source, copies=copies)
         else:
             host = await require_host(reader, instance, to, like=source, copies=copies)
@@ -220,10 +223,10 @@ async def step(tx: Transaction, env: Env, observed: Observed, instance: Instance
             return
         elif migration.copies and not migration.taken:
             await tx.put(replace(migration, taken=True))
-        elif await disk_copies.removed(tx, observed, migration, migration.source):
-            await _ended(tx, env, instance, migration, MigrationState.completed)
+        elif await disk_copies.over(tx, observed, migration, migration.source):
+            await _ended(tx, env, observed, instance, migration, MigrationState.completed)
     elif await _let_go(tx, observed, instance, migration, migration.destination):
-        await _ended(tx, env, instance, migration, MigrationState(migration.outcome))
+        await _ended(tx, env, observed, instance, migration, MigrationState(migration.outcome))
 
 
 class _Ends:
@@ -396,7 +399,7 @@ async def _let_go(
     did not come to, whether there is nothing of it any more.
     """
     known = await tx.get(Host, host)
-    if host == migration.destination and not await disk_copies.removed(tx, observed, migration, host):
+    if host == migration.destination and not await disk_copies.over(tx, observed, migration, host):
         return False
     if instance.host == host or known is None:
         # Anew, it is that machine's host as of any other; what is no more was shut out.
@@ -406,6 +409,7 @@ async def _let_go(
         for volume in await tx.get_many(Volume, set(migration.volumes).difference(migration.copies)):
             former = tuple(each for each in volume.former if each != host)
             await tx.put(replace(keepers.lost(volume, host), former=former))
+    if disk_copies.lost(known, migration):
         return True
     here = host == migration.source
     seen = observed.machine(host, instance.id, migration.source_generation if here else migration.generation)
@@ -431,10 +435,15 @@ async def _taken(
 
 
 async def _ended(
-    tx: Transaction, env: Env, instance: Instance, migration: InstanceMigration, state: MigrationState
+    tx: Transaction,
+    env: Env,
+    observed: Observed,
+    instance: Instance,
+    migration: InstanceMigration,
+    state: MigrationState,
 ) -> None:
     other = migration.source if state is MigrationState.completed else migration.destination
-    await disk_copies.forget(tx, migration, other)
+    await disk_copies.forget(tx, observed, migration, other)
     await tx.put(
         replace(
             migration,

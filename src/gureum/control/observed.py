@@ -8,6 +8,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from gureum.hostspec import HostReport, MachineReport, MachineState, SnapshotReport, VolumeReport
+from gureum.migrationspec import MigrationReport
 from gureum.resources import Record
 
 Thing = MachineReport | VolumeReport | SnapshotReport
@@ -59,6 +60,8 @@ class HostView:
             ("snapshot", self.snapshots, before.snapshots if before else {}),
         )
         for kind, now, then in pairs:
+            if now == then:
+                continue
             for id in sorted(now.keys() | then.keys()):
                 new, old = now.get(id), then.get(id)
                 if new != old:
@@ -105,6 +108,12 @@ class Observed:
         view = self.hosts.get(host) if host else None
         seen = view.machines.get(id) if view else None
         return seen if seen is not None and seen.generation == generation else None
+
+    def migration(self, host: str | None, id: str) -> MigrationReport | None:
+        """What the host says of a machine that leaves it."""
+        view = self.hosts.get(host) if host else None
+        seen = view.machines.get(id) if view else None
+        return seen.migration if seen is not None else None
 
     def volume(self, host: str | None, id: str) -> VolumeReport | None:
         view = self.hosts.get(host) if host else None

@@ -17,7 +17,7 @@ from math import comb
 from typing import NamedTuple
 
 from gureum.control.filters import SPREAD_PER_ZONE_MAX, Scene, Wish, plain
-from gureum.control.fleet import DEDICATED, EVERY_ZONE, Candidate, Taken, serves
+from gureum.control.fleet import DEDICATED, EVERY_ZONE, Candidate, Fleet, Taken, serves
 from gureum.control.restarts import Load, Restart, Restarts
 from gureum.resources import SpreadLevel, Strategy
 
@@ -62,14 +62,14 @@ class Room(NamedTuple):
         return self.total - sum(nlargest(losses, self.on.values()))
 
 
-def domains(restarts: Restarts) -> list[str]:
+def domains(fleet: Fleet) -> list[str]:
     """Of hosts that can take each other's instances: zones, or EVERY_ZONE if hosts stand for all."""
-    return [EVERY_ZONE] if restarts.common else sorted({each.host.zone for each in restarts.candidates()})
+    return [EVERY_ZONE] if fleet.common else sorted({each.host.zone for each in fleet.candidates()})
 
 
-def domain(restarts: Restarts, zone: str) -> str:
+def domain(fleet: Fleet, zone: str) -> str:
     """That of a zone's hosts."""
-    return EVERY_ZONE if restarts.common else zone
+    return EVERY_ZONE if fleet.common else zone
 
 
 class Outlook:
@@ -117,16 +117,21 @@ class Outlook:
         """By host, with what was placed in thought."""
         if not self._scene.placed:
             return self._restarts.loads
-        loads, own = dict(self._restarts.loads), set[str]()
+        loads, own = dict(self._restarts.loads), dict[str, Load]()
+
+        def load(host: str) -> Load:
+            if host not in own:
+                loads[host] = own[host] = loads[host].copy() if host in loads else Load()
+            return own[host]
+
         for id, machine in self._scene.placed.items():
-            restart = self._new.get(id) or self._restarts.restart(id)
-            host = str(machine.host)
+            before = self._restarts.restart(id)
+            restart = self._new.get(id) or before
             if restart is None:
                 continue
-            if host not in own:
-                own.add(host)
-                loads[host] = loads[host].copy() if host in loads else Load()
-            loads[host].put(Restart(machine, restart.order))
+            if before is not None and before.machine.host is not None:
+                load(before.machine.host).drop(id)  # it was moved
+            load(str(machine.host)).put(Restart(machine._replace(held=(0, 0)), restart.order))
         return loads
 
     # Questions
@@ -156,18 +161,15 @@ class Outlook:
 
     def shortfalls(self, losses: int) -> Iterator[Shortfall]:
         """All that show it."""
+        return (each for each in self.looks(losses) if each is not None)
+
+    def looks(self, losses: int) -> Iterator[Shortfall | None]:
+        """In slices: what is tried, None for each set of hosts whose loss is survived."""
         if self._waiting:
             yield Shortfall((), tuple(self._waiting))
         for lost in self._doubtful(losses):
-            if homeless := self.homeless(lost):
-                yield Shortfall(lost, homeless)
-
-    def survivable(self, losses_max: int = SURVIVE_MAX) -> int:
-        """The loss of how many hosts would be survived, at most ``losses_max``; -1 if even that of none is
-        not: something finds no room now.
-        """
-        bound = min(losses_max, len(self.usable))
-        return next((count - 1 for count in range(bound + 1) if self.short(count)), bound)
+            homeless = self.homeless(lost)
+            yield Shortfall(lost, homeless) if homeless else None
 
     def homeless(self, lost: Sequence[str]) -> tuple[Taken, ...]:
         """What would find no room if these hosts were lost, besides those that are."""

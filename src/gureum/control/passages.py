@@ -16,12 +16,14 @@ from gureum.store.base import Reader
 
 class Passages(NamedTuple):
     """``migrations``: by instance, those under way from or to the host. ``guests``: instances that are not
-    the host's, or not yet or no more, and have a machine on it.
+    the host's, or not yet or no more, and have a machine on it. ``strays``: volumes of which it was lost with
+    a copy.
     """
 
     host: str
     migrations: dict[str, InstanceMigration]
     guests: tuple[Instance, ...]
+    strays: tuple[str, ...]
 
     @classmethod
     async def load(cls, reader: Reader, host: str) -> Passages:
@@ -38,7 +40,8 @@ class Passages(NamedTuple):
             *(each.instance for each in coming if each.state in COMES),
         }
         guests = [each for each in await reader.get_many(Instance, wanted) if each.host != host]
-        return cls(host, found, tuple(sorted(guests, key=lambda each: each.id)))
+        strays = tuple(each.id for each in await reader.find(Volume, strays=host))
+        return cls(host, found, tuple(sorted(guests, key=lambda each: each.id)), strays)
 
     def machine(self, instance: Instance, spec: MachineSpec) -> MachineSpec | None:
         """The machine as it is to be here; None for none."""
@@ -71,7 +74,7 @@ class Passages(NamedTuple):
         """Volumes of which there is a copy in the host's own pool, besides the volume itself on another host;
         and whether it is to be there.
         """
-        found: dict[str, bool] = {}
+        found = dict.fromkeys(self.strays, False)
         for each in self.migrations.values():
             if each.destination == self.host and each.state in COMES:
                 found |= dict.fromkeys(each.copies, each.state in UNDECIDED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from gureum.control.filters import ROOM, Scene, Verdict, Wish, reasons, verdicts
+from gureum.control.filters import PARKED, ROOM, Scene, Verdict, Wish, reasons, verdicts
 from gureum.control.fleet import MACHINE_MEMORY_BYTES, Fleet, taken
 from gureum.resources import Host, Instance, InstanceMigration, Volume
 from gureum.resources.migration import UNDECIDED
@@ -15,6 +15,10 @@ from gureum.store.base import Reader
 
 class NoCapacity(Exception):
     """No host can run it; the text says why, for people."""
+
+
+class Wakes(NoCapacity):
+    """One that is parked could, and is woken for what is to run."""
 
 
 class NoHost(NoCapacity):
@@ -28,15 +32,19 @@ async def choose_host(
     like: Host | None = None,
     copies: Sequence[Volume] = (),
 ) -> Host:
-    """The best of the hosts that can run ``instance``. Raises NoCapacity, or NoHost.
+    """The best of the hosts that can run ``instance``. Raises NoCapacity, NoHost or Wakes.
 
     ``excluding``: none of these. ``like``: one where what runs on this host can go on. ``copies``: volumes in
     its own pool that are copied with it.
     """
-    wish = await _wish(reader, instance, excluding, like, copies)
+    wish = await wish_of(reader, instance, excluding, like, copies)
     scene = Scene(await reader.tally(Fleet))
     best = scene.best(wish)
     if best is None:
+        asleep = scene.best(wish._replace(wakes=True)) if scene.fleet.wakes else None
+        if asleep is not None:
+            assert asleep.host.park is not None
+            raise Wakes(f"host {asleep.host.id}, which could take it, {PARKED[asleep.host.park.state]}")
         raise _nowhere(wish, verdicts(scene, wish))
     return best.host
 
@@ -63,18 +71,20 @@ async def explain(
     copies: Sequence[Volume] = (),
 ) -> list[Verdict]:
     """What is said of each host: those that fit, the best first, then the others. Raises NoCapacity."""
-    wish = await _wish(reader, instance, excluding, like, copies)
+    wish = await wish_of(reader, instance, excluding, like, copies)
     return verdicts(Scene(await reader.tally(Fleet)), wish)
 
 
-async def _wish(
+async def wish_of(
     reader: Reader,
     instance: Instance,
-    excluding: Collection[str],
-    like: Host | None,
-    copies: Sequence[Volume],
+    excluding: Collection[str] = (),
+    like: Host | None = None,
+    copies: Sequence[Volume] = (),
 ) -> Wish:
-    """A volume on a local pool binds the instance to its host, and so does a snapshot to be cloned."""
+    """A volume on a local pool binds the instance to its host, and so does a snapshot to be cloned. Raises
+    NoCapacity.
+    """
     volumes = await reader.find(Volume, instances=instance.id) if instance.id else []
     bound = await homes(reader, [volume for volume in volumes if volume not in copies])
     if len(bound) > 1:

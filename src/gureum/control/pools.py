@@ -12,7 +12,7 @@ import msgspec
 
 from gureum.control.calls import Calls
 from gureum.errors import TransportError
-from gureum.hostspec import LOCAL
+from gureum.hostspec import LOCAL, source_clone
 from gureum.resources import (
     Host,
     HostState,
@@ -93,13 +93,14 @@ async def expected(reader: Reader, pool: str, host: str) -> Expected:
         for each in snapshots
         if _here(each, pool, host) and not each.image and each.state is SnapshotState.completed
     }
+    clones = {source_clone(each.id) for each in volumes if each.encrypts and each.state not in THERE}
     return Expected(
-        volumes={each.id: _opener(each, where) for each in volumes},
+        volumes={each.id: _opener(each, where) for each in volumes} | dict.fromkeys(clones, ""),
         snapshots={each.id: each.taken_of for each in snapshots},
         images=frozenset(images),
         made=frozenset(made),
         keepers={each.id: _keepers(each, where) for each in volumes},
-        busy=frozenset(each.id for each in volumes if _busy(each)),
+        busy=frozenset(each.id for each in volumes if _busy(each)) | clones,
         up=frozenset(each.id for each in hosts if each.state is HostState.up),
     )
 

@@ -33,6 +33,8 @@ def bounded(report: HostReport) -> HostReport:
             raise TransportError(f"a report of {count} {kind}; the bound is {THINGS_MAX}")
     if report.load is not None and len(report.load.machines) > THINGS_MAX:
         raise TransportError(f"a report of the loads of more than {THINGS_MAX} machines")
+    if _is_terse(report):
+        return report
     if len(report.problems) > PROBLEMS_MAX or _long(report.problems):
         report = replace(report, problems=tuple(each[:TEXT_MAX] for each in report.problems[:PROBLEMS_MAX]))
     if _long(machine.message for machine in report.machines):
@@ -48,6 +50,18 @@ def bounded(report: HostReport) -> HostReport:
         snapshots = tuple(replace(each, error=each.error[:TEXT_MAX]) for each in report.snapshots)
         report = replace(report, snapshots=snapshots)
     return report
+
+
+def _is_terse(report: HostReport) -> bool:
+    """Whether there is nothing to be cut for certain, as mostly."""
+    for machine in report.machines:
+        if machine.migration is not None or len(machine.message) > TEXT_MAX:
+            return False
+    return not (
+        report.problems
+        or _long([volume.error for volume in report.volumes])
+        or _long([snapshot.error for snapshot in report.snapshots])
+    )
 
 
 def _unbounded(migration: MigrationReport | None) -> bool:

@@ -12,15 +12,16 @@ import logging
 from msgspec.structs import replace
 
 from gureum.control import migrations
-from gureum.control.filters import gib
+from gureum.control.filters import Move, gib
 from gureum.control.fleet import held
 from gureum.control.move import CannotMove
 from gureum.control.placement import NoCapacity, require_host
 from gureum.env import Env
 from gureum.hostspec import MachineReport, MachineState
-from gureum.resources import Instance, InstanceState, Resize
+from gureum.resources import Instance, InstanceState, NetworkInterface, Resize
 from gureum.services.ec2 import capacity
 from gureum.services.ec2.instance_types import InstanceType, machine_size
+from gureum.services.ec2.interface_options import check_interface_count, check_limits
 from gureum.sizespec import MachineSize
 from gureum.store.base import Reader, Transaction
 
@@ -47,14 +48,15 @@ async def begin(
     now, wanted = held(instance), machine_size(type)
     new = replace(instance, type=type)
     grows = wanted.vcpus > now.vcpus or wanted.memory_bytes > now.memory_bytes
+    moving: Instance | None = None
     if grows:
         try:
             await require_host(tx, new, str(instance.host))
         except NoCapacity as error:
             if not moves:
                 raise
-            return await _move(tx, env, instance, type, error)
-    changed = await tx.put(resized(instance, type, env.now()))
+            moving = await _move(tx, env, instance, type, error)
+    changed = moving or await tx.put(resized(instance, type, env.now()))
     if grows and (lacking := await capacity.shortfall(tx, instance.zone)):
         raise NoCapacity(lacking)
     return changed
@@ -71,12 +73,24 @@ def resized(instance: Instance, type: str, now: float) -> Instance:
 
 async def _move(tx: Transaction, env: Env, instance: Instance, type: str, error: NoCapacity) -> Instance:
     try:
-        await migrations.begin(tx, env, instance, type=type)
+        await migrations.require_movable(tx, instance)
+        host = await migrations.require_destination(tx, replace(instance, type=type))
+        move = Move(str(instance.host), capacity.going(instance, host.id, type))
+        if lacking := await capacity.shortfall(tx, instance.zone, [move]):
+            raise NoCapacity(f"{error}; and on host {host.id} {lacking}")
+        await migrations.begin(tx, env, instance, to=host.id, type=type)
     except CannotMove as other:
         raise NoCapacity(f"{error}; and {instance.id} cannot go to another host: {other}") from other
     moving = await tx.get(Instance, instance.id)
     assert moving is not None
     return moving
+
+
+async def require_interfaces(reader: Reader, instance: Instance, type: str) -> None:
+    """Raises ApiError if it has more interfaces, or more addresses of one, than the type can have."""
+    check_interface_count(len(instance.interfaces), type)
+    for interface in await reader.get_many(NetworkInterface, instance.interfaces):
+        check_limits(1 + len(interface.secondary), len(interface.ipv6), type)
 
 
 def require_possible(instance: Instance, wanted: InstanceType, size: MachineSize | None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 from gureum.control.filters import plain
 from gureum.control.fleet import Fleet, Taken
@@ -114,6 +114,13 @@ class Restarts(Fleet):
         """By instance, how many volumes it has in shared pools, and how many others."""
         self._counted: dict[str, Restart] = {}
         """What would be restarted, and is part of its host's load."""
+
+    def copy(self) -> Self:
+        new = super().copy()
+        new.loads = {host: load.copy() for host, load in self.loads.items()}
+        new._wanted, new._counted = self._wanted.copy(), self._counted.copy()
+        new._disks.update((id, counts.copy()) for id, counts in self._disks.items())
+        return new
 
     def restart(self, id: str) -> Restart | None:
         """Of an instance that would be started elsewhere, or waits to be."""

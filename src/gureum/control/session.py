@@ -101,7 +101,7 @@ class Session:
             return self.host in record.hosts
         if getattr(record, "host", None) == self.host or isinstance(record, OF_ANY_VPC):
             return True
-        if self.host in getattr(record, "former", ()):
+        if self.host in (*getattr(record, "former", ()), *getattr(record, "strays", ())):
             # That it took in a spec without it is waited for.
             return True
         if isinstance(record, PeeringConnection):

@@ -34,6 +34,7 @@ from gureum.resources import (
     Instance,
     InstanceState,
     InterfaceAttachment,
+    ManagerMachine,
     NetworkInterface,
     SecurityGroup,
     Snapshot,
@@ -101,6 +102,7 @@ async def host_spec(
     own = hosts.get(host)
     given_up = own is not None and own.fence is not None
     here, copies = {instance.id for instance in instances}, passages.copies
+    managers = [machine.agents for machine in await reader.find(ManagerMachine)]
     return HostSpec(
         cloud=cloud.name,
         host=host,
@@ -135,6 +137,7 @@ async def host_spec(
         network=networks.spec(),
         fences=tuple(_fences(hosts.values(), host)),
         lifted=own.lifted if own is not None else 0,
+        managers=tuple(managers),
     )
 
 
@@ -189,6 +192,7 @@ def _volume(
         source_volume=shares.volumes.get(volume.source, ""),
         key=key,
         encrypts=volume.encrypts,
+        source_bytes=volume.source_bytes,
         machine=next(machines, passages.volumes.get(volume.id, "")) if any(map(shared, volume.pools)) else "",
         multi_attach=volume.multi_attach,
         keeper=keeper,

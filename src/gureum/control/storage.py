@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from gureum.errors import TransportError
@@ -29,8 +30,10 @@ def storage(state_dir: Path, san: SanSettings) -> Storage | None:
     return Storage(conf=conf, keyring=keyring, user=san.user, pool=san.pool, further=san.further)
 
 
-def keep(state_dir: Path, given: Storage) -> None:
-    """On a machine that joins: what its agent and guests reach the cluster by. Raises OSError."""
+def keep(state_dir: Path, given: Storage, types: Mapping[str, str] | None = None) -> None:
+    """On a machine that joins: what its agent and guests reach the cluster by. ``types``: which volumes are
+    in which pool, for one with a manager; else as it was. Raises OSError.
+    """
     cluster = Cluster(state_dir)
     make_directories(cluster.directory)
     conf, keyring = cluster.conf, cluster.keyring(given.user)
@@ -38,4 +41,5 @@ def keep(state_dir: Path, given: Storage) -> None:
     conf.chmod(0o644)
     write_atomically(keyring, given.keyring)
     keyring.chmod(0o600)
-    SanSettings("ceph", conf, keyring, given.user, given.pool, further=given.further).save(state_dir)
+    kept = SanSettings.load(state_dir).types if types is None else tuple(sorted(types.items()))
+    SanSettings("ceph", conf, keyring, given.user, given.pool, kept, given.further).save(state_dir)

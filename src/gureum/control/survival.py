@@ -4,11 +4,15 @@ has changed, and told when that changes.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
+from functools import partial
+
 from msgspec.structs import replace
 
 from gureum.control import events
 from gureum.control.filters import Scene
-from gureum.control.outlook import Outlook, domains
+from gureum.control.outlook import SURVIVE_MAX, Outlook, Shortfall, domains
 from gureum.control.restarts import Restarts
 from gureum.env import Env
 from gureum.errors import StoreError
@@ -20,15 +24,46 @@ from gureum.store.base import Change, Reader, Store, Transaction
 KINDS = frozenset(kind.kind for kind in Restarts.kinds)
 
 
-async def outlooks(reader: Reader) -> dict[str, Outlook]:
-    """By domain; to be asked before the caller lets another task have its turn."""
+async def outlooks(reader: Reader, *, kept: bool = False) -> dict[str, Outlook]:
+    """By domain; to be asked before the caller lets another task have its turn, unless they are ``kept``."""
     restarts = await reader.tally(Restarts)
+    restarts = restarts.copy() if kept else restarts
     found = {}
     for domain in domains(restarts):
         scene = Scene(restarts)
         settle(scene, domain)
         found[domain] = Outlook(scene, restarts, domain)
     return found
+
+
+async def shortfalls(outlook: Outlook, losses: int, most: int | None = None) -> list[Shortfall]:
+    """As those of the outlook, which is kept, ``most`` of them: where sums leave it in doubt it takes long,
+    and others have their turn meanwhile.
+    """
+    found: list[Shortfall] = []
+    for each in outlook.looks(losses):
+        await asyncio.sleep(0)
+        if each is not None:
+            found.append(each)
+        if len(found) == most:
+            break
+    return found
+
+
+async def short(outlook: Outlook, losses: int) -> Shortfall | None:
+    """The first of them."""
+    return next(iter(await shortfalls(outlook, losses, 1)), None)
+
+
+async def survivable(outlook: Outlook) -> int:
+    """The loss of how many hosts would be survived, at most SURVIVE_MAX; -1 if even that of none is not:
+    something finds no room now.
+    """
+    bound = min(SURVIVE_MAX, len(outlook.usable))
+    for count in range(bound + 1):
+        if await short(outlook, count) is not None:
+            return count - 1
+    return bound
 
 
 def named(domain: str) -> str:
@@ -61,17 +96,18 @@ class Survival:
         self._stale = False
         try:
             async with self._store.read() as reader:
-                short = await _short(reader, settings)
-            if tuple(short) != settings.short:
-                await self._store.transact(self._tell, frees=True)
+                kept = await outlooks(reader, kept=True) if settings.survive else {}
+            found = await _short(kept, settings.survive)
+            if tuple(found) != settings.short:
+                tell = partial(self._tell, survive=settings.survive, short=found)
+                await self._store.transact(tell, frees=True)
         except StoreError:
             self._stale = True
             raise
 
-    async def _tell(self, tx: Transaction) -> None:
+    async def _tell(self, tx: Transaction, survive: int, short: Mapping[str, str]) -> None:
         settings = await tx.get(FleetSettings, FLEET) or FleetSettings(id=FLEET)
-        short = await _short(tx, settings)
-        if tuple(short) == settings.short:
+        if tuple(short) == settings.short or settings.survive != survive:
             return
         await tx.put(replace(settings, short=tuple(short)))
         hosts = "a host" if settings.survive == 1 else f"{settings.survive} hosts"
@@ -86,9 +122,7 @@ class Survival:
             await events.record(tx, self._env, "RoomIsKept", text)
 
 
-async def _short(reader: Reader, settings: FleetSettings) -> dict[str, str]:
+async def _short(kept: Mapping[str, Outlook], survive: int) -> dict[str, str]:
     """By domain, what would find no room."""
-    if not settings.survive:
-        return {}
-    found = {domain: each.short(settings.survive) for domain, each in (await outlooks(reader)).items()}
-    return {domain: str(short) for domain, short in sorted(found.items()) if short is not None}
+    found = {domain: await short(each, survive) for domain, each in sorted(kept.items())}
+    return {domain: str(each) for domain, each in found.items() if each is not None}

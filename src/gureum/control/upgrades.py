@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from msgspec.structs import replace
 
 from gureum.control import events, migrations
+from gureum.control.attempts import attempt
+from gureum.control.balancer import unrest
 from gureum.control.calls import Calls
 from gureum.control.hooks import Hook, NoHook
 from gureum.control.move import CannotMove
 from gureum.control.observed import HostView, Observed
 from gureum.env import Env
-from gureum.errors import StoreError, TransportError
+from gureum.errors import TransportError
 from gureum.resources import (
     Host,
     HostState,
@@ -40,6 +42,8 @@ from gureum.resources.upgrade import UNDER_WAY
 from gureum.store.base import Change, Reader, Store, Transaction
 
 log = logging.getLogger(__name__)
+
+LATER = "an upgrade stands still, and goes on later"
 
 TICK_SECONDS = 2.0
 END_AGENT = "end-agent"
@@ -69,7 +73,7 @@ class Upgrades:
         self.hook: Hook = hook or NoHook()
         self._running: set[str] = set()
         self._wake = asyncio.Event()
-        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._tasks: dict[tuple[str, str], asyncio.Task[bool]] = {}
         """Of upgrades and hosts, what is being done there."""
         self._results: dict[tuple[str, str], str] = {}
         """What the command said when it ended: why it failed, or "". """
@@ -94,7 +98,7 @@ class Upgrades:
         async with asyncio.TaskGroup() as group:
             while True:
                 await self._wake.wait()
-                await _attempt(self.step(group))
+                await attempt(log, LATER, self.step(group))
                 await asyncio.sleep(TICK_SECONDS)
 
     async def step(self, group: asyncio.TaskGroup) -> None:
@@ -122,7 +126,7 @@ class Upgrades:
             work = self._end_agent(each)
         else:
             return
-        task = self._tasks[key] = group.create_task(_attempt(work))
+        task = self._tasks[key] = group.create_task(attempt(log, LATER, work))
         task.add_done_callback(lambda _: self._tasks.pop(key, None))
 
     async def _change(self, key: tuple[str, str]) -> None:
@@ -181,6 +185,11 @@ class Upgrades:
                 await events.record(tx, self._env, "HostUpgraded", text, host=new.host)
 
     async def _begin(self, tx: Transaction, upgrade: Upgrade, each: HostUpgrade) -> HostUpgrade:
+        # Those that are being upgraded are silent for that, and looked at besides.
+        own = {other.host for other in upgrade.hosts if other.step in UNDER_WAY}
+        others = [host for host in await tx.find(Host) if host.id not in {*own, each.host}]
+        if why := unrest(others, self._env.now()):
+            return replace(each, message=why)
         host, view = await tx.get(Host, each.host), self._observed.hosts.get(each.host)
         if host is None or host.state is not HostState.up or view is None:
             return self._failed(each, f"host {each.host} is not up")
@@ -191,7 +200,12 @@ class Upgrades:
                 "machine, gureum down --keep-guests and gureum up -d",
             )
         each = replace(
-            each, since=self._env.now(), started=view.started, boot_id=host.boot_id, problems=view.problems
+            each,
+            since=self._env.now(),
+            started=view.started,
+            boot_id=host.boot_id,
+            problems=view.problems,
+            message="",
         )
         if not upgrade.evacuate:
             return replace(each, step=UpgradeStep.returning)
@@ -211,6 +225,9 @@ class Upgrades:
         return each
 
     async def _leave(self, tx: Transaction, upgrade: Upgrade, each: HostUpgrade) -> HostUpgrade:
+        host = await tx.get(Host, each.host)
+        if host is not None and not host.draining:
+            return self._failed(each, f"somebody activated host {each.host} while it was emptied")
         left = await _left(tx, each.host)
         if not left:
             return self._next(each, UpgradeStep.changing)
@@ -250,17 +267,6 @@ class Upgrades:
 
     def _late(self, upgrade: Upgrade, each: HostUpgrade) -> bool:
         return abs(self._env.now() - each.since) >= upgrade.wait_seconds
-
-
-async def _attempt(work: Coroutine[None, None, None]) -> None:
-    """A fault in one must not end the manager, again and again; it is tried again."""
-    try:
-        await work
-    except Exception as error:
-        expected = isinstance(error, StoreError)
-        log.error(
-            "an upgrade stands still, and goes on later: %s", error, exc_info=None if expected else error
-        )
 
 
 def _to_end(each: HostUpgrade, view: HostView | None) -> bool:

@@ -11,7 +11,7 @@ import logging
 
 from msgspec.structs import replace
 
-from gureum.control import captures, volume_moves
+from gureum.control import captures, disk_copies, volume_moves
 from gureum.control.keys import forget_key
 from gureum.control.observed import Observed
 from gureum.env import Env
@@ -40,10 +40,10 @@ SNAPSHOT_UNSETTLED = (SnapshotState.pending, SnapshotState.deleting)
 
 def settled(volume: Volume) -> bool:
     """As ``instances.settled``."""
-    if volume.state not in (VolumeState.available, VolumeState.in_use):
-        return volume.state is VolumeState.error
     attached = all(each.state is AttachmentState.attached for each in volume.attachments)
-    settled = not (volume.modifying or volume.former or volume.lost)
+    if volume.state not in (VolumeState.available, VolumeState.in_use):
+        return volume.state is VolumeState.error and attached
+    settled = not (volume.modifying or volume.former or volume.lost or volume.strays)
     return attached and settled and volume_moves.settled(volume)
 
 
@@ -57,16 +57,22 @@ async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> N
     volume = await tx.get(Volume, id)
     if volume is None:
         return
+    if volume.strays:
+        volume = await disk_copies.cleared(tx, observed, volume)
     if shared(volume.pool) and volume.state is not VolumeState.error:
         volume = await _kept(tx, observed, volume)
     seen = observed.volume(volume.host, id)
     if volume.state is VolumeState.deleting:
         gone = seen is not None and not seen.present and seen.revision >= volume.version
-        if not volume.former and (gone or (volume.host is None and not volume.lost)):
+        if not (volume.former or volume.strays) and (gone or (volume.host is None and not volume.lost)):
             await tx.delete(volume)
             await forget_key(tx, volume)
         return
     if volume.state is VolumeState.error:
+        # Nothing more comes of it, but of who has it.
+        after = await _attached(tx, observed, volume)
+        if after != volume:
+            await tx.put(after)
         return
     if volume.host is None:
         await _place(tx, volume)
@@ -75,8 +81,7 @@ async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> N
     if after.state is VolumeState.creating:
         after = _created(after, seen)
     if after.state is VolumeState.in_use:
-        for attachment in after.attachments:
-            after = await _attachment(tx, observed, after, attachment)
+        after = await _attached(tx, observed, after)
     after = _modified(env, after, seen)
     if after == volume:
         # On what is said of the record as it is.
@@ -188,6 +193,12 @@ def _created(volume: Volume, seen: VolumeReport | None) -> Volume:
     if seen.present and not seen.error and seen.size_bytes >= volume.size_bytes:
         state = VolumeState.in_use if volume.attachments else VolumeState.available
         return replace(volume, state=state, message="")
+    return volume
+
+
+async def _attached(tx: Transaction, observed: Observed, volume: Volume) -> Volume:
+    for attachment in volume.attachments:
+        volume = await _attachment(tx, observed, volume, attachment)
     return volume
 
 

@@ -31,6 +31,12 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
+HEALTH = "/.gureum/health"
+"""Answered with 200 by the manager that leads, also to who signs nothing: for load balancers. No bucket can
+have this name.
+"""
+
+
 def random_request_id() -> str:
     digits = os.urandom(16).hex()
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
@@ -41,6 +47,7 @@ class Gateway:
 
     ``clock`` is seconds since the epoch. ``regions`` names the regions that exist here; None takes any.
     ``domains`` are the host names under which a bucket may be a label: ``bucket.s3.localhost``.
+    ``healthy``: whether calls should be sent here.
     """
 
     def __init__(
@@ -54,6 +61,7 @@ class Gateway:
         request_ids: Callable[[], str] = random_request_id,
         regions: frozenset[str] | None = None,
         domains: tuple[str, ...] = ("localhost", "localhost.localstack.cloud", "amazonaws.com"),
+        healthy: Callable[[], bool] = lambda: True,
     ) -> None:
         self._dispatch = dispatch
         self._credentials = credentials
@@ -63,6 +71,7 @@ class Gateway:
         self._regions = regions
         self._codecs = Codecs(catalogue, limits, domains)
         self._verifier = sigv4.Verifier()
+        self._healthy = healthy
         self._budget = Budget(limits.buffered_bytes_max)
 
     def fragment(self, service: str, shape: str, value: Any) -> Fragment:
@@ -84,6 +93,10 @@ class Gateway:
             reader.release()
 
     async def _answer(self, request: Request, reader: BodyReader) -> Answer:
+        if request.raw_path == HEALTH and request.method in ("GET", "HEAD"):
+            healthy = self._healthy()
+            said = b"leads\n" if healthy else b"does not lead\n"
+            return Answer(200 if healthy else 503, [(b"content-type", b"text/plain")], said)
         request_id = self._request_ids()
         codec = self._codecs.fallback
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from gureum.errors import HypervisorError
 from gureum.hostspec import MachineState
@@ -96,8 +97,8 @@ class FakeMachine:
             raise HypervisorError(f"{self.config.id}: is on its way between hosts")
 
     def status(self) -> MachineStatus:
-        disks = (volume for volume, disk in self.disks.items() if disk.detaching)
-        nics = (interface for interface, detaching in self.nics.items() if detaching)
+        leaving = [volume for volume, disk in self.disks.items() if disk.detaching]
+        leaving += [interface for interface, detaching in self.nics.items() if detaching]
         return MachineStatus(
             id=self.config.id,
             generation=self.config.generation,
@@ -106,7 +107,7 @@ class FakeMachine:
             reboots=self.reboots,
             disks=tuple(sorted(self.disks)),
             nics=tuple(sorted(self.nics)),
-            detaching=tuple(sorted((*disks, *nics))),
+            detaching=tuple(sorted(leaving)),
             mirrors={id: disk.mirror for id, disk in self.disks.items() if disk.mirror is not None},
             migration=self.migration,
             size=self.size if self.runs and not self.away else None,
@@ -125,6 +126,11 @@ class Statuses(Mapping[str, MachineStatus]):
 
     def __getitem__(self, id: str) -> MachineStatus:
         return self._machines[id].status()
+
+    def get(self, id: str, default: Any = None) -> Any:
+        """As of any mapping, without an exception for what is not there."""
+        machine = self._machines.get(id)
+        return machine.status() if machine is not None else default
 
     def __iter__(self) -> Iterator[str]:
         return iter(tuple(self._machines))

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from gureum.images import filesystem, kernel, library, packages, userland
@@ -89,12 +90,13 @@ async def _build(work: Path, out_dir: Path, recipe: str, progress: Progress) -> 
 
     progress("writing kernel and initial RAM file system", 0.7)
     boot_file = userland.kernel_image(root)
-    if not await kernel.extract(boot_file, image / "vmlinux", userland.packaged_command(root, "usr/bin/lz4")):
+    if not await kernel.extract(boot_file, image / "vmlinux", partial(userland.packaged_command, root)):
         await asyncio.to_thread(shutil.copyfile, boot_file, image / "vmlinux")
     (image / "initrd.img").write_bytes(await asyncio.to_thread(userland.initramfs, root))
     progress("making the root disk", 0.75)
     applets = (await run(userland.locate(root, "bin/busybox"), "--list", timeout_s=30)).decode().split()
-    await asyncio.to_thread(userland.populate, root, tree, applets, work / "dynamic" / "bin/busybox")
+    dynamic_busybox = userland.locate(work / "dynamic", "bin/busybox")
+    await asyncio.to_thread(userland.populate, root, tree, applets, dynamic_busybox)
     await filesystem.make_ext4(tree, image / "disk.raw", DISK_BYTES, label="gureum-tiny")
 
     progress("moving the image into place", 0.98)

@@ -9,12 +9,17 @@ Layout of the boot file: Documentation/arch/x86/boot.rst in the Linux source.
 import gzip
 import lzma
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 from gureum.images.command import run
 from gureum.images.errors import ImageBuildError
 
-_LZ4_LEGACY = b"\x02\x21\x4c\x18"
+_UNPACKERS = {
+    b"\x02\x21\x4c\x18": ("lz4", ()),  # Debian 12's cloud kernel
+    b"\x28\xb5\x2f\xfd": ("zstd", ("-o",)),  # Debian 13's
+}
+"""Programs for what Python does not unpack, and what stands before the name of the file that they make."""
 _GZIP = b"\x1f\x8b"
 _XZ = b"\xfd7zXZ\0"
 _UNPACK_S = 120.0
@@ -36,18 +41,19 @@ def compressed_payload(boot_file: bytes) -> tuple[bytes, int]:
     return payload[:-4], size
 
 
-async def extract(boot_file: Path, kernel: Path, lz4: list[str | Path]) -> bool:
+async def extract(boot_file: Path, kernel: Path, program: Callable[[str], list[str | Path]]) -> bool:
     """Writes the ELF kernel out of `boot_file` into `kernel`. False when its compression is not known here.
 
-    `lz4` are the words of the lz4 command, for the compression that Debian's cloud kernel has.
+    `program` says with which words a program is run, lz4 or zstd.
     """
     payload, size = compressed_payload(boot_file.read_bytes())
     if size > _KERNEL_BYTES_MAX:
         raise ImageBuildError(f"a kernel of {size} bytes?")
-    if payload.startswith(_LZ4_LEGACY):
-        packed = kernel.with_suffix(".lz4")
+    if unpacker := _UNPACKERS.get(payload[:4]):
+        name, target = unpacker
+        packed = kernel.with_suffix(".packed")
         packed.write_bytes(payload)
-        await run(*lz4, "-d", "-q", "-f", packed, kernel, timeout_s=_UNPACK_S)
+        await run(*program(name), "-d", "-q", "-f", packed, *target, kernel, timeout_s=_UNPACK_S)
         packed.unlink()
     elif payload.startswith(_GZIP):
         kernel.write_bytes(gzip.decompress(payload))

@@ -1,5 +1,6 @@
 """The contents of the `tiny` image: which packages, which of their files, and our own scripts."""
 
+import lzma
 import os
 import re
 import shutil
@@ -23,9 +24,10 @@ TINY_PACKAGES = (
     "e2fsprogs",
     "openssh-sftp-server",
     "lz4",
+    "zstd",
 )
 """Debian packages that the image is made from; downloaded, never installed. Their libraries follow.
-lz4 is no part of the image, but unpacks its kernel."""
+lz4 and zstd are no part of the image, but unpack its kernel."""
 
 HOST_PACKAGES = ("apt", "dpkg", "e2fsprogs")
 """Debian packages with the tools that must be installed to build the image."""
@@ -75,6 +77,7 @@ _ROOT_MODULES = (
     "crc32c_intel",
 )  # fmt: skip
 
+_PACKED = ".ko.xz"
 _LOADER = "ld-linux-x86-64.so.2"
 _APPLET = re.compile(r"[a-z0-9_.\[-]+")
 _SYSTEM_APPLETS = frozenset(
@@ -96,7 +99,11 @@ class Modules:
             raise ImageBuildError(f"the kernel package holds {len(versions)} kernels instead of one")
         self.directory = versions[0]
         self.version = versions[0].name
-        self._paths = {path.stem.replace("-", "_"): path for path in self.directory.rglob("*.ko")}
+        self._paths = {
+            path.name.partition(".")[0].replace("-", "_"): path
+            for path in self.directory.rglob("*.ko*")
+            if path.name.endswith((".ko", _PACKED))
+        }
         builtin = (self.directory / "modules.builtin").read_text().split()
         self._builtin = {Path(line).stem.replace("-", "_") for line in builtin}
 
@@ -116,14 +123,23 @@ class Modules:
         name = name.replace("-", "_")
         if name in self._builtin:
             return
-        path = self._paths.get(name)
-        if path is None:
-            raise ImageBuildError(f"kernel {self.version} has no module {name}")
+        path = self._unpacked(name)
         if path in order:
             return
         for dependency in module_depends(path):
             self._visit(dependency, order)
         order.append(path)
+
+    def _unpacked(self, name: str) -> Path:
+        """The module's file. Debian 13's are compressed, and busybox loads none that are."""
+        path = self._paths.get(name)
+        if path is None:
+            raise ImageBuildError(f"kernel {self.version} has no module {name}")
+        if path.name.endswith(_PACKED):
+            packed, path = path, path.with_suffix("")
+            path.write_bytes(lzma.decompress(packed.read_bytes()))
+            self._paths[name] = path
+        return path
 
 
 def locate(root: Path, name: str) -> Path:
@@ -143,10 +159,13 @@ def kernel_image(root: Path) -> Path:
 
 
 def packaged_command(root: Path, program: str) -> list[str | Path]:
-    """The words that run a program of the unpacked packages with the packages' own libraries."""
+    """The words that run a program of the unpacked packages with the packages' own libraries.
+
+    ``program``: its name in usr/bin.
+    """
     directories = [root / "lib/x86_64-linux-gnu", root / "usr/lib/x86_64-linux-gnu"]
     path = ":".join(map(str, directories))
-    return [Libraries(root).loader, "--library-path", path, locate(root, program)]
+    return [Libraries(root).loader, "--library-path", path, locate(root, f"usr/bin/{program}")]
 
 
 def initramfs(root: Path) -> bytes:

@@ -45,6 +45,8 @@ class Edge:
         # None: as found when they are asked for, as devices that go take theirs along.
         self._routes: set[tuple[str, str]] | None = None
         self._proxies: set[str] = set()
+        self.unsaid: set[str] = set()
+        """Addresses that came, and were not announced yet."""
         # What of IPv6 is led here; None: not known.
         self._networks6: tuple[str, ...] | None = None
         self._warned6 = False
@@ -168,6 +170,7 @@ class Edge:
         come: set[str] = set()
         if self._uplink:
             come = addresses - self._proxies
+            self.unsaid = (self.unsaid | come) & addresses
             commands += [f"neighbour replace proxy {address} dev {self._uplink}" for address in sorted(come)]
         if gone or commands or self._proxies - addresses:
             self.known = False
@@ -187,8 +190,13 @@ class Edge:
         self._env.crashpoint("network.public.routed")
         forget_flows({address for address, _ in was} - addresses)
         self._routes = wanted
-        if come and not self._is_silent():
-            announce(self._uplink, sorted(come))
+        self.announce()
+
+    def announce(self) -> None:
+        """Say which addresses came here; while the host is silent, nothing."""
+        if self.unsaid and not self._is_silent():
+            announce(self._uplink, sorted(self.unsaid))
+            self.unsaid = set()
 
     def _is_silent(self) -> bool:
         """Whether this host must not say that it has addresses: what it says passes no filter of ARP."""
@@ -219,7 +227,7 @@ class Edge:
         else:
             command(["ip", "route", "delete", "unreachable", public], fails=True)
         try:
-            self._silence.end(proxied=False)
+            self._silence.end()
         except OSError as error:
             raise NetworkError(str(error)) from error
         outside6.clear(self._names)

@@ -75,7 +75,7 @@ class Fabric:
     def gateway6(self) -> str:
         return str(self.network6.network_address + 1)
 
-    def _port(self, host: int) -> str:
+    def port(self, host: int) -> str:
         """The machine's end of a host's cable."""
         return f"gv{self.index}-{host}"
 
@@ -169,7 +169,7 @@ class Fabric:
         )
 
     def _ensure_host(self, host: int) -> None:
-        namespace, port = self.namespace(host), self._port(host)
+        namespace, port = self.namespace(host), self.port(host)
         if not namespaces.exists(namespace):
             namespaces.add(namespace)
         # The two ends of a cable live and die together.

@@ -47,11 +47,14 @@ class FakeNetwork:
         self._host = host
         self._wires = wires
         self._lock = asyncio.Lock()
+        self._planned: NetworkSpec | None = None
 
     async def apply(self, spec: NetworkSpec) -> None:
         async with self._lock:
             await self._step()
-            make_plan(spec, _ANY)
+            if spec is not self._planned:
+                make_plan(spec, _ANY)
+                self._planned = spec
             wanted = {port.id: port for port in spec.ports}
             self._wires.standby[self._host] = frozenset(port.id for port in spec.standby)
             ports = self._wires.ports.setdefault(self._host, {})

@@ -45,6 +45,7 @@ T = TypeVar("T")
 
 WORK_SECONDS_MAX = 120.0
 HOST_CHECK_SECONDS = 10.0
+ANNOUNCE_SECONDS = 1.0
 
 
 class KernelNetwork:
@@ -90,6 +91,7 @@ class KernelNetwork:
         self._tokens: Tokens | None = None
         self._warned6 = False
         self._check_at = 0.0
+        self._announcing: asyncio.Task[None] | None = None
         self._mtu = GUEST_MTU
         self._flow_logs = FlowLogs(env, flow_logs, self._take_flows) if flow_logs else None
 
@@ -148,6 +150,8 @@ class KernelNetwork:
         failures = await self._converge_all(plans, underlay)
         failures += await self._remove(present - plans.keys())
         await self._work(lambda: self._route_publics(plans.values()))
+        if self._edge.unsaid and (self._announcing is None or self._announcing.done()):
+            self._announcing = asyncio.create_task(self._announce_later())
         await self._work(self._tidy)
         gateways = {tap for plan in plans.values() for tap in natgateway.ports(plan)}
         await self._work(lambda: natgateway.remove(self._names, gateways))
@@ -158,6 +162,16 @@ class KernelNetwork:
         if failures:
             raise NetworkError("; ".join(failures))
         self._plans = plans
+
+    async def _announce_later(self) -> None:
+        """The host was silent when addresses came: say so when that has ended."""
+        while self._edge.unsaid:
+            await asyncio.sleep(ANNOUNCE_SECONDS)
+            async with self._lock:
+                try:
+                    await self._work(self._edge.announce)
+                except NetworkError as error:
+                    log.warning("addresses that came here are not announced: %s", error)
 
     def _differs_in_rules(self, plans: dict[int, VpcPlan]) -> bool:
         """Whether the host has all that these plans say, but for rules of its ports."""
@@ -222,6 +236,8 @@ class KernelNetwork:
         return self._mtu
 
     async def close(self) -> None:
+        if self._announcing is not None:
+            self._announcing.cancel()
         if self._flow_logs is not None:
             await self._flow_logs.close()
         async with self._lock:

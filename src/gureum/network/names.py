@@ -39,6 +39,7 @@ HOST_NUMBER_MAX = 16383
 INDEX_MAX = 63
 """A cloud has a /22 of 198.18.0.0/16 for its public addresses: there are 64."""
 NETWORK_ID_MAX = (1 << 24) - 1
+METRIC6 = 26000
 STORAGE_PORT_FIRST = 20000
 STORAGE_PORTS = 100
 """Of each cloud, for the daemons of its own storage cluster: below those that the kernel hands out."""
@@ -58,6 +59,8 @@ class Names:
         self.public = IPv4Network(public_cidr or f"198.18.{4 * index}.0/22")
         self.links = IPv4Network(f"198.19.{index}.0/24")
         self.links6 = IPv6Network(f"fd67:75:1:{index:x}::/64")
+        self.metric6 = METRIC6 + index
+        """Of our routes to whole IPv6 networks, so that they are found again."""
         self.table = f"gureum_{index}"
         owner = f"{index}.{host}" if host else f"{index}"
         self.namespace_prefix = f"gm{owner}-"
@@ -68,7 +71,7 @@ class Names:
 
     def place(self, uplink: str) -> Place:
         """Where a host with this uplink is kept silent."""
-        return Place(f"{self.table}_silence", self.uplink_prefix, uplink, str(self.public))
+        return Place(f"{self.table}_silence", self.uplink_prefix, uplink, str(self.public), self.metric6)
 
     def namespace(self, network_id: int) -> str:
         return f"{self.namespace_prefix}{network_id}"

@@ -21,8 +21,6 @@ from gureum.network.namespaces import command_batch, has_ipv6, ip_batch, write_s
 from gureum.network.ways import goes_out6
 
 _SETTINGS = Path("/proc/sys/net/ipv6/conf")
-_METRIC = 26000
-"""Plus the cloud's index: of our routes to whole networks, so that they are found again."""
 
 
 def wanted(spec: NetworkSpec, uplink: str) -> Outside6:
@@ -53,7 +51,7 @@ def prepare(names: Names, networks: tuple[str, ...], uplink: str) -> None:
     if on_link:
         write_sysctl(f"ipv6/conf/{uplink}/proxy_ndp", "1")
         write_sysctl(f"ipv6/neigh/{uplink}/proxy_delay", "0")
-    metric = _metric(names)
+    metric = names.metric6
     ip_batch(
         [
             f"route replace {network} dev {uplink} metric {metric}"
@@ -98,14 +96,10 @@ def clear(names: Names) -> None:
     _remove(_ours(names))
 
 
-def _metric(names: Names) -> int:
-    return _METRIC + names.index
-
-
 def _ours(names: Names) -> list[dict[str, Any]]:
     if not has_ipv6():
         return []
-    return [route for route in read_json("-6", "route", "show") if route.get("metric") == _metric(names)]
+    return [route for route in read_json("-6", "route", "show") if route.get("metric") == names.metric6]
 
 
 def _remove(routes: list[dict[str, Any]]) -> None:

@@ -10,9 +10,21 @@ from gureum.resources.filtering import (
     PrefixList,
     SecurityGroup,
 )
-from gureum.resources.host import Fence, Host, HostCertificate, HostState, HostToken
+from gureum.resources.host import (
+    OWN_NAME,
+    Fence,
+    FencePower,
+    Host,
+    HostCertificate,
+    HostState,
+    HostToken,
+    Park,
+    ParkState,
+)
 from gureum.resources.image import Image, ImageDevice, ImageState
 from gureum.resources.instance import (
+    Autosize,
+    AutosizeMode,
     BlockDevice,
     Instance,
     InstanceState,
@@ -29,9 +41,18 @@ from gureum.resources.interface import (
     SecondaryAddress,
 )
 from gureum.resources.keypair import KeyPair
+from gureum.resources.manager import ManagerMachine
 from gureum.resources.migration import InstanceMigration, MigrationState
-from gureum.resources.placement import BalanceMode, FleetSettings, PlacementGroup, SpreadLevel, Strategy
+from gureum.resources.placement import (
+    BalanceMode,
+    FleetSettings,
+    PlacementGroup,
+    PowerMode,
+    SpreadLevel,
+    Strategy,
+)
 from gureum.resources.pool import Pool
+from gureum.resources.power import HostPower
 from gureum.resources.record import KINDS, Record
 from gureum.resources.routing import (
     EgressGateway,
@@ -66,10 +87,13 @@ from gureum.resources.vpc import (
 
 __all__ = [
     "KINDS",
+    "OWN_NAME",
     "AclEntry",
     "Address",
     "Attachment",
     "AttachmentState",
+    "Autosize",
+    "AutosizeMode",
     "BalanceMode",
     "BlockDevice",
     "CidrAssociation",
@@ -79,10 +103,12 @@ __all__ = [
     "EgressGateway",
     "Event",
     "Fence",
+    "FencePower",
     "FleetSettings",
     "FlowLog",
     "Host",
     "HostCertificate",
+    "HostPower",
     "HostState",
     "HostToken",
     "HostUpgrade",
@@ -95,6 +121,7 @@ __all__ = [
     "InterfaceAttachment",
     "InternetGateway",
     "KeyPair",
+    "ManagerMachine",
     "MetadataOptions",
     "MigrationState",
     "Modification",
@@ -103,11 +130,14 @@ __all__ = [
     "NatGatewayState",
     "NetworkAcl",
     "NetworkInterface",
+    "Park",
+    "ParkState",
     "PeeringConnection",
     "PeeringState",
     "Permission",
     "PlacementGroup",
     "Pool",
+    "PowerMode",
     "PrefixEntry",
     "PrefixList",
     "Record",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import ClassVar
 
 import msgspec
 
 from gureum.resources.record import Record, Transitions, table
+
+OWN_NAME = re.compile(r"host-\d+")
+"""The hosts of the machine that the cloud was made on; other machines' have other names."""
 
 
 class HostState(StrEnum):
@@ -19,6 +23,14 @@ class HostState(StrEnum):
     down = "down"
     fencing = "fencing"
     fenced = "fenced"
+
+
+class FencePower(StrEnum):
+    """What is done with the power of a host that is fenced. ``off``: it stays off until somebody wakes it."""
+
+    none = "none"
+    off = "off"
+    reboot = "reboot"
 
 
 class Fence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -34,6 +46,31 @@ class Fence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     """When ``by`` was given the work, Unix time."""
     lives: bool = False
     """Its machine went on renewing its lease then: only its agent was not heard of."""
+    power: FencePower = FencePower.none
+    """What is still to be done with its power: before that it does not come back."""
+
+
+class ParkState(StrEnum):
+    """``parking``: it is about to be switched off. ``waking``: it is switched on, and waited for."""
+
+    parking = "parking"
+    parked = "parked"
+    waking = "waking"
+
+
+class Park(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Why a host is, or is about to be, off or on, and since when (Unix time).
+
+    ``failures``: how often it did not come when it was switched on. ``again``: when it may be tried next,
+    after a call that failed, Unix time; 0 if it may. ``unsure``: such a call may yet switch it off.
+    """
+
+    state: ParkState = ParkState.parking
+    reason: str
+    since: float
+    failures: int = 0
+    again: float = 0.0
+    unsure: bool = False
 
 
 class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -73,6 +110,8 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
     """While it is ``down``: the host that looks whether its lease in the storage cluster is still renewed."""
     fence: Fence | None = None
     """While it is ``fencing`` or ``fenced``."""
+    park: Park | None = None
+    """While it is off because nothing needs it, or on its way there or back. Nothing runs on it then."""
     lifted: int = 0
     """The number of the last fence that is over."""
     fenceable: bool = False
@@ -86,7 +125,13 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def schedulable(self) -> bool:
         """Whether something new may be put on it."""
-        return self.state is HostState.up and not (self.draining or self.uplink_down or self.unfit)
+        able = self.state is HostState.up and self.park is None
+        return able and not (self.draining or self.uplink_down or self.unfit)
+
+    @property
+    def wakeable(self) -> bool:
+        """Whether something new can be put on it once it was woken."""
+        return self.park is not None and not (self.park.again or self.draining or self.fence)
 
     kind: ClassVar[str] = "host"
     transitions: ClassVar[Transitions] = table(
@@ -97,13 +142,15 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
 class HostCertificate(Record, frozen=True, kw_only=True, omit_defaults=True):
     """A certificate given to another machine that joined. ``id``: its serial number, in hexadecimal digits.
 
-    Only certificates that are here, not revoked and not expired (Unix time) are accepted.
+    Only certificates that are here, not revoked and not expired (Unix time) are accepted. ``own``: for a host
+    of the machine that the cloud was made on, for when the manager of another one leads.
     """
 
     host: str
     zone: str
     expires: float
     revoked: bool = False
+    own: bool = False
 
     kind: ClassVar[str] = "host-certificate"
     indexes: ClassVar[tuple[str, ...]] = ("host",)
@@ -112,10 +159,13 @@ class HostCertificate(Record, frozen=True, kw_only=True, omit_defaults=True):
 class HostToken(Record, frozen=True, kw_only=True, omit_defaults=True):
     """Lets one machine join until ``expires`` (Unix time). ``id``: the SHA-256 of its secret, in hexadecimal.
 
-    Using it deletes it.
+    Using it deletes it. ``manager``: not as a host, in ``zone``, but with a manager;
+    then ``seal`` is ``transport.token.manager_seal``, as who can write to the store is not the cloud yet.
     """
 
     zone: str
     expires: float
+    manager: bool = False
+    seal: str = ""
 
     kind: ClassVar[str] = "host-token"

@@ -92,6 +92,29 @@ class Resize(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     message: str = ""
 
 
+class AutosizeMode(StrEnum):
+    """What becomes of it if an instance is too small, or larger than it needs to be. ``recommend``: it is
+    said which type it should have; ``automatic``: it gets that.
+    """
+
+    recommend = "recommend"
+    automatic = "automatic"
+
+
+class Autosize(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Between which types an instance is to be, and how busy: ``target`` is a percentage, of its processors
+    and of its memory. After a change it is left alone for ``cooldown`` seconds. ``changed``: when the last
+    one was begun for this, Unix time.
+    """
+
+    mode: AutosizeMode
+    target: int
+    smallest: str
+    largest: str
+    cooldown: int
+    changed: float = 0.0
+
+
 class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
     """``host`` is where it is or was last; None before placement and when it may be placed anew.
 
@@ -164,11 +187,17 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     resize: Resize | None = None
     """Its machine does not have the size of its type yet."""
+    autosize: Autosize | None = None
 
     @property
     def resizing(self) -> str | None:
         """For the index: most are not."""
         return "yes" if self.resize is not None else None
+
+    @property
+    def autosized(self) -> str | None:
+        """For the index: most are not."""
+        return "yes" if self.autosize is not None else None
 
     @property
     def next_generation(self) -> int:
@@ -191,6 +220,7 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
         "private_ip",
         "groups",
         "resizing",
+        "autosized",
     )
     transitions: ClassVar[Transitions] = table(
         InstanceState,

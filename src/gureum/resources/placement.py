@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import ClassVar
 
+from gureum.resources.host import FencePower
 from gureum.resources.record import Record
 
 FLEET = "fleet"
@@ -34,6 +35,16 @@ class BalanceMode(StrEnum):
     automatic = "automatic"
 
 
+class PowerMode(StrEnum):
+    """What becomes of hosts that nothing needs. ``recommend``: it is said which could be off; ``automatic``:
+    they are parked, and woken on need.
+    """
+
+    off = "off"
+    recommend = "recommend"
+    automatic = "automatic"
+
+
 class PlacementGroup(Record, frozen=True, kw_only=True, omit_defaults=True):
     """``partitions``: how many, of the strategy partition. ``spread``: what no two instances of one of the
     strategy spread share.
@@ -53,6 +64,8 @@ class FleetSettings(Record, frozen=True, kw_only=True, omit_defaults=True):
     what they have, if nothing else is said of one.
 
     ``survive``: room is kept so that what runs on so many hosts could be started elsewhere if they were lost.
+    ``rest_seconds``: for how long a host has to be empty to be parked; at least ``awake_min`` of a zone stay
+    on, with ``headroom`` of what they give away free, as a share.
     ``cpu_model``: of instances that are placed from now on, one of ``cpus.MODELS``, "baseline" or "host".
     """
 
@@ -65,5 +78,10 @@ class FleetSettings(Record, frozen=True, kw_only=True, omit_defaults=True):
     rebalance: float = 0.0
     """Unix time since when what is recommended is done once, whatever the mode; 0: not."""
     cpu_model: str = "host"
+    power: PowerMode = PowerMode.off
+    rest_seconds: float = 900.0
+    awake_min: int = 1
+    headroom: float = 0.2
+    fence_power: FencePower = FencePower.none
 
     kind: ClassVar[str] = "fleet-settings"

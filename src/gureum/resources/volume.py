@@ -103,12 +103,18 @@ class Volume(Record, frozen=True, kw_only=True, omit_defaults=True):
     """
     lost: tuple[str, ...] = ()
     """Hosts that were lost with it, perhaps open: it is taken from them first, also if they are back."""
+    strays: tuple[str, ...] = ()
+    """Hosts that were lost with a copy in their own pool, which is not the volume: they remove it when they
+    are back.
+    """
     source: str = ""
     encrypted: bool = False
     key: str = ""
     """The id of its key in the key store."""
     encrypts: bool = False
     """Its source is not encrypted: making it is copying that."""
+    source_bytes: int = 0
+    """How much of it that is, 0 for all."""
     snapshot: str = ""
     """The snapshot id that DescribeVolumes shows, "" if made empty."""
     created: datetime
@@ -181,7 +187,7 @@ class Volume(Record, frozen=True, kw_only=True, omit_defaults=True):
         return msgspec.structs.replace(self, attachments=left)
 
     kind: ClassVar[str] = "volume"
-    indexes: ClassVar[tuple[str, ...]] = ("account", "host", "state", "instances", "source", "keys")
+    indexes: ClassVar[tuple[str, ...]] = ("account", "host", "state", "instances", "source", "keys", "strays")
     transitions: ClassVar[Transitions] = table(
         VolumeState,
         creating="available in_use deleting error",

@@ -1,12 +1,14 @@
 """What is not encrypted, copied into a new encrypted volume: by qemu-img, which encrypts on the way.
 
-All of it is copied, zeros too: what was never written to an encrypted volume is no zeros to the machine.
+All of the source is copied, zeros too: what was never written to an encrypted volume is no zeros to the
+machine.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,22 @@ from gureum.san import qemu_img
 from gureum.san.base import DiskSource, FileDisk, RbdDisk
 from gureum.san.luks import passphrase
 
-BYTES_PER_SECOND_MIN = 10 << 20
+BYTES_PER_SECOND_MIN = 2 << 20
+"""Less, and something hangs."""
+BYTES_PER_CPU_SECOND_MIN = 50 << 20
 START_SECONDS = 120.0
 
 
-async def copy(source: DiskSource, target: DiskSource, key: bytes, size_bytes: int) -> None:
-    """``target`` begins with the LUKS header of ``key``; nobody else has either of them open.
+async def copy(
+    source: DiskSource,
+    target: DiskSource,
+    key: bytes,
+    size_bytes: int,
+    progress: Callable[[float], None] | None = None,
+) -> None:
+    """``target`` begins with the LUKS header of ``key``, and is not smaller; nobody else has them open.
 
-    Cut short it can be done again from its beginning. Raises PoolError.
+    ``progress`` is told percents. Cut short it can be done again from its beginning. Raises PoolError.
     """
     secrets = [("key", "raw", passphrase(key))]
     if isinstance(target, RbdDisk):
@@ -34,10 +44,12 @@ async def copy(source: DiskSource, target: DiskSource, key: bytes, size_bytes: i
             pipes.append(_piped(text))
             objects += ["--object", f"secret,id={id},format={format},file=/dev/fd/{pipes[-1]}"]
         await qemu_img.run(
-            ["convert", "-n", *objects, "--target-image-opts", _read(source), _written(target)],
+            ["convert", "-p", "-n", *objects, "--target-image-opts", _read(source), _written(target)],
             START_SECONDS + size_bytes / BYTES_PER_SECOND_MIN,
             memory_bytes=qemu_img.RBD_MEMORY_BYTES,
             pass_fds=pipes,
+            cpu_seconds=qemu_img.CPU_SECONDS + size_bytes // BYTES_PER_CPU_SECOND_MIN,
+            progress=progress,
         )
     finally:
         for pipe in pipes:

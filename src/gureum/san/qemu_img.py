@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 from gureum.errors import PoolError, PoolFull
 
@@ -16,6 +17,7 @@ FILES = 4096
 """In a storage cluster each daemon is a connection."""
 OUTPUT_BYTES = 16 << 10
 PRINTED_BYTES_MAX = 16 << 20
+_PERCENT = re.compile(rb"\(([0-9.]+)/100%\)")
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 
 
@@ -24,15 +26,18 @@ async def run(
     timeout_seconds: float,
     memory_bytes: int = MEMORY_BYTES,
     pass_fds: Sequence[int] = (),
+    cpu_seconds: int = CPU_SECONDS,
+    progress: Callable[[float], None] | None = None,
 ) -> bytes:
     """``qemu-img`` and its arguments; what it printed, at most PRINTED_BYTES_MAX.
 
+    ``progress`` is told percents, of a command with ``-p`` among its arguments.
     PoolError with what it said; PoolFull where that was lack of space.
     """
     command = (
         "prlimit",
         f"--as={memory_bytes}",
-        f"--cpu={CPU_SECONDS}",
+        f"--cpu={cpu_seconds}",
         "--core=0",
         f"--nofile={FILES}",
         "qemu-img",
@@ -52,7 +57,7 @@ async def run(
         raise PoolError(f"qemu-img cannot be started: {error}") from error
     try:
         async with asyncio.timeout(timeout_seconds):
-            said, printed = await asyncio.gather(_end_of(process), _printed(process))
+            said, printed = await asyncio.gather(_end_of(process), _printed(process, progress))
             await process.wait()
     except TimeoutError as error:
         raise PoolError(f"qemu-img {arguments[0]} took longer than {timeout_seconds:.0f} s") from error
@@ -70,10 +75,12 @@ async def run(
     return printed
 
 
-async def _printed(process: asyncio.subprocess.Process) -> bytes:
+async def _printed(process: asyncio.subprocess.Process, progress: Callable[[float], None] | None) -> bytes:
     assert process.stdout is not None
     printed = bytearray()
     while chunk := await process.stdout.read(OUTPUT_BYTES):
+        if progress is not None and (found := _PERCENT.findall(chunk)):
+            progress(float(found[-1]))
         if len(printed) <= PRINTED_BYTES_MAX:
             printed += chunk
     return bytes(printed)

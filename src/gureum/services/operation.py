@@ -22,7 +22,10 @@ from gureum.store.base import Transaction
 from gureum.transport.messages import BlockUse
 
 if TYPE_CHECKING:
+    from gureum.control.autosizer import Sight
     from gureum.control.balancer import Assessment
+    from gureum.control.fence_agents import Switch
+    from gureum.control.resting import Rest
 
 Input = Mapping[str, Any]
 Output = Mapping[str, Any]
@@ -57,6 +60,9 @@ class Hosts(Protocol):
     def balance(self) -> Assessment:
         """How busy hosts are, and what should be moved."""
 
+    def autosize(self, instance: str) -> Sight | None:
+        """What is known of what an instance with a policy uses, and what type it should have."""
+
     def size(self, host: str, instance: str, generation: int) -> MachineSize | None:
         """What the host says that a machine has, and can have while it runs; None if nothing."""
 
@@ -71,6 +77,20 @@ class Hosts(Protocol):
     @property
     def pools(self) -> Pools:
         """What is in pools, held against the store."""
+
+    @property
+    def power(self) -> Powers:
+        """How hosts are switched on and off."""
+
+
+class Powers(Protocol):
+    @property
+    def found(self) -> tuple[Rest, ...]:
+        """Why hosts that could be switched off are on."""
+
+    @property
+    def switch(self) -> Switch:
+        """Their fence agents."""
 
 
 class Pools(Protocol):
@@ -108,14 +128,19 @@ class Keys(Protocol):
 
     def new(self, env: Env, id: str) -> bytes: ...
 
+    def seal(self, env: Env, id: str, secret: bytes) -> bytes: ...
+
     def sign(self, text: bytes) -> bytes: ...
 
 
 class Joining(NamedTuple):
-    """``fingerprint``: the SHA-256 of the certificate of the cloud's authority, in hexadecimal digits."""
+    """``fingerprint``: the SHA-256 of the certificate of the cloud's authority, in hexadecimal digits.
+    ``manager``: the machine whose manager leads; "" if others can't have any.
+    """
 
     url: str
     fingerprint: str
+    manager: str = ""
 
 
 class Cloud(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,30 +8,39 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from gureum.hypervisors.fake import FakeMachines
+from gureum.hypervisors.fake_machine import FakeMachine
 from gureum.loadspec import HostLoad, MachineLoad
 
 OWN_CPUS = 0.1
 """What a host uses besides its machines."""
 MOOD_CHANCE = 0.06
+MIB = 1 << 20
 
 
 class Demand(NamedTuple):
-    """Of its processors, the share that a guest wants; ``every``: for so many seconds, and then not for as
-    many; 0 for always.
+    """What a guest wants: ``share`` of its processors, or ``cpus`` of them, if it has so many; ``every``: for
+    so many seconds, and then not for as many; 0 for always. ``memory_mib``: what it uses of its memory, if it
+    has so much; negative: it doesn't say it.
     """
 
     share: float = 0.0
     every: float = 0.0
+    cpus: float = 0.0
+    memory_mib: float = 0.0
 
-    def mean(self, start: float, end: float) -> float:
-        """The share of its processors that it wants, between two times."""
+    def mean(self, vcpus: int, start: float, end: float) -> float:
+        """The processors that it wants of these, between two times."""
+        wanted = max(self.share * vcpus, min(self.cpus, vcpus))
         if not self.every or end <= start:
-            return self.share
-        return self.share * (self._busy(end) - self._busy(start)) / (end - start)
+            return wanted
+        return wanted * (self._busy(end) - self._busy(start)) / (end - start)
 
     def _busy(self, until: float) -> float:
         whole, rest = divmod(until, 2 * self.every)
         return whole * self.every + min(rest, self.every)
+
+    def used_bytes(self, memory_bytes: int) -> int:
+        return min(int(self.memory_mib * MIB), memory_bytes) if self.memory_mib >= 0 else -1
 
 
 class Demands(dict[str, Demand]):
@@ -54,26 +63,30 @@ class SimGauge:
         if since is None:
             return None
         self._number += 1
-        here = {id: self._machines.machines[id] for id in self._machines.running()}
-        wanted = {
-            id: self._demands[id].mean(since, self._since) * machine.config.vcpus
-            for id, machine in here.items()
-        }
+        here = {id: _size(self._machines.machines[id]) for id in self._machines.running()}
+        wanted = {id: self._demands[id].mean(vcpus, since, self._since) for id, (vcpus, _) in here.items()}
         scarce = min(1.0, self._cpus / (sum(wanted.values()) + OWN_CPUS))
         return HostLoad(
             number=self._number,
             cpus=scarce * (sum(wanted.values()) + OWN_CPUS),
-            memory_bytes=sum(machine.config.memory_bytes for machine in here.values()),
+            memory_bytes=sum(memory_bytes for _, memory_bytes in here.values()),
             cpu_pressure=1 - scarce,
             machines={
                 id: MachineLoad(
                     cpus=scarce * cpus,
                     waiting=(1 - scarce) * cpus,
-                    memory_bytes=here[id].config.memory_bytes,
+                    memory_bytes=here[id][1],
+                    used_bytes=self._demands[id].used_bytes(here[id][1]),
                 )
                 for id, cpus in wanted.items()
             },
         )
+
+
+def _size(machine: FakeMachine) -> tuple[int, int]:
+    """The vCPUs and the bytes of memory that it has now."""
+    has = machine.size or machine.config
+    return has.vcpus, has.memory_bytes
 
 
 class Moods:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 
-from gureum.control.survival import outlooks
+from gureum.control.survival import outlooks, survivable
 from gureum.resources import (
     HostState,
     Instance,
     InstanceMigration,
     InstanceState,
     MigrationState,
+    ParkState,
     SnapshotState,
     Volume,
     VolumeState,
@@ -28,7 +29,7 @@ STATES: dict[str, frozenset[str]] = {
     "INSTANCE": frozenset(map(str, InstanceState)) | {"gone"},
     "VOLUME": frozenset(map(str, (*VolumeState, *AttachmentState))) | {"gone"},
     "SNAPSHOT": frozenset(map(str, SnapshotState)) | {"gone"},
-    "HOST": frozenset(map(str, HostState)) | {"draining", "gone"},
+    "HOST": frozenset(map(str, (*HostState, *ParkState))) | {"draining", "gone"},
     "ADDRESS": frozenset({"associated", "free", "gone"}),
 }
 """What can be waited for, by kind. A volume in use has the state of its (first) attachment."""
@@ -185,7 +186,7 @@ async def expect_machines(stage: Stage, words: Words, options: Options) -> bool:
 @act("expect survival of NUMBER", "the loss of so many hosts would be survived, and of no more")
 async def expect_survival(stage: Stage, words: Words, options: Options) -> bool:
     async with stage.world.store.read() as reader:
-        found = {each.survivable() for each in (await outlooks(reader)).values()}
+        found = {await survivable(each) for each in (await outlooks(reader, kept=True)).values()}
     return _hold(found == {int(words[0])}, f"it would be of {', '.join(map(str, sorted(found)))}")
 
 

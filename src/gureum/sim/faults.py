@@ -78,6 +78,8 @@ HA_FAULTS = {
 """Further ones where hosts are lost: off, held as a whole, cut off, without an agent, its warden dies, or its
 uplink is down.
 """
+OPERATED_FAULTS = {"hang": 12, "hook": 3}
+"""Further ones where there is an operator: a guest hangs, the command for upgrades fails, or works again."""
 SAN_STEPS = (
     "find_volume",
     "has_snapshot",
@@ -99,7 +101,9 @@ SKEW_SECONDS_MAX = 1500.0
 class Faults:
     """From ``begin`` to ``end``."""
 
-    def __init__(self, world: World, networks: bool = False, migrating: bool = False) -> None:
+    def __init__(
+        self, world: World, networks: bool = False, migrating: bool = False, operated: bool = False
+    ) -> None:
         self.world = world
         self.weights = FAULTS | NETWORK_FAULTS if networks else FAULTS
         if world.san is not None:
@@ -108,6 +112,8 @@ class Faults:
             self.weights = self.weights | MIGRATION_FAULTS
         if world.leases is not None:
             self.weights = self.weights | HA_FAULTS
+        if operated:
+            self.weights = self.weights | OPERATED_FAULTS
         self.seen: Counter[str] = Counter()
 
     def begin(self) -> None:
@@ -121,6 +127,7 @@ class Faults:
     async def end(self) -> None:
         await self._end_of_shared()
         self.world.points.chance = 0.0
+        self.world.hook_error.text = ""
         self.world.wires.failing.clear()
         self.world.roads.errors.clear()
         self.world.roads.lost_ends.clear()
@@ -182,6 +189,8 @@ class Faults:
                 host.machines.fill_storage()
             case "guests room":
                 host.machines.fill_storage(False)
+            case "hook":
+                world.hook_error.text = "" if world.hook_error.text else "told to fail"
             case "road cut":
                 world.roads.cut_off.add(host.machines)
                 asyncio.get_running_loop().call_later(
@@ -282,6 +291,8 @@ class Faults:
                 )
             case "road lost":
                 self.world.roads.lose_end(id)
+            case "hang":
+                host.machines.hang(id)
             case "deaf":
                 host.machines.ignore_power_button(id)
             case "clingy":

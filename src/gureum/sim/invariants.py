@@ -14,18 +14,28 @@ from gureum.resources import (
     Instance,
     InstanceState,
     NetworkInterface,
+    ParkState,
+    RecoveryPolicy,
     Snapshot,
     SnapshotState,
+    Upgrade,
+    UpgradeState,
     Volume,
     VolumeState,
 )
 from gureum.san.fake_shared import FakeSan
 from gureum.services.ec2.instance_types import machine_size
-from gureum.sim import network_invariants
+from gureum.sim import network_invariants, size_invariants
 from gureum.sim.violation import Violation
 from gureum.sim.world import FOREIGN, SimHost, World
 
 RESTING_INSTANCES = (InstanceState.running, InstanceState.stopped, InstanceState.terminated)
+NEEDS_HOST = (
+    InstanceState.pending,
+    InstanceState.running,
+    InstanceState.stopping,
+    InstanceState.shutting_down,
+)
 RESTING_VOLUMES = (VolumeState.available, VolumeState.in_use, VolumeState.error)
 
 
@@ -37,8 +47,18 @@ async def always(world: World) -> None:
         volumes = {each.id: each for each in await reader.find(Volume)}
         _no_two_writers(world, {id for id, volume in volumes.items() if volume.multi_attach})
         await network_invariants.always(world, reader)
+        await size_invariants.always(world, reader, instances.values())
+        hosts = await reader.find(Host)
+    # What is on the own disk of one that was fenced waits for it.
+    off = {host.id for host in hosts if _is_parked(host) and host.fence is None}
+    if placed := [each.id for each in instances.values() if each.host in off and each.state in NEEDS_HOST]:
+        raise Violation(f"{', '.join(placed)} is on a host that is parked")
     for host in world.hosts:
         _true(world, host, instances, volumes)
+
+
+def _is_parked(host: Host) -> bool:
+    return host.park is not None and host.park.state is ParkState.parked
 
 
 def _no_double_run(world: World) -> None:
@@ -72,9 +92,10 @@ def _true(
             continue
         instance = instances.get(id)
         if machine.away:
-            # Without a migration it is about to go on where it was.
+            # Without a migration it is about to go on where it was, or its host is lost and told so later.
             known = instance is not None and (instance.migration or instance.host == host.name)
-            if not known and not host.harmless(machine):
+            strays = any(host.name in volumes[id].strays for id in machine.disks if id in volumes)
+            if not known and not strays and not host.harmless(machine):
                 raise Violation(f"{id} is held on {host.name} for a migration that is none")
             continue
         if (instance is None or instance.host != host.name) and host.harmless(machine):
@@ -142,6 +163,9 @@ async def _unrest(world: World) -> AsyncIterator[str]:
         volumes = await reader.find(Volume)
         snapshots = await reader.find(Snapshot)
         interfaces = await reader.find(NetworkInterface)
+        upgrades = await reader.find(Upgrade, state=str(UpgradeState.running))
+    for upgrade in upgrades:
+        yield f"{upgrade.id} is under way"
     for instance in instances:
         if instance.state not in RESTING_INSTANCES:
             yield f"{instance.id} is {instance.state}"
@@ -151,8 +175,10 @@ async def _unrest(world: World) -> AsyncIterator[str]:
             yield wrong
     async with world.store.read() as reader:
         for known in await reader.find(Host) if world.leases is not None else ():
-            if known.state is not HostState.up:
-                yield f"{known.id} is {known.state}"
+            if _is_parked(known):
+                continue
+            if known.state is not HostState.up or known.park is not None:
+                yield f"{known.id} is {known.state if known.park is None else known.park.state}"
     for volume in volumes:
         if volume.state not in RESTING_VOLUMES:
             yield f"{volume.id} is {volume.state}"
@@ -219,6 +245,16 @@ def _machines(world: World, running: dict[str, Instance], volumes: list[Volume])
     attached = {(owner, each.id) for each in volumes for owner in each.instances if owner in running}
     if disks != attached:
         yield f"disks {sorted(disks ^ attached)} are on one side only"
+    if world.leases is not None:
+        yield from _hung(world, running)
+
+
+def _hung(world: World, running: dict[str, Instance]) -> Iterator[str]:
+    """Guests that hang and are not left so."""
+    for host in world.hosts:
+        for id, machine in host.machines.machines.items():
+            if machine.hung and id in running and running[id].recovery.policy is not RecoveryPolicy.none:
+                yield f"{id} hangs"
 
 
 def _pools(world: World, volumes: list[Volume], snapshots: list[Snapshot]) -> Iterator[str]:

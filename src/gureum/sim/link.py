@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
+from collections import deque
 from collections.abc import Callable
 
 from gureum.errors import TransportError
@@ -33,7 +34,9 @@ class SimLink:
 
     def __init__(self, weather: Weather) -> None:
         self._weather = weather
-        self._inbox: asyncio.Queue[bytes | _Closed] = asyncio.Queue(QUEUE_MAX)
+        self._inbox: deque[bytes | _Closed] = deque()
+        self._waiting: asyncio.Future[None] | None = None
+        """Who receives waits for the next message."""
         self._peer: SimLink | None = None
         self._arrives = 0.0
         self._wire = contextvars.Context()
@@ -61,12 +64,21 @@ class SimLink:
 
     def _arrive(self, frame: bytes) -> None:
         if not self.closed:
-            self._inbox.put_nowait(frame)
+            self._put(frame)
+
+    def _put(self, frame: bytes | _Closed) -> None:
+        assert len(self._inbox) < QUEUE_MAX
+        self._inbox.append(frame)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     async def receive(self) -> Message:
-        if self.closed and self._inbox.empty():
+        if self.closed and not self._inbox:
             raise TransportError("the link was closed")
-        frame = await self._inbox.get()
+        while not self._inbox:
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        frame = self._inbox.popleft()
         if isinstance(frame, _Closed):
             raise TransportError("the link was closed")
         return decode(frame)
@@ -78,7 +90,7 @@ class SimLink:
         for end in (self, self._peer):
             if end is not None and not end.closed:
                 end.closed = True
-                end._inbox.put_nowait(_Closed())
+                end._put(_Closed())
 
 
 def pair(weather: Weather) -> tuple[SimLink, SimLink]:

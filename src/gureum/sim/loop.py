@@ -8,10 +8,14 @@ import heapq
 import itertools
 import selectors
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+Due = tuple[float, int, "SimTimer"]
+"""When, the how-manieth timer of its loop, and the timer: what is due at once happens in their order."""
 
 RESOLUTION_SECONDS = 1e-9
 TIMERS_MIN, CANCELLED_MAX = 100, 0.5
@@ -54,10 +58,54 @@ class NoSelector(selectors.SelectSelector):
         raise AssertionError("the virtual loop moves its clock instead")
 
 
-def _popped(scheduled: list[asyncio.TimerHandle]) -> asyncio.TimerHandle:
-    timer = heapq.heappop(scheduled)
-    timer._scheduled = False  # type: ignore[attr-defined]
-    return timer
+class SimHandle(asyncio.Handle):
+    """As asyncio's, without what only its debug mode needs: there are a hundred of them a virtual second."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        callback: Callable[..., object],
+        args: Sequence[Any],
+        loop: asyncio.AbstractEventLoop,
+        context: contextvars.Context | None,
+    ) -> None:
+        self._callback = callback
+        self._args = args
+        self._loop = loop
+        self._context = contextvars.copy_context() if context is None else context
+        self._cancelled = False
+        self._repr = self._source_traceback = None
+
+
+class SimTimer(asyncio.TimerHandle):
+    """The same of a timer."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: Sequence[Any],
+        loop: asyncio.AbstractEventLoop,
+        context: contextvars.Context | None,
+    ) -> None:
+        self._when = when
+        self._callback = callback
+        self._args = args
+        self._loop = loop
+        self._context = contextvars.copy_context() if context is None else context
+        self._scheduled = True
+        self._cancelled = False
+        self._repr = self._source_traceback = None
+
+    def cancel(self) -> None:
+        if not self._cancelled:
+            self._cancelled = True
+            self._callback = self._args = None  # type: ignore[assignment]
+            if self._scheduled:
+                self._loop._timer_cancelled_count += 1  # type: ignore[attr-defined]
 
 
 class SimTask(asyncio.Task[T]):
@@ -77,61 +125,77 @@ class SimTask(asyncio.Task[T]):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """``time()`` starts at 0 and moves only when every task waits. There are no threads and no I/O."""
+    """``time()`` starts at 0 and moves only when every task waits. There are no threads and no I/O.
+
+    What is due at the same time happens in the order in which it was asked for, as messages of one link
+    arrive in that in which they were sent; and no timer that ends unused changes the order of the others.
+    """
 
     _ready: deque[asyncio.Handle]
-    _scheduled: list[asyncio.TimerHandle]
+    _scheduled: list[Due]
     _stopping: bool
     _timer_cancelled_count: int
 
     def __init__(self) -> None:
         self._now = 0.0
+        self._timers = itertools.count()
         super().__init__(NoSelector())
         SimTask._made = itertools.count()
+        # Asked for each future: by functions that are not Python's.
+        self.create_future = partial(asyncio.Future, loop=self)  # type: ignore[method-assign]
         self.set_task_factory(lambda loop, work, **named: SimTask(work, loop=loop, **named))
+
+    get_debug = staticmethod(bool)
 
     def time(self) -> float:
         return self._now
 
     def _run_once(self) -> None:
-        """As asyncio's, which asks a selector in between: simulations spend a tenth of their time there."""
-        self._forget_cancelled()
-        ready, scheduled = self._ready, self._scheduled
-        if not ready and not self._stopping:
-            if not scheduled:
-                raise Deadlock
-            self._now += max(0.0, scheduled[0].when() - self._now)
-        # Timers that are due within the clock's resolution fire together; virtual time is exact.
-        end = self._now + RESOLUTION_SECONDS
-        while scheduled and scheduled[0].when() < end:
-            ready.append(_popped(scheduled))
-        for _ in range(len(ready)):
-            handle = ready.popleft()
-            if handle._cancelled:
-                continue
-            freezer = handle._context.get(FREEZER)  # type: ignore[attr-defined]
-            if freezer is not None and freezer.frozen:
-                freezer.hold(handle)
-            else:
-                handle._run()
+        """As asyncio's, which asks a selector in between; all the rounds until it is to stop."""
+        ready = self._ready
+        while True:
+            scheduled = self._forget_cancelled()
+            if not ready and not self._stopping:
+                if not scheduled:
+                    raise Deadlock
+                self._now = max(self._now, scheduled[0][0])
+            # Timers that are due within the clock's resolution fire together; virtual time is exact.
+            end = self._now + RESOLUTION_SECONDS
+            while scheduled and scheduled[0][0] < end:
+                timer = heapq.heappop(scheduled)[2]
+                timer._scheduled = False
+                ready.append(timer)
+            for _ in range(len(ready)):
+                handle = ready.popleft()
+                if handle._cancelled:
+                    continue
+                freezer = handle._context.get(FREEZER)  # type: ignore[attr-defined]
+                if freezer is not None and freezer.frozen:
+                    freezer.hold(handle)
+                else:
+                    handle._run()
+            if self._stopping:
+                return
 
-    def _forget_cancelled(self) -> None:
+    def _forget_cancelled(self) -> list[Due]:
         """All of them, where they are most; else those that would be next."""
-        count = len(self._scheduled)
+        scheduled = self._scheduled
+        count = len(scheduled)
         if count > TIMERS_MIN and self._timer_cancelled_count / count > CANCELLED_MAX:
-            for timer in self._scheduled:
-                timer._scheduled = not timer._cancelled  # type: ignore[attr-defined]
-            self._scheduled = [timer for timer in self._scheduled if not timer._cancelled]
-            heapq.heapify(self._scheduled)
+            for _, _, timer in scheduled:
+                timer._scheduled = not timer._cancelled
+            scheduled = self._scheduled = [due for due in scheduled if not due[2]._cancelled]
+            heapq.heapify(scheduled)
             self._timer_cancelled_count = 0
-        while self._scheduled and self._scheduled[0]._cancelled:
+        while scheduled and scheduled[0][2]._cancelled:
             self._timer_cancelled_count -= 1
-            _popped(self._scheduled)
+            heapq.heappop(scheduled)[2]._scheduled = False
+        return scheduled
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = SimHandle(callback, args, self, context)
         self._ready.append(handle)
         return handle
 
@@ -142,9 +206,20 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         *args: Any,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
-        heapq.heappush(self._scheduled, timer)
-        timer._scheduled = True  # type: ignore[attr-defined]
+        timer = SimTimer(when, callback, args, self, context)
+        heapq.heappush(self._scheduled, (when, next(self._timers), timer))
+        return timer
+
+    def call_later(  # type: ignore[override]
+        self,
+        delay: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        when = self._now + delay
+        timer = SimTimer(when, callback, args, self, context)
+        heapq.heappush(self._scheduled, (when, next(self._timers), timer))
         return timer
 
     def run_in_executor(self, *_: Any) -> Any:  # type: ignore[override]

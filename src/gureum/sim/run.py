@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections import Counter
 
@@ -16,11 +17,15 @@ from gureum.sim.faults import Faults
 from gureum.sim.guests import Guests
 from gureum.sim.ledger import Ledger
 from gureum.sim.loop import run as run_virtual
+from gureum.sim.powers import Switches
+from gureum.sim.sizes import Appetites
 from gureum.sim.violation import Violation
 from gureum.sim.workload import Workload
 from gureum.sim.world import World
 
 PACE_SECONDS = 0.7
+GARBAGE = 50_000
+"""Things made, and not gone again, before garbage is looked for."""
 BUSY_CPUS = 4
 """Of hosts, in runs in which they are balanced: few, so that a few guests are much to them."""
 REST_SECONDS_MAX = 180.0
@@ -73,6 +78,9 @@ class Run:
         migrating: bool = False,
         own_disks: bool = False,
         balancing: bool = False,
+        autosizing: bool = False,
+        operated: bool = False,
+        parking: bool = False,
     ) -> None:
         self.seed = seed
         self.pace = pace
@@ -80,16 +88,20 @@ class Run:
         self.world.points.at, self.world.points.count = crash_at, crash_at_count
         self.guests = Guests(self.world)
         self.ledger = Ledger()
-        self.workload = Workload(self.world, self.guests, self.ledger, networks, several, migrating)
-        self.faults = Faults(self.world, networks, migrating)
+        self.workload = Workload(self.world, self.guests, self.ledger, networks, several, migrating, operated)
+        self.faults = Faults(self.world, networks, migrating, operated)
         self.random_faults = not crash_at
         self.moods = Moods(seed, self.world.demands) if balancing else None
+        self.switches = Switches(seed, self.world) if parking else None
+        self.appetites = Appetites(seed, self.world) if autosizing else None
 
     async def __call__(self, steps: int) -> Outcome:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _loop, context: None)
         if self.moods is not None:
             await self._balance()
+        if self.switches is not None:
+            await self.switches.begin()
         await self.world.start()
         await asyncio.sleep(1)
         if self.random_faults:
@@ -99,12 +111,20 @@ class Run:
             if self.random_faults:
                 await self.faults.step()
             await self._always()
+            if self.switches is not None:
+                self.switches.step()
             if self.moods is not None:
                 async with self.world.store.read() as reader:
                     self.moods.step([each.id for each in await reader.find(Instance)])
+            if self.appetites is not None:
+                async with self.world.store.read() as reader:
+                    instances = await reader.find(Instance)
+                await self.appetites.step(instances)
             await asyncio.sleep(self.world.random.expovariate(1 / self.pace))
         if self.moods is not None:
             self.moods.end()
+        if self.switches is not None:
+            self.switches.end()
         await self.faults.end()
         rest_seconds = await self._rest()
         world = self.world
@@ -149,6 +169,8 @@ class Run:
                 text = "; ".join(problems)
                 raise Violation(f"seed {self.seed}: not at rest after {REST_SECONDS_MAX:g} s: {text}")
             await self._always()
+            if self.workload.operator is not None:
+                await self.workload.operator.end()
             await asyncio.sleep(1)
         async with self.world.store.read() as reader:
             broken = await self.ledger.at_rest(reader)
@@ -156,6 +178,13 @@ class Run:
         if broken:
             raise Violation(f"seed {self.seed}: {'; '.join(broken)}")
         return loop.time() - began
+
+
+def hurry() -> None:
+    """For a process that only simulates: garbage in circles is looked for less often, a tenth less time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE)
 
 
 def simulate(
@@ -172,6 +201,9 @@ def simulate(
     migrating: bool = False,
     own_disks: bool = False,
     balancing: bool = False,
+    autosizing: bool = False,
+    operated: bool = False,
+    parking: bool = False,
 ) -> Outcome:
     """Run a cloud for ``steps`` calls. Raises Violation, or whatever else went wrong.
 
@@ -182,6 +214,9 @@ def simulate(
     ``pace``: seconds from call to call, in the mean. ``migrating``: many calls are about migrations.
     ``own_disks``: most volumes are in hosts' own pools, though there is a shared one.
     ``balancing``: guests are busy now and then, and hosts are relieved of them.
+    ``autosizing``: guests want more and less now and then, and grow and shrink by that.
+    ``operated``: with ``ha``; many calls are an operator's, who drains, fences and upgrades hosts.
+    ``parking``: empty hosts are parked and woken, and do not always do as they are told.
     """
     errors = ErrorLog()
     root = logging.getLogger("gureum")
@@ -202,6 +237,9 @@ def simulate(
             migrating,
             own_disks,
             balancing,
+            autosizing,
+            operated,
+            parking,
         )
         return await run(steps)
 

@@ -25,6 +25,8 @@ from gureum.sim import (  # noqa: F401  (their commands)
     invariants,
     loads,
     mishaps,
+    parks,
+    sizes,
     upgrades,
 )
 from gureum.sim.acts import ACTS, Act

@@ -163,6 +163,8 @@ def _state(record: Record) -> str:
     if isinstance(record, Volume) and record.state == "in-use" and record.attachments:
         # An attachment that is complete is what people mean.
         return str(record.attachments[0].state)
+    if isinstance(record, Host) and record.park is not None:
+        return str(record.park.state)
     if isinstance(record, Host) and record.draining and record.state == "up":
         return "draining"
     if isinstance(record, Address):

@@ -176,6 +176,7 @@ def shown(record: Record) -> dict[str, str]:
                 " ": draining,
                 "boot": record.boot_id,
                 "watched by": record.watcher,
+                "power": str(record.park.state) if record.park is not None else "",
                 "fenced by": record.fence.by if record.fence is not None else "",
             }
         case Address():
@@ -207,6 +208,7 @@ def _of_volume(volume: Volume) -> dict[str, str]:
         "kept by" if shared(volume.pool) else "on": volume.host or "",
         "former": " ".join(volume.former),
         "lost": " ".join(volume.lost),
+        "strays": " ".join(volume.strays),
         "attached:": "; ".join(attachments),
         "GiB": f"{volume.size_bytes / 2**30:g}",
         "modification": str(modification.state) if modification else "",

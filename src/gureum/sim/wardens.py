@@ -7,6 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from gureum.agent.warden.custody import RENEW_SECONDS, Custody, Decision, Marks
+from gureum.bell import Bell
 from gureum.env import Env
 from gureum.errors import PoolUnavailable
 from gureum.hostspec import WardenReport
@@ -54,7 +55,8 @@ class SimWarden:
         self._stopped = False
         self._breaks = False
         self._killed = 0
-        self._wake = asyncio.Event()
+        self._now = asyncio.get_running_loop().time
+        self._wake = Bell()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -64,13 +66,12 @@ class SimWarden:
     # The lease
 
     async def _renew_forever(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            began = loop.time()
+            began = self._now()
             with contextlib.suppress(PoolUnavailable):
                 await self._turn(began)
             self._wake.set()
-            await asyncio.sleep(max(0.01, began + RENEW_SECONDS - loop.time()))
+            await asyncio.sleep(max(0.01, began + RENEW_SECONDS - self._now()))
 
     async def _turn(self, began: float) -> None:
         """As the real one: the marks are read after the lease was renewed."""
@@ -97,7 +98,7 @@ class SimWarden:
         else:
             self._custody.marked(marks)
             foreign = self._wanted and holder != ""
-            if foreign and not self._breaks and self._custody.may_take_over(_now(), self._stopped):
+            if foreign and not self._breaks and self._custody.may_take_over(self._now(), self._stopped):
                 self._custody.lost_lease()
                 self._breaks = True
 
@@ -111,15 +112,13 @@ class SimWarden:
         while True:
             seconds = self._look()
             self._wake.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._wake.wait()
+            await self._wake.wait(seconds)
 
     def _look(self) -> float:
-        custody, notes = self._custody, self._notes
+        custody, notes, now = self._custody, self._notes, self._now()
         if notes.sent is not None:
-            custody.heard(notes.sent, _now())
-        decision = custody.decide(_now())
+            custody.heard(notes.sent, now)
+        decision = custody.decide(now)
         self._wanted = decision is not Decision.kill
         match decision:
             case Decision.run:
@@ -137,9 +136,11 @@ class SimWarden:
                 notes.held, notes.why = True, f"this host was given up (fence {custody.marks.fence})"
                 self._kill()
         notes.lease_until = custody.lease_until
-        notes.marks = custody.marks._replace(killed=notes.killed)
-        notes.until = 0.0 if notes.held else custody.until
-        left = custody.until - _now()
+        if notes.marks != custody.marks or notes.killed != custody.marks.killed:
+            notes.marks = custody.marks._replace(killed=notes.killed)
+        until = custody.until
+        notes.until = 0.0 if notes.held else until
+        left = until - now
         return max(0.001, min(LOOK_SECONDS, left)) if decision is Decision.run else HELD_SECONDS
 
     def _kill(self) -> None:

@@ -21,6 +21,8 @@ from gureum.resources.volume import shared
 from gureum.sim.guests import Guests
 from gureum.sim.ledger import Ledger
 from gureum.sim.networks import NetworkCalls
+from gureum.sim.operators import CALLS, Operator
+from gureum.sim.operators import EXPECTED as EXPECTED_OF_OPERATORS
 from gureum.sim.world import CLOUD, SAN, World
 
 INSTANCES_MAX = 12
@@ -80,7 +82,12 @@ EXPECTED_OF_SHARED = frozenset(
         "ResourceNotFoundException",
     }
 )
-OF_FLEET = ("MoveVolume", "CancelVolumeMove", "MigrateInstance", "CancelInstanceMigration", "ResizeInstance")
+OF_FLEET = frozenset(
+    {
+        *("MoveVolume", "CancelVolumeMove", "MigrateInstance", "CancelInstanceMigration", "ResizeInstance"),
+        *CALLS,
+    }
+)
 MIGRATING_SHARE = 0.45
 """Of the calls, in runs with migrations."""
 RESIZING_SHARE = 0.3
@@ -89,6 +96,8 @@ EXPECTED_OF_SEVERAL = frozenset({"AttachmentLimitExceeded", "MissingParameter"})
 SEVERAL_SHARE = 0.45
 """Of the calls, in runs with volumes that several instances have."""
 SEVERAL_VOLUMES_MAX = 4
+OPERATED_SHARE = 0.3
+"""Of the calls, in runs with an operator."""
 NETWORK_SHARE = 0.6
 """Of the calls, in runs with networks."""
 
@@ -104,8 +113,10 @@ class Workload:
         networks: bool = False,
         several: bool = False,
         migrating: bool = False,
+        operated: bool = False,
     ) -> None:
         self.world = world
+        self.operator = Operator(world) if operated else None
         self.guests = guests
         self.ledger = ledger
         self.networks = NetworkCalls(world) if networks else None
@@ -118,6 +129,8 @@ class Workload:
             self._expected |= EXPECTED_OF_SHARED
         if several:
             self._expected |= EXPECTED_OF_SEVERAL
+        if operated:
+            self._expected |= EXPECTED_OF_OPERATORS
         self.answers: Counter[str] = Counter()
 
     async def step(self) -> None:
@@ -144,6 +157,8 @@ class Workload:
             return await self.networks.choose()
         if self.several and rng.random() < SEVERAL_SHARE:
             return await self._several()
+        if self.operator is not None and rng.random() < OPERATED_SHARE:
+            return await self.operator.choose()
         if self.migrating and rng.random() < MIGRATING_SHARE:
             return await self._migrate()
         makers = (

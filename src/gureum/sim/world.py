@@ -39,7 +39,9 @@ from gureum.services.operation import Caller, Cloud
 from gureum.sim.demands import Demands, SimGauge
 from gureum.sim.hooks import HookError, SimHook
 from gureum.sim.link import Weather, pair
+from gureum.sim.powers import SimSwitch
 from gureum.sim.process import Crash, CrashPoints, Process
+from gureum.sim.size_invariants import Last
 from gureum.sim.store import open_store
 from gureum.sim.wardens import Notes, SimWarden, SimWatched, leases
 from gureum.transport.link import Link
@@ -159,6 +161,11 @@ class SimHost:
         self.resumed = -RESUMED_SECONDS
         """When it went on, on the event loop's clock."""
         self.uplink_down = False
+        self.booting: asyncio.TimerHandle | None = None
+        """While it was switched on and its agent does not start yet."""
+        self.switch_broken = self.switch_late = self.hangs_at_boot = False
+        self.off_later: asyncio.TimerHandle | None = None
+        """While its fence agent has failed, and what it asked for is yet to come."""
         self.deaf = self.mute = False
         """Nothing from the manager arrives here, or nothing from here there."""
 
@@ -283,6 +290,8 @@ class World:
         self.roads = FakeRoads()
         self.points = CrashPoints(self.random)
         self.demands = Demands()
+        self.autosized: dict[str, Last] = {}
+        """By instance, what ``size_invariants`` saw of it last."""
         """How busy guests are."""
         self.skew_seconds = 0.0
         """How far the wall clock is from where it should be."""
@@ -320,6 +329,8 @@ class World:
         self._services: dict[asyncio.Task[None], None] = {}
         self._seats: list[asyncio.Task[None]] = []
         self.dispatcher: Dispatcher | None = None
+        self.judged = 0
+        """The store's revision at which its records alone were found right."""
         self.failure: BaseException | None = None
         """What ended a process that should not have ended."""
 
@@ -383,6 +394,7 @@ class World:
         await self.manager_power.wait()
         process_log.info("manager starts")
         self.manager = Manager(env, self.cloud, self.store)
+        self.manager.power.switch = SimSwitch(self)
         self.manager.upgrades.hook = SimHook(self.hook_error, self._power_cycle)
         self.dispatcher = Dispatcher(env, self.cloud, self.store, self.manager)
         await self.manager.run()

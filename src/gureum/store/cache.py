@@ -1,10 +1,11 @@
-"""Decoded records, the most recently used ones."""
+"""Decoded records, the most recently used ones; and what else is remembered of a store."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
 from gureum.resources.record import Record
+from gureum.store.finds import Finds
 from gureum.store.tally import Tallies
 
 RECORDS_MAX = 8192
@@ -25,6 +26,7 @@ class RecordCache:
         self._records_max = records_max
         self._bytes_max = body_bytes_max
         self._bytes = 0
+        self.finds = Finds()
         self.tallies = Tallies()
 
     def __len__(self) -> int:

@@ -5,6 +5,7 @@ JSON rather than a denser form: an operator can read the store with any SQL shel
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
@@ -58,7 +59,7 @@ def entries(record: Record) -> set[tuple[str, str]]:
     return pairs
 
 
-def text_array(values: list[str]) -> str:
+def text_array(values: Sequence[str]) -> str:
     """A JSON array, for SQL parameters that are lists."""
     return _encode(values).decode()
 
@@ -68,6 +69,8 @@ def storable(value: str) -> bool:
 
     What is not storable is equal to nothing in the store, so a search for it finds nothing.
     """
+    if value.isascii():
+        return "\0" not in value
     try:
         return b"\0" not in value.encode()
     except UnicodeEncodeError:

@@ -14,7 +14,7 @@ class Condition(NamedTuple):
     """``field`` has one of ``values``."""
 
     field: str
-    values: list[str]
+    values: tuple[str, ...]
 
     def admits(self, record: Record) -> bool:
         """As ``codec.entries`` has the field."""
@@ -30,15 +30,15 @@ class Search:
     def __init__(self, kind: type[Record], index: Mapping[str, str | Collection[str]]) -> None:
         self.kind = kind.kind
         self.conditions: list[Condition] = []
+        self.hopeless = False
+        """A condition has no value."""
         for field, wanted in index.items():
             if field not in kind.indexes:
                 raise StoreError(f"{kind.kind} has no index on {field!r}")
             values = {str(wanted)} if isinstance(wanted, str) else {str(value) for value in wanted}
-            self.conditions.append(Condition(field, sorted(filter(codec.storable, values))))
-
-    @property
-    def hopeless(self) -> bool:
-        return any(not condition.values for condition in self.conditions)
+            sought = tuple(sorted(filter(codec.storable, values)))
+            self.conditions.append(Condition(field, sought))
+            self.hopeless = self.hopeless or not sought
 
     def matches(self, record: Record) -> bool:
         return all(condition.admits(record) for condition in self.conditions)

@@ -76,6 +76,14 @@ async def bounded(work: Awaitable[T]) -> T:
         raise
 
 
+async def one_of(places: asyncio.Semaphore, what: str) -> None:
+    """Take a place. Mostly there is one, and nothing to wait for."""
+    if places.locked():
+        await patiently(places.acquire, what)
+    else:
+        await places.acquire()
+
+
 async def patiently(acquire: Callable[[], Awaitable[object]], what: str) -> None:
     try:
         async with asyncio.timeout(WAIT_SECONDS_MAX):

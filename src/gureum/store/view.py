@@ -115,13 +115,7 @@ class View(ABC):
         start = after or ""
         # Of what SQL finds, the overlay may hide as many as it has.
         sql_limit = -1 if limit is None else limit + len(changed)
-        if search.conditions:
-            ids = await self._ids(search, start, sql_limit)
-            records = await self._load(kind.kind, [id for id in ids if id not in changed])
-        else:
-            records = [
-                record async for record in self._scan(search, start, sql_limit) if record.id not in changed
-            ]
+        records = await self._found(search, start, sql_limit, changed)
         if changed:
             records += [
                 record
@@ -130,6 +124,22 @@ class View(ABC):
             ]
             records.sort(key=_id)
         return cast("list[R]", records if limit is None else records[:limit])
+
+    async def _found(self, search: Search, after: str, limit: int, but: Collection[str]) -> list[Record]:
+        """Those of the first ``limit`` (-1: all) in the snapshot that are not among ``but``, in order."""
+        finds, known = self._cache.finds, self._revision <= self._horizon.revision
+        question = (search.kind, tuple(search.conditions), after, limit)
+        ids = finds.get(question, self._revision) if known else None
+        if ids is None and not search.conditions:
+            records = [record async for record in self._scan(search, after, limit)]
+            if known:
+                finds.put(question, self._revision, [record.id for record in records])
+            return [record for record in records if record.id not in but]
+        if ids is None:
+            ids = await self._ids(search, after, limit)
+            if known:
+                finds.put(question, self._revision, ids)
+        return await self._load(search.kind, [id for id in ids if id not in but] if but else ids)
 
     async def count(self, kind: type[R], **index: str | Collection[str]) -> int:
         self._check_open()
@@ -173,7 +183,7 @@ class View(ABC):
             limit = limit - size if limit > 0 else limit
             await self._rest()
 
-    async def _load(self, kind: str, ids: list[str]) -> list[Record]:
+    async def _load(self, kind: str, ids: Sequence[str]) -> list[Record]:
         """The snapshot's records of these ids (in order, each once), whatever the overlay says."""
         found: dict[str, Record | None] = {id: self._cached(kind, id) for id in ids}
         missing = [id for id, record in found.items() if record is None]
@@ -288,6 +298,14 @@ def remember(cache: RecordCache, writes: Writes) -> None:
             cache.drop(kind, id)
         else:
             cache.put(write.after, len(write.body))
+        if _found_otherwise(write.before, write.after):
+            cache.finds.changed(kind, write.revision)
+
+
+def _found_otherwise(before: Record | None, after: Record | None) -> bool:
+    if before is None or after is None:
+        return True
+    return any(getattr(before, field) != getattr(after, field) for field in after.indexes)
 
 
 def _conflict(record: Record, current: Record | None) -> Conflict:

@@ -1,15 +1,16 @@
 """The cloud's own certificate authority: who may be a host of it, and who is its manager.
 
-    ca.pem, ca.key              the authority
-    manager.pem, manager.key    the manager's certificate
+    ca.pem, ca.key              the authority, the same on all machines that have managers
+    manager.pem, manager.key    the certificate of this machine's managers
 
-Whoever has ca.key can become any host. It is used by the manager alone, when a host joins or renews its
-certificate. This module needs the cryptography package, and is imported only then.
+Whoever has ca.key can become any host, and manager. It is used by the manager alone, when a host joins or
+renews its certificate. This module needs the cryptography package, and is imported only then.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -22,13 +23,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from gureum.errors import TransportError
 from gureum.files import make_directories, write_atomically
-from gureum.transport.tls import AUTHORITY, MANAGER_CERTIFICATE, MANAGER_KEY, MANAGER_NAME
+from gureum.transport.tls import AUTHORITY, AUTHORITY_KEY, MANAGER_CERTIFICATE, MANAGER_KEY, MANAGER_NAME
 
-AUTHORITY_KEY = "ca.key"
 AUTHORITY_DAYS = 20 * 365
 MANAGER_DAYS = 10 * 365
 MANAGER_RENEW_DAYS = 365
 HOST_DAYS = 30
+MANAGER_PURPOSES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+"""A manager also asks another one: for images."""
 SKEW = timedelta(hours=1)
 """Clocks of other machines may be behind."""
 
@@ -58,7 +60,7 @@ def ensure(directory: Path, cloud: str, now: float) -> None:
         )
         write_atomically(directory / AUTHORITY_KEY, private_pem(key))
         write_atomically(directory / AUTHORITY, _pem(certificate), mode=0o600)
-    if _days_left(directory / MANAGER_CERTIFICATE, today) < MANAGER_RENEW_DAYS:
+    if not _is_good(directory / MANAGER_CERTIFICATE, today):
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = _signed(
             directory,
@@ -66,18 +68,22 @@ def ensure(directory: Path, cloud: str, now: float) -> None:
             key.public_key(),
             today,
             MANAGER_DAYS,
-            ExtendedKeyUsageOID.SERVER_AUTH,
+            MANAGER_PURPOSES,
             x509.SubjectAlternativeName([x509.DNSName(MANAGER_NAME)]),
         )
         write_atomically(directory / MANAGER_KEY, private_pem(key))
         write_atomically(directory / MANAGER_CERTIFICATE, _pem(certificate))
 
 
-def _days_left(path: Path, today: datetime) -> int:
+def _is_good(path: Path, today: datetime) -> bool:
+    """For another year, and for all that a manager needs one for."""
     try:
-        return (x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc - today).days
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
     except (FileNotFoundError, ValueError):
-        return 0
+        return False
+    purposes = set(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+    left = certificate.not_valid_after_utc - today
+    return left.days >= MANAGER_RENEW_DAYS and purposes.issuperset(MANAGER_PURPOSES)
 
 
 def issue(directory: Path, host: str, request: bytes, now: float, days: float = HOST_DAYS) -> Issued:
@@ -95,7 +101,7 @@ def issue(directory: Path, host: str, request: bytes, now: float, days: float = 
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise TransportError("the request for a certificate is for another kind of key than P-256")
     today = datetime.fromtimestamp(now, UTC)
-    certificate = _signed(directory, host, key, today, days, ExtendedKeyUsageOID.CLIENT_AUTH)
+    certificate = _signed(directory, host, key, today, days, (ExtendedKeyUsageOID.CLIENT_AUTH,))
     return Issued(
         _pem(certificate), f"{certificate.serial_number:x}", certificate.not_valid_after_utc.timestamp()
     )
@@ -120,7 +126,7 @@ def _signed(
     key: ec.EllipticCurvePublicKey,
     today: datetime,
     days: float,
-    purpose: x509.ObjectIdentifier,
+    purposes: Sequence[x509.ObjectIdentifier],
     *more: x509.SubjectAlternativeName,
 ) -> x509.Certificate:
     authority = x509.load_pem_x509_certificate((directory / AUTHORITY).read_bytes())
@@ -131,7 +137,7 @@ def _signed(
         _builder(_name(name), authority.subject, key, today, days)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False
         )

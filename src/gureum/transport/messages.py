@@ -14,6 +14,9 @@ BLOCK_BYTES = 512 * 1024
 """Of a block of a snapshot, as the EBS direct APIs have them."""
 
 
+OF_NO_REPORT = 0
+
+
 class BlockUse(NamedTuple):
     """Block ``at`` of a snapshot. ``before``: the other snapshot has data there; ``here``: this one has."""
 
@@ -65,6 +68,7 @@ class Word(msgspec.Struct, frozen=True, tag="word"):
     """The manager has the report of this number on this link, and does not hold the host for lost.
 
     A host without its lease runs machines on that word alone, for a while that begins with the report.
+    OF_NO_REPORT: it only is there.
     """
 
     sequence: int
@@ -159,10 +163,35 @@ class Joined(msgspec.Struct, frozen=True, kw_only=True, tag="joined"):
     storage: Storage | None = None
 
 
+class JoinManager(msgspec.Struct, frozen=True, kw_only=True, tag="join-manager"):
+    """From a machine that wants to have a manager. ``secret``: of its token; else as in ManagerMachine."""
+
+    secret: bytes
+    name: str
+    agents: str
+    endpoint: str
+
+
+class ManagerJoined(msgspec.Struct, frozen=True, kw_only=True, tag="manager-joined"):
+    """All that managers of a cloud have in common and that is not in their store: with it one can be the
+    cloud. ``config``: fields of CloudConfig. ``storage``, ``types``: as in SanSettings, None for local disks.
+    """
+
+    config: dict[str, str | int | bool]
+    authority: bytes
+    authority_key: bytes
+    master_key: bytes
+    storage: Storage | None = None
+    types: dict[str, str] = {}
+
+
 class Renew(msgspec.Struct, frozen=True, tag="renew"):
-    """From a host whose certificate comes to its end; answered by Renewed."""
+    """From a host whose certificate comes to its end; answered by Renewed. ``host``: one of the manager's own
+    machine, by the socket there, for its first one.
+    """
 
     request: bytes
+    host: str = ""
 
 
 class Renewed(msgspec.Struct, frozen=True, kw_only=True, tag="renewed"):
@@ -213,6 +242,8 @@ Message = (
     | Authority
     | Join
     | Joined
+    | JoinManager
+    | ManagerJoined
     | Renew
     | Renewed
     | Fetch

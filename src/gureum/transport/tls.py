@@ -40,6 +40,7 @@ UNPROVEN_MAX = 512
 UNPROVEN_PER_ADDRESS_MAX = 64
 
 AUTHORITY = "ca.pem"
+AUTHORITY_KEY = "ca.key"
 MANAGER_CERTIFICATE = "manager.pem"
 MANAGER_KEY = "manager.key"
 
@@ -136,7 +137,7 @@ async def connect(address: Address, context: ssl.SSLContext) -> StreamLink:
             )
     except ssl.SSLCertVerificationError as error:
         raise TransportError(f"{address} is not the manager of this cloud: {error.verify_message}") from error
-    except (OSError, TimeoutError) as error:
+    except (OSError, TimeoutError, UnicodeError) as error:  # the last of a name that cannot be one
         raise TransportError(f"no manager at {address}: {error or 'no answer'}") from error
     _notice_silence(writer)
     return StreamLink(reader, writer)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from collections.abc import Callable
 
 from gureum.errors import ConfigError
 
@@ -32,6 +33,13 @@ def read(text: str) -> tuple[str, bytes]:
     if prefix != PREFIX or len(fingerprint) != FINGERPRINT_BYTES or len(secret) != SECRET_BYTES:
         raise ConfigError("that is no token: copy the whole line that `gureum host token` printed")
     return fingerprint.hex(), secret
+
+
+def manager_seal(sign: Callable[[bytes], bytes], id: str, expires: float) -> str:
+    """What only who has the cloud's master key can say (``sign``, of its KeyStore): that a token is one for a
+    machine with managers, until ``expires`` (Unix time, whole seconds).
+    """
+    return sign(f"manager token {id} {int(expires)}".encode()).hex()
 
 
 def identify(secret: bytes) -> str:

@@ -17,6 +17,7 @@ import struct
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -221,6 +222,16 @@ def _reaches(address: str, port: int) -> bool:
 
 def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def until(look: Callable[[], bool], seconds: float = 60) -> bool:
+    """Whether it comes true in time."""
+    end = time.monotonic() + seconds
+    while not look():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 class Rig:

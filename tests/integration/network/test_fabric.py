@@ -16,13 +16,13 @@ from gureum.network import namespaces
 from gureum.network.fabric import HOSTS_MAX, UPLINK, Fabric
 from gureum.network.links import read_json
 
-pytestmark = pytest.mark.root
+from .conftest import INDEX
 
-INDEX = 48
+pytestmark = pytest.mark.root
 
 
 @pytest.fixture
-def fabric(tmp_path: Path) -> Iterator[Fabric]:
+def fabric(host: None, tmp_path: Path) -> Iterator[Fabric]:
     made = Fabric(INDEX, f"198.18.{4 * INDEX}.0/22", tmp_path / "lock")
     assert leftovers() == []
     yield made
@@ -136,11 +136,9 @@ def test_public_addresses_lead_to_the_hosts(fabric: Fabric) -> None:
     assert done.returncode == 0
 
 
-def test_ipv6_networks_lead_to_the_hosts(tmp_path: Path) -> None:
+def test_ipv6_networks_lead_to_the_hosts(host: None, tmp_path: Path) -> None:
     """As public addresses do, and not past them."""
     networks = ("fd99:1::/32", "2001:db8:7::/48")
-    forwarding = Path("/proc/sys/net/ipv6/conf/all/forwarding")
-    before = forwarding.read_text()
     found = Fabric(INDEX, f"198.18.{4 * INDEX}.0/22", tmp_path / "lock", networks, networks[1])
     try:
         for host in range(2):
@@ -166,7 +164,6 @@ def test_ipv6_networks_lead_to_the_hosts(tmp_path: Path) -> None:
         assert networks[1] not in led
     finally:
         found.remove()
-        forwarding.write_text(before)
     assert leftovers() == []
 
 

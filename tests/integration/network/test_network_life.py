@@ -118,7 +118,7 @@ async def test_resolver(rig: Rig) -> None:
         assert await rig.call(_lookup, a, "ip-172-31-0-6.ec2.internal", "172.31.0.2") == "172.31.0.6"
     finally:
         upstream.terminate()
-        upstream.wait(5)
+        upstream.wait(60)
 
 
 def _lookup(guest, name: str, server: str) -> str:

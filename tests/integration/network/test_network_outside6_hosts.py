@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import subprocess
 
 import msgspec
 import pytest
 
 from gureum.hostspec import GroupSpec, NetworkSpec, PortSpec, RouteTableSpec, RuleSpec, SubnetSpec
 from gureum.network.namespaces import visit
+from gureum.network.silence import Silence
 
 from .conftest import ALL_IN, ALL_OUT, TO_INTERNET, Guest, _connect, _listen, port, run, vpc
 from .hosts import LAN, Site, configure6
@@ -98,6 +101,46 @@ async def test_addresses_are_found_on_their_hosts_and_move_with_their_flows(lan:
         again = lan.lan(lambda: _connect(two.ipv6[0], 81, 2))
         assert again is not None
         again.close()
+
+
+async def test_a_host_of_which_only_the_kernel_lives_answers_no_neighbour_discovery(lan: Six) -> None:
+    """But for its own addresses."""
+    run("ip", "-n", LAN, "-6", "route", "add", CLOUD6, "dev", "lan")
+    host, one = lan.hosts[0], lan.place(six(5), 1)
+    await lan.apply()
+    inside = await lan.guest(one)
+    configure6(inside)
+
+    def found(address: str) -> bool:
+        run("ip", "-n", LAN, "neighbour", "flush", "dev", "lan")
+        return lan.lan(lambda: _ping(address))
+
+    with visit(inside.namespace, lambda: _listen(81, address="::")):
+        silence = Silence(host.network._names.place("uplink"))
+        host.here(lambda: silence.lift(60))
+        assert any(found(one.ipv6[0]) for _ in range(TRIES))
+        host.here(lambda: silence.lift(0.5))
+        async with asyncio.timeout(60):
+            while not host.here(silence.kept):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        run("ip", "-n", LAN, "neighbour", "flush", "dev", "lan")
+        lan.lan(lambda: _ping(one.ipv6[0]))
+        assert "lladdr" not in neighbour(one.ipv6[0])
+        assert found("2001:db8:0:1::1")
+        assert "lladdr" in neighbour("2001:db8:0:1::1")
+        host.here(lambda: silence.lift(60))
+        assert any(found(one.ipv6[0]) for _ in range(TRIES))
+
+
+def _ping(address: str) -> bool:
+    return not subprocess.run(
+        ["ping", "-6", "-c1", "-W2", address], capture_output=True, check=False
+    ).returncode
+
+
+def neighbour(address: str) -> str:
+    """What the router has learned of it."""
+    return run("ip", "-n", LAN, "neighbour", "show", address, "dev", "lan").stdout
 
 
 async def test_hosts_are_safe_from_guests_of_others(lan: Six) -> None:

@@ -6,8 +6,6 @@ import json
 import socket
 import struct
 import subprocess
-import time
-from collections.abc import Callable
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from gureum.hostspec import (
 from gureum.network import dns
 from gureum.network.namespaces import visit
 
-from .conftest import ALL_IN, ALL_OUT, CLOSED, INDEX, Guest, Rig, port, run, spec, vpc
+from .conftest import ALL_IN, ALL_OUT, CLOSED, INDEX, Guest, Rig, port, run, spec, until, vpc
 
 pytestmark = pytest.mark.root
 
@@ -45,16 +43,6 @@ NAMESPACE = f"gm{INDEX}-1"
 
 def told(options: DhcpSpec, mtu: int) -> NetworkSpec:
     return spec(port(5), mtu=mtu, vpcs=(vpc(dhcp=options),))
-
-
-def until(look: Callable[[], bool], seconds: float = 10) -> bool:
-    """Whether it comes true in time."""
-    end = time.monotonic() + seconds
-    while not look():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 class Client:
@@ -89,7 +77,7 @@ class Client:
 
     def close(self) -> None:
         self.process.terminate()
-        self.process.wait(5)
+        self.process.wait(60)
 
 
 async def test_dhcp_options_reach_guests_that_renew(rig: Rig, tmp_path: Path) -> None:
@@ -367,7 +355,7 @@ async def test_somebody_elses_client(rig: Rig) -> None:
         assert [router["gateway"] for router in routers(guest)] == ["fe80::1"]
     finally:
         client.terminate()
-        client.wait(5)
+        client.wait(60)
 
 
 async def test_subnet_that_is_given_ipv6_later(rig: Rig) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 
 import msgspec
 import pytest
 
 from gureum.hostspec import PortKind, PortSpec, RouteKind, RouteSpec, RouteTableSpec, SubnetSpec
-from gureum.network.namespaces import visit, write_sysctl
+from gureum.network.namespaces import visit
 from gureum.network.silence import Silence
 
-from .conftest import Guest, _connect, _listen, port, run, vpc
+from .conftest import INDEX, Guest, _connect, _listen, port, run, vpc
 from .hosts import LAN, Host, Site
 
 pytestmark = pytest.mark.root
@@ -43,7 +45,7 @@ async def test_a_silent_host_takes_no_address_from_the_one_that_has_it_now(site:
     await site.apply()
     with (await site.guest(one)).listen(80):
         assert reached(site, one)
-        assert old.here(lambda: silence(old).keep(False)) is False
+        old.here(lambda: silence(old).keep())
         assert not reached(site, one)
         assert run("ip", "netns", "exec", LAN, "ping", "-c1", "-W2", old.address)
         # Its agent, that knows no better yet, builds its network anew.
@@ -51,9 +53,9 @@ async def test_a_silent_host_takes_no_address_from_the_one_that_has_it_now(site:
         old.start()
         await old.network.apply(site.spec(1))
         assert not reached(site, one)
-        old.here(lambda: silence(old).end(False))
+        old.here(lambda: silence(old).end())
         assert reached(site, one)
-    old.here(lambda: silence(old).keep(False))
+    old.here(lambda: silence(old).keep())
     site.ports[one.id] = (one, 2)
     site.guests[0].unplug()
     await site.apply(2, 3)
@@ -70,15 +72,15 @@ async def test_a_host_of_which_only_the_kernel_lives_is_silent_by_itself(site: S
     site.place(port(6), 1)
     await site.apply()
     with (await site.guest(one)).listen(80):
-        host.here(lambda: silence(host).lift(False, 60))
+        host.here(lambda: silence(host).lift(60))
         assert not host.here(lambda: silence(host).kept())
         assert reached(site, one)
-        host.here(lambda: silence(host).lift(False, 0.5))
+        host.here(lambda: silence(host).lift(0.5))
         async with asyncio.timeout(30):
             while not host.here(lambda: silence(host).kept()):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert not reached(site, one)
-        host.here(lambda: silence(host).lift(False, 60))
+        host.here(lambda: silence(host).lift(60))
         assert reached(site, one)
 
 
@@ -89,17 +91,17 @@ async def test_filters_are_of_the_place_that_is_asked_for(site: Site) -> None:
 
     def work() -> None:
         place = host.network._names.place("uplink")
-        Silence(place._replace(uplink="before", public="10.9.0.0/16")).keep(False)
-        Silence(place).keep(False)
+        Silence(place._replace(uplink="before", public="10.9.0.0/16")).keep()
+        Silence(place).keep()
         rules = run("nft", "list", "ruleset").stdout
         assert '"before"' not in rules
         assert "10.9." not in rules
-        Silence(place).leave(False)  # there are devices of the cloud
+        Silence(place).leave()  # there are devices of the cloud
         assert Silence(place).kept()
-        Silence(place._replace(devices="none-")).leave(False)
+        Silence(place._replace(devices="none-")).leave()
         assert not Silence(place).kept()
-        Silence(place).keep(False)
-        Silence(place._replace(uplink="")).lift(False, 60)  # an only host, now
+        Silence(place).keep()
+        Silence(place._replace(uplink="")).lift(60)  # an only host, now
         assert place.table not in run("nft", "list", "ruleset").stdout
 
     host.here(work)
@@ -133,37 +135,63 @@ async def test_a_silent_hosts_gateway_sends_nothing_on(site: Site) -> None:
     guest, old = await site.guest(port(6)), site.hosts[0]
     with site.lan(lambda: _listen(81)):
         assert gets_out(guest)
-        old.here(lambda: silence(old).keep(False))
+        old.here(lambda: silence(old).keep())
         assert not gets_out(guest)
-        old.here(lambda: silence(old).end(False))
+        old.here(lambda: silence(old).end())
         assert gets_out(guest)
 
 
-async def test_what_it_was_is_remembered_and_what_is_missing_made_again(site: Site) -> None:
+async def test_what_is_missing_is_made_again(site: Site) -> None:
     host = site.hosts[0]
     await site.apply()
-    proxy = "ipv6/conf/uplink/proxy_ndp"
 
     def work() -> None:
         kept = silence(host)
         assert not kept.kept()
-        kept.end(False)  # nothing to do
-        write_sysctl(proxy, "1")
-        assert kept.keep(False) is True
-        assert kept.keep(True) is True
-        assert run("sysctl", "-n", f"net.{proxy.replace('/', '.')}").stdout.strip() == "0"
+        kept.end()  # nothing to do
+        kept.keep()
         assert kept.kept()
         run("nft", "flush", "ruleset")
         assert not kept.kept()
-        kept.keep(True)
+        kept.keep()
         assert kept.kept()
         assert run("nft", "list", "ruleset").stdout.count(" drop") == 3
-        kept.lift(False, 60)
+        run("ip", "-6", "route", "add", "fd00:1::/56", "dev", "uplink", "metric", str(26000 + INDEX))
+        kept.keep()
+        assert run("nft", "list", "ruleset").stdout.count(" drop") == 4
+        kept.lift(60)
         assert not kept.kept()
-        kept.keep(True)
+        kept.keep()
         assert kept.kept()
-        kept.end(True)
-        assert run("sysctl", "-n", f"net.{proxy.replace('/', '.')}").stdout.strip() == "1"
+        kept.end()
         assert not kept.kept()
 
     host.here(work)
+
+
+async def test_an_address_that_came_while_a_host_was_silent_is_announced_after_that(site: Site) -> None:
+    host, one = site.hosts[0], port(5, public=True)
+    await site.apply()
+    host.here(lambda: silence(host).keep())
+    said = site.lan(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)))
+    with said:
+        said.bind(("lan", 0x0806))
+        said.setblocking(False)
+        site.place(one, 1)
+        await site.apply()
+        await asyncio.sleep(1.5)
+        assert not announced(said, one.public_ip)
+        host.here(lambda: silence(host).lift(60))
+        async with asyncio.timeout(60):
+            while not announced(said, one.public_ip):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert not host.network._edge.unsaid
+
+
+def announced(said: socket.socket, address: str) -> bool:
+    """Whether somebody has told of itself at the address since the last look (by ARP)."""
+    found = False
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            found |= said.recv(100)[28:32] == socket.inet_aton(address)
+    return found

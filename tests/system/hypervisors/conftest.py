@@ -26,8 +26,8 @@ from .pair import Pair
 
 
 @pytest.fixture(scope="session")
-def guest_files(pytestconfig: pytest.Config) -> guest.GuestFiles:
-    return guest.build(Path(pytestconfig.cache.mkdir(f"guest-{guest.RECIPE}")))
+def guest_files(kept: Path) -> guest.GuestFiles:
+    return guest.build(kept / f"guest-{guest.RECIPE}")
 
 
 @pytest.fixture
@@ -88,24 +88,9 @@ def with_child_reaped(pid: int) -> None:
             os.close(fd)
 
 
-@pytest.fixture(scope="session")
-def storage() -> Iterator[CephCluster]:
-    """A storage cluster; each test leaves it as it was."""
-    cluster = CephCluster()
-    try:
-        cluster.bring_up()
-        yield cluster
-    finally:
-        cluster.close()
-
-
 @pytest.fixture
-def images(storage: CephCluster) -> Images:
-    for name in storage.daemons:
-        if storage.runs(name):
-            storage.resume(name)
-    storage.bring_up()
-    return Images(storage.settings)
+def images(ceph: CephCluster) -> Images:
+    return Images(ceph.settings)
 
 
 @pytest.fixture

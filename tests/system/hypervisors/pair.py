@@ -108,30 +108,32 @@ class Pair:
 
 WRITER = """
 ( n=0; while :; do n=$((n+1)); dd if=/dev/urandom of=/block bs=64k count=1
-  dd if=/block of=/dev/vda bs=64k seek=$((n % 64)) conv=fsync || { echo failed >/failed; exit; }
+  dd if=/block of={place} bs=64k seek=$((n % 64)) conv=fsync,notrunc || { echo failed >/failed; exit; }
   md5sum </block >/sum.$((n % 64)); echo $n >/count; done ) 2>/dev/null & echo $! >/writer
 """
-"""A block of noise after the other, each in its place on the first disk when its digest is known."""
+"""A block of noise after the other, each in its place when its digest is known."""
+
+FIRST_DISK = "/dev/vda"
 
 CHECK = """
 kill $(cat /writer); sleep 1; [ ! -e /failed ] && echo 3 >/proc/sys/vm/drop_caches
 for i in $(seq 0 63); do
   [ -e /sum.$i ] && [ $i != $((($(cat /count) + 1) % 64)) ] || continue
-  is=$(dd if=/dev/vda bs=64k skip=$i count=1 2>/dev/null | md5sum)
+  is=$(dd if={place} bs=64k skip=$i count=1 2>/dev/null | md5sum)
   [ "$is" = "$(cat /sum.$i)" ] || { echo block $i; false; break; }
 done
 """
 
 
-async def start_writes(pair: Pair) -> None:
+async def start_writes(pair: Pair, place: str = FIRST_DISK) -> None:
     async with shell(pair.source, ID) as console:
-        await console.run(WRITER.strip())
+        await console.run(WRITER.strip().replace("{place}", place))
 
 
-async def check_writes(pair: Pair) -> None:
-    """The guest still writes, and all that it wrote since it began is on its disk."""
+async def check_writes(pair: Pair, place: str = FIRST_DISK) -> None:
+    """The guest still writes, and all that it wrote since it began is there."""
     async with shell(pair.source, ID) as console:
         before = int(await console.run("cat /count"))
         await console.run("sleep 2")
         assert int(await console.run("cat /count")) > before
-        await console.run(CHECK.strip(), seconds=60)
+        await console.run(CHECK.strip().replace("{place}", place))

@@ -193,7 +193,7 @@ async def test_disks(house: House, tmp_path: Path) -> None:
         lambda id: gone.set() if house.hypervisor.machines()[id].disks == (volume(0),) else None
     )
     await house.hypervisor.detach_disk(ID, volume(1))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await gone.wait()
     await house.hypervisor.detach_disk(ID, volume(1))
     source = FileDisk(layers=(overlay, *source.layers))
@@ -217,7 +217,7 @@ async def test_interfaces(house: House, nic: Callable[[int], Nic]) -> None:
         lambda id: gone.set() if house.hypervisor.machines()[id].nics == (first,) else None
     )
     await house.hypervisor.detach_nic(ID, second)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await gone.wait()
     await house.hypervisor.detach_nic(ID, second)
     await house.hypervisor.attach_nic(ID, nic(1))
@@ -247,7 +247,7 @@ async def test_disk_moves(house: House, tmp_path: Path) -> None:
     await house.hypervisor.start(bare(ID, disk(0, source)))
 
     async def ready() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not house.hypervisor.machines()[ID].mirrors[volume(0)].ready:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 

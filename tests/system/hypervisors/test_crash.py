@@ -25,7 +25,7 @@ from .guest import ID, MIB, GuestFiles, bare, booted, disk, linux, qcow2, raw_di
 
 pytestmark = [pytest.mark.qemu, pytest.mark.root]
 
-AGENT_SECONDS = 60.0
+AGENT_SECONDS = 120.0
 
 AGENT = """
 import asyncio, pickle, sys
@@ -38,7 +38,7 @@ async def main(run_dir, orders):
     await hypervisor.recover()
     for method, arguments in pickle.loads(bytes.fromhex(orders)):
         await getattr(hypervisor, method)(*arguments)
-    await asyncio.sleep(30)
+    await asyncio.sleep(60)
 
 asyncio.run(main(*sys.argv[1:]))
 """

@@ -52,7 +52,7 @@ async def test_attach_write_detach(
         await hypervisor.attach_disk(ID, disk(number, source))
         assert hypervisor.machines()[ID].disks == (volume(0), volume(number))
         async with shell(hypervisor, ID) as guest:
-            await guest.run("for i in 1 2 3 4 5 6 7 8 9; do [ -b /dev/vdb ] && break; sleep 1; done")
+            await guest.run("until [ -b /dev/vdb ]; do sleep 0.1; done")
             assert await guest.run("cat /sys/block/vdb/serial") == volume(number).replace("-", "")
             await guest.run("dd if=/dev/urandom of=/data bs=1M count=4 status=none")
             await guest.run("dd if=/data of=/dev/vdb bs=1M conv=fsync status=none")
@@ -150,8 +150,7 @@ async def test_resize(hypervisor: QemuHypervisor, guest_files: GuestFiles, tmp_p
         assert int(await guest.run("cat /sys/block/vda/size")) * 512 == 8 * MIB
         await hypervisor.resize_disk(ID, volume(0), 32 * MIB)
         await hypervisor.resize_disk(ID, volume(0), 32 * MIB)
-        size = f"[ $(cat /sys/block/vda/size) = {32 * MIB // 512} ]"
-        await guest.run(f"for i in 1 2 3 4 5; do {size} && break; sleep 1; done; {size}")
+        await guest.run(f"while [ $(cat /sys/block/vda/size) != {32 * MIB // 512} ]; do sleep 0.1; done")
 
 
 @pytest.fixture

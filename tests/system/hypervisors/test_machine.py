@@ -266,7 +266,7 @@ async def test_failed_start_says_why(hypervisor: QemuHypervisor, tmp_path: Path)
 
 
 async def test_ten_at_once(hypervisor: QemuHypervisor, run_dir: Path) -> None:
-    ids = [f"i-{number:017x}" for number in range(10)]
+    ids = [f"i-{number:x}{ID[3:]}" for number in range(10)]
     await asyncio.gather(*(hypervisor.start(bare(id)) for id in ids))
     assert {status.state for status in hypervisor.machines().values()} == {MachineState.running}
     assert len(marked_processes(run_dir / "machines")) == 10

@@ -125,7 +125,7 @@ async def test_source_dies(pair: Pair, config: MachineConfig, moment: Moment) ->
         pair.turn()
         # The cluster waits for the other's librbd for half a minute, which holds its lock.
         async with shell(pair.source, ID) as console:
-            await console.run("n=$(cat /count); while [ $(cat /count) -lt $((n + 3)) ]; do sleep 1; done", 60)
+            await console.run("n=$(cat /count); while [ $(cat /count) -lt $((n + 3)) ]; do sleep 1; done")
         await check_writes(pair)
     else:
         await until(lambda: pair.destination.machines()[ID].state is MachineState.crashed)

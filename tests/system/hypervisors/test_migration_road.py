@@ -113,6 +113,7 @@ async def test_who_connects_and_does_not_begin(pair: Pair, monkeypatch: pytest.M
     (await connect(outgoing.address, SECRET, outgoing.migration)).close()
     await until(lambda: pair.destination.machines()[ID].state is MachineState.crashed)
     assert pair.migration(pair.destination).phase is MigrationPhase.failed
+    monkeypatch.undo()
     await pair.move(bare(ID, generation=3))
 
 

@@ -36,7 +36,7 @@ async def mover(run_dir: Path) -> AsyncIterator[QemuHypervisor]:
 
 
 async def ready(hypervisor: QemuHypervisor) -> None:
-    await until(lambda: hypervisor.machines()[ID].mirrors[volume(0)].ready, seconds=60)
+    await until(lambda: hypervisor.machines()[ID].mirrors[volume(0)].ready)
 
 
 async def loaded(guest: Shell) -> str:

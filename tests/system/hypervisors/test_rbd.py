@@ -28,7 +28,7 @@ KEY = bytes(range(64))
 
 async def written(guest: Shell, device: str) -> str:
     """Write 4 MiB of noise to a device; the digest."""
-    await guest.run(f"for i in 1 2 3 4 5 6 7 8 9; do [ -e /dev/{device} ] && break; sleep 0.2; done")
+    await guest.run(f"until [ -e /dev/{device} ]; do sleep 0.1; done")
     await guest.run("dd if=/dev/urandom of=/data bs=1M count=4 status=none")
     await guest.run(f"dd if=/data of=/dev/{device} bs=1M conv=fsync status=none")
     return (await guest.run("sha256sum </data")).split()[0]
@@ -93,10 +93,10 @@ async def test_resized_and_discarded(
         images.rbd("resize", root.image, "--size", f"{96 * MIB}B", "--no-progress")
         await hypervisor.resize_disk(ID, volume(0), 96 * MIB)
         size = f"[ $(cat /sys/block/vda/size) = {96 * MIB // 512} ]"
-        await guest.run(f"for i in 1 2 3 4 5; do {size} && break; sleep 1; done; {size}")
+        await guest.run(f"until {size}; do sleep 0.1; done")
         await hypervisor.resize_disk(ID, volume(0), 128 * MIB)
         size = f"[ $(cat /sys/block/vda/size) = {128 * MIB // 512} ]"
-        await guest.run(f"for i in 1 2 3 4 5; do {size} && break; sleep 1; done; {size}")
+        await guest.run(f"until {size}; do sleep 0.1; done")
 
 
 async def test_taken_by_force(images: Images, hypervisor: QemuHypervisor, guest_files: GuestFiles) -> None:
@@ -167,7 +167,7 @@ async def _encrypted(
         await hypervisor.recover()
         await hypervisor.resize_disk(ID, volume(1), 24 * MIB)
         size = f"[ $(cat /sys/block/vdb/size) = {24 * MIB // 512} ]"
-        await guest.run(f"for i in 1 2 3 4 5; do {size} && break; sleep 1; done; {size}")
+        await guest.run(f"until {size}; do sleep 0.1; done")
     await hypervisor.power_off(ID)
     await hypervisor.start(linux(files, ID, root, data, generation=2))
     await booted(hypervisor, ID, times=2)

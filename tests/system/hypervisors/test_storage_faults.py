@@ -33,18 +33,18 @@ async def write(guest: Shell) -> tuple[str, asyncio.Task[str]]:
 
 
 @pytest.fixture
-def osds(storage: CephCluster) -> Iterator[list[str]]:
+def osds(ceph: CephCluster) -> Iterator[list[str]]:
     """Whatever the test does to them, they go on after it."""
-    names = [name for name in storage.daemons if name.startswith("osd.")]
+    names = [name for name in ceph.daemons if name.startswith("osd.")]
     yield names
     for name in names:
-        if storage.runs(name):
-            storage.resume(name)
+        if ceph.runs(name):
+            ceph.resume(name)
 
 
 async def test_cluster_goes_and_comes_back(
     images: Images,
-    storage: CephCluster,
+    ceph: CephCluster,
     osds: list[str],
     hypervisor: QemuHypervisor,
     guest_files: GuestFiles,
@@ -57,7 +57,7 @@ async def test_cluster_goes_and_comes_back(
     await machine.look_at_storage()
     async with shell(hypervisor, ID) as guest:
         for name in osds:
-            storage.pause(name)
+            ceph.pause(name)
         digest, writing = await write(guest)
         for _ in range(3):
             await asyncio.sleep(0.5)
@@ -69,7 +69,7 @@ async def test_cluster_goes_and_comes_back(
         await hypervisor.recover()
         assert hypervisor.machines()[ID].disks == (volume(0),)
         for name in osds:
-            storage.resume(name)
+            ceph.resume(name)
         await writing
     machine = hypervisor._machines[ID]
     for _ in range(2):
@@ -80,7 +80,7 @@ async def test_cluster_goes_and_comes_back(
 
 async def test_powered_off_without_its_cluster(
     images: Images,
-    storage: CephCluster,
+    ceph: CephCluster,
     osds: list[str],
     hypervisor: QemuHypervisor,
     guest_files: GuestFiles,
@@ -90,10 +90,10 @@ async def test_powered_off_without_its_cluster(
     await booted(hypervisor, ID)
     async with shell(hypervisor, ID) as guest:
         for name in osds:
-            storage.pause(name)
+            ceph.pause(name)
         _, writing = await write(guest)
         await asyncio.sleep(0.5)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await hypervisor.power_off(ID)
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
@@ -102,7 +102,7 @@ async def test_powered_off_without_its_cluster(
 
 
 async def test_shut_out(
-    images: Images, storage: CephCluster, hypervisor: QemuHypervisor, guest_files: GuestFiles
+    images: Images, ceph: CephCluster, hypervisor: QemuHypervisor, guest_files: GuestFiles
 ) -> None:
     """A client on the cluster's blocklist never comes back: the machine has ended."""
     root = images.create(64 * MIB)
@@ -113,18 +113,18 @@ async def test_shut_out(
         watchers = images.rbd("status", root.image, "--format", "json")
         addresses = images.watchers(watchers)
         assert len(addresses) == 1
-        storage.admin("osd blocklist", blocklistop="add", addr=addresses[0])
+        ceph.admin("osd blocklist", blocklistop="add", addr=addresses[0])
         _, writing = await write(guest)
-        await until(lambda: hypervisor.machines()[ID].state is MachineState.crashed, seconds=60)
+        await until(lambda: hypervisor.machines()[ID].state is MachineState.crashed)
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
     assert hypervisor.machines()[ID].message == messages.STORAGE_SHUT_OUT
-    storage.admin("osd blocklist", blocklistop="rm", addr=addresses[0])
+    ceph.admin("osd blocklist", blocklistop="rm", addr=addresses[0])
 
 
 async def waits(hypervisor: QemuHypervisor) -> None:
     """Until the machine is found to wait for its storage."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while hypervisor.machines()[ID].message != messages.storage_waits(volume(0)):
             await asyncio.sleep(0.3)
             await hypervisor._machines[ID].look_at_storage()
@@ -132,7 +132,7 @@ async def waits(hypervisor: QemuHypervisor) -> None:
 
 
 async def test_full(
-    images: Images, storage: CephCluster, hypervisor: QemuHypervisor, guest_files: GuestFiles
+    images: Images, ceph: CephCluster, hypervisor: QemuHypervisor, guest_files: GuestFiles
 ) -> None:
     """A full pool takes no writes, and fails none: the guest goes on when there is room again."""
     root = images.create(64 * MIB)
@@ -141,36 +141,36 @@ async def test_full(
     async with shell(hypervisor, ID) as guest:
         await guest.run("dd if=/dev/urandom of=/dev/vda bs=1M count=1 seek=8 conv=fsync status=none")
         try:
-            storage.admin("osd pool set-quota", pool=root.pool, field="max_bytes", val="1000")
-            async with asyncio.timeout(30):
-                while "POOL_FULL" not in storage.admin("status")["health"]["checks"]:  # noqa: ASYNC110
+            ceph.admin("osd pool set-quota", pool=root.pool, field="max_bytes", val="1000")
+            async with asyncio.timeout(60):
+                while "POOL_FULL" not in ceph.admin("status")["health"]["checks"]:  # noqa: ASYNC110
                     await asyncio.sleep(0.5)
             digest, writing = await write(guest)
             await waits(hypervisor)
         finally:
-            storage.admin("osd pool set-quota", pool=root.pool, field="max_bytes", val="0")
+            ceph.admin("osd pool set-quota", pool=root.pool, field="max_bytes", val="0")
         await writing
     assert hashlib.sha256(images.content(root, 4 * MIB)).hexdigest() == digest
 
 
 async def test_pool_is_deleted(
-    images: Images, storage: CephCluster, hypervisor: QemuHypervisor, guest_files: GuestFiles
+    images: Images, ceph: CephCluster, hypervisor: QemuHypervisor, guest_files: GuestFiles
 ) -> None:
     """The cluster answers with an error: the machine pauses, and says which disk and why, also to others."""
-    settings, keyring = storage.settings, storage.cluster.keyring("admin")
-    storage.admin("osd pool create", pool="other", pg_num=1)
-    storage.admin("osd pool application enable", pool="other", app="rbd")
+    settings, keyring = ceph.settings, ceph.cluster.keyring("admin")
+    ceph.admin("osd pool create", pool="other", pg_num=1)
+    ceph.admin("osd pool application enable", pool="other", app="rbd")
     elsewhere = Images(dataclasses.replace(settings, pool="other", user="admin", keyring=keyring))
     root = elsewhere.create(64 * MIB)
     await hypervisor.start(linux(guest_files, ID, disk(0, root)))
     await booted(hypervisor, ID)
     async with shell(hypervisor, ID) as guest:
         await guest.run("dd if=/dev/zero of=/dev/vda bs=1M count=1 seek=8 conv=fsync status=none")
-        storage.admin("config set", who="mon", name="mon_allow_pool_delete", value="true")
-        async with asyncio.timeout(20):
-            while "other" in str(storage.admin("osd pool ls")):
+        ceph.admin("config set", who="mon", name="mon_allow_pool_delete", value="true")
+        async with asyncio.timeout(60):
+            while "other" in str(ceph.admin("osd pool ls")):
                 with contextlib.suppress(PoolError):
-                    storage.admin(
+                    ceph.admin(
                         "osd pool delete", pool="other", pool2="other", yes_i_really_really_mean_it=True
                     )
                 await asyncio.sleep(0.5)
@@ -186,7 +186,7 @@ async def test_pool_is_deleted(
         assert hypervisor.machines()[ID].message == reason
         await hypervisor.resume(ID)
         await until(lambda: hypervisor.machines()[ID].state is MachineState.paused)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await hypervisor.power_off(ID)
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)

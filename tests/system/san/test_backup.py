@@ -27,7 +27,7 @@ from .. import realcloud
 from ..realcloud import RealCloud
 from .san_cloud import SanCloud, opened
 
-pytestmark = [pytest.mark.ceph, pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ceph, pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(600)]
 
 OSD_BYTES = 6 << 30
 BLOCKS = 100

@@ -22,7 +22,7 @@ from gureum.san.ceph.osds import is_whole
 from .ceph_cluster import INDEX, TIMEOUT_S, CephCluster, until
 from .supervised import Supervised
 
-pytestmark = [pytest.mark.root, pytest.mark.ceph, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.root, pytest.mark.ceph, pytest.mark.timeout(600)]
 
 GIB = 1 << 30
 CHANGE_SECONDS = 150.0

@@ -12,7 +12,7 @@ from .moving import check, killed_at_each_step, moved, problems
 from .san_cloud import SanCloud
 from .writer import SOME, WRITE_SECONDS, Writer
 
-pytestmark = [pytest.mark.ceph, pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ceph, pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(600)]
 
 THIN_BYTES = 512 << 20
 """Half of the root disk, most of which was never written."""

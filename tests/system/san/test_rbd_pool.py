@@ -505,7 +505,7 @@ async def killing(cluster: Cluster, chance: random.Random, work: Awaitable[objec
     return True
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(6 if "GUREUM_TEST_LONG" in os.environ else 2))
 async def test_killed_workers_leave_nothing_half_made(pool, cluster, ids, image, image_disk, seed):
     chance = random.Random(seed)

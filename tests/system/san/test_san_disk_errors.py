@@ -19,7 +19,7 @@ from .failing_disk import FailingDisk, failing_disk
 from .san_cloud import SanCloud, opened
 from .writer import SOME, WRITE_SECONDS, Writer
 
-pytestmark = [pytest.mark.ceph, pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ceph, pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(600)]
 
 OSD_BYTES = 4 << 30
 FAILS = 1

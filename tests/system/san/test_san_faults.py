@@ -17,7 +17,7 @@ from .ceph_cluster import OSD_BYTES
 from .san_cloud import SanCloud, opened
 from .writer import SOME, WRITE_SECONDS, Writer
 
-pytestmark = [pytest.mark.ceph, pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ceph, pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(600)]
 
 long = pytest.mark.skipif("GUREUM_TEST_LONG" not in os.environ, reason="takes long: set GUREUM_TEST_LONG")
 """Those without which all of these take less than three minutes."""

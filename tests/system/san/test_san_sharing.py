@@ -11,7 +11,7 @@ from gureum.images.manifest import ImageManifest
 
 from .san_cloud import SanCloud, opened
 
-pytestmark = [pytest.mark.ceph, pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ceph, pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(600)]
 
 OSD_BYTES = 4 << 30
 BLOCKS = 24

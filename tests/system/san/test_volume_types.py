@@ -20,7 +20,7 @@ from .moving import check, killed_at_each_step, move_of, moved, problems
 from .san_cloud import SanCloud, opened
 from .writer import SOME, WRITE_SECONDS, Writer
 
-pytestmark = [pytest.mark.ceph, pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ceph, pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(600)]
 
 FIRST, BULK = "gureum", "bulk"
 TYPES = {"st1": BULK, "sc1": BULK, "io1": BULK, "standard": "local"}

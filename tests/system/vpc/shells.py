@@ -13,6 +13,8 @@ from ..realcloud import OPTIONS, GuestError, RealCloud
 from .guests import PORT, Guest
 
 TRY_SECONDS = 2
+PATIENT_SECONDS = 30
+"""For what must be there: a busy machine takes its time, and who finds it does not wait."""
 STREAM_PORT = 9000
 GOING = "/tmp/going"
 """In a guest: the file that says that a command is to go on."""
@@ -67,12 +69,14 @@ class Shells:
                 self.run(guest, f"rm {GOING}")
                 running.join()
 
-    def reached(self, guest: Guest, targets: Iterable[str]) -> dict[str, tuple[str, str]]:
+    def reached(
+        self, guest: Guest, targets: Iterable[str], seconds: int = TRY_SECONDS
+    ) -> dict[str, tuple[str, str]]:
         """Of these addresses those that a page comes from: who served it, and whom it saw. All at once."""
         tries = " ".join(targets)
         answers = self.run(
             guest,
-            f"for to in {tries}; do (timeout {TRY_SECONDS} wget -q -O - http://$to:{PORT}/cgi-bin/who "
+            f"for to in {tries}; do (timeout {seconds} wget -q -O - http://$to:{PORT}/cgi-bin/who "
             '| sed "s/^/$to /") 2>/dev/null & done; wait',
         )
         found = {}
@@ -83,6 +87,10 @@ class Shells:
 
     def sees(self, guest: Guest, target: str) -> tuple[str, str] | None:
         return self.reached(guest, [target]).get(target)
+
+    def finds(self, guest: Guest, target: str) -> tuple[str, str] | None:
+        """As ``sees``, of what is there."""
+        return self.reached(guest, [target], PATIENT_SECONDS).get(target)
 
     def pings(self, guest: Guest, target: str, options: str = "") -> bool:
         """Whether one of two echo requests is answered."""

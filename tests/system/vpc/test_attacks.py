@@ -17,7 +17,7 @@ from .guests import Guest
 from .outside import ROUTER_ADDRESS
 from .world import HOSTS, World
 
-pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.timeout(600)]
 
 PORTS = (21, 22, 23, 25, 53, 67, 80, 111, 179, 443, 445, 2049, 3260, 3300, 4566, 4567, 4789, 5432, 6789, 8080)
 METADATA, RESOLVER = "169.254.169.254", "169.254.169.253"
@@ -81,7 +81,7 @@ def test_other_ethernet_address(world: World) -> None:
         # The guest asks for its neighbours anew, and gets no answer.
         assert spoofed(world, attacker) > dropped
     assert world.shells.pings(attacker, victim.private)
-    assert world.shells.sees(other, world.guests["blue-2"].private)
+    assert world.shells.finds(other, world.guests["blue-2"].private)
 
 
 def test_other_address_in_arp(world: World) -> None:
@@ -97,7 +97,7 @@ def test_other_address_in_arp(world: World) -> None:
     for path in world.cloud.namespaces():
         shown = subprocess.run(["ip", "-n", path.name, "neigh"], capture_output=True, text=True, check=True)
         assert not {STRANGER, "10.0.1.1"} & set(shown.stdout.split())
-    assert world.shells.sees(attacker, victim.private) == ("red-2", attacker.private)
+    assert world.shells.finds(attacker, victim.private) == ("red-2", attacker.private)
 
 
 def test_metadata_is_of_who_asks(world: World) -> None:

@@ -7,9 +7,10 @@ import pytest
 from ..realcloud import refused
 from .guests import PORT, allow
 from .outside import OUTSIDE_ADDRESS, ROUTER_ADDRESS, seen_from_outside
+from .shells import PATIENT_SECONDS
 from .world import World, member_of
 
-pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.timeout(600)]
 
 ANYWHERE = "0.0.0.0/0"
 
@@ -21,8 +22,8 @@ def test_the_same_addresses_in_two_vpcs(world: World) -> None:
     """Each finds its own neighbour on the other host, and nobody else's."""
     for tenant in ("red", "blue"):
         near, far = world.guests[f"{tenant}-1"], world.guests[f"{tenant}-2"]
-        assert world.shells.sees(near, far.private) == (far.name, near.private)
-        assert world.shells.sees(far, near.private) == (near.name, far.private)
+        assert world.shells.finds(near, far.private) == (far.name, near.private)
+        assert world.shells.finds(far, near.private) == (near.name, far.private)
         assert world.shells.pings(near, far.private)
 
 
@@ -36,8 +37,8 @@ def test_vpcs_reach_each_other_by_public_address_only(world: World) -> None:
 
 def test_way_out_and_in(world: World) -> None:
     red, far = world.guests["red-1"], world.guests["red-2"]
-    assert world.shells.sees(red, OUTSIDE_ADDRESS) == ("outside", ROUTER_ADDRESS)
-    assert seen_from_outside(red.public) == ("red-1", OUTSIDE_ADDRESS)
+    assert world.shells.finds(red, OUTSIDE_ADDRESS) == ("outside", ROUTER_ADDRESS)
+    assert seen_from_outside(red.public, PATIENT_SECONDS) == ("red-1", OUTSIDE_ADDRESS)
     assert world.shells.sees(far, OUTSIDE_ADDRESS) is None
 
 
@@ -58,7 +59,7 @@ def test_nat_gateway_is_the_private_subnets_way_out(world: World) -> None:
     default = {"RouteTableId": world.private_table, "DestinationCidrBlock": ANYWHERE}
     ec2.create_route(**default, NatGatewayId=id)
     world.cloud.wait("a way out", lambda: world.shells.sees(far, OUTSIDE_ADDRESS))
-    assert world.shells.reached(far, [OUTSIDE_ADDRESS, green.public]) == {
+    assert world.shells.reached(far, [OUTSIDE_ADDRESS, green.public], PATIENT_SECONDS) == {
         OUTSIDE_ADDRESS: ("outside", ROUTER_ADDRESS),
         green.public: ("green-1", address["PublicIp"]),
     }
@@ -78,7 +79,7 @@ def test_nat_gateway_is_the_private_subnets_way_out(world: World) -> None:
     ec2.delete_route(**default)
     ec2.release_address(AllocationId=address["AllocationId"])
     near = world.guests["red-1"]
-    assert world.shells.sees(near, far.private) == ("red-2", near.private)
+    assert world.shells.finds(near, far.private) == ("red-2", near.private)
 
 
 # ---- peering
@@ -107,7 +108,7 @@ def test_peering(world: World) -> None:
     assert sh.sees(near, peer.private) is None  # no way back yet
     route(green.table, red.cidr, first)
     world.cloud.wait("the peer", lambda: sh.sees(near, peer.private) == ("green-1", near.private))
-    assert sh.sees(peer, near.private) == ("red-1", peer.private)
+    assert sh.finds(peer, near.private) == ("red-1", peer.private)
     # Of red's private subnet the table has no route.
     assert sh.reached(peer, [far.private, third.private]) == {}
     route(world.private_table, green.cidr, first)

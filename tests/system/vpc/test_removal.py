@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from ..realcloud import refused
 from .kernel import kernel
 from .world import World
 
-pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.timeout(600)]
 
 
 def test_nothing_is_left_of_vpcs(world: World) -> None:
@@ -43,11 +41,5 @@ def test_nothing_is_left_of_vpcs(world: World) -> None:
         assert ec2.describe_network_acls(Filters=of_vpc)["NetworkAcls"] == []
     assert [vpc["IsDefault"] for vpc in ec2.describe_vpcs()["Vpcs"]] == [True]
     assert ec2.describe_network_interfaces()["NetworkInterfaces"] == []
-    left = set(kernel(world.cloud)) ^ set(world.before)
-    for _ in range(50):
-        if not left:
-            break
-        time.sleep(0.2)
-        left = set(kernel(world.cloud)) ^ set(world.before)
-    assert left == set()
+    wait("nothing to be left in the kernel", lambda: set(kernel(world.cloud)) == set(world.before))
     assert world.cloud.leaks() == []

@@ -4,12 +4,13 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from gureum import __version__
 from gureum.errors import TransportError
 from gureum.hostspec import HostSpec, MachineState, NetworkSpec, PortSpec, SubnetSpec, VpcSpec
-from gureum.transport.messages import Call, Hello, Reply, Report, Spec
+from gureum.transport.messages import OF_NO_REPORT, Call, Hello, Reply, Report, Spec, Word
 from gureum.transport.specs import Sender
 
 
@@ -140,11 +141,14 @@ def test_it_ends_for_the_next_one_when_it_is_asked_to(parts: Any) -> None:
     parts.on_lab(test)
 
 
-def test_an_older_spec_or_one_of_another_host_is_not_taken(parts: Any) -> None:
+def test_an_older_spec_or_one_of_another_host_is_not_taken(
+    parts: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     async def test(lab: Any) -> None:
         old = lab.spec()
         await lab.take(parts.machine(), parts.volume())
         lab.agent.take(old)
+        assert f"passed over a spec of revision {old.revision}" in caplog.text
         await asyncio.sleep(3)
         assert lab.machines.running()
         with pytest.raises(TransportError):
@@ -251,5 +255,27 @@ def test_specs_come_as_changes(parts: Any) -> None:
         await link.send(sender.message(lab.spec()))
         await asyncio.sleep(3)
         assert len(lab.links) == 2
+
+    parts.on_lab(test)
+
+
+def test_where_managers_may_lead_elsewhere_one_that_falls_silent_is_left(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        link = await connected(lab)
+        await link.send(Spec(lab.spec()))
+        await asyncio.sleep(60)
+        assert lab.links == [link]  # it is the only one
+        managers = ("192.0.2.1:4567", "192.0.2.2:4567")
+        await link.send(Spec(msgspec.structs.replace(lab.spec(), managers=managers[1:])))
+        await asyncio.sleep(60)
+        assert (lab.links, lab.agent.managers) == ([link], managers[1:])
+        await link.send(Spec(msgspec.structs.replace(lab.spec(), managers=managers)))
+        for _ in range(10):
+            await asyncio.sleep(4)
+            await link.send(Word(OF_NO_REPORT))
+        assert lab.links == [link]
+        assert lab.agent.managers == managers
+        await asyncio.sleep(10)
+        assert len(lab.links) > 1
 
     parts.on_lab(test)

@@ -1,21 +1,24 @@
-"""Renewal, over a real TLS socket."""
+"""How a host reaches the manager that leads, and renewal: over real sockets."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import stat
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from gureum.agent import certificate
 from gureum.cli.config import JoinedConfig
 from gureum.env import Env
 from gureum.errors import TransportError
 from gureum.transport import authority, tls
-from gureum.transport.link import StreamLink
+from gureum.transport import link as unix
+from gureum.transport.link import Link
 from gureum.transport.messages import Refused, Renew, Renewed
 
 DAY = 86400.0
@@ -28,7 +31,7 @@ class Manager:
         self.refuses = ""
         authority.ensure(directory, "c", time.time())
 
-    async def serve(self, link: StreamLink, peer: tls.Peer | None) -> None:
+    async def serve(self, link: Link, peer: tls.Peer | None) -> None:
         self.peers.append(peer)
         message = await link.receive()
         assert isinstance(message, Renew)
@@ -67,22 +70,27 @@ def joined(tmp_path: Path, test: Callable[[Manager, Path], Awaitable[None]]) -> 
         ).save(state)
         await test(manager, state)
         server.close()
+        await asyncio.sleep(0.2)  # what was broken off in a handshake closes its socket
 
     asyncio.run(main())
+
+
+def connector(state: Path) -> certificate.Connector:
+    return certificate.Connector(state, certificate.OfJoined(state))
 
 
 def test_a_certificate_is_renewed_with_a_new_key(tmp_path: Path) -> None:
     async def test(manager: Manager, state: Path) -> None:
         file = state / certificate.DIRECTORY / certificate.CERTIFICATE
         before = file.read_bytes()
-        await certificate.renew(Env(), state)
+        await connector(state).renew(Env())
         after = file.read_bytes()
         assert after.split(b"-----END PRIVATE KEY-----")[0] != before.split(b"-----END PRIVATE KEY-----")[0]
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         config = JoinedConfig.load(state)
         assert config.expires == pytest.approx(time.time() + authority.HOST_DAYS * DAY, abs=60)
         assert config.renew_at == pytest.approx(time.time() + authority.HOST_DAYS * DAY * 2 / 3, abs=60)
-        await certificate.renew(Env(), state)
+        await connector(state).renew(Env())
         first, second = manager.peers
         assert first is not None
         assert second is not None
@@ -95,26 +103,28 @@ def test_a_certificate_is_renewed_with_a_new_key(tmp_path: Path) -> None:
 def test_it_is_renewed_when_its_time_has_come_and_not_before(tmp_path: Path) -> None:
     async def test(manager: Manager, state: Path) -> None:
         for again in range(2):
-            renewals: list[None] = []
-            watch = certificate.renew_forever(Env(), state, lambda seen=renewals: seen.append(None))
-            work = asyncio.create_task(watch)
+            connect = connector(state)
+            link = None if again else await connect()
+            work = asyncio.create_task(connect.renew_forever(Env()))
             while JoinedConfig.load(state).renew_at < time.time():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.01)
-            assert len(renewals) == 1 - again
+            if link is not None:
+                with pytest.raises(TransportError):  # it stood on the old one
+                    await link.receive()
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
-        assert len(manager.peers) == 1
+        assert len(manager.peers) == 2
 
     joined(tmp_path, test)
 
 
 def test_the_link_is_made_anew_after_a_renewal(tmp_path: Path) -> None:
     async def test(_manager: Manager, state: Path) -> None:
-        connector = certificate.Connector(state)
-        connector.drop()
-        link = await connector()
-        connector.drop()
+        connect = connector(state)
+        connect.drop()
+        link = await connect()
+        connect.drop()
         with pytest.raises(TransportError):
             await link.receive()
 
@@ -127,7 +137,7 @@ def test_a_refusal_changes_nothing(tmp_path: Path) -> None:
         file = state / certificate.DIRECTORY / certificate.CERTIFICATE
         before, config = file.read_bytes(), JoinedConfig.load(state)
         with pytest.raises(TransportError, match="revoked"):
-            await certificate.renew(Env(), state)
+            await connector(state).renew(Env())
         assert (file.read_bytes(), JoinedConfig.load(state)) == (before, config)
 
     joined(tmp_path, test)
@@ -137,7 +147,7 @@ def test_without_its_files_a_host_does_not_connect(tmp_path: Path) -> None:
     async def test(_manager: Manager, state: Path) -> None:
         (state / certificate.DIRECTORY / certificate.CERTIFICATE).unlink()
         with pytest.raises(TransportError, match="cannot be used"):
-            await certificate.connect(state)
+            await connector(state).connect()
 
     joined(tmp_path, test)
 
@@ -145,7 +155,7 @@ def test_without_its_files_a_host_does_not_connect(tmp_path: Path) -> None:
 def test_a_refusal_is_kept_until_the_manager_takes_the_host_again(tmp_path: Path) -> None:
     async def test(manager: Manager, state: Path) -> None:
         (state / "run").mkdir()
-        connect = certificate.Connector(state)
+        connect = connector(state)
         for reason in ("it was removed", ""):
             manager.refuses = reason
             link = await connect()
@@ -155,3 +165,69 @@ def test_a_refusal_is_kept_until_the_manager_takes_the_host_again(tmp_path: Path
             await link.close()
 
     joined(tmp_path, test)
+
+
+def test_of_several_managers_the_one_that_leads_is_found(tmp_path: Path) -> None:
+    """Where the host joined nobody listens, and at another place somebody who says nothing."""
+
+    async def test(manager: Manager, state: Path) -> None:
+        config = JoinedConfig.load(state)
+        with socket.create_server(("127.0.0.1", 0)) as still, socket.create_server(("127.0.0.1", 0)) as none:
+            silent, nobody = (f"127.0.0.1:{each.getsockname()[1]}" for each in (still, none))
+            none.close()
+            replace(config, manager=nobody).save(state)
+            known: list[str] = []
+            credentials = certificate.OfJoined(state, lambda: known)
+            connect = certificate.Connector(state, credentials)
+            with pytest.raises(TransportError, match="no manager at"):
+                await connect()
+            known += [silent, config.manager]
+            link = await connect()
+            await link.send(Renew(authority.new_request()[1]))
+            assert isinstance(await link.receive(), Renewed)
+            await link.close()
+            known.remove(silent)  # the first machine, too, is forgotten: the other is the only one
+            await (await connect()).close()
+
+    joined(tmp_path, test)
+
+
+def test_a_host_of_the_first_machine_gets_a_certificate_when_others_have_managers(tmp_path: Path) -> None:
+    async def main() -> None:
+        manager = Manager(tmp_path / certificate.AUTHORITY_DIRECTORY)
+        (tmp_path / "run").mkdir()
+
+        async def serve(link: Link) -> None:
+            await manager.serve(link, tls.Peer("host-0", ""))
+
+        own = await unix.listen(tmp_path / "run/agents.sock", serve)
+        far = await tls.listen(
+            tls.Address("127.0.0.1", 0), tls.manager_context(manager.directory), manager.serve
+        )
+        known = ["127.0.0.1:1"]
+        credentials = certificate.OfOwn(Env(), tmp_path, "host-0", lambda: known)
+        connect = certificate.Connector(tmp_path, credentials)
+        assert credentials.renew_at() is None
+        await (await connect()).close()
+        known.append(f"127.0.0.1:{far.sockets[0].getsockname()[1]}")
+        assert credentials.renew_at() == 0
+        await connect.renew(Env())  # by the socket
+        again = certificate.OfOwn(Env(), tmp_path, "host-0", lambda: known)
+        for each in (credentials, again):
+            assert each.renew_at() == pytest.approx(time.time() + authority.HOST_DAYS * DAY * 2 / 3, abs=60)
+            assert [*each.managers()] == known
+        await connect.renew(Env())  # over TLS
+        assert [peer.host for peer in manager.peers if peer is not None] == ["host-0", "host-0", "host-0"]
+        assert manager.peers[-1] != manager.peers[0]
+        # No manager takes the certificate any more: back to the socket, for another.
+        manager.refuses = "not known"
+        link = await connect()
+        await link.send(Renew(authority.new_request()[1]))
+        await link.receive()
+        assert not credentials.managers()
+        assert credentials.renew_at() == 0
+        own.close()
+        far.close()
+        await asyncio.sleep(0.2)
+
+    asyncio.run(main())

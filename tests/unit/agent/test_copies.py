@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from gureum.agent.copies import ATTEMPTS_MAX, Copies, source_volume
+from gureum.agent.copies import ATTEMPTS_MAX, Copies
 from gureum.env import Env
 from gureum.errors import PoolError
-from gureum.hostspec import VolumeSpec
+from gureum.hostspec import VolumeSpec, source_clone
 
 SPEC = VolumeSpec(id="vol-00000001", size_bytes=1 << 30, source="snap-00000001", key=bytes(64), encrypts=True)
 
@@ -36,7 +36,7 @@ async def test_a_copy_that_fails_is_not_tried_for_ever() -> None:
         await asyncio.sleep(0)
         with pytest.raises(PoolError, match="no room"):
             await found.step(pool, SPEC)
-    assert pool.asked == [source_volume(SPEC.id)] * ATTEMPTS_MAX
+    assert pool.asked == [source_clone(SPEC.id)] * ATTEMPTS_MAX
     with pytest.raises(PoolError):
         await found.step(pool, SPEC)
     await found.stop(SPEC.id)
@@ -45,7 +45,7 @@ async def test_a_copy_that_fails_is_not_tried_for_ever() -> None:
 
 
 def test_the_clone_has_an_id_of_its_own() -> None:
-    one, other = source_volume("vol-00000001"), source_volume("vol-00000002")
+    one, other = source_clone("vol-00000001"), source_clone("vol-00000002")
     assert one != other
     assert one.startswith("vol-")
     assert len(one) == len("vol-") + 17

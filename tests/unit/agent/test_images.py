@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from gureum.agent import images
-from gureum.agent.images import Fetched, FetchingPool
+from gureum.agent.images import FetchingPool
 from gureum.env import Env
 from gureum.errors import PoolError, TransportError
+from gureum.images import fetched as images
+from gureum.images.fetched import Fetched
 from gureum.transport.files import send_file
 from gureum.transport.link import StreamLink, connect, listen
 from gureum.transport.messages import Fetch
@@ -96,6 +97,19 @@ def test_a_failure_leaves_nothing_and_the_next_try_works(tmp_path: Path) -> None
     with_manager(tmp_path, test)
 
 
+def test_only_files_of_images_are_there(tmp_path: Path) -> None:
+    (tmp_path / "cloud/images/tiny").mkdir(parents=True)
+    disk, key = tmp_path / "cloud/images/tiny/disk", tmp_path / "cloud/key"
+    for file in (disk, key):
+        file.touch()
+    linked = tmp_path / "cloud/images/linked"
+    linked.symlink_to(disk.parent)  # root put it where there is room
+    for file in (disk, linked / "disk"):
+        assert images.built_here(tmp_path / "cloud", str(file)) == file
+    for path in ("images/../key", "images/tiny/../../key", "key", "images/none/disk"):
+        assert images.built_here(tmp_path / "cloud", f"{tmp_path}/cloud/{path}") is None
+
+
 def test_what_a_killed_agent_left_is_removed(tmp_path: Path) -> None:
     async def test(_manager: Manager, fetched: Fetched) -> None:
         (tmp_path / "fetched" / f"ab{images.UNFINISHED}").touch()
@@ -106,11 +120,11 @@ def test_what_a_killed_agent_left_is_removed(tmp_path: Path) -> None:
     with_manager(tmp_path, test)
 
 
-def test_few_files_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "KEPT_MAX", 2)
+def test_few_files_are_kept(tmp_path: Path) -> None:
     kernels = [tmp_path / f"vmlinux{number}" for number in range(3)]
 
     async def test(manager: Manager, fetched: Fetched) -> None:
+        fetched._kept_max = 2
         kept = []
         for age, kernel in enumerate(kernels):
             kernel.touch()

@@ -14,6 +14,11 @@ from gureum.agent.load import PAGE_BYTES, TICKS, Count, Counts, ProcGauge, load
 GIB = 1 << 30
 
 
+async def said() -> dict[str, int]:
+    """What guests say that they use of their memory."""
+    return {"i-1": 5, "i-gone": 7}
+
+
 def fake_proc(path: Path, busy: float, waited: int = 0, seconds: float = 0.0, stalled: float = 0.0) -> Path:
     """``busy``: seconds of all processors; the rest is of the process 7, and its only thread."""
     ticks = int(busy * TICKS)
@@ -38,7 +43,7 @@ async def test_what_was_used_between_two_measurements(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now[0], raising=False)
-    gauge = ProcGauge(lambda: {"i-1": 7, "i-gone": 99}, proc=fake_proc(tmp_path, 10, 10**9, 1.0, 1.0))
+    gauge = ProcGauge(lambda: {"i-1": 7, "i-gone": 99}, said, proc=fake_proc(tmp_path, 10, 10**9, 1.0, 1.0))
     assert await gauge.measure() is None
     now[0] += 10
     fake_proc(tmp_path, 25, 6 * 10**9, 13.0, 3.0)
@@ -51,7 +56,7 @@ async def test_what_was_used_between_two_measurements(
     assert found.memory_pressure == 0.0
     machine = found.machines["i-1"]
     assert (machine.cpus, machine.waiting) == (pytest.approx(1.2), pytest.approx(0.5))
-    assert machine.memory_bytes == 1000 * PAGE_BYTES
+    assert (machine.memory_bytes, machine.used_bytes) == (1000 * PAGE_BYTES, 5)
     assert found.machines.keys() == {"i-1"}
 
 
@@ -60,22 +65,23 @@ def counts(time: float, busy: float, pid: int, seconds: float, **waited: int) ->
 
 
 def test_a_machine_that_has_just_begun_is_not_told_of() -> None:
-    assert load(1, counts(0, 0, 7, 5), counts(10, 5, 8, 1), whole=True).machines == {}
+    assert load(1, counts(0, 0, 7, 5), counts(10, 5, 8, 1), {}, whole=True).machines == {}
 
 
 def test_threads_come_and_go() -> None:
     """One that ended does not make the sum less, and one that begins counts from then on."""
     before, now = counts(0, 0, 7, 5, a=9 * 10**9, b=10**9), counts(10, 5, 7, 6, b=2 * 10**9, c=10**12)
-    assert load(1, before, now, whole=True).machines["i-1"].waiting == pytest.approx(0.1)
+    assert load(1, before, now, {}, whole=True).machines["i-1"].waiting == pytest.approx(0.1)
 
 
 def test_a_host_that_shares_its_computer_counts_its_machines_only() -> None:
-    found = load(3, counts(0, 0, 7, 5), counts(10, 500, 7, 15), whole=False)
+    found = load(3, counts(0, 0, 7, 5), counts(10, 500, 7, 15), {}, whole=False)
+    assert found.machines["i-1"].used_bytes == -1
     assert (found.number, found.cpus, found.memory_bytes, found.cpu_pressure) == (3, 1.0, GIB, 0.0)
 
 
 async def test_this_kernel_can_be_asked() -> None:
-    gauge = ProcGauge(lambda: {"i-1": os.getpid()})
+    gauge = ProcGauge(lambda: {"i-1": os.getpid()}, said)
     assert await gauge.measure() is None
     start = time.process_time()
     while time.process_time() < start + 5 / TICKS:

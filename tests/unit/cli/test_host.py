@@ -25,6 +25,7 @@ def host(**values: Any) -> dict[str, Any]:
     return {
         "HostId": "host-0",
         "State": "up",
+        "PowerState": "awake",
         "Draining": False,
         "Cpus": 2,
         "MemoryBytes": 1 << 30,

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -40,14 +41,25 @@ def test_unknown_layer() -> None:
         choose(["unti"])
 
 
-@pytest.mark.parametrize(("processors", "count"), [(1, None), (2, "2"), (64, "4"), (None, None)])
+@pytest.mark.parametrize(
+    ("processors", "layer", "count"),
+    [
+        (1, "unit", None),
+        (1, "system", None),
+        (2, "unit", "2"),
+        (2, "system", "2"),
+        (2, "integration", "3"),
+        (64, "system", "4"),
+        (None, "unit", None),
+    ],
+)
 def test_a_whole_layer_is_shared_out(
-    processors: int | None, count: str | None, monkeypatch: pytest.MonkeyPatch
+    processors: int | None, layer: str, count: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: processors)
-    options = layers.workers([])
+    options = layers.workers(layer, [])
     assert (options[1] if options else None) == count
-    assert layers.workers(["-x"]) == layers.workers(["tests/unit/cli"]) == []
+    assert layers.workers(layer, ["-x"]) == layers.workers(layer, ["tests/unit/cli"]) == []
 
 
 @pytest.fixture
@@ -78,6 +90,7 @@ def fails_once(seen: Path) -> str:
 @pytest.fixture
 def two_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(layers, "NICENESS", "0")
 
 
 @pytest.mark.usefixtures("two_workers")
@@ -87,15 +100,23 @@ def test_what_failed_beside_others_is_run_alone(
 ) -> None:
     (checkout / "tests" / layer).mkdir(exist_ok=True)
     (checkout / "tests" / layer / "test_x.py").write_text(
-        "import pathlib\ndef test_good(): pass\ndef test_bad(): assert False\n"
-        f"def test_once():\n{fails_once(tmp_path / 'seen')}"
+        "import pathlib\nseen = []\ndef test_good(): seen.append(1)\ndef test_bad(): assert False\n"
+        f"def test_once():\n    assert seen\n{fails_once(tmp_path / 'seen')}"
     )
     result = run_layer(checkout, layer, [])
     assert (result.passed, result.failed) == (3 - failed, failed)
     capsys.readouterr()
-    assert summarize([result], []) == 1
+    assert summarize([result], [], 1.0) == 1
     named = "Failed beside others and passed alone; find out why:\n  tests.system.test_x::test_once\n"
     assert (named in capsys.readouterr().out) == (layer == "system")
+
+
+def test_files_of_tests(checkout: Path) -> None:
+    (checkout / "tests" / "unit" / "test_x.py").touch()
+    assert layers.files_of(checkout, ["tests.unit.test_x.TestX::test_a", "tests.unit.test_x::test_b"]) == [
+        "tests/unit/test_x.py"
+    ]
+    assert layers.files_of(checkout, ["tests.unit.test_x::test_b", "::tests.unit.test_y"]) == []
 
 
 @pytest.mark.usefixtures("two_workers")
@@ -108,6 +129,53 @@ def test_what_all_fails_is_not_run_again(checkout: Path) -> None:
     )
     result = run_layer(checkout, "system", [])
     assert (result.failed, result.only_alone) == (layers.ALONE_MAX + 1, ())
+
+
+WAITS = """
+import pathlib, time
+def test_waits():
+    path = pathlib.Path({path!r})
+    for _ in range(2500):
+        if path.exists():
+            return
+        time.sleep(0.1)
+    raise AssertionError
+"""
+"""A test that ends when another has made this file."""
+
+
+@pytest.mark.usefixtures("two_workers")
+def test_a_layer_with_a_clock_of_its_own_runs_beside_those_that_wait(
+    checkout: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mark = str(tmp_path / "mark")
+    for layer, text in (("sim", WAITS.format(path=mark)), ("system", f"def test(): open({mark!r}, 'w')")):
+        (checkout / "tests" / layer).mkdir()
+        (checkout / "tests" / layer / "test_x.py").write_text(text)
+    found = layers.run_layers(checkout, ["sim", "system"], [])
+    assert [(each.layer, each.passed, each.failed) for each in found] == [("sim", 1, 0), ("system", 1, 0)]
+    said = capfd.readouterr()
+    assert said.err.index("--- sim, beside what follows") < said.err.index("--- system")
+    assert said.out.count("1 passed") == 2
+
+
+@pytest.mark.usefixtures("two_workers")
+def test_what_runs_beside_ends_with_what_it_was_begun_for(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> Result:
+        raise KeyboardInterrupt
+
+    (checkout / "tests" / "sim").mkdir()
+    (checkout / "tests" / "sim" / "test_x.py").write_text(WAITS.format(path=str(tmp_path / "never")))
+    monkeypatch.setattr(layers, "run_layer", stop)
+    monkeypatch.setenv(layers.RUN_VARIABLE, "mark-of-what-runs-beside")
+    with pytest.raises(KeyboardInterrupt):
+        layers.run_layers(checkout, ["sim", "system"], [])
+    deadline = time.monotonic() + 60  # those that were killed
+    while left := processes_of("mark-of-what-runs-beside"):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
 
 
 def test_what_does_not_end_alone_has_failed() -> None:
@@ -127,7 +195,7 @@ def test_pytest_that_cannot_start_is_a_failure(checkout: Path) -> None:
 
 
 def test_summary_ends_with_the_counts(capsys: pytest.CaptureFixture[str]) -> None:
-    assert summarize([Result("unit", 3, 0, 1, 1.5), Result("sim", 0, 0, 0, 0.1, "no tests")], []) == 0
+    assert summarize([Result("unit", 3, 0, 1, 1.5), Result("sim", 0, 0, 0, 0.1, "no tests")], [], 1.6) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "3 passed, 0 failed, 1 skipped"
 
 
@@ -143,7 +211,7 @@ def test_summary_ends_with_the_counts(capsys: pytest.CaptureFixture[str]) -> Non
 def test_summary_that_fails(
     results: list[Result], left: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert summarize(results, left) == 1
+    assert summarize(results, left, 1.0) == 1
     assert all(thing in capsys.readouterr().out for thing in left)
 
 
@@ -185,7 +253,7 @@ def test_summary_says_why_tests_were_skipped(checkout: Path, capsys: pytest.Capt
     )
     result = run_layer(checkout, "unit", ["-q"])
     capsys.readouterr()
-    assert summarize([result, result], []) == 0
+    assert summarize([result, result], [], 1.0) == 0
     assert "Skipped:\n  4 x needs root\n" in capsys.readouterr().out
 
 

@@ -77,6 +77,11 @@ def test_in_words() -> None:
     assert "7 are to move; nothing is being copied now" in idle
 
 
+def test_an_osd_of_which_the_cluster_does_not_say_how_large_it_is() -> None:
+    table = ceph.osd_table(replace(status(Health(OK)), osds=(Osd("osd.2", True, True, 0, 0),)))
+    assert table.splitlines()[-1].split() == ["osd.2", "up,", "in", "-", "-", "-", "-"]
+
+
 def test_several_pools_in_words() -> None:
     bulk = replace(ROOM, used=2 * GIB, copies=2)
     rooms = (

@@ -6,7 +6,7 @@ import pytest
 from gureum.cli import doctor, machine_hosts
 from gureum.cli.cloud import Cloud
 from gureum.cli.output import USAGE, CliError
-from gureum.cli.store import exists, look, setting, transact
+from gureum.cli.store import Database, exists, look, setting, transact
 from gureum.cli.supervisor import command
 from gureum.errors import StoreError
 from gureum.resources import Host
@@ -72,6 +72,9 @@ def test_a_cloud_in_a_database(
     assert found is not None
     assert (found.leader, found.trouble, found.dangers) == ("", "", ("fsync",))
     assert doctor.database(config).status == doctor.WARN
+    assert not found.alone
+    monkeypatch.setattr("gureum.cli.store.look", lambda _: Database("db1, db2", version="16", alone=True))
+    assert "synchronous_standby_names" in doctor.database(config).todo
 
     monkeypatch.setattr(Cloud, "evacuate", lambda self: None)
     monkeypatch.setattr(machine_hosts, "HOST_PATH_MAX", 4096)

@@ -278,3 +278,21 @@ def test_other_daemons_while_it_runs(storage: Cloud) -> None:
         storage.stop_daemons()
     with pytest.raises(CliError, match="is not running"):
         supervise(storage)
+
+
+def test_what_is_off_is_not_started_until_it_is_on(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    (tmp_path / "run").mkdir()
+    child = Child("agent-1", ["true"], str(tmp_path))
+    supervising = Supervisor(str(tmp_path), [child])
+    off = Path(supervisor.off_file(str(tmp_path), "agent-1"))
+    off.touch()
+    supervising.start_due()
+    assert child.identity is None
+    assert child.start_next_at is not None
+    assert child.start_next_at > 0, "it is looked again only later"
+    off.unlink()
+    child.start_next_at = 0.0
+    supervising.start_due()
+    assert child.identity is not None
+    os.waitpid(child.identity.pid, 0)

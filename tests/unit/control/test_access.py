@@ -17,14 +17,16 @@ from msgspec.structs import replace
 from gureum.control import access as control
 from gureum.control import manager as manager_module
 from gureum.control.access import Access
+from gureum.control.keys import KeyStore
 from gureum.control.manager import Manager
 from gureum.env import Env
 from gureum.errors import TransportError
 from gureum.hostspec import HostReport
-from gureum.resources import Host, HostCertificate, HostState, HostToken, Image
+from gureum.resources import Host, HostCertificate, HostState, HostToken, Image, ManagerMachine
 from gureum.services.operation import Cloud
 from gureum.store.sqlite import SqliteStore
 from gureum.transport import authority, tls, token
+from gureum.transport import link as unix
 from gureum.transport.files import receive_file
 from gureum.transport.link import StreamLink
 from gureum.transport.messages import (
@@ -34,6 +36,8 @@ from gureum.transport.messages import (
     Hello,
     Join,
     Joined,
+    JoinManager,
+    ManagerJoined,
     Message,
     Refused,
     Renew,
@@ -41,13 +45,15 @@ from gureum.transport.messages import (
     Report,
     Spec,
 )
+from support.records import Records
 
 CLOUD = Cloud(name="c", account="1", region="r", zones=("ra", "rb"), public_cidr="198.18.0.0/24")
 SECRET = bytes(range(32))
+SHARED = ManagerJoined(config={"name": "c"}, authority=b"a", authority_key=b"k", master_key=b"m")
 DAY = 86400.0
 
 
-class Gate:
+class Gate(Records):
     """A manager that lets hosts in, at a port of its own."""
 
     def __init__(self, directory: Path, store: SqliteStore) -> None:
@@ -55,11 +61,27 @@ class Gate:
         self.store = store
         self.authority = directory / "authority"
         self.env = Env()
+        self.keys = KeyStore(b"k" * 32)
         authority.ensure(self.authority, CLOUD.name, time.time())
         self.manager = Manager(self.env, CLOUD, store)
-        self.access = Access(self.env, CLOUD, store, self.authority, "https://here", self.manager.speak)
+        self.access = Access(
+            self.env,
+            CLOUD,
+            store,
+            self.authority,
+            "https://here",
+            self.manager.speak,
+            machine="first",
+            share=self.share,
+            keys=self.keys,
+        )
         self.manager.access = self.access
         self.address = tls.Address("127.0.0.1", 0)
+        self.shared = 0
+
+    def share(self) -> ManagerJoined:
+        self.shared += 1
+        return SHARED
 
     async def open(self) -> None:
         context = tls.manager_context(self.authority)
@@ -72,19 +94,13 @@ class Gate:
         self.working.cancel()
         await asyncio.gather(self.working, return_exceptions=True)
 
-    async def put(self, *records: Any) -> None:
-        async def work(tx: Any) -> None:
-            for record in records:
-                await tx.put(record)
-
-        await self.store.transact(work)
-
-    async def find(self, kind: Any) -> list[Any]:
-        async with self.store.read() as reader:
-            return list(await reader.find(kind))
-
-    async def invite(self, secret: bytes = SECRET, expires: float = 60, zone: str = "ra") -> None:
-        await self.put(HostToken(id=token.identify(secret), zone=zone, expires=time.time() + expires))
+    async def invite(
+        self, secret: bytes = SECRET, expires: float = 60, zone: str = "ra", *, manager: bool = False
+    ) -> None:
+        id = token.identify(secret)
+        until = time.time() + expires
+        seal = token.manager_seal(self.keys.sign, id, until) if manager else ""
+        await self.put(HostToken(id=id, zone=zone, expires=until, manager=manager, seal=seal))
 
     async def connect(self, identity: Path | None = None, trusted: Path | None = None) -> StreamLink:
         context = tls.host_context((trusted or self.authority) / tls.AUTHORITY, identity)
@@ -132,6 +148,13 @@ async def gate(tmp_path: Path) -> AsyncIterator[Gate]:
     yield made
     await made.close()
     await store.close()
+
+
+def image(gate: Gate, disk: Path) -> Image:
+    return Image(
+        id="ami-1", name="n", disk=str(disk), disk_format="raw", disk_bytes=1, created=gate.env.utcnow(),
+        architecture="x86_64", root_device="/dev/xvda", snapshot="snap-1",
+    )  # fmt: skip
 
 
 def joining(**values: Any) -> Join:
@@ -296,8 +319,9 @@ async def test_the_managers_own_certificate_is_none_of_a_host(gate: Gate) -> Non
         (gate.authority / tls.MANAGER_KEY).read_bytes()
         + (gate.authority / tls.MANAGER_CERTIFICATE).read_bytes()
     )
-    with pytest.raises(TransportError):
-        await gate.ask(hello(), identity)
+    answer = await gate.ask(hello(tls.MANAGER_NAME), identity)
+    assert isinstance(answer, Refused)
+    assert "is not known" in answer.reason
 
 
 async def test_a_certificate_that_has_ended(gate: Gate) -> None:
@@ -432,12 +456,7 @@ async def test_files_of_images_and_no_others(gate: Gate, tmp_path: Path) -> None
     disk, secret = tmp_path / "disk.raw", tmp_path / "secret"
     disk.write_bytes(random.Random(1).randbytes(3_000_000))
     secret.write_bytes(b"secret")
-    await gate.put(
-        Image(
-            id="ami-1", name="n", disk=str(disk), disk_format="raw", disk_bytes=1, created=gate.env.utcnow(),
-            architecture="x86_64", root_device="/dev/xvda", snapshot="snap-1",
-        )
-    )  # fmt: skip
+    await gate.put(image(gate, disk))
     link = await gate.connect(identity)
     await receive_file(link, str(disk), tmp_path / "copy", 1 << 30)
     await link.close()
@@ -573,3 +592,92 @@ async def test_nobody_listens() -> None:
         address = tls.Address("127.0.0.1", closed.getsockname()[1])
         with pytest.raises(TransportError, match="no manager at"):
             await tls.connect(address, tls.unverified_context())
+
+
+# Managers on other machines
+
+
+def joining_manager(**values: str) -> JoinManager:
+    wanted = {"name": "second", "agents": "192.0.2.2:4567", "endpoint": "https://192.0.2.2:4566", **values}
+    return JoinManager(secret=SECRET, **wanted)
+
+
+async def test_a_manager_gets_all_secrets_for_a_token_of_its_own(gate: Gate) -> None:
+    assert "the token was used before" in await gate.refused(joining_manager())
+    await gate.invite()
+    assert "gureum host join" in await gate.refused(joining_manager())  # a host's token
+    await gate.invite(SECRET[::-1], manager=True)
+    assert "gureum manager join" in await gate.refused(joining(secret=SECRET[::-1]))
+    assert await gate.find(ManagerMachine) == []
+    # Somebody who can write to the store, and is not the cloud for that.
+    (made,) = [each for each in await gate.find(HostToken) if each.manager]
+    await gate.put(replace(made, expires=made.expires + 60))
+    assert "without the cloud's master key" in await gate.refused(
+        replace(joining_manager(), secret=SECRET[::-1])
+    )
+    (changed,) = [each for each in await gate.find(HostToken) if each.manager]
+    await gate.put(replace(changed, expires=made.expires))
+    assert gate.shared == 0
+    answer = await gate.ask(replace(joining_manager(), secret=SECRET[::-1]))
+    assert answer == SHARED
+    (machine,) = await gate.find(ManagerMachine)
+    assert (machine.id, machine.agents) == ("second", "192.0.2.2:4567")
+    assert machine.endpoint == "https://192.0.2.2:4566"
+    assert "the token was used before" in await gate.refused(replace(joining_manager(), secret=SECRET[::-1]))
+
+
+async def test_which_managers_do_not_join(gate: Gate) -> None:
+    await gate.invite(manager=True)
+    await gate.put(ManagerMachine(id="first", agents="192.0.2.1:4567", endpoint="https://192.0.2.1:4566"))
+    assert "no name for a machine" in await gate.refused(joining_manager(name="-"))
+    assert "is no address" in await gate.refused(joining_manager(agents="http://192.0.2.2"))
+    taken = await gate.refused(joining_manager(agents="192.0.2.1:4567"))
+    assert "the manager of first has the address" in taken
+    assert "gureum manager remove first" in await gate.refused(joining_manager(name="first"))
+    # What did not end well on its machine is tried again.
+    again = joining_manager(name="first", agents="192.0.2.1:4567", endpoint="https://new")
+    assert isinstance(await gate.ask(again), ManagerJoined)
+    assert [each.endpoint for each in await gate.find(ManagerMachine)] == ["https://new"]
+
+
+async def test_a_manager_that_stands_by_gets_images_and_nothing_else(gate: Gate, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(b"image")
+    await gate.put(image(gate, disk))
+    identity = gate.keep(
+        (gate.authority / tls.MANAGER_KEY).read_bytes()
+        + (gate.authority / tls.MANAGER_CERTIFICATE).read_bytes()
+    )
+    link = await gate.connect(identity)
+    await receive_file(link, str(disk), tmp_path / "copy", 1 << 20)
+    await link.close()
+    assert (tmp_path / "copy").read_bytes() == b"image"
+    assert "no image has such a file" in await gate.refused(Fetch("/etc/passwd"), identity)
+    assert "is not known" in await gate.refused(Renew(authority.new_request()[1]), identity)
+
+
+async def test_a_host_of_the_first_machine_proves_its_name_to_others(gate: Gate, tmp_path: Path) -> None:
+    server = await unix.listen(tmp_path / "s", gate.access.serve_own)
+
+    async def own(message: Message) -> Message:
+        link = await unix.connect(tmp_path / "s")
+        await link.send(message)
+        try:
+            return await link.receive()
+        finally:
+            await link.close()
+
+    key, request = authority.new_request()
+    with pytest.raises(TransportError):
+        await own(Renew(request, "host-0"))  # of which nobody knows
+    with pytest.raises(TransportError):
+        await own(Renew(request, "second"))
+    await gate.put(Host(id="host-0", zone=""))
+    for _ in range(3):
+        answer = await own(Renew(request, "host-0"))
+        assert isinstance(answer, Renewed)
+    kept = await gate.find(HostCertificate)
+    assert [(each.host, each.zone, each.own) for each in kept] == [("host-0", "", True)] * 2
+    assert isinstance(await own(hello("host-0")), Spec)
+    assert isinstance(await gate.ask(hello("host-0"), gate.keep(key + answer.certificate)), Spec)
+    server.close()

@@ -8,8 +8,6 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from msgspec.structs import replace
-
 from gureum.control import balancer as module
 from gureum.control.balancer import AT_ONCE_MAX, CALM_SECONDS, HOT_SECONDS, REST_SECONDS, Balancer
 from gureum.control.migrations import PER_HOST_MAX
@@ -26,12 +24,12 @@ from gureum.resources import (
     InstanceMigration,
     InstanceState,
     MigrationState,
-    Record,
 )
 from gureum.resources.placement import FLEET
+from gureum.services.ec2 import capacity
 from gureum.sim.loop import run
 from gureum.sim.store import open_store
-from gureum.store.base import Transaction
+from support.records import Records
 
 EPOCH = 1_750_000_000.0
 GIB = 1 << 30
@@ -39,7 +37,7 @@ SAMPLE = 10.0
 MACHINES = 8
 
 
-class Bench:
+class Bench(Records):
     """Three hosts: host-0 has eight machines that want all of it, the others have none."""
 
     def __init__(self, make: Any) -> None:
@@ -116,24 +114,6 @@ class Bench:
                     load=load,
                 )
                 self.balancer.heard(said, set(here))
-
-    async def put(self, *records: Record) -> None:
-        async def work(tx: Transaction) -> None:
-            for record in records:
-                await tx.put(record)
-
-        await self.store.transact(work)
-
-    async def find(self, kind: Any) -> list[Any]:
-        async with self.store.read() as reader:
-            return list(await reader.find(kind))
-
-    async def change(self, kind: Any, id: str, **values: Any) -> None:
-        async def work(tx: Transaction) -> None:
-            record = await tx.get(kind, id)
-            await tx.put(replace(record or kind(id=id), **values))
-
-        await self.store.transact(work)
 
     async def mode(self, mode: BalanceMode, **values: Any) -> None:
         await self.change(FleetSettings, FLEET, balance=mode, **values)
@@ -304,6 +284,47 @@ def test_a_host_that_is_silent_is_neither_relieved_nor_used(make: Any) -> None:
         bench.silent = {"host-0"}
         await asyncio.sleep(120)
         assert bench.balancer.found.moves == ()
+
+    told(make, story)
+
+
+def test_room_that_is_kept_is_not_taken(make: Any) -> None:
+    """What runs on host-1 would find room on host-2 alone, and just there."""
+
+    async def story(bench: Bench) -> None:
+        await bench.change(Host, "host-2", memory_bytes=66 * GIB)
+        for number, host in enumerate(("host-0", "host-1", "host-2")):
+            large = bench.make.instance(
+                f"i-large-{number}", host=host, type="r5.xlarge", state=InstanceState.running
+            )
+            pool = "san" if host == "host-1" else "local"
+            disk = bench.make.attached(f"vol-{number}", instances=[large.id], pool=pool, host=host)
+            await bench.put(large, disk)
+        await asyncio.sleep(300)
+        assert {move.target for move in bench.balancer.found.moves} == {"host-1", "host-2"}
+        await bench.mode(BalanceMode.automatic, survive=1)
+        for _ in range(8):
+            await asyncio.sleep(120)
+            await bench.arrive()
+        assert {each.destination for each in await bench.migrations()} == {"host-1"}
+        assert bench.balancer.found.moves == ()
+        async with bench.store.read() as reader:
+            assert await capacity.shortfall(reader, "us-east-1a") == ""
+        assert "is not to go to host-2: room is kept" in bench.balancer.found.hosts[0].stays
+        await bench.mode(BalanceMode.automatic, survive=0)
+        await asyncio.sleep(120)
+        assert "host-2" in {each.destination for each in await bench.migrations()}
+
+    told(make, story)
+
+
+def test_room_that_is_not_kept_anyway_holds_nothing_up(make: Any) -> None:
+    async def story(bench: Bench) -> None:
+        waits = bench.make.instance("i-9", host=None, recovers=1.0, type="r5.24xlarge")
+        await bench.put(waits, bench.make.attached("vol-9", instances=["i-9"], pool="san"))
+        await bench.mode(BalanceMode.automatic, survive=1)
+        await asyncio.sleep(300)
+        assert await bench.migrations()
 
     told(make, story)
 

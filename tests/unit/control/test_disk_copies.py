@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from gureum.control.migrations import abort, begin, require_destination, require_movable, switch
+from gureum.control.migrations import abort, require_destination, require_movable
 from gureum.control.move import CannotMove
-from gureum.control.specs import host_spec
 from gureum.hostspec import (
     LOCAL,
     HostReport,
-    HostSpec,
     MachineReport,
     MachineState,
     VolumeReport,
@@ -33,6 +30,7 @@ from gureum.resources import (
     VolumeState,
 )
 from gureum.services.operation import Cloud
+from support import ways
 
 NEWEST = 1 << 40
 GIB = 1 << 30
@@ -43,23 +41,11 @@ LAYOUT = MachineLayout(type="q35", version="1", cpu="x", host_cpu="x")
 COMPLETED = MigrationPhase.completed
 
 
-class Way:
+class Way(ways.Way):
     """An instance on host-0 with a volume there, vol-1, which is to go to host-1; what both hosts say."""
 
     def __init__(self, bench: Any) -> None:
-        self.bench = bench
-
-    async def begin(self, **values: Any) -> InstanceMigration:
-        instance = await self.bench.get(Instance, "i-1")
-        return await self.bench.store.transact(  # type: ignore[no-any-return]
-            lambda tx: begin(tx, self.bench.env, instance, **values)
-        )
-
-    @property
-    async def record(self) -> InstanceMigration:
-        async with self.bench.store.read() as reader:
-            [found] = await reader.find(InstanceMigration)
-        return found  # type: ignore[no-any-return]
+        super().__init__(bench, CLOUD)
 
     async def volume(self) -> Volume:
         return await self.bench.get(Volume, "vol-1")  # type: ignore[no-any-return]
@@ -91,10 +77,6 @@ class Way:
             )
         )
 
-    async def step(self) -> InstanceMigration:
-        await self.bench.step_instance()
-        return await self.record
-
     async def copying(self) -> InstanceMigration:
         await self.begin()
         await self.says("host-0", MachineState.running, layout=LAYOUT)
@@ -108,14 +90,6 @@ class Way:
         await self.says("host-0", MachineState.paused, here(), phase=COMPLETED, copied=copied)
         await self.says("host-1", MachineState.starting, here(), phase=COMPLETED)
         return await self.switch()
-
-    async def switch(self) -> Instance | None:
-        work = partial(switch, env=self.bench.env, observed=self.bench.observed, id="i-1")
-        return await self.bench.store.transact(work)  # type: ignore[no-any-return]
-
-    async def spec(self, host: str) -> HostSpec:
-        async with self.bench.store.read() as reader:
-            return await host_spec(reader, CLOUD, host)
 
     async def told(self, host: str) -> VolumeSpec | None:
         return next(iter((await self.spec(host)).volumes), None)
@@ -225,17 +199,86 @@ async def test_the_destination_removes_its_copy_of_one_that_stays(way: Way) -> N
     assert ((await way.volume()).host, (await way.volume()).former) == ("host-0", ())
 
 
-async def test_a_host_that_was_given_up_has_its_copy_until_it_says_otherwise(way: Way) -> None:
+async def become(way: Way, host: str, *states: HostState, **values: Any) -> None:
+    for state in states:
+        await way.bench.put(replace(await way.bench.get(Host, host), state=state, **values))
+
+
+FENCED = HostState.down, HostState.fencing, HostState.fenced
+
+
+@pytest.mark.parametrize(
+    ("states", "fenceable", "waits"),
+    [
+        (FENCED[:1], False, False),
+        (FENCED[:1], True, True),
+        (FENCED[:2], True, True),
+        (FENCED, True, False),
+    ],
+)
+async def test_a_lost_host_is_not_waited_for(
+    way: Way, states: tuple[HostState, ...], fenceable: bool, waits: bool
+) -> None:
+    """But it is until it is fenced, where that can be."""
     await way.copying()
-    for state in (HostState.down, HostState.fencing, HostState.fenced):
-        await way.bench.put(replace(await way.bench.get(Host, "host-1"), state=state))
+    await become(way, "host-1", *states, fenceable=fenceable)
     assert (await way.step()).state == "aborting"
-    assert (await way.step()).state == "aborting"
-    assert (await way.volume()).lost == ()
-    host = await way.bench.get(Host, "host-1")
-    await way.bench.store.transact(lambda tx: tx.delete(host))
+    assert (await way.step()).state == ("aborting" if waits else "failed")
+    volume = await way.volume()
+    assert (volume.former, volume.strays) == ((("host-1",), ()) if waits else ((), ("host-1",)))
+    assert volume.lost == ()
+
+
+async def test_what_a_lost_destination_has_goes_when_it_is_back(way: Way) -> None:
+    await way.copying()
+    await become(way, "host-1", HostState.down)
+    await way.step()
     assert (await way.step()).state == "failed"
-    assert (await way.volume()).former == ()
+    await become(way, "host-1", HostState.up)
+    with pytest.raises(CannotMove, match="host-1 has not removed yet what it had of i-1"):
+        await way.require("host-1")
+    with pytest.raises(CannotMove, match="host-1 is left out"):
+        await way.require()
+    stray = await way.told("host-1")
+    assert stray is not None
+    assert (stray.present, stray.keeper, stray.receives, stray.pool) == (False, False, False, LOCAL)
+    version = (await way.volume()).version
+    for not_yet in (here(), here(present=False, revision=version - 1)):
+        await way.says("host-1", MachineState.off, not_yet)
+        assert (await way.bench.step_volume()).strays == ("host-1",)
+    await way.says("host-1", MachineState.off, here(present=False))
+    assert (await way.bench.step_volume()).strays == ()
+    assert await way.told("host-1") is None
+    await way.require("host-1")
+
+
+async def test_a_lost_source_keeps_what_was_the_volume_until_the_destination_has_it(way: Way) -> None:
+    await way.sent()
+    await become(way, "host-0", *FENCED, fenceable=True)
+    assert (await way.step()).released
+    await way.says("host-1", MachineState.running, here(revision=1))
+    assert not (await way.step()).taken
+    await way.says("host-1", MachineState.running, here())
+    assert (await way.step()).taken
+    assert (await way.step()).state == "completed"
+    volume = await way.volume()
+    assert (volume.host, volume.former, volume.strays) == ("host-1", (), ("host-0",))
+    await way.bench.put(replace(volume, state=VolumeState.deleting, attachments=()))
+    await way.says("host-1", MachineState.running, here(present=False))
+    assert await way.bench.step_volume() is not None, "the host that is lost has to be told"
+    host = await way.bench.get(Host, "host-0")
+    await way.bench.store.transact(lambda tx: tx.delete(host))
+    await way.bench.step_volume()
+    await way.says("host-1", MachineState.running, here(present=False))
+    assert await way.bench.step_volume() is None
+
+
+async def test_what_shares_storage_waits_for_a_host_that_may_have_it_open(way: Way, make: Any) -> None:
+    await way.bench.put(make.attached("vol-2", pool="ceph"))
+    await way.copying()
+    await become(way, "host-1", HostState.down)
+    assert (await way.step()).state == "aborting"
+    assert (await way.step()).state == "aborting"
 
 
 async def test_a_deleted_volume_is_remembered_until_both_copies_are_gone(way: Way) -> None:

@@ -172,3 +172,30 @@ def test_a_late_report_does_not_bring_a_host_back() -> None:
             await hosts.note(report("a"), certificate)
 
     with_hosts(test)
+
+
+def test_a_host_that_says_the_same_again_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(hosts: Hosts, store: SqliteStore) -> None:
+        reads = 0
+        right = store.read
+
+        def read() -> Any:
+            nonlocal reads
+            reads += 1
+            return right()
+
+        await hosts.note(report("a"))
+        await hosts.note(report("a"))
+        monkeypatch.setattr(store, "read", read)
+        assert not await hosts.note(report("a", sequence=7, network_revision=3, problems=("odd",)))
+        assert reads == 0
+        host = await get(store, "a")
+        await store.transact(lambda tx: tx.put(replace(host, state=HostState.down)))
+        reads = 0
+        assert await hosts.note(report("a", sequence=8))
+        assert reads == 1
+        assert (await get(store, "a")).state is HostState.up
+        assert await hosts.note(report("a", cpus=4))
+        assert (await get(store, "a")).cpus == 4
+
+    with_hosts(test)

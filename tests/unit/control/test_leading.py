@@ -118,10 +118,10 @@ def test_a_leader_that_stands_still_is_ended(tmp_path: Path) -> None:
         os.kill(processes["manager"].pid, signal.SIGSTOP)
         say_ready(tmp_path, "manager-9", "http://x", leads=True)  # of a process that is not supervised
         asyncio.run(end_others(tmp_path, "manager-1"))
-        assert processes["manager"].wait(10) == -signal.SIGKILL
+        assert processes["manager"].wait(60) == -signal.SIGKILL
         assert processes["manager-1"].poll() is None
         assert processes["manager-2"].poll() is None
     finally:
         for process in processes.values():
             process.kill()
-            process.wait(10)
+            process.wait(60)

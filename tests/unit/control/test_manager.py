@@ -24,6 +24,7 @@ from gureum.resources import (
     HostState,
     Instance,
     InstanceState,
+    ManagerMachine,
     Permission,
     SecurityGroup,
     Vpc,
@@ -34,7 +35,7 @@ from gureum.sim.loop import run
 from gureum.store.base import Transaction
 from gureum.store.sqlite import SqliteStore
 from gureum.transport import messages
-from gureum.transport.messages import Call, Hello, Reply, Report, Spec, SpecChange
+from gureum.transport.messages import Call, Hello, Reply, Report, Spec, SpecChange, Word
 from gureum.transport.specs import Receiver
 
 CLOUD = Cloud(name="c", account="1", region="r", zones=("ra",), public_cidr="198.18.0.0/24")
@@ -418,3 +419,51 @@ def test_of_a_change_of_rules_only_the_network_is_made(make: Any, monkeypatch: p
         assert last.machines[0].reboots == 1
 
     in_office(test)
+
+
+MACHINES = [
+    ManagerMachine(id=id, agents=f"192.0.2.{number}:4567", endpoint=f"https://192.0.2.{number}:4566")
+    for number, id in enumerate(("first", "second"), 1)
+]
+
+
+async def words(link: SimLink) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            while True:
+                if isinstance(message := await link.receive(), Word):
+                    found.append(message.sequence)
+    return found
+
+
+def test_hosts_learn_where_managers_may_lead_and_that_one_is_there(make: Any) -> None:
+    async def test(office: Office) -> None:
+        link = await office.connect()
+        await office.put(MACHINES[0])
+        assert (await newest_spec(link)).managers == ("192.0.2.1:4567",)
+        await office.report(link)
+        assert await words(link) == []  # nobody else would answer
+        await office.put(MACHINES[1])
+        link = await office.connect()
+        assert (await newest_spec(link)).managers == ("192.0.2.1:4567", "192.0.2.2:4567")
+        await office.report(link)
+        assert await words(link) == [messages.OF_NO_REPORT]
+        # One that may not lead any more says nothing: its hosts are to look for another.
+        office.manager.leads = lambda: False
+        await office.report(link)
+        assert await words(link) == []
+        office.manager.leads = lambda: True
+        await office.store.transact(lambda tx: forget(tx, "first"))
+        link = await office.connect()
+        assert (await newest_spec(link)).managers == ("192.0.2.2:4567",)
+        await office.report(link)
+        assert await words(link) == []
+
+    in_office(test)
+
+
+async def forget(tx: Transaction, id: str) -> None:
+    machine = await tx.get(ManagerMachine, id)
+    assert machine is not None
+    await tx.delete(machine)

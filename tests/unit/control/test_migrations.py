@@ -11,12 +11,11 @@ from msgspec.structs import replace
 
 from gureum.control import migrations
 from gureum.control.calls import Calls
-from gureum.control.migrations import begin, require_movable, switch
+from gureum.control.migrations import require_movable
 from gureum.control.move import CannotMove
-from gureum.control.specs import host_spec
 from gureum.control.switches import Switches
 from gureum.errors import TransportError
-from gureum.hostspec import HostReport, HostSpec, MachineReport, MachineSpec, MachineState, VolumeReport
+from gureum.hostspec import HostReport, MachineReport, MachineSpec, MachineState, VolumeReport
 from gureum.migrationspec import MachineLayout, MigrationPhase, MigrationReport
 from gureum.resources import (
     AttachmentState,
@@ -29,6 +28,7 @@ from gureum.resources import (
     Volume,
 )
 from gureum.services.operation import Cloud
+from support import ways
 
 SAN = "san"
 NEWEST = 1 << 40
@@ -43,24 +43,12 @@ CLOUD = Cloud(
 LAYOUT = MachineLayout(type="q35", version="1", cpu="x", host_cpu="x")
 
 
-class Way:
+class Way(ways.Way):
     """An instance on host-0, which is to go to host-1, and what both say of it."""
 
     def __init__(self, bench: Any) -> None:
-        self.bench = bench
+        super().__init__(bench, CLOUD)
         self.said: dict[str, HostReport] = {}
-
-    async def begin(self, **values: Any) -> InstanceMigration:
-        instance = await self.bench.get(Instance, "i-1")
-        return await self.bench.store.transact(  # type: ignore[no-any-return]
-            lambda tx: begin(tx, self.bench.env, instance, **values)
-        )
-
-    @property
-    async def record(self) -> InstanceMigration:
-        async with self.bench.store.read() as reader:
-            [found] = await reader.find(InstanceMigration)
-        return found  # type: ignore[no-any-return]
 
     def says(self, host: str, generation: int, state: MachineState, **said: Any) -> None:
         volumes = said.pop("volumes", ())
@@ -78,10 +66,6 @@ class Way:
             volumes=tuple(VolumeReport(id=id, revision=revision) for id in volumes),
         )
         self.bench.observed.take(report)
-
-    async def step(self) -> InstanceMigration:
-        await self.bench.step_instance()
-        return await self.record
 
     async def copying(self) -> InstanceMigration:
         await self.begin()
@@ -103,14 +87,6 @@ class Way:
         ):
             self.says(host, generation, state, id=record.id, phase=MigrationPhase.completed)
         return record
-
-    async def switch(self) -> Instance | None:
-        work = partial(switch, env=self.bench.env, observed=self.bench.observed, id="i-1")
-        return await self.bench.store.transact(work)  # type: ignore[no-any-return]
-
-    async def spec(self, host: str) -> HostSpec:
-        async with self.bench.store.read() as reader:
-            return await host_spec(reader, CLOUD, host)
 
     async def machine(self, host: str) -> MachineSpec | None:
         return next(iter((await self.spec(host)).machines), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterable
 from itertools import combinations
@@ -10,8 +11,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gureum.control import outlook, recovery
-from gureum.control.filters import Scene, Wish
+from gureum.control import outlook, recovery, survival
+from gureum.control.filters import Move, Scene, Wish
 from gureum.control.fleet import EVERY_ZONE, taken
 from gureum.control.outlook import Outlook, domain, domains
 from gureum.control.restarts import Restart, Restarts, order
@@ -20,6 +21,7 @@ from gureum.resources import (
     Host,
     HostState,
     Instance,
+    InstanceMigration,
     InstanceState,
     PlacementGroup,
     Record,
@@ -46,6 +48,10 @@ def restarts_of(*records: Record) -> Restarts:
 def looked(*records: Record, zone: str = ZONE) -> Outlook:
     found = restarts_of(*records)
     return Outlook(Scene(found), found, domain(found, zone))
+
+
+def survivable(found: Outlook) -> int:
+    return asyncio.run(survival.survivable(found))
 
 
 def shared_disk(make: Any, id: str, pool: str = "san") -> Record:
@@ -78,14 +84,14 @@ def test_holes_are_no_room(make: Any) -> None:
     assert short is not None
     assert short.lost == ("host-0",)
     assert str(short) == "if host host-0 was lost, i-0 (m5.large) would find no room"
-    assert found.survivable() == 0
+    assert survivable(found) == 0
 
 
 def test_none_is_survived_by_one_host_that_has_something(make: Any) -> None:
     alone = hosts(make, 7)
-    assert looked(*alone).survivable() == 1
+    assert survivable(looked(*alone)) == 1
     found = looked(*alone, *running(make, ("i-0", "t3.micro", "host-0")))
-    assert found.survivable() == 0
+    assert survivable(found) == 0
     assert [machine.id for machine in found.homeless(["host-0"])] == ["i-0"]
 
 
@@ -121,7 +127,7 @@ def test_a_lost_host_s_instances_need_their_room_still(make: Any) -> None:
     found = looked(*two, third, *running(make, *at))
     assert found.short(0) is None
     assert found.short(1) is not None
-    assert found.survivable() == 0
+    assert survivable(found) == 0
     drained = replace(third, state=HostState.up, draining=True)
     assert looked(*two, drained, *running(make, *at)).short(1) is not None
 
@@ -132,14 +138,14 @@ def test_what_waits_for_a_host_is_short_of_room_already(make: Any) -> None:
     short = found.short(0)
     assert short is not None
     assert "waits for one already" in str(short)
-    assert found.survivable() == -1
+    assert survivable(found) == -1
 
 
 def test_what_was_accepted_and_has_no_host_yet_has_one_in_thought(make: Any) -> None:
     waits = make.instance("i-0", host=None, state=InstanceState.pending)
-    assert looked(*hosts(make, 1.2, 1.2), waits, shared_disk(make, "i-0")).survivable() == 1
+    assert survivable(looked(*hosts(make, 1.2, 1.2), waits, shared_disk(make, "i-0"))) == 1
     there = running(make, ("i-1", "t3.micro", "host-0"))
-    assert looked(*hosts(make, 1.2, 1.2), waits, shared_disk(make, "i-0"), *there).survivable() == 0
+    assert survivable(looked(*hosts(make, 1.2, 1.2), waits, shared_disk(make, "i-0"), *there)) == 0
 
 
 def test_priority_decides_who_finds_room(make: Any) -> None:
@@ -376,6 +382,51 @@ async def test_it_is_what_the_recovery_does(bench: Any, make: Any, seed: int) ->
     await bench.store.transact(work)
     for machine, host in expected:
         assert (await bench.get(Instance, machine.id)).host == host
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_moves_in_thought_are_moves(make: Any, seed: int) -> None:
+    """Also where the room at the other end is reserved by the migration that is under way."""
+    rng = random.Random(seed)
+    records = some_cloud(make, rng)
+    at = {each.id: each for each in records}
+    moved = rng.sample([each for each in records if isinstance(each, Instance)], 3)
+    targets = [each for each in records if isinstance(each, Host) and each.schedulable]
+    ways: list[Move] = []
+    under_way: list[Record] = []
+    for instance in moved:
+        to = rng.choice([each.id for each in targets if each.id != instance.host])
+        type = rng.choice([instance.type, "t3.medium"])
+        at[instance.id] = replace(instance, host=to, type=type)
+        migration = migration_of(instance, to, type) if rng.random() < 0.5 else None
+        under_way += [migration] if migration is not None else []
+        machine = taken(replace(instance, type=type))._replace(host=to)
+        ways.append(Move(str(instance.host), machine, migration.id if migration is not None else ""))
+    before = restarts_of(*records, *under_way)
+    scene = Scene(before)
+    for way in ways:
+        scene.move(way)
+    zone = domain(before, ZONE)
+    found, expected = Outlook(scene, before, zone), looked(*at.values())
+    for losses in range(3):
+        assert found.short(losses) == expected.short(losses)
+    for each in targets:
+        assert found.homeless([each.id]) == expected.homeless([each.id])
+
+
+def migration_of(instance: Instance, to: str, type: str) -> InstanceMigration:
+    return InstanceMigration(
+        id=f"mig-{instance.id}",
+        account=instance.account,
+        instance=instance.id,
+        type=type,
+        zone=instance.zone,
+        source=str(instance.host),
+        destination=to,
+        generation=2,
+        source_generation=1,
+        started=instance.launched,
+    )
 
 
 def test_random_clouds_are_close(make: Any) -> None:

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from gureum.control.pools import expected
+from gureum.hostspec import source_clone
 from gureum.resources import Host, HostState, Snapshot, SnapshotState, Volume, VolumeState
 from gureum.resources.volume import Attachment, AttachmentState
 from gureum.store.sqlite import SqliteStore
@@ -64,6 +65,18 @@ async def test_who_may_have_a_volume_open(store):
     assert found.volumes == {"vol-1": "", "vol-2": "h1"}
     assert found.keepers == {"vol-1": frozenset({"h1"}), "vol-2": frozenset({"h1", "h2"})}
     assert found.up == frozenset({"h1"})
+
+
+async def test_the_clone_that_an_encrypted_volume_is_copied_from_is_somebodys_until_then(store):
+    found = await read(
+        store,
+        replace(VOLUME, encrypted=True, encrypts=True),
+        replace(VOLUME, id="vol-2", encrypted=True, encrypts=True, state=VolumeState.creating),
+    )
+    clone = source_clone("vol-2")
+    assert found.volumes == {"vol-1": "", "vol-2": "", clone: ""}
+    assert found.busy == {"vol-2", clone}
+    assert found.made == {"vol-1"}
 
 
 async def test_what_was_there_once(store):

@@ -255,3 +255,29 @@ async def test_room_that_is_kept_for_a_lost_host(rig: Any, make: Any, filler: st
     with pytest.raises(NoCapacity, match=r"loss of a host is survived, and then .*i-1 \(t3.medium\) would"):
         await resize(rig, "t3.medium")
     assert (await rig.get(Instance, "i-1")).type == "t3.micro"
+
+
+@pytest.mark.parametrize(("kept", "goes"), [(0, True), (1, False)])
+async def test_room_that_is_kept_where_it_would_move_to(rig: Any, make: Any, kept: int, goes: bool) -> None:
+    """host-0 is full. What runs on host-1 would find room on host-2 alone, where this one would go."""
+    await rig.put(
+        FleetSettings(id=FLEET, survive=kept),
+        *(
+            make.host(f"host-{n}", address=f"192.0.2.{n + 1}", number=n + 1, memory_bytes=gib * GIB)
+            for n, gib in ((1, 10), (2, 11))
+        ),
+        replace(await rig.get(Host, "host-0"), address="192.0.2.1"),
+        make.attached(pool="san"),
+        make.instance("i-2", state=InstanceState.running, type="t3.medium"),
+        make.attached("vol-2", instances=["i-2"]),
+        make.instance("i-3", state=InstanceState.running, type="t3.large", host="host-1"),
+        make.attached("vol-3", instances=["i-3"], pool="san"),
+    )
+    if goes:
+        assert (await resize(rig, "t3.medium", moves=True)).migration
+        return
+    with pytest.raises(
+        NoCapacity, match=r"host-0 has .* left.*on host host-2 room is kept.* i-3 \(t3.large\) would find no"
+    ):
+        await resize(rig, "t3.medium", moves=True)
+    assert not (await rig.get(Instance, "i-1")).migration

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gureum.control.survival import Survival, outlooks
+from gureum.control.survival import Survival, outlooks, survivable
 from gureum.errors import StoreError
 from gureum.resources import Event, FleetSettings, HostState, InstanceState
 from gureum.resources.placement import FLEET
@@ -137,6 +137,6 @@ async def test_what_waits_has_its_place_in_thought(watch: Watch) -> None:
     )
 
     async def look(tx: Transaction) -> list[tuple[str, int]]:
-        return [(zone, each.survivable()) for zone, each in (await outlooks(tx)).items()]
+        return [(zone, await survivable(each)) for zone, each in (await outlooks(tx, kept=True)).items()]
 
     assert await watch.bench.store.transact(look) == [("us-east-1a", 1)]

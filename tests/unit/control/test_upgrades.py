@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from gureum.control.balancer import CALM_SECONDS
 from gureum.control.upgrades import END_AGENT, Upgrades, cancel
 from gureum.errors import Conflict, TransportError
 from gureum.hostspec import HostReport, WardenReport
@@ -106,6 +107,37 @@ async def test_one_host_after_the_other(fleet: Fleet) -> None:
     ended = await fleet.now()
     assert (ended.state, ended.ended) == (UpgradeState.completed, fleet.bench.time)
     assert fleet.asked[2:] == [("host-0", b"1.0")]
+    assert not fleet.called
+
+
+async def test_none_is_begun_while_another_host_is_being_lost(fleet: Fleet) -> None:
+    await fleet.begin("host-0", "host-1", evacuate=True)
+    lost = await fleet.bench.get(Host, "host-2")
+    await fleet.bench.put(replace(lost, state=HostState.down, silent=fleet.bench.time))
+    assert await fleet.step() == [WAITING, WAITING]
+    assert "host host-2 was lost a moment ago" in (await fleet.now()).hosts[0].message
+    fleet.bench.time += CALM_SECONDS
+    assert await fleet.step() == [LEAVING, WAITING]
+    assert (await fleet.now()).hosts[0].message == ""
+
+
+async def test_a_host_that_is_being_upgraded_keeps_no_other_one_waiting(fleet: Fleet) -> None:
+    await fleet.begin("host-0", "host-1", at_once=1)
+    assert await fleet.step() == [RETURNING, WAITING]
+    restarts = await fleet.bench.get(Host, "host-0")
+    await fleet.bench.put(replace(restarts, state=HostState.down, silent=fleet.bench.time))
+    await fleet.bench.put(replace(await fleet.now(), at_once=2))
+    assert await fleet.step() == [RETURNING, RETURNING]
+
+
+async def test_a_host_that_is_activated_meanwhile_is_not_changed(fleet: Fleet, make: Any) -> None:
+    """What was placed there since would go down with it."""
+    await fleet.bench.put(make.instance(state=InstanceState.running))
+    await fleet.begin("host-0", evacuate=True)
+    assert await fleet.step() == [LEAVING]
+    await fleet.bench.put(replace(await fleet.bench.get(Host, "host-0"), draining=False))
+    assert await fleet.step() == [FAILED]
+    assert "somebody activated host host-0" in (await fleet.now()).message
     assert not fleet.called
 
 

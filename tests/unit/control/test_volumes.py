@@ -57,6 +57,15 @@ async def test_created_when_the_pool_has_it_in_full_size(bench: Any, make: Any) 
     assert (await bench.step_volume()).state is VolumeState.available
 
 
+async def test_a_volume_that_failed_is_not_attaching_for_ever(bench: Any, make: Any) -> None:
+    attaching = replace(make.attached(state=AttachmentState.attaching), state=VolumeState.error)
+    assert not volumes.settled(attaching)
+    await bench.put(make.instance(state=InstanceState.stopped), attaching)
+    after = await bench.step_volume()
+    assert (after.state, after.attachments[0].state) == (VolumeState.error, AttachmentState.attached)
+    assert volumes.settled(after)
+
+
 async def test_an_error_counts_if_it_is_of_this_request(bench: Any, make: Any) -> None:
     await bench.put(make.volume())
     version = (await bench.get(Volume, "vol-1")).version

@@ -377,3 +377,14 @@ async def test_an_empty_list_in_the_words_of_ec2(world: World, query: str, expec
     answer = await world.call("ec2", f"{query}&Version=2016-11-15".encode(), FORM, "/")
     assert (answer[0], code(answer)) == (400, expected)
     assert said in str(answer)
+
+
+async def test_a_load_balancer_learns_who_leads(catalogue: Catalogue) -> None:
+    leads = [True]
+    world = World(catalogue, healthy=lambda: leads[0])
+    status, _, body = await world.send("GET", "/.gureum/health", {}, b"")
+    assert (status, body) == (200, b"leads\n")
+    leads[0] = False
+    assert (await world.send("HEAD", "/.gureum/health", {}, b""))[0] == 503
+    assert (await world.send("POST", "/.gureum/health", {}, b""))[0] != 503
+    assert not world.services.calls

@@ -197,6 +197,10 @@ def test_a_machine_from_another_host_is_made_as_it_is_there() -> None:
     arguments = command(msgspec.structs.replace(CONFIG, nics=nics, incoming=incoming))
     assert values(arguments, "-incoming") == ["defer"]
     assert "-S" in arguments
+    assert "num-queues" not in devices(arguments)[f"{DISK.volume}.10"]
+    told = msgspec.structs.replace(incoming, layout=msgspec.structs.replace(layout, queues={DISK.volume: 3}))
+    disk = devices(command(msgspec.structs.replace(CONFIG, nics=nics, incoming=told)))[f"{DISK.volume}.10"]
+    assert disk["num-queues"] == 3
     places = {id: (device.get("bus"), device.get("addr")) for id, device in devices(arguments).items()}
     assert places[f"{DISK.volume}.10"] == (HOTPLUG_BUS, "0x5")
     assert (places["eni-1"], places["eni-2"]) == ((NIC_BUS, "0x7"), ("pcie.0", "0x2"))

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gureum.cpus import LEVELS, MODELS, common_level
+from gureum.cpus import LEVELS, MODELS, NAMED, common_level
+from gureum.env import Env
 from gureum.errors import HypervisorError
-from gureum.hypervisors.qemu import cpu_models
+from gureum.hypervisors.qemu import cpu_models, hypervisor
 from gureum.hypervisors.qemu.cpu_models import argument, offered
 from gureum.hypervisors.qemu.installation import Installation, inspect
 
@@ -48,15 +49,69 @@ def test_what_hosts_have_in_common() -> None:
     assert common_level([MODELS, ("EPYC",)]) == ""
 
 
+class Packages:
+    """The QEMU that is installed, and what it says of itself."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.stamp = "first"
+        self.cpu = "some"
+        self.boot = "boot-1"
+        self.offers: tuple[str, ...] | None = ("Nehalem",)
+        """None: it does not say."""
+        self.asked = 0
+        monkeypatch.setattr(hypervisor, "inspect", self.inspect)
+        monkeypatch.setattr(hypervisor, "host_cpu", lambda: self.cpu)
+        monkeypatch.setattr(cpu_models, "_ask", self.ask)
+        monkeypatch.setattr(cpu_models, "boot_id", lambda: self.boot)
+
+    async def inspect(self, _cache: Path) -> Installation:
+        return Installation(binary="q", stamp=self.stamp, version="7.2", aliases={}, types=())
+
+    async def ask(self, _binary: str, _accelerator: str) -> tuple[object, dict[str, object]]:
+        self.asked += 1
+        if self.offers is None:
+            raise HypervisorError("it did not say it")
+        return [definition(NAMED[each]) for each in self.offers], {}
+
+
+async def test_an_upgrade_is_seen_without_a_new_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages = Packages(monkeypatch)
+    found = hypervisor.QemuHypervisor(Env(), tmp_path, "kvm")
+    await found._look_at_qemu()
+    assert found.cpu_models == ("Nehalem",)
+    packages.offers = ("Nehalem", "SandyBridge")
+    await found._look_at_qemu()
+    assert packages.asked == 1
+    packages.stamp = "second"
+    await found._look_at_qemu()
+    assert found.cpu_models == ("Nehalem", "SandyBridge")
+    packages.cpu, packages.offers = "some, with less", None
+    await found._look_at_qemu()
+    assert found.cpu == "kvm some, with less"
+    assert found.cpu_models == ("Nehalem", "SandyBridge"), "it is not known, and asked again"
+    packages.offers = ()
+    await found._look_at_qemu()
+    assert found.cpu_models == ()
+
+
+async def test_what_was_remembered_is_of_this_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel decides, too, which features guests get."""
+    packages = Packages(monkeypatch)
+    for boot, asked in (("boot-1", 1), ("boot-1", 1), ("boot-2", 2)):
+        packages.boot = boot
+        await hypervisor.QemuHypervisor(Env(), tmp_path, "tcg")._look_at_qemu()
+        assert packages.asked == asked
+
+
 async def test_a_qemu_that_says_nothing_offers_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def silent(_binary: str, _accelerator: str) -> object:
-        raise HypervisorError("it did not say it")
-
-    monkeypatch.setattr(cpu_models, "_ask", silent)
-    installed = Installation(binary="q", stamp="s", version="7.2", aliases={}, types=())
-    assert await cpu_models.inspect(tmp_path / "cpus.json", installed, "tcg", "tcg") == ()
+    Packages(monkeypatch).offers = None
+    found = hypervisor.QemuHypervisor(Env(), tmp_path, "tcg")
+    await found._look_at_qemu()
+    assert found.cpu_models == ()
     assert not (tmp_path / "cpus.json").exists()
 
 

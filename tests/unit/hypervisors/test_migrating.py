@@ -251,3 +251,80 @@ async def test_what_is_found_completed_is_held_now_or_has_stayed(
     assert qemu.migrating.status is not None
     assert qemu.migrating.status.phase is phase
     qemu.migrating.close()
+
+
+COPIES = replace(OUTGOING, copies=("vol-1",), disks_address="192.0.2.1:6")
+JOB = {"id": "vol-1.copy", "status": "running"}
+
+
+async def failed_copy(qemu: Qemu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose QEMU does not answer when it is to be let go of."""
+    monkeypatch.setattr(migrating, "DROP_AGAIN_SECONDS", 0.01)
+    qemu.saved.migration = COPIES.migration
+    qemu.migrating.status, qemu.migrating._volumes = STATUS, COPIES.copies
+    qemu.migrating._disks_first = True
+    qemu.says["query-jobs"] = [[{**JOB, "status": "aborting"}], SILENT, [JOB], []]
+    qemu.says["query-yank"] = [SILENT, []]
+    await qemu.migrating._look_at_disks()
+    assert (await qemu.until(MigrationPhase.failed)).error
+
+
+async def test_copies_that_could_not_be_let_go_of_are_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    qemu = Qemu(tmp_path)
+    await failed_copy(qemu, monkeypatch)
+    async with asyncio.timeout(60):
+        while "block-job-cancel" not in qemu.asked:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    assert qemu.asked.count("query-yank") == 3
+    qemu.migrating.close()
+
+
+async def test_another_attempt_is_not_ended_by_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its copies are called the same."""
+    qemu = Qemu(tmp_path)
+    await failed_copy(qemu, monkeypatch)
+    begun: list[str] = []
+
+    async def begin(*_: object) -> None:
+        await asyncio.sleep(0.1)
+        begun.extend(qemu.asked)
+        begun.append("begun")
+
+    monkeypatch.setattr(migrating.DiskCopies, "begin", begin)
+    await qemu.migrating.migrate(replace(COPIES, migration="mig-2"))
+    qemu.says["query-jobs"] = [[JOB]]
+    await asyncio.sleep(0.1)
+    assert begun[-1] == "begun"
+    assert "block-job-cancel" not in qemu.asked
+    assert qemu.asked.count("query-yank") == begun.count("query-yank")
+    qemu.migrating.close()
+
+
+async def test_what_began_of_an_attempt_that_failed_is_let_go_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    qemu = Qemu(tmp_path)
+    qemu.saved.migration = ""
+    monkeypatch.setattr(migrating, "DROP_AGAIN_SECONDS", 0.01)
+    dropped: list[str] = []
+
+    async def begin(*_: object) -> None:
+        raise HypervisorError("the second disk can't be opened")
+
+    async def drop(_: object) -> None:
+        dropped.append("tried")
+        if len(dropped) < 3:
+            raise SILENT
+
+    monkeypatch.setattr(migrating.DiskCopies, "begin", begin)
+    monkeypatch.setattr(migrating.DiskCopies, "drop", drop)
+    with pytest.raises(HypervisorError, match="second disk"):
+        await qemu.migrating.migrate(COPIES)
+    async with asyncio.timeout(60):
+        while len(dropped) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    qemu.migrating.close()

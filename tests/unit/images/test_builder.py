@@ -44,7 +44,7 @@ def versions(monkeypatch: pytest.MonkeyPatch) -> list[Package]:
         disk.touch()
         os.truncate(disk, size_bytes)
 
-    async def extract(_boot_file: Path, kernel: Path, _lz4: list[str | Path]) -> bool:
+    async def extract(_boot_file: Path, kernel: Path, _program: object) -> bool:
         kernel.write_bytes(b"\x7fELF")
         return True
 

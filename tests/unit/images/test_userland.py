@@ -1,3 +1,4 @@
+import lzma
 import shutil
 import stat
 import subprocess
@@ -32,6 +33,18 @@ def test_modules_come_after_what_they_need(tmp_path: Path) -> None:
     assert modules.closure(["rng-core"]) == []
     with pytest.raises(ImageBuildError, match="has no module warp_drive"):
         modules.closure(["warp_drive"])
+
+
+def test_compressed_modules_are_unpacked(tmp_path: Path) -> None:
+    package = kernel_package(tmp_path, {"virtio": "virtio_ring", "virtio_ring": ""})
+    for path in package.rglob("*.ko"):
+        path.with_name(f"{path.name}.xz").write_bytes(lzma.compress(path.read_bytes()))
+        path.unlink()
+    modules = Modules(package)
+    found = modules.closure(["virtio"])
+    assert [path.name for path in found] == ["virtio_ring.ko", "virtio.ko"]
+    assert found[1].read_bytes().startswith(b"\x7fELF")
+    assert modules.depends(found[1]) == found[:1]
 
 
 def test_one_kernel_only(tmp_path: Path) -> None:

@@ -17,8 +17,11 @@ import gureum.services.ebs
 import gureum.services.ec2
 import gureum.services.fleet
 import gureum.services.sts  # noqa: F401  (registers its operations)
+from gureum.control.autosizer import Sight
 from gureum.control.balancer import Assessment
+from gureum.control.fence_agents import Action, Answer
 from gureum.control.keys import KeyStore
+from gureum.control.resting import Rest
 from gureum.env import Env
 from gureum.errors import ApiError, ConfigError, TransportError
 from gureum.gateway.catalogue import OWN_MODELS
@@ -26,6 +29,7 @@ from gureum.migrationspec import MigrationReport
 from gureum.resources import (
     AttachmentState,
     Host,
+    HostPower,
     HostState,
     Image,
     Instance,
@@ -148,6 +152,26 @@ class FakePools:
         return done
 
 
+class FakePower:
+    """Knows one fence agent; ``asked``: how often what was called, with the agent's options."""
+
+    def __init__(self) -> None:
+        self.found: tuple[Rest, ...] = ()
+        self.answer = Answer(on=True)
+        self.asked: list[tuple[str, Action, dict[str, str]]] = []
+
+    @property
+    def switch(self) -> FakePower:
+        return self
+
+    def refusal(self, agent: str, remote: bool) -> str:
+        return "" if agent == "fence_known" else f"there is no fence agent {agent!r}"
+
+    async def __call__(self, power: HostPower, action: Action) -> Answer:
+        self.asked.append((power.id, action, power.options))
+        return self.answer
+
+
 class FakeHosts:
     """Console output by instance id; a host that is not known does not answer."""
 
@@ -157,10 +181,12 @@ class FakeHosts:
         self.joining: Joining | None = None
         self.migrations: dict[str, MigrationReport] = {}
         self.sizes: dict[str, MachineSize] = {}
+        self.sights: dict[str, Sight] = {}
         self.wrong: dict[str, tuple[str, ...]] = {}
         self.copying: dict[tuple[str, str], tuple[int, int]] = {}
         self.blocks = FakeBlocks()
         self.pools = FakePools()
+        self.power = FakePower()
         self.assessment = Assessment()
 
     def problems(self, host: str) -> tuple[str, ...]:
@@ -171,6 +197,9 @@ class FakeHosts:
 
     def balance(self) -> Assessment:
         return self.assessment
+
+    def autosize(self, instance: str) -> Sight | None:
+        return self.sights.get(instance)
 
     def size(self, host: str, instance: str, generation: int) -> MachineSize | None:
         return self.sizes.get(instance)

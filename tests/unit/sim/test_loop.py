@@ -37,3 +37,36 @@ def test_threads_are_refused() -> None:
 
     with pytest.raises(AssertionError, match="not deterministic"):
         run(main())
+
+
+def test_what_is_due_at_once_happens_in_its_order() -> None:
+    async def main() -> list[int]:
+        loop, done = asyncio.get_running_loop(), list[int]()
+        timers = []
+        for number in range(300):
+            timers.append(loop.call_at(5, lambda: None))
+            loop.call_at(5, done.append, number)
+        for timer in timers[1:]:
+            timer.cancel()
+        await asyncio.sleep(6)
+        return done
+
+    assert run(main()) == list(range(300))
+
+
+def test_timers_that_end_unused_change_nothing() -> None:
+    async def main(unused: int) -> list[tuple[float, int]]:
+        loop, done = asyncio.get_running_loop(), list[tuple[float, int]]()
+
+        async def work(number: int) -> None:
+            for turn in range(20):
+                timers = [loop.call_later(3, lambda: None) for _ in range(unused)]
+                await asyncio.sleep(0.1 * (turn % 3))
+                for timer in timers:
+                    timer.cancel()
+                done.append((loop.time(), number))
+
+        await asyncio.gather(*(work(number) for number in range(10)))
+        return done
+
+    assert run(main(0)) == run(main(7))

@@ -23,7 +23,7 @@ def failure(text: str) -> str:
         ("+0", "3: '+0': a line is"),
         ("+9999 advance 1", "3: +9999: at most 7200 s"),
         ("+0 kil manager", "3: there is no command 'kil'; is it kill?"),
-        ("+0 frobnicate", "3: there is no command 'frobnicate'; commands are: launch, start,"),
+        ("+0 frobnicate", "3: there is no command 'frobnicate'; commands are: "),
         ("+0 kill agent host-7", "3: 'kill agent host-7': a host named 'host-7' is not known; is it host-"),
         ("+0 kill agent", "HOST is missing"),
         ("+0 start web", "an instance named 'web' is not known; there is none yet"),

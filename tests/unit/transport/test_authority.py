@@ -64,7 +64,8 @@ def test_a_certificate_is_for_the_name_that_the_manager_says_and_for_a_host_only
     assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     assert issued.serial == f"{certificate.serial_number:x}"
     assert issued.expires == pytest.approx(now + 30 * DAY, abs=2)
-    assert purposes(load(authority_dir / MANAGER_CERTIFICATE)) == [ExtendedKeyUsageOID.SERVER_AUTH]
+    managers = purposes(load(authority_dir / MANAGER_CERTIFICATE))
+    assert managers == [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
 
 
 def test_each_has_a_number_of_its_own(authority_dir: Path) -> None:

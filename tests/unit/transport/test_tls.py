@@ -111,6 +111,11 @@ async def test_nonsense_in_place_of_a_handshake(address: Address, authority_dir:
     assert await is_served(address, authority_dir)
 
 
+async def test_a_name_that_cannot_be_one(authority_dir: Path) -> None:
+    with pytest.raises(TransportError, match=r"no manager at a\.\.b:4567"):
+        await tls.connect(Address("a..b", 4567), tls.unverified_context())
+
+
 async def test_one_that_is_closed_at_once_leaves_no_socket(authority_dir: Path) -> None:
     server = await tls.listen(Address("127.0.0.1", 0), tls.manager_context(authority_dir), serve)
     server.close()

@@ -121,8 +121,8 @@ class Warden:
         self._custody.marked(Marks(*map(int, earlier.get("marks", ()))))
         self._held = True
         """Machines may be stopped; until they go on. At first: the last warden may have ended just then."""
-        self._proxied = bool(earlier.get("proxied", False))
-        """It proxied neighbour discovery before."""
+        if earlier.get("proxied"):
+            self._silence.proxy()
         self._stopped = False
         """None runs, as far as a last look went."""
         self._why = self._complaint = ""
@@ -214,21 +214,15 @@ class Warden:
 
     def _be_silent(self) -> None:
         try:
-            proxied = self._silence.keep(self._proxied)
+            self._silence.keep()
         except OSError as error:
             self._complain(f"this host goes on answering for its instances' addresses: {error}")
-        else:
-            if proxied and not self._proxied:
-                self._proxied = True
-                self._note()
 
     def _be_heard(self) -> None:
         try:
-            self._silence.lift(self._proxied, HEARD_SECONDS)
+            self._silence.lift(HEARD_SECONDS)
         except OSError as error:
             self._complain(f"this host's network cannot be opened: {error}")
-        else:
-            self._proxied = False
 
     def _complain(self, what: str) -> None:
         if what != self._complaint:
@@ -250,7 +244,6 @@ class Warden:
             why=self._why[:200],
             error=self._error[:200],
             marks=custody.marks._replace(killed=self._recorded.killed),
-            proxied=self._proxied,
             pid=os.getpid(),
         )
 
@@ -259,7 +252,7 @@ class Warden:
         if not self._guests.look() or self._guests.pids():
             self._log.say("ends, and leaves machines to the next warden")
             return False
-        self._silence.leave(self._proxied)
+        self._silence.leave()
         self._lease.end()
         self._lease.ended.wait(END_SECONDS)
         return True

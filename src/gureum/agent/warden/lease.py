@@ -21,6 +21,10 @@ from gureum.san.ceph.rbdworker import fences
 CONNECT_SECONDS = 5
 OPERATION_SECONDS = 10
 """An operation waits for an OSD that died, up to 20 s, and one that is given up is only asked again."""
+LAGGY_SECONDS = 2
+"""Then the client asks for a newer map of the OSDs. By default it does so after 10 to 15 s, which no
+operation lives to see; and with an old map it tries for ever to reach OSDs as they were before a restart.
+"""
 LOOKED_SECONDS_MAX = 3.0
 TOLD_MAX = 100
 SHUTDOWN_SECONDS = 1.0
@@ -158,6 +162,8 @@ class Lease:
             "client_mount_timeout": str(CONNECT_SECONDS),
             "rados_mon_op_timeout": str(OPERATION_SECONDS),
             "rados_osd_op_timeout": str(OPERATION_SECONDS),
+            "objecter_timeout": str(LAGGY_SECONDS),
+            "objecter_tick_interval": "1",
             "ms_async_op_threads": "1",
             "librados_thread_count": "1",
             "admin_socket": "",

@@ -202,7 +202,9 @@ def _nic_place(config: MachineConfig, nic: Nic, micro: bool) -> Node:
 
 def _disk_place(config: MachineConfig, disk: Disk, micro: bool) -> Node:
     if config.incoming is not None:
-        return placed(*config.incoming.layout.disks[disk.volume])
+        layout = config.incoming.layout
+        queues = layout.queues.get(disk.volume, 0)  # an earlier gureum does not say
+        return {**placed(*layout.disks[disk.volume]), **({"num-queues": queues} if queues else {})}
     if micro:
         return {}
     return _slot(ROOT_DISK_SLOT, micro) if disk.index == 0 else hotplug_place(disk.index)

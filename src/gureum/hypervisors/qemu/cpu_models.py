@@ -1,4 +1,4 @@
-"""Which CPU models a QEMU can give its guests on this host: asked once, and remembered."""
+"""Which CPU models a QEMU can give its guests on this host: asked once in a boot, and remembered."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from gureum.cpus import LEVEL, LEVELS, MODELS, NAMED
 from gureum.errors import HypervisorError
 from gureum.hypervisors.qemu.installation import Installation, remember
 from gureum.hypervisors.qemu.live_nodes import item, items
+from gureum.hypervisors.qemu.record import boot_id
 
 log = logging.getLogger(__name__)
 
@@ -40,20 +41,17 @@ def argument(model: str, vendor: str) -> str:
 
 
 async def inspect(cache: Path, installation: Installation, accelerator: str, cpu: str) -> tuple[str, ...]:
-    """Those of ``MODELS`` that are offered here, none if QEMU does not say. ``cpu``: the host's."""
-    key = f"{installation.stamp} {accelerator} {cpu}"
+    """Those of ``MODELS`` that are offered here. ``cpu``: the host's. Raises HypervisorError if QEMU does
+    not say.
+    """
+    key = f"{boot_id()} {installation.stamp} {accelerator} {cpu}"
     try:
         known = msgspec.json.decode(cache.read_bytes(), type=Offered)
         if known.key == key:
             return known.models
     except (OSError, msgspec.MsgspecError):
         log.debug("no usable %s", cache)
-    try:
-        definitions, features = await _ask(installation.binary, accelerator)
-    except HypervisorError as error:
-        log.warning("which CPU models guests can have is not known: %s", error)
-        return ()
-    models = offered(definitions, features)
+    models = offered(*await _ask(installation.binary, accelerator))
     remember(cache, Offered(key=key, models=models))
     return models
 

@@ -167,16 +167,12 @@ class DiskCopies:
     async def begin(
         self, volumes: Sequence[str], address: str, migration: str, creds: str, bytes_per_second: int
     ) -> None:
-        """Raises HypervisorError, with nothing begun."""
+        """Raises HypervisorError; some may have begun then, for ``drop`` to end."""
         await self.drop()
-        try:
-            for volume in volumes:
-                await self._open(volume, address, f"{migration}.{volume}", creds)
-            for volume in volumes:
-                await self._mirror(volume, _share(bytes_per_second, volumes))
-        except HypervisorError:
-            await self.drop()
-            raise
+        for volume in volumes:
+            await self._open(volume, address, f"{migration}.{volume}", creds)
+        for volume in volumes:
+            await self._mirror(volume, _share(bytes_per_second, volumes))
         self._env.crashpoint("qemu.copies.begun")
 
     async def _open(self, volume: str, address: str, name: str, creds: str) -> None:

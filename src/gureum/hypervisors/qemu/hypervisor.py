@@ -84,6 +84,8 @@ class QemuHypervisor:
         self._vendor = vendor() if accelerator == "kvm" else ""
         self._models: dict[str, str] = {}
         """CPU models that are offered here, with what QEMU is told."""
+        self._offers_of = ("", "")
+        """The QEMU and the CPU that these are of."""
         self._kvm = KvmAccess()
         self._tsc_khz = 0
         self._housekeeping: asyncio.Task[None] | None = None
@@ -115,13 +117,7 @@ class QemuHypervisor:
         self._run_dir.chmod(0o700)
         if os.geteuid() != 0:
             raise HypervisorError("machines can be run by root only: each gets a user of its own")
-        self._installation = await inspect(self._run_dir / "qemu.json")
-        self._models = {
-            model: cpu_models.argument(model, self._vendor)
-            for model in await cpu_models.inspect(
-                self._run_dir / "cpus.json", self._installation, self._accelerator, self._host_cpu
-            )
-        }
+        await self._look_at_qemu()
         if self._accelerator == "kvm":
             self._kvm = kvm_access(self._run_dir)
         found = await asyncio.gather(
@@ -135,6 +131,26 @@ class QemuHypervisor:
                 raise outcome
         await self._end_strays()
         self._housekeeping = asyncio.create_task(self._keep_house())
+
+    async def _look_at_qemu(self) -> None:
+        """Learn which QEMU machines get, and with which CPU models: an upgrade of its package, or of the
+        processors' microcode, changes both.
+        """
+        if self._accelerator == "kvm":
+            self._host_cpu = f"kvm {host_cpu()}"
+        found = await inspect(self._run_dir / "qemu.json")
+        if (found.stamp, self._host_cpu) == self._offers_of:
+            return
+        self._installation = found
+        try:
+            models = await cpu_models.inspect(
+                self._run_dir / "cpus.json", found, self._accelerator, self._host_cpu
+            )
+        except HypervisorError as error:
+            log.warning("which CPU models guests can have is not known: %s", error)
+            return
+        self._models = {model: cpu_models.argument(model, self._vendor) for model in models}
+        self._offers_of = found.stamp, self._host_cpu
 
     async def _recover(self, id: str) -> None:
         """Take over one machine, as its files and its lock say."""
@@ -461,6 +477,13 @@ class QemuHypervisor:
         found = ((id, machine.identity) for id, machine in self._machines.items())
         return {id: identity.pid for id, identity in found if identity is not None}
 
+    async def used_memory(self) -> dict[str, int]:
+        """By machine, how many bytes its guest says that it uses; without those that don't say it."""
+        machines = [machine for machine in self._machines.values() if not machine.held]
+        used = await asyncio.gather(*(machine.used_bytes() for machine in machines))
+        found = zip(machines, used, strict=True)
+        return {machine.id: count for machine, count in found if count >= 0}
+
     def console_socket(self, id: str) -> Path | None:
         machine = self._machines.get(id)
         return machine.files.console if machine is not None and machine.lives else None
@@ -481,6 +504,10 @@ class QemuHypervisor:
                 except OSError as error:
                     log.warning("%s: cannot trim its logs: %s", machine.id, error)
             await asyncio.gather(*(self._look_at_storage(machine) for machine in self._machines.values()))
+            try:
+                await self._look_at_qemu()
+            except HypervisorError as error:
+                log.warning("%s", error)
 
     async def _look_at_storage(self, machine: Machine) -> None:
         try:

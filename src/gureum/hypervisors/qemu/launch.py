@@ -18,6 +18,7 @@ from gureum.hypervisors.qemu.growth import MIB
 from gureum.hypervisors.qemu.process import confined, spawn
 from gureum.hypervisors.qemu.rbd import memory_file
 from gureum.hypervisors.qemu.record import MachineFiles, Saved
+from gureum.migrationspec import Room
 
 PROCESS_MEMORY_BYTES = 256 * MIB
 """What a QEMU needs beside the guest's memory and translated code: code, buffers, page cache in reach of its
@@ -28,6 +29,12 @@ PIDS_PER_MACHINE = 256
 PROCESS_MEMORY_NETWORK_BYTES = 512 * MIB
 PIDS_NETWORK = 1024
 """A disk of a cluster takes 15 threads and 8 MiB when it is idle, and more with data on its way."""
+
+PAGE_BYTES, SHADOW_PAGE_BYTES = 4096, 10
+"""What KVM keeps of each page that a guest may have, once that has guests of its own (or where the CPU has no
+nested paging): where it is mapped, 8 bytes, and who watches writes to it, 2 bytes. It counts as the
+machine's, also of room that was never used.
+"""
 
 KVM_DEVICE = Path("/dev/kvm")
 
@@ -74,18 +81,23 @@ def launch(
         memory_bytes = config.memory_bytes
         if config.incoming is not None:
             memory_bytes = max(memory_bytes, config.incoming.layout.memory_bytes)
-        limits = limits_of(config.vcpus, memory_bytes, host.accelerator, host.network)
+        limits = limits_of(config.vcpus, memory_bytes, host.accelerator, host.network, saved.room)
         joins = cgroups.create(saved.group or files.id, limits)
         confinement = confined(saved.uid, kvm.groups, command)
         pid = spawn(files, confinement, joins, inherited, kvm.node, network=host.network)
         return pid, disks
 
 
-def limits_of(vcpus: int, memory_bytes: int, accelerator: str, network: bool) -> Limits:
-    """Of the process of a machine with so many vCPUs and so much memory."""
+def limits_of(
+    vcpus: int, memory_bytes: int, accelerator: str, network: bool, room: Room | None = None
+) -> Limits:
+    """Of the process of a machine with so many vCPUs and so much memory. ``room``: what it may grow to."""
+    most_bytes = max(memory_bytes, room.memory_max_bytes if room is not None else 0)
     memory_bytes += PROCESS_MEMORY_NETWORK_BYTES if network else PROCESS_MEMORY_BYTES
     if accelerator == "tcg":
         memory_bytes += TRANSLATION_MIB * MIB
+    else:
+        memory_bytes += most_bytes // PAGE_BYTES * SHADOW_PAGE_BYTES
     return Limits(vcpus, memory_bytes, PIDS_NETWORK if network else PIDS_PER_MACHINE)
 
 

@@ -24,9 +24,6 @@ DEVICES = "/machine/peripheral"
 SLOT_SHIFT = 3
 """A PCI address is slot and function."""
 
-FIXED_MAJOR = 9
-"""QEMU's first version that tells TCG what of a memory has been copied."""
-
 Places = dict[str, tuple[str, int]]
 
 
@@ -61,6 +58,7 @@ async def ask(machine: Machine, installation: Installation, host_cpu: str) -> Ma
         watchdog=saved.watchdog,
         model=saved.model,
         disks=await _places(monitor, disks.devices, micro),
+        queues=await _queues(monitor, disks.devices),
         nics=await _places(monitor, nics.devices, micro),
         vcpus=size.vcpus if size is not None else 0,
         memory_bytes=size.memory_bytes if size is not None else 0,
@@ -79,18 +77,13 @@ async def _size(machine: Machine, installation: Installation) -> MachineSize | N
     if live.leaving or (wanted and size is not None and size.vcpus > wanted):
         raise HypervisorError(f"{machine.id}: its guest has not let go of a vCPU yet")
     plugged = size is not None and size.memory_bytes > size.memory_min_bytes
-    if plugged and _forgets_writes(machine, installation):
+    if plugged and machine.accelerator == "tcg":
         # As ``growth.memory`` says. A virtio-mem device's size cannot be uneven.
         raise HypervisorError(
             f"{machine.id}: has got memory while it ran, and this QEMU ({installation.version}) cannot copy "
             "that of an emulated machine: take it away again, or stop and start the instance"
         )
     return size
-
-
-def _forgets_writes(machine: Machine, installation: Installation) -> bool:
-    major = installation.version.partition(".")[0]
-    return machine.accelerator == "tcg" and major.isdecimal() and int(major) < FIXED_MAJOR
 
 
 async def _others(monitor: Monitor, known: set[str]) -> list[str]:
@@ -107,6 +100,15 @@ async def _places(monitor: Monitor, devices: Mapping[str, str], micro: bool) -> 
         address = 0 if micro else await monitor.execute("qom-get", {"path": path, "property": "addr"})
         places[id] = (str(bus).rpartition("/")[2], int(str(address)) >> SLOT_SHIFT)
     return places
+
+
+async def _queues(monitor: Monitor, devices: Mapping[str, str]) -> dict[str, int]:
+    """QEMU chose them by the vCPUs that there were at the start, and those may be others now."""
+    found: dict[str, int] = {}
+    for volume, device in devices.items():
+        asked = {"path": f"{DEVICES}/{device}", "property": "num-queues"}
+        found[volume] = int(str(await monitor.execute("qom-get", asked)))
+    return found
 
 
 def require_fit(

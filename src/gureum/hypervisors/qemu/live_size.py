@@ -19,7 +19,9 @@ MEMORY_PATH = f"/machine/peripheral/{DEVICE}"
 
 class LiveSize:
     """``status`` is what the machine has; ``grown()`` is called when that is more. ``keeps_cpus``: none can
-    be taken from it. (QEMU 7.2's TCG frees something twice then, and dies of it at the next CPU that comes.)
+    be taken from it. (No QEMU's TCG lives long with that. 7.2 frees something twice, and dies of it at the
+    next CPU that comes. 10.0 counts all that ever came, and aborts once they are more than the machine may
+    have: tcg_register_thread in its tcg/tcg.c.)
     """
 
     def __init__(

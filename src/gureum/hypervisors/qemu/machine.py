@@ -23,6 +23,7 @@ from gureum.hypervisors.qemu.cgroup import Cgroups
 from gureum.hypervisors.qemu.command import AGENT
 from gureum.hypervisors.qemu.disks import parse_name
 from gureum.hypervisors.qemu.guest_agent import Freezer
+from gureum.hypervisors.qemu.guest_memory import GuestMemory
 from gureum.hypervisors.qemu.live_disks import LiveDisks
 from gureum.hypervisors.qemu.live_mirrors import LiveMirrors
 from gureum.hypervisors.qemu.live_nics import LiveNics
@@ -89,6 +90,7 @@ class Machine:
         self.migrating = Migrating(self)
         self.freezer = Freezer(env, files.id, files.agent, self.agent_listens, self._note_frozen)
         self.resizing = Resizing(self)
+        self._memory: GuestMemory | None = None
         self._ending = asyncio.Lock()
         self._saving = asyncio.Lock()
         self._background = Background(files.id)
@@ -186,6 +188,11 @@ class Machine:
             raise HypervisorError(f"{self.id}: its disks are not known yet")
         return self._mirrors
 
+    async def used_bytes(self) -> int:
+        """Of the memory, what the guest says that it uses; -1 if it doesn't."""
+        asked = self._memory if self.state is MachineState.running else None
+        return await asked.used_bytes() if asked is not None else -1
+
     def watch(self, identity: Identity) -> None:
         """From now on this process is the machine's. Raises HypervisorError if it has ended already."""
         self._process = Process.open(identity, self._process_ended)
@@ -197,6 +204,7 @@ class Machine:
         self._let_go_of_monitor()
         monitor = Monitor(self.id, self.files.qmp, self._event, self._monitor_lost)
         self._monitor, self._stalls = monitor, Stalls(monitor)
+        self._memory = GuestMemory(self.env, monitor)
         await self._while_alive(monitor.connect(seconds))
         await self._while_alive(self.refresh())
 

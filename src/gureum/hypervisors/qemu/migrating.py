@@ -51,6 +51,8 @@ BEGIN_SECONDS = 15.0
 """From the connection to the first of what is copied."""
 SILENT_SECONDS = 30.0
 """QEMU that does not answer for so long is taken to wait for a disk of the other host."""
+DROP_AGAIN_SECONDS, DROP_AGAIN_SECONDS_MAX = 1.0, 60.0
+"""When copies that could not be let go of are tried again: later each time."""
 CANCEL_SECONDS = 20.0
 CANCEL_POLL_SECONDS = 0.05
 ARRIVAL_SECONDS = 5.0
@@ -73,6 +75,7 @@ class Migrating:
         self._listener: Listener | None = None
         self._background = Background(machine.id)
         self._watching: asyncio.Task[None] | None = None
+        self._dropping: asyncio.Task[None] | None = None
         self._told_to_stay = False
         """What is held here after all was sent was told to go on. Perhaps QEMU has not answered that."""
         self._bounds: Outgoing | None = None
@@ -181,7 +184,12 @@ class Migrating:
         self._volumes, self._copied, self._tries = outgoing.copies, (), 0
         if outgoing.copies:
             await machine.save(migration=outgoing.migration)
-            await self._begin_disks(machine.monitor(), outgoing)
+            await self._end_dropping()
+            try:
+                await self._begin_disks(machine.monitor(), outgoing)
+            except HypervisorError:
+                self._drop()
+                raise
             self._disks_first = True
             self._show(Migration(migration=outgoing.migration, incoming=False, phase=COPYING))
         else:
@@ -194,8 +202,29 @@ class Migrating:
                 await self._begin(machine.monitor(), outgoing, connection)
         self._watch()
 
-    async def _drop(self) -> None:
-        await self._copies().drop()
+    def _drop(self) -> None:
+        """Let the guest go on with its own disks alone, however long QEMU needs for that."""
+        self._volumes = ()
+        if self._dropping is None or self._dropping.done():
+            self._dropping = self._background.start(self._drop_until_done())
+
+    async def _drop_until_done(self) -> None:
+        pause = DROP_AGAIN_SECONDS
+        while True:
+            try:
+                await self._copies().drop()
+            except HypervisorError as error:
+                log.warning("%s; this is tried again in %g s", error, pause)
+            else:
+                return
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, DROP_AGAIN_SECONDS_MAX)
+
+    async def _end_dropping(self) -> None:
+        """Before another attempt, whose copies have the same names: it lets go of the earlier ones itself."""
+        if self._dropping is not None:
+            self._dropping.cancel()
+            await asyncio.wait([self._dropping])
 
     def _copies(self) -> DiskCopies:
         return DiskCopies(self._machine.env, self._machine.monitor(), self._machine.disks(), self._roads)
@@ -304,7 +333,7 @@ class Migrating:
         async with self._turn:
             if self._disks_first:
                 self._fail(messages.CANCELLED)
-                await self._drop()
+                await self._dropped()
                 return
         # While it waits for a disk of the other host QEMU holds the guest, and answers nothing.
         self._roads.cut()
@@ -317,6 +346,12 @@ class Migrating:
                 await machine.refresh()
                 return
         raise HypervisorError(f"{machine.id}: its migration has not ended in {CANCEL_SECONDS:g} s")
+
+    async def _dropped(self) -> None:
+        if self._dropping is not None:
+            _, late = await asyncio.wait([self._dropping], timeout=CANCEL_SECONDS)
+            if late:
+                raise HypervisorError(f"{self._machine.id}: copies of its disks have not ended yet")
 
     def _watch(self) -> None:
         """Until it has ended, also while QEMU does not answer."""
@@ -541,8 +576,7 @@ class Migrating:
         if status == self.status:
             return
         if not status.incoming and status.phase is MigrationPhase.failed and self._volumes:
-            self._volumes = ()
-            self._background.start(self._drop())
+            self._drop()
         if self.status is None or status.phase is not self.status.phase:
             log.info("%s: %s: %s %s", self._machine.id, status.migration, status.phase, status.error)
         self.status = status

@@ -68,7 +68,8 @@ class Resizing:
 
     def _limit(self, vcpus: int, memory_bytes: int) -> None:
         machine = self._machine
-        limits = limits_of(vcpus, memory_bytes, machine.accelerator, machine.shares_storage())
+        room = machine.saved.room
+        limits = limits_of(vcpus, memory_bytes, machine.accelerator, machine.shares_storage(), room)
         machine.cgroups.limit(machine.group, limits)
 
     def let_go(self) -> None:

@@ -63,6 +63,8 @@ def daemons_conf(
                 "osd_pool_default_size": COPIES,
                 "osd_pool_default_min_size": COPIES_MIN,
                 "osd_pool_default_pg_autoscale_mode": "off",
+                # A hung OSD holds up writes for this long: others miss it, and the monitor believes them.
+                "osd_heartbeat_grace": 12,
                 # All are in one machine: copies are on different OSDs, not on different hosts.
                 "osd_crush_chooseleaf_type": 0,
             },
@@ -102,9 +104,7 @@ def daemons_conf(
                 "osd_crush_update_on_start": "false",
                 # What was stopped is known to be down at once, not after a time of silence.
                 "osd_fast_shutdown_notify_mon": "true",
-                # A hung OSD holds up writes for this long.
                 "osd_heartbeat_interval": 3,
-                "osd_heartbeat_grace": 12,
                 # A log of 2,000 changes for each of 32 placement groups.
                 "osd_target_pg_log_entries_per_osd": 64000,
                 # Measuring the disk at each start takes seconds; the result is for another scheduler.

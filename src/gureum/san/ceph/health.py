@@ -177,6 +177,10 @@ TRANSLATIONS: dict[str, Callable[[Check], Words]] = {
     "MGR_DOWN": _says(
         "no manager runs: disks work, but states and free space are not kept up to date", START
     ),
+    "MGR_MODULE_DEPENDENCY": _says(
+        "parts of the manager cannot be loaded, which disks do not need",
+        "ceph health detail names what is missing on the manager's machine",
+    ),
     "SLOW_OPS": _says(
         "reading or writing is slow", "is a disk failing or busy? ceph health detail names the OSDs"
     ),

@@ -30,6 +30,7 @@ END_SECONDS = 3.0
 KILLED_SECONDS = 20.0
 """Killed, it ends when the disk has done what it was asked for."""
 FENCE_SECONDS = 30.0
+ENDING = "the storage worker is being ended"
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "2"}
 
 ERRORS: Mapping[str, type[PoolError]] = {
@@ -64,6 +65,7 @@ class Worker:
         self._numbers = itertools.count(1)
         self._slots = asyncio.Semaphore(UNDER_WAY_MAX)
         self._starting = asyncio.Lock()
+        self._closed = False
         self._failures = 0
         self._retry_at = 0.0
         self._reason = ""
@@ -122,10 +124,13 @@ class Worker:
             call.answer.cancel()
 
     async def close(self) -> None:
-        """End the worker, which closes what it has open. Calls under way fail."""
+        """End the worker, which closes what it has open. Calls under way fail, and those that come later:
+        what is not to be interrupted may outlive its pool, and must not start another one.
+        """
+        self._closed = True
         process = self._process
         if process is not None:
-            self._abandon("the storage worker is being ended")
+            self._abandon(ENDING)
             assert process.stdin is not None
             process.stdin.close()
         await self._ended()
@@ -145,6 +150,8 @@ class Worker:
         async with self._starting:
             if self._process is not None:
                 return self._process
+            if self._closed:
+                raise PoolUnavailable(ENDING)
             now = asyncio.get_running_loop().time()
             if now < self._retry_at:
                 raise PoolUnavailable(self._reason)
@@ -164,6 +171,10 @@ class Worker:
             )
         except OSError as error:
             raise self._failed(f"the storage worker cannot be started: {error}") from error
+        if self._closed:
+            process.kill()
+            await process.wait()
+            raise PoolUnavailable(ENDING)
         self._process = process
         call = _Call(asyncio.get_running_loop().create_future(), None)
         self._calls[0] = call

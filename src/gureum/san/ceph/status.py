@@ -28,7 +28,7 @@ class Room(msgspec.Struct, frozen=True):
 
 
 class Osd(msgspec.Struct, frozen=True):
-    """``device``: what its bytes are on; "" where the cluster does not say."""
+    """``device``: what its bytes are on; "" where the cluster does not say. ``size``: 0 where it does not."""
 
     name: str
     is_up: bool

@@ -53,7 +53,7 @@ class Disk(NamedTuple):
 
     ``source`` is what its data comes from (an image or snapshot id, or ""), ``snapshot`` what is shown.
     ``key``: of what it is made from; an encrypted one without gets a key of its own. ``encrypts``,
-    ``origin``: as in Volume.
+    ``source_bytes``, ``origin``: as in Volume.
     """
 
     size_gib: int
@@ -66,6 +66,7 @@ class Disk(NamedTuple):
     encrypted: bool = False
     key: str = ""
     encrypts: bool = False
+    source_bytes: int = 0
     origin: str = ""
     target: str = ""
     """The pool that it goes on to once it is made, "" for none."""
@@ -197,6 +198,7 @@ async def settled(ctx: Context, disk: Disk, spec: Mapping[str, Any], snapshot: S
             snapshot=snapshot.id,
             key=snapshot.key,
             encrypts=encrypted and not snapshot.encrypted,
+            source_bytes=snapshot.size_bytes,
             origin=snapshot.origin or snapshot.image,
         )
     return check_disk(disk)
@@ -225,11 +227,18 @@ async def new_volume(ctx: Context, disk: Disk, zone: str) -> Volume:
         encrypted=disk.encrypted,
         key=disk.key or (await encryption.new_key(ctx) if disk.encrypted else ""),
         encrypts=disk.encrypts,
+        source_bytes=disk.source_bytes if disk.encrypts else 0,
         snapshot=disk.snapshot,
         origin=disk.origin,
         move=Move(state="moving", source=disk.pool, target=disk.target, started=now) if disk.target else None,
         created=now,
     )
+
+
+def copied_percent(ctx: Context, volume: Volume) -> int:
+    """How much of a volume that is being copied is there, as far as its host says; 99 at most."""
+    done, total = ctx.hosts.copied(volume.host or "", volume.id)
+    return min(99, done * 100 // total) if total else 0
 
 
 def mapping_fault(message: str) -> ApiError:
@@ -297,7 +306,7 @@ async def _of_image(ctx: Context, image: Image, device: ImageDevice, ebs: Mappin
     if root and not image.devices:
         # A built image: its snapshot is only a name for its disk.
         size = _size(ebs, device.size_gib, wanted)
-        disk = Disk(size, source=image.id, snapshot=wanted, origin=image.id)
+        disk = Disk(size, source=image.id, snapshot=wanted, source_bytes=image.disk_bytes, origin=image.id)
         disk = _tuned(disk, ebs, device.type)
         encrypted = await encryption.wanted(ctx, ebs)
         disk = disk._replace(encrypted=encrypted, encrypts=encrypted, pool=pool_for(ctx, disk.type))

@@ -6,18 +6,31 @@ taken the next one sees, also where placement has not chosen the host yet.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from math import inf
 from typing import NamedTuple
 
-from gureum.control.filters import ROOM, Scene, Shelf, Wish, plain, reasons, verdicts
-from gureum.control.fleet import Fleet, Taken, taken
+from msgspec.structs import replace
+
+from gureum.control.filters import ROOM, Move, Scene, Shelf, Wish, plain, reasons, verdicts
+from gureum.control.fleet import Candidate, Fleet, Taken, held, taken
 from gureum.control.fleet import serves as serves
 from gureum.control.outlook import Outlook, Shortfall, domain
 from gureum.control.restarts import Restart, Restarts, restarts
 from gureum.errors import ApiError
-from gureum.resources import HostState, Instance, Pool, Recovery, Snapshot, Strategy, Volume
+from gureum.resources import (
+    HostState,
+    Instance,
+    InstanceMigration,
+    Pool,
+    Recovery,
+    Snapshot,
+    Strategy,
+    Volume,
+)
+from gureum.resources.migration import UNDECIDED
 from gureum.resources.volume import shared
 from gureum.store.base import Reader
 
@@ -86,9 +99,12 @@ async def admit(reader: Reader, machine: Taken, count: int, sources: Collection[
     # As many as leave what would be restarted its room: ``few`` do, ``enough`` do not.
     enough, few, admission = fitting, 0, Admission([])
     while enough - few > 1:
+        # Each answer may take long; others have their turn, and then it is asked of how things are.
+        await asyncio.sleep(0)
+        now = await reader.tally(Restarts)
         middle = (few + enough) // 2
-        scene, fewer = _place(fleet, machine, middle, only)
-        if (found := _short(scene, fleet, machine, Recovery().priority)) is None:
+        scene, fewer = _place(now, machine, middle, only)
+        if (found := _short(scene, now, machine, Recovery().priority)) is None:
             few, admission = middle, fewer
         else:
             enough, short = middle, found
@@ -112,21 +128,44 @@ def _short(scene: Scene, fleet: Restarts, machine: Taken, priority: int) -> Shor
         for id, each in scene.placed.items()
         if machine.restarts and (id == machine.id or id.startswith(NEW))
     }
+    scene = scene.woken() if fleet.wakes else scene
     return Outlook(scene, fleet, domain(fleet, machine.zone), new).avoidable(fleet.settings.survive)
 
 
-async def shortfall(reader: Reader, zone: str) -> str:
+async def shortfall(reader: Reader, zone: str, moves: Collection[Move] = ()) -> str:
     """What would find no room in the zone if hosts were lost whose loss is to be survived, "" for nothing.
     As where launches are refused: without what no host that is left has the labels for.
+
+    ``moves``: when these are done, and what is on its way already.
     """
     fleet = await _fleet(reader)
     if not isinstance(fleet, Restarts):
         return ""
-    short = Outlook(Scene(fleet), fleet, domain(fleet, zone)).avoidable(fleet.settings.survive)
+    scene = Scene(fleet)
+    for move in (*await _under_way(reader), *moves) if moves else ():
+        scene.move(move)
+    short = Outlook(scene, fleet, domain(fleet, zone)).avoidable(fleet.settings.survive)
     if short is None:
         return ""
     hosts = "a host" if fleet.settings.survive == 1 else f"{fleet.settings.survive} hosts"
     return f"room is kept so that the loss of {hosts} is survived, and then {short}"
+
+
+async def _under_way(reader: Reader) -> list[Move]:
+    migrations = await reader.find(InstanceMigration, state=[str(state) for state in UNDECIDED])
+    instances = await reader.get_many(Instance, {each.instance for each in migrations})
+    by_id = {each.id: each for each in instances}
+    return [
+        Move(each.source, going(by_id[each.instance], each.destination, each.type), each.id)
+        for each in migrations
+        if each.instance in by_id
+    ]
+
+
+def going(instance: Instance, host: str, type: str = "") -> Taken:
+    """The instance as it will be on another host, with the type that it gets there."""
+    machine = taken(replace(instance, type=type or instance.type))
+    return machine._replace(host=host, held=held(instance))
 
 
 def _kept(fleet: Fleet, short: Shortfall) -> str:
@@ -151,10 +190,10 @@ def _place(fleet: Fleet, machine: Taken, count: int, only: Collection[str]) -> t
     for number in range(count):
         new = machine._replace(id=f"{NEW}{number}")
         for partition in _partitions(scene, new):
-            wish = Wish(new._replace(partition=partition), only)
+            wish = Wish(new._replace(partition=partition), only, wakes=fleet.wakes)
             if waits:
                 scene.wait(wish.machine)
-            elif (shelf.place(wish.machine) if shelf and not only else scene.place(wish)) is None:
+            elif _put(scene, None if only else shelf, wish) is None:
                 continue
             admission.partitions.append(partition)
             break
@@ -185,11 +224,14 @@ def settle(scene: Scene, zone: str, count: int = 0, but: str = "") -> Callable[[
 
     for _, other in sorted(scene.fleet.unplaced.items()):
         if other.id != but and (scene.fleet.common or other.zone == zone):
-            if (own := shelf(other)) is not None:
-                own.place(other)
-            else:
-                scene.place(Wish(other))
+            _put(scene, shelf(other), Wish(other, wakes=scene.fleet.wakes))
     return shelf
+
+
+def _put(scene: Scene, shelf: Shelf | None, wish: Wish) -> Candidate | None:
+    """The host that it got. ``shelf``: with the hosts that are awake, if it asks for nothing but room."""
+    found = None if shelf is None else shelf.place(wish.machine)
+    return scene.place(wish) if shelf is None or (found is None and wish.wakes) else found
 
 
 def _partitions(scene: Scene, machine: Taken) -> list[int]:
@@ -239,7 +281,7 @@ async def require_room(reader: Reader, instance: Instance) -> None:
         return
     machine = taken(instance)._replace(restarts=restarts(instance.recovery, volumes))
     settle(scene, machine.zone, but=machine.id)
-    wish = Wish(machine, only)
+    wish = Wish(machine, only, wakes=fleet.wakes)
     best = scene.best(wish)
     if best is not None:
         if isinstance(fleet, Restarts):

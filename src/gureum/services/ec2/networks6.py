@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 from ipaddress import IPv6Network
 
 from gureum.errors import ApiError
@@ -13,11 +14,13 @@ PREFIX6 = 56
 """Of a VPC's network."""
 
 
+@lru_cache(maxsize=4)
 def local6(cloud: Cloud) -> IPv6Network:
     """The cloud's unique local prefix, in which the network ids of VPCs follow: no two have the same."""
     return names.local6(cloud.name, cloud.account, cloud.region)
 
 
+@lru_cache(maxsize=4)
 def networks6(cloud: Cloud) -> tuple[IPv6Network, ...]:
     """All VPCs' networks are parts of these, but for those from a prefix that the cloud had before."""
     led = (IPv6Network(cloud.ipv6_prefix),) if cloud.ipv6_prefix else ()

@@ -11,7 +11,7 @@ from gureum.errors import ApiError
 from gureum.resources import Image, Snapshot, SnapshotState, Volume, VolumeState
 from gureum.resources.volume import shared
 from gureum.services.ec2 import limits, lookup, migrating
-from gureum.services.ec2.block_devices import gib
+from gureum.services.ec2.block_devices import copied_percent, gib
 from gureum.services.ec2.capacity import require_room_in
 from gureum.services.ec2.descriptions import checked_description
 from gureum.services.ec2.encryption import shown_key
@@ -25,17 +25,20 @@ from gureum.store.base import Reader
 
 
 async def _items(ctx: Context, snapshots: Sequence[Snapshot]) -> list[dict[str, Any]]:
-    return [item(ctx, snapshot) for snapshot in snapshots]
+    waiting = {each.staging for each in snapshots if each.staging and each.state is SnapshotState.pending}
+    made_of = {volume.id: volume for volume in await ctx.tx.get_many(Volume, waiting)}
+    return [item(ctx, snapshot, made_of.get(snapshot.staging)) for snapshot in snapshots]
 
 
-def item(ctx: Context, snapshot: Snapshot) -> dict[str, Any]:
+def item(ctx: Context, snapshot: Snapshot, staging: Volume | None = None) -> dict[str, Any]:
+    """``staging``: the volume that is made for it, of one that is pending."""
     return {
         "SnapshotId": snapshot.id,
         "VolumeId": snapshot.volume,
         "State": str(snapshot.state),
         "StateMessage": snapshot.message or None,
         "StartTime": snapshot.started,
-        "Progress": "100%" if snapshot.state is SnapshotState.completed else "0%",
+        "Progress": f"{_progress(ctx, snapshot, staging)}%",
         "OwnerId": snapshot.account or SYSTEM_ACCOUNT,
         "OwnerAlias": None if snapshot.account else "amazon",
         "Description": snapshot.description,
@@ -48,6 +51,13 @@ def item(ctx: Context, snapshot: Snapshot) -> dict[str, Any]:
         "CompletionTime": snapshot.completed,
         "Tags": tag_list(snapshot.tags),
     }
+
+
+def _progress(ctx: Context, snapshot: Snapshot, staging: Volume | None) -> int:
+    """In percent. What is copied to be encrypted takes its time, all others none."""
+    if snapshot.state is SnapshotState.completed:
+        return 100
+    return copied_percent(ctx, staging) if staging is not None else 0
 
 
 SNAPSHOTS = Listing(

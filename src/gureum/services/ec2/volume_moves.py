@@ -124,10 +124,10 @@ async def prepared(tx: Transaction, volume: Volume, target: str, host: str = "")
 def _require_still(volume: Volume, target: str) -> None:
     if volume.state not in (VolumeState.available, VolumeState.in_use) or volume.staged:
         raise incorrect_state(f"Volume {volume.id} is in the '{volume.state}' state.")
-    if volume.former and not shared(volume.pool):
+    if not shared(volume.pool) and (copies := (*volume.former, *volume.strays)):
         raise incorrect_state(
-            f"Host {', '.join(volume.former)} still has a copy of volume {volume.id}, from a migration of "
-            "its instance: try again when the host has removed that, or remove the host."
+            f"Host {', '.join(copies)} still has a copy of volume {volume.id}, from a migration of its "
+            "instance: try again when the host has removed that, or remove the host."
         )
     if volume.former:
         raise incorrect_state(

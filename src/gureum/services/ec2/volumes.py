@@ -15,6 +15,7 @@ from gureum.services.ec2.block_devices import (
     DEFAULT_KIND,
     Disk,
     check_disk,
+    copied_percent,
     gib,
     new_volume,
     pool_for,
@@ -260,8 +261,7 @@ def _progress(ctx: Context, volume: Volume) -> int:
     state = volume.modification.state if volume.modification is not None else ""
     if state != "modifying" or not volume.target:
         return _PROGRESS.get(state, 0)
-    done, total = ctx.hosts.copied(volume.host or "", volume.id)
-    return min(99, done * 100 // total) if total else 0
+    return copied_percent(ctx, volume)
 
 
 def _modification_item(ctx: Context, volume: Volume) -> dict[str, Any]:

@@ -4,13 +4,16 @@ Not AWS's; its model is in ``gateway/models/fleet``.
 """
 
 from gureum.services.fleet import (
+    autosize,
     balance,
     events,
     hosts,
     joining,
+    managers,
     migrations,
     placement,
     pools,
+    power,
     recovery,
     resizes,
     survival,
@@ -20,13 +23,16 @@ from gureum.services.fleet import (
 )
 
 __all__ = [
+    "autosize",
     "balance",
     "events",
     "hosts",
     "joining",
+    "managers",
     "migrations",
     "placement",
     "pools",
+    "power",
     "recovery",
     "resizes",
     "survival",

@@ -15,6 +15,7 @@ from gureum.control.move import CannotMove
 from gureum.resources import (
     Host,
     HostCertificate,
+    HostPower,
     HostState,
     Instance,
     InstanceMigration,
@@ -76,12 +77,13 @@ async def found(ctx: Context, input: Input) -> Host:
 
 async def described(ctx: Context, host: Host) -> dict[str, Any]:
     on = await Holdings.of(ctx.tx, host.id)
-    certificates = await ctx.tx.find(HostCertificate, host=host.id)
+    certificates = [each for each in await ctx.tx.find(HostCertificate, host=host.id) if not each.own]
     newest = max(certificates, key=lambda certificate: certificate.expires, default=None)
     return {
         "HostId": host.id,
         "State": str(host.state),
         "StateReason": _reason(host) or None,
+        "PowerState": "awake" if host.park is None else str(host.park.state),
         "Draining": host.draining,
         "Zone": host.zone or None,
         "Number": host.number,
@@ -145,6 +147,8 @@ def _reason(host: Host) -> str:
         gone = "nothing of it runs; it takes instances again when it is back and says so"
         done = gone if host.state is HostState.fenced else by
         return f"given up at {_time(host.fence.began)} ({host.fence.reason}): {done}"
+    if host.park is not None:
+        return f"{host.park.state} since {_time(host.park.since)}: {host.park.reason}"
     if host.state is HostState.down and host.silent:
         watched = f"; host {host.watcher} looks whether it lives" if host.watcher else ""
         return f"not heard of since {_time(host.silent)}{watched}"
@@ -234,7 +238,7 @@ async def remove_host(ctx: Context, input: Input) -> Output:
             "Then remove it; or, if it is down for good, remove it with Force, which gives all that up.",
             left,
         )
-    if not certificates and host.state is HostState.up:
+    if all(each.own for each in certificates) and host.state is HostState.up:
         raise wrong_state(
             f"Host {host.id} is part of the cloud's own machine, and its agent runs. It goes with fewer "
             "hosts there: gureum down, then gureum up --hosts N."
@@ -262,6 +266,8 @@ async def _require_ended(ctx: Context, host: Host) -> None:
 
 async def _forget(ctx: Context, host: Host, certificates: Sequence[HostCertificate]) -> None:
     await hand_over(ctx.tx, host)
+    if (power := await ctx.tx.get(HostPower, host.id)) is not None:
+        await ctx.tx.delete(power)
     for certificate in certificates:
         await ctx.tx.delete(certificate)
     await ctx.tx.delete(host)
@@ -281,6 +287,8 @@ async def fence_host(ctx: Context, input: Input) -> Output:
             f"Host {host.id} is up: what runs there can be ended in order. Drain it (DrainHost) and stop its "
             "instances."
         )
+    if host.park is not None:
+        raise wrong_state(f"Host {host.id} is {host.park.state}: nothing runs there.")
     if host.state is HostState.down:
         host = await ctx.tx.put(begun(host, ctx.env, "somebody asked for it"))
         text = f"host {host.id} is given up, since somebody asked for it"
@@ -293,7 +301,7 @@ async def revoke_host(ctx: Context, input: Input) -> Output:
     """Its address is forgotten, so that no other host takes packets from it any more."""
     host = await found(ctx, input)
     certificates = await ctx.tx.find(HostCertificate, host=host.id)
-    if not certificates:
+    if all(each.own for each in certificates):
         raise wrong_state(
             f"Host {host.id} is part of the cloud's own machine: it has no certificate to revoke."
         )

@@ -14,7 +14,7 @@ from gureum.control.outlook import SURVIVE_MAX
 from gureum.control.placement import NoCapacity, explain
 from gureum.cpus import BASELINE, HOST, MODELS
 from gureum.errors import ApiError
-from gureum.resources import BalanceMode, FleetSettings, Host, Instance, InstanceState
+from gureum.resources import BalanceMode, FencePower, FleetSettings, Host, Instance, InstanceState, PowerMode
 from gureum.resources.placement import FLEET
 from gureum.resources.volume import shared
 from gureum.services.ec2 import capacity, placement_groups
@@ -27,6 +27,12 @@ from gureum.store.base import Reader
 
 OVERCOMMIT_MAX = 100.0
 LABELS_MAX = 50
+POWER = {
+    "RestSeconds": ("rest_seconds", 60, 7 * 86400),
+    "AwakeHosts": ("awake_min", 1, 1000),
+    "HeadroomPercent": ("headroom", 0, 90),
+}
+"""Members, the fields that they are, and their bounds."""
 
 
 async def settings(reader: Reader) -> FleetSettings:
@@ -102,9 +108,30 @@ async def modify_fleet_settings(ctx: Context, input: Input) -> Output:
             raise invalid(f"BalanceMode is one of: {', '.join(BalanceMode)}.")
         # What was asked for once, too, ends with another mode.
         changed = replace(changed, balance=BalanceMode(mode), rebalance=0.0)
+    changed = replace(changed, **_power(input))
     if (model := input.get("CpuModel")) is not None:
         changed = replace(changed, cpu_model=await _cpu_model(ctx.tx, model))
     return {"Settings": _shown(await ctx.tx.put(changed))}
+
+
+def _power(input: Input) -> dict[str, Any]:
+    """What is said of when hosts are parked. Raises for what cannot be."""
+    found: dict[str, Any] = {}
+    if mode := input.get("PowerMode"):
+        if mode not in list(PowerMode):
+            raise invalid(f"PowerMode is one of: {', '.join(PowerMode)}.")
+        found["power"] = PowerMode(mode)
+    if fence := input.get("FencePower"):
+        if fence not in list(FencePower):
+            raise invalid(f"FencePower is one of: {', '.join(FencePower)}.")
+        found["fence_power"] = FencePower(fence)
+    for member, (field, lowest, highest) in POWER.items():
+        value = input.get(member)
+        if value is not None:
+            if not lowest <= value <= highest:
+                raise invalid(f"{member} is {value}, and has to be {lowest} to {highest}.")
+            found[field] = value / 100 if field == "headroom" else value
+    return found
 
 
 async def _cpu_model(reader: Reader, model: str) -> str:
@@ -125,6 +152,11 @@ def _shown(said: FleetSettings) -> dict[str, Any]:
         "Survive": said.survive,
         "BalanceMode": str(said.balance),
         "CpuModel": said.cpu_model,
+        "PowerMode": str(said.power),
+        "FencePower": str(said.fence_power),
+        "RestSeconds": int(said.rest_seconds),
+        "AwakeHosts": said.awake_min,
+        "HeadroomPercent": round(100 * said.headroom),
     }
 
 

@@ -8,11 +8,10 @@ from gureum.control import resizes
 from gureum.control.placement import NoCapacity
 from gureum.control.resizes import CannotResize
 from gureum.errors import ApiError
-from gureum.resources import Instance, InstanceMigration, InstanceState, NetworkInterface
+from gureum.resources import Instance, InstanceMigration, InstanceState
 from gureum.resources.migration import UNDER_WAY
 from gureum.services.ec2 import capacity, pagination
 from gureum.services.ec2.instance_types import TYPES, machine_size
-from gureum.services.ec2.interface_options import check_interface_count, check_limits
 from gureum.services.fleet.faults import invalid
 from gureum.services.operation import Context, Input, Output, operation
 
@@ -22,13 +21,11 @@ MIB = 1 << 20
 
 @operation("fleet", "ResizeInstance", write=True)
 async def resize_instance(ctx: Context, input: Input) -> Output:
-    instance = await _instance(ctx, input["InstanceId"])
+    instance = await existing(ctx, input["InstanceId"])
     type = input["InstanceType"]
     if type not in TYPES:
         raise invalid(f"There is no instance type {type!r}. See DescribeInstanceTypes of ec2.")
-    check_interface_count(len(instance.interfaces), type)
-    for interface in await ctx.tx.get_many(NetworkInterface, instance.interfaces):
-        check_limits(1 + len(interface.secondary), len(interface.ipv6), type)
+    await resizes.require_interfaces(ctx.tx, instance, type)
     moves = input.get("MoveIfFull")
     size = ctx.hosts.size(str(instance.host), instance.id, instance.generation)
     try:
@@ -51,7 +48,7 @@ async def describe_instance_sizes(ctx: Context, input: Input) -> Output:
     if ids:
         if input.get("MaxResults") or input.get("NextToken"):
             raise invalid("InstanceIds cannot be used together with MaxResults or NextToken.")
-        found = [await _instance(ctx, id) for id in sorted(set(ids))]
+        found = [await existing(ctx, id) for id in sorted(set(ids))]
         return {"InstanceSizes": [await _item(ctx, each) for each in found]}
     token = input.get("NextToken")
     after = pagination.decode(token, "DescribeInstanceSizes") if token else None
@@ -63,7 +60,8 @@ async def describe_instance_sizes(ctx: Context, input: Input) -> Output:
     return output
 
 
-async def _instance(ctx: Context, id: str) -> Instance:
+async def existing(ctx: Context, id: str) -> Instance:
+    """Raises ResourceNotFoundException."""
     instance = await ctx.tx.get(Instance, id)
     if instance is None or instance.state is InstanceState.terminated:
         raise ApiError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from gureum.control import recovery
+from gureum.control import recovery, survival
 from gureum.control.fleet import EVERY_ZONE, Taken
 from gureum.control.outlook import Outlook, Shortfall
-from gureum.control.survival import outlooks
+from gureum.control.survival import outlooks, shortfalls, survivable
 from gureum.resources import Host, Instance, RecoveryPolicy
 from gureum.resources.volume import shared
 from gureum.services.ec2 import capacity
@@ -33,20 +34,20 @@ STARTS, WAITS, STOPS, ENDS, NO_ROOM = "restarts", "waits", "stops", "terminates"
 @operation("fleet", "DescribeSurvival")
 async def describe_survival(ctx: Context, input: Input) -> Output:
     survive = (await settings(ctx.tx)).survive
-    found = await outlooks(ctx.tx) if ctx.cloud.recovers else {}
-    domains = [_domain(domain, each, survive) for domain, each in found.items()]
+    found = await outlooks(ctx.tx, kept=True) if ctx.cloud.recovers else {}
+    domains = [await _domain(domain, each, survive) for domain, each in found.items()]
     return {"Survive": survive, "Recovers": ctx.cloud.recovers, "Domains": domains}
 
 
-def _domain(domain: str, outlook: Outlook, survive: int) -> dict[str, Any]:
-    survivable = outlook.survivable()
-    short = outlook.short(max(1, survive))
-    losses = list(outlook.shortfalls(1))
+async def _domain(domain: str, outlook: Outlook, survive: int) -> dict[str, Any]:
+    most = await survivable(outlook)
+    short = await survival.short(outlook, max(1, survive))
+    losses = await shortfalls(outlook, 1)
     return {
         "Zone": domain or None,
         "Hosts": len(outlook.usable),
-        "Survivable": max(0, survivable),
-        "Holds": survivable >= survive,
+        "Survivable": max(0, most),
+        "Holds": most >= survive,
         "Message": None if short is None else f"{short}.",
         "Losses": [_loss(each) for each in losses[:LOSSES_MAX] if each.lost],
         "LossCount": len(losses),
@@ -86,6 +87,7 @@ async def describe_launch_capacity(ctx: Context, input: Input) -> Output:
     found = []
     for where in [zone] if zone else sorted(await zones_with_hosts(ctx)):
         for type in types:
+            await asyncio.sleep(0)
             machine = Taken(
                 id="",
                 type=type,

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 LATEST = 2
 """For SQLite."""
-LATEST_POSTGRES = 1
+LATEST_POSTGRES = 2
 """PostgreSQL's first step makes what SQLite has after its second."""
 
 

@@ -1,15 +1,21 @@
-"""Where a store is: postgresql://USER@HOST:PORT/DATABASE, with no password in it and TLS off this machine."""
+"""Where a store is: postgresql://USER@HOST:PORT/DATABASE, with no password in it and TLS off this machine.
+
+There may be several servers, HOST:PORT,HOST:PORT, as of a cluster that has one primary at a time.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from gureum.errors import ConfigError
 
 SCHEMES = ("postgresql", "postgres")
 TLS_MODES = ("verify-ca", "verify-full")
+HOSTS = re.compile(r"(?<=@)[^@/?]+(?=/)")
 OPTIONS = frozenset({"host", "port", "sslmode", "sslrootcert", "sslcert", "sslkey", "passfile"})
 
 
@@ -20,13 +26,17 @@ class Address:
     url: str
     place: str
     """For people: what the cloud's files, messages and logs may show."""
+    servers: tuple[str, ...]
+    """The URL of each server, one of which can be written to at a time."""
 
     @classmethod
     def parse(cls, text: str) -> Address:
         """Raises ConfigError, saying what to write instead."""
         try:
-            parts = urlsplit(text)
-            named, port = parts.hostname or "", parts.port
+            # Several hosts are nothing that a URL has: they are taken out of it.
+            named = HOSTS.search(text)
+            parts = urlsplit(HOSTS.sub("", text))
+            hosts = [_Host.parse(each) for each in (named[0] if named else parts.netloc).split(",")]
         except ValueError as error:
             raise ConfigError(f"the store's address is no URL: {error}") from error
         if parts.scheme not in SCHEMES:
@@ -48,30 +58,54 @@ class Address:
             raise ConfigError("the store's address names no database: postgresql://USER@HOST/DATABASE")
         if not parts.username:
             raise ConfigError("the store's address names no user: postgresql://USER@HOST/DATABASE")
-        host = options.get("host") or unquote(named)
-        if not host:
+        if "host" in options or "port" in options:
+            hosts = [_Host.option(hosts, options.pop("host", ""), options.pop("port", ""))]
+        if not all(host.name for host in hosts):
             raise ConfigError("the store's address names no host: postgresql://USER@HOST/DATABASE")
-        if "," in host:
-            raise ConfigError(
-                "the store has to be at one host, perhaps an address that moves with the server"
-            )
-        if not is_local(host):
+        if far := [host.name for host in hosts if not is_local(host.name)]:
             mode = options.setdefault("sslmode", "verify-full")
             if mode not in TLS_MODES:
                 raise ConfigError(
-                    f"with sslmode={mode} anybody between here and {host} could be the store: leave it out,"
+                    f"with sslmode={mode} anybody between here and {far[0]} could be the store: leave it out,"
                     " which means verify-full, and name the authority: ?sslrootcert=/etc/gureum/db-ca.pem"
                 )
-        netloc = quote(unquote(parts.username), safe="") + "@"
-        if "host" not in options:
-            netloc += f"[{named}]" if ":" in named else quote(unquote(named), safe="")
-        netloc += f":{port}" if port else ""
-        where = f"{host}:{port or options.get('port') or 5432}" if not host.startswith("/") else host
+        tail = f"/{quote(database, safe='')}" + (f"?{urlencode(options)}" if options else "")
+        user = quote(unquote(parts.username), safe="")
         return cls(
-            url=f"postgresql://{netloc}/{quote(database, safe='')}"
-            + (f"?{urlencode(options)}" if options else ""),
-            place=f"database {database} at {where}",
+            url=f"postgresql://{user}@{','.join(map(str, hosts))}{tail}",
+            place=f"database {database} at {', '.join(host.shown for host in hosts)}",
+            servers=tuple(f"postgresql://{user}@{host}{tail}" for host in hosts),
         )
+
+
+class _Host(NamedTuple):
+    """A server, or the directory of its UNIX socket."""
+
+    name: str
+    port: int | None
+
+    @classmethod
+    def parse(cls, text: str) -> _Host:
+        """Raises ValueError."""
+        parts = urlsplit(f"//{text}")
+        return cls(unquote(parts.hostname or ""), parts.port)
+
+    @classmethod
+    def option(cls, named: list[_Host], name: str, port: str) -> _Host:
+        """As ``?host=`` and ``?port=`` say. Raises ConfigError."""
+        if len(named) > 1 or "," in name or not (port or "0").isdigit():
+            raise ConfigError(
+                "several servers are named before the database: USER@ONE:5432,TWO:5432/DATABASE"
+            )
+        return cls(name or named[0].name, int(port) if port else named[0].port)
+
+    def __str__(self) -> str:
+        name = f"[{self.name}]" if ":" in self.name else quote(self.name, safe="")
+        return name + (f":{self.port}" if self.port else "")
+
+    @property
+    def shown(self) -> str:
+        return self.name if self.name.startswith("/") else f"{self.name}:{self.port or 5432}"
 
 
 def is_local(host: str) -> bool:

@@ -89,20 +89,48 @@ def explained(place: str) -> Iterator[None]:
 
 
 async def connect(address: Address) -> Connection:
-    """Raises StoreError."""
+    """To the server that can be written to. Raises StoreError."""
     with explained(address.place):
-        connection = await asyncpg.connect(
-            address.url,
-            timeout=CONNECT_SECONDS_MAX,
-            command_timeout=QUERY_SECONDS_MAX,
-            server_settings=SETTINGS,
-        )
+        connection = await _connect(address)
         try:
             await connection.execute(queries.DURABLE)
         except BaseException:
             connection.terminate()
             raise
         return connection
+
+
+async def _connect(address: Address) -> Connection:
+    """Of several servers all are tried at once: one may have died silently. Raises what the driver does."""
+    several = len(address.servers) > 1
+    trying = [
+        asyncio.ensure_future(
+            asyncpg.connect(
+                server,
+                timeout=CONNECT_SECONDS_MAX,
+                command_timeout=QUERY_SECONDS_MAX,
+                server_settings=SETTINGS,
+                target_session_attrs="read-write" if several else "any",
+            )
+        )
+        for server in address.servers
+    ]
+    connection, failed = None, None
+    try:
+        for attempt in asyncio.as_completed(trying):
+            try:
+                connection = await attempt
+                return connection
+            except ERRORS as error:
+                failed = error
+        assert failed is not None
+        raise failed
+    finally:
+        for task in trying:
+            task.cancel()
+        for other in await asyncio.gather(*trying, return_exceptions=True):
+            if not isinstance(other, BaseException) and other is not connection:
+                other.terminate()
 
 
 async def discard(connection: Connection) -> None:

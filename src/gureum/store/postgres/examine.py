@@ -15,10 +15,13 @@ NOBODY = Leader(0, 0, "", "", "")
 
 
 class Server(NamedTuple):
-    """``dangers``: settings with which a power cut loses or damages what was committed."""
+    """``dangers``: settings with which a power cut loses or damages what was committed. ``replicated``: what
+    it commits another server has, too.
+    """
 
     version: str
     dangers: tuple[str, ...]
+    replicated: bool
     leader: Leader
 
 
@@ -27,7 +30,7 @@ async def examine(address: Address) -> Server:
     connection = await connect(address)
     try:
         with explained(address.place):
-            number, version, standby, dangers = await connection.fetchrow(queries.SERVER)
+            number, version, standby, dangers, replicated = await connection.fetchrow(queries.SERVER)
             if number < VERSION_MIN:
                 raise StoreError(f"{address.place}: PostgreSQL {version} is too old: 13 or newer is needed")
             if standby:
@@ -39,6 +42,6 @@ async def examine(address: Address) -> Server:
                 raise StoreError(
                     f"{address.place} has tables, but is not a gureum store: create a database of its own"
                 )
-            return Server(version, tuple(dangers), leader)
+            return Server(version, tuple(dangers), replicated, leader)
     finally:
         await discard(connection)

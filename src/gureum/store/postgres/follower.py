@@ -75,6 +75,7 @@ class Follower:
                 for _, _, kind, id in rows:
                     if kind is not None:
                         self._cache.drop(kind, id)
+            self._cache.finds.outdated(revision)
             self._horizon.revision = revision
             self._news()
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
 
@@ -36,6 +38,12 @@ STAND_DOWN_SECONDS = 2.5
 """A leader that could not say so for so long ends itself: before another begins."""
 LOOK_SECONDS = 0.4
 RETRY_SECONDS = 0.3
+NEVER = -math.inf
+
+
+def _clock() -> float:
+    """It goes on while the machine is suspended, as others' clocks do."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Leader(NamedTuple):
@@ -59,8 +67,8 @@ class Leadership:
         self._name = name
         self._endpoint = endpoint
         self._connection: Connection | None = None
-        self._proven = 0.0
-        """When it last certainly led, on the event loop's clock."""
+        self._proven = NEVER
+        """When it last certainly led, by ``_clock``."""
         self.epoch = 0
 
     async def acquire(self, seen: Callable[[Leader], Awaitable[None]] | None = None) -> int:
@@ -69,11 +77,10 @@ class Leadership:
 
         Waits, too, for a server that does not answer. Raises StoreError if the database is not this cloud's.
         """
-        loop = asyncio.get_running_loop()
         last: Leader | None = None
         known = since = 0.0
         while True:
-            asked = loop.time()
+            asked = _clock()
             try:
                 leader = await self._look()
                 if last is None or leader[:2] != last[:2]:
@@ -81,7 +88,7 @@ class Leadership:
                     if lives and known != leader.epoch and seen is not None:
                         known = leader.epoch
                         await seen(leader)
-                    last, since = leader, loop.time()
+                    last, since = leader, _clock()
                 # One of its own name is what a supervisor has started it anew for.
                 over = leader.name in ("", self._name) or asked >= since + LEASE_SECONDS
                 if over and await self._take_over(leader):
@@ -90,19 +97,15 @@ class Leadership:
             except Unreachable as error:
                 if last is not None or since == 0.0:
                     log.error("store: %s", error)
-                last, since = None, loop.time()  # who cannot reach it either is not dead for that
+                last, since = None, _clock()  # who cannot reach it either is not dead for that
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _take_over(self, seen: Leader) -> bool:
-        async def durably(connection: Connection) -> int | None:
-            async with connection.transaction():
-                await connection.execute(queries.DURABLE_ONCE)
-                epoch: int | None = await connection.fetchval(
-                    queries.TAKE_OVER, seen.epoch, seen.beat, self._cloud, self._name, self._endpoint
-                )
-                return epoch
-
-        epoch = await self._ask(durably)
+        epoch: int | None = await self._ask(
+            lambda connection: connection.fetchval(
+                queries.TAKE_OVER, seen.epoch, seen.beat, self._cloud, self._name, self._endpoint
+            )
+        )
         if epoch is None:
             return False
         self.epoch = epoch
@@ -111,10 +114,15 @@ class Leadership:
 
     async def hold(self) -> None:
         """Say again and again that it leads. Raises Deposed when that is over, or may be."""
-        loop = asyncio.get_running_loop()
+        try:
+            await self._hold()
+        finally:
+            self._proven = NEVER
+
+    async def _hold(self) -> None:
         while True:
             await asyncio.sleep(BEAT_SECONDS)
-            asked = loop.time()
+            asked = _clock()
             left = self._proven + STAND_DOWN_SECONDS - asked
             if left <= 0:
                 raise Deposed(f"{self._address.place}: this manager could not say that it leads for too long")
@@ -129,8 +137,13 @@ class Leadership:
                 raise Deposed(f"{self._address.place}: another manager leads")
             self._proven = asked
 
+    def certain(self) -> bool:
+        """Whether no other can lead yet, even if this process stood still until now."""
+        return _clock() < self._proven + STAND_DOWN_SECONDS
+
     async def resign(self) -> None:
         """Let another lead at once, if this one does."""
+        self._proven = NEVER
         try:
             if self.epoch:
                 await self._ask(lambda connection: connection.execute(queries.RESIGN, self.epoch))
@@ -152,8 +165,6 @@ class Leadership:
             self._connection = await connect(self._address)
             # A leader of an earlier gureum may be at work: whoever leads upgrades.
             await prepare(self._connection, self._address.place, upgrade=False)
-            with explained(self._address.place):
-                await self._connection.execute(queries.NOT_DURABLE)
         connection = self._connection
         try:
             with explained(self._address.place):

@@ -77,11 +77,6 @@ TAKE_OVER = "SELECT take_over($1, $2, $3, $4, $5)"
 BEAT = "UPDATE leader SET beat = beat + 1 WHERE epoch = $1 RETURNING beat"
 RESIGN = "UPDATE leader SET name = '', endpoint = '' WHERE epoch = $1"
 
-# The leader's signs of life wait for no disk. Epochs do: one that a crash of the server took back could be
-# given out again, to another.
-NOT_DURABLE = "SET synchronous_commit = off"
-DURABLE_ONCE = "SET LOCAL synchronous_commit = on"
-
 LISTEN_CHANNEL = "gureum"
 
 # One process at a time looks after the schema.
@@ -95,14 +90,18 @@ TABLES_COUNT = (
     "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
     " WHERE n.nspname = current_schema() AND c.relkind IN ('r', 'v', 'p')"
 )
+# Epochs, commits and signs of life wait for the disk, and for the replicas that there have to be: a server
+# that another has replaced confirms nothing.
 DURABLE = (
-    "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+    "SELECT set_config('synchronous_commit', 'on', false)"
+    " WHERE current_setting('synchronous_commit') IN ('off', 'local')"
 )
 
 SERVER = (
     "SELECT current_setting('server_version_num')::int, current_setting('server_version'),"
     " pg_is_in_recovery(),"
-    " ARRAY(SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off')"
+    " ARRAY(SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off'),"
+    " current_setting('synchronous_standby_names') <> ''"
 )
 
 INDEXED = "SELECT kind, fields FROM indexed"

@@ -23,7 +23,7 @@ class _Builder:
 
     def filled(self, template: str, condition: Condition, alias: str) -> str:
         one = len(condition.values) == 1
-        self.parameters += [condition.field, condition.values[0] if one else condition.values]
+        self.parameters += [condition.field, condition.values[0] if one else list(condition.values)]
         field, values = len(self.parameters) - 1, len(self.parameters)
         value = (queries.VALUE_IS if one else queries.VALUE_IN).format(alias=alias, values=values)
         return template.format(distinct="" if one else "DISTINCT", field=field, value=value)

@@ -21,7 +21,7 @@ from gureum.store.postgres.follower import Follower
 from gureum.store.postgres.snapshots import Snapshots
 from gureum.store.postgres.view import Samples, Snapshot, View, WriteView
 from gureum.store.postgres.writer import TOMBSTONES_KEPT, Writer
-from gureum.store.turns import Turns, bounded, patiently
+from gureum.store.turns import Turns, bounded, one_of
 from gureum.store.view import Horizon, Rows, Writes, remember
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class PostgresStore:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Reader]:
         self._check_open()
-        await patiently(self._readers.acquire, "a snapshot to read")
+        await one_of(self._readers, "a snapshot to read")
         try:
             snapshot = await self._take()
             view = View(snapshot, self._cache, self._horizon, self._samples, self._closed_error)
@@ -103,7 +103,7 @@ class PostgresStore:
 
     async def changes(self, since: int, limit: int = 1000) -> Sequence[Change]:
         self._check_open()
-        await patiently(self._readers.acquire, "a snapshot to read")
+        await one_of(self._readers, "a snapshot to read")
         try:
             return await self._changes(since, limit)
         finally:

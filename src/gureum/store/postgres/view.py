@@ -33,10 +33,10 @@ class Samples:
         if now > self._began + SAMPLE_SECONDS_MAX or len(self._counts) >= SAMPLES_MAX:
             self._counts.clear()
             self._began = now
-        return self._counts.get((kind, condition.field, tuple(condition.values)))
+        return self._counts.get((kind, condition.field, condition.values))
 
     def note(self, kind: str, condition: Condition, count: int) -> None:
-        self._counts[kind, condition.field, tuple(condition.values)] = count
+        self._counts[kind, condition.field, condition.values] = count
 
 
 class Snapshot:

@@ -40,7 +40,7 @@ from gureum.store.sqlite.readers import FileReaders, MemoryReaders, Readers
 from gureum.store.sqlite.reserve import Reserve
 from gureum.store.sqlite.view import View, WriteView
 from gureum.store.sqlite.writer import TOMBSTONES_KEPT, Writer
-from gureum.store.turns import Turns, bounded, patiently
+from gureum.store.turns import Turns, bounded, one_of
 from gureum.store.view import Horizon, Writes, remember
 
 T = TypeVar("T")
@@ -124,12 +124,15 @@ class SqliteStore:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Reader]:
         self._check_open()
-        async with self._snapshot():
+        await one_of(self._snapshots, "a snapshot to read")
+        try:
             view = self._readers.view(View)
             try:
                 yield view
             finally:
                 self._readers.release(view)
+        finally:
+            self._snapshots.release()
 
     async def transact(self, work: Callable[[Transaction], Awaitable[T]], *, frees: bool = False) -> T:
         return await self._turns.transact(
@@ -141,6 +144,8 @@ class SqliteStore:
         changes: list[Change] = []
         view = self._readers.view(View)
         try:
+            if since >= view.revision:
+                return changes
             with explained(self._path):
                 if since < number(view.connection, queries.HORIZON):
                     raise StoreError(
@@ -225,14 +230,6 @@ class SqliteStore:
                 self._readers.release(view)
         await settled(commit, wrote=bool(view.writes))
         return result
-
-    @asynccontextmanager
-    async def _snapshot(self) -> AsyncIterator[None]:
-        await patiently(self._snapshots.acquire, "a snapshot to read")
-        try:
-            yield
-        finally:
-            self._snapshots.release()
 
     def _committed(self, writes: Writes) -> None:
         remember(self._cache, writes)

@@ -32,7 +32,7 @@ def run() -> Iterator[Run]:
     yield started
     for each in processes:
         each.kill()
-        each.wait(10)
+        each.wait(60)
 
 
 def state(process: subprocess.Popen[bytes]) -> str:
@@ -59,7 +59,7 @@ def test_stopped_ones_are_ended_too(tmp_path: Path, run: Run) -> None:
     ours[0].send_signal(signal.SIGSTOP)
     assert guests.kill()
     assert guests.pids() == []
-    assert [each.wait(10) for each in ours] == [-signal.SIGKILL, -signal.SIGKILL]
+    assert [each.wait(60) for each in ours] == [-signal.SIGKILL, -signal.SIGKILL]
     assert other.poll() is None
 
 

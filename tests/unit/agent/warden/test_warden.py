@@ -73,25 +73,26 @@ class FakeSilence:
         self.after: list[str] = []
         """What was done to the guests when it was last kept."""
 
-    def keep(self, proxied: bool) -> bool:
+    def keep(self) -> None:
         if not self.whole:
             raise OSError("no netlink")
         self.kept, self.after = True, list(self._guests.done)
-        found, self.proxies = proxied or self.proxies, False
-        return found
 
-    def lift(self, proxied: bool, seconds: float) -> None:
+    def lift(self, seconds: float) -> None:
         if not self.whole:
             raise OSError("no netlink")
-        self.kept, self.proxies, self.heard = False, self.proxies or proxied, seconds
+        self.kept, self.heard = False, seconds
 
-    def leave(self, proxied: bool) -> None:
-        self.end(proxied)
+    def leave(self) -> None:
+        self.end()
 
-    def end(self, proxied: bool) -> None:
+    def end(self) -> None:
         if not self.whole:
             raise OSError("no netlink")
-        self.kept, self.proxies = False, self.proxies or proxied
+        self.kept = False
+
+    def proxy(self) -> None:
+        self.proxies = True
 
 
 class Bench:
@@ -243,16 +244,13 @@ def test_what_is_broken_counts_no_more(bench: Bench) -> None:
 
 
 def test_a_host_whose_guests_may_not_run_is_silent(bench: Bench) -> None:
-    bench.silence.proxies = True
     bench.look()
     assert (bench.silence.kept, bench.silence.after) == (True, ["stop"])
-    assert bench.state["proxied"]
     bench.silence.kept = False  # somebody took the filters away
     bench.look()
     assert bench.silence.kept
     bench.look(renewed=True, marks=Marks())
-    assert (bench.silence.kept, bench.silence.proxies) == (False, True)
-    assert not bench.state["proxied"]
+    assert not bench.silence.kept
 
 
 def test_a_fenced_host_is_silent_before_its_warden_says_that_nothing_runs(bench: Bench) -> None:
@@ -268,12 +266,19 @@ def test_a_fenced_host_is_silent_before_its_warden_says_that_nothing_runs(bench:
 
 
 def test_what_an_earlier_warden_left_silent_is_heard_again(bench: Bench) -> None:
-    bench.silence.proxies = True
     bench.look()
     bench.begin()
     bench.silence.kept = True
     bench.look(renewed=True, marks=Marks())
-    assert (bench.silence.kept, bench.silence.proxies) == (False, True)
+    assert not bench.silence.kept
+    assert not bench.silence.proxies
+
+
+def test_what_a_warden_of_before_switched_off_is_switched_on(bench: Bench) -> None:
+    bench.look()
+    notes.Note(bench.directory, notes.STATE).write(**{**bench.state, "proxied": True})
+    bench.begin()
+    assert bench.silence.proxies
 
 
 def test_a_host_is_heard_for_as_long_as_its_warden_looks(bench: Bench) -> None:

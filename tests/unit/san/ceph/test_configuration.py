@@ -81,3 +81,9 @@ def test_ipv6() -> None:
 )
 def test_memory_by_the_machine(machine: int, wanted: dict[str, object]) -> None:
     assert osd_memory(machine) == wanted
+
+
+def test_osds_and_the_monitor_agree_on_how_long_one_may_hang() -> None:
+    found = settings(daemons_conf(CLUSTER, RECORD, 5, "127.0.0.1", 8 * GIB, as_root=False))
+    assert "osd_heartbeat_grace" in found["global"]
+    assert not any("osd_heartbeat_grace" in found[section] for section in ("mon", "osd"))

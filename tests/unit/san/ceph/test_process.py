@@ -256,6 +256,25 @@ async def test_closing_ends_the_process_and_its_calls(worker):
     assert await ended(pid)
 
 
+async def test_nothing_is_started_after_the_end(program, monkeypatch):
+    worker = Worker(program())
+    start = asyncio.create_subprocess_exec
+    started = []
+
+    async def counted(*arguments, **options):
+        process = await start(*arguments, **options)
+        started.append(process)
+        await worker.close()  # just now
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", counted)
+    for _ in range(2):
+        with pytest.raises(PoolUnavailable, match="is being ended"):
+            await worker.call("echo", 10)
+    [process] = started
+    assert process.returncode is not None
+
+
 async def test_a_cancelled_call_leaves_the_worker(worker):
     await worker.call("echo", 10)
     pid = worker.pid

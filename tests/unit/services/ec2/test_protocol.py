@@ -71,7 +71,7 @@ PROMISED = {
     "UpdateSecurityGroupRuleDescriptionsEgress",
     "UpdateSecurityGroupRuleDescriptionsIngress",
 }
-READING = ("Check", "Describe", "Explain", "Get", "List", "Trace")
+READING = ("Check", "Describe", "Explain", "Get", "List", "Test", "Trace")
 TO_HOSTS = ("PutSnapshotBlock", "RepairPool")
 """What changes data on a host, and nothing in the store."""
 

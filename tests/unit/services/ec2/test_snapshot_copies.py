@@ -28,6 +28,19 @@ async def test_copy_by_way_of_a_volume_that_nobody_sees(rig: Rig) -> None:
     assert (shown["VolumeId"], shown["Description"], shown["State"]) == ("vol-ffffffff", "copy", "pending")
 
 
+async def test_how_far_an_encrypted_copy_is(rig: Rig) -> None:
+    source = await rig.snapshot(await rig.volume(Size=3))
+    answer = await rig.call("CopySnapshot", SourceSnapshotId=source, Encrypted=True, **HERE)
+    copy = await rig.get(Snapshot, answer["SnapshotId"])
+    await rig.change(Volume, copy.staging, host="host-0")
+    for done, shown in ((0, "0%"), (1 << 30, "33%"), (3 << 30, "99%")):
+        rig.hosts.copying["host-0", copy.staging] = (done, 3 << 30)
+        [item] = (await rig.call("DescribeSnapshots", SnapshotIds=[copy.id]))["Snapshots"]
+        assert item["Progress"] == shown
+    staged = await rig.get(Volume, copy.staging)
+    assert (staged.encrypts, staged.source_bytes) == (True, 3 << 30)
+
+
 async def test_copy_of_the_snapshot_of_an_image(rig: Rig) -> None:
     answer = await rig.call("CopySnapshot", SourceSnapshotId=OF_IMAGE, **HERE)
     copy = await rig.get(Snapshot, answer["SnapshotId"])

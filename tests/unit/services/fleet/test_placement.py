@@ -75,6 +75,11 @@ async def test_overcommit_of_all_and_of_one(fleet: Any) -> None:
         "Survive": 0,
         "BalanceMode": "recommend",
         "CpuModel": "host",
+        "PowerMode": "off",
+        "FencePower": "none",
+        "RestSeconds": 900,
+        "AwakeHosts": 1,
+        "HeadroomPercent": 20,
     }
     changed = await fleet.call("ModifyFleetSettings", CpuOvercommit=4)
     assert changed["Settings"] == {**settings, "CpuOvercommit": 4.0}

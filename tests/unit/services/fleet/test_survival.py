@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from gureum.control.fleet import HOST_MEMORY_BYTES, MACHINE_MEMORY_BYTES
+from gureum.control.outlook import Outlook
 from gureum.errors import ApiError
 from gureum.resources import (
     FleetSettings,
@@ -321,3 +322,40 @@ async def test_how_many_more_there_is_room_for(cloud: Cloud) -> None:
     assert await counts(Zone=a) == [(a, "t3.micro", 0), (a, "t3.small", 0)]
     for wrong in ([], ["x9.huge"], [f"t{n}.nano" for n in range(21)]):
         await cloud.rig.fails(INVALID, "DescribeLaunchCapacity", service="fleet", InstanceTypes=wrong)
+
+
+@pytest.mark.parametrize(
+    ("operation", "asked", "input"),
+    [
+        ("DescribeLaunchCapacity", "avoidable", {"InstanceTypes": ["t3.micro", "t3.nano"]}),
+        ("DescribeSurvival", "homeless", {}),
+    ],
+)
+async def test_others_have_their_turn_meanwhile(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, operation: str, asked: str, input: Any
+) -> None:
+    """Where sums leave it in doubt, each answer takes long in a large cloud."""
+    await cloud.survive(1)
+    for n, id in enumerate(await cloud.launched(6)):
+        await cloud.on(f"host-{n % 3}", id)
+    turns, at = 0, []
+    right = getattr(Outlook, asked)
+
+    def slow(self: Outlook, *args: Any) -> Any:
+        at.append(turns)
+        return right(self, *args)
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(Outlook, "_fits", lambda *_: False)
+    monkeypatch.setattr(Outlook, "_never_short", lambda *_: False)
+    monkeypatch.setattr(Outlook, asked, slow)
+    task = asyncio.create_task(others())
+    await cloud.fleet(operation, **input)
+    task.cancel()
+    assert len(at) > 3
+    assert len(set(at)) == len(at)

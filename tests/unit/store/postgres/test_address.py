@@ -20,6 +20,15 @@ def test_on_this_machine_it_is_taken_as_it_is(text: str, place: str) -> None:
     assert Address.parse(address.url) == address
 
 
+def test_several_servers() -> None:
+    address = Address.parse("postgresql://me@one,[::2]:5433,%2Frun%2Fpg/cloud?sslrootcert=/ca.pem")
+    assert address.place == "database cloud at one:5432, ::2:5433, /run/pg"
+    tail = "/cloud?sslrootcert=%2Fca.pem&sslmode=verify-full"
+    hosts = ("one", "[::2]:5433", "%2Frun%2Fpg")
+    assert address.servers == tuple(f"postgresql://me@{host}{tail}" for host in hosts)
+    assert Address.parse(address.url) == address
+
+
 def test_off_this_machine_the_server_has_to_prove_who_it_is() -> None:
     assert Address.parse("postgresql://me@db.example/cloud").url == (
         "postgresql://me@db.example/cloud?sslmode=verify-full"
@@ -38,7 +47,10 @@ def test_off_this_machine_the_server_has_to_prove_who_it_is() -> None:
         ("postgresql://localhost/cloud", "names no user"),
         ("postgresql://me@localhost", "names no database"),
         ("postgresql://me@/cloud", "names no host"),
-        ("postgresql://me@one,two/cloud", "one host"),
+        ("postgresql://me@one,,two/cloud", "names no host"),
+        ("postgresql://me@one,two/cloud?port=5433", "several servers are named before"),
+        ("postgresql://me@/cloud?host=one,two", "several servers are named before"),
+        ("postgresql://me@localhost,two/cloud?sslmode=disable", "anybody between here and two"),
         ("postgresql://me@localhost:x/cloud", "no URL"),
         ("postgresql://me@localhost/cloud?options=-cx", "not known: options"),
         ("postgresql://me@db.example/cloud?sslmode=disable", "anybody between here and db.example"),

@@ -66,7 +66,7 @@ class Gate:
 
         def gated(writer: Writer) -> None:
             self.entered.release()
-            assert self.proceed.acquire(timeout=10)
+            assert self.proceed.acquire(timeout=60)
             error, self.error = self.error, None
             if error is not None:
                 writer.rollback()
@@ -77,7 +77,7 @@ class Gate:
         monkeypatch.setattr(Writer, "commit", gated)
 
     async def reached(self) -> None:
-        assert await asyncio.to_thread(self.entered.acquire, timeout=10)
+        assert await asyncio.to_thread(self.entered.acquire, timeout=60)
 
     def open(self, commits: int = 1) -> None:
         self.proceed.release(commits)

@@ -22,6 +22,7 @@ CONNECT_SECONDS = 10
 MON_SECONDS = 15
 """Mon commands here only ask, so that one may be given up and repeated. Writes have no such limit: one that
 was given up may still be done, after what was written next. Who waits too long for one kills this process."""
+COUNTED_SECONDS = 8.0
 STATUS_SECONDS = 2.0
 FENCED_SECONDS = 3600
 """For clients whose process has ended: longer than anything of theirs can be on its way."""
@@ -143,10 +144,13 @@ class Session:
         now = time.monotonic()
         if not fresh and self._status is not None and now - self._status[0] < STATUS_SECONDS:
             return self._status[1]
-        usage = self.ask("df", detail="detail")
-        stats = next((each["stats"] for each in usage["pools"] if each["name"] == self.pool), None)
-        if stats is None:
-            raise Refused(f"the storage cluster has no pool {self.pool}", "missing")
+        stats = self._usage()
+        while stats is None:
+            # It was there when it was opened, and its use is counted a few seconds after it was made.
+            if time.monotonic() > now + COUNTED_SECONDS:
+                raise Refused(f"the storage cluster has no pool {self.pool}", "missing")
+            time.sleep(0.2)
+            stats = self._usage()
         health = self.ask("health", detail="detail")
         stored, free = int(stats["stored"]), int(stats["max_avail"])
         if quota := int(stats.get("quota_bytes", 0)):
@@ -155,6 +159,10 @@ class Session:
         status = {"size": stored + free, "free": free, "full": bool(message), "message": message}
         self._status = (now, status)
         return status
+
+    def _usage(self) -> dict[str, Any] | None:
+        pools = self.ask("df", detail="detail")["pools"]
+        return next((each["stats"] for each in pools if each["name"] == self.pool), None)
 
     def _full_text(self, health: Any, free: int, quota: int) -> str:
         for name, check in sorted(health.get("checks", {}).items()):

@@ -1,0 +1,77 @@
+"""What all machines with managers have of a cloud, besides its store: given to one when it joins.
+
+    config.json         name, account, root credentials, region; ports and addresses are each machine's own
+    authority/ca.*      who may be a host, and a manager
+    keys/master         opens the keys of encrypted volumes, which are in the store
+    san/                how to reach the storage cluster
+
+None of it is in the store, so who reads that, or a backup of it, has none of these.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from gureum.cli.config import AUTHORITY_DIRECTORY, CloudConfig
+from gureum.control import keys
+from gureum.control.storage import keep as keep_storage
+from gureum.control.storage import storage
+from gureum.errors import TransportError
+from gureum.files import make_directories, write_atomically
+from gureum.resources import ManagerMachine
+from gureum.san.settings import SanSettings
+from gureum.store.base import Transaction
+from gureum.transport.messages import ManagerJoined
+from gureum.transport.tls import AUTHORITY, AUTHORITY_KEY, Address
+
+CONFIG = (
+    *("name", "account_id", "access_key_id", "secret_access_key", "region"),
+    *("public_cidr", "encrypted", "ipv6_prefix", "store"),
+)
+"""Fields and properties of CloudConfig."""
+
+
+def share(state_dir: Path, config: CloudConfig) -> ManagerJoined:
+    """Raises TransportError."""
+    san = SanSettings.load(state_dir)
+    directory = state_dir / AUTHORITY_DIRECTORY
+    try:
+        return ManagerJoined(
+            config={name: getattr(config, name) for name in CONFIG},
+            authority=(directory / AUTHORITY).read_bytes(),
+            authority_key=(directory / AUTHORITY_KEY).read_bytes(),
+            master_key=(state_dir / keys.DIRECTORY / keys.MASTER).read_bytes(),
+            storage=storage(state_dir, san),
+            types=dict(san.types),
+        )
+    except OSError as error:
+        raise TransportError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def keep(state_dir: Path, given: ManagerJoined) -> None:
+    """On the machine that joins, but for the configuration. Raises OSError."""
+    for name, files in (
+        (AUTHORITY_DIRECTORY, {AUTHORITY_KEY: given.authority_key, AUTHORITY: given.authority}),
+        (keys.DIRECTORY, {keys.MASTER: given.master_key}),
+    ):
+        directory = state_dir / name
+        make_directories(directory, 0o700)
+        directory.chmod(0o700)
+        for file, data in files.items():
+            write_atomically(directory / file, data)
+    if given.storage is not None:
+        keep_storage(state_dir, given.storage, given.types)
+
+
+async def enter(tx: Transaction, config: CloudConfig) -> None:
+    """This machine among those with managers, with the addresses that it has now."""
+    before = await tx.get(ManagerMachine, config.machine)
+    now = replace(
+        before or ManagerMachine(id=config.machine, account=config.account_id, agents="", endpoint=""),
+        agents=str(Address.parse(config.agents_url)),
+        endpoint=config.far_endpoint,
+    )
+    if now != before:
+        await tx.put(now)

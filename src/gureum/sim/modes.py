@@ -1,0 +1,29 @@
+"""What runs can be like: the modes that a campaign goes through, as options of ``simulate``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+QUIET_PACE_SECONDS = 60.0
+
+MODES: Mapping[str, Mapping[str, Any]] = {
+    "one host": {},
+    "two hosts": {"hosts": 2},
+    "networks": {"hosts": 2, "networks": True},
+    "shared pool": {"hosts": 3, "shared": True},
+    "several writers": {"hosts": 4, "shared": True, "several": True},
+    "lost hosts": {"hosts": 3, "shared": True, "ha": True},
+    "operated": {"hosts": 3, "shared": True, "ha": True, "operated": True, "steps": 80},
+    "migrations": {"hosts": 3, "shared": True, "migrating": True},
+    "own disks": {"hosts": 3, "shared": True, "migrating": True, "own_disks": True},
+    "lost and migrating": {"hosts": 4, "shared": True, "ha": True, "migrating": True, "steps": 100},
+    "balanced": {"hosts": 3, "shared": True, "balancing": True, "pace": 40.0, "steps": 30},
+    "quiet": {"pace": QUIET_PACE_SECONDS, "steps": 20},
+    "quiet, lost hosts": {"hosts": 3, "shared": True, "ha": True, "pace": QUIET_PACE_SECONDS, "steps": 10},
+}
+
+
+def mode(seed: int) -> str:
+    """That of a seed in a campaign."""
+    return list(MODES)[seed % len(MODES)]

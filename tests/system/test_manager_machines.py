@@ -1,0 +1,232 @@
+"""Managers on two machines and one PostgreSQL: whichever machine is lost, the other one's manager goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import ssl
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import BotoCoreError, ClientError
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from gureum.cli import api, join, manager_token
+from gureum.cli.output import CliError
+from gureum.images.manifest import ImageManifest
+from gureum.transport.authority import private_pem
+from support.postgres import Server
+
+from .host import free_port
+from .machine import Machine, cabled
+from .realcloud import RealCloud, opened
+
+pytestmark = [pytest.mark.qemu, pytest.mark.root, pytest.mark.postgres, pytest.mark.timeout(600)]
+
+SECOND = "gmgr-second"
+CABLE = "gmgr0"
+OURS, THEIRS = "10.98.9.1", "10.98.9.2"
+LOST_SECONDS_MAX = 120.0
+
+
+@pytest.fixture(scope="module")
+def cloud(tiny_image: ImageManifest, postgres_server: Server) -> Iterator[RealCloud]:
+    url = postgres_server.create_database("machines")
+    with cabled(SECOND, CABLE, OURS, THEIRS), opened(tiny_image, store=url) as made:
+        made.config = made.cloud.configure(**join.agents_settings(f"{OURS}:{free_port()}"))
+        join.ensure_authority(made.cloud, made.config)
+        made.start()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def machine(cloud: RealCloud) -> Iterator[Machine]:
+    """A host, and with a manager."""
+    made = Machine(cloud.directory, SECOND)
+    certificate, key = certified(cloud.directory)
+    try:
+        token = cloud.fleet("create_host_token", Zone="us-east-1b")["Token"]
+        done = made.join(cloud.config.agents_url, token)
+        assert done.returncode == 0, done.stderr
+        token = manager_token.make(cloud.cloud, 3600)["Token"]
+        own = ("--name", "second", "--host", THEIRS, "--tls-cert", str(certificate), "--tls-key", str(key))
+        done = made.gureum("manager", "join", cloud.config.agents_url, "--token", token, *own, "-d", "--json")
+        assert done.returncode == 0, done.stderr
+        yield made
+    finally:
+        plug(made)
+        if made.cloud.joined() is not None:
+            done = made.gureum("down")
+            assert done.returncode == 0, done.stderr
+
+
+def certified(directory: Path) -> tuple[Path, Path]:
+    """A certificate for the second machine's API, which is its own authority, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "second")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address(THEIRS))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    files = directory / "second.pem", directory / "second.key"
+    files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    files[1].write_bytes(private_pem(key))
+    return files
+
+
+CUT = """table inet cut {
+    chain in { type filter hook input priority -500; policy drop; }
+    chain out { type filter hook output priority -500; policy drop; }
+}"""
+
+
+def pull(machine: Machine) -> None:
+    """The cable: nothing gets through any more, no farewell either."""
+    nft = ["ip", "netns", "exec", machine.namespace, "nft", "-f", "-"]
+    subprocess.run(nft, input=CUT, text=True, check=True)
+
+
+def plug(machine: Machine) -> None:
+    nft = ["ip", "netns", "exec", machine.namespace, "nft", "delete", "table", "inet", "cut"]
+    subprocess.run(nft, check=False, capture_output=True)
+
+
+def health(url: str) -> int:
+    """What a load balancer is told."""
+    unverified = ssl.create_default_context()
+    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
+    try:
+        with urllib.request.urlopen(f"{url}/.gureum/health", timeout=2, context=unverified) as answer:
+            return int(answer.status)
+    except OSError:
+        return 0
+
+
+def ask(cloud: Any, operation: str, **parameters: Any) -> Any:
+    """Of the manager that leads, as the machine of ``cloud`` knows it; None if none answers."""
+    try:
+        return api.call(cloud, "fleet", operation, **parameters)
+    except CliError:
+        return None
+
+
+def leader(cloud: Any) -> str:
+    answer = ask(cloud, "describe_managers") or {"Managers": ()}
+    return next((each["ManagerId"] for each in answer["Managers"] if each["Leads"]), "")
+
+
+def states(cloud: Any) -> dict[str, str]:
+    answer = ask(cloud, "describe_hosts") or {"Hosts": ()}
+    return {host["HostId"]: host["State"] for host in answer["Hosts"]}
+
+
+def launch(cloud: RealCloud, client: Any, token: str) -> str:
+    """One instance, and only one, however often it is asked for."""
+
+    def once() -> str:
+        try:
+            made = client.run_instances(
+                ImageId=cloud.image, InstanceType="t3.nano", MinCount=1, MaxCount=1, ClientToken=token
+            )
+        except (BotoCoreError, ClientError):
+            return ""
+        return str(made["Instances"][0]["InstanceId"])
+
+    return cloud.wait("an answer", once, LOST_SECONDS_MAX)
+
+
+def running(cloud: RealCloud, client: Any, instance: str) -> None:
+    def state() -> bool:
+        try:
+            found = client.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]
+        except (BotoCoreError, ClientError):
+            return False
+        return str(found["State"]["Name"]) == "running"
+
+    cloud.wait(f"{instance} to run", state, LOST_SECONDS_MAX)
+
+
+def test_either_machine_can_be_lost(cloud: RealCloud, machine: Machine, tiny_image: ImageManifest) -> None:
+    try:
+        lose_both(cloud, machine, {tiny_image.disk, tiny_image.kernel, tiny_image.initrd} - {None})
+    except BaseException as error:
+        for log in sorted(machine.cloud.log_dir.glob("*.log")):
+            error.add_note(f"--- second: {log.name}\n{log.read_text()[-6000:]}")
+        raise
+
+
+def lose_both(cloud: RealCloud, machine: Machine, files: set[str | None]) -> None:
+    """One after the other. ``files``: of the image."""
+    second = machine.cloud
+    both = {"host-0": "up", "second": "up"}
+    cloud.wait("both hosts", lambda: states(cloud.cloud) == both)
+    assert leader(cloud.cloud) == "first"
+    assert leader(second) == "first"  # asked by the one that stands by
+    mirror = second.state_dir / "mirror"
+    # Nothing else of the image is there, and the agent of the first machine's host can go to another.
+    cloud.wait("the image", lambda: len([each for each in mirror.glob("*") if not each.suffix]) == len(files))
+    cloud.wait("a certificate", (cloud.cloud.state_dir / "tls/life.json").exists)
+
+    # The manager that leads stands still: its agents have links to it, and its port is taken.
+    pid = cloud.pid("manager")
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        cloud.wait("the other's API", lambda: health(second.config().endpoint) == 200, LOST_SECONDS_MAX)
+        print(f"stopped: the other answers after {time.monotonic() - began:.1f} s")
+        cloud.wait("both hosts there", lambda: states(second) == both, LOST_SECONDS_MAX)
+        print(f"stopped: both hosts are there after {time.monotonic() - began:.1f} s")
+        ec2 = api.client(second, "ec2")
+        first_guest = launch(cloud, ec2, "one")
+        running(cloud, ec2, first_guest)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    # It leads no more, whatever it believes, and its successor stands by.
+    cloud.wait("its end", lambda: not Path(f"/proc/{pid}").exists() or cloud.pid("manager") != pid)
+    cloud.wait("one that stands by", lambda: ready(cloud))
+    assert leader(second) == "second"
+
+    # The whole machine of the one that leads now is lost.
+    pull(machine)
+    machine.kill()
+    began = time.monotonic()
+    cloud.wait("the first's API", lambda: health(cloud.config.endpoint) == 200, LOST_SECONDS_MAX)
+    print(f"lost: the first answers after {time.monotonic() - began:.1f} s")
+    wanted = {"host-0": "up", "second": "down"}
+    cloud.wait("the loss", lambda: states(cloud.cloud) == wanted, LOST_SECONDS_MAX)
+    print(f"lost: its host, and the other is there, after {time.monotonic() - began:.1f} s")
+    second_guest = launch(cloud, cloud.ec2, "two")
+    running(cloud, cloud.ec2, second_guest)
+
+    # It returns, and all is as before.
+    plug(machine)
+    done = machine.gureum("up", "-d")
+    assert done.returncode == 0, done.stderr
+    cloud.wait("both hosts again", lambda: states(cloud.cloud) == both, LOST_SECONDS_MAX)
+    cloud.waiter("instance_stopped", InstanceIds=[first_guest])  # as any whose hypervisor ended
+    cloud.ec2.start_instances(InstanceIds=[first_guest])
+    guests = [first_guest, second_guest]
+    for guest in guests:
+        running(cloud, cloud.ec2, guest)
+    assert leader(second) == "first"
+    assert sorted([*cloud.cloud.guests(), *second.guests()]) == sorted(guests)
+    cloud.ec2.terminate_instances(InstanceIds=guests)
+    cloud.waiter("instance_terminated", InstanceIds=guests)
+
+
+def ready(cloud: RealCloud) -> bool:
+    managers = [each for each in cloud.cloud.processes() if each.name == "manager"]
+    return all(each.is_ready for each in managers) and not cloud.cloud.leads("manager")

@@ -1,0 +1,62 @@
+"""What `gureum host power` reads and shows."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gureum.cli.output import CliError
+from gureum.cli.power import ago, lines, pairs, row
+
+POWER: dict[str, Any] = {
+    "HostId": "host-1",
+    "PowerState": "awake",
+    "CouldBeParked": False,
+    "Failures": 0,
+    "Options": {},
+    "HasSecrets": False,
+}
+
+
+def test_what_is_shown_of_a_host() -> None:
+    assert row(POWER) == ("host-1", "awake", "-", "-", "-", "")
+    assert row({**POWER, "CouldBeParked": True})[5] == "could be parked"
+    parked = {
+        **POWER,
+        "PowerState": "parked",
+        "Since": datetime.now(UTC) - timedelta(minutes=75, seconds=5),
+        "Agent": "fence_redfish",
+        "Options": {"ip": "192.0.2.9"},
+        "HasSecrets": True,
+        "Reason": "it was empty",
+        "Failures": 2,
+        "NextTry": datetime(2026, 1, 1, 12, 0, 5, tzinfo=UTC),
+    }
+    assert row(parked) == (
+        "host-1",
+        "parked",
+        "1 h 15 min",
+        "fence_redfish",
+        "ip=192.0.2.9 (and secrets)",
+        "it was empty; did not come 2 times; tried again at 12:00:05 UTC",
+    )
+
+
+def test_times_of_less_than_an_hour() -> None:
+    assert ago(datetime.now(UTC) - timedelta(minutes=5, seconds=5)) == "5 min"
+    assert ago(datetime.now(UTC) + timedelta(minutes=5)) == "0 min"
+
+
+def test_options_are_read_from_files_too(tmp_path: Path) -> None:
+    path = tmp_path / "secrets"
+    path.write_text("password=a=b\n\nusername=me\n")
+    assert pairs(lines(path)) == {"password": "a=b", "username": "me"}
+    with pytest.raises(CliError, match="cannot be read"):
+        lines(tmp_path / "absent")
+    for text in ("password", "=x"):
+        with pytest.raises(CliError) as caught:
+            pairs([text])
+        assert text not in str(caught.value), "it may be a secret"

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from typing import Any
+
+from gureum.control.keys import KeyStore
+from gureum.resources import HostToken, ManagerMachine
+from gureum.services.operation import Joining
+from gureum.transport import token
+
+FINGERPRINT = "ab" * 32
+
+
+async def test_a_token_for_a_manager(fleet: Any) -> None:
+    """Made by who has the master key: an access key alone buys no more than it is."""
+    keys, now = fleet.rig.keys, int(fleet.rig.time)
+
+    def sealed(id: str = "ab", expires: int = now + 120, by: KeyStore = keys) -> dict[str, Any]:
+        return {"TokenId": id, "Expires": expires, "Seal": token.manager_seal(by.sign, id, expires)}
+
+    error = await fleet.refused("NotListeningException", "CreateManagerToken", **sealed())
+    assert "--agents-address" in error.message
+    fleet.rig.hosts.joining = Joining("https://192.0.2.1:4567", FINGERPRINT)
+    error = await fleet.refused("NotListeningException", "CreateManagerToken", **sealed())
+    assert "--store" in error.message
+    fleet.rig.hosts.joining = Joining("https://192.0.2.1:4567", FINGERPRINT, "first")
+    for wrong in (
+        sealed(by=KeyStore(b"n" * 32)),
+        sealed() | {"TokenId": "cd"},
+        sealed() | {"Expires": now + 121},
+        sealed() | {"Seal": "\u00e9"},
+    ):
+        error = await fleet.refused("InvalidParameterValueException", "CreateManagerToken", **wrong)
+        assert "gureum manager token" in error.message
+    for expires in (now, now + 2 * 3600):
+        error = await fleet.refused(
+            "InvalidParameterValueException", "CreateManagerToken", **sealed(expires=expires)
+        )
+        assert "within 3600 seconds" in error.message
+    made = await fleet.call("CreateManagerToken", **sealed())
+    assert made == {"Fingerprint": FINGERPRINT, "Url": "https://192.0.2.1:4567"}
+    (kept,) = await fleet.find(HostToken)
+    assert (kept.id, kept.manager, kept.expires) == ("ab", True, now + 120)
+    assert kept.seal == sealed()["Seal"]
+
+
+async def test_machines_with_managers(fleet: Any) -> None:
+    assert (await fleet.call("DescribeManagers"))["Managers"] == []
+    fleet.rig.hosts.joining = Joining("https://192.0.2.1:4567", FINGERPRINT, "first")
+    await fleet.put(
+        *(ManagerMachine(id=id, agents=f"{id}:4567", endpoint=f"https://{id}") for id in ("first", "second"))
+    )
+    found = (await fleet.call("DescribeManagers"))["Managers"]
+    assert [(each["ManagerId"], each["Leads"]) for each in found] == [("first", True), ("second", False)]
+    assert (found[1]["AgentsAddress"], found[1]["Endpoint"]) == ("second:4567", "https://second")
+    await fleet.refused("InvalidStateException", "RemoveManager", ManagerId="first")
+    await fleet.refused("ResourceNotFoundException", "RemoveManager", ManagerId="third")
+    await fleet.call("RemoveManager", ManagerId="second")
+    assert [each.id for each in await fleet.find(ManagerMachine)] == ["first"]
