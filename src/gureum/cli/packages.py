@@ -57,6 +57,7 @@ PACKAGES: tuple[Package, ...] = (
     _package("qemu-block-extra", "san test", "qemu-img rbd", "lets QEMU reach disks in Ceph"),
     _package("busybox", "test", "busybox", "plays guests in tests"),
     _package("curl", "test", "curl", "asks for metadata in tests"),
+    _package("iputils-ping", "test", "ping", "asks guests for an answer in tests"),
     _package("wireguard-go", "test", "wireguard-go", "encrypts between hosts in tests"),
     _package("wireguard-tools", "test", "wg", "encrypts between hosts in tests"),
     _package("postgresql", "test", "postgres initdb psql", "holds the state in tests"),
