@@ -230,8 +230,8 @@ def new_config(state_dir: Path, base: Path) -> CloudConfig:
 def claim_index(state_dir: Path, base: Path) -> int:
     """The index of this cloud, else the lowest that no cloud of this machine has.
 
-    BASE/indexes/N is a link to the state directory. A claim whose state directory has gone is void. Raises
-    ConfigError where all are taken.
+    BASE/indexes/N is a link to the state directory. A claim whose state directory has gone is void; one that
+    has no configuration yet is not: the cloud is about to save it. Raises ConfigError where all are taken.
     """
     indexes = base / "indexes"
     make_directories(indexes)
@@ -241,10 +241,6 @@ def claim_index(state_dir: Path, base: Path) -> int:
         return _claim(indexes, state_dir)
     finally:
         os.close(descriptor)
-
-
-def _in_use(state_dir: Path) -> bool:
-    return (state_dir / "config.json").exists() or (state_dir / JOINED).exists()
 
 
 def _claim(indexes: Path, state_dir: Path) -> int:
@@ -258,7 +254,7 @@ def _claim(indexes: Path, state_dir: Path) -> int:
             return index
     for index in range(INDEX_COUNT):
         owner = owners.get(index, state_dir)
-        if owner != state_dir and _in_use(owner):
+        if owner != state_dir and owner.is_dir():
             continue
         link = indexes / str(index)
         link.unlink(missing_ok=True)

@@ -1,4 +1,5 @@
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -65,8 +66,15 @@ def test_index_is_kept_and_freed_with_its_state_directory(tmp_path: Path) -> Non
     make(tmp_path, "a")
     make(tmp_path, "b")
     assert claim_index(tmp_path / "b", tmp_path) == 1
-    (tmp_path / "a" / "config.json").unlink()
+    shutil.rmtree(tmp_path / "a")
     assert claim_index(tmp_path / "c", tmp_path) == 0
+
+
+def test_index_is_its_claimants_before_there_is_a_configuration(tmp_path: Path) -> None:
+    """Two clouds that are made at once would have the same networks."""
+    for number, name in enumerate("ab"):
+        make_state_dir(tmp_path / name)
+        assert claim_index(tmp_path / name, tmp_path) == number
 
 
 def test_no_index_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +142,6 @@ def test_a_cloud_keeps_its_index_when_a_lower_one_becomes_free(tmp_path: Path) -
     for state_dir in (first, second):
         state_dir.mkdir()
         claim_index(state_dir, tmp_path)
-        (state_dir / "config.json").touch()
-    (first / "config.json").unlink()
+    first.rmdir()
     assert claim_index(second, tmp_path) == 1
     assert sorted(path.name for path in (tmp_path / "indexes").iterdir()) == ["0", "1"]
