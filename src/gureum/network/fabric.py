@@ -21,7 +21,7 @@ from gureum.errors import NetworkError
 from gureum.network import namespaces, outside6, wireguard
 from gureum.network.links import read_json
 from gureum.network.names import INDEX_MAX, Names, storage_ports
-from gureum.network.namespaces import command, has_ipv6, ip_batch, nft, visit, write_sysctl
+from gureum.network.namespaces import command, command_batch, has_ipv6, ip_batch, nft, visit, write_sysctl
 from gureum.network.ruleset import Chain, Table, replace_table
 
 UPLINK = "uplink"
@@ -171,6 +171,8 @@ class Fabric:
     def _ensure_host(self, host: int) -> None:
         namespace, port = self.namespace(host), self.port(host)
         if not namespaces.exists(namespace):
+            # A cable leads to the one that was before, which the kernel may still be taking down.
+            command_batch("ip", [f"link delete {port}"], gone=True)
             namespaces.add(namespace)
         # The two ends of a cable live and die together.
         if port not in _devices():

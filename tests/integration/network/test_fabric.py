@@ -107,6 +107,15 @@ def test_what_is_missing_is_made_again(fabric: Fabric, part: str) -> None:
     )
 
 
+def test_a_namespace_that_went_and_lives_on(fabric: Fabric) -> None:
+    """As the kernel takes it down later, or a process is still in it: its cable is there."""
+    fabric.ensure(0)
+    with open(f"/run/netns/{fabric.namespace(0)}"):
+        subprocess.run(["ip", "netns", "delete", fabric.namespace(0)], check=True)
+        fabric.ensure(0)
+        assert reaches(fabric, 0, fabric.gateway)
+
+
 def test_the_machine_is_a_router_that_has_nothing_to_offer(fabric: Fabric) -> None:
     """Guests reach the world through it, hidden behind it; services of the machine they do not reach."""
     fabric.ensure(0)

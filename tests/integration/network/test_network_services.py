@@ -225,11 +225,20 @@ async def test_resolver_of_a_lost_namespace_is_ended(rig: Rig) -> None:
 
 
 def enable_ipv6(guest: Guest) -> None:
-    def enable() -> None:
+    """The kernel gives it its address of the link a moment later, also without asking whose it is."""
+
+    def enable() -> bool:
         for name in ("accept_dad", "disable_ipv6"):
             Path(f"/proc/sys/net/ipv6/conf/eth0/{name}").write_text("0")
+        return until(lambda: bool(usable6()))
 
-    visit(guest.namespace, enable)
+    assert visit(guest.namespace, enable)
+
+
+def usable6() -> list[str]:
+    """The addresses of eth0 that are not tentative."""
+    lines = [line.split() for line in Path("/proc/thread-self/net/if_inet6").read_text().splitlines()]
+    return [line[0] for line in lines if line[5] == "eth0" and not int(line[4], 16) & 0x40]
 
 
 def routers(guest: Guest) -> list[dict[str, Any]]:
