@@ -28,6 +28,9 @@ os.environ["GUREUM_TEST_INDEX"] = str(
     own_index(int(os.environ.get("GUREUM_TEST_INDEX", "62")), os.environ.get("PYTEST_XDIST_WORKER", ""))
 )
 
+# However this run was started: what commands say is compared with what is written in the source.
+os.environ.pop("GUREUM_TYPED", None)
+
 # A busy machine makes an example slow, not wrong.
 settings.register_profile("gureum", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("gureum")

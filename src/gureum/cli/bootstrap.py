@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gureum.cli.commands import COMMANDS, Command, exit_code_help
+from gureum.cli.commands import COMMANDS, TYPED_VARIABLE, Command, exit_code_help
 from gureum.cli.packages import Need, Package, apt_command, by_hand, missing
 
 EXIT_MISSING = 3
@@ -319,6 +319,12 @@ def prepare(
     return venv / "bin" / "python"
 
 
+def typed(program: str) -> str:
+    """How to call the launcher again; "" where its name alone is enough."""
+    found = shutil.which("gureum")
+    return "" if found is not None and os.path.realpath(found) == os.path.realpath(program) else program
+
+
 def main(checkout: Path, arguments: Sequence[str]) -> NoReturn:
     name, yes = command_of(arguments)
     command = COMMANDS.get(name or "", Command(help=""))
@@ -340,5 +346,6 @@ def main(checkout: Path, arguments: Sequence[str]) -> NoReturn:
     except KeyboardInterrupt:
         say("gureum: interrupted; run the same command again to go on.")
         sys.exit(130)
+    os.environ[TYPED_VARIABLE] = typed(sys.argv[0])
     # -P: a file named like a module, in the directory where the user happens to be, must not be imported.
     os.execv(python, [str(python), "-P", "-m", "gureum.cli", *arguments])

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from gureum.cli.packages import Need
 
+TYPED_VARIABLE = "GUREUM_TYPED"
+"""In the environment: how the launcher was called, where `gureum` alone would not be found."""
+
 
 @dataclass(frozen=True)
 class Command:

@@ -31,7 +31,7 @@ from gureum.cli import upgrades as upgrade_commands  # noqa: F401  (its command 
 from gureum.cli import volume as volume_commands
 from gureum.cli.commands import COMMANDS, exit_code_help
 from gureum.cli.options import MARKUP, AsJson, StateDir, attend, cloud_at
-from gureum.cli.output import MISSING, USAGE, CliError, counted, note, show_error, show_json, table
+from gureum.cli.output import MISSING, USAGE, CliError, as_typed, counted, note, show_error, show_json, table
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 
@@ -269,8 +269,9 @@ def up(
         option = how_to_name(state_dir)
         ran = "" if started else "  (ran already)"
         print(f"{config.endpoint}  {config.region}  state in {cloud.state_dir}{ran}")
-        print(f'  eval "$(gureum env{option})"    then: aws ec2 describe-images, aws ec2 run-instances ...')
-        print(f"  gureum status{option}    gureum logs -f{option}    gureum down{option}", flush=True)
+        ways = f'  eval "$(gureum env{option})"    then: aws ec2 describe-images, aws ec2 run-instances ...\n'
+        ways += f"  gureum status{option}    gureum logs -f{option}    gureum down{option}"
+        print(as_typed(ways), flush=True)
     if not detach:
         attend(cloud.state_dir)
 

@@ -1,10 +1,14 @@
 """What the CLI says, and how: plain text, JSON where asked, errors that name the next step."""
 
 import json
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+
+from gureum.cli.commands import COMMANDS, TYPED_VARIABLE
 
 FAILED = 1
 USAGE = 2
@@ -13,6 +17,8 @@ NOT_RUNNING = 4
 
 LOOK_SECONDS = 1.0
 """Between looks at what takes a while."""
+
+_COMMAND = re.compile(rf"(?<![\w./-])gureum(?= (?:--yes )?(?:{'|'.join(COMMANDS)})\b)")
 
 
 class CliError(Exception):
@@ -28,12 +34,18 @@ class CliError(Exception):
         self.detail = detail
 
 
+def as_typed(text: str) -> str:
+    """With commands as this user can type them: from a checkout, `./gureum up` for `gureum up`."""
+    typed = os.environ.get(TYPED_VARIABLE, "")
+    return _COMMAND.sub(lambda _found: typed, text) if typed else text
+
+
 def show_error(error: CliError) -> None:
-    print(f"gureum: {error.message}", file=sys.stderr)
+    print(f"gureum: {as_typed(error.message)}", file=sys.stderr)
     if error.detail:
         print(error.detail.rstrip(), file=sys.stderr)
     if error.next_step:
-        print(f"  next: {error.next_step}", file=sys.stderr)
+        print(f"  next: {as_typed(error.next_step)}", file=sys.stderr)
 
 
 def show_json(value: Any) -> None:
@@ -42,7 +54,7 @@ def show_json(value: Any) -> None:
 
 def note(text: str) -> None:
     """Progress: to stderr, so that stdout holds the result only."""
-    print(text, file=sys.stderr, flush=True)
+    print(as_typed(text), file=sys.stderr, flush=True)
 
 
 def followed(

@@ -17,6 +17,7 @@ from gureum.cli.bootstrap import (
     is_ready,
     make_venv,
     prepare,
+    typed,
 )
 from gureum.cli.commands import COMMANDS, Command
 from gureum.cli.packages import PACKAGES, Need, Package
@@ -374,3 +375,12 @@ def test_launcher_needs_the_standard_library_only() -> None:
 )
 def test_storage_in_ceph_needs_more_packages(arguments: list[str], wanted: set[Need]) -> None:
     assert bootstrap.needs_of(arguments) == wanted
+
+
+def test_how_it_was_called_unless_its_name_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "gureum"
+    program.touch(0o755)
+    assert typed(str(program)) == str(program)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert typed(str(program)) == ""
+    assert typed("./gureum") == "./gureum"
