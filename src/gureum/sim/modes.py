@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 QUIET_PACE_SECONDS = 60.0
 
@@ -44,6 +44,14 @@ MODES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def mode(seed: int) -> str:
-    """That of a seed in a campaign."""
-    return list(MODES)[seed % len(MODES)]
+class Seeded(NamedTuple):
+    """A run of a campaign, in which each seed has a run of each mode."""
+
+    mode: str
+    seed: int
+
+
+def runs(first: int, count: int) -> Iterator[Seeded]:
+    """So many runs, from seed ``first`` on."""
+    names = list(MODES)
+    return (Seeded(names[n % len(names)], first + n // len(names)) for n in range(count))
