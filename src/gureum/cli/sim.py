@@ -37,6 +37,13 @@ OwnDisks = Annotated[
 Balancing = Annotated[
     bool, typer.Option("--balancing", help="With a shared pool; guests are busy, and hosts are relieved.")
 ]
+Autosizing = Annotated[
+    bool,
+    typer.Option("--autosizing", help="With a shared pool; guests want more and less, and grow and shrink."),
+]
+Parking = Annotated[
+    bool, typer.Option("--parking", help="With a shared pool; hosts are switched off, and on when needed.")
+]
 Operated = Annotated[
     bool, typer.Option("--operated", help="With --ha; an operator drains, fences and upgrades hosts.")
 ]
@@ -63,14 +70,16 @@ def options(
     migrating: bool,
     own_disks: bool,
     balancing: bool,
+    autosizing: bool,
     operated: bool,
+    parking: bool,
     steps: int,
     pace: float,
     crash_at: str | None,
 ) -> dict[str, Any]:
     """As ``simulate`` takes them."""
     ha = ha or operated
-    shared = shared or several or ha or migrating or own_disks or balancing
+    shared = shared or several or ha or migrating or own_disks or balancing or autosizing or parking
     if shared and hosts < 2:
         raise CliError("a shared pool is for two hosts and more", "add --hosts 3", exit_code=USAGE)
     return {
@@ -83,7 +92,9 @@ def options(
         "migrating": migrating,
         "own_disks": own_disks,
         "balancing": balancing,
+        "autosizing": autosizing,
         "operated": operated,
+        "parking": parking,
         "pace": pace,
         "crash_at": crash_at or "",
     }
@@ -125,7 +136,9 @@ def run(
     migrating: Migrating = False,
     own_disks: OwnDisks = False,
     balancing: Balancing = False,
+    autosizing: Autosizing = False,
     operated: Operated = False,
+    parking: Parking = False,
     steps: Steps = 60,
     pace: Pace = 0.7,
     crash_at: CrashAt = None,
@@ -135,7 +148,20 @@ def run(
     from gureum.sim.timeline import Timeline
 
     chosen = options(
-        hosts, shared, networks, several, ha, migrating, own_disks, balancing, operated, steps, pace, crash_at
+        hosts,
+        shared,
+        networks,
+        several,
+        ha,
+        migrating,
+        own_disks,
+        balancing,
+        autosizing,
+        operated,
+        parking,
+        steps,
+        pace,
+        crash_at,
     )
     logging.getLogger("gureum").propagate = False
     if quiet:
@@ -186,7 +212,9 @@ def runs(
     migrating: Migrating = False,
     own_disks: OwnDisks = False,
     balancing: Balancing = False,
+    autosizing: Autosizing = False,
     operated: Operated = False,
+    parking: Parking = False,
     steps: Steps = 60,
     pace: Pace = 0.7,
     crash_at: CrashAt = None,
@@ -195,7 +223,20 @@ def runs(
     from gureum.sim.run import hurry
 
     chosen = options(
-        hosts, shared, networks, several, ha, migrating, own_disks, balancing, operated, steps, pace, crash_at
+        hosts,
+        shared,
+        networks,
+        several,
+        ha,
+        migrating,
+        own_disks,
+        balancing,
+        autosizing,
+        operated,
+        parking,
+        steps,
+        pace,
+        crash_at,
     )
     logging.getLogger("gureum").propagate = False
     hurry()

@@ -14,7 +14,6 @@ from gureum.resources import (
     Instance,
     InstanceState,
     NetworkInterface,
-    ParkState,
     RecoveryPolicy,
     Snapshot,
     SnapshotState,
@@ -25,40 +24,26 @@ from gureum.resources import (
 )
 from gureum.san.fake_shared import FakeSan
 from gureum.services.ec2.instance_types import machine_size
-from gureum.sim import network_invariants, size_invariants
+from gureum.sim import network_invariants, park_invariants
 from gureum.sim.violation import Violation
 from gureum.sim.world import FOREIGN, SimHost, World
 
 RESTING_INSTANCES = (InstanceState.running, InstanceState.stopped, InstanceState.terminated)
-NEEDS_HOST = (
-    InstanceState.pending,
-    InstanceState.running,
-    InstanceState.stopping,
-    InstanceState.shutting_down,
-)
 RESTING_VOLUMES = (VolumeState.available, VolumeState.in_use, VolumeState.error)
 
 
 async def always(world: World) -> None:
     """Raise Violation if something is wrong that must not be wrong for a moment."""
+    world.sizes.always()
     _no_double_run(world)
     async with world.store.read() as reader:
         instances = {each.id: each for each in await reader.find(Instance)}
         volumes = {each.id: each for each in await reader.find(Volume)}
         _no_two_writers(world, {id for id, volume in volumes.items() if volume.multi_attach})
         await network_invariants.always(world, reader)
-        await size_invariants.always(world, reader, instances.values())
-        hosts = await reader.find(Host)
-    # What is on the own disk of one that was fenced waits for it.
-    off = {host.id for host in hosts if _is_parked(host) and host.fence is None}
-    if placed := [each.id for each in instances.values() if each.host in off and each.state in NEEDS_HOST]:
-        raise Violation(f"{', '.join(placed)} is on a host that is parked")
+        park_invariants.always(await reader.find(Host), instances.values(), volumes.values())
     for host in world.hosts:
         _true(world, host, instances, volumes)
-
-
-def _is_parked(host: Host) -> bool:
-    return host.park is not None and host.park.state is ParkState.parked
 
 
 def _no_double_run(world: World) -> None:
@@ -174,11 +159,12 @@ async def _unrest(world: World) -> AsyncIterator[str]:
         if instance.state is InstanceState.running and (wrong := _wrong_size(world, instance)):
             yield wrong
     async with world.store.read() as reader:
-        for known in await reader.find(Host) if world.leases is not None else ():
-            if _is_parked(known):
-                continue
-            if known.state is not HostState.up or known.park is not None:
-                yield f"{known.id} is {known.state if known.park is None else known.park.state}"
+        hosts = await reader.find(Host)
+    for known in hosts if world.leases is not None else ():
+        if known.state is not HostState.up and known.park is None:
+            yield f"{known.id} is {known.state}"
+    for problem in park_invariants.at_rest(hosts):
+        yield problem
     for volume in volumes:
         if volume.state not in RESTING_VOLUMES:
             yield f"{volume.id} is {volume.state}"

@@ -7,6 +7,8 @@ import logging
 import random
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from gureum.control.fence_agents import Action, Answer
 from gureum.resources import FencePower, FleetSettings, HostPower, PowerMode
 from gureum.resources.placement import FLEET
@@ -94,12 +96,11 @@ class Switches:
     async def begin(self) -> None:
         """Before the world starts."""
         fence = self._random.choice(list(FencePower))
-        settings = FleetSettings(
-            id=FLEET, power=PowerMode.automatic, rest_seconds=REST_SECONDS, headroom=0.0, fence_power=fence
-        )
 
         async def work(tx: Transaction) -> None:
-            await tx.put(settings)
+            settings = await tx.get(FleetSettings, FLEET) or FleetSettings(id=FLEET)
+            parked = replace(settings, power=PowerMode.automatic, rest_seconds=REST_SECONDS, headroom=0.0)
+            await tx.put(replace(parked, fence_power=fence))
             for host in self._world.hosts:
                 await tx.put(HostPower(id=host.name, agent=AGENT, wake_seconds=WAKE_SECONDS))
 

@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 
 import msgspec
+from msgspec.structs import replace
 
 from gureum.resources import BalanceMode, FleetSettings, Instance, Volume
 from gureum.resources.placement import FLEET
@@ -22,6 +23,7 @@ from gureum.sim.sizes import Appetites
 from gureum.sim.violation import Violation
 from gureum.sim.workload import Workload
 from gureum.sim.world import World
+from gureum.store.base import Transaction
 
 PACE_SECONDS = 0.7
 GARBAGE = 50_000
@@ -88,12 +90,14 @@ class Run:
         self.world.points.at, self.world.points.count = crash_at, crash_at_count
         self.guests = Guests(self.world)
         self.ledger = Ledger()
-        self.workload = Workload(self.world, self.guests, self.ledger, networks, several, migrating, operated)
+        self.workload = Workload(
+            self.world, self.guests, self.ledger, networks, several, migrating, operated, parking
+        )
         self.faults = Faults(self.world, networks, migrating, operated)
         self.random_faults = not crash_at
         self.moods = Moods(seed, self.world.demands) if balancing else None
         self.switches = Switches(seed, self.world) if parking else None
-        self.appetites = Appetites(seed, self.world) if autosizing else None
+        self.appetites = Appetites(seed, self.world, self.workload.ask) if autosizing else None
 
     async def __call__(self, steps: int) -> Outcome:
         loop = asyncio.get_running_loop()
@@ -145,8 +149,12 @@ class Run:
     async def _balance(self) -> None:
         for host in self.world.hosts:
             host.cpus = BUSY_CPUS
-        settings = FleetSettings(id=FLEET, balance=BalanceMode.automatic)
-        await self.world.store.transact(lambda tx: tx.put(settings))
+
+        async def work(tx: Transaction) -> None:
+            settings = await tx.get(FleetSettings, FLEET) or FleetSettings(id=FLEET)
+            await tx.put(replace(settings, balance=BalanceMode.automatic))
+
+        await self.world.store.transact(work)
 
     async def _always(self) -> None:
         await invariants.always(self.world)

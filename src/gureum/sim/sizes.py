@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any
 
 from gureum.resources import Event, Instance, InstanceState
 from gureum.services.fleet.autosize import MODES
@@ -88,11 +89,17 @@ async def expect_recommended(stage: Stage, words: Words, options: Options) -> bo
 
 
 class Appetites:
-    """Guests that want more, or less, now and then, and get bounds; by dice of their own."""
+    """Guests that want more, or less, now and then, and get bounds; by dice of their own.
 
-    def __init__(self, seed: int, world: World) -> None:
+    ``ask``: as a client.
+    """
+
+    def __init__(
+        self, seed: int, world: World, ask: Callable[[str, Mapping[str, Any]], Awaitable[None]]
+    ) -> None:
         self._random = random.Random(seed)
         self._world = world
+        self._ask = ask
 
     async def step(self, instances: Collection[Instance]) -> None:
         rng = self._random
@@ -113,4 +120,4 @@ class Appetites:
                     "MaxInstanceType": high,
                     "CoolDownSeconds": rng.choice([60, 300, 900]),
                 }
-                await self._world.call("SetInstanceAutosize", input, "fleet")
+                await self._ask("SetInstanceAutosize", input)

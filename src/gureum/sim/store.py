@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from gureum.store.sqlite import SqliteStore
 from gureum.store.view import Writes
@@ -11,17 +12,23 @@ log = logging.getLogger(__name__)
 
 
 class SimStore(SqliteStore):
-    """Logs each record that a commit changed, with ``before`` and ``after`` on the log's entry."""
+    """Tells ``judge`` of each commit, and logs each record that it changed, with ``before`` and ``after`` on
+    the log's entry.
+    """
+
+    judge: Callable[[Writes], None]
 
     def _committed(self, writes: Writes) -> None:
         super()._committed(writes)
+        self.judge(writes)
         if not log.isEnabledFor(logging.INFO):
             return
         for (kind, id), write in writes.items():
             log.info("%s %s", kind, id, extra={"before": write.before, "after": write.after})
 
 
-def open_store() -> SimStore:
+def open_store(judge: Callable[[Writes], None]) -> SimStore:
     store = SimStore.open(":memory:", threaded=False)
     assert isinstance(store, SimStore)
+    store.judge = judge
     return store

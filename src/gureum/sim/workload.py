@@ -23,6 +23,8 @@ from gureum.sim.ledger import Ledger
 from gureum.sim.networks import NetworkCalls
 from gureum.sim.operators import CALLS, Operator
 from gureum.sim.operators import EXPECTED as EXPECTED_OF_OPERATORS
+from gureum.sim.power_calls import CALLS as POWER_CALLS
+from gureum.sim.power_calls import PowerCalls
 from gureum.sim.world import CLOUD, SAN, World
 
 INSTANCES_MAX = 12
@@ -86,6 +88,8 @@ OF_FLEET = frozenset(
     {
         *("MoveVolume", "CancelVolumeMove", "MigrateInstance", "CancelInstanceMigration", "ResizeInstance"),
         *CALLS,
+        *POWER_CALLS,
+        "SetInstanceAutosize",
     }
 )
 MIGRATING_SHARE = 0.45
@@ -98,6 +102,8 @@ SEVERAL_SHARE = 0.45
 SEVERAL_VOLUMES_MAX = 4
 OPERATED_SHARE = 0.3
 """Of the calls, in runs with an operator."""
+PARKING_SHARE = 0.15
+"""Of the calls, in runs in which hosts are parked."""
 NETWORK_SHARE = 0.6
 """Of the calls, in runs with networks."""
 
@@ -114,9 +120,11 @@ class Workload:
         several: bool = False,
         migrating: bool = False,
         operated: bool = False,
+        parking: bool = False,
     ) -> None:
         self.world = world
         self.operator = Operator(world) if operated else None
+        self.power = PowerCalls(world) if parking else None
         self.guests = guests
         self.ledger = ledger
         self.networks = NetworkCalls(world) if networks else None
@@ -129,15 +137,18 @@ class Workload:
             self._expected |= EXPECTED_OF_SHARED
         if several:
             self._expected |= EXPECTED_OF_SEVERAL
-        if operated:
+        if operated or parking:
             self._expected |= EXPECTED_OF_OPERATORS
         self.answers: Counter[str] = Counter()
 
     async def step(self) -> None:
         """One random call. Raises ApiError for an answer that no client should get."""
         name, input = await self._choose()
-        if not name:
-            return
+        if name:
+            await self.ask(name, input)
+
+    async def ask(self, name: str, input: Mapping[str, Any]) -> None:
+        """The same with a call that somebody else chose."""
         written = self.guests.writes(str(input.get("VolumeId")))
         try:
             output = await self.world.call(name, input, "fleet" if name in OF_FLEET else "ec2")
@@ -159,6 +170,8 @@ class Workload:
             return await self._several()
         if self.operator is not None and rng.random() < OPERATED_SHARE:
             return await self.operator.choose()
+        if self.power is not None and rng.random() < PARKING_SHARE:
+            return self.power.choose()
         if self.migrating and rng.random() < MIGRATING_SHARE:
             return await self._migrate()
         makers = (

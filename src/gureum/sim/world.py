@@ -41,7 +41,7 @@ from gureum.sim.hooks import HookError, SimHook
 from gureum.sim.link import Weather, pair
 from gureum.sim.powers import SimSwitch
 from gureum.sim.process import Crash, CrashPoints, Process
-from gureum.sim.size_invariants import Last
+from gureum.sim.size_invariants import Sizes
 from gureum.sim.store import open_store
 from gureum.sim.wardens import Notes, SimWarden, SimWatched, leases
 from gureum.transport.link import Link
@@ -290,13 +290,12 @@ class World:
         self.roads = FakeRoads()
         self.points = CrashPoints(self.random)
         self.demands = Demands()
-        self.autosized: dict[str, Last] = {}
-        """By instance, what ``size_invariants`` saw of it last."""
         """How busy guests are."""
+        self.sizes = Sizes()
         self.skew_seconds = 0.0
         """How far the wall clock is from where it should be."""
         self.hook_error = HookError()
-        self.store = open_store()
+        self.store = open_store(self.sizes.committed)
         self.hosts = [SimHost(self, "host-0", "")]
         if hosts > 1:
             zones = [CLOUD.zones[n % len(CLOUD.zones)] for n in range(hosts)]
