@@ -12,13 +12,15 @@ import contextlib
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from gureum.errors import PoolError, PoolFull, PoolUnavailable
 from gureum.san.ceph.rbdworker import frames
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 START_SECONDS = 20.0
 """The worker itself gives up connecting after half of that."""
@@ -60,7 +62,8 @@ class Worker:
         self._command = tuple(command)
         self._backoff_seconds = tuple(backoff_seconds)
         self._process: asyncio.subprocess.Process | None = None
-        self._readers: set[asyncio.Task[None]] = set()
+        self._readers: set[asyncio.Task[Any]] = set()
+        """Each until its process has ended, and what is starting one: the end waits for all of them."""
         self._calls: dict[int, _Call] = {}
         self._numbers = itertools.count(1)
         self._slots = asyncio.Semaphore(UNDER_WAY_MAX)
@@ -160,28 +163,15 @@ class Worker:
     async def _start(self) -> asyncio.subprocess.Process:
         self._said.clear()
         self.hello = {}
+        call = _Call(asyncio.get_running_loop().create_future(), None)
         try:
-            process = await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=ENVIRONMENT,
-                start_new_session=True,
-            )
+            process = await self._until_ended(self._spawn(call))
         except OSError as error:
             raise self._failed(f"the storage worker cannot be started: {error}") from error
-        if self._closed:
-            process.kill()
-            await process.wait()
-            raise PoolUnavailable(ENDING)
-        self._process = process
-        call = _Call(asyncio.get_running_loop().create_future(), None)
-        self._calls[0] = call
-        for work in (self._read(process), self._listen(process)):
-            reader = asyncio.ensure_future(work)
-            self._readers.add(reader)
-            reader.add_done_callback(self._readers.discard)
+        except asyncio.CancelledError:
+            if self._process is not None:  # it came just then
+                self._fail(self._process, "the start was given up")
+            raise
         try:
             async with asyncio.timeout(START_SECONDS):
                 self.hello = (await call.answer).result
@@ -201,6 +191,32 @@ class Worker:
         if self.killed:
             await self._fence(process)
         return process
+
+    async def _spawn(self, hello: _Call) -> asyncio.subprocess.Process:
+        """The process, of which each word is heard; none that comes when this worker has been ended."""
+        process = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=ENVIRONMENT,
+            start_new_session=True,
+        )
+        if self._closed:
+            process.kill()
+            await process.wait()
+            raise PoolUnavailable(ENDING)
+        self._process = process
+        self._calls[0] = hello
+        self._until_ended(self._read(process))
+        self._until_ended(self._listen(process))
+        return process
+
+    def _until_ended(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.ensure_future(work)
+        self._readers.add(task)
+        task.add_done_callback(self._readers.discard)
+        return task
 
     async def _fence(self, process: asyncio.subprocess.Process) -> None:
         """What those before had sent must not be done after what is sent now."""

@@ -257,22 +257,27 @@ async def test_closing_ends_the_process_and_its_calls(worker):
 
 
 async def test_nothing_is_started_after_the_end(program, monkeypatch):
+    """What is just being started is waited for: a loop that ends then would leave it."""
     worker = Worker(program())
     start = asyncio.create_subprocess_exec
-    started = []
+    started, asked = [], asyncio.Event()
 
-    async def counted(*arguments, **options):
-        process = await start(*arguments, **options)
-        started.append(process)
-        await worker.close()  # just now
-        return process
+    async def slow(*arguments, **options):
+        asked.set()
+        await asyncio.sleep(0.2)
+        started.append(await start(*arguments, **options))
+        return started[-1]
 
-    monkeypatch.setattr(asyncio, "create_subprocess_exec", counted)
-    for _ in range(2):
-        with pytest.raises(PoolUnavailable, match="is being ended"):
-            await worker.call("echo", 10)
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", slow)
+    call = asyncio.ensure_future(worker.call("echo", 10))
+    await asked.wait()
+    await worker.close()
     [process] = started
     assert process.returncode is not None
+    for refused in (call, worker.call("echo", 10)):
+        with pytest.raises(PoolUnavailable, match="is being ended"):
+            await refused
+    assert len(started) == 1
 
 
 async def test_a_cancelled_call_leaves_the_worker(worker):
