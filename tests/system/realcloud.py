@@ -360,6 +360,19 @@ class RealCloud:
 
     # ---- waiting
 
+    def wait_clean(self) -> None:
+        """Until nothing is left over or missing; fails the test where something stays so, and says what."""
+        found: list[str] = []
+
+        def look() -> bool:
+            found[:] = self.leaks()
+            return not found
+
+        try:
+            self.wait("nothing to be left over or missing", look)
+        except pytest.fail.Exception as error:
+            pytest.fail(f"{error}: {found}")
+
     def wait(self, what: str, look: Callable[[], T], seconds: float = WAIT_SECONDS) -> T:
         """The first true answer of ``look``; fails the test where there is none in time."""
         deadline = time.monotonic() + seconds

@@ -250,7 +250,7 @@ def test_termination_protection_and_what_termination_takes(cloud: RealCloud) -> 
     cloud.waiter("volume_available", VolumeIds=[kept])
     cloud.ec2.delete_volume(VolumeId=kept)
     cloud.wait("the volume to go", lambda: cloud.gone(kept))
-    cloud.wait("nothing to be left", lambda: cloud.leaks() == [])
+    cloud.wait_clean()
 
 
 def test_what_uses_much_of_its_memory_has_grown(cloud: RealCloud, hungry: str) -> None:

@@ -131,7 +131,7 @@ def volumes(cloud: RealCloud) -> Iterator[list[str]]:
     for volume in made:
         cloud.ec2.delete_volume(VolumeId=volume)
     cloud.waiter("volume_deleted", VolumeIds=made)
-    cloud.wait("nothing to be left in the pool", lambda: cloud.leaks() == [])
+    cloud.wait_clean()
 
 
 def test_pages_hold_everything_once(cloud: RealCloud, volumes: list[str]) -> None:

@@ -30,7 +30,7 @@ def delete(cloud: RealCloud, *volumes: str) -> None:
     for volume in volumes:
         cloud.ec2.delete_volume(VolumeId=volume)
     cloud.waiter("volume_deleted", VolumeIds=list(volumes))
-    cloud.wait("nothing to be left in the pool", lambda: cloud.leaks() == [])
+    cloud.wait_clean()
 
 
 def test_root_file_system_has_the_size_that_was_asked_for(cloud: RealCloud) -> None:
@@ -139,7 +139,7 @@ def test_boot_from_a_snapshot_of_a_running_root_disk(cloud: RealCloud, guest: st
     cloud.ec2.terminate_instances(InstanceIds=[id])
     cloud.waiter("instance_terminated", InstanceIds=[id])
     cloud.ec2.delete_snapshot(SnapshotId=snapshot)
-    cloud.wait("nothing to be left in the pool", lambda: cloud.leaks() == [])
+    cloud.wait_clean()
 
 
 def second_volume(cloud: RealCloud, id: str) -> str:

@@ -154,7 +154,7 @@ def test_a_guest_goes_to_another_host_with_its_disk(cloud: RealCloud, guests: li
     cloud.wait_ssh(id)
     assert cloud.boot_id(id) == boot
     cloud.ssh(id, "echo 3 >/proc/sys/vm/drop_caches; md5sum -c /sum")
-    cloud.wait("nothing to be left over or missing", lambda: cloud.leaks() == [])
+    cloud.wait_clean()
 
 
 def test_an_empty_host_is_parked_and_woken(cloud: RealCloud, guests: list[str]) -> None:
@@ -188,7 +188,7 @@ def test_a_host_is_drained(cloud: RealCloud, guests: list[str]) -> None:
 
 
 def test_nothing_leaks(cloud: RealCloud, guests: list[str]) -> None:
-    cloud.wait("nothing to be left over or missing", lambda: cloud.leaks() == [])
+    cloud.wait_clean()
     cloud.ec2.terminate_instances(InstanceIds=guests)
     cloud.waiter("instance_terminated", InstanceIds=guests)
-    cloud.wait("nothing to be left over or missing", lambda: cloud.leaks() == [])
+    cloud.wait_clean()

@@ -177,7 +177,7 @@ class Story:
         cloud = self.cloud
         cloud.wait(f"{self.missed(stage)}", lambda: not self.missed(stage))
         cloud.wait("all processes", lambda: all(process.is_ready for process in cloud.cloud.processes()))
-        cloud.wait("nothing to be leaked", lambda: cloud.leaks() == [])
+        cloud.wait_clean()
         if self.session is not None:
             assert self.session.echo(stage) == stage
             assert cloud.ssh(self.witness, "cat /proc/sys/kernel/random/boot_id") == self.boot

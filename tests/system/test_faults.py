@@ -87,10 +87,10 @@ def test_launches_retried_while_the_manager_dies(cloud: RealCloud, guest: str) -
     cloud.waiter("instance_running", InstanceIds=launched)
     found = cloud.ec2.describe_instances(Filters=[{"Name": "client-token", "Values": tokens}])["Reservations"]
     assert sorted(item["InstanceId"] for one in found for item in one["Instances"]) == sorted(launched)
-    cloud.wait("exactly these to be there", lambda: cloud.leaks() == [])
+    cloud.wait_clean()
     cloud.ec2.terminate_instances(InstanceIds=launched, SkipOsShutdown=True)
     cloud.waiter("instance_terminated", InstanceIds=launched)
-    cloud.wait("nothing to be left", lambda: cloud.leaks() == [])
+    cloud.wait_clean()
     assert cloud.boot_id(guest) == boot
 
 
@@ -170,7 +170,7 @@ def test_down_and_up_starts_what_ran(cloud: RealCloud, guest: str) -> None:
     assert cloud.boot_id(guest) != boot
     assert cloud.state(guest) == "running"
     assert cloud.state(stopped) == "stopped"
-    cloud.wait("nothing else to run", lambda: cloud.leaks() == [])
+    cloud.wait_clean()
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ def test_full_pool_holds_the_writer_only(small_cloud: RealCloud) -> None:
     cloud.ec2.delete_snapshot(SnapshotId=snapshot)
     fresh = cloud.create_volume(Size=1)
     cloud.attach(fresh, other)
-    cloud.wait("nothing to be left over", lambda: cloud.leaks() == [])
+    cloud.wait_clean()
 
 
 def snapshot_state(cloud: RealCloud, id: str) -> tuple[str, str]:

@@ -76,7 +76,7 @@ def test_another_goes_on(cloud: RealCloud, guest: str, how: signal.Signals) -> N
     assert len(cloud.qemu_pids()) == 2
     cloud.ec2.terminate_instances(InstanceIds=[second])
     cloud.waiter("instance_terminated", InstanceIds=[second])
-    cloud.wait("nothing that is left over", lambda: cloud.leaks() == [])
+    cloud.wait_clean()
 
 
 def both_are_ready(cloud: RealCloud) -> bool:

@@ -94,7 +94,7 @@ def test_what_was_answered_holds(tiny_image: ImageManifest, tmp_path: Path) -> N
         copy = cloud.create_volume(SnapshotId=snapshot)
         cloud.attach(copy, guest, "/dev/sdg")
         assert cloud.ssh(guest, f"head -c 4 {cloud.device(guest, copy)}") == "kept"
-        cloud.wait("nothing to be left over", lambda: not cloud.leaks())
+        cloud.wait_clean()
 
         # Anything may be lost, and what is written may be so in part.
         cloud.ec2.delete_volume(VolumeId=created)
@@ -105,6 +105,6 @@ def test_what_was_answered_holds(tiny_image: ImageManifest, tmp_path: Path) -> N
         assert tagged(cloud, "second answer") == {second, copy}
         cloud.waiter("volume_deleted", VolumeIds=[created])
         cloud.waiter("instance_running", InstanceIds=[guest, second])
-        cloud.wait("nothing to be left over", lambda: not cloud.leaks())
+        cloud.wait_clean()
         cloud.stop()
         assert cloud.check_pool() == []

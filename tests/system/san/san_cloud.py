@@ -22,7 +22,7 @@ from gureum.cli.api import client
 from gureum.cli.processes import read_pid_file
 from gureum.cli.san_options import Choice
 from gureum.env import CRASH_MARK_VARIABLE, CRASH_VARIABLE, Env
-from gureum.errors import PoolError
+from gureum.errors import PoolError, PoolUnavailable
 from gureum.images.manifest import ImageManifest
 from gureum.san.ceph import audit
 from gureum.san.ceph import client as workers
@@ -69,7 +69,10 @@ class SanCloud(RealCloud):
         return ask(admin(self.cluster), [{"prefix": prefix, **parameters}], 5.0)[0].document()
 
     def is_well(self) -> bool:
-        return bool(self.admin("health")["status"] == "HEALTH_OK")
+        try:
+            return bool(self.admin("health")["status"] == "HEALTH_OK")
+        except PoolUnavailable:  # its monitor is just being started
+            return False
 
     def wait_well(self) -> None:
         self.wait("the cluster to be well", self.is_well)

@@ -170,4 +170,4 @@ def test_what_dies_on_the_way_leaves_one_that_works(cloud: SanCloud, writer: Wri
         assert cloud.boot_id(writer.id) == writer.boot
     cloud.wait("one to run", lambda: len(processes(cloud, writer.id)) == 1)
     assert cloud.wait_ssh(writer.id, "cat /mark") == "here"
-    cloud.wait("nothing to be left over", lambda: cloud.leaks() == [])
+    cloud.wait_clean()

@@ -107,5 +107,5 @@ def test_no_machine_has_it_open(cloud: SanCloud, writer: Writer) -> None:
     for volume in (writer.volume, secret):
         cloud.ec2.delete_volume(VolumeId=volume)
         cloud.wait("the volume to go", lambda volume=volume: cloud.gone(volume))
-    cloud.wait("nothing to be left over", lambda: cloud.leaks() == [])
+    cloud.wait_clean()
     assert problems(cloud) == []

@@ -139,7 +139,7 @@ def test_the_agent_dies_after_each_step(cloud: SanCloud) -> None:
     cloud.waiter("instance_terminated", InstanceIds=[id])
     missed = [name for names in STAGES for name in names if not (cloud.directory / f"hit.{name}").exists()]
     assert missed == []
-    cloud.wait("nothing to be left over", lambda: cloud.leaks() == [])
+    cloud.wait_clean()
 
 
 @long
@@ -253,6 +253,12 @@ def two_hosts(tiny_image: ImageManifest) -> Iterator[SanCloud]:
 def pair(two_hosts: SanCloud) -> tuple[str, str]:
     """A guest on each of two hosts."""
     cloud = two_hosts
+    cloud.wait(
+        "all hosts to be there",
+        lambda: (
+            [host["State"] for host in cloud.fleet("describe_hosts")["Hosts"]] == ["up"] * (LAST_HOST + 1)
+        ),
+    )
     found: dict[int, str] = {}
     for _ in range(4):
         [id] = cloud.launch(Placement={"AvailabilityZone": f"{cloud.config.region}a"})
@@ -294,7 +300,7 @@ def test_one_volume_never_has_two_writers(two_hosts: SanCloud, pair: tuple[str, 
     assert most() == 1
     cloud.ec2.delete_volume(VolumeId=volume)
     cloud.wait("the volume to go", lambda: cloud.gone(volume))
-    cloud.wait("nothing to be left over", lambda: cloud.leaks() == [])
+    cloud.wait_clean()
 
 
 @long
@@ -328,4 +334,4 @@ def test_a_machine_killed_while_its_host_is_cut_off(two_hosts: SanCloud, pair: t
     cloud.ec2.start_instances(InstanceIds=[id])
     cloud.waiter("instance_running", InstanceIds=[id])
     cloud.wait_ssh(id)
-    cloud.wait("nothing to be left over", lambda: cloud.leaks() == [])
+    cloud.wait_clean()

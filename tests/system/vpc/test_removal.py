@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.timeout(600)]
 def test_nothing_is_left_of_vpcs(world: World) -> None:
     ec2, wait = world.cloud.ec2, world.cloud.wait
     assert kernel(world.cloud) != world.before
-    wait("nothing to be left over or missing", lambda: world.cloud.leaks() == [])
+    world.cloud.wait_clean()
     for vpc in world.vpcs.values():
         with refused("DependencyViolation"):
             ec2.delete_vpc(VpcId=vpc.id)
