@@ -25,6 +25,11 @@ def test_random_calls_under_random_faults_come_to_rest(first: int, outcomes: lis
     outcomes += [run(seed) for seed in range(first, first + BATCH)]
 
 
+def test_a_snapshot_is_done_only_when_it_is_there() -> None:
+    """A host said that it was busy with one it had no more, and had it again when that was read."""
+    run(50)
+
+
 def test_the_runs_met_what_an_operator_does(outcomes: list[Outcome]) -> None:
     """The dice must fall so, or the runs prove nothing."""
     if len(outcomes) < SEEDS:

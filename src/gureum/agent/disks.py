@@ -393,7 +393,8 @@ class Disks:
             pool, error = self.pools.find(spec.pool), self._specs.failures.final("snapshot", id)
             yield disk_reports.of_snapshot(spec, pool, self._specs.snapshots.settled(id), error)
         for id in sorted(self._leaving("snapshot", self._specs.snapshots)):
-            yield SnapshotReport(id=id)
+            # Not that it is there: it may have been given up before it was taken, and be given here anew.
+            yield SnapshotReport(id=id, present=False)
 
     def _leaving(self, kind: str, specs: Settled[S]) -> set[str]:
         """What no spec names any more, and work here is not done with yet."""

@@ -122,6 +122,21 @@ def test_work_that_is_under_way_is_told_also_of_what_left_the_spec(parts: Any) -
     parts.on_lab(test)
 
 
+def test_a_snapshot_that_left_the_spec_before_it_was_taken_is_not_said_to_be_there(parts: Any) -> None:
+    """The host may be given it again, and the manager would believe an old report."""
+
+    async def test(lab: Any) -> None:
+        await lab.take(shared(parts))
+        lab.san.delay_next("create_snapshot", 20)
+        await lab.take(shared(parts, made=True), SnapshotSpec(id="snap-1", volume="vol-1", pool="san"))
+        await lab.take(shared(parts, made=True))
+        assert (lab.seen_snapshot().present, lab.seen_snapshot().revision) == (False, 0)
+        await asyncio.sleep(25)
+        assert not lab.agent.report().snapshots
+
+    parts.on_lab(test)
+
+
 def test_a_volume_that_another_host_has_is_waited_for(parts: Any) -> None:
     async def test(lab: Any) -> None:
         await lab.take(shared(parts))
