@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from gureum.control import parking, resting
+from gureum.control import parking, power, resting
+from gureum.resources import Host
+from gureum.sim.campaign import one
+from gureum.sim.modes import MODES, Seeded
 from gureum.sim.run import Outcome, simulate
 from gureum.sim.violation import Violation
 
 STEPS = 50
 SEEDS = 12
+SEEDS_MAX = 40
+"""How many may go by before one finds a fault that was put in."""
 PACE_SECONDS = 25.0
 """So that hosts are empty for long enough to be parked."""
 
@@ -22,15 +27,49 @@ def runs() -> list[Outcome]:
     return [run(seed) for seed in range(SEEDS)]
 
 
+def found_in_runs() -> str:
+    """What the first run of the modes finds that finds anything."""
+    for seed in range(SEEDS_MAX):
+        for mode in MODES:
+            if mode.startswith("parked") and (found := one(Seeded(mode, seed)).violation):
+                return found
+    return "nothing"
+
+
 def test_random_calls_under_random_faults_come_to_rest_and_hosts_are_switched() -> None:
-    assert sum(outcome.reached["power.switch"] for outcome in runs()) > SEEDS
+    outcomes = runs()
+    assert sum(outcome.reached["power.switch"] for outcome in outcomes) > SEEDS
+    answered = {name for outcome in outcomes for name in outcome.answers}
+    assert answered >= {"ParkHost", "WakeHost", "ModifyHostPower", "TestHostPower", "ModifyFleetSettings"}
+
+
+async def nothing(*_: object, **__: object) -> str:
+    return ""
 
 
 def test_it_is_found_if_a_host_is_parked_that_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def nothing(*_: object, **__: object) -> str:
-        return ""
-
     monkeypatch.setattr(resting, "in_use", lambda fleet, host, left: parking.unready(host))
     monkeypatch.setattr(resting, "remains", nothing)
     with pytest.raises(Violation, match=r"is switched off, and|on a host that is parked"):
         runs()
+
+
+def test_it_is_found_if_data_is_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resting, "remains", nothing)
+    assert "is on the own disk of" in found_in_runs()
+
+
+def test_it_is_found_if_none_stays_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parking, "why_awake", lambda fleet, host: "")
+    assert "all hosts are parked" in found_in_runs()
+
+
+def test_it_is_found_if_a_host_is_never_awake(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = power.Power._settle
+
+    async def settle(self: power.Power, host: Host, park: object, *of: object, **named: object) -> None:
+        if park is not None:
+            await right(self, host, park, *of, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(power.Power, "_settle", settle)
+    assert "is waking" in found_in_runs()

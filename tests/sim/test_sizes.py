@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from gureum.control import autosize
 from gureum.control.autosizer import Autosizer
 from gureum.resources import Autosize, Instance
 from gureum.services.ec2.instance_types import TYPES, InstanceType
+from gureum.sim.campaign import one
+from gureum.sim.modes import MODES, Seeded
 from gureum.sim.run import Outcome, simulate
 from gureum.sim.scenario import parse, play
 
 STEPS = 40
 SEEDS = 6
 BATCH = 3
+SEEDS_MAX = 40
+"""How many may go by before one finds a fault that was put in."""
 PACE_SECONDS = 60.0
 """So that there is time to look at what guests use."""
 
@@ -59,6 +65,21 @@ GROWS = """# It grows once, and then again.
 """
 
 
+def all_of_the_family(policy: Autosize, has: InstanceType) -> list[InstanceType]:
+    """The bounds are forgotten."""
+    return [type for type in TYPES.values() if type.family == has.family]
+
+
+noted = Autosizer._note
+
+
+def restless(self: Autosizer, instance: Instance) -> None:
+    """The rest after a change is forgotten."""
+    noted(self, instance)
+    if (known := self._watched.get(instance.id)) is not None:
+        known.rests = 0.0
+
+
 def played() -> str:
     return play(parse("grows", GROWS)).failure
 
@@ -68,20 +89,29 @@ def test_as_it_is_to_be() -> None:
 
 
 def test_its_bounds_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    def all_of_the_family(policy: Autosize, has: InstanceType) -> list[InstanceType]:
-        return [type for type in TYPES.values() if type.family == has.family]
-
     monkeypatch.setattr(autosize, "candidates", all_of_the_family)
     assert "became a t3.large, outside of t3.small to t3.medium" in played()
 
 
 def test_it_does_not_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Autosizer._note
-
-    def note(self: Autosizer, instance: Instance) -> None:
-        right(self, instance)
-        if (known := self._watched.get(instance.id)) is not None:
-            known.rests = 0.0
-
-    monkeypatch.setattr(Autosizer, "_note", note)
+    monkeypatch.setattr(Autosizer, "_note", restless)
     assert "s after it became a t3.medium" in played()
+
+
+def found_in_runs() -> str:
+    """What the first run of the modes finds that finds anything."""
+    for seed in range(SEEDS_MAX):
+        for mode in MODES:
+            if mode.startswith("autosized") and (found := one(Seeded(mode, seed)).violation):
+                return found
+    return "nothing"
+
+
+def test_runs_find_that_bounds_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autosize, "candidates", all_of_the_family)
+    assert ", outside of " in found_in_runs()
+
+
+def test_runs_find_that_it_does_not_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Autosizer, "_note", restless)
+    assert re.search(r"became a \S+ \S+ s after it became a", found_in_runs())

@@ -177,7 +177,7 @@ def test_processes_that_are_ended_keep_what_they_did(tmp_path: Path) -> None:
     words = (*("sim", "campaign", "100000", "--ledger", str(path), "--jobs", "2"), "--json")
     program = [sys.executable, "-c", "from gureum.cli.main import main; raise SystemExit(main())", *words]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    counts = []
+    counts: list[int] = []
     for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGINT):
         began = subprocess.Popen(
             program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from gureum.sim import campaign, run
-from gureum.sim.campaign import Campaign, Worker, one
+from gureum.sim.campaign import Campaign, Done, Worker, one
 from gureum.sim.modes import Seeded, runs
 from gureum.sim.violation import Violation
 
@@ -83,7 +83,7 @@ def runs_of_one_mode(count: int) -> list[Seeded]:
 
 def test_one_that_is_to_stop_ends_what_is_under_way() -> None:
     work = Campaign(runs(0, 1000), jobs=2)
-    found = []
+    found: list[Done] = []
     for done in work.run():
         if not found:
             work.stop()
@@ -94,7 +94,7 @@ def test_one_that_is_to_stop_ends_what_is_under_way() -> None:
 
 def test_one_that_is_to_stop_at_once_gives_runs_up() -> None:
     work = Campaign(runs(0, 1000), jobs=2)
-    found = []
+    found: list[Done] = []
     for done in work.run():
         work.stop()
         work.stop()
