@@ -146,9 +146,14 @@ class OfOwn:
 
 
 class Connector:
-    """Connects the agent, anew after each renewal: until then the link stands on the old certificate."""
+    """Connects the agent, anew after each renewal: until then the link stands on the old certificate.
+    ``accepted``: as of ``tls.connect``.
+    """
 
-    def __init__(self, state_dir: Path, credentials: Credentials) -> None:
+    def __init__(
+        self, state_dir: Path, credentials: Credentials, accepted: Callable[[], Sequence[str]] = tuple
+    ) -> None:
+        self._accepted = accepted
         self._credentials = credentials
         self._refused = state_dir / REFUSED
         self._link: StreamLink | None = None
@@ -168,7 +173,9 @@ class Connector:
             addresses = [tls.Address.parse(each) for each in self._credentials.managers()]
             if addresses or socket is None:
                 context = tls.host_context(self._credentials.authority, self._credentials.certificate)
-                return await first_of(addresses, lambda address: tls.connect(address, context))
+                return await first_of(
+                    addresses, lambda address: tls.connect(address, context, self._accepted())
+                )
         except ConfigError as error:
             if socket is None:
                 raise TransportError(str(error)) from error

@@ -17,7 +17,7 @@ from gureum.errors import TransportError
 from gureum.resources import ManagerMachine
 from gureum.san.settings import SanSettings
 from gureum.store.sqlite import SqliteStore
-from gureum.transport import authority
+from gureum.transport import authority, token
 
 CONFIG = CloudConfig(
     name="c-0",
@@ -31,6 +31,8 @@ CONFIG = CloudConfig(
     tls_cert="/cert",
     store="postgresql://me@/db?host=/run",
 )
+
+KEYS = KeyStore(b"k" * 32)
 
 
 def test_another_machine_can_be_the_cloud(tmp_path: Path) -> None:
@@ -65,11 +67,15 @@ async def test_a_machine_enters_itself_with_the_addresses_of_today() -> None:
     for address in ("192.0.2.1", "192.0.2.9"):
         config = replace(CONFIG, agents_url=f"https://{address}:4567")
         for _ in range(2):
-            await store.transact(lambda tx, config=config: sharing.enter(tx, config))
+            await store.transact(
+                lambda tx, config=config: sharing.enter(tx, config, KEYS, "ab", "certificate")
+            )
         async with store.read() as reader:
             (machine,) = await reader.find(ManagerMachine)
         assert machine.id == "first"
         assert machine.agents == f"{address}:4567"
         assert machine.endpoint == f"https://{address}:4566"
+        assert (machine.key, machine.certificate) == ("ab", "certificate")
+        assert machine.seal == token.api_seal(KEYS.sign, "first", machine.endpoint, "certificate")
     assert store.revision == 2
     await store.close()
