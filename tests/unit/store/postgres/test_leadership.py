@@ -111,8 +111,10 @@ async def entered(address: Address, fence: int, machine: ManagerMachine) -> None
         before = await tx.get(ManagerMachine, machine.id)
         await tx.put(structs.replace(machine, version=before.version if before else 0))
 
-    await store.transact(work)
-    await store.close()
+    try:
+        await store.transact(work)
+    finally:
+        await store.close()
 
 
 async def test_who_stands_by_says_so_and_waits_for_nobody(
