@@ -25,7 +25,7 @@ def known(cloud: Cloud, machine: str) -> Iterator[str]:
         user = unquote(urlsplit(server).username or "")
         yield (
             f"its login to the database. If {machine} has one of its own: ALTER ROLE ITS_LOGIN NOLOGIN. Else "
-            f"ALTER ROLE {user} PASSWORD '...', and the new one into the passfile of each other machine. "
+            f"ALTER ROLE \"{user}\" PASSWORD '...', and the new one into the passfile of each other machine. "
             "Then end its sessions: SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = "
             "'ITS_LOGIN' AND client_addr = 'ITS_ADDRESS'"
         )

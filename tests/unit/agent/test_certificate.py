@@ -231,3 +231,16 @@ def test_a_host_of_the_first_machine_gets_a_certificate_when_others_have_manager
         await asyncio.sleep(0.2)
 
     asyncio.run(main())
+
+
+def test_of_managers_only_those_that_were_named_are_believed(tmp_path: Path) -> None:
+    async def test(manager: Manager, state: Path) -> None:
+        key = tls.key_in(manager.directory / tls.MANAGER_CERTIFICATE)
+        keys = ["other", key]
+        connect = certificate.Connector(state, certificate.OfJoined(state), lambda: keys)
+        await (await connect()).close()
+        keys.remove(key)
+        with pytest.raises(TransportError, match="its machine was revoked"):
+            await connect()
+
+    joined(tmp_path, test)
