@@ -14,6 +14,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 from cryptography import x509
@@ -23,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from gureum.cli import api, join, manager_token
 from gureum.cli.output import CliError
 from gureum.images.manifest import ImageManifest
+from gureum.transport import tls
 from gureum.transport.authority import private_pem
 from support.postgres import Server
 
@@ -36,6 +38,8 @@ SECOND = "gmgr-second"
 CABLE = "gmgr0"
 OURS, THEIRS = "10.98.9.1", "10.98.9.2"
 LOST_SECONDS_MAX = 120.0
+REFUSED_SECONDS = 10.0
+"""Another would lead by then."""
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +202,10 @@ def lose_both(cloud: RealCloud, machine: Machine, files: set[str | None]) -> Non
     cloud.wait("its end", lambda: not Path(f"/proc/{pid}").exists() or cloud.pid("manager") != pid)
     cloud.wait("one that stands by", lambda: ready(cloud))
     assert leader(second) == "second"
+    # Asked by one that has no file of its certificate.
+    assert leader(cloud.cloud) == "second"
+    standing = {"first": "standing-by", "second": "leading"}
+    cloud.wait("a sign of the first", lambda: machine_states(second) == standing)
 
     # The whole machine of the one that leads now is lost.
     pull(machine)
@@ -207,6 +215,8 @@ def lose_both(cloud: RealCloud, machine: Machine, files: set[str | None]) -> Non
     print(f"lost: the first answers after {time.monotonic() - began:.1f} s")
     wanted = {"host-0": "up", "second": "down"}
     cloud.wait("the loss", lambda: states(cloud.cloud) == wanted, LOST_SECONDS_MAX)
+    lost = {"first": "leading", "second": "silent"}
+    cloud.wait("the other's silence", lambda: machine_states(cloud.cloud) == lost, LOST_SECONDS_MAX)
     print(f"lost: its host, and the other is there, after {time.monotonic() - began:.1f} s")
     second_guest = launch(cloud, cloud.ec2, "two")
     running(cloud, cloud.ec2, second_guest)
@@ -225,6 +235,40 @@ def lose_both(cloud: RealCloud, machine: Machine, files: set[str | None]) -> Non
     assert sorted([*cloud.cloud.guests(), *second.guests()]) == sorted(guests)
     cloud.ec2.terminate_instances(InstanceIds=guests)
     cloud.waiter("instance_terminated", InstanceIds=guests)
+
+
+def test_one_that_is_revoked_leads_never_again(cloud: RealCloud, machine: Machine) -> None:
+    """But its host is one as before: that is another matter."""
+    both = {"host-0": "up", "second": "up"}
+    cloud.wait("both hosts", lambda: states(cloud.cloud) == both, LOST_SECONDS_MAX)
+    standing = {"first": "leading", "second": "standing-by"}
+    cloud.wait("one that stands by", lambda: machine_states(cloud.cloud) == standing)
+    with pytest.raises(CliError, match="Let another lead first"):
+        api.call(cloud.cloud, "fleet", "revoke_manager", ManagerId="first")
+    cloud.fleet("revoke_manager", ManagerId="second")
+    log = machine.cloud.log_dir / "manager.log"
+    cloud.wait("its end", lambda: "this machine, second, was revoked" in log.read_text())
+
+    pid = cloud.pid("manager")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        deadline = time.monotonic() + REFUSED_SECONDS
+        while time.monotonic() < deadline:
+            assert health(machine.cloud.config().endpoint) == 0
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    cloud.wait("the first, again", lambda: leader(cloud.cloud) == "first", LOST_SECONDS_MAX)
+    cloud.wait("both hosts again", lambda: states(cloud.cloud) == both, LOST_SECONDS_MAX)
+    assert machine_states(cloud.cloud) == {"first": "leading", "second": "revoked"}
+    # What its agent was told: whose keys are believed.
+    spec = msgspec.msgpack.decode((machine.cloud.state_dir / "agent.spec").read_bytes())
+    key = tls.key_in(cloud.cloud.state_dir / "authority" / tls.MANAGER_CERTIFICATE)
+    assert spec["manager_keys"] == [key]
+
+
+def machine_states(cloud: Any) -> dict[str, str]:
+    answer = ask(cloud, "describe_managers") or {"Managers": ()}
+    return {each["ManagerId"]: each["State"] for each in answer["Managers"]}
 
 
 def ready(cloud: RealCloud) -> bool:

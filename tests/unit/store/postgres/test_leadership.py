@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from msgspec import structs
 
+from gureum.errors import StoreError
 from gureum.resources import ManagerMachine, Vpc
 from gureum.store.base import Transaction
 from gureum.store.postgres import Address, PostgresStore, leadership, queries
@@ -16,7 +17,7 @@ from gureum.store.postgres.connection import Deposed, Revoked
 from gureum.store.postgres.examine import examine
 from gureum.store.postgres.leadership import Leadership
 from gureum.store.postgres.signs import Signs
-from support.postgres import Server
+from support.postgres import USER, Server
 
 pytestmark = pytest.mark.postgres
 numbers = itertools.count()
@@ -190,3 +191,26 @@ async def test_who_leads_already_can_be_revoked_only_by_a_successor(
     with pytest.raises(Deposed):
         await entered(address, leader.epoch, structs.replace(SECOND, revoked=True))
     await second.resign()
+
+
+async def test_a_machines_own_login_is_as_good_and_can_be_taken_away(
+    address: Address, postgres_server: Server
+) -> None:
+    for sql in (
+        "CREATE ROLE gureum_second LOGIN",
+        f"GRANT {USER} TO gureum_second",
+        f"ALTER ROLE gureum_second SET role = {USER}",
+    ):
+        postgres_server.query("postgres", sql)
+    own = Address.parse(address.url.replace(f"//{USER}@", "//gureum_second@"))
+    second, one = Leadership(own, "cloud", "two"), Leadership(address, "cloud", "one")
+    await entered(own, await second.acquire(), SECOND)  # makes the schema, as no other could
+    postgres_server.query("postgres", "ALTER ROLE gureum_second NOLOGIN")
+    ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'gureum_second'"
+    assert int(postgres_server.query("postgres", ended)) > 0
+    with pytest.raises(StoreError, match="check the user"):
+        await second.hold()
+    assert await one.acquire() == 2
+    await entered(address, one.epoch, structs.replace(SECOND, revoked=True))
+    await second.close()
+    await one.resign()
