@@ -112,12 +112,6 @@ def tls(config: CloudConfig) -> ssl.SSLContext | None:
     return context
 
 
-def leaf(config: CloudConfig) -> str:
-    """The certificate that the API answers with, without those that it is signed with; "" without TLS."""
-    end = "-----END CERTIFICATE-----"
-    return Path(config.tls_cert).read_text().partition(end)[0] + end + "\n" if config.tls_cert else ""
-
-
 async def open_access(
     state_dir: Path, config: CloudConfig, manager: Manager, seen: dict[str, float]
 ) -> Access:
@@ -129,7 +123,8 @@ async def open_access(
         from gureum.control.standby import Mirror
 
         find_image, machine = Mirror(state_dir, config.machine).find, config.machine
-        key, certificate = tls_links.key_in(directory / tls_links.MANAGER_CERTIFICATE), leaf(config)
+        key = tls_links.key_in(directory / tls_links.MANAGER_CERTIFICATE)
+        certificate = sharing.certificate(config)
         await manager.store.transact(lambda tx: sharing.enter(tx, config, keys, key, certificate))
     return Access(
         manager.env,

@@ -10,6 +10,7 @@ None of it is in the store, so who reads that, or a backup of it, has none of th
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -19,7 +20,7 @@ from gureum.control import keys as key_files
 from gureum.control.keys import KeyStore
 from gureum.control.storage import keep as keep_storage
 from gureum.control.storage import storage
-from gureum.errors import TransportError
+from gureum.errors import ConfigError, TransportError
 from gureum.files import make_directories, write_atomically
 from gureum.resources import ManagerMachine
 from gureum.san.settings import SanSettings
@@ -33,6 +34,7 @@ CONFIG = (
     *("public_cidr", "encrypted", "ipv6_prefix", "store"),
 )
 """Fields and properties of CloudConfig."""
+CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
 
 
 def share(state_dir: Path, config: CloudConfig) -> ManagerJoined:
@@ -65,6 +67,21 @@ def keep(state_dir: Path, given: ManagerJoined) -> None:
             write_atomically(directory / file, data)
     if given.storage is not None:
         keep_storage(state_dir, given.storage, given.types)
+
+
+def certificate(config: CloudConfig) -> str:
+    """What the API answers with, and nothing else of its file, which may hold its key and those that have
+    signed it; "" without TLS. Raises ConfigError.
+    """
+    if not config.tls_cert:
+        return ""
+    try:
+        found = CERTIFICATE.search(Path(config.tls_cert).read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{config.tls_cert} cannot be read: {error}") from error
+    if found is None:
+        raise ConfigError(f"{config.tls_cert} has no certificate in it")
+    return f"{found[0]}\n"
 
 
 async def enter(

@@ -11,6 +11,7 @@ from msgspec import structs
 
 from gureum.errors import StoreError
 from gureum.resources import ManagerMachine, Vpc
+from gureum.store import migrations
 from gureum.store.base import Transaction
 from gureum.store.postgres import Address, PostgresStore, leadership, queries
 from gureum.store.postgres.connection import Deposed, Revoked
@@ -214,3 +215,22 @@ async def test_a_machines_own_login_is_as_good_and_can_be_taken_away(
     await entered(address, one.epoch, structs.replace(SECOND, revoked=True))
     await second.close()
     await one.resign()
+
+
+async def test_an_earlier_gureums_store_is_led_and_brought_up_to_date(
+    address: Address, postgres_server: Server
+) -> None:
+    """Who stood by as the earlier one led has said nothing; what it led with knew nothing of revoked ones."""
+    database = address.place.split()[1]
+    steps = [migrations.step(number, "postgres") for number in (1, 2)]
+    for sql in (queries.CREATE_SCHEMA_TABLE, "INSERT INTO gureum_schema VALUES (2)", *steps):
+        postgres_server.query(database, sql)
+    second = Leadership(address, "cloud", "two", "", "second")
+    await second._say()
+    await entered(address, await second.acquire(), SECOND)
+    assert postgres_server.query(database, queries.SCHEMA_VERSION) == str(migrations.LATEST_POSTGRES)
+    await second._say()
+    signs = Signs(address)
+    assert [sign.machine for sign in await signs.heard()] == ["second"]
+    await signs.close()
+    await second.resign()
