@@ -14,6 +14,7 @@ import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
 from gureum.cli import api, join
+from gureum.cli.manager_revoke import change_access_key
 from gureum.cli.output import CliError
 from gureum.images.manifest import ImageManifest
 from gureum.transport import tls
@@ -21,7 +22,7 @@ from support.postgres import Server
 
 from .host import free_port
 from .machine import Machine, cabled
-from .realcloud import RealCloud, opened
+from .realcloud import RealCloud, opened, refused
 from .standby import both_joined, health, leader, machine_states, stands_by, states
 
 pytestmark = [pytest.mark.qemu, pytest.mark.root, pytest.mark.postgres, pytest.mark.timeout(600)]
@@ -178,3 +179,9 @@ def test_one_that_is_revoked_leads_never_again(cloud: RealCloud, machine: Machin
     spec = msgspec.msgpack.decode((machine.cloud.state_dir / "agent.spec").read_bytes())
     key = tls.key_in(cloud.cloud.state_dir / "authority" / tls.MANAGER_CERTIFICATE)
     assert spec["manager_keys"] == [key]
+
+    # One of the things that it still has.
+    change_access_key(cloud.cloud, from_environment=False)
+    with refused("AuthFailure"):
+        cloud.ec2.describe_instances()
+    assert leader(cloud.cloud) == "first"

@@ -131,7 +131,7 @@ async def serve(here: Here, env: Env) -> None:
         parts.pools,
         parts.network,
         parts.connector or partial(connect, here.cloud_dir / "run" / "agents.sock"),
-        here.directory / "agent.spec",
+        here.directory / certificate.SPEC,
         parts.leases,
         watch_over(here, parts) if parts.leases is not None else None,
         partial(is_down, here.uplink) if here.uplink else lambda: False,

@@ -135,7 +135,7 @@ async def open_access(
         manager.speak,
         lambda: storage(state_dir, SanSettings.load(state_dir)),
         machine,
-        lambda: sharing.share(state_dir, config),
+        lambda: sharing.share(state_dir, CloudConfig.load(state_dir)),  # the access key may be another one
         find_image,
         manager.keys,
         seen,

@@ -191,7 +191,8 @@ async def connect(address: Address, context: ssl.SSLContext, accepted: Collectio
     if accepted and key_of(writer.get_extra_info("ssl_object").getpeercert(True)) not in accepted:
         writer.transport.abort()
         raise TransportError(
-            f"the manager at {address} is refused: its machine was revoked, or is none that was named here"
+            f"the manager at {address} is refused: its machine was revoked, or is none of those that were "
+            "named here last. If none of them is left: gureum down --keep-guests, and gureum host join once more"
         )
     _notice_silence(writer)
     return StreamLink(reader, writer)

@@ -101,7 +101,7 @@ async def revoke_manager(ctx: Context, input: Input) -> Output:
 
 @operation("fleet", "RemoveManager", write=True)
 async def remove_manager(ctx: Context, input: Input) -> Output:
-    """It may still have the cloud's secrets; and if a manager leads there again, it is back."""
+    """It may still have the cloud's secrets. With others left hosts do not follow it any more."""
     machine = await one_that_stands_by(ctx, input["ManagerId"])
     if machine.revoked:
         raise ApiError(
