@@ -192,7 +192,7 @@ async def connect(address: Address, context: ssl.SSLContext, accepted: Collectio
         writer.transport.abort()
         raise TransportError(
             f"the manager at {address} is refused: its machine was revoked, or is none of those that were "
-            "named here last. If none of them is left: gureum down --keep-guests, and gureum host join once more"
+            "named here last. If none of them is left, this host has to join once more: gureum host join"
         )
     _notice_silence(writer)
     return StreamLink(reader, writer)
