@@ -439,7 +439,8 @@ class NetworkSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
 class HostSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     """``cloud`` guards against a spec of another cloud. ``lifted``: fences of this host up to this number are
     over, 0 if it never had one. ``managers``: ADDRESS:PORT of each machine that a manager may lead on, if
-    there can be several; where there are, each report is answered by a Word.
+    there can be several; where there are, each report is answered by a Word. ``manager_keys``: the
+    fingerprints of the keys of those that are accepted; none if that is not to be looked at.
     """
 
     cloud: str
@@ -453,6 +454,7 @@ class HostSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     fences: tuple[FenceSpec, ...] = ()
     lifted: int = 0
     managers: tuple[str, ...] = ()
+    manager_keys: tuple[str, ...] = ()
 
 
 class MachineState(StrEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -80,6 +81,34 @@ class Server:
             cwd="/",
         )
 
+    def copy(self, primary: Server) -> None:
+        """As a replica of another server, which is to know it by the name of its directory."""
+        account = _account() if os.geteuid() == 0 else None
+        if account is not None:
+            os.chown(self.directory, account.pw_uid, account.pw_gid)
+        source = f"host={primary.directory} user={USER} application_name={self.directory.name}"
+        command = [self._programs / "pg_basebackup", "-D", self.directory / "data", "-R", "--no-sync"]
+        subprocess.run(
+            [*self._prefix(), *command, "-c", "fast", "-d", source],
+            check=True,
+            timeout=READY_SECONDS_MAX,
+            cwd="/",
+        )
+
+    def promote(self) -> None:
+        """Make it the one that is written to; it may take a moment."""
+        self.query("postgres", "SELECT pg_promote(false)")
+
+    def kill(self) -> None:
+        """All of it at once, as if its machine were lost."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)  # so that it has no more children than these
+        for pid in [*_children(self.pid), self.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait(30)
+        self._process = None
+
     def start(self) -> None:
         settings = {
             "listen_addresses": "",
@@ -141,13 +170,28 @@ class Server:
         return ["setpriv", *change, "--pdeathsig=QUIT"]
 
 
+def _children(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # After the name, in parentheses: the state, the parent.
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
+
+
 @contextmanager
-def server(*, durable: bool = False, parent: Path | None = None) -> Iterator[Server]:
+def server(
+    *, durable: bool = False, parent: Path | None = None, replica_of: Server | None = None
+) -> Iterator[Server]:
     """A server until the end. ``durable``: it waits for the disk, as real ones do."""
     directory = Path(tempfile.mkdtemp(prefix="gureum-pg-", dir=parent))
     made = Server(directory, durable)
     try:
-        made.create()
+        if replica_of is None:
+            made.create()
+        else:
+            made.copy(replica_of)
         made.start()
         yield made
     finally:

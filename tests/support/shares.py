@@ -13,6 +13,7 @@ FIRST = (
     f"{SAN}/test_lost_hosts.py",
     VPC,
     f"{SAN}/test_san_faults.py",
+    f"{SAN}/test_lost_machine.py",
     f"{SAN}/test_volume_types.py",
     f"{SAN}/test_backup.py",
     "tests/system/test_crash_points.py",

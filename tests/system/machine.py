@@ -15,6 +15,11 @@ from gureum.cli.cloud import Cloud
 
 from .host import command_lines
 
+CUT = """table inet cut {
+    chain in { type filter hook input priority -500; policy drop; }
+    chain out { type filter hook output priority -500; policy drop; }
+}"""
+
 
 class Machine:
     """Commands are typed there. ``directory``: where it has its state directory, ``second``."""
@@ -45,6 +50,15 @@ class Machine:
             if any(mark.encode() in command for mark in marks):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+    def pull(self) -> None:
+        """The cable: nothing gets through any more, no farewell either."""
+        nft = ["ip", "netns", "exec", self.namespace, "nft", "-f", "-"]
+        subprocess.run(nft, input=CUT, text=True, check=True)
+
+    def plug(self) -> None:
+        nft = ["ip", "netns", "exec", self.namespace, "nft", "delete", "table", "inet", "cut"]
+        subprocess.run(nft, check=False, capture_output=True)
 
 
 @contextlib.contextmanager

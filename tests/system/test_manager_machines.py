@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
-import ssl
-import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from gureum.cli import api, join, manager_token
+from gureum.cli import api, join
+from gureum.cli.manager_revoke import change_access_key
 from gureum.cli.output import CliError
 from gureum.images.manifest import ImageManifest
-from gureum.transport.authority import private_pem
+from gureum.transport import tls
 from support.postgres import Server
 
 from .host import free_port
 from .machine import Machine, cabled
-from .realcloud import RealCloud, opened
+from .realcloud import RealCloud, opened, refused
+from .standby import both_joined, health, leader, machine_states, stands_by, states
 
 pytestmark = [pytest.mark.qemu, pytest.mark.root, pytest.mark.postgres, pytest.mark.timeout(600)]
 
@@ -36,6 +31,8 @@ SECOND = "gmgr-second"
 CABLE = "gmgr0"
 OURS, THEIRS = "10.98.9.1", "10.98.9.2"
 LOST_SECONDS_MAX = 120.0
+REFUSED_SECONDS = 10.0
+"""Another would lead by then."""
 
 
 @pytest.fixture(scope="module")
@@ -51,86 +48,8 @@ def cloud(tiny_image: ImageManifest, postgres_server: Server) -> Iterator[RealCl
 @pytest.fixture(scope="module")
 def machine(cloud: RealCloud) -> Iterator[Machine]:
     """A host, and with a manager."""
-    made = Machine(cloud.directory, SECOND)
-    certificate, key = certified(cloud.directory)
-    try:
-        token = cloud.fleet("create_host_token", Zone="us-east-1b")["Token"]
-        done = made.join(cloud.config.agents_url, token)
-        assert done.returncode == 0, done.stderr
-        token = manager_token.make(cloud.cloud, 3600)["Token"]
-        own = ("--name", "second", "--host", THEIRS, "--tls-cert", str(certificate), "--tls-key", str(key))
-        done = made.gureum("manager", "join", cloud.config.agents_url, "--token", token, *own, "-d", "--json")
-        assert done.returncode == 0, done.stderr
+    with both_joined(cloud, SECOND, THEIRS) as made:
         yield made
-    finally:
-        plug(made)
-        if made.cloud.joined() is not None:
-            done = made.gureum("down")
-            assert done.returncode == 0, done.stderr
-
-
-def certified(directory: Path) -> tuple[Path, Path]:
-    """A certificate for the second machine's API, which is its own authority, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "second")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address(THEIRS))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    files = directory / "second.pem", directory / "second.key"
-    files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    files[1].write_bytes(private_pem(key))
-    return files
-
-
-CUT = """table inet cut {
-    chain in { type filter hook input priority -500; policy drop; }
-    chain out { type filter hook output priority -500; policy drop; }
-}"""
-
-
-def pull(machine: Machine) -> None:
-    """The cable: nothing gets through any more, no farewell either."""
-    nft = ["ip", "netns", "exec", machine.namespace, "nft", "-f", "-"]
-    subprocess.run(nft, input=CUT, text=True, check=True)
-
-
-def plug(machine: Machine) -> None:
-    nft = ["ip", "netns", "exec", machine.namespace, "nft", "delete", "table", "inet", "cut"]
-    subprocess.run(nft, check=False, capture_output=True)
-
-
-def health(url: str) -> int:
-    """What a load balancer is told."""
-    unverified = ssl.create_default_context()
-    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
-    try:
-        with urllib.request.urlopen(f"{url}/.gureum/health", timeout=2, context=unverified) as answer:
-            return int(answer.status)
-    except OSError:
-        return 0
-
-
-def ask(cloud: Any, operation: str, **parameters: Any) -> Any:
-    """Of the manager that leads, as the machine of ``cloud`` knows it; None if none answers."""
-    try:
-        return api.call(cloud, "fleet", operation, **parameters)
-    except CliError:
-        return None
-
-
-def leader(cloud: Any) -> str:
-    answer = ask(cloud, "describe_managers") or {"Managers": ()}
-    return next((each["ManagerId"] for each in answer["Managers"] if each["Leads"]), "")
-
-
-def states(cloud: Any) -> dict[str, str]:
-    answer = ask(cloud, "describe_hosts") or {"Hosts": ()}
-    return {host["HostId"]: host["State"] for host in answer["Hosts"]}
 
 
 def launch(cloud: RealCloud, client: Any, token: str) -> str:
@@ -196,23 +115,29 @@ def lose_both(cloud: RealCloud, machine: Machine, files: set[str | None]) -> Non
         os.kill(pid, signal.SIGCONT)
     # It leads no more, whatever it believes, and its successor stands by.
     cloud.wait("its end", lambda: not Path(f"/proc/{pid}").exists() or cloud.pid("manager") != pid)
-    cloud.wait("one that stands by", lambda: ready(cloud))
+    cloud.wait("one that stands by", lambda: stands_by(cloud))
     assert leader(second) == "second"
+    # Asked by one that has no file of its certificate.
+    assert leader(cloud.cloud) == "second"
+    standing = {"first": "standing-by", "second": "leading"}
+    cloud.wait("a sign of the first", lambda: machine_states(second) == standing)
 
     # The whole machine of the one that leads now is lost.
-    pull(machine)
+    machine.pull()
     machine.kill()
     began = time.monotonic()
     cloud.wait("the first's API", lambda: health(cloud.config.endpoint) == 200, LOST_SECONDS_MAX)
     print(f"lost: the first answers after {time.monotonic() - began:.1f} s")
     wanted = {"host-0": "up", "second": "down"}
     cloud.wait("the loss", lambda: states(cloud.cloud) == wanted, LOST_SECONDS_MAX)
+    lost = {"first": "leading", "second": "silent"}
+    cloud.wait("the other's silence", lambda: machine_states(cloud.cloud) == lost, LOST_SECONDS_MAX)
     print(f"lost: its host, and the other is there, after {time.monotonic() - began:.1f} s")
     second_guest = launch(cloud, cloud.ec2, "two")
     running(cloud, cloud.ec2, second_guest)
 
     # It returns, and all is as before.
-    plug(machine)
+    machine.plug()
     done = machine.gureum("up", "-d")
     assert done.returncode == 0, done.stderr
     cloud.wait("both hosts again", lambda: states(cloud.cloud) == both, LOST_SECONDS_MAX)
@@ -227,6 +152,36 @@ def lose_both(cloud: RealCloud, machine: Machine, files: set[str | None]) -> Non
     cloud.waiter("instance_terminated", InstanceIds=guests)
 
 
-def ready(cloud: RealCloud) -> bool:
-    managers = [each for each in cloud.cloud.processes() if each.name == "manager"]
-    return all(each.is_ready for each in managers) and not cloud.cloud.leads("manager")
+def test_one_that_is_revoked_leads_never_again(cloud: RealCloud, machine: Machine) -> None:
+    """But its host is one as before: that is another matter."""
+    both = {"host-0": "up", "second": "up"}
+    cloud.wait("both hosts", lambda: states(cloud.cloud) == both, LOST_SECONDS_MAX)
+    standing = {"first": "leading", "second": "standing-by"}
+    cloud.wait("one that stands by", lambda: machine_states(cloud.cloud) == standing)
+    with pytest.raises(CliError, match="Let another lead first"):
+        api.call(cloud.cloud, "fleet", "revoke_manager", ManagerId="first")
+    cloud.fleet("revoke_manager", ManagerId="second")
+    log = machine.cloud.log_dir / "manager.log"
+    cloud.wait("its end", lambda: "this machine, second, was revoked" in log.read_text())
+
+    pid = cloud.pid("manager")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        deadline = time.monotonic() + REFUSED_SECONDS
+        while time.monotonic() < deadline:
+            assert health(machine.cloud.config().endpoint) == 0
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    cloud.wait("the first, again", lambda: leader(cloud.cloud) == "first", LOST_SECONDS_MAX)
+    cloud.wait("both hosts again", lambda: states(cloud.cloud) == both, LOST_SECONDS_MAX)
+    assert machine_states(cloud.cloud) == {"first": "leading", "second": "revoked"}
+    # What its agent was told: whose keys are believed.
+    spec = msgspec.msgpack.decode((machine.cloud.state_dir / "agent.spec").read_bytes())
+    key = tls.key_in(cloud.cloud.state_dir / "authority" / tls.MANAGER_CERTIFICATE)
+    assert spec["manager_keys"] == [key]
+
+    # One of the things that it still has.
+    change_access_key(cloud.cloud, from_environment=False)
+    with refused("AuthFailure"):
+        cloud.ec2.describe_instances()
+    assert leader(cloud.cloud) == "first"

@@ -58,7 +58,7 @@ class Parts:
             proof: certificate.Credentials = certificate.OfJoined(here.directory, self._managers)
             if not here.joined:
                 proof = certificate.OfOwn(env, here.directory, here.identity.host, self._managers)
-            self.connector = certificate.Connector(here.directory, proof)
+            self.connector = certificate.Connector(here.directory, proof, self._manager_keys)
             images = Fetched(
                 here.directory / "fetched", self.connector.connect, partial(built_here, here.cloud_dir)
             )
@@ -102,6 +102,9 @@ class Parts:
     def _managers(self) -> tuple[str, ...]:
         return self.agent.managers if self.agent is not None else ()
 
+    def _manager_keys(self) -> tuple[str, ...]:
+        return self.agent.manager_keys if self.agent is not None else ()
+
     def _metadata(self, instance: str) -> Metadata | None:
         return self.agent.metadata(instance) if self.agent is not None else None
 
@@ -128,7 +131,7 @@ async def serve(here: Here, env: Env) -> None:
         parts.pools,
         parts.network,
         parts.connector or partial(connect, here.cloud_dir / "run" / "agents.sock"),
-        here.directory / "agent.spec",
+        here.directory / certificate.SPEC,
         parts.leases,
         watch_over(here, parts) if parts.leases is not None else None,
         partial(is_down, here.uplink) if here.uplink else lambda: False,

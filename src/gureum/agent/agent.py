@@ -143,6 +143,11 @@ class Agent:
         """Where managers may lead, as the last spec says; none if that can only be on one machine."""
         return self._spec.managers if self._spec is not None else ()
 
+    @property
+    def manager_keys(self) -> tuple[str, ...]:
+        """As in HostSpec."""
+        return self._spec.manager_keys if self._spec is not None else ()
+
     def metadata(self, instance: str) -> Metadata | None:
         """What the instance may learn about itself; None if it is not on this host."""
         return self._metadata.get(instance)

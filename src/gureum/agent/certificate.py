@@ -20,6 +20,7 @@ from gureum.cli.config import AUTHORITY_DIRECTORY, JoinedConfig
 from gureum.env import Env
 from gureum.errors import ConfigError, TransportError
 from gureum.files import make_directories, write_atomically
+from gureum.hostspec import HostSpec
 from gureum.transport import link as unix
 from gureum.transport import tls
 from gureum.transport.link import Link, StreamLink
@@ -33,6 +34,7 @@ CERTIFICATE = "host.pem"
 """With its key, in one file: they change together."""
 LIFE = "life.json"
 REFUSED = "run/agent.refused"
+SPEC = "agent.spec"
 LOOK_SECONDS = 600.0
 LOOK_OWN_SECONDS = 5.0
 REPLY_SECONDS_MAX = 30.0
@@ -42,6 +44,17 @@ RENEW_AT = 2 / 3
 
 def renewal(now: float, expires: float) -> float:
     return now + (expires - now) * RENEW_AT
+
+
+def forget_managers(spec_file: Path) -> None:
+    """Of the last spec, when a host joins once more: it may know none of those that there are now. Raises
+    OSError.
+    """
+    try:
+        spec = msgspec.msgpack.decode(spec_file.read_bytes(), type=HostSpec)
+    except (FileNotFoundError, msgspec.MsgspecError):  # of the latter the agent makes nothing either
+        return
+    write_atomically(spec_file, msgspec.msgpack.encode(replace(spec, managers=(), manager_keys=())))
 
 
 class Life(msgspec.Struct, frozen=True):
@@ -146,9 +159,14 @@ class OfOwn:
 
 
 class Connector:
-    """Connects the agent, anew after each renewal: until then the link stands on the old certificate."""
+    """Connects the agent, anew after each renewal: until then the link stands on the old certificate.
+    ``accepted``: as of ``tls.connect``.
+    """
 
-    def __init__(self, state_dir: Path, credentials: Credentials) -> None:
+    def __init__(
+        self, state_dir: Path, credentials: Credentials, accepted: Callable[[], Sequence[str]] = tuple
+    ) -> None:
+        self._accepted = accepted
         self._credentials = credentials
         self._refused = state_dir / REFUSED
         self._link: StreamLink | None = None
@@ -168,7 +186,9 @@ class Connector:
             addresses = [tls.Address.parse(each) for each in self._credentials.managers()]
             if addresses or socket is None:
                 context = tls.host_context(self._credentials.authority, self._credentials.certificate)
-                return await first_of(addresses, lambda address: tls.connect(address, context))
+                return await first_of(
+                    addresses, lambda address: tls.connect(address, context, self._accepted())
+                )
         except ConfigError as error:
             if socket is None:
                 raise TransportError(str(error)) from error

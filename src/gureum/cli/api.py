@@ -1,13 +1,13 @@
 """The CLI as a client of the public API. botocore is imported here and only when a command calls the API."""
 
+import ssl
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-from gureum.cli import store
+from gureum.cli import leader
 from gureum.cli.cloud import Cloud
-from gureum.cli.config import CloudConfig
 from gureum.cli.output import NOT_RUNNING, CliError
 from gureum.gateway.catalogue import OWN_MODELS
 
@@ -25,24 +25,36 @@ def client(cloud: Cloud, service: str, *, read_timeout_s: float = 10.0) -> Any:
     from botocore.config import Config
 
     config = cloud.config()
-    return _session().create_client(
+    api = leader.api(cloud, config)
+    made = _session().create_client(
         service,
         region_name=config.region,
-        endpoint_url=endpoint(cloud, config),
+        endpoint_url=api.url,
         aws_access_key_id=config.access_key_id,
         aws_secret_access_key=config.secret_access_key,
-        verify=config.tls_cert or None,
+        verify=api.trusted,
         config=Config(connect_timeout=2, read_timeout=read_timeout_s, retries={"total_max_attempts": 1}),
     )
+    if api.trusted:
+        made.meta.events.register("before-send", _verifying(api.url, api.trusted, read_timeout_s))
+    return made
 
 
-def endpoint(cloud: Cloud, config: CloudConfig) -> str:
-    """Where the cloud answers: another machine, if the manager of that leads."""
-    if config.agents and config.store and not any(map(cloud.leads, config.manager_roles)):
-        database = store.look(config)
-        if database is not None and database.endpoint:
-            return database.endpoint
-    return config.endpoint
+def _verifying(url: str, trusted: str, read_timeout_s: float) -> Callable[..., Any]:
+    """Sends requests where certificates in the file ``trusted`` are believed themselves, too, and not only
+    what an authority that is in it has signed. The rest is as ever: the name, the time, the key.
+    """
+    from botocore.httpsession import URLLib3Session
+    from botocore.utils import get_environ_proxies
+
+    class Session(URLLib3Session):  # type: ignore[misc]  # botocore has no types
+        def _get_ssl_context(self) -> ssl.SSLContext:
+            context: ssl.SSLContext = super()._get_ssl_context()
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+            return context
+
+    session = Session(verify=trusted, proxies=get_environ_proxies(url), timeout=(2, read_timeout_s))
+    return lambda request, **_: session.send(request)
 
 
 @cache

@@ -214,17 +214,25 @@ def make_state_dir(state_dir: Path) -> None:
 
 def new_config(state_dir: Path, base: Path) -> CloudConfig:
     """A cloud of its own: random root credentials, a random account, a free index. Not yet saved."""
-    alphabet = string.ascii_letters + string.digits + "+/"
-    index = claim_index(state_dir, base)
+    index, key = claim_index(state_dir, base), new_access_key()
     readable = re.sub(r"[^a-z0-9]+", "-", state_dir.name.lower()).strip("-")[:16] or "cloud"
     return CloudConfig(
         # The index makes it the only one of that name on this machine.
         name=f"{readable}-{index}",
         index=index,
         account_id=str(secrets.randbelow(9 * 10**11) + 10**11),
-        access_key_id="GU" + "".join(secrets.choice(string.ascii_uppercase + "234567") for _ in range(18)),
-        secret_access_key="".join(secrets.choice(alphabet) for _ in range(40)),
+        access_key_id=key["access_key_id"],
+        secret_access_key=key["secret_access_key"],
     )
+
+
+def new_access_key() -> dict[str, str]:
+    """Fields of CloudConfig."""
+    alphabet = string.ascii_letters + string.digits + "+/"
+    return {
+        "access_key_id": "GU" + "".join(secrets.choice(string.ascii_uppercase + "234567") for _ in range(18)),
+        "secret_access_key": "".join(secrets.choice(alphabet) for _ in range(40)),
+    }
 
 
 def claim_index(state_dir: Path, base: Path) -> int:

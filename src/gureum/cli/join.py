@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gureum.agent.certificate import CERTIFICATE, DIRECTORY, renewal
+from gureum.agent.certificate import CERTIFICATE, DIRECTORY, SPEC, forget_managers, renewal
 from gureum.cli.cloud import Cloud
 from gureum.cli.config import (
     AUTHORITY_DIRECTORY,
@@ -179,6 +179,7 @@ def _keep(
     )
     if answer.storage is not None:
         keep(cloud.state_dir, answer.storage)
+    forget_managers(cloud.state_dir / SPEC)
     # Last: with it this directory is a host's.
     config.save(cloud.state_dir)
     return config

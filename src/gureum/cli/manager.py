@@ -1,7 +1,7 @@
 """`gureum manager ...`: machines with managers of a cloud, which take over from each other."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,17 +13,30 @@ from gureum.cli.output import note, show_json, table
 app = typer.Typer(help=COMMANDS["manager"].help, no_args_is_help=True, rich_markup_mode=MARKUP)
 
 
-@app.command("list", help="List the machines with managers, and which of them leads.")
+@app.command(
+    "list", help="List the machines with managers: which leads, which stand by, and which are silent."
+)
 def list_managers(state_dir: StateDir = None, as_json: AsJson = False) -> None:
     found = call(state_dir, "describe_managers")
     if as_json:
         show(found)
         return
     rows = [
-        (each["ManagerId"], each["AgentsAddress"], each["Endpoint"], "leads" if each["Leads"] else "")
+        (each["ManagerId"], each["AgentsAddress"], each["Endpoint"], state(each))
         for each in found["Managers"]
     ]
     print(table(("machine", "for agents", "API", ""), rows))
+
+
+def state(manager: dict[str, Any]) -> str:
+    """For people."""
+    text: str = manager.get("State", "leading" if manager["Leads"] else "").replace("-", " ")
+    if text not in ("silent", "revoked"):
+        return text
+    seen = manager.get("LastSeen")
+    if text == "silent":
+        return f"silent since {seen:%Y-%m-%d %H:%M:%S} UTC" if seen else "silent: never heard of"
+    return f"revoked; last heard of {seen:%Y-%m-%d %H:%M:%S} UTC" if seen else text
 
 
 @app.command("token", help="Make a token with which one other machine can have managers, once.")
@@ -119,3 +132,43 @@ def remove(
 ) -> None:
     call(state_dir, "remove_manager", ManagerId=machine)
     print(f"{machine} is forgotten. It still has the secrets of the cloud, unless its directory is removed")
+
+
+@app.command(
+    "revoke", help="Let no manager of a machine lead any more, for ever; and say what it still knows."
+)
+def revoke(
+    machine: Annotated[str, typer.Argument(metavar="MACHINE", help="As `gureum manager list` shows it.")],
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    from gureum.cli.manager_revoke import known
+
+    changed = call(state_dir, "revoke_manager", ManagerId=machine)["Manager"]
+    if as_json:
+        show(changed)
+        return
+    print(f"{machine} is revoked: the store, hosts and the other managers refuse its managers from now on")
+    note(f"whoever has {machine} still knows the following, which has to be changed, in this order:")
+    for number, line in enumerate(known(cloud_at(state_dir), machine), 1):
+        note(f"  {number}. {line}")
+
+
+@app.command("access-key", help="Give the cloud another access key of its root, on this machine.")
+def access_key(
+    from_environment: Annotated[
+        bool,
+        typer.Option(
+            "--from-environment",
+            help="The one in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, made on another machine.",
+        ),
+    ] = False,
+    state_dir: StateDir = None,
+) -> None:
+    from gureum.cli.manager_revoke import change_access_key
+
+    cloud = cloud_at(state_dir)
+    made = change_access_key(cloud, from_environment=from_environment)
+    print(f"{made} is the access key here from now on, and no other; gureum env has its secret")
+    if not from_environment:
+        note("on each other machine with managers: gureum manager access-key --from-environment")

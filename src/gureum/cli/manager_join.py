@@ -9,7 +9,15 @@ from msgspec.structs import replace
 
 from gureum.agent.certificate import DIRECTORY
 from gureum.cli.cloud import Cloud, check_config, check_port
-from gureum.cli.config import DEFAULT_HOST, LOOPBACK, CloudConfig, claim_index, default_base, make_state_dir
+from gureum.cli.config import (
+    AUTHORITY_DIRECTORY,
+    DEFAULT_HOST,
+    LOOPBACK,
+    CloudConfig,
+    claim_index,
+    default_base,
+    make_state_dir,
+)
 from gureum.cli.join import agents_settings, ask, ensure_authority, host_name, require_same_cloud, trusted
 from gureum.cli.output import USAGE, CliError
 from gureum.control import sharing
@@ -96,12 +104,16 @@ def _own_settings(address: tls.Address, wanted: Wanted) -> CloudConfig:
 async def _ask(
     cloud: Cloud, address: tls.Address, fingerprint: str, secret: bytes, own: CloudConfig
 ) -> ManagerJoined:
-    """Raises TransportError, ConfigError."""
+    """Raises TransportError, ConfigError, OSError."""
+    # Needs much memory, and only here.
+    from gureum.transport import authority
+
     directory = cloud.state_dir / DIRECTORY
     make_directories(directory, 0o700)
     context = await trusted(directory, address, fingerprint)
     agents = str(tls.Address.parse(own.agents_url))
-    request = JoinManager(secret=secret, name=own.machine, agents=agents, endpoint=own.far_endpoint)
+    key = authority.key_of_managers(cloud.state_dir / AUTHORITY_DIRECTORY)
+    request = JoinManager(secret=secret, name=own.machine, agents=agents, endpoint=own.far_endpoint, key=key)
     answer = await ask(address, context, request)
     if not isinstance(answer, ManagerJoined):
         raise TransportError(f"{address} answered with {type(answer).__name__}")

@@ -46,7 +46,8 @@ def transact(path: Path, work: Callable[[Transaction], Awaitable[T]]) -> T:
 
         config = CloudConfig.load(path.parent)
         address = Address.parse(config.store)
-        leadership = Leadership(address, config.identity, f"a command of {path.parent}")
+        name, machine = f"a command of {path.parent}", config.machine if config.agents else ""
+        leadership = Leadership(address, config.identity, name, machine=machine)
         try:
             async with asyncio.timeout(LEAD_SECONDS_MAX):
                 epoch = await leadership.acquire()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -21,12 +22,13 @@ from gureum.control.hooks import HOOKS, UPGRADE_HOST, FileHook
 from gureum.control.keys import DIRECTORY as KEYS_DIRECTORY
 from gureum.control.keys import KeyStore
 from gureum.control.leading import Lead, leading, say_ready
+from gureum.control.machines import Standing
 from gureum.control.manager import Manager
 from gureum.control.storage import storage
 from gureum.control.upgrade import upgrade
 from gureum.dns import private_domain
 from gureum.env import Env
-from gureum.errors import GureumError
+from gureum.errors import ConfigError, GureumError
 from gureum.gateway.app import Gateway
 from gureum.gateway.call import Credential
 from gureum.gateway.catalogue import Catalogue
@@ -40,6 +42,7 @@ from gureum.services.dispatch import Dispatcher
 from gureum.services.ec2.defaults import ensure_defaults
 from gureum.services.ec2.describe import VIEWS
 from gureum.services.operation import Caller, Cloud
+from gureum.store.base import Store
 from gureum.transport import tls as tls_links
 from gureum.transport.link import listen as listen_agents
 
@@ -67,9 +70,14 @@ def cloud_settings(config: CloudConfig, san: SanSettings | None = None) -> Cloud
 
 
 class RootCredentials:
-    """The cloud's one access key: its root's."""
+    """The cloud's one access key: its root's. It may be changed in ``file``, its configuration."""
 
-    def __init__(self, config: CloudConfig) -> None:
+    def __init__(self, config: CloudConfig, file: Path | None = None) -> None:
+        self._file = file
+        self._changed = 0
+        self._take(config)
+
+    def _take(self, config: CloudConfig) -> None:
         self._credential = Credential(
             access_key=config.access_key_id,
             secret=config.secret_access_key,
@@ -82,7 +90,17 @@ class RootCredentials:
         )
 
     async def __call__(self, access_key: str) -> Credential | None:
+        self._look()
         return self._credential if access_key == self._credential.access_key else None
+
+    def _look(self) -> None:
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError, ConfigError):
+            changed = self._file.stat().st_mtime_ns
+            if changed != self._changed:
+                self._take(CloudConfig.load(self._file.parent))
+                self._changed = changed
 
 
 def tls(config: CloudConfig) -> ssl.SSLContext | None:
@@ -94,16 +112,20 @@ def tls(config: CloudConfig) -> ssl.SSLContext | None:
     return context
 
 
-async def open_access(state_dir: Path, config: CloudConfig, manager: Manager) -> Access:
-    """For hosts, and managers, of other machines. Raises ConfigError, StoreError."""
+async def open_access(
+    state_dir: Path, config: CloudConfig, manager: Manager, seen: dict[str, float]
+) -> Access:
+    """For hosts, and managers, of other machines. ``seen``: as of Joining. Raises ConfigError, StoreError."""
     directory = state_dir / AUTHORITY_DIRECTORY
     find_image: Callable[[str], Path] = Path
-    machine = ""
-    if config.store:
+    machine, keys = "", manager.keys
+    if config.store and keys is not None:
         from gureum.control.standby import Mirror
 
         find_image, machine = Mirror(state_dir, config.machine).find, config.machine
-        await manager.store.transact(lambda tx: sharing.enter(tx, config))
+        key = tls_links.key_in(directory / tls_links.MANAGER_CERTIFICATE)
+        certificate = sharing.certificate(config)
+        await manager.store.transact(lambda tx: sharing.enter(tx, config, keys, key, certificate))
     return Access(
         manager.env,
         manager.cloud,
@@ -113,10 +135,18 @@ async def open_access(state_dir: Path, config: CloudConfig, manager: Manager) ->
         manager.speak,
         lambda: storage(state_dir, SanSettings.load(state_dir)),
         machine,
-        lambda: sharing.share(state_dir, config),
+        lambda: sharing.share(state_dir, CloudConfig.load(state_dir)),  # the access key may be another one
         find_image,
         manager.keys,
+        seen,
     )
+
+
+def standing(env: Env, config: CloudConfig, store: Store, seen: dict[str, float]) -> Standing:
+    from gureum.store.postgres import Address
+    from gureum.store.postgres.signs import Signs
+
+    return Standing(env, store, Signs(Address.parse(config.store)), seen)
 
 
 async def listen_far_agents(state_dir: Path, config: CloudConfig, access: Access) -> tls_links.Listener:
@@ -153,7 +183,7 @@ async def _serve(state_dir: Path, config: CloudConfig, role: str, lead: Lead, st
     manager.power.switch = FenceAgents(state_dir, keys)
     gateway = Gateway(
         Dispatcher(env, cloud, store, manager, keys),
-        RootCredentials(config),
+        RootCredentials(config, state_dir / "config.json"),
         env.now,
         Limits(),
         catalogue=Catalogue.open(),
@@ -163,8 +193,9 @@ async def _serve(state_dir: Path, config: CloudConfig, role: str, lead: Lead, st
     )
     VIEWS.render = gateway.fragment
     serve_own = manager.serve
+    seen: dict[str, float] = {}
     if config.agents:
-        manager.access = await open_access(state_dir, config, manager)
+        manager.access = await open_access(state_dir, config, manager, seen)
         serve_own = manager.access.serve_own
     agents: list[asyncio.Server | tls_links.Listener] = [
         await listen_agents(state_dir / "run/agents.sock", serve_own)
@@ -179,6 +210,8 @@ async def _serve(state_dir: Path, config: CloudConfig, role: str, lead: Lead, st
         asyncio.create_task(manager.run()),
         asyncio.create_task(images.register_forever(store, env, cloud, state_dir / "images")),
     ]
+    if config.agents and config.store:
+        work.append(asyncio.create_task(standing(env, config, store, seen).run()))
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([*work, stopped], return_when=asyncio.FIRST_COMPLETED)
     for server in agents:

@@ -11,12 +11,14 @@ import contextlib
 import hmac
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec.structs import replace
 
+from gureum.control import machines
 from gureum.control.keys import KeyStore
 from gureum.env import Env
 from gureum.errors import ConfigError, TransportError
@@ -69,7 +71,7 @@ class Access:
     ``storage``: how a host reaches the cloud's disks; None if it has its own. Raises TransportError where
     only the manager's machine does. ``machine``: this one's name among those that have managers, "" if others
     can't; ``share``: what those get. ``find_image``: where the file of an image is on this machine;
-    ``keys``: what seals tokens of managers.
+    ``keys``: what seals tokens of managers; ``seen``: as of Joining.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Access:
         share: Callable[[], ManagerJoined] | None = None,
         find_image: Callable[[str], Path] = Path,
         keys: KeyStore | None = None,
+        seen: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self._keys = keys
         self._storage = storage
@@ -96,15 +99,18 @@ class Access:
         self._directory = directory
         self._speak = speak
         self._links: dict[str, set[StreamLink]] = {}
-        """By the serial number of the certificate."""
+        """By the serial number of the certificate; a manager's by the fingerprint of its key."""
         self._authority = (directory / AUTHORITY).read_bytes()
-        self.joining = Joining(url, fingerprint(self._authority), machine)
+        self.joining = Joining(url, fingerprint(self._authority), machine, seen)
 
     def changed(self, change: Change) -> None:
         """End the links of a certificate that is not accepted any more."""
         record = change.record
-        if record is None or (isinstance(record, HostCertificate) and record.revoked):
-            for link in self._links.get(change.id, ()):
+        ended = change.id
+        if isinstance(record, ManagerMachine):
+            ended = record.key
+        if record is None or (isinstance(record, HostCertificate | ManagerMachine) and record.revoked):
+            for link in self._links.get(ended, ()):
                 link.abort()
 
     async def serve(self, link: StreamLink, peer: Peer | None) -> None:
@@ -142,7 +148,8 @@ class Access:
             raise TransportError("a certificate is needed: join with a token first")
 
     async def _serve_host(self, link: StreamLink, peer: Peer) -> None:
-        links = self._links.setdefault(peer.serial, set())
+        name = peer.key if peer.host == MANAGER_NAME else peer.serial
+        links = self._links.setdefault(name, set())
         if len(links) >= LINKS_MAX:
             raise TransportError(f"this host has {LINKS_MAX} links already")
         # First among those that a revocation ends, then looked up: so none slips through between the two.
@@ -150,7 +157,7 @@ class Access:
         try:
             message = await _first(link)
             if peer.host == MANAGER_NAME and isinstance(message, Fetch):
-                # Who has such a certificate has the authority's key.
+                await self._check_manager(peer)
                 await send_file(link, await self._image_file(message.path))
                 return
             certificate = await self._check(peer)
@@ -173,12 +180,19 @@ class Access:
         finally:
             links.discard(link)
             if not links:
-                self._links.pop(peer.serial, None)
+                self._links.pop(name, None)
+
+    async def _check_manager(self, peer: Peer) -> None:
+        async with self._store.read() as reader:
+            keys = machines.accepted(await reader.find(ManagerMachine))
+        if keys and peer.key not in keys:
+            raise TransportError("the machine of this manager was revoked or removed")
 
     async def _check(self, peer: Peer) -> HostCertificate:
         async with self._store.read() as reader:
             known = await reader.get(HostCertificate, peer.serial)
-        if known is None or known.host != peer.host:
+        # Who was given the authority's key, and revoked, can make certificates of any number.
+        if known is None or known.host != peer.host or known.key not in ("", peer.key):
             raise TransportError(
                 f"the certificate of host {peer.host} is not known: it was removed, or renewed"
             )
@@ -222,6 +236,7 @@ class Access:
                     host=join.name,
                     zone=token.zone,
                     expires=issued.expires,
+                    key=issued.key,
                 )
             )
             # From now on it is there, so that it can be seen, and revoked, also if it never reports.
@@ -261,9 +276,14 @@ class Access:
         async def work(tx: Transaction) -> None:
             await tx.delete(await self._token(tx, join))
             for other in await tx.find(ManagerMachine):
-                if other.agents == agents and other.id != join.name:
+                if other.agents == agents and other.id != join.name and not other.revoked:
                     raise TransportError(f"the manager of {other.id} has the address {agents}")
             before = await tx.get(ManagerMachine, join.name)
+            if before is not None and before.revoked:
+                raise TransportError(
+                    f"machine {join.name} was revoked as one with managers, and stays so: choose another "
+                    "name with --name"
+                )
             if before is not None and before.agents != agents:
                 raise TransportError(
                     f"there is a machine {join.name} with a manager already: choose another name with "
@@ -272,7 +292,7 @@ class Access:
             machine = before or ManagerMachine(
                 id=join.name, account=self._cloud.account, agents=agents, endpoint=join.endpoint
             )
-            await tx.put(replace(machine, endpoint=join.endpoint))
+            await tx.put(replace(machine, endpoint=join.endpoint, key=join.key))
 
         await self._store.transact(work)
         log.warning("machine %s has joined with a manager, and has all secrets of the cloud", join.name)
@@ -297,6 +317,7 @@ class Access:
                     zone=host.zone,
                     expires=issued.expires,
                     own=True,
+                    key=issued.key,
                 )
             )
 
@@ -353,7 +374,7 @@ class Access:
             for each in sorted(others, key=lambda each: -each.expires)[CERTIFICATES_MAX - 2 :]:
                 await tx.delete(each)
             await tx.put(
-                replace(present, id=issued.serial, version=0, expires=issued.expires),
+                replace(present, id=issued.serial, version=0, expires=issued.expires, key=issued.key),
             )
 
         await self._store.transact(work)

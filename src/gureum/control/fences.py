@@ -76,6 +76,8 @@ async def has_manager(reader: Reader, host: str) -> bool:
     """Whether the host is on a machine with managers, which might switch itself off."""
     record, power = await reader.get(Host, host), await reader.get(HostPower, host)
     for machine in await reader.find(ManagerMachine):
+        if machine.revoked:
+            continue
         if machine.id == host:
             return True
         if record is not None and Address.parse(machine.agents).host == record.address:

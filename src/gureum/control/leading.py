@@ -17,12 +17,13 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gureum.cli.config import CloudConfig
+from gureum.cli.config import AUTHORITY_DIRECTORY, CloudConfig
 from gureum.cli.processes import read_pid_file, send, wait_gone
 from gureum.files import write_atomically
 from gureum.store.base import Store
 from gureum.store.sqlite import SqliteStore
 from gureum.store.sqlite.reserve import RESERVE_BYTES
+from gureum.transport import tls
 
 if TYPE_CHECKING:
     from gureum.store.postgres.leadership import Leader
@@ -75,7 +76,11 @@ async def leading(
     address = Address.parse(config.store)
     # Machines may have one name, as long as nobody has given them others.
     name = f"{role} of {state_dir} at {socket.gethostname()}{config.agents_url and f' ({config.agents_url})'}"
-    leadership = Leadership(address, config.identity, name, config.far_endpoint)
+    machine = key = ""
+    if config.agents:
+        machine = config.machine
+        key = tls.key_in(state_dir / AUTHORITY_DIRECTORY / tls.MANAGER_CERTIFICATE)
+    leadership = Leadership(address, config.identity, name, config.far_endpoint, machine, key)
 
     keeping: list[asyncio.Task[None]] = []
 

@@ -173,7 +173,8 @@ class Manager:
     async def _watch(self) -> None:
         since = self.store.revision
         async with self.store.read() as reader:
-            self._machines = {machine.id for machine in await reader.find(ManagerMachine)}
+            found = await reader.find(ManagerMachine)
+            self._machines = {machine.id for machine in found if not machine.revoked}
             # An attachment's state is in no index, so volumes are all looked through.
             for record in (
                 *await reader.find(Instance, state=UNSETTLED_INSTANCES),
@@ -202,7 +203,8 @@ class Manager:
         for each in (self.balancer, self.autosizer, self.power):
             each.changed(change)
         if change.kind == ManagerMachine.kind:
-            (self._machines.add if record is not None else self._machines.discard)(change.id)
+            there = isinstance(record, ManagerMachine) and not record.revoked
+            (self._machines.add if there else self._machines.discard)(change.id)
             self._all_need_specs()
         if self.ha is not None and self.ha.changed(change):
             self._all_need_specs()
@@ -220,7 +222,7 @@ class Manager:
             self._all_need_specs()
         elif change.kind == Upgrade.kind:
             self.upgrades.changed(change)
-        elif change.kind == HostCertificate.kind and self.access is not None:
+        elif change.kind in (HostCertificate.kind, ManagerMachine.kind) and self.access is not None:
             self.access.changed(change)
         if isinstance(record, InstanceMigration):
             self.kick("instance", record.instance)

@@ -10,27 +10,31 @@ None of it is in the store, so who reads that, or a backup of it, has none of th
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from gureum.cli.config import AUTHORITY_DIRECTORY, CloudConfig
-from gureum.control import keys
+from gureum.control import keys as key_files
+from gureum.control.keys import KeyStore
 from gureum.control.storage import keep as keep_storage
 from gureum.control.storage import storage
-from gureum.errors import TransportError
+from gureum.errors import ConfigError, TransportError
 from gureum.files import make_directories, write_atomically
 from gureum.resources import ManagerMachine
 from gureum.san.settings import SanSettings
 from gureum.store.base import Transaction
 from gureum.transport.messages import ManagerJoined
 from gureum.transport.tls import AUTHORITY, AUTHORITY_KEY, Address
+from gureum.transport.token import api_seal
 
 CONFIG = (
     *("name", "account_id", "access_key_id", "secret_access_key", "region"),
     *("public_cidr", "encrypted", "ipv6_prefix", "store"),
 )
 """Fields and properties of CloudConfig."""
+CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
 
 
 def share(state_dir: Path, config: CloudConfig) -> ManagerJoined:
@@ -42,7 +46,7 @@ def share(state_dir: Path, config: CloudConfig) -> ManagerJoined:
             config={name: getattr(config, name) for name in CONFIG},
             authority=(directory / AUTHORITY).read_bytes(),
             authority_key=(directory / AUTHORITY_KEY).read_bytes(),
-            master_key=(state_dir / keys.DIRECTORY / keys.MASTER).read_bytes(),
+            master_key=(state_dir / key_files.DIRECTORY / key_files.MASTER).read_bytes(),
             storage=storage(state_dir, san),
             types=dict(san.types),
         )
@@ -54,7 +58,7 @@ def keep(state_dir: Path, given: ManagerJoined) -> None:
     """On the machine that joins, but for the configuration. Raises OSError."""
     for name, files in (
         (AUTHORITY_DIRECTORY, {AUTHORITY_KEY: given.authority_key, AUTHORITY: given.authority}),
-        (keys.DIRECTORY, {keys.MASTER: given.master_key}),
+        (key_files.DIRECTORY, {key_files.MASTER: given.master_key}),
     ):
         directory = state_dir / name
         make_directories(directory, 0o700)
@@ -65,13 +69,36 @@ def keep(state_dir: Path, given: ManagerJoined) -> None:
         keep_storage(state_dir, given.storage, given.types)
 
 
-async def enter(tx: Transaction, config: CloudConfig) -> None:
-    """This machine among those with managers, with the addresses that it has now."""
+def certificate(config: CloudConfig) -> str:
+    """What the API answers with, and nothing else of its file, which may hold its key and those that have
+    signed it; "" without TLS. Raises ConfigError.
+    """
+    if not config.tls_cert:
+        return ""
+    try:
+        found = CERTIFICATE.search(Path(config.tls_cert).read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{config.tls_cert} cannot be read: {error}") from error
+    if found is None:
+        raise ConfigError(f"{config.tls_cert} has no certificate in it")
+    return f"{found[0]}\n"
+
+
+async def enter(
+    tx: Transaction, config: CloudConfig, keys: KeyStore, key: str = "", certificate: str = ""
+) -> None:
+    """This machine among those with managers, with the addresses that it has now. ``key``, ``certificate``:
+    as in ManagerMachine.
+    """
+    endpoint = config.far_endpoint
     before = await tx.get(ManagerMachine, config.machine)
     now = replace(
         before or ManagerMachine(id=config.machine, account=config.account_id, agents="", endpoint=""),
         agents=str(Address.parse(config.agents_url)),
-        endpoint=config.far_endpoint,
+        endpoint=endpoint,
+        key=key,
+        certificate=certificate,
+        seal=api_seal(keys.sign, config.machine, endpoint, certificate) if certificate else "",
     )
     if now != before:
         await tx.put(now)

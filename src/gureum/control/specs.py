@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from gureum.control.keys import KeyStore, keys_of
+from gureum.control.machines import accepted, addresses
 from gureum.control.neighbours import Neighbours
 from gureum.control.networks import Networks, by_id
 from gureum.control.passages import Passages
@@ -102,7 +103,7 @@ async def host_spec(
     own = hosts.get(host)
     given_up = own is not None and own.fence is not None
     here, copies = {instance.id for instance in instances}, passages.copies
-    managers = [machine.agents for machine in await reader.find(ManagerMachine)]
+    managers = await reader.find(ManagerMachine)
     return HostSpec(
         cloud=cloud.name,
         host=host,
@@ -137,7 +138,8 @@ async def host_spec(
         network=networks.spec(),
         fences=tuple(_fences(hosts.values(), host)),
         lifted=own.lifted if own is not None else 0,
-        managers=tuple(managers),
+        managers=addresses(managers),
+        manager_keys=accepted(managers),
     )
 
 

@@ -10,6 +10,7 @@ import logging
 from pathlib import Path
 
 from gureum.cli.config import AUTHORITY_DIRECTORY
+from gureum.control import machines
 from gureum.errors import GureumError, PoolError, TransportError
 from gureum.images.fetched import Fetched, built_here
 from gureum.resources import Image, ImageState, ManagerMachine
@@ -34,6 +35,7 @@ class Mirror:
         self._state_dir = state_dir
         self._machine = machine
         self._managers: tuple[str, ...] = ()
+        self._accepted: tuple[str, ...] = ()
         self._files = Fetched(state_dir / MIRROR, self._connect, self._present, kept_max=FILES_MAX)
 
     def find(self, path: str) -> Path:
@@ -56,8 +58,9 @@ class Mirror:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _look(self, store: Address) -> None:
-        machines = await glance(store, ManagerMachine)
-        self._managers = tuple(each.agents for each in machines if each.id != self._machine)
+        known = await glance(store, ManagerMachine)
+        self._accepted = machines.accepted(known)
+        self._managers = machines.addresses(each for each in known if each.id != self._machine)
         if not self._managers:
             return
         for image in await glance(store, Image):
@@ -78,4 +81,4 @@ class Mirror:
             directory / tls.AUTHORITY, directory / tls.MANAGER_CERTIFICATE, directory / tls.MANAGER_KEY
         )
         addresses = [tls.Address.parse(each) for each in self._managers]
-        return await first_of(addresses, lambda address: tls.connect(address, context))
+        return await first_of(addresses, lambda address: tls.connect(address, context, self._accepted))

@@ -143,7 +143,9 @@ class HostCertificate(Record, frozen=True, kw_only=True, omit_defaults=True):
     """A certificate given to another machine that joined. ``id``: its serial number, in hexadecimal digits.
 
     Only certificates that are here, not revoked and not expired (Unix time) are accepted. ``own``: for a host
-    of the machine that the cloud was made on, for when the manager of another one leads.
+    of the machine that the cloud was made on, for when the manager of another one leads. ``key``: the
+    fingerprint of the key that it is for, since who has the authority's key can make another of this number;
+    "" of those given before 0.8, which end within 30 days.
     """
 
     host: str
@@ -151,6 +153,7 @@ class HostCertificate(Record, frozen=True, kw_only=True, omit_defaults=True):
     expires: float
     revoked: bool = False
     own: bool = False
+    key: str = ""
 
     kind: ClassVar[str] = "host-certificate"
     indexes: ClassVar[tuple[str, ...]] = ("host",)

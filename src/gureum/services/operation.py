@@ -8,6 +8,7 @@ touches a host.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
@@ -135,12 +136,14 @@ class Keys(Protocol):
 
 class Joining(NamedTuple):
     """``fingerprint``: the SHA-256 of the certificate of the cloud's authority, in hexadecimal digits.
-    ``manager``: the machine whose manager leads; "" if others can't have any.
+    ``manager``: the machine whose manager leads; "" if others can't have any. ``seen``: when those of other
+    machines were last heard of, as Unix time.
     """
 
     url: str
     fingerprint: str
     manager: str = ""
+    seen: Mapping[str, float] = MappingProxyType({})
 
 
 class Cloud(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,7 +23,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from gureum.errors import TransportError
 from gureum.files import make_directories, write_atomically
-from gureum.transport.tls import AUTHORITY, AUTHORITY_KEY, MANAGER_CERTIFICATE, MANAGER_KEY, MANAGER_NAME
+from gureum.transport.tls import (
+    AUTHORITY,
+    AUTHORITY_KEY,
+    MANAGER_CERTIFICATE,
+    MANAGER_KEY,
+    MANAGER_NAME,
+    fingerprint_of_key,
+)
 
 AUTHORITY_DAYS = 20 * 365
 MANAGER_DAYS = 10 * 365
@@ -36,11 +43,12 @@ SKEW = timedelta(hours=1)
 
 
 class Issued(NamedTuple):
-    """``expires``: Unix time."""
+    """``expires``: Unix time. ``key``: the fingerprint of the key that it is for."""
 
     certificate: bytes
     serial: str
     expires: float
+    key: str
 
 
 def ensure(directory: Path, cloud: str, now: float) -> None:
@@ -61,7 +69,7 @@ def ensure(directory: Path, cloud: str, now: float) -> None:
         write_atomically(directory / AUTHORITY_KEY, private_pem(key))
         write_atomically(directory / AUTHORITY, _pem(certificate), mode=0o600)
     if not _is_good(directory / MANAGER_CERTIFICATE, today):
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = _managers_key(directory)
         certificate = _signed(
             directory,
             MANAGER_NAME,
@@ -71,8 +79,32 @@ def ensure(directory: Path, cloud: str, now: float) -> None:
             MANAGER_PURPOSES,
             x509.SubjectAlternativeName([x509.DNSName(MANAGER_NAME)]),
         )
-        write_atomically(directory / MANAGER_KEY, private_pem(key))
         write_atomically(directory / MANAGER_CERTIFICATE, _pem(certificate))
+
+
+def key_of_managers(directory: Path) -> str:
+    """The fingerprint of the key of this machine's managers, which is made here and never leaves it. Raises
+    OSError.
+    """
+    make_directories(directory, 0o700)
+    return _fingerprint(_managers_key(directory).public_key())
+
+
+def _managers_key(directory: Path) -> ec.EllipticCurvePrivateKey:
+    """It stays the same: agents and other managers know it."""
+    try:
+        key = serialization.load_pem_private_key((directory / MANAGER_KEY).read_bytes(), None)
+    except (FileNotFoundError, ValueError):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        key = ec.generate_private_key(ec.SECP256R1())
+        write_atomically(directory / MANAGER_KEY, private_pem(key))
+    return key
+
+
+def _fingerprint(key: ec.EllipticCurvePublicKey) -> str:
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return fingerprint_of_key(key.public_bytes(serialization.Encoding.DER, form))
 
 
 def _is_good(path: Path, today: datetime) -> bool:
@@ -103,7 +135,10 @@ def issue(directory: Path, host: str, request: bytes, now: float, days: float = 
     today = datetime.fromtimestamp(now, UTC)
     certificate = _signed(directory, host, key, today, days, (ExtendedKeyUsageOID.CLIENT_AUTH,))
     return Issued(
-        _pem(certificate), f"{certificate.serial_number:x}", certificate.not_valid_after_utc.timestamp()
+        _pem(certificate),
+        f"{certificate.serial_number:x}",
+        certificate.not_valid_after_utc.timestamp(),
+        _fingerprint(key),
     )
 
 

@@ -170,6 +170,7 @@ class JoinManager(msgspec.Struct, frozen=True, kw_only=True, tag="join-manager")
     name: str
     agents: str
     endpoint: str
+    key: str = ""
 
 
 class ManagerJoined(msgspec.Struct, frozen=True, kw_only=True, tag="manager-joined"):

@@ -13,7 +13,7 @@ import logging
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -39,6 +39,9 @@ UNPROVEN_MAX = 512
 """Connections whose other side has shown no certificate: none yet, or it has none."""
 UNPROVEN_PER_ADDRESS_MAX = 64
 
+VERSION_TAG = 0xA0
+"""Of an element that a certificate begins with, but for those of X.509's first version."""
+
 AUTHORITY = "ca.pem"
 AUTHORITY_KEY = "ca.key"
 MANAGER_CERTIFICATE = "manager.pem"
@@ -46,10 +49,13 @@ MANAGER_KEY = "manager.key"
 
 
 class Peer(NamedTuple):
-    """What a verified certificate says: the host's name, and its own number in hexadecimal digits."""
+    """What a verified certificate says: the host's name, its own number in hexadecimal digits, and the
+    fingerprint of the key that it is for.
+    """
 
     host: str
     serial: str
+    key: str = ""
 
 
 class Address(NamedTuple):
@@ -79,6 +85,46 @@ def fingerprint(certificate: bytes) -> str:
     except ValueError as error:
         raise ConfigError(f"not a certificate: {error}") from error
     return hashlib.sha256(der).hexdigest()
+
+
+def fingerprint_of_key(public: bytes) -> str:
+    """The SHA-256 of a public key, a SubjectPublicKeyInfo in DER, in hexadecimal digits."""
+    return hashlib.sha256(public).hexdigest()
+
+
+def key_of(certificate: bytes) -> str:
+    """The same, of the key that a certificate in DER is for. Who has the authority's key can make
+    certificates with any name and number, but not for a key that it does not have.
+    """
+    at, _ = _content(certificate, 0)
+    at, _ = _content(certificate, at)  # what is signed
+    if certificate[at] == VERSION_TAG:
+        at = _end(certificate, at)
+    for _ in range(5):  # number, algorithm, issuer, validity, subject
+        at = _end(certificate, at)
+    return fingerprint_of_key(certificate[at : _end(certificate, at)])
+
+
+def _content(der: bytes, at: int) -> tuple[int, int]:
+    """Where the content of the element at ``at`` begins, and its size: X.690, 8.1."""
+    size = der[at + 1]
+    if size < 0x80:
+        return at + 2, size
+    begin = at + 2 + (size & 0x7F)
+    return begin, int.from_bytes(der[at + 2 : begin], "big")
+
+
+def _end(der: bytes, at: int) -> int:
+    begin, size = _content(der, at)
+    return begin + size
+
+
+def key_in(file: Path) -> str:
+    """The same, of a certificate's file in PEM. Raises ConfigError."""
+    try:
+        return key_of(ssl.PEM_cert_to_DER_cert(file.read_text("ascii").strip()))
+    except (OSError, ValueError, IndexError) as error:
+        raise ConfigError(f"the certificate {file} cannot be used: {error}") from error
 
 
 def manager_context(directory: Path) -> ssl.SSLContext:
@@ -128,8 +174,11 @@ def _load(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
         raise ConfigError(f"the certificate {certificate} cannot be used: {error}") from error
 
 
-async def connect(address: Address, context: ssl.SSLContext) -> StreamLink:
-    """Raises TransportError, also if the other side is not the manager of this authority."""
+async def connect(address: Address, context: ssl.SSLContext, accepted: Collection[str] = ()) -> StreamLink:
+    """``accepted``: the fingerprints of managers' keys; without any all that the authority has signed are.
+
+    Raises TransportError, also if the other side is not the manager of this authority.
+    """
     try:
         async with asyncio.timeout(CONNECT_SECONDS_MAX):
             reader, writer = await asyncio.open_connection(
@@ -139,6 +188,12 @@ async def connect(address: Address, context: ssl.SSLContext) -> StreamLink:
         raise TransportError(f"{address} is not the manager of this cloud: {error.verify_message}") from error
     except (OSError, TimeoutError, UnicodeError) as error:  # the last of a name that cannot be one
         raise TransportError(f"no manager at {address}: {error or 'no answer'}") from error
+    if accepted and key_of(writer.get_extra_info("ssl_object").getpeercert(True)) not in accepted:
+        writer.transport.abort()
+        raise TransportError(
+            f"the manager at {address} is refused: its machine was revoked, or is none of those that were "
+            "named here last. If none of them is left, this host has to join once more: gureum host join"
+        )
     _notice_silence(writer)
     return StreamLink(reader, writer)
 
@@ -281,4 +336,5 @@ def peer_of(writer: asyncio.StreamWriter) -> Peer | None:
     if not certificate:
         return None
     subject = {name: value for part in certificate["subject"] for name, value in part}
-    return Peer(subject.get("commonName", ""), f"{int(certificate['serialNumber'], 16):x}")
+    key = key_of(writer.get_extra_info("ssl_object").getpeercert(True))
+    return Peer(subject.get("commonName", ""), f"{int(certificate['serialNumber'], 16):x}", key)

@@ -42,6 +42,12 @@ def manager_seal(sign: Callable[[bytes], bytes], id: str, expires: float) -> str
     return sign(f"manager token {id} {int(expires)}".encode()).hex()
 
 
+def api_seal(sign: Callable[[bytes], bytes], machine: str, endpoint: str, certificate: str) -> str:
+    """The same of the certificate with which the API answers at ``endpoint``, while that machine leads."""
+    told = hashlib.sha256(certificate.encode()).hexdigest()
+    return sign(f"api of {machine} at {endpoint} is {told}".encode()).hex()
+
+
 def identify(secret: bytes) -> str:
     """Under which the store knows it: the secret itself is in nobody's hands but the bearer's."""
     return hashlib.sha256(secret).hexdigest()

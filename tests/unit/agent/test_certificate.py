@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -16,6 +17,7 @@ from gureum.agent import certificate
 from gureum.cli.config import JoinedConfig
 from gureum.env import Env
 from gureum.errors import TransportError
+from gureum.hostspec import HostSpec
 from gureum.transport import authority, tls
 from gureum.transport import link as unix
 from gureum.transport.link import Link
@@ -231,3 +233,30 @@ def test_a_host_of_the_first_machine_gets_a_certificate_when_others_have_manager
         await asyncio.sleep(0.2)
 
     asyncio.run(main())
+
+
+def test_of_managers_only_those_that_were_named_are_believed(tmp_path: Path) -> None:
+    async def test(manager: Manager, state: Path) -> None:
+        key = tls.key_in(manager.directory / tls.MANAGER_CERTIFICATE)
+        keys = ["other", key]
+        connect = certificate.Connector(state, certificate.OfJoined(state), lambda: keys)
+        await (await connect()).close()
+        keys.remove(key)
+        with pytest.raises(TransportError, match="its machine was revoked"):
+            await connect()
+
+    joined(tmp_path, test)
+
+
+def test_a_host_that_joins_once_more_believes_who_let_it_in(tmp_path: Path) -> None:
+    file = tmp_path / certificate.SPEC
+    certificate.forget_managers(file)
+    assert not file.exists()
+    spec = HostSpec(cloud="c", host="second", revision=7, managers=("a:1", "b:1"), manager_keys=("k",))
+    file.write_bytes(msgspec.msgpack.encode(spec))
+    certificate.forget_managers(file)
+    kept = msgspec.msgpack.decode(file.read_bytes(), type=HostSpec)
+    assert kept == HostSpec(cloud="c", host="second", revision=7)
+    file.write_bytes(b"?")
+    certificate.forget_managers(file)
+    assert file.read_bytes() == b"?"

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 from typer.testing import CliRunner
 
-from gureum.cli import api, machine_hosts, manager_join
+from gureum.cli import leader, machine_hosts, manager_join
 from gureum.cli.cloud import Cloud
 from gureum.cli.config import JoinedConfig
 from gureum.cli.main import app
@@ -117,11 +117,11 @@ def test_it_has_what_the_cloud_is(
 def test_which_machine_is_asked(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     config = cloud.configure()
     monkeypatch.setattr("gureum.cli.store.look", lambda _: Database("", endpoint="https://192.0.2.9:4566"))
-    assert api.endpoint(cloud, config) == config.endpoint
+    assert leader.api(cloud, config).url == config.endpoint
     shared = replace(config, agents="0.0.0.0:4567", store="postgresql://me@/db?host=/run")
-    assert api.endpoint(cloud, shared) == "https://192.0.2.9:4566"
+    assert leader.api(cloud, shared).url == "https://192.0.2.9:4566"
     monkeypatch.setattr(Cloud, "leads", lambda *_: True)
-    assert api.endpoint(cloud, shared) == config.endpoint
+    assert leader.api(cloud, shared).url == config.endpoint
 
 
 @pytest.mark.parametrize("command", ["host", "manager"])

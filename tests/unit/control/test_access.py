@@ -656,6 +656,76 @@ async def test_a_manager_that_stands_by_gets_images_and_nothing_else(gate: Gate,
     assert "is not known" in await gate.refused(Renew(authority.new_request()[1]), identity)
 
 
+def machine(gate: Gate, id: str, directory: Path, **more: Any) -> ManagerMachine:
+    """One whose manager has the key in ``directory``."""
+    key = tls.key_in(directory / tls.MANAGER_CERTIFICATE)
+    return ManagerMachine(id=id, agents=f"{id}:4567", endpoint=f"https://{id}", key=key, **more)
+
+
+def manager_of(gate: Gate, name: str) -> tuple[Path, Path]:
+    """The directory of another machine with a manager, and the file of its manager's certificate."""
+    directory = gate.directory / name
+    directory.mkdir()
+    for file in (tls.AUTHORITY, tls.AUTHORITY_KEY):
+        (directory / file).write_bytes((gate.authority / file).read_bytes())
+    authority.ensure(directory, CLOUD.name, time.time())
+    pem = (directory / tls.MANAGER_KEY).read_bytes() + (directory / tls.MANAGER_CERTIFICATE).read_bytes()
+    return directory, gate.keep(pem)
+
+
+async def test_a_manager_that_was_revoked_gets_nothing(gate: Gate, tmp_path: Path) -> None:
+    """Nor does one that its machine has made itself since, with the authority's key that it has."""
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(b"image")
+    await gate.put(image(gate, disk))
+    directory, identity = manager_of(gate, "second")
+    await gate.put(machine(gate, "second", directory))
+    await gate.put(machine(gate, "first", gate.authority))
+    # It says nothing yet, and is not looked up: what happens to its link when it is revoked meanwhile?
+    waiting = await gate.connect(identity)
+    link = await gate.connect(identity)
+    await receive_file(link, str(disk), tmp_path / "copy", 1 << 20)
+    await link.close()
+    (second,) = [each for each in await gate.find(ManagerMachine) if each.id == "second"]
+    await gate.put(replace(second, revoked=True))
+    await broken(waiting)
+    refused = "the machine of this manager was revoked"
+    assert refused in await gate.refused(Fetch(str(disk)), identity)
+    (directory / tls.MANAGER_KEY).unlink()
+    (directory / tls.MANAGER_CERTIFICATE).unlink()
+    authority.ensure(directory, CLOUD.name, time.time())
+    pem = (directory / tls.MANAGER_KEY).read_bytes() + (directory / tls.MANAGER_CERTIFICATE).read_bytes()
+    assert refused in await gate.refused(Fetch(str(disk)), gate.keep(pem))
+
+
+async def test_with_the_authoritys_key_nobody_passes_for_a_host(gate: Gate) -> None:
+    """Its name and number are no secrets."""
+    await gate.join()
+    (known,) = await gate.find(HostCertificate)
+    number = int(known.id, 16)
+    key, request = authority.new_request()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cryptography.x509.random_serial_number", lambda: number)
+        issued = authority.issue(gate.authority, "second", request, time.time())
+    assert issued.serial == known.id
+    assert "is not known" in await gate.refused(hello(), gate.keep(key + issued.certificate))
+    # One that was given before keys were looked at.
+    await gate.put(replace(known, key=""))
+    assert isinstance(await gate.ask(hello(), gate.keep(key + issued.certificate)), Spec)
+
+
+async def test_a_machine_joins_with_its_key_and_not_again_once_it_is_revoked(gate: Gate) -> None:
+    await gate.invite(manager=True)
+    await gate.ask(joining_manager(key="ab"))
+    (joined,) = await gate.find(ManagerMachine)
+    assert joined.key == "ab"
+    await gate.put(replace(joined, revoked=True))
+    await gate.invite(manager=True)
+    assert "choose another name with --name" in await gate.refused(joining_manager(key="cd"))
+    # It may come back as another one, at the same address.
+    assert isinstance(await gate.ask(joining_manager(name="third", key="cd")), ManagerJoined)
+
+
 async def test_a_host_of_the_first_machine_proves_its_name_to_others(gate: Gate, tmp_path: Path) -> None:
     server = await unix.listen(tmp_path / "s", gate.access.serve_own)
 

@@ -13,11 +13,11 @@ from gureum.cli.config import AUTHORITY_DIRECTORY, CloudConfig
 from gureum.control import sharing
 from gureum.control.keys import KeyStore
 from gureum.env import Env
-from gureum.errors import TransportError
+from gureum.errors import ConfigError, TransportError
 from gureum.resources import ManagerMachine
 from gureum.san.settings import SanSettings
 from gureum.store.sqlite import SqliteStore
-from gureum.transport import authority
+from gureum.transport import authority, token
 
 CONFIG = CloudConfig(
     name="c-0",
@@ -31,6 +31,8 @@ CONFIG = CloudConfig(
     tls_cert="/cert",
     store="postgresql://me@/db?host=/run",
 )
+
+KEYS = KeyStore(b"k" * 32)
 
 
 def test_another_machine_can_be_the_cloud(tmp_path: Path) -> None:
@@ -65,11 +67,32 @@ async def test_a_machine_enters_itself_with_the_addresses_of_today() -> None:
     for address in ("192.0.2.1", "192.0.2.9"):
         config = replace(CONFIG, agents_url=f"https://{address}:4567")
         for _ in range(2):
-            await store.transact(lambda tx, config=config: sharing.enter(tx, config))
+            await store.transact(
+                lambda tx, config=config: sharing.enter(tx, config, KEYS, "ab", "certificate")
+            )
         async with store.read() as reader:
             (machine,) = await reader.find(ManagerMachine)
         assert machine.id == "first"
         assert machine.agents == f"{address}:4567"
         assert machine.endpoint == f"https://{address}:4566"
+        assert (machine.key, machine.certificate) == ("ab", "certificate")
+        assert machine.seal == token.api_seal(KEYS.sign, "first", machine.endpoint, "certificate")
     assert store.revision == 2
     await store.close()
+
+
+def test_of_the_apis_files_nothing_but_its_certificate_is_told(tmp_path: Path) -> None:
+    own, signer = (f"-----BEGIN CERTIFICATE-----\n{each}=\n-----END CERTIFICATE-----\n" for each in "ab")
+    secret = "-----BEGIN PRIVATE KEY-----\nsecret\n-----END PRIVATE KEY-----\n"
+    file = tmp_path / "api.pem"
+    config = replace(CONFIG, tls_cert=str(file))
+    for content in (own, own + signer, secret + own + signer, f"Subject: x\n{own}{secret}"):
+        file.write_text(content)
+        assert sharing.certificate(config) == own
+    assert sharing.certificate(replace(CONFIG, tls_cert=None)) == ""
+    file.write_text(secret)
+    with pytest.raises(ConfigError, match="has no certificate"):
+        sharing.certificate(config)
+    file.unlink()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        sharing.certificate(config)

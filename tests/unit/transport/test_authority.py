@@ -1,3 +1,4 @@
+import hashlib
 import stat
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from gureum.errors import TransportError
 from gureum.transport import authority
-from gureum.transport.tls import AUTHORITY, MANAGER_CERTIFICATE, MANAGER_KEY, fingerprint
+from gureum.transport.tls import AUTHORITY, MANAGER_CERTIFICATE, MANAGER_KEY, fingerprint, key_in
 
 DAY = 86400.0
 
@@ -50,7 +51,33 @@ def test_the_managers_certificate_is_renewed_in_its_last_year(tmp_path: Path) ->
     assert (tmp_path / MANAGER_CERTIFICATE).read_bytes() == first
     authority.ensure(tmp_path, "test", now + (authority.MANAGER_DAYS - 300) * DAY)
     assert (tmp_path / MANAGER_CERTIFICATE).read_bytes() != first
+    # Agents and other managers know its key.
+    assert (
+        load(tmp_path / MANAGER_CERTIFICATE).public_key()
+        == x509.load_pem_x509_certificate(first).public_key()
+    )
     assert (tmp_path / AUTHORITY).read_bytes() == trusted
+
+
+def test_a_key_is_known_by_the_same_fingerprint_everywhere(authority_dir: Path, tmp_path: Path) -> None:
+    certificate = load(authority_dir / MANAGER_CERTIFICATE)
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    public = certificate.public_key().public_bytes(serialization.Encoding.DER, form)
+    known = hashlib.sha256(public).hexdigest()
+    assert authority.key_of_managers(authority_dir) == known
+    assert key_in(authority_dir / MANAGER_CERTIFICATE) == known
+    _, request = authority.new_request()
+    issued = authority.issue(authority_dir, "x" * 60, request, time.time())
+    (tmp_path / "host.pem").write_bytes(issued.certificate)
+    assert key_in(tmp_path / "host.pem") == issued.key != known
+
+
+def test_a_machine_has_its_key_before_it_has_the_authority(tmp_path: Path) -> None:
+    """It is told with the request to join."""
+    made = authority.key_of_managers(tmp_path / "a")
+    authority.ensure(tmp_path / "a", "test", time.time())
+    assert key_in(tmp_path / "a" / MANAGER_CERTIFICATE) == made
+    assert stat.S_IMODE((tmp_path / "a" / MANAGER_KEY).stat().st_mode) == 0o600
 
 
 def test_a_certificate_is_for_the_name_that_the_manager_says_and_for_a_host_only(authority_dir: Path) -> None:

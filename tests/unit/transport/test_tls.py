@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gureum.errors import TransportError
+from gureum.errors import ConfigError, TransportError
 from gureum.transport import tls
 from gureum.transport.link import StreamLink
 from gureum.transport.messages import Call
@@ -67,6 +67,26 @@ async def until_served(address: Address, authority_dir: Path) -> None:
     """pytest's own timeout bounds it."""
     while not await is_served(address, authority_dir):  # noqa: ASYNC110  (there is nothing to wait for)
         await asyncio.sleep(0.01)
+
+
+async def test_of_managers_with_the_authoritys_signature_those_that_were_named(
+    address: Address, authority_dir: Path
+) -> None:
+    """Who was given the authority's key and is refused can sign a certificate; but for a key of its own."""
+    context = tls.host_context(authority_dir / tls.AUTHORITY)
+    key = tls.key_in(authority_dir / tls.MANAGER_CERTIFICATE)
+    link = await tls.connect(address, context, ["other", key])
+    assert await link.receive() == GREETING
+    await link.close()
+    with pytest.raises(TransportError, match="its machine was revoked"):
+        await tls.connect(address, context, ["other"])
+
+
+def test_a_file_that_is_no_certificate(tmp_path: Path) -> None:
+    for content in ("", "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"):
+        (tmp_path / "x.pem").write_text(content)
+        with pytest.raises(ConfigError, match="cannot be used"):
+            tls.key_in(tmp_path / "x.pem")
 
 
 async def test_who_does_not_shake_hands_is_counted_by_address(

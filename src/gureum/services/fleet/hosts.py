@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from gureum.cli.config import FIRST_MACHINE
 from gureum.control import events, migrations
 from gureum.control.fences import begun
 from gureum.control.move import CannotMove
@@ -20,6 +21,7 @@ from gureum.resources import (
     Instance,
     InstanceMigration,
     InstanceState,
+    ManagerMachine,
     NatGateway,
     NatGatewayState,
     Severity,
@@ -301,7 +303,8 @@ async def revoke_host(ctx: Context, input: Input) -> Output:
     """Its address is forgotten, so that no other host takes packets from it any more."""
     host = await found(ctx, input)
     certificates = await ctx.tx.find(HostCertificate, host=host.id)
-    if all(each.own for each in certificates):
+    first = await ctx.tx.get(ManagerMachine, FIRST_MACHINE)
+    if all(each.own for each in certificates) and not (certificates and first is not None and first.revoked):
         raise wrong_state(
             f"Host {host.id} is part of the cloud's own machine: it has no certificate to revoke."
         )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hmac
+from datetime import UTC, datetime
 
+from msgspec.structs import replace
+
+from gureum.control import events
 from gureum.errors import ApiError
-from gureum.resources import HostToken, ManagerMachine
+from gureum.resources import HostToken, ManagerMachine, Severity
 from gureum.services.fleet.faults import invalid
 from gureum.services.fleet.joining import TTL_SECONDS, invitation, keep
 from gureum.services.operation import Context, Input, Output, operation
@@ -13,6 +17,8 @@ from gureum.transport.token import manager_seal
 
 CLOCKS_SECONDS = 60
 """The token may come from another machine."""
+SILENT_SECONDS = 15.0
+"""After which one that stands by is silent. It says so every 3 s, but not while another takes over."""
 
 
 def leads(ctx: Context) -> str:
@@ -46,29 +52,62 @@ async def create_manager_token(ctx: Context, input: Input) -> Output:
 
 @operation("fleet", "DescribeManagers")
 async def describe_managers(ctx: Context, input: Input) -> Output:
+    return {"Managers": [described(ctx, machine) for machine in await ctx.tx.find(ManagerMachine)]}
+
+
+def described(ctx: Context, machine: ManagerMachine) -> Output:
+    now = ctx.env.now()
+    seen = ctx.hosts.joining.seen.get(machine.id) if ctx.hosts.joining is not None else None
+    if machine.revoked:
+        state = "revoked"
+    elif machine.id == leads(ctx):
+        state, seen = "leading", now
+    else:
+        state = "standing-by" if seen is not None and now - seen < SILENT_SECONDS else "silent"
     return {
-        "Managers": [
-            {
-                "ManagerId": machine.id,
-                "AgentsAddress": machine.agents,
-                "Endpoint": machine.endpoint,
-                "Leads": machine.id == leads(ctx),
-            }
-            for machine in await ctx.tx.find(ManagerMachine)
-        ]
+        "ManagerId": machine.id,
+        "AgentsAddress": machine.agents,
+        "Endpoint": machine.endpoint,
+        "Leads": machine.id == leads(ctx),
+        "State": state,
+        "LastSeen": datetime.fromtimestamp(seen, UTC) if seen is not None else None,
     }
 
 
-@operation("fleet", "RemoveManager", write=True)
-async def remove_manager(ctx: Context, input: Input) -> Output:
-    """It may still have the cloud's secrets; and if a manager leads there again, it is back."""
-    id = input["ManagerId"]
+async def one_that_stands_by(ctx: Context, id: str) -> ManagerMachine:
     machine = await ctx.tx.get(ManagerMachine, id)
     if machine is None:
         raise ApiError("ResourceNotFoundException", f"No machine {id!r} has a manager. See DescribeManagers.")
     if id == leads(ctx):
         raise ApiError(
-            "InvalidStateException", f"The manager on {id} leads. Let another lead first: gureum down there."
+            "InvalidStateException",
+            f"The manager on {id} leads. Let another lead first: gureum down there, or the end of its power.",
+        )
+    return machine
+
+
+@operation("fleet", "RevokeManager", write=True)
+async def revoke_manager(ctx: Context, input: Input) -> Output:
+    """It stays known as such, as the store refuses it by that. Tokens that are out may be of its making."""
+    machine = await one_that_stands_by(ctx, input["ManagerId"])
+    if not machine.revoked:
+        machine = await ctx.tx.put(replace(machine, revoked=True))
+        for each in await ctx.tx.find(HostToken):
+            await ctx.tx.delete(each)
+        text = f"machine {machine.id} was revoked as one with managers"
+        await events.record(ctx.tx, ctx.env, "ManagerRevoked", text, Severity.warning)
+    return {"Manager": described(ctx, machine)}
+
+
+@operation("fleet", "RemoveManager", write=True)
+async def remove_manager(ctx: Context, input: Input) -> Output:
+    """It may still have the cloud's secrets. With others left hosts do not follow it any more."""
+    machine = await one_that_stands_by(ctx, input["ManagerId"])
+    if machine.revoked:
+        raise ApiError(
+            "InvalidStateException",
+            f"Machine {machine.id} is revoked, and the store refuses it as long as it is known as that. It "
+            "stays in the list.",
         )
     await ctx.tx.delete(machine)
     return {}

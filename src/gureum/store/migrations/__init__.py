@@ -6,8 +6,8 @@ from importlib.resources import files
 
 LATEST = 2
 """For SQLite."""
-LATEST_POSTGRES = 2
-"""PostgreSQL's first step makes what SQLite has after its second."""
+LATEST_POSTGRES = 3
+"""PostgreSQL's first step makes what SQLite has after its second, and a file has one manager."""
 
 
 def step(number: int, dialect: str = "sqlite") -> str:

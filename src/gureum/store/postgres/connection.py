@@ -47,6 +47,10 @@ class Deposed(StoreAway):
     """Another manager leads, so that this one cannot commit any more."""
 
 
+class Revoked(StoreError):
+    """This machine was revoked as one with managers: it may not lead."""
+
+
 def explain(error: BaseException, place: str) -> StoreError:
     """The StoreError for an error of the driver's, saying what to do about it."""
     state = getattr(error, "sqlstate", None) or ""
@@ -58,6 +62,11 @@ def explain(error: BaseException, place: str) -> StoreError:
         return StoreError(f"{place} was changed by another program: {error}; restart gureum")
     if state == "GU004":
         return StoreError(f"{place} is the store of another cloud, {error}: create a database of its own")
+    if state == "GU005":
+        return Revoked(
+            f"{place}: this machine, {error}, was revoked as one with managers, and none may lead here any "
+            "more. End it for good: gureum down. It can join again from an empty directory, as another --name"
+        )
     if state == "53100":
         return StoreFull(f"{place}: nothing was committed ({error}); free some space on its server's disk")
     advice = {
@@ -88,10 +97,12 @@ def explained(place: str) -> Iterator[None]:
         raise explain(error, place) from error
 
 
-async def connect(address: Address) -> Connection:
-    """To the server that can be written to. Raises StoreError."""
+async def connect(address: Address, machine: str = "") -> Connection:
+    """To the server that can be written to. ``machine``: among those with managers, for who wants to lead.
+    Raises StoreError.
+    """
     with explained(address.place):
-        connection = await _connect(address)
+        connection = await _connect(address, {**SETTINGS, "gureum.machine": machine} if machine else SETTINGS)
         try:
             await connection.execute(queries.DURABLE)
         except BaseException:
@@ -100,7 +111,7 @@ async def connect(address: Address) -> Connection:
         return connection
 
 
-async def _connect(address: Address) -> Connection:
+async def _connect(address: Address, settings: dict[str, str]) -> Connection:
     """Of several servers all are tried at once: one may have died silently. Raises what the driver does."""
     several = len(address.servers) > 1
     trying = [
@@ -109,7 +120,7 @@ async def _connect(address: Address) -> Connection:
                 server,
                 timeout=CONNECT_SECONDS_MAX,
                 command_timeout=QUERY_SECONDS_MAX,
-                server_settings=SETTINGS,
+                server_settings=settings,
                 target_session_attrs="read-write" if several else "any",
             )
         )

@@ -37,6 +37,9 @@ LEASE_SECONDS = 3.0
 STAND_DOWN_SECONDS = 2.5
 """A leader that could not say so for so long ends itself: before another begins."""
 LOOK_SECONDS = 0.4
+SIGN_SECONDS = 3.0
+"""How often who stands by says so. Nothing hangs on it: it is for people, and for the key."""
+SIGN_SECONDS_MAX = 2.0
 RETRY_SECONDS = 0.3
 NEVER = -math.inf
 
@@ -58,10 +61,14 @@ class Leader(NamedTuple):
 
 class Leadership:
     """A manager's part in it. ``cloud``: whose; a store is one cloud's. ``name`` is this manager's, which no
-    other has; ``endpoint`` is for people.
+    other has; ``endpoint`` is for people. ``machine``, ``key``: as in ManagerMachine, "" if there is but one.
     """
 
-    def __init__(self, address: Address, cloud: str, name: str, endpoint: str = "") -> None:
+    def __init__(
+        self, address: Address, cloud: str, name: str, endpoint: str = "", machine: str = "", key: str = ""
+    ) -> None:
+        self._machine = machine
+        self._key = key
         self._address = address
         self._cloud = cloud
         self._name = name
@@ -75,30 +82,47 @@ class Leadership:
         """Wait until this one leads; its epoch. ``seen`` is called for each other leader that says that it is
         there.
 
-        Waits, too, for a server that does not answer. Raises StoreError if the database is not this cloud's.
+        Waits, too, for a server that does not answer. Raises StoreError if the database is not this cloud's,
+        or this machine was revoked.
         """
         last: Leader | None = None
         known = since = 0.0
+        said = NEVER
         while True:
             asked = _clock()
             try:
                 leader = await self._look()
                 if last is None or leader[:2] != last[:2]:
                     lives = last is not None and leader.epoch == last.epoch
-                    if lives and known != leader.epoch and seen is not None:
+                    if lives and known != leader.epoch:
                         known = leader.epoch
-                        await seen(leader)
+                        if seen is not None:
+                            await seen(leader)
                     last, since = leader, _clock()
                 # One of its own name is what a supervisor has started it anew for.
                 over = leader.name in ("", self._name) or asked >= since + LEASE_SECONDS
                 if over and await self._take_over(leader):
                     self._proven = asked
                     return self.epoch
+                if known == leader.epoch and asked >= said + SIGN_SECONDS:
+                    said = asked
+                    await self._say()
             except Unreachable as error:
                 if last is not None or since == 0.0:
                     log.error("store: %s", error)
                 last, since = None, _clock()  # who cannot reach it either is not dead for that
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def _say(self) -> None:
+        """That this manager stands by. Raises StoreError."""
+
+        async def say(connection: Connection) -> None:
+            async with asyncio.timeout(SIGN_SECONDS_MAX):
+                if await connection.fetchval(queries.CAN_STAND_BY):
+                    await connection.execute(queries.STAND_BY, self._key)
+
+        if self._machine:
+            await self._ask(say)
 
     async def _take_over(self, seen: Leader) -> bool:
         epoch: int | None = await self._ask(
@@ -162,7 +186,7 @@ class Leadership:
 
     async def _ask(self, question: Callable[[Connection], Awaitable[T]]) -> T:
         if self._connection is None or self._connection.is_closed():
-            self._connection = await connect(self._address)
+            self._connection = await connect(self._address, self._machine)
             # A leader of an earlier gureum may be at work: whoever leads upgrades.
             await prepare(self._connection, self._address.place, upgrade=False)
         connection = self._connection

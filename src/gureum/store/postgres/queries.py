@@ -75,6 +75,10 @@ LAST_COMMIT = "SELECT revision, writer FROM state"
 LEADER = "SELECT epoch, beat, cloud, name, endpoint FROM leader"
 TAKE_OVER = "SELECT take_over($1, $2, $3, $4, $5)"
 BEAT = "UPDATE leader SET beat = beat + 1 WHERE epoch = $1 RETURNING beat"
+# Of a manager that stands by while one of an earlier gureum leads, which has not made this yet.
+CAN_STAND_BY = "SELECT to_regprocedure('stand_by(text)') IS NOT NULL"
+STAND_BY = "SELECT stand_by($1)"
+STANDBYS = "SELECT machine, extract(epoch FROM clock_timestamp() - seen)::float8, key FROM standbys"
 RESIGN = "UPDATE leader SET name = '', endpoint = '' WHERE epoch = $1"
 
 LISTEN_CHANNEL = "gureum"

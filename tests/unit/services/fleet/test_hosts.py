@@ -16,6 +16,7 @@ from gureum.resources import (
     HostToken,
     Instance,
     InstanceState,
+    ManagerMachine,
     NatGateway,
     NatGatewayState,
     NetworkInterface,
@@ -197,6 +198,16 @@ async def test_the_clouds_own_hosts_go_otherwise(fleet: Any) -> None:
     assert "gureum up --hosts N" in error.message
     error = await fleet.refused("InvalidHostStateException", "RevokeHost", HostId="host-1")
     assert "no certificate" in error.message
+
+
+async def test_the_own_host_of_a_first_machine_that_is_revoked_can_be_revoked_too(fleet: Any) -> None:
+    """It reaches the manager that leads elsewhere with a certificate like any other's."""
+    first = ManagerMachine(id="first", agents="192.0.2.1:4567", endpoint="https://192.0.2.1:4566")
+    await fleet.put(host("host-0"), replace(certificate("host-0"), own=True), first)
+    await fleet.refused("InvalidHostStateException", "RevokeHost", HostId="host-0")
+    await fleet.rig.change(ManagerMachine, "first", revoked=True)
+    await fleet.call("RevokeHost", HostId="host-0")
+    assert [each.revoked for each in await fleet.find(HostCertificate)] == [True]
 
 
 async def test_one_of_the_own_hosts_that_is_down_can_be_forgotten(fleet: Any) -> None:

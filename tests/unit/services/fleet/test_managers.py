@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from gureum.control.keys import KeyStore
 from gureum.resources import HostToken, ManagerMachine
 from gureum.services.operation import Joining
@@ -52,7 +54,48 @@ async def test_machines_with_managers(fleet: Any) -> None:
     found = (await fleet.call("DescribeManagers"))["Managers"]
     assert [(each["ManagerId"], each["Leads"]) for each in found] == [("first", True), ("second", False)]
     assert (found[1]["AgentsAddress"], found[1]["Endpoint"]) == ("second:4567", "https://second")
+    assert [each["State"] for each in found] == ["leading", "silent"]
+    assert "LastSeen" not in found[1]
     await fleet.refused("InvalidStateException", "RemoveManager", ManagerId="first")
     await fleet.refused("ResourceNotFoundException", "RemoveManager", ManagerId="third")
     await fleet.call("RemoveManager", ManagerId="second")
     assert [each.id for each in await fleet.find(ManagerMachine)] == ["first"]
+
+
+async def test_which_machines_are_alive(fleet: Any) -> None:
+    now = fleet.rig.time
+    seen = {"second": now - 4.0, "third": now - 15.0}
+    fleet.rig.hosts.joining = Joining("https://192.0.2.1:4567", FINGERPRINT, "first", seen)
+    await fleet.put(
+        *(
+            ManagerMachine(id=id, agents=f"{id}:4567", endpoint=f"https://{id}")
+            for id in ("first", "fourth", "second", "third")
+        )
+    )
+    found = {each["ManagerId"]: each for each in (await fleet.call("DescribeManagers"))["Managers"]}
+    states = {id: each["State"] for id, each in found.items()}
+    assert states == {"first": "leading", "fourth": "silent", "second": "standing-by", "third": "silent"}
+    assert found["third"]["LastSeen"].timestamp() == pytest.approx(now - 15.0)
+    assert found["first"]["LastSeen"].timestamp() == pytest.approx(now)
+
+
+async def test_a_machine_is_revoked_for_ever(fleet: Any) -> None:
+    fleet.rig.hosts.joining = Joining("https://192.0.2.1:4567", FINGERPRINT, "first")
+    await fleet.put(
+        *(ManagerMachine(id=id, agents=f"{id}:4567", endpoint=f"https://{id}") for id in ("first", "second")),
+        HostToken(id="ab", zone="", expires=fleet.rig.time + 60, manager=True),
+        HostToken(id="cd", zone="", expires=fleet.rig.time + 60),
+    )
+    error = await fleet.refused("InvalidStateException", "RevokeManager", ManagerId="first")
+    assert "Let another lead first" in error.message
+    await fleet.refused("ResourceNotFoundException", "RevokeManager", ManagerId="third")
+    made = (await fleet.call("RevokeManager", ManagerId="second"))["Manager"]
+    assert (made["ManagerId"], made["State"], made["Leads"]) == ("second", "revoked", False)
+    assert await fleet.find(HostToken) == []  # they may be of its making
+    assert [each.revoked for each in await fleet.find(ManagerMachine)] == [False, True]
+    (event,) = (await fleet.call("DescribeEvents"))["Events"]
+    assert (event["Name"], event["Severity"]) == ("ManagerRevoked", "warning")
+    assert (await fleet.call("RevokeManager", ManagerId="second"))["Manager"]["State"] == "revoked"
+    assert len((await fleet.call("DescribeEvents"))["Events"]) == 1
+    error = await fleet.refused("InvalidStateException", "RemoveManager", ManagerId="second")
+    assert "stays in the list" in error.message

@@ -9,13 +9,16 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from msgspec import structs
 
-from gureum.resources import Vpc
+from gureum.errors import StoreError
+from gureum.resources import ManagerMachine, Vpc
+from gureum.store import migrations
 from gureum.store.base import Transaction
 from gureum.store.postgres import Address, PostgresStore, leadership, queries
-from gureum.store.postgres.connection import Deposed
+from gureum.store.postgres.connection import Deposed, Revoked
 from gureum.store.postgres.examine import examine
 from gureum.store.postgres.leadership import Leadership
-from support.postgres import Server
+from gureum.store.postgres.signs import Signs
+from support.postgres import USER, Server
 
 pytestmark = pytest.mark.postgres
 numbers = itertools.count()
@@ -98,3 +101,136 @@ async def test_revisions_go_on_where_commits_were_lost(
         await store.transact(count)
         assert store.revision == last + 1
         await store.close()
+
+
+SECOND = ManagerMachine(id="second", agents="192.0.2.2:4567", endpoint="https://192.0.2.2")
+
+
+async def entered(address: Address, fence: int, machine: ManagerMachine) -> None:
+    store = await PostgresStore.open(address, fence=fence)
+
+    async def work(tx: Transaction) -> None:
+        before = await tx.get(ManagerMachine, machine.id)
+        await tx.put(structs.replace(machine, version=before.version if before else 0))
+
+    try:
+        await store.transact(work)
+    finally:
+        await store.close()
+
+
+async def test_who_stands_by_says_so_and_waits_for_nobody(
+    address: Address, leader: Leadership, postgres_server: Server, cut_off: None
+) -> None:
+    """Of what decides nothing no replica has to know: it is said though the only one is away."""
+    signs = Signs(address)
+    assert await signs.heard() == []
+    second = Leadership(address, "cloud", "two", "", "second", "ab")
+    await second._say()
+    (sign,) = await signs.heard()
+    assert (sign.machine, sign.key) == ("second", "ab")
+    assert 0 <= sign.age < 30
+    await second.close()
+    await signs.close()
+
+
+async def test_it_goes_on_saying_so(
+    address: Address, leader: Leadership, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leadership, "SIGN_SECONDS", 0.1)
+    signs = Signs(address)
+    second = Leadership(address, "cloud", "two", "", "second")
+    holding = asyncio.create_task(leader.hold())
+    waiting = asyncio.create_task(second.acquire())
+    ages: list[float] = []
+    async with asyncio.timeout(60):
+        # The age falls only when it is said again.
+        while sum(after < before for before, after in itertools.pairwise(ages)) < 3:
+            ages += [sign.age for sign in await signs.heard()]
+            await asyncio.sleep(0.05)
+    for task in (waiting, holding):
+        task.cancel()
+    await asyncio.gather(waiting, holding, return_exceptions=True)
+    await second.close()
+    await signs.close()
+
+
+async def test_with_an_earlier_gureums_store_nothing_is_said(
+    address: Address, leader: Leadership, postgres_server: Server
+) -> None:
+    postgres_server.query(address.place.split()[1], "DROP FUNCTION stand_by(text)")
+    second = Leadership(address, "cloud", "two", "", "second")
+    await second._say()
+    await second.close()
+
+
+async def test_a_revoked_machine_never_leads(address: Address, leader: Leadership) -> None:
+    await entered(address, leader.epoch, SECOND)
+    second = Leadership(address, "cloud", "two", "", "second")
+    await second._say()
+    await entered(address, leader.epoch, structs.replace(SECOND, revoked=True))
+    with pytest.raises(Revoked, match="this machine, second, was revoked"):
+        await second._say()
+    await leader.resign()
+    with pytest.raises(Revoked):
+        await second.acquire()
+    assert second.epoch == 0
+    await second.close()
+    other = Leadership(address, "cloud", "three", "", "third")
+    async with asyncio.timeout(60):
+        assert await other.acquire() == leader.epoch + 1  # what it tried was undone
+    await other.resign()
+
+
+async def test_who_leads_already_can_be_revoked_only_by_a_successor(
+    address: Address, leader: Leadership
+) -> None:
+    """Whose commit is the later one; so no epoch is a revoked machine's."""
+    await leader.resign()
+    second = Leadership(address, "cloud", "two", "", "second")
+    assert await second.acquire() == leader.epoch + 1
+    with pytest.raises(Deposed):
+        await entered(address, leader.epoch, structs.replace(SECOND, revoked=True))
+    await second.resign()
+
+
+async def test_a_machines_own_login_is_as_good_and_can_be_taken_away(
+    address: Address, postgres_server: Server
+) -> None:
+    for sql in (
+        "CREATE ROLE gureum_second LOGIN",
+        f"GRANT {USER} TO gureum_second",
+        f"ALTER ROLE gureum_second SET role = {USER}",
+    ):
+        postgres_server.query("postgres", sql)
+    own = Address.parse(address.url.replace(f"//{USER}@", "//gureum_second@"))
+    second, one = Leadership(own, "cloud", "two"), Leadership(address, "cloud", "one")
+    await entered(own, await second.acquire(), SECOND)  # makes the schema, as no other could
+    postgres_server.query("postgres", "ALTER ROLE gureum_second NOLOGIN")
+    ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'gureum_second'"
+    assert int(postgres_server.query("postgres", ended)) > 0
+    with pytest.raises(StoreError, match="check the user"):
+        await second.hold()
+    assert await one.acquire() == 2
+    await entered(address, one.epoch, structs.replace(SECOND, revoked=True))
+    await second.close()
+    await one.resign()
+
+
+async def test_an_earlier_gureums_store_is_led_and_brought_up_to_date(
+    address: Address, postgres_server: Server
+) -> None:
+    """Who stood by as the earlier one led has said nothing; what it led with knew nothing of revoked ones."""
+    database = address.place.split()[1]
+    steps = [migrations.step(number, "postgres") for number in (1, 2)]
+    for sql in (queries.CREATE_SCHEMA_TABLE, "INSERT INTO gureum_schema VALUES (2)", *steps):
+        postgres_server.query(database, sql)
+    second = Leadership(address, "cloud", "two", "", "second")
+    await second._say()
+    await entered(address, await second.acquire(), SECOND)
+    assert postgres_server.query(database, queries.SCHEMA_VERSION) == str(migrations.LATEST_POSTGRES)
+    await second._say()
+    signs = Signs(address)
+    assert [sign.machine for sign in await signs.heard()] == ["second"]
+    await signs.close()
+    await second.resign()

@@ -1,0 +1,74 @@
+"""What the machine of a manager that was revoked still knows, and how that is changed."""
+
+import os
+from collections.abc import Iterator
+from urllib.parse import unquote, urlsplit
+
+from gureum.cli.cloud import Cloud
+from gureum.cli.config import new_access_key
+from gureum.cli.output import USAGE, CliError
+from gureum.errors import ConfigError
+from gureum.san.settings import SanSettings
+from gureum.store.postgres.address import Address
+
+ACCESS_KEY = "AWS_ACCESS_KEY_ID"
+SECRET = "AWS_SECRET_ACCESS_KEY"
+
+
+def known(cloud: Cloud, machine: str) -> Iterator[str]:
+    """In the order in which it has to be changed: who can write to the database can undo the rest. Raises
+    CliError.
+    """
+    config = cloud.config()
+    if config.store:
+        server = Address.parse(config.store).servers[0]
+        user = unquote(urlsplit(server).username or "")
+        yield (
+            f"its login to the database. If {machine} has one of its own: ALTER ROLE ITS_LOGIN NOLOGIN. Else "
+            f"ALTER ROLE \"{user}\" PASSWORD '...', and the new one into the passfile of each other machine. "
+            "Then end its sessions: SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = "
+            "'ITS_LOGIN' AND client_addr = 'ITS_ADDRESS'"
+        )
+    yield (
+        "root's access key: gureum manager access-key here, then on each other machine with managers "
+        "gureum manager access-key --from-environment with what gureum env says here"
+    )
+    if (san := _san(cloud)).kind == "ceph":
+        yield (
+            f"the storage cluster's key of client.{san.user}, which all hosts have: another key for it in "
+            "the cluster, and in the keyring that STATE/san/settings.json names on each machine and host"
+        )
+    yield "the key of the API's certificate, if it is the same there as elsewhere (--tls-key)"
+    yield (
+        "the master key: it opens the keys of encrypted volumes, for who has the database, or a copy, and "
+        "the disks. That does not change any more: what must not be read there has to go to a new cloud"
+    )
+    yield (
+        "the authority's key: with it nobody passes for a host or manager that is known here. But let "
+        "further machines join only over a network where it is not"
+    )
+
+
+def _san(cloud: Cloud) -> SanSettings:
+    try:
+        return SanSettings.load(cloud.state_dir)
+    except ConfigError as error:
+        raise CliError(str(error)) from error
+
+
+def change_access_key(cloud: Cloud, *, from_environment: bool) -> str:
+    """Its id. Raises CliError."""
+    cloud.config()  # there is one
+    made = new_access_key()
+    if from_environment:
+        made = {
+            "access_key_id": os.environ.get(ACCESS_KEY, ""),
+            "secret_access_key": os.environ.get(SECRET, ""),
+        }
+        if not all(made.values()):
+            raise CliError(
+                f"{ACCESS_KEY} and {SECRET} are not both set",
+                "as `gureum env` says where the key was changed first",
+                exit_code=USAGE,
+            )
+    return cloud.configure(**made).access_key_id

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from typer.testing import CliRunner
+
+from gureum.cli import manager
+from gureum.cli.cloud import Cloud
+from gureum.cli.main import app
+from gureum.cli.manager_revoke import known
+from gureum.control.__main__ import RootCredentials
+from gureum.san.settings import SanSettings
+
+SEEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def machine(state: str, **more: Any) -> dict[str, Any]:
+    address = {"ManagerId": "m", "AgentsAddress": "m:4567", "Endpoint": "https://m"}
+    return {**address, "Leads": state == "leading", "State": state, **more}
+
+
+def test_how_each_machine_is(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {
+        "Managers": [
+            machine("leading", LastSeen=SEEN),
+            machine("standing-by", LastSeen=SEEN),
+            machine("silent", LastSeen=SEEN),
+            machine("silent"),
+            machine("revoked"),
+            machine("revoked", LastSeen=SEEN),
+        ]
+    }
+    monkeypatch.setattr(manager, "call", lambda *_: found)
+    said = CliRunner().invoke(app, ["manager", "list"])
+    assert [line.partition("https://m")[2].strip() for line in said.output.splitlines()[1:]] == [
+        "leading",
+        "standing by",
+        "silent since 2026-01-02 03:04:05 UTC",
+        "silent: never heard of",
+        "revoked",
+        "revoked; last heard of 2026-01-02 03:04:05 UTC",
+    ]
+
+
+def test_what_has_to_be_changed_is_said_the_database_first(
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(cloud.configure(), store="postgresql://cloud%20user@db1.example,db2.example/c")
+    config.save(cloud.state_dir)
+    asked: list[Any] = []
+
+    def call(_state: Path, operation: str, **parameters: Any) -> dict[str, Any]:
+        asked.append((operation, parameters))
+        return {"Manager": machine("revoked")}
+
+    monkeypatch.setattr(manager, "call", call)
+    monkeypatch.setattr(manager, "cloud_at", lambda _: cloud)
+    said = CliRunner().invoke(app, ["manager", "revoke", "m"])
+    assert asked == [("revoke_manager", {"ManagerId": "m"})]
+    assert said.exit_code == 0, said.output
+    assert "m is revoked" in said.output
+    lines = [line for line in said.output.splitlines() if line.startswith("  ")]
+    assert lines[0].startswith("  1. its login to the database")
+    assert 'ALTER ROLE "cloud user" PASSWORD' in lines[0]
+    assert "gureum manager access-key" in lines[1]
+    assert "client." not in said.output
+    SanSettings("ceph", tmp_path / "c", tmp_path / "k", "me", "disks").save(cloud.state_dir)
+    assert any("client.me" in line for line in known(cloud, "m"))
+
+
+async def test_another_access_key_counts_at_once(
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = cloud.configure()
+    credentials = RootCredentials(before, cloud.state_dir / "config.json")
+    assert (await credentials(before.access_key_id)) is not None
+    monkeypatch.setattr(manager, "cloud_at", lambda _: cloud)
+    assert CliRunner().invoke(app, ["manager", "access-key"]).exit_code == 0
+    made = cloud.config()
+    assert made.access_key_id != before.access_key_id
+    assert made.secret_access_key != before.secret_access_key
+    assert replace(made, access_key_id="", secret_access_key="") == replace(
+        before, access_key_id="", secret_access_key=""
+    )
+    assert (await credentials(before.access_key_id)) is None
+    credential = await credentials(made.access_key_id)
+    assert credential is not None
+    assert credential.secret == made.secret_access_key
+    (cloud.state_dir / "config.json").write_text("{")  # it is being edited
+    assert (await credentials(made.access_key_id)) is not None
+
+
+def test_the_same_access_key_elsewhere(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    cloud.configure()
+    monkeypatch.setattr(manager, "cloud_at", lambda _: cloud)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "GUX")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY", raising=False)
+    arguments = ["manager", "access-key", "--from-environment"]
+    assert "are not both set" in str(CliRunner().invoke(app, arguments).exception)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    said = CliRunner().invoke(app, arguments)
+    assert said.exit_code == 0, said.output
+    assert (cloud.config().access_key_id, cloud.config().secret_access_key) == ("GUX", "secret")
+    assert "secret" not in said.output.replace("has its secret", "")
