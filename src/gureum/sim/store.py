@@ -27,7 +27,8 @@ class SimStore(SqliteStore):
             log.info("%s %s", kind, id, extra={"before": write.before, "after": write.after})
 
 
-def open_store(judge: Callable[[Writes], None]) -> SimStore:
+def open_store(judge: Callable[[Writes], None] = lambda _writes: None) -> SimStore:
+    """``judge`` is shown each commit, and raises if it must not be."""
     store = SimStore.open(":memory:", threaded=False)
     assert isinstance(store, SimStore)
     store.judge = judge
