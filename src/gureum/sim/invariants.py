@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Container, Iterator, Mapping
+from collections.abc import AsyncGenerator, Container, Iterator, Mapping
+from contextlib import aclosing
 
 from gureum.control.fleet import held
 from gureum.hostspec import LOCAL
@@ -142,7 +143,13 @@ async def at_rest(world: World) -> list[str]:
     return [problem async for problem in _unrest(world)]
 
 
-async def _unrest(world: World) -> AsyncIterator[str]:
+async def restless(world: World) -> bool:
+    """Whether there is anything of that: it is asked each second, and the first thing is enough."""
+    async with aclosing(_unrest(world)) as problems:
+        return await anext(problems, None) is not None
+
+
+async def _unrest(world: World) -> AsyncGenerator[str, None]:
     async with world.store.read() as reader:
         instances = await reader.find(Instance)
         volumes = await reader.find(Volume)
@@ -187,7 +194,7 @@ async def _unrest(world: World) -> AsyncIterator[str]:
         yield problem
     for problem in _nics(world, running, interfaces):
         yield problem
-    async for problem in network_invariants.at_rest(world):
+    for problem in [each async for each in network_invariants.at_rest(world)]:
         yield problem
     alive = {each.id: each for each in instances if each.state is not InstanceState.terminated}
     for problem in _loose_ends(alive, volumes, interfaces):

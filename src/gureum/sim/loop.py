@@ -62,6 +62,7 @@ class SimHandle(asyncio.Handle):
     """As asyncio's, without what only its debug mode needs: there are a hundred of them a virtual second."""
 
     __slots__ = ()
+    _repr = _source_traceback = None
 
     def __init__(
         self,
@@ -75,13 +76,13 @@ class SimHandle(asyncio.Handle):
         self._loop = loop
         self._context = contextvars.copy_context() if context is None else context
         self._cancelled = False
-        self._repr = self._source_traceback = None
 
 
 class SimTimer(asyncio.TimerHandle):
     """The same of a timer."""
 
     __slots__ = ()
+    _repr = _source_traceback = None
 
     def __init__(
         self,
@@ -98,7 +99,6 @@ class SimTimer(asyncio.TimerHandle):
         self._context = contextvars.copy_context() if context is None else context
         self._scheduled = True
         self._cancelled = False
-        self._repr = self._source_traceback = None
 
     def cancel(self) -> None:
         if not self._cancelled:
@@ -154,7 +154,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """As asyncio's, which asks a selector in between; all the rounds until it is to stop."""
         ready = self._ready
         while True:
-            scheduled = self._forget_cancelled()
+            scheduled = self._forget_cancelled() if self._timer_cancelled_count else self._scheduled
             if not ready and not self._stopping:
                 if not scheduled:
                     raise Deadlock
@@ -169,11 +169,17 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 handle = ready.popleft()
                 if handle._cancelled:
                     continue
-                freezer = handle._context.get(FREEZER)  # type: ignore[attr-defined]
+                context = handle._context  # type: ignore[attr-defined]
+                freezer = context.get(FREEZER)
                 if freezer is not None and freezer.frozen:
                     freezer.hold(handle)
-                else:
-                    handle._run()
+                    continue
+                try:
+                    context.run(handle._callback, *handle._args)  # type: ignore[attr-defined]
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:
+                    self.call_exception_handler({"message": f"exception in {handle!r}", "exception": error})
             if self._stopping:
                 return
 

@@ -172,9 +172,9 @@ class Run:
         """Wait until nothing is under way any more, and judge; returns how long it took."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        while problems := await invariants.at_rest(self.world):
+        while await invariants.restless(self.world):
             if loop.time() > began + REST_SECONDS_MAX:
-                text = "; ".join(problems)
+                text = "; ".join(await invariants.at_rest(self.world))
                 raise Violation(f"seed {self.seed}: not at rest after {REST_SECONDS_MAX:g} s: {text}")
             await self._always()
             if self.workload.operator is not None:

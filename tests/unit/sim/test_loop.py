@@ -70,3 +70,21 @@ def test_timers_that_end_unused_change_nothing() -> None:
         return done
 
     assert run(main(0)) == run(main(7))
+
+
+def test_what_a_callback_raises_is_told_and_ends_nothing() -> None:
+    told: list[str] = []
+
+    def fail() -> None:
+        raise ValueError("odd")
+
+    async def main() -> str:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: told.append(repr(context["exception"])))
+        loop.call_soon(fail)
+        loop.call_later(1, fail)
+        await asyncio.sleep(2)
+        return "on"
+
+    assert run(main()) == "on"
+    assert told == ["ValueError('odd')"] * 2

@@ -6,9 +6,10 @@ import fcntl
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
@@ -48,12 +49,23 @@ def explain(error: sqlite3.Error, path: str, *, writing: bool = False) -> StoreE
     return StoreError(f"{path}: {error}; {advice}")
 
 
-@contextmanager
-def explained(path: str, *, writing: bool = False) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise explain(error, path, writing=writing) from error
+class explained:
+    """Makes SQLite's errors StoreErrors. A class, as it is around each statement: a generator costs more."""
+
+    __slots__ = ("_path", "_writing")
+
+    def __init__(self, path: str, *, writing: bool = False) -> None:
+        self._path = path
+        self._writing = writing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, sqlite3.Error):
+            raise explain(error, self._path, writing=self._writing) from error
 
 
 def fetch(connection: sqlite3.Connection, sql: str, parameters: Sequence[object] = ()) -> Rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from functools import cache
 
 from gureum.store import codec, search
 from gureum.store.search import Condition
@@ -11,15 +12,21 @@ from gureum.store.sqlite.connection import Rows, fetch, number
 
 SAMPLE_MAX = 1000
 """Entries counted to see which condition is the most selective."""
+FEW = 20
+"""A condition with so few entries is selective enough: the others' are not counted."""
 PROBE_VALUES_MAX = 8
 """Up to this many values, a condition is probed for each candidate; above, its ids are collected first."""
 
 
 def statement(condition: Condition, template: str, alias: str) -> str:
     """The template with the test of the value filled in."""
-    test = queries.VALUE_IS if len(condition.values) == 1 else queries.VALUE_IN
-    distinct = "" if len(condition.values) == 1 else "DISTINCT"
-    return template.format(distinct=distinct, value=test.format(alias=alias))
+    return _filled(template, alias, len(condition.values) == 1)
+
+
+@cache
+def _filled(template: str, alias: str, one: bool) -> str:
+    test = queries.VALUE_IS if one else queries.VALUE_IN
+    return template.format(distinct="" if one else "DISTINCT", value=test.format(alias=alias))
 
 
 def parameters_of(condition: Condition) -> tuple[str, str]:
@@ -59,9 +66,11 @@ class Search(search.Search):
         if len(self.conditions) == 1:
             return self.conditions
 
-        def cost(condition: Condition) -> tuple[int, int]:
+        samples: list[tuple[int, int, Condition]] = []
+        for condition in sorted(self.conditions, key=lambda each: len(each.values)):
             sql = statement(condition, queries.ENTRIES_SAMPLE, "e")
             sample = number(connection, sql, (self.kind, *parameters_of(condition), SAMPLE_MAX))
-            return sample, len(condition.values)
-
-        return sorted(self.conditions, key=cost)
+            if sample <= FEW:
+                return [condition, *(each for each in self.conditions if each is not condition)]
+            samples.append((sample, len(condition.values), condition))
+        return [condition for *_, condition in sorted(samples, key=lambda each: each[:2])]
