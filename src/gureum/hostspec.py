@@ -543,11 +543,13 @@ class SnapshotReport(Document, frozen=True, kw_only=True, omit_defaults=True):
 
 class WardenReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     """``permitted``: machines may run on this host. ``fence``: the last fence that its warden has seen, when
-    it killed all machines; 0 for none. ``message``: why machines may not run, or what is amiss.
+    it killed all machines; 0 for none. ``away``: it has not reached the storage cluster for 2.5 s; those
+    before 0.8 do not say. ``message``: why machines may not run, or what is amiss.
     """
 
     permitted: bool = True
     fence: int = 0
+    away: bool = False
     message: str = ""
 
 

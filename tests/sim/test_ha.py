@@ -213,7 +213,7 @@ def test_an_uplink_is_down_for_a_moment_or_with_most_others() -> None:
     async def story(one: Losses) -> None:
         before, host = await one.written()
         host.uplink_down = True
-        await one.watch(4)
+        await one.watch(2.4)
         host.uplink_down = False
         await one.watch(10)
         for each in one.world.hosts[:2]:

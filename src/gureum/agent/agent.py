@@ -135,6 +135,7 @@ class Agent:
             self._machine_changed,
             self._may_start,
             identity.address,
+            uplink_down,
         )
         self._fencing = Fencing(leases, identity.host, self._report_due.set) if leases is not None else None
 

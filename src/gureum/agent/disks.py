@@ -196,7 +196,7 @@ class Disks:
                 disks = {}
                 for id in sorted(volumes):
                     await stack.enter_async_context(self._locks.hold(id))
-                    spec = self._specs.volumes.specs[id]
+                    spec, revision = self._specs.volumes.specs[id], self._specs.volumes.revision
                     if not self._moves.arrived(spec):
                         raise PoolUnavailable(f"{id} is on its way to {spec.pool}")
                     await self._moves.before_open(spec)
@@ -206,7 +206,7 @@ class Disks:
                         pool.holds[id] = machine
                     else:
                         await self._volumes.compact(id)
-                    disks[id] = await self._holds.open(pool, spec, stack)
+                    disks[id] = await self._holds.open(pool, spec, revision, stack)
                 yield disks
         finally:
             for id in shared:

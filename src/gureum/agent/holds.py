@@ -46,17 +46,21 @@ class Holds:
     def all(self) -> set[str]:
         return {id for pool in self._pools for id in pool.holds}
 
-    async def open(self, pool: PoolVolumes, spec: VolumeSpec, until: AsyncExitStack) -> DiskSource:
-        """For a machine that opens the volume before ``until`` ends. Raises PoolError."""
+    async def open(
+        self, pool: PoolVolumes, spec: VolumeSpec, revision: int, until: AsyncExitStack
+    ) -> DiskSource:
+        """For a machine that opens the volume before ``until`` ends; ``revision``: of the host's spec. Raises
+        PoolError.
+        """
         if pool.shared and spec.receives and not spec.multi_attach:
             until.push_async_callback(self.opened, pool, spec.id)
-            return await pool.pool.receive_volume(spec.id)
+            return await pool.pool.receive_volume(spec.id, revision)
         if not spec.multi_attach:
-            return await pool.pool.open_volume(spec.id)
+            return await pool.pool.open_volume(spec.id, revision)
         # Who is lost may still have it open: what it shares with others would not keep this host out.
         for host in spec.evict:
-            await pool.pool.evict(spec.id, host)
-        source = await pool.pool.share_volume(spec.id)
+            await pool.pool.evict(spec.id, host, revision)
+        source = await pool.pool.share_volume(spec.id, revision)
         until.push_async_callback(self.opened, pool, spec.id)
         return source
 
@@ -73,13 +77,13 @@ class Holds:
             if id in pool.holds:
                 await pool.pool.note_opened(id)
 
-    async def take(self, pool: PoolVolumes, spec: VolumeSpec) -> None:
+    async def take(self, pool: PoolVolumes, spec: VolumeSpec, revision: int) -> None:
         """Have a volume alone that a machine here received. Raises PoolUnavailable while its former host has
         it, too.
         """
         async with self._locks.hold(spec.id):
             if self._live(spec.id) is not None:
-                await pool.pool.open_volume(spec.id)
+                await pool.pool.open_volume(spec.id, revision)
         self._env.crashpoint("agent.volume.taken")
 
     async def release(self, id: str) -> None:

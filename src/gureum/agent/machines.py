@@ -32,12 +32,15 @@ START_SECONDS = 15.0
 POWER_BUTTON = "power button"
 """The purpose under which is kept until when it is not pressed again."""
 
+LET_GO_SECONDS = 0.5
+"""How long a host without an uplink tries to let go of what a machine had, before it says that that ended."""
+
 LIVE = (MachineState.starting, MachineState.running, MachineState.paused, MachineState.shutdown)
 
 
 class Machines:
     """``changed(machine id)`` is called when what is reported of a machine may have changed. ``address``:
-    where other hosts reach this one.
+    where other hosts reach this one. ``uplink_down()``: whether they do not, now.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Machines:
         changed: Callable[[str], None],
         may_start: Callable[[], bool] = lambda: True,
         address: str = "",
+        uplink_down: Callable[[], bool] = lambda: False,
     ) -> None:
         self.env = env
         self.hypervisor = hypervisor
@@ -57,6 +61,7 @@ class Machines:
         self._changed = changed
         self._passages = Passages(env, hypervisor, address)
         self._may_start = may_start
+        self._uplink_down = uplink_down
         self._specs = Settled[MachineSpec]()
         self._ports: set[str] = set()
         self._failed: dict[str, tuple[int, str]] = {}
@@ -65,8 +70,8 @@ class Machines:
         """By machine and purpose, until when the guest may take to do as asked, on the event loop's clock."""
         self._sizes: dict[str, tuple[int, int]] = {}
         """By machine, the vCPUs and memory that it was last told to have."""
-        self._letting_go: set[str] = set()
-        """Machines whose volumes, or some, are being let go of."""
+        self._letting_go: dict[str, float] = {}
+        """Machines whose volumes, or some, are being let go of, and since when, on the event loop's clock."""
         self._ended: dict[str, int] = {}
         """Of those that have ended, by which revision of the spec."""
         self._workers = Workers[str](self._work, CONCURRENT_MAX)
@@ -154,12 +159,14 @@ class Machines:
         waits = [
             until - now for (machine, _), until in self._deadlines.items() if machine == id and until > now
         ]
+        if id in self._letting_go and (left := self._letting_go[id] + LET_GO_SECONDS - now) > 0:
+            waits.append(left)
         return max(0.05, min([LOOK_AGAIN_SECONDS, *waits]))
 
     def _forget(self, id: str) -> None:
         self._specs.forget(id)
         self._failed.pop(id, None)
-        self._letting_go.discard(id)
+        self._letting_go.pop(id, None)
         self._sizes.pop(id, None)
         self._ended.pop(id, None)
         self._passages.forget(id)
@@ -182,7 +189,7 @@ class Machines:
         polite = status.state is MachineState.running and spec.shutdown_seconds > 0
         if polite and not await self._asked(spec.id, "stop", spec.shutdown_seconds):
             return False
-        await self.hypervisor.power_off(spec.id)
+        await self.hypervisor.power_off(spec.id, hurried=self._uplink_down())
         self.env.crashpoint("agent.machine.off")
         return False
 
@@ -388,9 +395,9 @@ class Machines:
     def _let_go(self, id: str, but: Collection[str]) -> bool:
         """Whether other hosts can have the machine's volumes but for these; else its end is not told yet."""
         if self.disks.holding(id).difference(but):
-            self._letting_go.add(id)
+            self._letting_go.setdefault(id, asyncio.get_running_loop().time())
             return False
-        self._letting_go.discard(id)
+        self._letting_go.pop(id, None)
         self._ended.pop(id, None)
         return True
 
@@ -467,4 +474,10 @@ class Machines:
     def _ended_with_volumes(self, id: str) -> int:
         """By which revision it has ended, if its volumes cannot be let go of now."""
         held = self.disks.holding(id)
-        return self._ended.get(id, 0) if held and self.disks.stuck(held) else 0
+        return self._ended.get(id, 0) if held and (self.disks.stuck(held) or self._cannot_let_go(id)) else 0
+
+    def _cannot_let_go(self, id: str) -> bool:
+        """Without an uplink the storage is hardly reached, and the pool says so only much later."""
+        since = self._letting_go.get(id)
+        late = since is not None and asyncio.get_running_loop().time() >= since + LET_GO_SECONDS
+        return late and self._uplink_down()

@@ -74,9 +74,10 @@ class Volumes:
     async def step(self, spec: VolumeSpec) -> bool:
         """Make it so; False if it has to wait for something else, which will kick it."""
         id, pool = spec.id, self._pools.get(spec.pool)
+        revision = self._specs.volumes.revision  # while ``spec`` is sure to be of it
         for each in self._pools.of(spec):
             if each.shared:
-                await self._ask(each, spec)
+                await self._ask(each, spec, revision)
         if not spec.present:
             return await self._delete(pool, spec)
         if id not in pool.volumes:
@@ -95,25 +96,26 @@ class Volumes:
         elif spec.keeper and pool.volumes[id].size_bytes < stored_bytes(spec):
             async with self._locks.hold(id):
                 await pool.pool.resize_volume(id, stored_bytes(spec), self._live.of(id))
-            pool.volumes[id] = replace(pool.volumes[id], size_bytes=stored_bytes(spec))
+            if id in pool.volumes:  # it may have left the spec meanwhile
+                pool.volumes[id] = replace(pool.volumes[id], size_bytes=stored_bytes(spec))
             self._env.crashpoint("agent.volume.resized")
         if not self.is_whole(spec):
             if not await self._seal(pool, spec):
                 return False
             self._kick(*self._specs.dependents(spec))
         if spec.takes and pool.shared:
-            await self._holds.take(pool, spec)
+            await self._holds.take(pool, spec, revision)
         if not spec.receives:
             await self._limit(spec)
         if spec.target or spec.leaves:
             self._kick(("move", id))
         return True
 
-    async def _ask(self, pool: PoolVolumes, spec: VolumeSpec) -> None:
+    async def _ask(self, pool: PoolVolumes, spec: VolumeSpec, revision: int) -> None:
         """See what the shared pool has of the volume; let go of it if an agent before this one did not."""
         async with self._locks.hold(spec.id):
             for host in spec.evict:
-                await pool.pool.evict(spec.id, host)
+                await pool.pool.evict(spec.id, host, revision)
             if pool.knows(spec.id):
                 return
             await pool.ask_volume(spec)

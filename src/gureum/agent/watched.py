@@ -12,6 +12,7 @@ from typing import Protocol
 
 from gureum import __version__
 from gureum.agent.warden import notes
+from gureum.agent.warden.custody import reaches_storage
 from gureum.errors import ConfigError
 from gureum.files import write_atomically
 from gureum.hostspec import WardenReport
@@ -56,9 +57,11 @@ class HostWarden:
         found = self._state.read()
         if not found:
             return WardenReport(permitted=False, message=ABSENT)
-        permitted = float(found["until"]) > self.now()
+        now = self.now()
+        permitted = float(found["until"]) > now
         message = str(found["why"]) or ("" if permitted else ABSENT) or str(found["error"])
-        return WardenReport(permitted=permitted, fence=int(found["fence"]), message=message)
+        away = not reaches_storage(float(found["lease"]), now)
+        return WardenReport(permitted=permitted, fence=int(found["fence"]), away=away, message=message)
 
 
 def configure(

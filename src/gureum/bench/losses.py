@@ -1,7 +1,8 @@
 """Hosts that are lost: how soon their guest runs elsewhere, and that what it had written is there.
 
 Three hosts of one zone on this machine, each in a network of its own, with a storage cluster. A guest that
-flushes each of its writes is on one of them, which is then killed, stopped, or cut off, by turns.
+flushes each of its writes is on one of them, which is then killed, stopped, cut off, or unplugged while it is
+heard, by turns.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from gureum.bench.san_faults import BLOCKS, SECONDS_MAX, Writer, answers, export
 from gureum.bench.servers import BenchError, free_port
 from gureum.cli import api
 from gureum.cli.cloud import Cloud
-from gureum.cli.lost_hosts import cut_off, kill_host, stopped, unsupervised
+from gureum.cli.lost_hosts import cut_off, kill_host, stopped, unplugged, unsupervised
 
 HOSTS = 3
 OSD_SIZE = "4G"
@@ -44,7 +45,7 @@ class Kind(NamedTuple):
     away: Callable[[Cloud, int], AbstractContextManager[None]]
     """Loses the host with this number until its end."""
     is_held: bool
-    """Whether the old process is there still, and has to have been stopped before the new one starts."""
+    """Whether the old process may be there still, and has to be stopped or gone before the new one starts."""
 
 
 def measure(directory: Path, say: Say, *, quick: bool) -> list[Figure]:
@@ -127,4 +128,5 @@ KINDS = (
     Kind("a host is killed", _killed, False),
     Kind("a host is stopped", stopped, True),
     Kind("a host is cut off", cut_off, True),
+    Kind("a host is unplugged, and heard", unplugged, True),
 )

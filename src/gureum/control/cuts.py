@@ -13,14 +13,14 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from gureum.control import events, recovery
-from gureum.control.hosts import Hosts
+from gureum.control.hosts import QUIET_SECONDS, Hosts
 from gureum.control.observed import HostView, Observed
 from gureum.env import Env
 from gureum.resources import Host, HostState, Severity
 from gureum.store.base import Store, Transaction
 
-UPLINK_SECONDS = 5.0
-"""How long an uplink may be down."""
+UPLINK_SECONDS = 3.5
+"""How long an uplink may be down: longer than hosts that fell silent at once with it take to be seen so."""
 UNFIT_SECONDS = 5.0
 """How long a host may be without the storage cluster, or its warden, before nothing new is put there."""
 STORAGE_SECONDS = 60.0
@@ -56,10 +56,17 @@ class Cuts:
         """Most others can."""
         self._emptied: set[str] = set()
         """Of those, what could leave was told to."""
+        self._due = 0.0
+        """When the next of them is cut off for too long, on the event loop's clock; 0 for none."""
 
     def filled(self, host: str) -> None:
         """Something is on the host that may not have been told to leave."""
         self._emptied.discard(host)
+
+    def wait(self, most: float) -> float:
+        """Seconds until the next ``step``, at most so many."""
+        left = self._due - asyncio.get_running_loop().time()
+        return max(0.01, min(most, left)) if self._due else most
 
     async def step(self, hosts: Collection[Host]) -> None:
         now = asyncio.get_running_loop().time()
@@ -91,9 +98,19 @@ class Cuts:
         """Those for whose instances it is better elsewhere."""
         cut = {id for id, host in up.items() if host.uplink_down}
         self._uplink = {id: self._uplink.get(id, now) for id in sorted(cut)}
-        if len(cut) > max(1, len(up) - len(cut)) or len(up) == len(cut):
+        late = {id: since for id, since in self._uplink.items() if now >= since + UPLINK_SECONDS}
+        self._due = min((at + UPLINK_SECONDS for id, at in self._uplink.items() if id not in late), default=0)
+        # Who fell silent at once with them may be behind the same cable, or the manager be cut off itself.
+        others = {id for id in up.keys() - cut if self._heard.heard(id, QUIET_SECONDS)}
+        serving = {id for id in others if self._serves(id)}
+        if not serving or len(cut) > max(1, len(others)) or len(others - serving) > max(1, len(serving)):
             return {}  # most of them: elsewhere it is no better
-        return {id: since for id, since in self._uplink.items() if now > since + UPLINK_SECONDS}
+        return late
+
+    def _serves(self, id: str) -> bool:
+        """Whether what needs the storage cluster could go on there now."""
+        view = self._observed.hosts.get(id)
+        return view is not None and not why_unfit(view) and view.warden is not None and not view.warden.away
 
     def _changes(self, up: dict[str, Host], now: float) -> dict[str, str]:
         """By host, what is to be noted of it: why nothing new is to be put there, "" if that is over."""

@@ -129,10 +129,13 @@ class Ha:
                 if record.state is HostState.up:
                     self._idle.discard(id)
                     self._told.pop(id, None)
+                if before is not None and before.uplink_down != record.uplink_down:
+                    self._wake.set()
             if _told_of(before) != _told_of(self._hosts.get(id)):
                 self._wake.set()
                 return True
             return False
+        waited = id in self._homeless
         self._homeless.discard(id)
         self._held.pop(id, None)
         if isinstance(record, Instance):
@@ -142,6 +145,9 @@ class Ha:
             if record.state is InstanceState.pending and record.recovers:
                 if record.host is None:
                     self._homeless.add(id)
+                    if not waited:  # those that find no room are looked at again now and then
+                        self._place_at = 0.0
+                        self._wake.set()
                 if record.restart_at:
                     self._held[id] = record.restart_at
         return False
@@ -161,7 +167,7 @@ class Ha:
         async with self._store.read() as reader:
             await self.load(reader)
         while True:
-            await self._wake.wait(TICK_SECONDS)
+            await self._wake.wait(self._cuts.wait(TICK_SECONDS))
             self._wake.clear()
             # Without this nothing would be looked after any more, or the manager end again and again.
             if not await self._attempt("what is lost", self.step()):

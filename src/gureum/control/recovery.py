@@ -153,6 +153,10 @@ async def _left_behind(tx: Transaction, env: Env, instance: Instance, host: Host
     await _elsewhere(tx, env, instance, _cut_off(instance, host))
 
 
+def _is_cut(host: Host) -> bool:
+    return host.uplink_down or bool(host.unfit)
+
+
 def _cut_off(instance: Instance, host: Host | None) -> str:
     unfit = host.unfit if host is not None and not host.uplink_down else ""
     return f"host {instance.host} {unfit}" if unfit else f"the uplink of host {instance.host} is down"
@@ -226,7 +230,7 @@ async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> N
     if instance.leaving and instance.state in RUNS:
         if instances.is_off(instance, seen):
             await _left(tx, env, instance, host)
-        elif host is not None and host.unfit and seen is not None and seen.ended >= instance.version:
+        elif host is not None and _is_cut(host) and seen is not None and seen.ended >= instance.version:
             await _left_behind(tx, env, instance, host)
         return
     if seen is not None and (seen.state is MachineState.crashed or seen.hung):

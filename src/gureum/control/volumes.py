@@ -116,7 +116,8 @@ async def _kept(tx: Transaction, observed: Observed, volume: Volume) -> Volume:
         host = await keepers.choose(tx, volume.zone)
         if host is not None:
             after = await keepers.give(tx, volume, host)
-    if after is volume and (volume.former or volume.lost):
+    # Of one that nobody looks after, that somebody did tells that it may have been made.
+    if after is volume and volume.host is not None and (volume.former or volume.lost):
         former = await _working(tx, observed, volume)
         lost = () if _done(observed, volume) else volume.lost
         if (former, lost) != (volume.former, volume.lost):

@@ -230,8 +230,11 @@ class Hypervisor(Protocol):
     async def press_power_button(self, id: str) -> None:
         """Ask the guest to shut down. Its status becomes ``shutdown`` when it has."""
 
-    async def power_off(self, id: str) -> None:
-        """End the machine now. Its status becomes ``off``; its console log is kept."""
+    async def power_off(self, id: str, hurried: bool = False) -> None:
+        """End the machine now. Its status becomes ``off``; its console log is kept.
+
+        ``hurried``: its disks are hardly reached, so it gets little time to complete what is being written.
+        """
 
     async def reset(self, id: str, reboots: int) -> None:
         """Reboot at once, also a machine whose guest shut itself down or is hung; the status then has

@@ -318,7 +318,7 @@ class FakeHypervisor:
         if machine.state is MachineState.running and not machine.ignores_power_button:
             self.host.later(machine, GUEST_SHUTDOWN_SECONDS, lambda: self.host.guest_shutdown(id))
 
-    async def power_off(self, id: str) -> None:
+    async def power_off(self, id: str, hurried: bool = False) -> None:
         machine = self._get(id)
         await self._work()
         if machine.state is not MachineState.off:

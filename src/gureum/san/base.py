@@ -143,19 +143,20 @@ class Pool(Protocol):
     async def check(self, repair: bool = False) -> list[str]:
         """What is not as it should be, a line each. ``repair`` removes what nothing needs, and only that."""
 
-    async def open_volume(self, id: str) -> DiskSource:
-        """What a hypervisor needs to use the volume. A shared one is this host's from now on.
+    async def open_volume(self, id: str, revision: int = 0) -> DiskSource:
+        """What a hypervisor needs to use the volume. A shared one is this host's from now on, by the word of
+        the spec with this revision (see ``evict``).
 
         Raises PoolUnavailable while it is another host's.
         """
 
-    async def share_volume(self, id: str) -> DiskSource:
+    async def share_volume(self, id: str, revision: int = 0) -> DiskSource:
         """As ``open_volume``, of a volume of a shared pool that machines of other hosts may have open, too.
 
         Raises PoolUnavailable while it is another host's alone, or another host opens it.
         """
 
-    async def receive_volume(self, id: str) -> DiskSource:
+    async def receive_volume(self, id: str, revision: int = 0) -> DiskSource:
         """As ``open_volume``, of a volume of a shared pool that another host has alone: with a machine that
         is on its way from there to here, and does not write before it goes on here.
 
@@ -171,10 +172,18 @@ class Pool(Protocol):
         """
 
     async def release_volume(self, id: str) -> None:
-        """No machine of this host has the volume open any more: another host may have it."""
+        """No machine of this host has the volume open any more: another host may have it.
 
-    async def evict(self, id: str, host: str) -> None:
-        """Take a shared volume from a host that is lost: it can write no more, also should it still run."""
+        One that comes to pass late takes nothing from another host, nor from this one if that has opened the
+        volume anew meanwhile.
+        """
+
+    async def evict(self, id: str, host: str, revision: int | None = None) -> None:
+        """Take a shared volume from a host that is lost: it can write no more, also should it still run.
+
+        ``revision``: of the spec that says so, None for whatever the host has. What the host opened by the
+        word of a later one it keeps: who hung over an eviction may go on with it when that host is back.
+        """
 
     async def compact(self, id: str) -> bool:
         """Shorten what many snapshots have made long, of a volume that no machine has open; whether it was.

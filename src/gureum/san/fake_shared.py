@@ -55,6 +55,8 @@ class FakeImage:
         """Counts how often it was taken: a release of an earlier time has no effect."""
         self.evicted: set[str] = set()
         """Hosts whose writes are refused."""
+        self.revisions: dict[str, int] = {}
+        """By host, by the word of which spec it has opened it last."""
         self.partial = False
 
 
@@ -307,7 +309,7 @@ class FakeSharedPool:
     async def check(self, repair: bool = False) -> list[str]:
         return self._san.leaks()
 
-    async def open_volume(self, id: str) -> RbdDisk:
+    async def open_volume(self, id: str, revision: int = 0) -> RbdDisk:
         def hold() -> None:
             image = self._san.image(id)
             _require_alone(id, image, self._host)
@@ -316,11 +318,12 @@ class FakeSharedPool:
             image.holder, image.sharers = self._host, {}
             image.receivers.pop(self._host, None)
             image.evicted.discard(self._host)
+            image.revisions[self._host] = revision
 
         await self._do("open_volume", hold)
         return self._disk(id)
 
-    async def receive_volume(self, id: str) -> RbdDisk:
+    async def receive_volume(self, id: str, revision: int = 0) -> RbdDisk:
         def receive() -> None:
             image = self._san.image(id)
             if others := {*image.sharers, *image.receivers} - {self._host}:
@@ -328,6 +331,7 @@ class FakeSharedPool:
             image.evicted.discard(self._host)
             image.holds += 1
             image.receivers[self._host] = image.holds
+            image.revisions[self._host] = revision
 
         await self._do("receive_volume", receive)
         return self._disk(id)
@@ -337,7 +341,7 @@ class FakeSharedPool:
             pool=self._san.name, image=id, conf="/fake/ceph.conf", user="fake", keyring="/fake/keyring"
         )
 
-    async def share_volume(self, id: str) -> RbdDisk:
+    async def share_volume(self, id: str, revision: int = 0) -> RbdDisk:
         def share() -> None:
             image = self._san.image(id)
             if image.holder not in (None, self._host):
@@ -346,6 +350,7 @@ class FakeSharedPool:
             image.evicted.discard(self._host)
             image.holds += 1
             image.sharers[self._host] = image.holds
+            image.revisions[self._host] = revision
 
         await self._do("share_volume", share)
         return self._disk(id)
@@ -372,10 +377,12 @@ class FakeSharedPool:
 
         await self._do("release_volume", release)
 
-    async def evict(self, id: str, host: str) -> None:
+    async def evict(self, id: str, host: str, revision: int | None = None) -> None:
         def evict() -> None:
             image = self._san.rbd.get(id)
-            if image is not None and host in (image.holder, *image.sharers, *image.receivers):
+            if image is None or (revision is not None and image.revisions.get(host, 0) > revision):
+                return
+            if host in (image.holder, *image.sharers, *image.receivers):
                 image.evicted.add(host)
                 image.holder = None if image.holder == host else image.holder
                 image.sharers.pop(host, None)

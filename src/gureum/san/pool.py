@@ -109,7 +109,7 @@ class LayeredPool:
             for record, names in own.items()
         }
 
-    async def open_volume(self, id: str) -> FileDisk:
+    async def open_volume(self, id: str, revision: int = 0) -> FileDisk:
         """Every layer, to be opened each by itself: backing names inside the files are not to be followed.
 
         For a machine that does not run yet: a snapshot that a crash cut short is completed here.
@@ -121,11 +121,11 @@ class LayeredPool:
             await self._store.verify(record.chain)
             return FileDisk(layers=tuple(self._layer(name) for name in record.chain))
 
-    async def share_volume(self, id: str) -> FileDisk:
+    async def share_volume(self, id: str, revision: int = 0) -> FileDisk:
         """Its files have one writer."""
         raise PoolError(f"{id} is in {self._name}, where one machine at a time can have it")
 
-    async def receive_volume(self, id: str) -> FileDisk:
+    async def receive_volume(self, id: str, revision: int = 0) -> FileDisk:
         raise PoolError(f"{id} is in {self._name}, which no other host reaches")
 
     async def note_opened(self, id: str) -> None:
@@ -135,7 +135,7 @@ class LayeredPool:
         """Nobody else can have it."""
         require_id(id, "vol")
 
-    async def evict(self, id: str, host: str) -> None:
+    async def evict(self, id: str, host: str, revision: int | None = None) -> None:
         raise PoolError(f"{id} is in {self._name}, which no other host reaches")
 
     # --- volumes

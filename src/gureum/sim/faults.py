@@ -213,6 +213,9 @@ class Faults:
             case "uplink":
                 host.uplink_down = True
                 loop.call_later(seconds, setattr, host, "uplink_down", False)
+                if rng.random() < 0.75:  # the cable that leads to the storage, too
+                    world.cut_san([host], True)
+                    loop.call_later(seconds, world.cut_san, [host], False)
             case "warden" if host.warden_process is not None:
                 host.warden_process.die()
             case "cut" | "cut manager" | "cut both":

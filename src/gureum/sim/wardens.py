@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from gureum.agent.warden.custody import RENEW_SECONDS, Custody, Decision, Marks
+from gureum.agent.warden.custody import RENEW_SECONDS, Custody, Decision, Marks, reaches_storage
 from gureum.bell import Bell
 from gureum.env import Env
 from gureum.errors import PoolUnavailable
@@ -169,8 +169,9 @@ class SimWatched:
         self._host.notes.sent = sent
 
     def report(self) -> WardenReport:
-        notes = self._host.notes
-        return WardenReport(permitted=notes.until > _now(), fence=notes.killed, message=notes.why)
+        notes, now = self._host.notes, _now()
+        away = not reaches_storage(notes.lease_until, now)
+        return WardenReport(permitted=notes.until > now, fence=notes.killed, away=away, message=notes.why)
 
 
 def leases(host: SimHost, store: FakeLeaseStore) -> FakeLeases:

@@ -33,6 +33,13 @@ conf, keyring, pool, object, method, data = sys.argv[1:]
 with rados.Rados(conffile=conf, rados_id="admin", conf={"keyring": keyring}) as cluster:
     cluster.open_ioctx(pool).execute(object, "rbd", method, bytes.fromhex(data))
 """
+BEGIN = """
+import json
+from rbdworker import locks
+from rbdworker.session import Session
+settings, *arguments = sys.argv[1:]
+session = Session(**{name: value for name, value in json.loads(settings).items() if name != "nice"})
+"""
 NOTHING = Expected(volumes={}, snapshots={}, images=frozenset(), made=frozenset())
 
 
@@ -99,6 +106,15 @@ class Cluster:
         """A call of cls_rbd, as the administrator."""
         arguments = (str(self.settings.conf), str(self.admin), self.settings.pool, object, method, data.hex())
         subprocess.run((PYTHON, "-c", EXECUTE, *arguments), check=True, timeout=60)
+
+    def as_worker(self, host: str, program: str, *arguments: str) -> str:
+        """What a program says that is run with what a worker of this host has, as ``session``."""
+        *start, text, settings = workers.command(self.settings, self.cloud, host)
+        begin = text.replace("from rbdworker.program import main; main()", BEGIN)
+        command = (*start, begin + program, settings, *arguments)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
 
     def own(self, lines: Iterable[str]) -> list[str]:
         """Those lines, or names, that are about nothing that was there before."""

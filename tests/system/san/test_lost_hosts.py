@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gureum.cli.lost_hosts import unplugged
 from gureum.hypervisors.qemu.record import MARKER
 from gureum.images.manifest import ImageManifest
 
@@ -47,6 +48,11 @@ def cloud(made: SanCloud) -> Iterator[SanCloud]:
 
 def hosts(cloud: SanCloud) -> dict[str, str]:
     return {each["HostId"]: each["State"] for each in cloud.fleet("describe_hosts")["Hosts"]}
+
+
+def takes_instances(cloud: SanCloud, host: int) -> bool:
+    [seen] = [each for each in cloud.fleet("describe_hosts")["Hosts"] if each["HostId"] == f"host-{host}"]
+    return bool(seen["State"] == "up" and not seen.get("StateReason"))
 
 
 class Guest:
@@ -188,6 +194,29 @@ def test_a_host_that_is_cut_off(cloud: SanCloud) -> None:
     send(signal.SIGCONT, [agent])
     cloud.wait("it to come back", lambda: hosts(cloud)[f"host-{guest.host}"] == "up")
     guest.go_back()
+
+
+def test_a_host_that_is_unplugged_and_heard(cloud: SanCloud) -> None:
+    """Its agent needs no cable to reach the manager."""
+    guest = Guest(cloud)
+    with unplugged(cloud.cloud, guest.host):
+        print(f"unplugged: runs elsewhere after {guest.wait_elsewhere():.1f} s")
+        assert state(guest.process) in ("", "Z")
+        assert hosts(cloud)[f"host-{guest.host}"] == "up"
+        guest.check()
+    cloud.wait("it to take instances", lambda: takes_instances(cloud, guest.host))
+    guest.go_back()
+    assert state(guest.process) in ("", "Z")
+
+
+def test_a_host_that_is_unplugged_for_a_moment(cloud: SanCloud) -> None:
+    guest = Guest(cloud)
+    for _ in range(3):
+        with unplugged(cloud.cloud, guest.host):
+            time.sleep(1.5)
+        time.sleep(3)
+    assert guest.processes(guest.host) == [guest.process]
+    guest.check()
 
 
 def test_a_host_without_an_agent(cloud: SanCloud) -> None:

@@ -48,6 +48,20 @@ def ids() -> Ids:
     return Ids()
 
 
+HELD_OVER = """
+with session.image(arguments[0], read_only=True) as image:
+    object = locks.header(image)
+mine = locks.cookie(session)
+found, since = locks.seen(session, object, locks.NAME), locks.opened(session, object, mine)
+locks.note(session, object, 2)
+locks.take(session, arguments[0], object)
+print(locks.take_away(session, object, found, mine), locks.release(session, object, mine, since), end=" ")
+print(locks.holder(session, object) is not None, locks.release(session, object, mine), end=" ")
+print(locks.holder(session, object) is not None)
+"""
+"""One that has looked at a lock to take it away, and hung while the volume was opened once more."""
+
+
 @pytest.fixture
 def image_disk(tmp_path: Path) -> str:
     path = tmp_path / "image.raw"
@@ -167,6 +181,33 @@ async def test_a_lost_hosts_machine_writes_no_more(pool, other, ids, start):
     lost.kill()
     machine.close()
     await other.release_volume(vol)
+
+
+async def test_who_has_opened_it_anew_keeps_it(pool, other, ids, start):
+    """An eviction that comes late: the host that it is about is back, and has the volume by a later word."""
+    vol = ids("vol-1")
+    await pool.create_volume(vol, 64 * MIB)
+    machine = start(await pool.open_volume(vol, 5))
+    machine.write(7, 0)
+    await other.evict(vol, "h1", 4)
+    machine.write(8, 0)
+    with pytest.raises(PoolUnavailable, match="in use by another host"):
+        await other.open_volume(vol, 6)
+    await other.evict(vol, "h1", 5)
+    assert "write failed" in machine._ask("write -P 9 0 4096")
+    machine.kill()
+    await other.open_volume(vol, 6)
+    await pool.release_volume(vol)
+    with pytest.raises(PoolUnavailable, match="in use by another host: host h2"):
+        await pool.open_volume(vol, 7)
+    await other.release_volume(vol)
+
+
+async def test_a_lock_is_taken_from_nobody_who_opened_the_volume_meanwhile(pool, cluster, ids):
+    vol = ids("vol-1")
+    await pool.create_volume(vol, 64 * MIB)
+    await pool.open_volume(vol, 1)
+    assert cluster.as_worker("h1", HELD_OVER, vol) == "False False True True False"
 
 
 async def test_two_hosts_bring_in_one_image(pool, other, cluster, ids, image_disk):

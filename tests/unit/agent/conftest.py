@@ -78,6 +78,7 @@ class Lab:
         self.links: list[SimLink] = []
         self.refuse = True
         self.warden: FakeWatched | None = None
+        self.uplink_down = False
         self.revision = 0
 
     async def _connect(self) -> SimLink:
@@ -101,6 +102,7 @@ class Lab:
             self._connect,
             self.spec_file,
             warden=self.warden,
+            uplink_down=lambda: self.uplink_down,
         )
         self.task = asyncio.create_task(self.agent.run())
 

@@ -50,6 +50,53 @@ def test_that_a_machine_ended_is_told_though_its_volumes_cannot_be_let_go_of(par
     parts.on_lab(test)
 
 
+def test_without_an_uplink_it_is_told_at_once(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(), shared(parts))
+        lab.san.cut_off.add("h")
+        lab.uplink_down = True
+        await lab.take(parts.machine(run=False), shared(parts, made=True), seconds=0.4)
+        assert (lab.seen().state, lab.seen().ended) == (MachineState.off, 0), "perhaps it can let go of them"
+        await asyncio.sleep(0.2)
+        assert lab.seen().ended == lab.revision
+        lab.uplink_down = False
+        assert lab.seen().ended == 0
+        lab.san.cut_off.clear()
+        await asyncio.sleep(60)
+        assert (lab.seen().revision, lab.seen().ended) == (lab.revision, 0)
+
+    parts.on_lab(test)
+
+
+def test_without_an_uplink_what_can_be_let_go_of_is(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(), shared(parts))
+        lab.uplink_down = True
+        await lab.take(parts.machine(run=False), shared(parts, made=True), seconds=0.4)
+        assert (lab.seen().revision, lab.seen().ended) == (lab.revision, 0)
+        assert lab.san.rbd["vol-1"].holder is None
+
+    parts.on_lab(test)
+
+
+def test_a_host_says_by_which_spec_it_opens_and_evicts(parts: Any) -> None:
+    """What another host opened by a later one it keeps."""
+
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(), shared(parts))
+        assert lab.san.rbd["vol-1"].revisions == {"h": lab.revision}
+        await lab.take(parts.machine(run=False), shared(parts, made=True))
+        other = FakeSharedPool(lab.env, lab.san, "other")
+        await other.open_volume("vol-1", lab.revision + 20)
+        await lab.take(parts.machine(run=False), shared(parts, made=True, evict=("other",)))
+        assert lab.san.rbd["vol-1"].holder == "other"
+        lab.revision += 20
+        await lab.take(parts.machine(run=False), shared(parts, made=True, evict=("other",), iops=100))
+        assert lab.san.rbd["vol-1"].holder is None
+
+    parts.on_lab(test)
+
+
 def test_a_machine_is_not_reported_off_before_its_volumes_are_let_go_of(parts: Any) -> None:
     async def test(lab: Any) -> None:
         await lab.take(parts.machine(), shared(parts))

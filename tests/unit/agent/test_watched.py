@@ -96,13 +96,16 @@ def test_what_the_warden_says(shared: Path, tmp_path: Path) -> None:
     host = watched.HostWarden(tmp_path)
     assert host.report() == WardenReport(permitted=False, message=watched.ABSENT)
     state = Note(str(shared), STATE)
-    state.write(until=host.now() + 100, fence=3, why="", error="")
+    state.write(until=host.now() + 100, fence=3, lease=host.now() + 2, why="", error="")
     assert host.report() == WardenReport(permitted=True, fence=3)
-    state.write(until=0.0, fence=3, why="this host was given up", error="e")
-    assert host.report() == WardenReport(permitted=False, fence=3, message="this host was given up")
+    state.write(until=host.now() + 100, fence=3, lease=host.now() + 1, why="", error="")
+    assert host.report() == WardenReport(permitted=True, fence=3, away=True), "3 s after it was renewed"
+    state.write(until=0.0, fence=3, lease=0.0, why="this host was given up", error="e")
+    given_up = WardenReport(permitted=False, fence=3, away=True, message="this host was given up")
+    assert host.report() == given_up
     # It died, or is held: what it said last ends.
-    state.write(until=host.now() - 1, fence=3, why="", error="")
-    assert host.report() == WardenReport(permitted=False, fence=3, message=watched.ABSENT)
+    state.write(until=host.now() - 1, fence=3, lease=host.now() - 1, why="", error="")
+    assert host.report() == WardenReport(permitted=False, fence=3, away=True, message=watched.ABSENT)
     host.heard(12.0)
     assert Note(str(shared), WORD).read()["sent"] == 12.0
 

@@ -343,9 +343,12 @@ async def test_one_leaves_a_host_that_works_when_it_has_ended_there(bench: Any, 
     assert (await place(bench)).host == "host-1"
 
 
-async def test_one_leaves_a_host_that_cannot_let_go_of_its_volumes(bench: Any, make: Any) -> None:
+@pytest.mark.parametrize("cut", [{"unfit": "does not reach the storage cluster"}, {"uplink_down": True}])
+async def test_one_leaves_a_host_that_cannot_let_go_of_its_volumes(
+    cut: dict[str, Any], bench: Any, make: Any
+) -> None:
     await bench.put(
-        make.host("host-0", unfit="does not reach the storage cluster"),
+        make.host("host-0", **cut),
         make.host("host-1"),
         make.instance(state=InstanceState.running),
         make.attached(pool="san"),
@@ -367,9 +370,7 @@ async def test_one_leaves_a_host_that_cannot_let_go_of_its_volumes(bench: Any, m
 
 
 async def test_what_ended_on_a_host_that_reaches_its_pool_is_let_go_of_first(bench: Any, make: Any) -> None:
-    await bench.put(
-        make.host("host-0", uplink_down=True), make.instance(state=InstanceState.running, leaving=True)
-    )
+    await bench.put(make.host("host-0"), make.instance(state=InstanceState.running, leaving=True))
     bench.machine(state=MachineState.off, revision=0, ended=10**6)
     assert (await step(bench)).host == "host-0"
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import ClassVar, cast
 
 import msgspec
 import pytest
@@ -23,7 +23,7 @@ from gureum.hypervisors.base import Disk, MachineConfig
 from gureum.hypervisors.qemu import guest_agent, plugging
 from gureum.hypervisors.qemu.cgroup import Cgroups
 from gureum.hypervisors.qemu.command import AGENT
-from gureum.hypervisors.qemu.machine import Machine
+from gureum.hypervisors.qemu.machine import QUIT_SECONDS, QUIT_SECONDS_HURRIED, Machine
 from gureum.hypervisors.qemu.monitor import Monitor
 from gureum.hypervisors.qemu.process import Process
 from gureum.hypervisors.qemu.record import MachineFiles, Saved, boot_id
@@ -246,6 +246,31 @@ async def test_a_machine_can_be_ended_on_a_full_disk(tmp_path: Path, monkeypatch
     await machine.end(MachineState.off, messages.STOPPED)
     await machine.close()
     assert machine.state is MachineState.off
+
+
+class Stuck(AgreeingMonitor):
+    """Its QEMU waits for a disk that is not reached, also when it is to quit."""
+
+    asked: ClassVar[list[float]] = []
+
+    async def execute(self, command: str, arguments: object = None, seconds: float = 0.0) -> object:
+        if command != "quit":
+            return await super().execute(command, arguments, seconds)
+        self.asked.append(seconds)
+        raise HypervisorError("no answer")
+
+
+@pytest.mark.parametrize(("hurried", "seconds"), [(False, QUIT_SECONDS), (True, QUIT_SECONDS_HURRIED)])
+async def test_one_whose_disks_are_hardly_reached_gets_little_time(
+    hurried: bool, seconds: float, tmp_path: Path
+) -> None:
+    machine = running(tmp_path)
+    machine.show(MachineState.running)
+    machine._monitor = cast(Monitor, Stuck())
+    Stuck.asked.clear()
+    await machine.end(MachineState.off, messages.STOPPED, hurried)
+    await machine.close()
+    assert (machine.state, Stuck.asked) == (MachineState.off, [seconds])
 
 
 class Thawing(AgreeingMonitor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -56,6 +57,44 @@ async def test_a_volume_is_one_hosts_at_a_time(one: FakeSharedPool, other: FakeS
         await other.open_volume("vol-1")
     await one.release_volume("vol-1")
     await other.open_volume("vol-1")
+
+
+@pytest.mark.parametrize("opens", ["open_volume", "share_volume"])
+async def test_who_has_opened_a_volume_anew_keeps_it(
+    opens: str, san: FakeSan, one: FakeSharedPool, other: FakeSharedPool
+) -> None:
+    """An eviction that comes late: the host that it is about has the volume by a later word."""
+    await one.create_volume("vol-1", GIB)
+    path = f"rbd:san/{(await getattr(one, opens)('vol-1', 5)).image}"
+    await other.evict("vol-1", "host-1", 4)
+    san.write(path, 0, b"a", "host-1")
+    await other.evict("vol-1", "host-1", 5)
+    with pytest.raises(AssertionError, match="fenced off"):
+        san.write(path, 0, b"b", "host-1")
+    await getattr(one, opens)("vol-1", 6)
+    await other.evict("vol-1", "host-1")
+    with pytest.raises(AssertionError, match="fenced off"):
+        san.write(path, 0, b"b", "host-1")
+
+
+async def test_a_release_that_comes_late_takes_nothing_away(
+    san: FakeSan, one: FakeSharedPool, other: FakeSharedPool
+) -> None:
+    await one.create_volume("vol-1", GIB)
+    await one.open_volume("vol-1", 1)
+    san.delay_next("release_volume", 0.3)
+    release = asyncio.create_task(one.release_volume("vol-1"))
+    await asyncio.sleep(0.1)
+    await other.evict("vol-1", "host-1", 2)
+    await other.open_volume("vol-1", 2)
+    await release
+    assert san.rbd["vol-1"].holder == "host-2"
+    san.delay_next("release_volume", 0.3)
+    release = asyncio.create_task(other.release_volume("vol-1"))
+    await asyncio.sleep(0.1)
+    await other.open_volume("vol-1", 3)
+    await release
+    assert san.rbd["vol-1"].holder == "host-2", "it has opened it anew"
 
 
 async def test_hosts_share_a_volume_or_one_has_it(

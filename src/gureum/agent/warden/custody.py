@@ -19,6 +19,13 @@ WORD_COUNTS_SECONDS = 3.0
 SILENCE_SECONDS_MIN = 4.0
 """The manager gives no host up before it has not heard it, or not answered it, for that long."""
 RENEW_SECONDS = 1.0
+REACHED_SECONDS = 2.5
+"""Who has renewed its lease within this time reaches the storage cluster: it has missed one turn at most."""
+
+
+def reaches_storage(lease_until: float, now: float) -> bool:
+    """Whether who has a lease that counts until then has reached the storage cluster lately."""
+    return now < lease_until - LEASE_COUNTS_SECONDS + REACHED_SECONDS
 
 
 class Marks(NamedTuple):

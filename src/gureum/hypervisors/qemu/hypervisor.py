@@ -353,10 +353,10 @@ class QemuHypervisor:
         if machine.lives and machine.state is not MachineState.shutdown and not machine.migrating.away:
             await machine.monitor().execute("system_powerdown")
 
-    async def power_off(self, id: str) -> None:
+    async def power_off(self, id: str, hurried: bool = False) -> None:
         machine = self._get(id)
         if machine.state is not MachineState.off:
-            await machine.end(MachineState.off, messages.STOPPED)
+            await machine.end(MachineState.off, messages.STOPPED, hurried)
 
     async def reset(self, id: str, reboots: int) -> None:
         await self._get(id).reset(reboots)

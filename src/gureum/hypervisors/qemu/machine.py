@@ -37,6 +37,7 @@ from gureum.hypervisors.qemu.stalls import Stalls
 log = logging.getLogger(__name__)
 
 QUIT_SECONDS = 3.0
+QUIT_SECONDS_HURRIED = 0.5
 QUIT_SECONDS_GONE = 15.0
 """Of a machine that has gone to another host: killed, it would leave its disks' locks with the cluster for
 half a minute, and its guest waiting there. librbd gives up after 10 s to tell who does not answer.
@@ -454,8 +455,10 @@ class Machine:
         """
         self._background.start(self.end(state, message))
 
-    async def end(self, state: MachineState, message: str) -> None:
-        """End the machine for the given reason. Once it has ended, it can only become off."""
+    async def end(self, state: MachineState, message: str, hurried: bool = False) -> None:
+        """End the machine for the given reason. Once it has ended, it can only become off. ``hurried``: see
+        ``Hypervisor.power_off``.
+        """
         async with self._ending:
             live = self._process is not None
             if not live and state is not MachineState.off:
@@ -468,7 +471,7 @@ class Machine:
                     log.warning("%s: why it ends could not be kept: %s", self.id, error)
             self.env.crashpoint("qemu.end.recorded")
             if live:
-                await self._end_process()
+                await self._end_process(hurried)
                 self.env.crashpoint("qemu.end.ended")
             self.show(self.saved.ended or state, self.saved.message)
 
@@ -492,13 +495,15 @@ class Machine:
         async with self._saving:
             await asyncio.to_thread(self.files.save, self.saved, True)
 
-    async def _end_process(self) -> None:
+    async def _end_process(self, hurried: bool = False) -> None:
         """By ``quit``, which completes what is being written; by SIGKILL if that does not work at once."""
         process = self._process
         if process is None:
             return
         if self._monitor is not None:
-            seconds = QUIT_SECONDS_GONE if self._is_gone() else QUIT_SECONDS
+            seconds = QUIT_SECONDS_HURRIED if hurried else QUIT_SECONDS
+            if self._is_gone():
+                seconds = QUIT_SECONDS_GONE
             with contextlib.suppress(HypervisorError, TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._monitor.execute("quit", seconds=seconds)

@@ -127,17 +127,17 @@ class Client:
     async def delete_volume(self, id: str) -> None:
         await self._change("delete_volume", id=id)
 
-    async def open_volume(self, id: str) -> int:
+    async def open_volume(self, id: str, revision: int = 0) -> int:
         """Its depth."""
-        return int(await self._change("open_volume", id=id))
+        return int(await self._change("open_volume", id=id, revision=revision))
 
-    async def share_volume(self, id: str) -> None:
+    async def share_volume(self, id: str, revision: int = 0) -> None:
         """Until ``note_opened`` no other host can open it."""
-        await self._change("share_volume", id=id)
+        await self._change("share_volume", id=id, revision=revision)
 
-    async def receive_volume(self, id: str) -> None:
+    async def receive_volume(self, id: str, revision: int = 0) -> None:
         """As ``share_volume``."""
-        await self._change("receive_volume", id=id)
+        await self._change("receive_volume", id=id, revision=revision)
 
     async def note_opened(self, id: str) -> None:
         await self._change("note_opened", id=id)
@@ -146,9 +146,9 @@ class Client:
         """Whether ``holder`` (CLOUD/HOST, "" for this host) had it."""
         return bool(await self._change("release_volume", id=id, holder=holder))
 
-    async def evict_volume(self, id: str, holder: str) -> bool:
-        """Whether ``holder`` (CLOUD/HOST) had it; it can write no more."""
-        return bool(await self._change("evict_volume", id=id, holder=holder))
+    async def evict_volume(self, id: str, holder: str, revision: int | None = None) -> bool:
+        """Whether ``holder`` (CLOUD/HOST) had it by the word of no later spec; it can write no more."""
+        return bool(await self._change("evict_volume", id=id, holder=holder, revision=revision))
 
     # Snapshots
 

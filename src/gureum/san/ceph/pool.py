@@ -129,10 +129,10 @@ class RbdPool:
             await self._client.delete_volume(id)
         self._upkeep.kick()
 
-    async def open_volume(self, id: str) -> DiskSource:
+    async def open_volume(self, id: str, revision: int = 0) -> DiskSource:
         require_id(id, "vol")
         async with self._locks.hold(id):
-            if await self._client.open_volume(id) > DEPTH_MAX:
+            if await self._client.open_volume(id, revision) > DEPTH_MAX:
                 self._upkeep.shorten(id)
         return self._disk(id)
 
@@ -145,16 +145,16 @@ class RbdPool:
             keyring=str(self._settings.keyring or ""),
         )
 
-    async def share_volume(self, id: str) -> DiskSource:
+    async def share_volume(self, id: str, revision: int = 0) -> DiskSource:
         require_id(id, "vol")
         async with self._locks.hold(id):
-            await self._client.share_volume(id)
+            await self._client.share_volume(id, revision)
         return self._disk(id)
 
-    async def receive_volume(self, id: str) -> DiskSource:
+    async def receive_volume(self, id: str, revision: int = 0) -> DiskSource:
         require_id(id, "vol")
         async with self._locks.hold(id):
-            await self._client.receive_volume(id)
+            await self._client.receive_volume(id, revision)
         return self._disk(id)
 
     async def note_opened(self, id: str) -> None:
@@ -167,10 +167,10 @@ class RbdPool:
         async with self._locks.hold(id):
             await self._client.release_volume(id)
 
-    async def evict(self, id: str, host: str) -> None:
+    async def evict(self, id: str, host: str, revision: int | None = None) -> None:
         require_id(id, "vol")
         async with self._locks.hold(id):
-            await self._client.evict_volume(id, f"{self._cloud}/{host}")
+            await self._client.evict_volume(id, f"{self._cloud}/{host}", revision)
 
     async def compact(self, id: str) -> bool:
         """What is above many parents is copied in the background, also while a machine has it open."""

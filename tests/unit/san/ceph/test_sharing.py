@@ -31,6 +31,10 @@ class Shared:
         self.watchers: list[str] = []
         self.opener = ""
         self.sharers = ["c/h1", "c/h2", "c/h3"]
+        self.receiver = ""
+        self.opened = {"c/h3": 5}
+        self.changes = 0
+        """How often it is another than it was when somebody looked, before something is taken away."""
         self.io = SimpleNamespace(
             get_xattrs=lambda object: iter(self.attributes.items()),
             set_xattr=lambda object, name, value: self.attributes.update({name: value}),
@@ -78,11 +82,24 @@ def worker(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     def lockers(session: Any, object: str) -> Any:
         return SimpleNamespace(all=[SimpleNamespace(cookie=each) for each in shared.sharers], shared=True)
 
-    def release(session: Any, object: str, expected: str) -> bool:
-        shared.sharers.remove(expected)
+    def seen(session: Any, object: str, *names: str) -> Any:
+        return locks.Seen(1, {name: locks.Lockers([], False) for name in names})
+
+    def take_away(session: Any, object: str, found: Any, cookie: str, attributes: Any) -> bool:
+        if shared.changes:
+            shared.changes -= 1
+            shared.opened["c/h3"] += 1
+            return False
+        for name in attributes:
+            shared.attributes.pop(name)
+        if cookie in shared.sharers:
+            shared.sharers.remove(cookie)
         return True
 
-    for stub in (end_opening, holder, lockers, release):
+    def opened(session: Any, object: str, host: str) -> Any:
+        return locks.Opened(shared.opened.get(host, 0))
+
+    for stub in (end_opening, holder, lockers, seen, take_away, opened):
         monkeypatch.setattr(locks, stub.__name__, stub)
     yield SimpleNamespace(
         locks=locks,
@@ -149,6 +166,26 @@ def test_who_shuts_a_lost_host_out_does_not_shut_out_itself(shared: Shared, work
     assert shared.sharers == ["c/h1", "c/h2"]
 
 
+def test_who_has_opened_it_anew_keeps_it(shared: Shared, worker: Any) -> None:
+    shared.watchers = ["of h3"]
+    assert not worker.volumes.evict(shared.session, "vol-1", "c/h3", 4)
+    assert (shared.fenced, shared.sharers) == ([], ["c/h1", "c/h2", "c/h3"])
+    assert worker.volumes.evict(shared.session, "vol-1", "c/h3", 5)
+    assert (shared.fenced, shared.sharers) == (["of h3"], ["c/h1", "c/h2"])
+
+
+def test_who_opens_it_anew_meanwhile_keeps_it(shared: Shared, worker: Any) -> None:
+    """Its host was looked at before, and who does it hung."""
+    shared.changes = 1
+    assert not worker.volumes.evict(shared.session, "vol-1", "c/h3", 5)
+    assert shared.sharers == ["c/h1", "c/h2", "c/h3"]
+    shared.changes = 1
+    assert worker.volumes.evict(shared.session, "vol-1", "c/h3"), "whatever it has"
+    shared.changes, shared.sharers = 100, ["c/h3"]
+    with pytest.raises(worker.Refused, match="changed by others all the time"):
+        worker.volumes.evict(shared.session, "vol-1", "c/h3")
+
+
 @pytest.mark.parametrize("claims", [{"h2": "of h2", "h3": "of h3"}, {"h2": "of h2"}])
 def test_who_received_it_is_shut_out_also_when_its_lock_has_expired(
     shared: Shared, worker: Any, monkeypatch: pytest.MonkeyPatch, claims: dict[str, str]
@@ -157,7 +194,6 @@ def test_who_received_it_is_shut_out_also_when_its_lock_has_expired(
     lockers = SimpleNamespace(all=[SimpleNamespace(cookie="c/h2")], shared=False)
     monkeypatch.setattr(worker.locks, "lockers", lambda session, object: lockers)
     monkeypatch.setattr(worker.volumes, "_lock_owners", lambda image: set())
-    monkeypatch.setattr(worker.locks, "release", lambda session, object, holder: False)
     shared.watchers = ["of h2", "of h3"]
     for host, address in claims.items():
         shared.claim(host, address)

@@ -3,13 +3,20 @@
 librbd's own exclusive lock is another one: it is handed over to whoever asks, and orders writers only. The
 locker is known by its cookie, CLOUD/HOST: the client's number changes with every process. No expiry. A volume
 that several hosts may have open has a shared lock, with a locker for each.
+
+Who opens it notes that first (``NOTE``, an attribute of the object), with the revision of its host's spec and
+a number of its own. A lock is taken away only while the object is as it was when that note was read: so
+nobody who hung meanwhile takes away what was opened since.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import time
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import rados
 
@@ -28,6 +35,30 @@ TAG = "several"
 """Of shared locks."""
 MAY_RENEW = 1
 """LIBRADOS_LOCK_FLAG_RENEW."""
+NOTE = "gureum.opened."
+"""With CLOUD/HOST: "REVISION TOKEN", of when that host opened it last."""
+TRIES = 5
+CHANGED = (errno.ERANGE, errno.EOVERFLOW, errno.ENOENT, errno.ENODATA)
+"""How the cluster says that an object is another than it was."""
+
+
+class Opened(NamedTuple):
+    """When a host opened a volume last: by the word of which spec, and which time of all."""
+
+    revision: int = 0
+    token: str = ""
+
+
+class Seen(NamedTuple):
+    """The lockers of an object's locks, by the locks' names, and its version when the first were read."""
+
+    version: int
+    locks: dict[str, Lockers]
+
+    def of(self, cookie: str) -> list[tuple[str, Locker]]:
+        return [
+            (name, each) for name, found in self.locks.items() for each in found.all if each.cookie == cookie
+        ]
 
 
 def header(image: Any) -> str:
@@ -79,12 +110,69 @@ def _take(session: Session, object: str, mine: str, shared: bool) -> None:
         session.io.lock_exclusive(object, NAME, mine, description)
 
 
-def release(session: Session, object: str, expected: str) -> bool:
-    """Take the lock from ``expected``, a cookie, and nobody else; whether it had it."""
-    found = [locker for locker in lockers(session, object).all if locker.cookie == expected]
-    for locker in found:
-        drop(session, object, NAME, locker)
-    return bool(found)
+def note(session: Session, object: str, revision: int) -> None:
+    """This host is about to open it, by the word of the spec with this revision."""
+    value = f"{revision} {os.urandom(8).hex()}".encode()
+    session.io.set_xattr(object, NOTE + cookie(session), value)
+
+
+def opened(session: Session, object: str, host: str) -> Opened:
+    """When ``host`` (CLOUD/HOST) did so last."""
+    try:
+        revision, _, token = session.io.get_xattr(object, NOTE + host).decode().partition(" ")
+    except (rados.ObjectNotFound, rados.NoData):
+        return Opened()
+    return Opened(int(revision), token)
+
+
+def seen(session: Session, object: str, *names: str) -> Seen:
+    # With a context of its own: the version is that of the last answer to anybody who uses it.
+    with session.cluster.open_ioctx(session.pool) as io:
+        found, version = {}, 0
+        for name in names:
+            try:
+                _, data = io.execute(object, "lock", "get_info", encoding.lock_name(name))
+            except rados.ObjectNotFound:
+                return Seen(0, {})
+            found[name] = encoding.lockers(data)
+            version = version or io.get_last_version()
+    return Seen(version, found)
+
+
+def take_away(
+    session: Session, object: str, found: Seen, cookie: str, attributes: Iterable[str] = ()
+) -> bool:
+    """All of these locks that ``cookie`` has, with these attributes, at once; False if the object is another
+    than it was.
+    """
+    with rados.WriteOpCtx() as op:
+        op.assert_version(found.version)
+        for name, locker in found.of(cookie):
+            op.execute("lock", "break_lock", encoding.break_lock(name, locker))
+        for name in attributes:
+            op.rm_xattr(name)
+        try:
+            session.io.operate_write_op(op, object)
+        except rados.Error as error:
+            if abs(getattr(error, "errno", 0) or 0) in CHANGED:
+                return False
+            raise
+    return True
+
+
+def release(session: Session, object: str, expected: str, since: Opened | None = None) -> bool:
+    """Take the lock from ``expected``, a cookie, and nobody else; whether it had it.
+
+    Not if that host opens the volume anew meanwhile, or has after ``since``.
+    """
+    since = since or opened(session, object, expected)
+    for _ in range(TRIES):
+        found = seen(session, object, NAME)
+        if not found.of(expected) or opened(session, object, expected) != since:
+            return False
+        if take_away(session, object, found, expected):
+            return True
+    raise Refused(f"{object} is changed by others all the time: try again", "busy")
 
 
 def drop(session: Session, object: str, name: str, locker: Locker) -> None:

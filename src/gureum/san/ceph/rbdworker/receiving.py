@@ -23,7 +23,7 @@ clients are whose is known longer: see ``may_have``.
 """
 
 
-def receive(session: Session, id: str) -> int:
+def receive(session: Session, id: str, revision: int = 0) -> int:
     """Refused unless another host has it alone, and no third one receives it. Its depth."""
     with explained(id):
         try:
@@ -38,6 +38,7 @@ def receive(session: Session, id: str) -> int:
         if held.shared or not held.all:
             raise Refused(f"{id} is no other host's alone: it cannot be received from one", "busy")
         session.handles.drop(id)
+        locks.note(session, object, revision)
         if not locks.expiring(session, object, NAME, SECONDS):
             raise Refused(f"{id} is being received by another host: try again", "busy")
         locks.begin_opening(session, id, object)

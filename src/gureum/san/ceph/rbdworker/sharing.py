@@ -30,7 +30,7 @@ CLIENTS_MAX = 256
 NEEDS_LOCK = rbd.RBD_FEATURE_EXCLUSIVE_LOCK | rbd.RBD_FEATURE_OBJECT_MAP | rbd.RBD_FEATURE_FAST_DIFF
 
 
-def share(session: Session, id: str) -> int:
+def share(session: Session, id: str, revision: int = 0) -> int:
     """Let this host open the volume, and no other until ``note_opened``. Refused while one has it alone.
 
     Its depth.
@@ -40,6 +40,7 @@ def share(session: Session, id: str) -> int:
             object = locks.header(image)
         receiving.require_none(session, id, object)
         session.handles.drop(id)
+        locks.note(session, object, revision)
         locks.take(session, id, object, shared=True)
         locks.begin_opening(session, id, object)
         try:

@@ -133,13 +133,14 @@ def resize(session: Session, id: str, size: int) -> None:
             image.resize(size)
 
 
-def open_(session: Session, id: str) -> int:
+def open_(session: Session, id: str, revision: int = 0) -> int:
     """Make the volume this host's; Refused while it is another's. Its depth."""
     with explained(id):
         with existing(session, id, read_only=True) as (image, found):
             object = locks.header(image)
             shared = not image.features() & rbd.RBD_FEATURE_EXCLUSIVE_LOCK
         session.handles.drop(id)
+        locks.note(session, object, revision)
         _take(session, id, object)
         if shared:
             sharing.end(session, id)
@@ -169,45 +170,60 @@ def release(session: Session, id: str, holder: str) -> bool:
         if not image:
             return False
         object, holder = f"rbd_header.{image}", holder or locks.cookie(session)
+        since = locks.opened(session, object, holder)
         if locks.lockers(session, object).shared:
             sharing.forget(session, object, holder)
         received = receiving.give_up(session, id, object, holder)
-        return locks.release(session, object, holder) or received
+        return locks.release(session, object, holder, since) or received
 
 
-def evict(session: Session, id: str, holder: str) -> bool:
+def evict(session: Session, id: str, holder: str, revision: int | None = None) -> bool:
     """Take the lock from ``holder`` (CLOUD/HOST), a host that is lost; whether it had it, or received it.
 
     Should its machines still run, they can write no more: the OSDs refuse all clients that have the image
     open, and the one that has librbd's own lock, which it keeps when it cannot be reached for a while. Where
-    several hosts share it, or another receives it, they refuse those of this one.
+    several hosts share it, or another receives it, they refuse those of this one. What it opened by the word
+    of a later spec than ``revision`` it keeps.
     """
     with explained(id):
-        try:
-            with session.image(id, read_only=True) as image:
-                object = locks.header(image)
-                found = locks.lockers(session, object)
-                has = holder in {locker.cookie for locker in found.all}
-                if not has and (found.shared or not receiving.may_have(session, object, holder)):
-                    return False
-                if found.shared:
-                    sharing.note_own(session, id, object)
-                    clients = sharing.clients_of(session, id, object, image, holder)
-                else:
-                    present = sharing.clients(session, image) | _lock_owners(image)
-                    clients = receiving.clients_of(session, id, object, holder, present)
-        except rbd.ImageNotFound:
-            return False
-        others = sorted(clients - {session.cluster.get_addrs()})
-        session.fence(others, EVICTED_SECONDS)
-        for address in others:
-            log.warning("%s: client %s is shut out of the cluster", id, address)
-        sharing.forget(session, object, holder)
-        if found.shared:
-            locks.end_opening(session, object, holder)
-        receiving.end(session, object, holder)
-        locks.release(session, object, holder)
-        return True
+        for _ in range(locks.TRIES):
+            done = _evict(session, id, holder, revision)
+            if done is not None:
+                return done
+    raise Refused(f"{id} is changed by others all the time: try again", "busy")
+
+
+def _evict(session: Session, id: str, holder: str, revision: int | None) -> bool | None:
+    """None if something changed meanwhile."""
+    try:
+        with session.image(id, read_only=True) as image:
+            object = locks.header(image)
+            held = locks.lockers(session, object)
+            has = holder in {locker.cookie for locker in held.all}
+            if not has and (held.shared or not receiving.may_have(session, object, holder)):
+                return False
+            if held.shared:
+                sharing.note_own(session, id, object)
+            found = locks.seen(session, object, locks.NAME, locks.OPENING, receiving.NAME)
+            claims = set(sharing.claimed(session, object))
+            if held.shared:
+                clients = sharing.clients_of(session, id, object, image, holder)
+            else:
+                present = sharing.clients(session, image) | _lock_owners(image)
+                clients = receiving.clients_of(session, id, object, holder, present)
+    except rbd.ImageNotFound:
+        return False
+    # After its clients: those of a machine that it starts anew come after this.
+    if revision is not None and locks.opened(session, object, holder).revision > revision:
+        log.warning("%s: %s has opened it anew, and keeps it", id, holder)
+        return False
+    others = sorted(clients - {session.cluster.get_addrs()})
+    session.fence(others, EVICTED_SECONDS)
+    for address in others:
+        log.warning("%s: client %s is shut out of the cluster", id, address)
+    if receiving.NAME not in dict(found.of(holder)):
+        claims &= {holder}  # whose the others are matters still
+    return locks.take_away(session, object, found, holder, [sharing.OPEN + each for each in claims]) or None
 
 
 def _lock_owners(image: Any) -> set[str]:
