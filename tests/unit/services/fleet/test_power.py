@@ -20,6 +20,7 @@ from gureum.resources import (
     ParkState,
     PowerMode,
 )
+from gureum.services.operation import OPERATIONS, Later
 
 from .test_hosts import host
 
@@ -130,6 +131,15 @@ async def test_its_agent_is_asked_whether_it_is_on(fleet: Fleet) -> None:
     fleet.rig.hosts.power.answer = Answer("fence_known: it is away")
     assert await fleet.call("TestHostPower", HostId="host-1") == {"Message": "fence_known: it is away"}
     assert {action for _, action, _ in fleet.rig.hosts.power.asked} == {Action.status}
+
+
+async def test_no_read_of_the_store_waits_for_its_agent(fleet: Fleet) -> None:
+    await fleet.put(host(), HostPower(id="host-1", agent="fence_known"))
+    async with fleet.rig.store.read() as reader:
+        operation = OPERATIONS["fleet", "TestHostPower"]
+        later = await operation.handler(fleet.rig.context(reader), {"HostId": "host-1"})
+        assert isinstance(later, Later)
+        assert fleet.rig.hosts.power.asked == []
 
 
 async def test_the_machine_of_a_manager_stays_on(fleet: Fleet) -> None:
