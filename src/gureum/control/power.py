@@ -55,6 +55,8 @@ LEAVE_SECONDS = 120.0
 """In which others have to look after what a host that is about to be off looked after."""
 SETTLE_SECONDS = 20.0
 """After that, what is heard of a host that was switched off is no echo."""
+SILENT_SECONDS = 60.0
+"""After that, one that is not heard of is off: an agent finds the next manager sooner."""
 BACKOFF_SECONDS, BACKOFF_SECONDS_MAX = 120.0, 3600.0
 """When a host that did not come is tried again: the first time, and at most."""
 
@@ -97,8 +99,6 @@ class Power:
         self._tasks: dict[str, asyncio.Task[bool]] = {}
         self._called: dict[str, Called] = {}
         """By host, how its agent was called last."""
-        self._unbroken: set[str] = set()
-        """Hosts that this manager has switched off, and that it has heard of all the time since."""
         self._since: dict[str, float] = {}
         """When a host's agent has answered, or else one that is parked was first seen to be, on the event
         loop's clock.
@@ -191,11 +191,9 @@ class Power:
     async def _stay(self, host: Host, park: Park) -> None:
         id, now = host.id, asyncio.get_running_loop().time()
         since, heard = self._since.setdefault(id, now), self._heard.heard(id)
-        if not heard:
-            self._unbroken.discard(id)
         # What failed, or was not waited for, may yet switch it off. One that is fenced has further to go.
         if host.fence is None and heard and now > since + (SECONDS_MAX if park.unsure else SETTLE_SECONDS):
-            if id in self._unbroken:
+            if park.boot and park.boot == host.boot_id:
                 text = (
                     f"host {id} could not be parked: {resting.DOUBTED}; it is not switched off before that "
                     "is said anew (gureum host power)"
@@ -203,6 +201,8 @@ class Power:
                 await self._settle(host, None, "HostNotParked", text, doubted=True)
             else:
                 await self._settle(host, None, "HostAwake", f"host {id} is on, and takes instances")
+        elif park.boot and not heard and now > since + SILENT_SECONDS:
+            await self._settle(host, replace(park, boot=""))
         elif park.again and not self._env.now() < park.again <= self._env.now() + BACKOFF_SECONDS_MAX:
             await self._settle(host, replace(park, again=0.0))
 
@@ -220,8 +220,7 @@ class Power:
             after = replace(park, state=ParkState.parked, since=now, again=again, unsure=True)
             await self._not_parked(host, answer.error, after)
         else:
-            after = replace(park, state=ParkState.parked, since=self._env.now())
-            self._unbroken.add(host.id)
+            after = replace(park, state=ParkState.parked, since=self._env.now(), boot=host.boot_id)
             await self._settle(host, after, "HostParked", f"host {host.id} is parked: {park.reason}")
 
     async def _not_parked(self, host: Host, why: str, after: Park | None = None) -> None:

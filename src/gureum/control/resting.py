@@ -279,6 +279,7 @@ async def wake(tx: Transaction, env: Env, id: str, reason: str) -> Host | None:
         reason=reason,
         since=env.now(),
         again=0.0,
+        boot="",
         unsure=host.park.unsure or host.park.state is ParkState.parking,
     )
     host = await tx.put(replace(host, park=waking))

@@ -63,6 +63,7 @@ class Park(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
 
     ``failures``: how often it did not come when it was switched on. ``again``: when it may be tried next,
     after a call that failed, Unix time; 0 if it may. ``unsure``: such a call may yet switch it off.
+    ``boot``: of one that is parked, the boot that its agent said to have ended, until it was not heard of.
     """
 
     state: ParkState = ParkState.parking
@@ -71,6 +72,7 @@ class Park(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     failures: int = 0
     again: float = 0.0
     unsure: bool = False
+    boot: str = ""
 
 
 class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
