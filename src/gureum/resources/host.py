@@ -51,8 +51,11 @@ class Fence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
 
 
 class ParkState(StrEnum):
-    """``parking``: it is about to be switched off. ``waking``: it is switched on, and waited for."""
+    """``emptying``: what runs on it migrates elsewhere, so that it can be parked. ``parking``: it is about to
+    be switched off. ``waking``: it is switched on, and waited for.
+    """
 
+    emptying = "emptying"
     parking = "parking"
     parked = "parked"
     waking = "waking"
@@ -113,7 +116,9 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
     fence: Fence | None = None
     """While it is ``fencing`` or ``fenced``."""
     park: Park | None = None
-    """While it is off because nothing needs it, or on its way there or back. Nothing runs on it then."""
+    """While it is off because nothing needs it, or on its way there or back. Nothing runs on it then, unless
+    it is being emptied.
+    """
     lifted: int = 0
     """The number of the last fence that is over."""
     fenceable: bool = False
@@ -131,8 +136,13 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
         return able and not (self.draining or self.uplink_down or self.unfit)
 
     @property
+    def emptying(self) -> bool:
+        """Whether it is on, and what runs on it leaves it, so that it can be parked."""
+        return self.park is not None and self.park.state is ParkState.emptying
+
+    @property
     def wakeable(self) -> bool:
-        """Whether something new can be put on it once it was woken."""
+        """Whether something new can be put on it once it was woken, or is emptied no more."""
         return self.park is not None and not (self.park.again or self.draining or self.fence)
 
     kind: ClassVar[str] = "host"

@@ -37,14 +37,16 @@ async def fence_power(stage: Stage, words: Words, options: Options) -> bool:
 
 
 @act(
-    "parking WORD [rest=NUMBER] [awake=NUMBER] [headroom=NUMBER]",
-    "Fleet's ModifyFleetSettings: the PowerMode, and when a host is parked",
+    "parking WORD [rest=NUMBER] [awake=NUMBER] [headroom=NUMBER] [empty]",
+    "Fleet's ModifyFleetSettings: the PowerMode, and when a host is parked; empty: hosts are emptied for it",
     asks=True,
     check=_known_mode,
 )
 async def parking(stage: Stage, words: Words, options: Options) -> bool:
     names = {"rest": "RestSeconds", "awake": "AwakeHosts", "headroom": "HeadroomPercent"}
-    input: dict[str, Any] = {names[key]: int(value) for key, value in options.items()}
+    input: dict[str, Any] = {name: int(options[key]) for key, name in names.items() if key in options}
+    if "empty" in options:
+        input["EmptyHosts"] = True
     return await stage.call("ModifyFleetSettings", "fleet", PowerMode=words[0], **input) is not None
 
 

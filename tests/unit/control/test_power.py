@@ -56,7 +56,7 @@ class Fleet:
 
     def manager(self) -> Power:
         power = Power(
-            self.bench.env, self.bench.store, self.hosts, self.kick, lambda: self.loads, lambda: self.leads
+            self.bench.env, self.bench.store, self.hosts, self.kick, self.busy, lambda: self.leads, self.size
         )
         power.switch = self  # type: ignore[assignment]
         return power

@@ -142,7 +142,7 @@ async def shortfall(reader: Reader, zone: str, moves: Collection[Move] = ()) -> 
     if not isinstance(fleet, Restarts):
         return ""
     scene = Scene(fleet)
-    for move in (*await _under_way(reader), *moves) if moves else ():
+    for move in (*await under_way(reader), *moves) if moves else ():
         scene.move(move)
     short = Outlook(scene, fleet, domain(fleet, zone)).avoidable(fleet.settings.survive)
     if short is None:
@@ -151,7 +151,8 @@ async def shortfall(reader: Reader, zone: str, moves: Collection[Move] = ()) -> 
     return f"room is kept so that the loss of {hosts} is survived, and then {short}"
 
 
-async def _under_way(reader: Reader) -> list[Move]:
+async def under_way(reader: Reader) -> list[Move]:
+    """What instances do that are on their way to another host."""
     migrations = await reader.find(InstanceMigration, state=[str(state) for state in UNDECIDED])
     instances = await reader.get_many(Instance, {each.instance for each in migrations})
     by_id = {each.id: each for each in instances}

@@ -116,14 +116,16 @@ async def describe_host_power(ctx: Context, input: Input) -> Output:
 
 
 def _described(ctx: Context, host: Host, power: HostPower | None) -> dict[str, Any]:
-    resting = {rest.host: rest.why for rest in ctx.hosts.power.found}
+    rest = next((rest for rest in ctx.hosts.power.found if rest.host == host.id), None)
     park = host.park
+    rest = rest if park is None else None
     return {
         "HostId": host.id,
         "PowerState": "awake" if park is None else str(park.state),
         "Since": None if park is None else datetime.fromtimestamp(park.since, UTC),
-        "Reason": (resting.get(host.id) or None) if park is None else park.reason,
-        "CouldBeParked": park is None and resting.get(host.id) == "",
+        "Reason": park.reason if park is not None else (rest.why or None) if rest is not None else None,
+        "CouldBeParked": rest is not None and not rest.why,
+        "CouldBeEmptied": rest is not None and rest.way is not None,
         "Failures": 0 if park is None else park.failures,
         "NextTry": datetime.fromtimestamp(park.again, UTC) if park is not None and park.again else None,
         "Agent": None if power is None else power.agent,
