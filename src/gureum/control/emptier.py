@@ -34,6 +34,8 @@ from gureum.env import Env
 from gureum.resources import FleetSettings, Host, HostPower, Park, ParkState, PowerMode
 from gureum.store.base import Reader, Store, Transaction
 
+EMPTYING = "emptying"
+"""How the reasons of migrations begin by which a host is emptied."""
 LOOKS_MAX = 8
 """Hosts of which it is tried in thought in one round whether they could be emptied."""
 AGAIN_SECONDS = 6.0
@@ -180,9 +182,10 @@ class Emptier:
             await self._require_wanted(reader, host)
             if not await resting.remains(reader, id, own=True):
                 return True
+            waits = resting.waiting(await reader.tally(Fleet), domain(await reader.tally(Fleet), host.zone))
             soon = now < self._tried.get(id, float("-inf")) + AGAIN_SECONDS
-            if soon or await migrations.busy(reader, source=id):
-                return False
+            if waits or soon or await migrations.busy(reader, source=id):
+                return False  # what waits for a host may be about to need this one
             self._tried[id] = now
             thought = Thought(self._env, (await resting.fleet_of(reader)).copy(), self._busy, self._sizes)
             await thought.fill()
@@ -191,7 +194,7 @@ class Emptier:
             except Unknown:
                 return False  # this manager has only begun to look
         to = {move.instance: move.target for move in way.moves}
-        reason = f"emptying {id}, which is to be parked"
+        reason = f"{EMPTYING} {id}, which is to be parked"
         for _ in range(min(len(to), migrations.PER_HOST_MAX)):
             self._env.crashpoint("power.leave")
             leave = partial(evacuations.leave, env=self._env, host=id, to=to, reason=reason)

@@ -82,7 +82,7 @@ async def wake_for_survival(fleet: Fleet, area: str) -> Host | None:
     coming = waking(fleet)
     if _holds(fleet, area, coming):
         return None
-    asleep = sorted(wakeable(fleet, area), key=_preference)
+    asleep = sorted(wakeable(fleet, area), key=preference)
     for candidate in asleep[:LOOKS_MAX]:
         await asyncio.sleep(0)
         if _holds(fleet, area, {*coming, candidate.host.id}):
@@ -100,7 +100,7 @@ def _holds(fleet: Restarts, area: str, awake: Collection[str]) -> bool:
 
 def largest(fleet: Fleet, area: str) -> Host | None:
     """The host to be woken for nothing in particular."""
-    found = min(wakeable(fleet, area), key=_preference, default=None)
+    found = min(wakeable(fleet, area), key=preference, default=None)
     return None if found is None else found.host
 
 
@@ -125,7 +125,7 @@ def free_share(usable: Sequence[Candidate], settings: FleetSettings) -> float:
     return min(free_cpus / cpus, sum(max(0, each.memory_bytes) for each in usable) / memory)
 
 
-def _preference(candidate: Candidate) -> tuple[bool, int, int, str]:
+def preference(candidate: Candidate) -> tuple[bool, int, int, str]:
     """Those first that are on still, then those that came when they were woken last, then large ones."""
     host = candidate.host
     failures = host.park.failures if host.park is not None else 0

@@ -213,7 +213,7 @@ class Power:
             if why := await self._store.transact(work, frees=True):
                 raise Stays(why)
         except Stays as error:
-            text = f"host {host.id} is emptied no more, and takes instances: {error}"
+            text = f"host {host.id} is emptied no more: {error}"
             await self._settle(host, None, "HostNotEmptied", text)
 
     async def _stay(self, host: Host, park: Park) -> None:

@@ -18,7 +18,7 @@ from gureum.control.balancer import Assessment, unrest
 from gureum.control.emptying import Way
 from gureum.control.fences import has_manager
 from gureum.control.filters import Scene, Wish
-from gureum.control.fleet import Fleet
+from gureum.control.fleet import EVERY_ZONE, Fleet
 from gureum.control.outlook import domain, domains
 from gureum.control.placement import NoCapacity, wish_of
 from gureum.control.restarts import Restarts
@@ -196,9 +196,14 @@ class Resting:
         for host in (each.host for each in fleet.candidates(area)):
             if host.park is not None and host.park.state in SWITCHING:
                 return f"host {host.id} is being {'emptied' if host.emptying else 'switched'}"
-        if any(area in ("", each.zone) for each in fleet.unplaced.values()):
+        if waiting(fleet, area):
             return "instances wait for a host"
         return too_busy(fleet, area, self._balance())
+
+
+def waiting(fleet: Fleet, area: str) -> bool:
+    """Whether instances wait for one of its hosts."""
+    return any(area in (EVERY_ZONE, each.zone) for each in fleet.unplaced.values())
 
 
 def too_busy(fleet: Fleet, area: str, loads: Assessment) -> str:

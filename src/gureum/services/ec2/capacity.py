@@ -132,16 +132,18 @@ def _short(scene: Scene, fleet: Restarts, machine: Taken, priority: int) -> Shor
     return Outlook(scene, fleet, domain(fleet, machine.zone), new).avoidable(fleet.settings.survive)
 
 
-async def shortfall(reader: Reader, zone: str, moves: Collection[Move] = ()) -> str:
+async def shortfall(
+    reader: Reader, zone: str, moves: Collection[Move] = (), woken: Collection[str] = ()
+) -> str:
     """What would find no room in the zone if hosts were lost whose loss is to be survived, "" for nothing.
     As where launches are refused: without what no host that is left has the labels for.
 
-    ``moves``: when these are done, and what is on its way already.
+    ``moves``: when these are done, and what is on its way already. ``woken``: hosts that are on by then.
     """
     fleet = await _fleet(reader)
     if not isinstance(fleet, Restarts):
         return ""
-    scene = Scene(fleet)
+    scene = Scene(fleet).woken(woken)
     for move in (*await under_way(reader), *moves) if moves else ():
         scene.move(move)
     short = Outlook(scene, fleet, domain(fleet, zone)).avoidable(fleet.settings.survive)
