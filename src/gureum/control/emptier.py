@@ -84,16 +84,15 @@ class Emptier:
             area = Area(name, here, {id: power for id, power in powers.items() if id in ids})
             held = no_time or self._held(thought.fleet, area)
             for host in self._ordered(thought.fleet, area):
-                if not held and not looks:
-                    break
                 why = whys[host.id]
+                held = held or ("" if looks else "others are looked at before it")
                 if held:
                     found[host.id] = _stays(host, why, held)
                     continue
                 looks -= 1
                 found[host.id] = await self._tried_in_thought(reader, thought, host, why, since)
                 if host.id in since:
-                    break
+                    held = f"host {host.id} could be, and one at a time is"
         self._since = since
         return tuple(found.get(rest.host, rest) for rest in rests)
 

@@ -35,7 +35,7 @@ from gureum.resources import (
 )
 from gureum.resources.placement import FLEET
 
-from .conftest import ACCOUNT, GIB, instance
+from .conftest import ACCOUNT, GIB, Idle, instance
 
 HOUR = 3600.0
 BOOT = "1"
@@ -50,14 +50,12 @@ class Fleet:
         self.asked: list[tuple[str, Action]] = []
         self.errors: dict[Action, str] = {}
         self.leads = True
-        self.loads = Assessment()
+        self.busy = Idle()
         self.kicked: list[str] = []
         self.power = self.manager()
 
     def manager(self) -> Power:
-        power = Power(
-            self.bench.env, self.bench.store, self.hosts, self.kick, self.busy, lambda: self.leads, self.size
-        )
+        power = Power(self.bench.env, self.bench.store, self.hosts, self.kick, self.busy, lambda: self.leads)
         power.switch = self  # type: ignore[assignment]
         return power
 
@@ -469,7 +467,7 @@ async def test_nothing_is_parked_where_a_host_is_too_busy_and_one_is_woken(fleet
     for number in range(4):
         host = f"host-{number % 2}"
         await bench.put(instance(f"i-{number}", type="t3.micro", host=host, state=InstanceState.running))
-    fleet.loads = Assessment(1.0, (HostLoad("host-0", True, hot=True, stays="nothing could go"),))
+    fleet.busy.found = Assessment(1.0, (HostLoad("host-0", True, hot=True, stays="nothing could go"),))
     await fleet.step()
     assert await fleet.state("host-2") == "waking"
 
