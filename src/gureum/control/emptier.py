@@ -99,7 +99,8 @@ class Emptier:
     def _held(self, fleet: Fleet, area: Area) -> str:
         """Why no host of the area is emptied now, "" if one may be."""
         for host in area.hosts:
-            if host.id in self._resting.empty and not area.powers[host.id].doubted:
+            stuck = area.powers[host.id].doubted or self._resting.refused_lately(host.id)
+            if host.id in self._resting.empty and not stuck:
                 return f"host {host.id} is empty, and is parked before it"
         if why := self._resting.stir(fleet, area.name) or _drained(fleet, area.name):
             return why

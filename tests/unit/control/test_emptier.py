@@ -415,6 +415,10 @@ def test_an_empty_host_is_parked_first(make: Any) -> None:
         await zone.change(HostPower, "host-2", doubted=True)
         await asyncio.sleep(ROUND)
         assert "find room" in zone.why()
+        await zone.change(HostPower, "host-2", doubted=False)
+        zone.power._resting.refused("host-2")
+        await asyncio.sleep(ROUND)
+        assert "find room" in zone.why(), "it could not be switched off"
 
     told(make, story)
 
