@@ -167,6 +167,8 @@ class Emptier:
         others = (each.host.park for each in fleet.candidates(domain(fleet, host.zone)))
         if any(park is not None and park.state in SWITCHING for park in others):
             return
+        if await resting.fixed(tx, host.id, own=True):
+            return  # also what is on its way there
         park = Park(state=ParkState.emptying, reason=way.reason, since=self._env.now())
         await tx.put(replace(host, park=park))
         text = f"host {host.id} is emptied, to be parked: {way.reason}"
@@ -182,7 +184,8 @@ class Emptier:
             await self._require_wanted(reader, host)
             if not await resting.remains(reader, id, own=True):
                 return True
-            waits = resting.waiting(await reader.tally(Fleet), domain(await reader.tally(Fleet), host.zone))
+            fleet = await reader.tally(Fleet)
+            waits = resting.waiting(fleet, domain(fleet, host.zone))
             soon = now < self._tried.get(id, float("-inf")) + AGAIN_SECONDS
             if waits or soon or await migrations.busy(reader, source=id):
                 return False  # what waits for a host may be about to need this one

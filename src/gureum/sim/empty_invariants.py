@@ -8,7 +8,7 @@ from collections.abc import Collection
 from gureum.control.emptier import EMPTYING
 from gureum.control.fleet import Fleet
 from gureum.control.outlook import domain
-from gureum.resources import Host, HostState, Instance, InstanceMigration, InstanceState, ParkState
+from gureum.resources import Host, HostState, Instance, InstanceMigration, InstanceState
 from gureum.sim.violation import Violation
 from gureum.store.base import Reader
 
@@ -23,12 +23,9 @@ async def always(reader: Reader, hosts: Collection[Host], instances: Collection[
     """
     fleet = await reader.tally(Fleet)
     known = {host.id for host in hosts}
-    parking = {host.id for host in hosts if host.park is not None and host.park.state is ParkState.parking}
     for instance in instances:
         if instance.state is InstanceState.running and instance.host not in known:
             raise Violation(f"{instance.id} runs, and has no host")
-        if instance.state is InstanceState.running and instance.host in parking:
-            raise Violation(f"{instance.id} runs on {instance.host}, which is about to be switched off")
     emptied: defaultdict[str, list[str]] = defaultdict(list)
     for host in hosts:
         if host.emptying:

@@ -444,6 +444,22 @@ def test_nothing_is_emptied_that_changed_since_it_was_seen(make: Any) -> None:
             await zone.store.transact(lambda tx: begin(tx, way))
             assert await zone.state() == ""
             await zone.change(Host, id, draining=before.draining, park=before.park)
+        comes = InstanceMigration(
+            id="mig-1",
+            instance="i-1",
+            type="t3.medium",
+            zone="",
+            source="host-1",
+            destination="host-0",
+            generation=2,
+            source_generation=1,
+            started=datetime.fromtimestamp(EPOCH, UTC),
+        )
+        await zone.put(comes)
+        await zone.store.transact(lambda tx: begin(tx, way))
+        assert await zone.state() == "", "something is on its way there"
+        await zone.change(InstanceMigration, "mig-1", state=MigrationState.aborting)
+        await zone.change(InstanceMigration, "mig-1", state=MigrationState.failed)
         await zone.store.transact(lambda tx: begin(tx, way))
         assert await zone.state() == "emptying"
 

@@ -86,11 +86,6 @@ async def test_what_runs_has_a_host(world: World, on: str | None) -> None:
     assert await world.found(host("host-1"), instance(on)) == "i-1 runs, and has no host"
 
 
-async def test_what_runs_is_not_where_the_power_goes(world: World) -> None:
-    park = Park(reason="", since=0.0)
-    assert "about to be switched off" in await world.found(host("host-1", park=park), instance("host-1"))
-
-
 @pytest.mark.parametrize(
     ("last", "reason", "calm"), [(1, "emptying", False), (0, "emptying", True), (1, "", True)]
 )
