@@ -37,7 +37,7 @@ from gureum.store.base import Reader, Store, Transaction
 EMPTYING = "emptying"
 """How the reasons of migrations begin by which a host is emptied."""
 LOOKS_MAX = 8
-"""Hosts of which it is tried in thought in one round whether they could be emptied."""
+"""Hosts of a zone of which it is tried in thought in one round whether they could be emptied."""
 AGAIN_SECONDS = 6.0
 """How often it is tried anew where what is left on a host could go."""
 
@@ -77,12 +77,13 @@ class Emptier:
         no_time = await resting.no_time(reader, self._env)
         thought = Thought(self._env, (await resting.fleet_of(reader)).copy(), self._busy, self._sizes)
         await thought.fill()
-        found, since, looks = dict[str, Rest](), dict[str, float](), LOOKS_MAX
+        found, since = dict[str, Rest](), dict[str, float]()
+        self._refused = {id: number for id, number in self._refused.items() if id in whys}
         for name in domains(thought.fleet):
             here = [host for host in hosts if domain(thought.fleet, host.zone) == name]
             ids = {each.host.id for each in thought.fleet.candidates(name)}
             area = Area(name, here, {id: power for id, power in powers.items() if id in ids})
-            held = no_time or self._held(thought.fleet, area)
+            held, looks = no_time or self._held(thought.fleet, area), LOOKS_MAX
             for host in self._ordered(thought.fleet, area):
                 why = whys[host.id]
                 held = held or ("" if looks else "others are looked at before it")
