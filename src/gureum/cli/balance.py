@@ -45,6 +45,9 @@ def balance(
     if moves:
         print()
         print(table(("instance", "from", "to", "copies", "pays back", "why"), map(move_row, moves)))
+    if hosts := found["HostsToEmpty"]:
+        print()
+        print(table(("to be emptied", "copies", "pays back", "why"), map(host_row, hosts)))
     for line in remarks(found):
         note(line)
 
@@ -73,6 +76,16 @@ def move_row(move: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def host_row(host: dict[str, Any]) -> tuple[str, ...]:
+    """Of one that could be emptied, and be off then."""
+    return (
+        host["HostId"],
+        f"{human_bytes(host['CopyBytes'])} in {host['CopySeconds']:.0f} s",
+        f"after {host['PaysBackSeconds']} s",
+        host["Reason"],
+    )
+
+
 def remarks(found: dict[str, Any]) -> list[str]:
     """What is below the tables, for people."""
     mode, moves = found["BalanceMode"], found["Recommendations"]
@@ -81,6 +94,8 @@ def remarks(found: dict[str, Any]) -> list[str]:
         lines.append("what is recommended is being moved: gureum instance migrations")
     elif moves and mode != "automatic":
         lines.append("to move them: gureum host balance --now, or --mode automatic")
+    if found["HostsToEmpty"]:
+        lines.append("to empty and park hosts: gureum host power --mode automatic --empty on")
     if held := found.get("HeldBecause"):
         lines.append(f"nothing is begun now: {held}")
     return lines

@@ -17,6 +17,7 @@ TEST_SECONDS = 30.0
 """Fence agents ask several times."""
 MODES = ("off", "recommend", "automatic")
 FENCES = ("none", "off", "reboot")
+SWITCH = ("off", "on")
 
 
 @app.command(
@@ -81,6 +82,15 @@ def power(
             metavar="PERCENT", help="What is to be free of a zone's hosts then.", show_default=False
         ),
     ] = None,
+    empty: Annotated[
+        str | None,
+        typer.Option(
+            metavar="on|off",
+            help="Whether hosts are emptied by migrations to be parked, in the mode automatic; if not, it is "
+            "said which could be.",
+            show_default=False,
+        ),
+    ] = None,
     fence: Annotated[
         str | None,
         typer.Option(
@@ -92,7 +102,7 @@ def power(
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    for given, known in ((mode, MODES), (fence, FENCES)):
+    for given, known in ((mode, MODES), (fence, FENCES), (empty, SWITCH)):
         if given not in (None, *known):
             raise CliError(f"{given!r} is unknown", f"one of: {', '.join(known)}", exit_code=USAGE)
     fleet = {
@@ -101,6 +111,7 @@ def power(
         "AwakeHosts": awake,
         "HeadroomPercent": headroom,
         "FencePower": fence,
+        "EmptyHosts": empty == "on" if empty else None,
     }
     own: dict[str, Any] = {
         "Agent": agent,
@@ -131,7 +142,8 @@ def power(
     note(
         f"mode: {settings['PowerMode']}; a host is parked after {settings['RestSeconds']} s without anything "
         f"on it, if {settings['AwakeHosts']} of its zone stay on and {settings['HeadroomPercent']} % of what "
-        f"those give away is free; fenced ones are switched: {settings['FencePower']}"
+        f"those give away is free; hosts are emptied for that: {'yes' if settings['EmptyHosts'] else 'no'}; "
+        f"fenced ones are switched: {settings['FencePower']}"
     )
 
 
@@ -167,6 +179,8 @@ def lines(path: Path) -> list[str]:
 
 def row(power: dict[str, Any]) -> tuple[str, ...]:
     remarks = [power.get("Reason") or ("could be parked" if power["CouldBeParked"] else "")]
+    if power["CouldBeEmptied"]:
+        remarks.insert(0, "could be emptied and parked")
     if power["Failures"]:
         remarks.append(f"did not come {power['Failures']} times")
     if at := power.get("NextTry"):
@@ -209,7 +223,7 @@ def park(host: Host, state_dir: StateDir = None, as_json: AsJson = False) -> Non
     _switch(state_dir, "park_host", host, as_json)
 
 
-@app.command("wake", help="Switch a parked host on.")
+@app.command("wake", help="Switch a parked host on, or let one that is being emptied be.")
 def wake(host: Host, state_dir: StateDir = None, as_json: AsJson = False) -> None:
     _switch(state_dir, "wake_host", host, as_json)
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from gureum.control import balancer, events, resizes
+from gureum.control import balancer, events, resizes, resting
 from gureum.control.autosize import SAMPLE_SECONDS, Level, Seen, Verdict, Window, decide
 from gureum.control.fleet import Fleet
 from gureum.control.observed import Observed
@@ -256,10 +256,28 @@ class Autosizer:
             try:
                 await self._store.transact(partial(self._change, id=id, known=known, verdict=verdict))
                 return
-            except (CannotResize, NoCapacity, ApiError) as error:
+            except NoCapacity as error:
+                known.refused = f"it can't become a {verdict.type} now: {error}"
+                wake = partial(self._wake, id=id, type=verdict.type)
+                if coming := await self._store.transact(wake, frees=True):
+                    known.refused += f"; it does when {coming}"
+                    return  # each round looks whether that is there
+            except (CannotResize, ApiError) as error:
                 known.refused = f"it can't become a {verdict.type} now: {error}"
         known.again = now + AGAIN_SECONDS
         await self._tell(id, known, verdict.type or verdict.stopped, verdict.reason)
+
+    async def _wake(self, tx: Transaction, id: str, type: str) -> str:
+        """Let a host be woken on which, or with which, the instance has room, if there is one. What is waited
+        for, in words, "" for nothing.
+        """
+        instance = await tx.get(Instance, id)
+        host = await resizes.wanting(tx, instance, type) if instance is not None else None
+        if host is None:
+            return ""
+        if host:
+            await resting.wake(tx, self.env, host, f"{id} is to become a {type}, and finds no room")
+        return f"host {host} is woken" if host else "the host that is being woken is there"
 
     async def _tell(self, id: str, known: Watched, wanted: str, reason: str = "") -> None:
         """Once for each type that it could not have."""

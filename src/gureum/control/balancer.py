@@ -147,7 +147,7 @@ class Balancer:
         async with self._store.read() as reader:
             fleet = (await reader.tally(Fleet)).copy()
         settings, hosts = fleet.settings, [candidate.host for candidate in fleet.candidates()]
-        plan = Plan(self._situation(fleet, hosts, now))
+        plan = Plan(self.situation(fleet))
         for _ in plan.fill():
             await asyncio.sleep(0)
         self._heat.take(plan, now)
@@ -171,8 +171,14 @@ class Balancer:
         if settings.rebalance:
             await self._end_rebalance(settings, done=bool(plan.places) and not moves)
 
-    def _situation(self, fleet: Fleet, hosts: Collection[Host], now: float) -> Situation:
-        besides = {host.id: self._loads.host(host.id, now) for host in hosts}
+    def knows(self, machine: str) -> bool:
+        """Whether the machine was looked at for long enough to say what it uses."""
+        return self._loads.is_known(machine, asyncio.get_running_loop().time())
+
+    def situation(self, fleet: Fleet) -> Situation:
+        """``fleet``: the caller's own."""
+        now = asyncio.get_running_loop().time()
+        besides = {each.host.id: self._loads.host(each.host.id, now) for each in fleet.candidates()}
         return Situation(
             fleet,
             {id: use for id, use in besides.items() if use is not None},

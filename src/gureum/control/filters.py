@@ -21,6 +21,7 @@ SPREAD_PER_ZONE_MAX = 7
 """Instances of a group that is spread over racks, as in EC2."""
 SHOWN_MAX = 4
 PARKED = {
+    ParkState.emptying: "is being emptied, to be parked",
     ParkState.parking: "is being parked",
     ParkState.parked: "is parked",
     ParkState.waking: "is being woken",

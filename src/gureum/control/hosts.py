@@ -172,10 +172,10 @@ class Hosts:
             host = await tx.get(Host, id)
             if host is None or host.state is not HostState.up:
                 return
-            if host.park is not None:
+            if host.park is not None and not host.emptying:
                 await tx.put(replace(host, state=HostState.down))
             else:
-                await self.lost(tx, host)
+                await self.lost(tx, replace(host, park=None))
 
         await self._store.transact(work, frees=True)
         if not self.heard(id):

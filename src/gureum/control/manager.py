@@ -132,7 +132,7 @@ class Manager:
         self.autosizer = Autosizer(env, store, self.observed)
         self.autosize = self.autosizer.sight
         self.upgrades = Upgrades(env, store, self.observed, self.calls)
-        self.power = Power(env, store, self.hosts, self.kick, self.balance, lambda: self.leads())
+        self.power = Power(env, store, self.hosts, self.kick, self.balancer, lambda: self.leads(), self.size)
         self._neighbours = Following(store)
         self.access: Access | None = None
         """Where hosts of other machines come in, if they may."""

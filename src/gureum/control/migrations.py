@@ -288,8 +288,9 @@ async def _fault(
     host = await tx.get(Host, migration.destination)
     if host is None or host.state is not HostState.up:
         return "failed", f"host {migration.destination} is not up"
-    if host.draining:
-        return "failed", f"host {migration.destination} is being drained"
+    if host.draining or host.emptying:
+        what = "drained" if host.draining else "emptied"
+        return "failed", f"host {migration.destination} is being {what}"
     for seen in (ends.source, ends.destination):
         if error := ends.said(seen).error:
             return "failed", error

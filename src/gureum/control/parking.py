@@ -37,11 +37,13 @@ def unready(host: Host) -> str:
     return host.unfit
 
 
-def why_awake(fleet: Fleet, host: Host) -> str:
-    """What would not be left without the host, in words; "" if enough would."""
+def why_awake(fleet: Fleet, host: Host, scene: Scene | None = None) -> str:
+    """What would not be left without the host, in words; "" if enough would. ``scene``: where it is lost,
+    what is on it has gone elsewhere, and what waits for a host has one.
+    """
     settings = fleet.settings
     area = domain(fleet, host.zone)
-    scene = Scene(fleet).without([host.id], ())
+    settled, scene = scene is not None, scene or Scene(fleet).without([host.id], ())
     left = _usable(scene, area)
     if len(left) < settings.awake_min:
         hosts = "one host" if settings.awake_min == 1 else f"{settings.awake_min} hosts"
@@ -53,7 +55,8 @@ def why_awake(fleet: Fleet, host: Host) -> str:
             f"{settings.headroom:.0%} are to be"
         )
     if settings.survive and isinstance(fleet, Restarts):
-        settle(scene, area)
+        if not settled:
+            settle(scene, area)
         if (short := Outlook(scene, fleet, area).short(settings.survive)) is not None:
             return f"without it the loss of {lost(settings.survive)} would not be survived: {short}"
     return ""
@@ -79,7 +82,7 @@ async def wake_for_survival(fleet: Fleet, area: str) -> Host | None:
     coming = waking(fleet)
     if _holds(fleet, area, coming):
         return None
-    asleep = sorted(wakeable(fleet, area), key=_preference)
+    asleep = sorted(wakeable(fleet, area), key=preference)
     for candidate in asleep[:LOOKS_MAX]:
         await asyncio.sleep(0)
         if _holds(fleet, area, {*coming, candidate.host.id}):
@@ -97,12 +100,12 @@ def _holds(fleet: Restarts, area: str, awake: Collection[str]) -> bool:
 
 def largest(fleet: Fleet, area: str) -> Host | None:
     """The host to be woken for nothing in particular."""
-    found = min(wakeable(fleet, area), key=_preference, default=None)
+    found = min(wakeable(fleet, area), key=preference, default=None)
     return None if found is None else found.host
 
 
 def wakeable(fleet: Fleet, area: str = EVERY_ZONE) -> list[Candidate]:
-    """Those that are off, or about to be, and can be woken."""
+    """Those that are off, or about to be, or are emptied for that, and can be woken."""
     coming = waking(fleet, area)
     return [each for each in fleet.candidates(area) if each.host.wakeable and each.host.id not in coming]
 
@@ -122,10 +125,11 @@ def free_share(usable: Sequence[Candidate], settings: FleetSettings) -> float:
     return min(free_cpus / cpus, sum(max(0, each.memory_bytes) for each in usable) / memory)
 
 
-def _preference(candidate: Candidate) -> tuple[int, int, str]:
-    """Those first that came when they were woken last, then large ones."""
-    park = candidate.host.park
-    return (park.failures if park is not None else 0, -candidate.memory_bytes, candidate.host.id)
+def preference(candidate: Candidate) -> tuple[bool, int, int, str]:
+    """Those first that are on still, then those that came when they were woken last, then large ones."""
+    host = candidate.host
+    failures = host.park.failures if host.park is not None else 0
+    return (not host.emptying, failures, -candidate.memory_bytes, host.id)
 
 
 def _usable(scene: Scene, area: str) -> list[Candidate]:

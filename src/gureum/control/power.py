@@ -1,5 +1,7 @@
 """Hosts that nothing needs are switched off, and on again when something does.
 
+awake   -> emptying all that is there finds room on others, and what is to be left is left
+emptying -> parking nothing is there any more; or it is awake again, if that is not so any more
 awake   -> parking  it was empty for a while, and enough is left without it: nothing new is put there
 parking -> parked   others look after what it looked after, and its fence agent says that it is off
 parked  -> waking   something needs it: what finds no room, room that is to be kept, a host that is too busy
@@ -19,9 +21,10 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from gureum.control import events, resting
+from gureum.control import events, resting, setbacks
 from gureum.control.attempts import attempt
-from gureum.control.balancer import Assessment
+from gureum.control.emptier import Emptier, wanted
+from gureum.control.emptying import Busy, Sizes, Stays
 from gureum.control.fence_agents import SECONDS_MAX, Action, Answer, NoSwitch, Switch
 from gureum.control.fleet import Fleet
 from gureum.control.hosts import Hosts
@@ -55,6 +58,8 @@ LEAVE_SECONDS = 120.0
 """In which others have to look after what a host that is about to be off looked after."""
 SETTLE_SECONDS = 20.0
 """After that, what is heard of a host that was switched off is no echo."""
+SILENT_SECONDS = 60.0
+"""After that, one that is not heard of is off: an agent finds the next manager sooner."""
 BACKOFF_SECONDS, BACKOFF_SECONDS_MAX = 120.0, 3600.0
 """When a host that did not come is tried again: the first time, and at most."""
 
@@ -69,8 +74,7 @@ class Called(NamedTuple):
 
 class Power:
     """``run`` works until cancelled, and only while a host can be switched. ``kick(kind, id)`` lets a
-    reconciler look at a thing; ``balance``: how busy hosts are; ``leads``: whether this manager certainly
-    does.
+    reconciler look at a thing; ``busy``: how busy hosts are; ``leads``: whether this manager certainly does.
     """
 
     def __init__(
@@ -79,8 +83,9 @@ class Power:
         store: Store,
         hosts: Hosts,
         kick: Callable[[str, str], None],
-        balance: Callable[[], Assessment],
+        busy: Busy,
         leads: Callable[[], bool],
+        sizes: Sizes = lambda host, machine, generation: None,
     ) -> None:
         self._env = env
         self._leads = leads
@@ -90,15 +95,14 @@ class Power:
         self.switch: Switch = NoSwitch()
         self.found: tuple[Rest, ...] = ()
         """Why the hosts that can be switched are on."""
-        self._resting = Resting(env, balance)
+        self._resting = Resting(env, lambda: busy.found)
+        self._emptier = Emptier(env, store, self._resting, busy, sizes)
         self._switchable: set[str] = set()
         self._parks: dict[str, Host] = {}
         """Hosts that are off, or on their way there or back, or fenced and to be switched."""
         self._tasks: dict[str, asyncio.Task[bool]] = {}
         self._called: dict[str, Called] = {}
         """By host, how its agent was called last."""
-        self._unbroken: set[str] = set()
-        """Hosts that this manager has switched off, and that it has heard of all the time since."""
         self._since: dict[str, float] = {}
         """When a host's agent has answered, or else one that is parked was first seen to be, on the event
         loop's clock.
@@ -142,6 +146,7 @@ class Power:
         """Raises StoreError."""
         self._since = {id: since for id, since in self._since.items() if id in self._parks}
         self._called = {id: called for id, called in self._called.items() if id in self._parks}
+        self._emptier.forget(self._parks.keys())
         for _, host in sorted(self._parks.items()):
             if host.id not in self._tasks:
                 await attempt(log, LATER, self._drive(group, host))
@@ -152,6 +157,8 @@ class Power:
                 await self._store.transact(
                     partial(resting.wake, env=self._env, id=id, reason=reason), frees=True
                 )
+            if needed:
+                await self._kick_waiting()
         now = asyncio.get_running_loop().time()
         if now >= self._round_at:
             self._round_at = now + ROUND_SECONDS
@@ -160,8 +167,10 @@ class Power:
     async def _round(self) -> None:
         async with self._store.read() as reader:
             settings = await reader.get(FleetSettings, FLEET) or FleetSettings(id=FLEET)
-            off = settings.power is PowerMode.off
-            self.found = () if off else await self._resting.look(reader)
+            found: tuple[Rest, ...] = ()
+            if settings.power is not PowerMode.off:
+                found = await self._emptier.look(reader, await self._resting.look(reader))
+            self.found = found
         if settings.power is not PowerMode.automatic:
             return
         reason = f"it was empty for {settings.rest_seconds / 60:g} minutes, and the others are enough"
@@ -169,6 +178,9 @@ class Power:
             await self._store.transact(
                 partial(resting.park, env=self._env, id=host, reason=reason), frees=True
             )
+        for way in [rest.way for rest in self.found if rest.way is not None] if wanted(settings) else ():
+            self._env.crashpoint("power.empty")
+            await self._store.transact(partial(self._emptier.begin, way=way), frees=True)
 
     # Hosts that are on their way
 
@@ -181,21 +193,35 @@ class Power:
             return
         assert park is not None
         answer = called.answer if called is not None and called.what == park else None
-        if park.state is ParkState.parked:
+        if park.state is ParkState.emptying:
+            await self._empty(host, park)
+        elif park.state is ParkState.parked:
             await self._stay(host, park)
         elif park.state is ParkState.parking:
             await self._park(group, host, park, answer)
         else:
             await self._wake_up(group, host, park, answer)
 
+    async def _empty(self, host: Host, park: Park) -> None:
+        """What is on its way when that ends arrives all the same."""
+        try:
+            if not await self._emptier.step(host.id):
+                return
+            self._env.crashpoint("power.emptied")
+            reason = "what was there found room on others"
+            work = partial(resting.park, env=self._env, id=host.id, reason=reason)
+            if why := await self._store.transact(work, frees=True):
+                raise Stays(why)
+        except Stays as error:
+            text = f"host {host.id} is emptied no more: {error}"
+            await self._settle(host, None, "HostNotEmptied", text)
+
     async def _stay(self, host: Host, park: Park) -> None:
         id, now = host.id, asyncio.get_running_loop().time()
         since, heard = self._since.setdefault(id, now), self._heard.heard(id)
-        if not heard:
-            self._unbroken.discard(id)
         # What failed, or was not waited for, may yet switch it off. One that is fenced has further to go.
         if host.fence is None and heard and now > since + (SECONDS_MAX if park.unsure else SETTLE_SECONDS):
-            if id in self._unbroken:
+            if park.boot and park.boot == host.boot_id:
                 text = (
                     f"host {id} could not be parked: {resting.DOUBTED}; it is not switched off before that "
                     "is said anew (gureum host power)"
@@ -203,6 +229,8 @@ class Power:
                 await self._settle(host, None, "HostNotParked", text, doubted=True)
             else:
                 await self._settle(host, None, "HostAwake", f"host {id} is on, and takes instances")
+        elif park.boot and not heard and now > since + SILENT_SECONDS:
+            await self._settle(host, replace(park, boot=""))
         elif park.again and not self._env.now() < park.again <= self._env.now() + BACKOFF_SECONDS_MAX:
             await self._settle(host, replace(park, again=0.0))
 
@@ -220,8 +248,7 @@ class Power:
             after = replace(park, state=ParkState.parked, since=now, again=again, unsure=True)
             await self._not_parked(host, answer.error, after)
         else:
-            after = replace(park, state=ParkState.parked, since=self._env.now())
-            self._unbroken.add(host.id)
+            after = replace(park, state=ParkState.parked, since=self._env.now(), boot=host.boot_id)
             await self._settle(host, after, "HostParked", f"host {host.id} is parked: {park.reason}")
 
     async def _not_parked(self, host: Host, why: str, after: Park | None = None) -> None:
@@ -332,12 +359,17 @@ class Power:
             power = await tx.get(HostPower, host.id) if doubted else None
             if power is not None:
                 await tx.put(replace(power, doubted=True))
+            if host.emptying:
+                await setbacks.note(tx, self._env, host)
             if name:
                 severity = Severity.warning if name in WARNINGS else Severity.info
                 await events.record(tx, self._env, name, text, severity, host=host.id)
 
         await self._store.transact(work, frees=True)
-        # What waited for it can go there now; or has no host any more, and is to know.
+        await self._kick_waiting()
+
+    async def _kick_waiting(self) -> None:
+        """What waited for a host can go there now; or has none any more, and is to know."""
         async with self._store.read() as reader:
             waiting = sorted((await reader.tally(Fleet)).unplaced)
         for id in waiting:

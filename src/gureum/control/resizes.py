@@ -8,17 +8,18 @@ less. Where its host has no room for more it migrates first (``InstanceMigration
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 
 from msgspec.structs import replace
 
-from gureum.control import migrations
-from gureum.control.filters import Move, gib
-from gureum.control.fleet import held
+from gureum.control import disk_copies, migrations, parking
+from gureum.control.filters import Move, Scene, gib
+from gureum.control.fleet import Fleet, held
 from gureum.control.move import CannotMove
-from gureum.control.placement import NoCapacity, require_host
+from gureum.control.placement import NoCapacity, explain, require_host, wish_of
 from gureum.env import Env
 from gureum.hostspec import MachineReport, MachineState
-from gureum.resources import Instance, InstanceState, NetworkInterface, Resize
+from gureum.resources import Host, Instance, InstanceState, NetworkInterface, Resize
 from gureum.services.ec2 import capacity
 from gureum.services.ec2.instance_types import InstanceType, machine_size
 from gureum.services.ec2.interface_options import check_interface_count, check_limits
@@ -84,6 +85,49 @@ async def _move(tx: Transaction, env: Env, instance: Instance, type: str, error:
     moving = await tx.get(Instance, instance.id)
     assert moving is not None
     return moving
+
+
+async def wanting(reader: Reader, instance: Instance, type: str) -> str | None:
+    """The parked host that is to be woken so that the instance can have the type; "" if such a one comes
+    already, None if none would help, or none is needed.
+    """
+    fleet = await reader.tally(Fleet)
+    if not fleet.wakes or not any(each.host.park is not None for each in fleet.candidates()):
+        return None
+    if await _fits(reader, instance, type, ()):
+        return None  # what keeps it from that is not room
+    coming = parking.waking(fleet)
+    if coming and await _fits(reader, instance, type, coming):
+        return ""
+    asleep = sorted(parking.wakeable(fleet), key=parking.preference)
+    for candidate in asleep[: parking.LOOKS_MAX]:
+        id = candidate.host.id
+        if await _fits(reader, instance, type, {*coming, id}):
+            return id
+    return None
+
+
+async def _fits(reader: Reader, instance: Instance, type: str, woken: Collection[str]) -> bool:
+    """Whether there is room for it with that type, here or on another host, once these hosts are on."""
+    new, here = replace(instance, type=type), str(instance.host)
+    source = await reader.get(Host, here)
+    try:
+        stays = {each.host: each.fits for each in await explain(reader, new)}.get(here, False)
+        if stays and not await _lacks(reader, instance, here, type, woken):
+            return True
+        await migrations.require_movable(reader, instance)
+        copies = await disk_copies.bound(reader, instance)
+        wish = await wish_of(reader, new, (here,), source, copies)
+    except (NoCapacity, CannotMove):
+        return False
+    best = Scene(await reader.tally(Fleet)).woken(woken).best(wish)
+    return best is not None and not await _lacks(reader, instance, best.host.id, type, woken)
+
+
+async def _lacks(reader: Reader, instance: Instance, host: str, type: str, woken: Collection[str]) -> bool:
+    """Whether room that is kept for lost hosts would be taken."""
+    move = Move(str(instance.host), capacity.going(instance, host, type))
+    return bool(await capacity.shortfall(reader, instance.zone, [move], woken))
 
 
 async def require_interfaces(reader: Reader, instance: Instance, type: str) -> None:

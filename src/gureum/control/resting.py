@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from gureum.control import events, parking
+from gureum.control import events, parking, setbacks
 from gureum.control.balancer import Assessment, unrest
+from gureum.control.emptying import Way
 from gureum.control.fences import has_manager
 from gureum.control.filters import Scene, Wish
-from gureum.control.fleet import Candidate, Fleet
+from gureum.control.fleet import EVERY_ZONE, Fleet
 from gureum.control.outlook import domain, domains
 from gureum.control.placement import NoCapacity, wish_of
 from gureum.control.restarts import Restarts
@@ -50,14 +51,17 @@ RETRY_SECONDS = 900.0
 NEEDY_MAX = 200
 """Instances without a host that are looked at in one turn, if there are more: then others."""
 DOUBTED = "its agent said that it was off, and it went on reporting, so that may be another host's plug"
-SWITCHING = (ParkState.parking, ParkState.waking)
+SWITCHING = (ParkState.emptying, ParkState.parking, ParkState.waking)
 
 
 class Rest(NamedTuple):
-    """Why a host is on, "" if it could be off."""
+    """Why a host is on, "" if it could be off. ``way``: by which all that is there could leave it, so that it
+    could be.
+    """
 
     host: str
     why: str
+    way: Way | None = None
 
 
 class Resting:
@@ -81,6 +85,15 @@ class Resting:
         """It could not be switched off."""
         self._refused[host] = asyncio.get_running_loop().time()
 
+    def refused_lately(self, host: str) -> bool:
+        now = asyncio.get_running_loop().time()
+        return now < self._refused.get(host, float("-inf")) + RETRY_SECONDS
+
+    @property
+    def empty(self) -> Collection[str]:
+        """Hosts that have been found to be empty."""
+        return self._empty.keys()
+
     # What is needed
 
     async def needed(self, reader: Reader) -> dict[str, str]:
@@ -95,7 +108,7 @@ class Resting:
                     wishes[id] = (await wish_of(reader, instance))._replace(wakes=True)
             except NoCapacity:
                 continue
-        fleet = await _fleet(reader)  # as it is until the next await
+        fleet = await fleet_of(reader)  # as it is until the next await
         if fleet.settings.short:
             fleet = fleet.copy()
         found = _homes(fleet, wishes) if parking.wakeable(fleet) else {}
@@ -147,14 +160,14 @@ class Resting:
         powers = {power.id: power for power in await reader.find(HostPower)}
         hosts = [host for host in await reader.find(Host) if host.id in powers and host.park is None]
         left = {host.id: await remains(reader, host.id, own=True) for host in hosts}
-        restless = await _restless(reader, self._env)
-        fleet = (await _fleet(reader)).copy()
+        restless = await no_time(reader, self._env)
+        fleet = (await fleet_of(reader)).copy()
         now = asyncio.get_running_loop().time()
         self._empty = {id: since for id, since in self._empty.items() if id in left}
         found, taken, looks = [], dict[str, str](), parking.LOOKS_MAX
         for host in sorted(hosts, key=lambda host: host.id, reverse=True):
             area = domain(fleet, host.zone)
-            why = self._own_reason(fleet, host, left[host.id], now) or restless or self._stir(fleet, area)
+            why = self._own_reason(fleet, host, left[host.id], now) or restless or self.stir(fleet, area)
             why = DOUBTED if powers[host.id].doubted else why
             if not why and area in taken:
                 why = f"host {taken[area]} is parked before it"
@@ -174,41 +187,49 @@ class Resting:
         rest, empty = fleet.settings.rest_seconds, now - self._empty.setdefault(host.id, now)
         if empty < rest:
             return f"it has been empty for {empty:.0f} s, and is parked after {rest:.0f} s"
-        if now < self._refused.get(host.id, float("-inf")) + RETRY_SECONDS:
+        if self.refused_lately(host.id):
             return "it could not be switched off a while ago"
         return ""
 
-    def _stir(self, fleet: Fleet, area: str) -> str:
+    def stir(self, fleet: Fleet, area: str) -> str:
         """What else is going on among the hosts that could stand in for each other."""
-        here = {each.host.id: each.host for each in fleet.candidates(area)}
-        for host in here.values():
+        for host in (each.host for each in fleet.candidates(area)):
             if host.park is not None and host.park.state in SWITCHING:
-                return f"host {host.id} is being switched"
-        if any(area in ("", each.zone) for each in fleet.unplaced.values()):
+                return f"host {host.id} is being {'emptied' if host.emptying else 'switched'}"
+        if waiting(fleet, area):
             return "instances wait for a host"
-        return next(
-            (
-                f"host {each.host} is too busy"
-                for each in self._balance().hosts
-                if each.hot and each.host in here
-            ),
-            "",
-        )
+        return too_busy(fleet, area, self._balance())
+
+
+def waiting(fleet: Fleet, area: str) -> bool:
+    """Whether instances wait for one of its hosts."""
+    return any(area in (EVERY_ZONE, each.zone) for each in fleet.unplaced.values())
+
+
+def too_busy(fleet: Fleet, area: str, loads: Assessment) -> str:
+    """A host that is, in words; "" for none."""
+    here = {each.host.id for each in fleet.candidates(area)}
+    hot = (each.host for each in loads.hosts if each.hot and each.host in here)
+    return next((f"host {host} is too busy" for host in hot), "")
 
 
 def _homes(fleet: Fleet, wishes: Mapping[str, Wish]) -> dict[str, str]:
-    """Hosts to be woken for what finds no room on others, and why."""
+    """Hosts to be woken for what finds no room on others, and why: those first that are on still."""
+    still = {each.host.id for each in fleet.candidates() if each.host.emptying}
     scene, found = Scene(fleet), dict[str, str]()
     for id, wish in wishes.items():
+        if still and scene.best(wish._replace(wakes=False)) is None:
+            scene, still = scene.woken(still), set()
         home = scene.place(wish)
-        if home is not None and _is_off(home):
+        # As it really is: in thought it may be on.
+        known = fleet.candidate(home.host.id) if home is not None else None
+        if home is not None and known is not None and _is_off(known.host):
             found.setdefault(home.host.id, f"{id} finds no room on the others")
     return found
 
 
-def _is_off(candidate: Candidate) -> bool:
-    park = candidate.host.park
-    return park is not None and park.state is not ParkState.waking
+def _is_off(host: Host) -> bool:
+    return host.park is not None and host.park.state is not ParkState.waking
 
 
 def in_use(fleet: Fleet, host: Host, left: str) -> str:
@@ -227,6 +248,11 @@ async def remains(reader: Reader, host: str, own: bool = False) -> str:
     for instance in await reader.find(Instance, host=host):
         if instance.state not in (InstanceState.stopped, InstanceState.terminated):
             return instance.id
+    return await fixed(reader, host, own)
+
+
+async def fixed(reader: Reader, host: str, own: bool = False) -> str:
+    """As ``remains``, of what is no instance."""
     if await has_manager(reader, host):
         return "a manager"
     states = [str(state) for state in UNDER_WAY]
@@ -257,9 +283,10 @@ async def park(tx: Transaction, env: Env, id: str, reason: str) -> str:
         return f"it is not known how host {id} is switched (gureum host power)"
     if power.doubted:
         return DOUBTED
-    left, restless = await remains(tx, id, own=True), await _restless(tx, env)
-    fleet = await _fleet(tx)
-    if why := in_use(fleet, host, left) or restless or parking.why_awake(fleet, host):
+    left, restless = await remains(tx, id, own=True), await no_time(tx, env)
+    fleet = await fleet_of(tx)
+    on = replace(host, park=None) if host.emptying else host
+    if why := in_use(fleet, on, left) or restless or parking.why_awake(fleet, host):
         return why
     for instance in await tx.find(Instance, host=id, state=str(InstanceState.stopped)):
         await tx.put(replace(instance, host=None))  # it can be terminated without this host
@@ -269,31 +296,38 @@ async def park(tx: Transaction, env: Env, id: str, reason: str) -> str:
 
 
 async def wake(tx: Transaction, env: Env, id: str, reason: str) -> Host | None:
-    """Let the host be woken, if it is parked."""
+    """Let the host be woken, if it is parked, or go on if it is being emptied."""
     host = await tx.get(Host, id)
     if host is None or host.park is None or host.park.state is ParkState.waking:
         return host
+    park = host.park
+    await setbacks.note(tx, env, host)
+    if host.emptying:
+        host = await tx.put(replace(host, park=None))
+        await events.record(tx, env, "HostNotEmptied", f"host {id} is emptied no more: {reason}", host=id)
+        return host
     waking = replace(
-        host.park,
+        park,
         state=ParkState.waking,
         reason=reason,
         since=env.now(),
         again=0.0,
-        unsure=host.park.unsure or host.park.state is ParkState.parking,
+        boot="",
+        unsure=park.unsure or park.state is ParkState.parking,
     )
     host = await tx.put(replace(host, park=waking))
     await events.record(tx, env, "HostWaking", f"host {id} is woken: {reason}", host=id)
     return host
 
 
-async def _restless(reader: Reader, env: Env) -> str:
+async def no_time(reader: Reader, env: Env) -> str:
     """Why this is no time to park anything, "" if it is."""
     if await reader.find(Upgrade, state=str(UpgradeState.running)):
         return "hosts are being upgraded"
     return unrest(await reader.find(Host), env.now())
 
 
-async def _fleet(reader: Reader) -> Fleet:
+async def fleet_of(reader: Reader) -> Fleet:
     """With what would be restarted, if room is kept for that."""
     fleet = await reader.tally(Fleet)
     return await reader.tally(Restarts) if fleet.settings.survive else fleet

@@ -52,7 +52,7 @@ from gureum.resources.placement import (
     Strategy,
 )
 from gureum.resources.pool import Pool
-from gureum.resources.power import HostPower
+from gureum.resources.power import HostPower, Setback
 from gureum.resources.record import KINDS, Record
 from gureum.resources.routing import (
     EgressGateway,
@@ -148,6 +148,7 @@ __all__ = [
     "RouteTable",
     "SecondaryAddress",
     "SecurityGroup",
+    "Setback",
     "Severity",
     "Snapshot",
     "SnapshotState",

@@ -51,8 +51,11 @@ class Fence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
 
 
 class ParkState(StrEnum):
-    """``parking``: it is about to be switched off. ``waking``: it is switched on, and waited for."""
+    """``emptying``: what runs on it migrates elsewhere, so that it can be parked. ``parking``: it is about to
+    be switched off. ``waking``: it is switched on, and waited for.
+    """
 
+    emptying = "emptying"
     parking = "parking"
     parked = "parked"
     waking = "waking"
@@ -63,6 +66,7 @@ class Park(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
 
     ``failures``: how often it did not come when it was switched on. ``again``: when it may be tried next,
     after a call that failed, Unix time; 0 if it may. ``unsure``: such a call may yet switch it off.
+    ``boot``: of one that is parked, the boot that its agent said to have ended, until it was not heard of.
     """
 
     state: ParkState = ParkState.parking
@@ -71,6 +75,7 @@ class Park(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     failures: int = 0
     again: float = 0.0
     unsure: bool = False
+    boot: str = ""
 
 
 class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -111,7 +116,9 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
     fence: Fence | None = None
     """While it is ``fencing`` or ``fenced``."""
     park: Park | None = None
-    """While it is off because nothing needs it, or on its way there or back. Nothing runs on it then."""
+    """While it is off because nothing needs it, or on its way there or back. Nothing runs on it then, unless
+    it is being emptied.
+    """
     lifted: int = 0
     """The number of the last fence that is over."""
     fenceable: bool = False
@@ -129,8 +136,13 @@ class Host(Record, frozen=True, kw_only=True, omit_defaults=True):
         return able and not (self.draining or self.uplink_down or self.unfit)
 
     @property
+    def emptying(self) -> bool:
+        """Whether it is on, and what runs on it leaves it, so that it can be parked."""
+        return self.park is not None and self.park.state is ParkState.emptying
+
+    @property
     def wakeable(self) -> bool:
-        """Whether something new can be put on it once it was woken."""
+        """Whether something new can be put on it once it was woken, or is emptied no more."""
         return self.park is not None and not (self.park.again or self.draining or self.fence)
 
     kind: ClassVar[str] = "host"

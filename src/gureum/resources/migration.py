@@ -55,7 +55,7 @@ class InstanceMigration(Record, frozen=True, kw_only=True, omit_defaults=True):
     drains: bool = False
     """It was begun because the source is being drained, not by a client."""
     reason: str = ""
-    """Why it was begun, for people, if it was to balance hosts."""
+    """Why it was begun, for people, if it was to balance hosts, or to empty one that is to be parked."""
     bytes_per_second: int = 0
     """The bound that was asked for, 0 for none."""
     secret: bytes = b""

@@ -65,7 +65,7 @@ class FleetSettings(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     ``survive``: room is kept so that what runs on so many hosts could be started elsewhere if they were lost.
     ``rest_seconds``: for how long a host has to be empty to be parked; at least ``awake_min`` of a zone stay
-    on, with ``headroom`` of what they give away free, as a share.
+    on, with ``headroom`` of what they give away free, as a share. ``empties``: hosts are also emptied for it.
     ``cpu_model``: of instances that are placed from now on, one of ``cpus.MODELS``, "baseline" or "host".
     """
 
@@ -82,6 +82,7 @@ class FleetSettings(Record, frozen=True, kw_only=True, omit_defaults=True):
     rest_seconds: float = 900.0
     awake_min: int = 1
     headroom: float = 0.2
+    empties: bool = False
     fence_power: FencePower = FencePower.none
 
     kind: ClassVar[str] = "fleet-settings"

@@ -25,6 +25,7 @@ from gureum.services.operation import (
     Hosts,
     Input,
     Keys,
+    Later,
     Operation,
     Output,
 )
@@ -74,7 +75,7 @@ class Dispatcher:
                 output = await operation.handler(self._context(call, reader), call.input)
             if call.input.get("DryRun"):
                 raise DryRun
-            return output
+            return await output.rest() if isinstance(output, Later) else output
         except StoreFull as error:
             log.error("%s %s: %s", call.service, call.operation, error)
             raise ApiError(
@@ -158,6 +159,8 @@ class Dispatcher:
 
     async def _run(self, tx: Transaction, operation: Operation, call: Call) -> Output:
         output = await operation.handler(self._context(call, tx), call.input)
+        # A transaction may be run again, and commits before it is answered.
+        assert not isinstance(output, Later), operation.name
         if call.input.get("DryRun"):
             raise DryRun
         return output

@@ -190,7 +190,15 @@ class Context(msgspec.Struct, kw_only=True):
     keys: Keys
 
 
-Handler = Callable[[Context, Input], Awaitable[Output]]
+class Later(NamedTuple):
+    """What an operation that only reads returns when it has to wait for something else than the store: the
+    rest of it, which is run when its read has ended.
+    """
+
+    rest: Callable[[], Awaitable[Output]]
+
+
+Handler = Callable[[Context, Input], Awaitable[Output | Later]]
 
 
 FREEING = ("Delete", "Detach", "Disassociate", "Drain", "Release", "Remove", "Revoke", "Stop", "Terminate")

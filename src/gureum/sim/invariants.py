@@ -25,7 +25,7 @@ from gureum.resources import (
 )
 from gureum.san.fake_shared import FakeSan
 from gureum.services.ec2.instance_types import machine_size
-from gureum.sim import network_invariants, park_invariants
+from gureum.sim import empty_invariants, network_invariants, park_invariants
 from gureum.sim.violation import Violation
 from gureum.sim.world import FOREIGN, SimHost, World
 
@@ -42,7 +42,9 @@ async def always(world: World) -> None:
         volumes = {each.id: each for each in await reader.find(Volume)}
         _no_two_writers(world, {id for id, volume in volumes.items() if volume.multi_attach})
         await network_invariants.always(world, reader)
-        park_invariants.always(await reader.find(Host), instances.values(), volumes.values())
+        hosts = await reader.find(Host)
+        park_invariants.always(hosts, instances.values(), volumes.values())
+        await empty_invariants.always(reader, hosts, instances.values())
     for host in world.hosts:
         _true(world, host, instances, volumes)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from gureum.resources import PowerMode
 from gureum.sim.acts import Options, Words, act
 from gureum.sim.powers import AGENT
 from gureum.sim.stage import Stage
+from gureum.sim.violation import Violation
 from gureum.sim.words import Names, Wrong
+
+log = logging.getLogger("gureum.sim.scenario")
 
 
 @act(
@@ -37,15 +41,29 @@ async def fence_power(stage: Stage, words: Words, options: Options) -> bool:
 
 
 @act(
-    "parking WORD [rest=NUMBER] [awake=NUMBER] [headroom=NUMBER]",
-    "Fleet's ModifyFleetSettings: the PowerMode, and when a host is parked",
+    "parking WORD [rest=NUMBER] [awake=NUMBER] [headroom=NUMBER] [empty]",
+    "Fleet's ModifyFleetSettings: the PowerMode, and when a host is parked; empty: hosts are emptied for it",
     asks=True,
     check=_known_mode,
 )
 async def parking(stage: Stage, words: Words, options: Options) -> bool:
     names = {"rest": "RestSeconds", "awake": "AwakeHosts", "headroom": "HeadroomPercent"}
-    input: dict[str, Any] = {names[key]: int(value) for key, value in options.items()}
+    input: dict[str, Any] = {name: int(options[key]) for key, name in names.items() if key in options}
+    if "empty" in options:
+        input["EmptyHosts"] = True
     return await stage.call("ModifyFleetSettings", "fleet", PowerMode=words[0], **input) is not None
+
+
+@act("expect to-empty NUMBER", "of so many hosts the cloud says that they could be emptied")
+async def expect_to_empty(stage: Stage, words: Words, options: Options) -> bool:
+    answer = await stage.call("DescribeRecommendations", "fleet")
+    if answer is None:
+        raise Violation("the cloud does not answer")
+    for each in answer["HostsToEmpty"]:
+        log.info("(%s; %s)", each["HostId"], each["Reason"])
+    if len(answer["HostsToEmpty"]) != int(words[0]):
+        raise Violation(f"{len(answer['HostsToEmpty'])} could be emptied")
+    return True
 
 
 @act("park HOST", "Fleet's ParkHost", asks=True)

@@ -87,7 +87,7 @@ class SimSwitch:
 
 
 class Switches:
-    """Lets hosts be parked, and their switches and starts fail now and then, by dice of its own."""
+    """Lets hosts be emptied and parked, and their switches fail now and then, by dice of its own."""
 
     def __init__(self, seed: int, world: World) -> None:
         self._random = random.Random(seed)
@@ -100,7 +100,7 @@ class Switches:
         async def work(tx: Transaction) -> None:
             settings = await tx.get(FleetSettings, FLEET) or FleetSettings(id=FLEET)
             parked = replace(settings, power=PowerMode.automatic, rest_seconds=REST_SECONDS, headroom=0.0)
-            await tx.put(replace(parked, fence_power=fence))
+            await tx.put(replace(parked, fence_power=fence, empties=True))
             for host in self._world.hosts:
                 await tx.put(HostPower(id=host.name, agent=AGENT, wake_seconds=WAKE_SECONDS))
 

@@ -1,6 +1,6 @@
 from typing import Any
 
-from gureum.cli.balance import move_row, remarks, row
+from gureum.cli.balance import host_row, move_row, remarks, row
 
 
 def found(**values: Any) -> dict[str, Any]:
@@ -10,6 +10,7 @@ def found(**values: Any) -> dict[str, Any]:
         "ImbalancePercent": 12.3,
         "HostLoads": [],
         "Recommendations": [],
+        "HostsToEmpty": [],
         **values,
     }
 
@@ -40,6 +41,19 @@ def test_moves() -> None:
         "Reason": "balancing",
     }
     assert move_row(move) == ("i-1", "host-0", "host-1", "4.0 GiB in 16 s", "after 30 s", "balancing")
+
+
+def test_hosts_to_be_emptied() -> None:
+    host = {
+        "HostId": "host-0",
+        "Reason": "the only instance there finds room on host-1",
+        "CopyBytes": 4 << 30,
+        "CopySeconds": 8.4,
+        "PaysBackSeconds": 21,
+    }
+    shown = ("host-0", "4.0 GiB in 8 s", "after 21 s", "the only instance there finds room on host-1")
+    assert host_row(host) == shown
+    assert "gureum host power" in remarks(found(HostsToEmpty=[host]))[-1]
 
 
 def test_what_is_said_below() -> None:

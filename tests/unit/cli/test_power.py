@@ -15,6 +15,7 @@ POWER: dict[str, Any] = {
     "HostId": "host-1",
     "PowerState": "awake",
     "CouldBeParked": False,
+    "CouldBeEmptied": False,
     "Failures": 0,
     "Options": {},
     "HasSecrets": False,
@@ -24,6 +25,8 @@ POWER: dict[str, Any] = {
 def test_what_is_shown_of_a_host() -> None:
     assert row(POWER) == ("host-1", "awake", "-", "-", "-", "")
     assert row({**POWER, "CouldBeParked": True})[5] == "could be parked"
+    emptied = {**POWER, "CouldBeEmptied": True, "Reason": "i-1 is there; it finds room"}
+    assert row(emptied)[5] == "could be emptied and parked; i-1 is there; it finds room"
     parked = {
         **POWER,
         "PowerState": "parked",

@@ -10,6 +10,10 @@ from typing import Any, TypeVar
 import pytest
 
 from gureum.control import instances, volumes
+from gureum.control.balance import Situation
+from gureum.control.balancer import Assessment
+from gureum.control.fleet import Fleet
+from gureum.control.loads import Use
 from gureum.control.observed import Observed
 from gureum.env import Env
 from gureum.hostspec import (
@@ -98,6 +102,27 @@ class Bench:
     async def _step(self, step: Callable[..., Awaitable[None]], kind: type[R], id: str) -> R | None:
         await self.store.transact(lambda tx: step(tx, self.env, self.observed, id))
         return await self.find(kind, id)
+
+
+class Idle:
+    """Hosts that say how busy they are: not at all, and what is on them as a test says. ``unknown``: machines
+    of which that is not known.
+    """
+
+    def __init__(self) -> None:
+        self.found = Assessment()
+        self.uses: dict[str, Use] = {}
+        self.besides: dict[str, Use] = {}
+        self.silent: set[str] = set()
+        self.unknown: set[str] = set()
+
+    def situation(self, fleet: Fleet) -> Situation:
+        ids = [each.host.id for each in fleet.candidates()]
+        besides = {id: self.besides.get(id, Use()) for id in ids if id not in self.silent}
+        return Situation(fleet, besides, lambda id: self.uses.get(id, Use()), {})
+
+    def knows(self, machine: str) -> bool:
+        return machine not in self.unknown
 
 
 def instance(id: str = "i-1", **values: Any) -> Instance:

@@ -31,6 +31,9 @@ from gureum.resources import (
     InstanceMigration,
     InstanceState,
     MigrationState,
+    Park,
+    ParkState,
+    PowerMode,
     Resize,
 )
 from gureum.resources.placement import FLEET
@@ -131,6 +134,12 @@ class Bench(Records):
     async def instance(self) -> Instance:
         async with self.store.read() as reader:
             found = await reader.get(Instance, "i-1")
+        assert found is not None
+        return found
+
+    async def host(self, id: str) -> Host:
+        async with self.store.read() as reader:
+            found = await reader.get(Host, id)
         assert found is not None
         return found
 
@@ -261,6 +270,46 @@ def test_room_that_is_kept_for_lost_hosts_is_not_taken(make: Any) -> None:
         await bench.change(FleetSettings, FLEET, survive=0)
         await asyncio.sleep(AGAIN_SECONDS + ROUND_SECONDS)
         assert (await bench.instance()).type == "t3.medium"
+
+    told(make, story)
+
+
+def test_what_finds_no_room_wakes_a_host_and_grows_there(make: Any) -> None:
+    async def story(bench: Bench) -> None:
+        parked = Park(state=ParkState.parked, reason="", since=EPOCH)
+        off = {"cpus": 4, "memory_bytes": 16 * GIB, "address": "192.0.2.2", "number": 2, "park": parked}
+        await bench.put(bench.make.host("host-1", state=HostState.down, **off))
+        await bench.change(Host, "host-0", address="192.0.2.1", number=1)
+        other = bench.make.instance("i-2", type="t3.large", state=InstanceState.running)
+        await bench.put(other, replace(other, id="i-3", type="t3.medium"))
+        await bench.put(bench.make.attached("vol-1", instances=["i-1"], pool="san"))
+        await bench.change(FleetSettings, FLEET, power=PowerMode.recommend)
+        bench.gib = 1.9
+        await asyncio.sleep(GROWS)
+        assert (await bench.host("host-1")).park == parked, "that is for somebody to do"
+        assert [name for name, _ in await bench.events()] == ["InstanceNotAutosized"]
+        await bench.change(FleetSettings, FLEET, power=PowerMode.automatic)
+        await asyncio.sleep(AGAIN_SECONDS + ROUND_SECONDS)
+        park = (await bench.host("host-1")).park
+        assert park is not None
+        assert (park.state, park.reason) == (
+            ParkState.waking,
+            "i-1 is to become a t3.medium, and finds no room",
+        )
+        sight = bench.autosizer.sight("i-1")
+        assert sight is not None
+        assert sight.held.endswith("; it does when the host that is being woken is there")
+        await bench.change(Host, "host-1", park=replace(parked, again=EPOCH + 1e6))
+        await asyncio.sleep(ROUND_SECONDS + 2)
+        sight = bench.autosizer.sight("i-1")
+        assert sight is not None
+        assert "; it does when" not in sight.held, "it did not come"
+        await bench.change(Host, "host-1", park=park)
+        await asyncio.sleep(AGAIN_SECONDS + ROUND_SECONDS)
+        await bench.change(Host, "host-1", state=HostState.up, park=None)
+        await asyncio.sleep(ROUND_SECONDS + 2)
+        [migration] = await bench.find(InstanceMigration)
+        assert (migration.destination, migration.type) == ("host-1", "t3.medium")
 
     told(make, story)
 

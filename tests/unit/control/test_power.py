@@ -35,9 +35,10 @@ from gureum.resources import (
 )
 from gureum.resources.placement import FLEET
 
-from .conftest import ACCOUNT, GIB, instance
+from .conftest import ACCOUNT, GIB, Idle, instance
 
 HOUR = 3600.0
+BOOT = "1"
 
 
 class Fleet:
@@ -49,14 +50,12 @@ class Fleet:
         self.asked: list[tuple[str, Action]] = []
         self.errors: dict[Action, str] = {}
         self.leads = True
-        self.loads = Assessment()
+        self.busy = Idle()
         self.kicked: list[str] = []
         self.power = self.manager()
 
     def manager(self) -> Power:
-        power = Power(
-            self.bench.env, self.bench.store, self.hosts, self.kick, lambda: self.loads, lambda: self.leads
-        )
+        power = Power(self.bench.env, self.bench.store, self.hosts, self.kick, self.busy, lambda: self.leads)
         power.switch = self  # type: ignore[assignment]
         return power
 
@@ -72,7 +71,14 @@ class Fleet:
 
     async def begin(self) -> None:
         for number in range(3):
-            host = Host(id=f"host-{number}", zone="", state=HostState.up, cpus=4, memory_bytes=17 * GIB)
+            host = Host(
+                id=f"host-{number}",
+                zone="",
+                state=HostState.up,
+                cpus=4,
+                memory_bytes=17 * GIB,
+                boot_id=BOOT,
+            )
             await self.bench.put(host, HostPower(id=host.id, agent="a", wake_seconds=300.0))
         await self.bench.put(FleetSettings(id=FLEET, power=PowerMode.automatic, rest_seconds=60.0))
 
@@ -201,11 +207,16 @@ async def test_nothing_is_switched_for_what_is_wanted_no_more(fleet: Fleet) -> N
     assert fleet.asked == []
 
 
+@pytest.mark.parametrize("another", [False, True])
 async def test_one_that_goes_on_reporting_when_it_is_off_may_be_another(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, another: bool
 ) -> None:
+    """Whichever manager hears it."""
     monkeypatch.setattr("gureum.control.power.ROUND_SECONDS", 0.0)
     await fleet.parked("host-1")
+    if another:
+        fleet.power = fleet.manager()
+        await fleet.step()
     await fleet.hosts.note(report("host-1"))
     monkeypatch.setattr("gureum.control.power.SETTLE_SECONDS", -1.0)
     await fleet.step()
@@ -223,12 +234,19 @@ async def test_one_that_goes_on_reporting_when_it_is_off_may_be_another(
         assert [await fence_power(reader, f"host-{number}") for number in (1, 2)] == ["none", "off"]
 
 
-async def test_one_that_was_silent_was_switched_on_by_somebody(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("silent", "boot"), [(True, BOOT), (False, "2")])
+async def test_one_that_was_silent_or_started_anew_was_switched_on_by_somebody(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, silent: bool, boot: str
 ) -> None:
-    await fleet.parked("host-1")
+    """Also one that was suspended, or is a host of the manager's machine: its boot is the same."""
+    assert (await fleet.parked("host-1")).park.boot == BOOT  # type: ignore[union-attr]
     await fleet.step()
-    await fleet.hosts.note(report("host-1"))
+    if silent:
+        monkeypatch.setattr("gureum.control.power.SILENT_SECONDS", -1.0)
+        await fleet.step()
+    fleet.power = fleet.manager()
+    await fleet.step()
+    await fleet.hosts.note(report("host-1", boot))
     monkeypatch.setattr("gureum.control.power.SETTLE_SECONDS", -1.0)
     await fleet.step()
     assert (await fleet.events())[-1] == "HostAwake"
@@ -449,12 +467,12 @@ async def test_nothing_is_parked_where_a_host_is_too_busy_and_one_is_woken(fleet
     for number in range(4):
         host = f"host-{number % 2}"
         await bench.put(instance(f"i-{number}", type="t3.micro", host=host, state=InstanceState.running))
-    fleet.loads = Assessment(1.0, (HostLoad("host-0", True, hot=True, stays="nothing could go"),))
+    fleet.busy.found = Assessment(1.0, (HostLoad("host-0", True, hot=True, stays="nothing could go"),))
     await fleet.step()
     assert await fleet.state("host-2") == "waking"
 
 
-def report(host: str) -> HostReport:
+def report(host: str, boot: str = BOOT) -> HostReport:
     return HostReport(
-        cloud="test", host=host, zone="", cpus=4, memory_bytes=17 * GIB, boot_id="2", revision=1
+        cloud="test", host=host, zone="", cpus=4, memory_bytes=17 * GIB, boot_id=boot, revision=1
     )

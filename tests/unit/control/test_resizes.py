@@ -17,7 +17,19 @@ from gureum.control.recovery import reconcile
 from gureum.control.resizes import RESIZE_SECONDS, CannotResize, begin
 from gureum.control.specs import host_spec
 from gureum.hostspec import MachineState
-from gureum.resources import Event, FleetSettings, Host, Instance, InstanceMigration, InstanceState, Resize
+from gureum.resources import (
+    Event,
+    FleetSettings,
+    Host,
+    HostState,
+    Instance,
+    InstanceMigration,
+    InstanceState,
+    Park,
+    ParkState,
+    PowerMode,
+    Resize,
+)
 from gureum.resources.placement import FLEET
 from gureum.services.ec2.instance_types import GROWTH, TYPES, growth, machine_size
 from gureum.services.operation import Cloud
@@ -281,3 +293,65 @@ async def test_room_that_is_kept_where_it_would_move_to(rig: Any, make: Any, kep
     ):
         await resize(rig, "t3.medium", moves=True)
     assert not (await rig.get(Instance, "i-1")).migration
+
+
+def parked(make: Any, id: str, number: int, gib: int, **park: Any) -> Host:
+    off = Park(**{"state": ParkState.parked, "reason": "", "since": 0.0, **park})
+    where = {"address": f"192.0.2.{number}", "number": number}
+    host: Host = make.host(id, state=HostState.down, park=off, memory_bytes=gib * GIB, **where)
+    return host
+
+
+async def wanting(rig: Any, type: str) -> str | None:
+    async with rig.store.read() as reader:
+        instance = await reader.get(Instance, "i-1")
+        return await resizes.wanting(reader, instance, type)
+
+
+async def test_a_host_to_be_woken_is_one_that_helps(rig: Any, make: Any) -> None:
+    """host-0 has room for 7 GiB."""
+    await rig.put(
+        FleetSettings(id=FLEET, power=PowerMode.automatic),
+        replace(await rig.get(Host, "host-0"), address="192.0.2.1"),
+        make.attached(pool="san"),
+    )
+    assert await wanting(rig, "t3.large") is None, "none is parked"
+    await rig.put(parked(make, "host-1", 2, 4))
+    assert await wanting(rig, "t3.medium") is None, "there is room"
+    assert await wanting(rig, "t3.large") is None, "it is too small"
+    await rig.put(parked(make, "host-2", 3, 16, failures=1), parked(make, "host-3", 4, 12))
+    assert await wanting(rig, "t3.large") == "host-3", "it came the last time"
+    assert await wanting(rig, "t3.xlarge") is None
+    coming = replace(parked(make, "host-2", 3, 16), version=(await rig.get(Host, "host-2")).version)
+    await rig.put(replace(coming, park=Park(state=ParkState.waking, reason="", since=0.0)))
+    assert await wanting(rig, "t3.large") == "", "one comes"
+    settings = await rig.get(FleetSettings, FLEET)
+    await rig.put(replace(settings, power=PowerMode.recommend))
+    assert await wanting(rig, "t3.large") is None
+
+
+async def test_a_host_is_woken_for_what_cannot_migrate_only_if_it_grows_where_it_is(
+    rig: Any, make: Any
+) -> None:
+    await rig.put(
+        FleetSettings(id=FLEET, power=PowerMode.automatic),
+        replace(await rig.get(Host, "host-0"), address="192.0.2.1"),
+        make.attached(pool="san", multi_attach=True),
+        parked(make, "host-1", 2, 16),
+    )
+    assert await wanting(rig, "t3.large") is None
+
+
+async def test_a_host_is_woken_for_room_that_is_kept(rig: Any, make: Any) -> None:
+    await rig.put(
+        FleetSettings(id=FLEET, survive=1, power=PowerMode.automatic),
+        make.host("host-1"),
+        make.instance("i-2", state=InstanceState.running, host="host-1", type="t3.medium"),
+        make.attached(pool="san"),
+        parked(make, "host-2", 3, 4),
+    )
+    with pytest.raises(NoCapacity, match="loss of a host is survived"):
+        await resize(rig, "t3.medium")
+    assert await wanting(rig, "t3.medium") is None, "it is too small"
+    await rig.put(parked(make, "host-3", 4, 8))
+    assert await wanting(rig, "t3.medium") == "host-3"

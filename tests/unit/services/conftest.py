@@ -43,7 +43,7 @@ from gureum.resources import (
 )
 from gureum.san.ceph.audit import Finding
 from gureum.services.ec2.defaults import ensure_defaults
-from gureum.services.operation import OPERATIONS, Caller, Cloud, Context, Joining
+from gureum.services.operation import OPERATIONS, Caller, Cloud, Context, Joining, Later
 from gureum.sizespec import MachineSize
 from gureum.store.base import Reader, Transaction
 from gureum.store.sqlite import SqliteStore
@@ -258,6 +258,8 @@ class Rig:
         else:
             async with self.store.read() as reader:
                 output = await work(reader)
+            if isinstance(output, Later):
+                output = await output.rest()
         output = without_none(output)
         check(output, model.output_shape, f"output of {operation}")
         if model.output_shape is not None:

@@ -14,8 +14,9 @@ from gureum.gateway.call import Call
 from gureum.resources import ClientToken, KeyPair
 from gureum.services import dispatch
 from gureum.services.dispatch import Dispatcher
-from gureum.services.operation import OPERATIONS, Caller, Cloud, Context, Input, Operation, Output
+from gureum.services.operation import OPERATIONS, Caller, Cloud, Context, Input, Later, Operation, Output
 from gureum.store.sqlite import SqliteStore
+from gureum.store.sqlite.store import READERS_MAX
 
 ACCOUNT = "123456789012"
 CALLER = Caller(account=ACCOUNT, arn="arn:aws:iam::1:root", user_id=ACCOUNT, access_key="AKIATEST")
@@ -31,6 +32,8 @@ class Rig:
         self.dispatcher = Dispatcher(self.env, CLOUD, store, hosts)
         self.runs = 0
         self.refuses = False
+        self.waiting = asyncio.Semaphore(0)
+        self.answered = asyncio.Event()
 
     async def call(self, operation: str, **input: Any) -> Any:
         return await self.dispatcher(
@@ -77,12 +80,23 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
             raise error
         return {"Count": await ctx.tx.count(KeyPair)}
 
+    async def wait(ctx: Context, input: Input) -> Later:
+        count = await ctx.tx.count(KeyPair)
+
+        async def rest() -> Output:
+            rig.waiting.release()
+            await rig.answered.wait()
+            return {"Count": count}
+
+        return Later(rest)
+
     def pair() -> dict[str, Any]:
         values = {"fingerprint": "f", "public_key": "k", "type": "rsa", "created": datetime.now(UTC)}
         return {name: values[name] for name in values if name in KeyPair.__struct_fields__}
 
     monkeypatch.setitem(OPERATIONS, ("test", "Make"), Operation("test", "Make", make, True))
     monkeypatch.setitem(OPERATIONS, ("test", "Look"), Operation("test", "Look", look, False))
+    monkeypatch.setitem(OPERATIONS, ("test", "Wait"), Operation("test", "Wait", wait, False))
     yield rig
     await store.close()
 
@@ -93,6 +107,19 @@ async def test_an_answer_is_given_after_the_commit(rig: Rig) -> None:
     assert await rig.call("Look") == {"Count": 1}
     assert rig.dispatcher.implemented("test", "Make")
     assert not rig.dispatcher.implemented("test", "Break")
+
+
+async def test_what_waits_for_something_else_keeps_no_read_of_the_store(rig: Rig) -> None:
+    await rig.call("Make")
+    waiting = [asyncio.create_task(rig.call("Wait")) for _ in range(READERS_MAX)]
+    async with asyncio.timeout(5):
+        for _ in waiting:
+            await rig.waiting.acquire()
+        assert await rig.call("Look") == {"Count": 1}
+    rig.answered.set()
+    assert await asyncio.gather(*waiting) == READERS_MAX * [{"Count": 1}]
+    assert (await rig.fails("Wait", DryRun=True)).code == "DryRunOperation"
+    assert rig.waiting.locked()
 
 
 async def test_a_failed_operation_changes_nothing(rig: Rig) -> None:
@@ -209,7 +236,7 @@ async def test_a_conflict_is_run_again(rig: Rig, monkeypatch: pytest.MonkeyPatch
     right = OPERATIONS["test", "Make"].handler
     tries = 0
 
-    async def once_in_conflict(ctx: Context, input: Input) -> Output:
+    async def once_in_conflict(ctx: Context, input: Input) -> Output | Later:
         nonlocal tries
         tries += 1
         output = await right(ctx, input)

@@ -132,17 +132,19 @@ def _short(scene: Scene, fleet: Restarts, machine: Taken, priority: int) -> Shor
     return Outlook(scene, fleet, domain(fleet, machine.zone), new).avoidable(fleet.settings.survive)
 
 
-async def shortfall(reader: Reader, zone: str, moves: Collection[Move] = ()) -> str:
+async def shortfall(
+    reader: Reader, zone: str, moves: Collection[Move] = (), woken: Collection[str] = ()
+) -> str:
     """What would find no room in the zone if hosts were lost whose loss is to be survived, "" for nothing.
     As where launches are refused: without what no host that is left has the labels for.
 
-    ``moves``: when these are done, and what is on its way already.
+    ``moves``: when these are done, and what is on its way already. ``woken``: hosts that are on by then.
     """
     fleet = await _fleet(reader)
     if not isinstance(fleet, Restarts):
         return ""
-    scene = Scene(fleet)
-    for move in (*await _under_way(reader), *moves) if moves else ():
+    scene = Scene(fleet).woken(woken)
+    for move in (*await under_way(reader), *moves) if moves else ():
         scene.move(move)
     short = Outlook(scene, fleet, domain(fleet, zone)).avoidable(fleet.settings.survive)
     if short is None:
@@ -151,7 +153,8 @@ async def shortfall(reader: Reader, zone: str, moves: Collection[Move] = ()) -> 
     return f"room is kept so that the loss of {hosts} is survived, and then {short}"
 
 
-async def _under_way(reader: Reader) -> list[Move]:
+async def under_way(reader: Reader) -> list[Move]:
+    """What instances do that are on their way to another host."""
     migrations = await reader.find(InstanceMigration, state=[str(state) for state in UNDECIDED])
     instances = await reader.get_many(Instance, {each.instance for each in migrations})
     by_id = {each.id: each for each in instances}

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from gureum.control.balance import Move
 from gureum.control.balancer import HostLoad
+from gureum.control.emptying import Way
 from gureum.resources import BalanceMode
 from gureum.services.fleet.placement import settings
 from gureum.services.operation import Context, Input, Output, operation
@@ -38,6 +39,27 @@ async def _described(ctx: Context) -> dict[str, Any]:
         "HeldBecause": found.held or None,
         "HostLoads": [_host(host) for host in found.hosts],
         "Recommendations": [_recommendation(move) for move in found.moves],
+        "HostsToEmpty": [_to_empty(rest.way) for rest in ctx.hosts.power.found if rest.way is not None],
+    }
+
+
+def _to_empty(way: Way) -> dict[str, Any]:
+    return {
+        "HostId": way.host,
+        "Reason": way.reason,
+        "CopyBytes": way.copy_bytes,
+        "CopySeconds": round(way.seconds, 1),
+        "PaysBackSeconds": int(way.pays_back_seconds),
+        "Moves": [
+            {
+                "InstanceId": move.instance,
+                "SourceHostId": way.host,
+                "TargetHostId": move.target,
+                "CopyBytes": move.cost.bytes,
+                "CopySeconds": round(move.cost.seconds, 1),
+            }
+            for move in way.moves
+        ],
     }
 
 

@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from gureum.cli.config import FIRST_MACHINE
-from gureum.control import events, migrations
+from gureum.control import events, migrations, resting
 from gureum.control.fences import begun
 from gureum.control.move import CannotMove
 from gureum.resources import (
@@ -202,6 +202,8 @@ async def activate_host(ctx: Context, input: Input) -> Output:
         raise wrong_state(
             f"Host {host.id} is revoked. Let its machine join again with a new token (CreateHostToken)."
         )
+    if host.emptying:
+        host = await resting.wake(ctx.tx, ctx.env, host.id, "somebody activated it") or host
     host = await ctx.tx.put(replace(host, draining=False))
     return {"Host": await described(ctx, host)}
 
@@ -319,6 +321,14 @@ async def revoke_host(ctx: Context, input: Input) -> Output:
         text = f"host {host.id} was revoked, and is not heard any more"
         await events.record(ctx.tx, ctx.env, "HostDown", text, Severity.warning, host=host.id)
     host = await ctx.tx.put(
-        replace(host, state=state, silent=silent, draining=True, address="", wireguard_key="")
+        replace(
+            host,
+            state=state,
+            silent=silent,
+            draining=True,
+            park=None if host.emptying else host.park,
+            address="",
+            wireguard_key="",
+        )
     )
     return {"Host": await described(ctx, host)}

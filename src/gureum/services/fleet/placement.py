@@ -125,6 +125,8 @@ def _power(input: Input) -> dict[str, Any]:
         if fence not in list(FencePower):
             raise invalid(f"FencePower is one of: {', '.join(FencePower)}.")
         found["fence_power"] = FencePower(fence)
+    if (empties := input.get("EmptyHosts")) is not None:
+        found["empties"] = empties
     for member, (field, lowest, highest) in POWER.items():
         value = input.get(member)
         if value is not None:
@@ -157,6 +159,7 @@ def _shown(said: FleetSettings) -> dict[str, Any]:
         "RestSeconds": int(said.rest_seconds),
         "AwakeHosts": said.awake_min,
         "HeadroomPercent": round(100 * said.headroom),
+        "EmptyHosts": said.empties,
     }
 
 

@@ -17,7 +17,7 @@ from gureum.resources.power import WAKE_SECONDS
 from gureum.services.fleet import pages
 from gureum.services.fleet.faults import invalid, not_found, wrong_state
 from gureum.services.fleet.hosts import described, found
-from gureum.services.operation import Context, Input, Output, operation
+from gureum.services.operation import Context, Input, Later, Output, operation
 
 OPTION = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 OURS = ("action", "nodename")
@@ -116,14 +116,16 @@ async def describe_host_power(ctx: Context, input: Input) -> Output:
 
 
 def _described(ctx: Context, host: Host, power: HostPower | None) -> dict[str, Any]:
-    resting = {rest.host: rest.why for rest in ctx.hosts.power.found}
+    rest = next((rest for rest in ctx.hosts.power.found if rest.host == host.id), None)
     park = host.park
+    rest = rest if park is None else None
     return {
         "HostId": host.id,
         "PowerState": "awake" if park is None else str(park.state),
         "Since": None if park is None else datetime.fromtimestamp(park.since, UTC),
-        "Reason": (resting.get(host.id) or None) if park is None else park.reason,
-        "CouldBeParked": park is None and resting.get(host.id) == "",
+        "Reason": park.reason if park is not None else (rest.why or None) if rest is not None else None,
+        "CouldBeParked": rest is not None and not rest.why,
+        "CouldBeEmptied": rest is not None and rest.way is not None,
         "Failures": 0 if park is None else park.failures,
         "NextTry": datetime.fromtimestamp(park.again, UTC) if park is not None and park.again else None,
         "Agent": None if power is None else power.agent,
@@ -134,14 +136,18 @@ def _described(ctx: Context, host: Host, power: HostPower | None) -> dict[str, A
 
 
 @operation("fleet", "TestHostPower")
-async def test_host_power(ctx: Context, input: Input) -> Output:
-    """Ask the host's agent whether the host is on."""
+async def test_host_power(ctx: Context, input: Input) -> Later:
+    """Ask the host's agent whether the host is on: no read of the store waits for that."""
     host = await found(ctx, input)
     power = await ctx.tx.get(HostPower, host.id)
     if power is None:
         raise wrong_state(f"It is not known how host {host.id} is switched (ModifyHostPower).")
-    answer = await ctx.hosts.power.switch(power, Action.status)
-    return {"On": None if answer.error else answer.on, "Message": answer.error or None}
+
+    async def ask() -> Output:
+        answer = await ctx.hosts.power.switch(power, Action.status)
+        return {"On": None if answer.error else answer.on, "Message": answer.error or None}
+
+    return Later(ask)
 
 
 @operation("fleet", "ParkHost", write=True)

@@ -34,7 +34,7 @@ async def start_upgrade(ctx: Context, input: Input) -> Output:
     hosts = {host.id: host for host in await ctx.tx.get_many(Host, set(ids))}
     if absent := [id for id in ids if id not in hosts]:
         raise ApiError("ResourceNotFoundException", f"There is no host {absent[0]!r}. See DescribeHosts.")
-    if parked := [id for id in ids if hosts[id].park is not None]:
+    if parked := [id for id in ids if hosts[id].park is not None and not hosts[id].emptying]:
         raise wrong_state(f"Host {parked[0]} is parked. Wake it first (WakeHost), or leave it out.")
     if down := [id for id in ids if hosts[id].state is not HostState.up]:
         raise wrong_state(f"Host {down[0]} is {hosts[down[0]].state}. Only hosts that are up are upgraded.")

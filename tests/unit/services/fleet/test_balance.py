@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from gureum.control.balance import Cost, Level, Move
 from gureum.control.balancer import Assessment, HostLoad
+from gureum.control.emptying import Departure, Way
+from gureum.control.resting import Rest
 from gureum.resources import BalanceMode, FleetSettings
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ async def test_nothing_was_looked_at_yet(fleet: Fleet) -> None:
         "ImbalancePercent": 0.0,
         "HostLoads": [],
         "Recommendations": [],
+        "HostsToEmpty": [],
     }
 
 
@@ -75,6 +78,33 @@ async def test_what_was_found(fleet: Fleet) -> None:
             "PaysBackSeconds": 34,
         }
     ]
+
+
+async def test_hosts_that_could_be_emptied(fleet: Fleet) -> None:
+    moves = (
+        Departure("i-1", "host-2", Cost(4 * GIB, 16.04, 42.0)),
+        Departure("i-2", "host-3", Cost(2 * GIB, 8.0, 26.0)),
+    )
+    way = Way("host-1", 4.0, moves)
+    rests = (Rest("host-1", "2 instances are there", way), Rest("host-2", "i-3 is there"))
+    fleet.rig.hosts.power.found = rests
+    [found] = (await fleet.call("DescribeRecommendations"))["HostsToEmpty"]
+    first, second = found.pop("Moves")
+    assert found == {
+        "HostId": "host-1",
+        "Reason": "all 2 instances there find room on 2 other hosts (6 GiB to copy in 12 s)",
+        "CopyBytes": 6 * GIB,
+        "CopySeconds": 12.0,
+        "PaysBackSeconds": 17,
+    }
+    assert first == {
+        "InstanceId": "i-1",
+        "SourceHostId": "host-1",
+        "TargetHostId": "host-2",
+        "CopyBytes": 4 * GIB,
+        "CopySeconds": 16.0,
+    }
+    assert second["TargetHostId"] == "host-3"
 
 
 async def test_the_mode_is_a_setting_of_the_fleet(fleet: Fleet) -> None:

@@ -80,6 +80,7 @@ async def test_overcommit_of_all_and_of_one(fleet: Any) -> None:
         "RestSeconds": 900,
         "AwakeHosts": 1,
         "HeadroomPercent": 20,
+        "EmptyHosts": False,
     }
     changed = await fleet.call("ModifyFleetSettings", CpuOvercommit=4)
     assert changed["Settings"] == {**settings, "CpuOvercommit": 4.0}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
+from gureum.control.emptying import Way
 from gureum.control.fence_agents import MACHINE_HOST, Action, Answer, opened
 from gureum.control.resting import Rest
 from gureum.resources import (
@@ -20,6 +21,7 @@ from gureum.resources import (
     ParkState,
     PowerMode,
 )
+from gureum.services.operation import OPERATIONS, Later
 
 from .test_hosts import host
 
@@ -46,6 +48,7 @@ async def test_a_host_gets_an_agent_whose_secrets_nobody_is_shown(fleet: Fleet) 
         "HostId": "host-1",
         "PowerState": "awake",
         "CouldBeParked": False,
+        "CouldBeEmptied": False,
         "Failures": 0,
         "Agent": "fence_known",
         "Options": {"ip": "192.0.2.9"},
@@ -132,6 +135,15 @@ async def test_its_agent_is_asked_whether_it_is_on(fleet: Fleet) -> None:
     assert {action for _, action, _ in fleet.rig.hosts.power.asked} == {Action.status}
 
 
+async def test_no_read_of_the_store_waits_for_its_agent(fleet: Fleet) -> None:
+    await fleet.put(host(), HostPower(id="host-1", agent="fence_known"))
+    async with fleet.rig.store.read() as reader:
+        operation = OPERATIONS["fleet", "TestHostPower"]
+        later = await operation.handler(fleet.rig.context(reader), {"HostId": "host-1"})
+        assert isinstance(later, Later)
+        assert fleet.rig.hosts.power.asked == []
+
+
 async def test_the_machine_of_a_manager_stays_on(fleet: Fleet) -> None:
     await fleet.put(replace(large("host-1"), address="192.0.2.2"), large("host-2"))
     await fleet.put(*(large(name, zone="") for name in ("third", "host-3", "host-4")))
@@ -168,12 +180,40 @@ async def test_a_host_is_parked_and_woken(fleet: Fleet) -> None:
 
 async def test_why_hosts_are_on(fleet: Fleet) -> None:
     await fleet.put(host("host-1"), host("host-2"))
-    fleet.rig.hosts.power.found = (Rest("host-1", ""), Rest("host-2", "i-1 is there"))
+    await fleet.put(host("host-3"))
+    way = Way("host-3", 4.0, ())
+    fleet.rig.hosts.power.found = (
+        Rest("host-1", ""),
+        Rest("host-2", "i-1 is there"),
+        Rest("host-3", "i-2 is there; it finds room", way),
+    )
     found = (await fleet.call("DescribeHostPower"))["HostPowers"]
-    assert [(each["CouldBeParked"], each.get("Reason")) for each in found] == [
-        (True, None),
-        (False, "i-1 is there"),
+    assert [(each["CouldBeParked"], each["CouldBeEmptied"], each.get("Reason")) for each in found] == [
+        (True, False, None),
+        (False, False, "i-1 is there"),
+        (False, True, "i-2 is there; it finds room"),
     ]
+
+
+async def test_one_that_is_emptied_goes_on_when_somebody_says_so(fleet: Fleet) -> None:
+    park = Park(state=ParkState.emptying, reason="all finds room elsewhere", since=0.0)
+    for call, said in (("WakeHost", {}), ("ActivateHost", {})):
+        name = f"host-{call}"
+        await fleet.put(large(name, park=park), HostPower(id=name, agent="fence_known"))
+        shown = (await fleet.call("ParkHost", HostId=name))["Host"]
+        assert (shown["PowerState"], shown["State"]) == ("emptying", "up"), "it is about to be"
+        shown = (await fleet.call(call, HostId=name, **said))["Host"]
+        assert (shown["PowerState"], shown["Draining"]) == ("awake", False)
+        assert (await fleet.get(HostPower, name)).setback is not None
+
+
+async def test_one_that_is_emptied_can_be_upgraded_and_revoked(fleet: Fleet) -> None:
+    park = Park(state=ParkState.emptying, reason="all finds room elsewhere", since=0.0)
+    await fleet.put(large("host-1", park=park))
+    await fleet.put(HostCertificate(id="1", host="host-1", zone="", expires=2e9))
+    await fleet.call("StartUpgrade", HostIds=["host-1"])
+    await fleet.call("RevokeHost", HostId="host-1")
+    assert (await fleet.get(Host, "host-1")).park is None
 
 
 async def test_the_fleet_says_when_hosts_are_parked(fleet: Fleet) -> None:
@@ -183,12 +223,14 @@ async def test_the_fleet_says_when_hosts_are_parked(fleet: Fleet) -> None:
         "RestSeconds": 120,
         "AwakeHosts": 2,
         "HeadroomPercent": 25,
+        "EmptyHosts": True,
     }
     shown = (await fleet.call("ModifyFleetSettings", **said))["Settings"]
     assert {key: shown[key] for key in said} == said
     (settings,) = await fleet.find(FleetSettings)
     assert (settings.power, settings.rest_seconds) == (PowerMode.automatic, 120.0)
-    assert (settings.awake_min, settings.headroom) == (2, 0.25)
+    assert (settings.awake_min, settings.headroom, settings.empties) == (2, 0.25, True)
+    assert not (await fleet.call("ModifyFleetSettings", EmptyHosts=False))["Settings"]["EmptyHosts"]
     for name, value in (
         ("PowerMode", "on"),
         ("FencePower", "on"),
