@@ -104,6 +104,10 @@ class Process:
         self.freezer.thaw()
         self._task.cancel()
 
+    def when_gone(self, act: Callable[[], None]) -> None:
+        """Do this when its last task is."""
+        self._task.add_done_callback(lambda _task: act())
+
     async def wait(self) -> None:
         """Raises what ended it, if that was a fault."""
         await asyncio.wait([self._task])

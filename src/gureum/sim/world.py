@@ -404,14 +404,22 @@ class World:
     def lose_power(self, host: SimHost) -> None:
         """The host is off and on again: its machines and its agent are gone, its disk is not."""
         host.machines.reboot_host()
-        self.wires.ports.pop(host.name, None)
-        self.wires.rules.pop(host.name, None)
         host.boot += 1
         host.notes = Notes()
         host.paused = False
+        boot = host.boot
+
+        def forget_network() -> None:
+            if host.boot == boot:
+                self.wires.ports.pop(host.name, None)
+                self.wires.rules.pop(host.name, None)
+
+        forget_network()
         for process in (host.process, host.warden_process):
             if process is not None:
                 process.die()
+                # A task of it may have one step left, in which it has a port.
+                process.when_gone(forget_network)
 
     def go_dark(self, host: SimHost, seconds: float) -> None:
         """The host is off for so long."""
