@@ -33,19 +33,26 @@ class Gate:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.waiting: asyncio.Queue[tuple[asyncio.Future[None], int]] = asyncio.Queue()
+        self.come = asyncio.Event()
         commit = Writer.commit
 
         async def gated(writer: Writer, writes: Any, base: int, last: int) -> None:
             opened = asyncio.get_running_loop().create_future()
             self.waiting.put_nowait((opened, last - base))
+            self.come.set()
             await opened
             await commit(writer, writes, base, last)
 
         monkeypatch.setattr(Writer, "commit", gated)
 
+    async def has_come(self) -> None:
+        """Until a commit has waited here."""
+        async with asyncio.timeout(60):
+            await self.come.wait()
+
     async def next(self, error: Exception | None = None) -> int:
         """Of how many transactions the next commit is."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             opened, count = await self.waiting.get()
         if error is None:
             opened.set_result(None)
@@ -79,6 +86,7 @@ async def settle(rounds: int = 200) -> None:
 async def test_those_that_wait_share_a_commit(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(monkeypatch)
     tasks = [asyncio.create_task(store.transact(adding())) for _ in range(5)]
+    await gate.has_come()
     await settle()
     assert [task.done() for task in tasks] == [False] * 5
     assert [await gate.next(), await gate.next()] == [1, 4]
@@ -91,7 +99,7 @@ async def test_what_builds_on_a_failed_commit_is_run_again(
 ) -> None:
     gate, runs = Gate(monkeypatch), list[int]()
     first = asyncio.create_task(store.transact(adding()))
-    await settle(50)
+    await gate.has_come()
     others = [asyncio.create_task(store.transact(adding(runs))) for _ in range(2)]
     reading = asyncio.create_task(store.transact(lambda tx: tx.get(Vpc, "counter")))
     await settle()
@@ -113,7 +121,7 @@ async def test_a_commit_goes_on_when_nobody_waits_for_it(
 ) -> None:
     gate = Gate(monkeypatch)
     task = asyncio.create_task(store.transact(adding()))
-    await settle(50)
+    await gate.has_come()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
