@@ -29,9 +29,9 @@ def known(cloud: Cloud, machine: str, answer: Mapping[str, Any]) -> Iterator[str
         yield (
             f"its login to the database. If {machine} has one of its own: ALTER ROLE ITS_LOGIN NOLOGIN. If "
             "it has not, or if the role that owns the tables can log in, whose password it could change: "
-            f"ALTER ROLE \"{user}\" PASSWORD '...' as well, and the new one into the passfile of each machine "
-            "with that login. Then end the sessions of each of these: SELECT pg_terminate_backend(pid) FROM "
-            "pg_stat_activity WHERE usename = 'ITS_LOGIN'"
+            f"ALTER ROLE \"{user}\" PASSWORD '...' as well, and the new one into the passfile of each "
+            "machine with that login. Then end the sessions of each of these: SELECT "
+            "pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'ITS_LOGIN'"
         )
     yield (
         "root's access key: gureum manager access-key here, then on each other machine with managers "
