@@ -10,6 +10,7 @@ GureumError
 │   ├── StoreAway       its server does not answer, or another manager leads; nothing was committed
 │   └── CommitUnknown   its server did not answer, so whether something was committed is not known
 ├── TransportError      the other side of a host link is gone, late or talks nonsense
+│   ├── Distrusted      who answers is not, or not any more, to be believed to be the manager
 │   └── TooLarge        a message is over the bound; nothing of it was sent, and the link is as before
 └── HostError           something on a compute host failed
     ├── HypervisorError
@@ -74,6 +75,10 @@ class CommitUnknown(StoreError):
 
 
 class TransportError(GureumError):
+    pass
+
+
+class Distrusted(TransportError):
     pass
 
 

@@ -57,7 +57,8 @@ class Parts:
         if here.joined or here.several:
             proof: certificate.Credentials = certificate.OfJoined(here.directory, self._managers)
             if not here.joined:
-                proof = certificate.OfOwn(env, here.directory, here.identity.host, self._managers)
+                name = here.identity.host
+                proof = certificate.OfOwn(env, here.directory, name, self._managers, self._manager_keys)
             self.connector = certificate.Connector(here.directory, proof, self._manager_keys)
             images = Fetched(
                 here.directory / "fetched", self.connector.connect, partial(built_here, here.cloud_dir)

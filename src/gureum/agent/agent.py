@@ -22,6 +22,7 @@ from gureum.agent.disks import Disks
 from gureum.agent.fencing import Fencing
 from gureum.agent.load import Gauge
 from gureum.agent.machines import Machines
+from gureum.agent.once import Once
 from gureum.agent.pool_volumes import PoolVolumes
 from gureum.agent.watched import Watched
 from gureum.agent.workers import Workers
@@ -124,6 +125,7 @@ class Agent:
         self._report_due = Bell()
         self._sequence = 0
         self._heard_count = 0
+        self._unreached = Once(log)
         self._metadata: dict[str, Metadata] = {}
         self._networks = Workers[str](self._apply_network, 1)
         self.disks = Disks(env, pools, hypervisor, self._disk_changed, self._disk_released)
@@ -288,7 +290,7 @@ class Agent:
             try:
                 link = await self._connect()
             except TransportError as error:
-                log.debug("%s", error)
+                self._unreached.warn(str(error))
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RECONNECT_SECONDS_MAX)
                 continue
@@ -304,6 +306,7 @@ class Agent:
                 # Before Python 3.13 a task group that ends by an error loses a cancellation that comes then.
                 raise asyncio.CancelledError
             if self._heard_count > heard:
+                self._unreached.done()
                 pause = RECONNECT_SECONDS_MIN
             await asyncio.sleep(pause)
             pause = min(pause * 2, RECONNECT_SECONDS_MAX)

@@ -11,14 +11,16 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from ssl import SSLContext
 from typing import Protocol
 
 import msgspec
 from msgspec.structs import replace
 
+from gureum.agent.once import Once
 from gureum.cli.config import AUTHORITY_DIRECTORY, JoinedConfig
 from gureum.env import Env
-from gureum.errors import ConfigError, TransportError
+from gureum.errors import ConfigError, Distrusted, TransportError
 from gureum.files import make_directories, write_atomically
 from gureum.hostspec import HostSpec
 from gureum.transport import link as unix
@@ -119,9 +121,20 @@ class OfJoined:
 
 
 class OfOwn:
-    """Of a host of the machine that a cloud was made on. It needs none as long as all managers are there."""
+    """Of a host of the machine that a cloud was made on. It needs none as long as all managers are there.
 
-    def __init__(self, env: Env, state_dir: Path, host: str, known: Callable[[], Sequence[str]]) -> None:
+    ``known``, ``keys``: managers, and their keys, that the last spec named.
+    """
+
+    def __init__(
+        self,
+        env: Env,
+        state_dir: Path,
+        host: str,
+        known: Callable[[], Sequence[str]],
+        keys: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
+        self._keys = keys
         self.host = host
         self._env = env
         self._state_dir = state_dir
@@ -143,9 +156,11 @@ class OfOwn:
         return self._life.renew_at if self._elsewhere() else None
 
     def _elsewhere(self) -> Sequence[str]:
-        """All there are, if there are any but this machine's."""
+        """All there are, if there are any but this machine's. A single one that is accepted by its key is
+        another's: this machine was revoked.
+        """
         known = self._known()
-        return known if len(known) > 1 else ()
+        return known if len(known) > 1 or self._keys() else ()
 
     def keep(self, key: bytes, renewed: Renewed, now: float) -> None:
         make_directories(self.certificate.parent, 0o700)
@@ -170,6 +185,9 @@ class Connector:
         self._credentials = credentials
         self._refused = state_dir / REFUSED
         self._link: StreamLink | None = None
+        self._unanswered = Once(log)
+        self._distrusted = Once(log)
+        """Apart from the others: it goes on also while the one that leads answers elsewhere."""
 
     async def __call__(self) -> Link:
         self._link = await self.connect()
@@ -186,17 +204,22 @@ class Connector:
             addresses = [tls.Address.parse(each) for each in self._credentials.managers()]
             if addresses or socket is None:
                 context = tls.host_context(self._credentials.authority, self._credentials.certificate)
-                return await first_of(
-                    addresses, lambda address: tls.connect(address, context, self._accepted())
-                )
-        except ConfigError as error:
+                link = await first_of(addresses, lambda address: self._connect(address, context))
+                self._unanswered.done()
+                return link
+        except (ConfigError, TransportError) as error:
             if socket is None:
                 raise TransportError(str(error)) from error
-        except TransportError:
-            if socket is None:
-                raise
+            self._unanswered.warn(f"looking for a manager on this machine only: {error}")
         # Whatever is wrong with certificates and addresses, here it is root that asks root.
         return await unix.connect(socket)
+
+    async def _connect(self, address: tls.Address, context: SSLContext) -> StreamLink:
+        try:
+            return await tls.connect(address, context, self._accepted())
+        except Distrusted as error:
+            self._distrusted.warn(str(error))
+            raise
 
     async def renew(self, env: Env) -> None:
         """Have a new certificate, for a new key. Raises TransportError, OSError."""

@@ -139,18 +139,26 @@ def remove(
 )
 def revoke(
     machine: Annotated[str, typer.Argument(metavar="MACHINE", help="As `gureum manager list` shows it.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Also one that is not in the list: it was removed.")
+    ] = False,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
     from gureum.cli.manager_revoke import known
 
-    changed = call(state_dir, "revoke_manager", ManagerId=machine)["Manager"]
+    answer = call(state_dir, "revoke_manager", ManagerId=machine, Force=force)
     if as_json:
-        show(changed)
+        show({**answer.pop("Manager"), **answer})
         return
     print(f"{machine} is revoked: the store, hosts and the other managers refuse its managers from now on")
+    if away := answer.get("HostsAway"):
+        note(
+            f"{', '.join(away)} did not hear of it, and would believe {machine}: take that off the network "
+            "before they are on again"
+        )
     note(f"whoever has {machine} still knows the following, which has to be changed, in this order:")
-    for number, line in enumerate(known(cloud_at(state_dir), machine), 1):
+    for number, line in enumerate(known(cloud_at(state_dir), machine, answer), 1):
         note(f"  {number}. {line}")
 
 

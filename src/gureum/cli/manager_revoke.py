@@ -1,12 +1,14 @@
 """What the machine of a manager that was revoked still knows, and how that is changed."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from gureum.cli.cloud import Cloud
 from gureum.cli.config import new_access_key
 from gureum.cli.output import USAGE, CliError
+from gureum.control.hooks import HOOKS
 from gureum.errors import ConfigError
 from gureum.san.settings import SanSettings
 from gureum.store.postgres.address import Address
@@ -15,19 +17,21 @@ ACCESS_KEY = "AWS_ACCESS_KEY_ID"
 SECRET = "AWS_SECRET_ACCESS_KEY"
 
 
-def known(cloud: Cloud, machine: str) -> Iterator[str]:
-    """In the order in which it has to be changed: who can write to the database can undo the rest. Raises
-    CliError.
+def known(cloud: Cloud, machine: str, answer: Mapping[str, Any]) -> Iterator[str]:
+    """In the order in which it has to be changed: who can write to the database can undo the rest.
+
+    ``answer``: RevokeManager's. Raises CliError.
     """
     config = cloud.config()
     if config.store:
         server = Address.parse(config.store).servers[0]
         user = unquote(urlsplit(server).username or "")
         yield (
-            f"its login to the database. If {machine} has one of its own: ALTER ROLE ITS_LOGIN NOLOGIN. Else "
-            f"ALTER ROLE \"{user}\" PASSWORD '...', and the new one into the passfile of each other machine. "
-            "Then end its sessions: SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = "
-            "'ITS_LOGIN' AND client_addr = 'ITS_ADDRESS'"
+            f"its login to the database. If {machine} has one of its own: ALTER ROLE ITS_LOGIN NOLOGIN. If "
+            "it has not, or if the role that owns the tables can log in, whose password it could change: "
+            f"ALTER ROLE \"{user}\" PASSWORD '...' as well, and the new one into the passfile of each "
+            "machine with that login. Then end the sessions of each of these: SELECT "
+            "pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'ITS_LOGIN'"
         )
     yield (
         "root's access key: gureum manager access-key here, then on each other machine with managers "
@@ -39,6 +43,18 @@ def known(cloud: Cloud, machine: str) -> Iterator[str]:
             "the cluster, and in the keyring that STATE/san/settings.json names on each machine and host"
         )
     yield "the key of the API's certificate, if it is the same there as elsewhere (--tls-key)"
+    if hosts := answer.get("HostsWithSecrets"):
+        yield (
+            f"the passwords of fence agents, of {', '.join(hosts)}: others at the devices, then gureum host "
+            "power HOST with them. With these it switches hosts off"
+        )
+    if (cloud.state_dir / HOOKS).exists():
+        yield f"what your commands in {cloud.state_dir / HOOKS} log in with elsewhere, as ssh keys"
+    if hosts := answer.get("HostsWithoutKey"):
+        yield (
+            f"what the certificates of {', '.join(hosts)} say: they are from before 0.8, were not in use "
+            "since, and are refused from now on. Each: gureum host revoke HOST, and let it join again"
+        )
     yield (
         "the master key: it opens the keys of encrypted volumes, for who has the database, or a copy, and "
         "the disks. That does not change any more: what must not be read there has to go to a new cloud"
@@ -46,6 +62,10 @@ def known(cloud: Cloud, machine: str) -> Iterator[str]:
     yield (
         "the authority's key: with it nobody passes for a host or manager that is known here. But let "
         "further machines join only over a network where it is not"
+    )
+    yield (
+        f"tokens that it made until its access key was changed: once more gureum manager revoke {machine}. "
+        "Then look at gureum manager list and gureum host list for what joined meanwhile"
     )
 
 

@@ -24,7 +24,7 @@ from gureum.env import Env
 from gureum.errors import ConfigError, TransportError
 from gureum.resources import OWN_NAME, Host, HostCertificate, HostToken, Image, ManagerMachine
 from gureum.services.operation import Cloud, Joining
-from gureum.store.base import Change, Store, Transaction
+from gureum.store.base import Change, Reader, Store, Transaction
 from gureum.transport.files import send_file
 from gureum.transport.link import Link, StreamLink
 from gureum.transport.messages import (
@@ -98,8 +98,10 @@ class Access:
         self._store = store
         self._directory = directory
         self._speak = speak
-        self._links: dict[str, set[StreamLink]] = {}
-        """By the serial number of the certificate; a manager's by the fingerprint of its key."""
+        self._links: dict[tuple[str, str], set[StreamLink]] = {}
+        """By the serial number of the certificate, MANAGER_NAME for a manager's, and the fingerprint of the
+        key: who makes certificates of any number takes no links away from who has the key.
+        """
         self._authority = (directory / AUTHORITY).read_bytes()
         self.joining = Joining(url, fingerprint(self._authority), machine, seen)
 
@@ -107,11 +109,20 @@ class Access:
         """End the links of a certificate that is not accepted any more."""
         record = change.record
         ended = change.id
-        if isinstance(record, ManagerMachine):
-            ended = record.key
-        if record is None or (isinstance(record, HostCertificate | ManagerMachine) and record.revoked):
-            for link in self._links.get(ended, ()):
-                link.abort()
+        accepted = ""
+        if change.kind == ManagerMachine.kind:
+            if isinstance(record, ManagerMachine) and not record.revoked:
+                return
+            # All, as a machine that was removed has no key any more: who may still come is looked up then.
+            ended = MANAGER_NAME
+        elif isinstance(record, HostCertificate) and not record.revoked:
+            if not record.key:
+                return
+            accepted = record.key
+        for (serial, key), links in self._links.items():
+            if serial == ended and key != accepted:
+                for link in links:
+                    link.abort()
 
     async def serve(self, link: StreamLink, peer: Peer | None) -> None:
         """Serve one connection to its end. Raises TransportError."""
@@ -148,7 +159,7 @@ class Access:
             raise TransportError("a certificate is needed: join with a token first")
 
     async def _serve_host(self, link: StreamLink, peer: Peer) -> None:
-        name = peer.key if peer.host == MANAGER_NAME else peer.serial
+        name = (MANAGER_NAME if peer.host == MANAGER_NAME else peer.serial, peer.key)
         links = self._links.setdefault(name, set())
         if len(links) >= LINKS_MAX:
             raise TransportError(f"this host has {LINKS_MAX} links already")
@@ -191,10 +202,15 @@ class Access:
     async def _check(self, peer: Peer) -> HostCertificate:
         async with self._store.read() as reader:
             known = await reader.get(HostCertificate, peer.serial)
-        # Who was given the authority's key, and revoked, can make certificates of any number.
-        if known is None or known.host != peer.host or known.key not in ("", peer.key):
+            keyless = known is not None and not known.key and await _any_revoked(reader)
+        if known is None or known.host != peer.host:
+            raise _unknown(peer)
+        _check_key(known, peer)
+        if keyless:
             raise TransportError(
-                f"the certificate of host {peer.host} is not known: it was removed, or renewed"
+                f"the certificate of host {peer.host} was given before 0.8, and was not in use between then "
+                "and the revocation of a machine with managers, which could have made it, too: revoke the "
+                f"host (gureum host revoke {peer.host}), and let it join again"
             )
         if known.revoked:
             raise TransportError(f"the certificate of host {peer.host} is revoked")
@@ -203,9 +219,17 @@ class Access:
         return known
 
     async def _in_use(self, peer: Peer) -> None:
-        """With a new certificate in use the older ones have served their time."""
+        """With a new certificate in use the older ones have served their time. One from before 0.8 is from
+        now on good only for the key that it came with first.
+        """
 
         async def work(tx: Transaction) -> None:
+            present = await tx.get(HostCertificate, peer.serial)
+            if present is None:
+                raise _unknown(peer)
+            _check_key(present, peer)  # another may have come first
+            if not present.key:
+                await tx.put(replace(present, key=peer.key))
             certificates = await tx.find(HostCertificate, host=peer.host)
             expires = next((each.expires for each in certificates if each.id == peer.serial), 0.0)
             for each in certificates:
@@ -369,6 +393,7 @@ class Access:
             present = await tx.get(HostCertificate, peer.serial)
             if present is None or present.revoked:
                 raise TransportError(f"the certificate of host {peer.host} is not accepted any more")
+            _check_key(present, peer)
             certificates = await tx.find(HostCertificate, host=peer.host)
             others = [each for each in certificates if each.id != peer.serial]
             for each in sorted(others, key=lambda each: -each.expires)[CERTIFICATES_MAX - 2 :]:
@@ -397,6 +422,22 @@ class Access:
         if not any(path and path in (image.disk, image.kernel, image.initrd) for image in images):
             raise TransportError("no image has such a file")
         return self._find_image(path)
+
+
+def _unknown(peer: Peer) -> TransportError:
+    return TransportError(f"the certificate of host {peer.host} is not known: it was removed, or renewed")
+
+
+def _check_key(known: HostCertificate, peer: Peer) -> None:
+    """Who was given the authority's key, and revoked, can make certificates of any number. Raises
+    TransportError.
+    """
+    if known.key not in ("", peer.key):
+        raise _unknown(peer)
+
+
+async def _any_revoked(reader: Reader) -> bool:
+    return any(machine.revoked for machine in await reader.find(ManagerMachine))
 
 
 async def _first(link: Link) -> Message:

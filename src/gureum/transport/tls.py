@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from gureum.errors import ConfigError, TransportError
+from gureum.errors import ConfigError, Distrusted, TransportError
 from gureum.transport.link import StreamLink
 
 log = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ def _load(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
 async def connect(address: Address, context: ssl.SSLContext, accepted: Collection[str] = ()) -> StreamLink:
     """``accepted``: the fingerprints of managers' keys; without any all that the authority has signed are.
 
-    Raises TransportError, also if the other side is not the manager of this authority.
+    Raises TransportError: Distrusted if the other side is not the manager of this authority, or not accepted.
     """
     try:
         async with asyncio.timeout(CONNECT_SECONDS_MAX):
@@ -185,12 +185,12 @@ async def connect(address: Address, context: ssl.SSLContext, accepted: Collectio
                 address.host, address.port, ssl=context, server_hostname=MANAGER_NAME
             )
     except ssl.SSLCertVerificationError as error:
-        raise TransportError(f"{address} is not the manager of this cloud: {error.verify_message}") from error
+        raise Distrusted(f"{address} is not the manager of this cloud: {error.verify_message}") from error
     except (OSError, TimeoutError, UnicodeError) as error:  # the last of a name that cannot be one
         raise TransportError(f"no manager at {address}: {error or 'no answer'}") from error
     if accepted and key_of(writer.get_extra_info("ssl_object").getpeercert(True)) not in accepted:
         writer.transport.abort()
-        raise TransportError(
+        raise Distrusted(
             f"the manager at {address} is refused: its machine was revoked, or is none of those that were "
             "named here last. If none of them is left, this host has to join once more: gureum host join"
         )

@@ -41,6 +41,21 @@ def test_it_says_hello_reports_and_takes_specs(parts: Any) -> None:
     parts.on_lab(test)
 
 
+def test_that_no_manager_is_found_is_in_the_log_once(parts: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def test(lab: Any) -> None:
+        await asyncio.sleep(60)
+        link = await connected(lab)
+        lab.refuse = True
+        await link.send(Spec(lab.spec()))
+        await asyncio.sleep(3)
+        await link.close()
+        await asyncio.sleep(60)
+        said = [record for record in caplog.records if record.message == "no manager"]
+        assert [record.levelname for record in said] == ["WARNING"] * 2
+
+    parts.on_lab(test)
+
+
 def test_a_network_that_was_left_half_made_is_not_said_to_be_there(parts: Any) -> None:
     async def test(lab: Any) -> None:
         link = await connected(lab)

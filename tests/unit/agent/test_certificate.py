@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 import stat
 import time
@@ -246,6 +247,72 @@ def test_of_managers_only_those_that_were_named_are_believed(tmp_path: Path) -> 
             await connect()
 
     joined(tmp_path, test)
+
+
+def test_a_manager_that_is_refused_is_in_the_log_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also while another one answers, which is as a rule so."""
+
+    async def test(manager: Manager, state: Path) -> None:
+        leads = tls.Address.parse(JoinedConfig.load(state).manager)
+        other = tmp_path / "other"
+        shutil.copytree(manager.directory, other)
+        (other / tls.MANAGER_KEY).unlink()
+        (other / tls.MANAGER_CERTIFICATE).unlink()
+        authority.ensure(other, "c", time.time())
+        revoked = await tls.listen(
+            tls.Address("127.0.0.1", 0), tls.manager_context(other), Manager(other).serve
+        )
+        at = f"127.0.0.1:{revoked.sockets[0].getsockname()[1]}"
+        keys = [tls.key_in(manager.directory / tls.MANAGER_CERTIFICATE)]
+        credentials = certificate.OfJoined(state, lambda: (at, str(leads)))
+        connect = certificate.Connector(state, credentials, lambda: keys)
+        context = tls.host_context(credentials.authority, credentials.certificate)
+        for _ in range(2):
+            with pytest.raises(TransportError, match="its machine was revoked"):
+                await connect._connect(tls.Address.parse(at), context)
+            await (await connect()).close()
+        said = [record for record in caplog.records if f"the manager at {at} is refused" in record.message]
+        assert [record.levelname for record in said] == ["WARNING"]
+        revoked.close()
+
+    joined(tmp_path, test)
+
+
+def test_a_host_of_a_first_machine_that_was_revoked_follows_the_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of two: so there is one left, and it is not here."""
+
+    async def main() -> None:
+        manager = Manager(tmp_path / certificate.AUTHORITY_DIRECTORY)
+        far = await tls.listen(
+            tls.Address("127.0.0.1", 0), tls.manager_context(manager.directory), manager.serve
+        )
+        known = (f"127.0.0.1:{far.sockets[0].getsockname()[1]}",)
+        key, request = authority.new_request()
+        issued = authority.issue(manager.directory, "host-0", request, time.time())
+        keys: list[str] = []
+        credentials = certificate.OfOwn(Env(), tmp_path, "host-0", lambda: known, lambda: keys)
+        credentials.keep(key, Renewed(certificate=issued.certificate, expires=issued.expires), time.time())
+        assert (credentials.managers(), credentials.renew_at()) == ((), None)
+        keys.append(tls.key_in(manager.directory / tls.MANAGER_CERTIFICATE))
+        assert credentials.managers() == known
+        assert credentials.renew_at() is not None
+        connect = certificate.Connector(tmp_path, credentials, lambda: keys)
+        await (await connect()).close()  # there is no socket
+        await connect.renew(Env())
+        far.close()
+        await asyncio.sleep(0.2)
+        for _ in range(2):
+            with pytest.raises(TransportError, match=r"agents\.sock"):
+                await connect()
+        said = [each for each in caplog.messages if "on this machine only" in each]
+        assert len(said) == 1
+        assert f"no manager at {known[0]}" in said[0]
+
+    asyncio.run(main())
 
 
 def test_a_host_that_joins_once_more_believes_who_let_it_in(tmp_path: Path) -> None:

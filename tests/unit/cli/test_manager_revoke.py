@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,15 +53,16 @@ def test_what_has_to_be_changed_is_said_the_database_first(
     config = replace(cloud.configure(), store="postgresql://cloud%20user@db1.example,db2.example/c")
     config.save(cloud.state_dir)
     asked: list[Any] = []
+    more: dict[str, Any] = {"HostsAway": [], "HostsWithoutKey": [], "HostsWithSecrets": []}
 
     def call(_state: Path, operation: str, **parameters: Any) -> dict[str, Any]:
         asked.append((operation, parameters))
-        return {"Manager": machine("revoked")}
+        return {"Manager": machine("revoked"), **more}
 
     monkeypatch.setattr(manager, "call", call)
     monkeypatch.setattr(manager, "cloud_at", lambda _: cloud)
     said = CliRunner().invoke(app, ["manager", "revoke", "m"])
-    assert asked == [("revoke_manager", {"ManagerId": "m"})]
+    assert asked == [("revoke_manager", {"ManagerId": "m", "Force": False})]
     assert said.exit_code == 0, said.output
     assert "m is revoked" in said.output
     lines = [line for line in said.output.splitlines() if line.startswith("  ")]
@@ -69,7 +71,23 @@ def test_what_has_to_be_changed_is_said_the_database_first(
     assert "gureum manager access-key" in lines[1]
     assert "client." not in said.output
     SanSettings("ceph", tmp_path / "c", tmp_path / "k", "me", "disks").save(cloud.state_dir)
-    assert any("client.me" in line for line in known(cloud, "m"))
+    assert any("client.me" in line for line in known(cloud, "m", {}))
+    # With the key that it had it made tokens until that was changed.
+    assert "gureum manager revoke m" in lines[-1]
+    assert "gureum host list" in lines[-1]
+    for unsaid in ("fence agents", "before 0.8", "hooks", "off the network"):
+        assert unsaid not in said.output
+    more.update(HostsAway=["h1"], HostsWithoutKey=["h2", "h3"], HostsWithSecrets=["h4"])
+    (cloud.state_dir / "hooks").mkdir()
+    said = CliRunner().invoke(app, ["manager", "revoke", "m", "--force"])
+    assert said.exit_code == 0, said.output
+    assert asked[-1][1]["Force"] is True
+    assert "h1 did not hear of it, and would believe m: take that off the network" in said.output
+    assert "the certificates of h2, h3" in said.output
+    assert "the passwords of fence agents, of h4" in said.output
+    assert f"your commands in {cloud.state_dir / 'hooks'}" in said.output
+    said = CliRunner().invoke(app, ["manager", "revoke", "m", "--json"])
+    assert json.loads(said.output) == {**machine("revoked"), **more}
 
 
 async def test_another_access_key_counts_at_once(

@@ -698,20 +698,102 @@ async def test_a_manager_that_was_revoked_gets_nothing(gate: Gate, tmp_path: Pat
     assert refused in await gate.refused(Fetch(str(disk)), gate.keep(pem))
 
 
-async def test_with_the_authoritys_key_nobody_passes_for_a_host(gate: Gate) -> None:
-    """Its name and number are no secrets."""
-    await gate.join()
+async def test_links_of_a_manager_that_is_removed_end(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "FIRST_SECONDS_MAX", 1000.0)  # not since it says nothing
+    directory, identity = manager_of(gate, "second")
+    await gate.put(machine(gate, "second", directory))
+    await gate.put(machine(gate, "first", gate.authority))
+    waiting = await gate.connect(identity)
+    await eventually(lambda: one_link(gate))
+    (second,) = [each for each in await gate.find(ManagerMachine) if each.id == "second"]
+    await gate.store.transact(lambda tx: tx.delete(second))
+    await broken(waiting)
+    await waiting.close()
+
+
+async def forged(gate: Gate) -> tuple[HostCertificate, Path]:
+    """Of a host that has joined, with its name and number, which are no secrets, and another key."""
     (known,) = await gate.find(HostCertificate)
     number = int(known.id, 16)
     key, request = authority.new_request()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cryptography.x509.random_serial_number", lambda: number)
-        issued = authority.issue(gate.authority, "second", request, time.time())
+        issued = authority.issue(gate.authority, known.host, request, time.time())
     assert issued.serial == known.id
-    assert "is not known" in await gate.refused(hello(), gate.keep(key + issued.certificate))
-    # One that was given before keys were looked at.
+    return known, gate.keep(key + issued.certificate)
+
+
+async def test_with_the_authoritys_key_nobody_passes_for_a_host(gate: Gate) -> None:
+    await gate.join()
+    _, forgery = await forged(gate)
+    assert "is not known" in await gate.refused(hello(), forgery)
+    assert "is not known" in await gate.refused(Renew(authority.new_request()[1]), forgery)
+
+
+async def test_a_certificate_from_before_keys_were_looked_at_is_its_first_users(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "FIRST_SECONDS_MAX", 1000.0)
+    identity = await gate.join()
+    known, forgery = await forged(gate)
     await gate.put(replace(known, key=""))
-    assert isinstance(await gate.ask(hello(), gate.keep(key + issued.certificate)), Spec)
+    quiet = await gate.connect(forgery)
+    await eventually(lambda: one_link(gate))
+    link = await gate.connect(identity)
+    await link.send(hello())
+    assert isinstance(await link.receive(), Spec)
+    assert [each.key for each in await gate.find(HostCertificate)] == [known.key]
+    await broken(quiet)
+    assert "is not known" in await gate.refused(hello(), forgery)
+    assert "is not known" in await gate.refused(Renew(authority.new_request()[1]), forgery)
+    assert isinstance(await gate.ask(Renew(authority.new_request()[1]), identity), Renewed)
+    await link.close()
+    await quiet.close()
+
+
+async def test_of_two_with_such_a_certificate_at_once_one_is_the_host(gate: Gate) -> None:
+    identity = await gate.join()
+    known, forgery = await forged(gate)
+    await gate.put(replace(known, key=""))
+    answers = await asyncio.gather(*(gate.ask(hello(), each) for each in (identity, forgery)))
+    assert sorted(type(answer).__name__ for answer in answers) == ["Refused", "Spec"]
+
+
+async def test_after_a_revocation_such_a_certificate_proves_nothing(gate: Gate) -> None:
+    identity = await gate.join()
+    known, forgery = await forged(gate)
+    await gate.put(replace(known, key=""))
+    await gate.put(ManagerMachine(id="third", agents="", endpoint="", revoked=True))
+    for each in (forgery, identity):
+        for message in (Renew(authority.new_request()[1]), hello()):
+            assert "gureum host revoke second" in await gate.refused(message, each)
+    (left,) = await gate.find(HostCertificate)
+    assert (left.id, left.key) == (known.id, "")
+    await gate.put(replace(left, key=known.key))  # it was heard before
+    assert isinstance(await gate.ask(Renew(authority.new_request()[1]), identity), Renewed)
+
+
+async def test_forged_certificates_take_no_links_from_a_host(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "LINKS_MAX", 1)
+    monkeypatch.setattr(control, "FIRST_SECONDS_MAX", 1000.0)
+    identity = await gate.join()
+    known, forgery = await forged(gate)
+    quiet = await gate.connect(forgery)
+    await eventually(lambda: one_link(gate))
+    link = await gate.connect(identity)
+    await link.send(hello())
+    assert isinstance(await link.receive(), Spec)
+    again = await gate.connect(forgery)
+    assert isinstance(answer := await again.receive(), Refused)
+    assert "1 links already" in answer.reason
+    # A revocation ends all of that number.
+    await gate.put(replace(known, revoked=True))
+    await broken(link)
+    await broken(quiet)
+    for each in (link, quiet, again):
+        await each.close()
 
 
 async def test_a_machine_joins_with_its_key_and_not_again_once_it_is_revoked(gate: Gate) -> None:

@@ -9,7 +9,15 @@ from msgspec.structs import replace
 
 from gureum.control import events
 from gureum.errors import ApiError
-from gureum.resources import HostToken, ManagerMachine, Severity
+from gureum.resources import (
+    Host,
+    HostCertificate,
+    HostPower,
+    HostState,
+    HostToken,
+    ManagerMachine,
+    Severity,
+)
 from gureum.services.fleet.faults import invalid
 from gureum.services.fleet.joining import TTL_SECONDS, invitation, keep
 from gureum.services.operation import Context, Input, Output, operation
@@ -77,7 +85,11 @@ def described(ctx: Context, machine: ManagerMachine) -> Output:
 async def one_that_stands_by(ctx: Context, id: str) -> ManagerMachine:
     machine = await ctx.tx.get(ManagerMachine, id)
     if machine is None:
-        raise ApiError("ResourceNotFoundException", f"No machine {id!r} has a manager. See DescribeManagers.")
+        raise ApiError(
+            "ResourceNotFoundException",
+            f"No machine {id!r} has a manager. See DescribeManagers. One that was removed can be revoked all "
+            "the same: RevokeManager with Force (gureum manager revoke --force).",
+        )
     if id == leads(ctx):
         raise ApiError(
             "InvalidStateException",
@@ -89,14 +101,37 @@ async def one_that_stands_by(ctx: Context, id: str) -> ManagerMachine:
 @operation("fleet", "RevokeManager", write=True)
 async def revoke_manager(ctx: Context, input: Input) -> Output:
     """It stays known as such, as the store refuses it by that. Tokens that are out may be of its making."""
-    machine = await one_that_stands_by(ctx, input["ManagerId"])
+    id = input["ManagerId"]
+    if input.get("Force") and await ctx.tx.get(ManagerMachine, id) is None:
+        # Removed, or not known to a store that was put back: no key of it is accepted, nor does it lead.
+        machine = ManagerMachine(id=id, account=ctx.caller.account, agents="", endpoint="")
+    else:
+        machine = await one_that_stands_by(ctx, id)
     if not machine.revoked:
         machine = await ctx.tx.put(replace(machine, revoked=True))
-        for each in await ctx.tx.find(HostToken):
-            await ctx.tx.delete(each)
         text = f"machine {machine.id} was revoked as one with managers"
         await events.record(ctx.tx, ctx.env, "ManagerRevoked", text, Severity.warning)
-    return {"Manager": described(ctx, machine)}
+    # Each time: with the access key that it had it can make others, until that is changed, too.
+    for token in await ctx.tx.find(HostToken):
+        await ctx.tx.delete(token)
+    return {"Manager": described(ctx, machine), **await concerned(ctx)}
+
+
+async def concerned(ctx: Context) -> Output:
+    """Hosts for which there is something to do: see the model."""
+    hosts = await ctx.tx.find(Host)
+    now = ctx.env.now()
+    keyless = {
+        each.host
+        for each in await ctx.tx.find(HostCertificate)
+        if not (each.key or each.revoked) and each.expires > now
+    }
+    off = {host.id for host in hosts if host.park is not None and not host.emptying}
+    return {
+        "HostsAway": [host.id for host in hosts if host.state is not HostState.up or host.id in off],
+        "HostsWithoutKey": sorted(keyless),
+        "HostsWithSecrets": [each.id for each in await ctx.tx.find(HostPower) if each.sealed],
+    }
 
 
 @operation("fleet", "RemoveManager", write=True)

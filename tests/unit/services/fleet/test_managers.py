@@ -3,9 +3,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from gureum.control import machines
 from gureum.control.keys import KeyStore
-from gureum.resources import HostToken, ManagerMachine
+from gureum.resources import (
+    Host,
+    HostCertificate,
+    HostPower,
+    HostState,
+    HostToken,
+    ManagerMachine,
+    Park,
+    ParkState,
+)
 from gureum.services.operation import Joining
 from gureum.transport import token
 
@@ -99,3 +110,58 @@ async def test_a_machine_is_revoked_for_ever(fleet: Any) -> None:
     assert len((await fleet.call("DescribeEvents"))["Events"]) == 1
     error = await fleet.refused("InvalidStateException", "RemoveManager", ManagerId="second")
     assert "stays in the list" in error.message
+
+
+async def test_tokens_made_after_a_revocation_are_void_after_the_next(fleet: Any) -> None:
+    """Until the access key is changed, too, whoever had it makes others."""
+    fleet.rig.hosts.joining = Joining("https://192.0.2.1:4567", FINGERPRINT, "first")
+    await fleet.put(ManagerMachine(id="second", agents="second:4567", endpoint="https://second"))
+    await fleet.call("RevokeManager", ManagerId="second")
+    await fleet.put(
+        HostToken(id="ab", zone="", expires=fleet.rig.time + 60, manager=True),
+        HostToken(id="cd", zone="", expires=fleet.rig.time + 60),
+    )
+    await fleet.call("RevokeManager", ManagerId="second")
+    assert await fleet.find(HostToken) == []
+
+
+async def test_one_that_was_removed_can_be_revoked_all_the_same(fleet: Any) -> None:
+    fleet.rig.hosts.joining = Joining("https://192.0.2.1:4567", FINGERPRINT, "first")
+    first = ManagerMachine(id="first", agents="first:4567", endpoint="https://first", key="aa")
+    await fleet.put(first, ManagerMachine(id="second", agents="s:4567", endpoint="https://s", key="bb"))
+    await fleet.call("RemoveManager", ManagerId="second")
+    assert machines.accepted(await fleet.find(ManagerMachine)) == ()  # its key would do
+    error = await fleet.refused("ResourceNotFoundException", "RevokeManager", ManagerId="second")
+    assert "gureum manager revoke --force" in error.message
+    made = (await fleet.call("RevokeManager", ManagerId="second", Force=True))["Manager"]
+    assert (made["ManagerId"], made["State"], made["AgentsAddress"]) == ("second", "revoked", "")
+    found = await fleet.find(ManagerMachine)
+    assert machines.accepted(found) == ("aa",)
+    assert machines.addresses(found) == ("first:4567",)
+    assert [each.revoked for each in found] == [False, True]
+    await fleet.call("RevokeManager", ManagerId="second", Force=True)
+    assert len((await fleet.call("DescribeEvents"))["Events"]) == 1
+    await fleet.refused("InvalidStateException", "RevokeManager", ManagerId="first", Force=True)
+
+
+async def test_a_revocation_says_which_hosts_need_something_done(fleet: Any) -> None:
+    now = fleet.rig.time
+    fleet.rig.hosts.joining = Joining("https://192.0.2.1:4567", FINGERPRINT, "first")
+    park = Park(reason="", since=now)
+    await fleet.put(
+        ManagerMachine(id="second", agents="second:4567", endpoint="https://second"),
+        Host(id="h1", zone="ra", state=HostState.up),
+        Host(id="h2", zone="ra", state=HostState.down),
+        Host(id="h3", zone="ra", state=HostState.up, park=replace(park, state=ParkState.parked)),
+        Host(id="h4", zone="ra", state=HostState.up, park=replace(park, state=ParkState.emptying)),
+        HostCertificate(id="1", host="h1", zone="ra", expires=now + 60, key="aa"),
+        HostCertificate(id="2", host="h2", zone="ra", expires=now + 60),
+        HostCertificate(id="3", host="h3", zone="ra", expires=now - 60),
+        HostCertificate(id="4", host="h4", zone="ra", expires=now + 60, revoked=True),
+        HostPower(id="h1", agent="fence_ipmilan", sealed=b"x"),
+        HostPower(id="h4", agent="fence_virsh"),
+    )
+    said = await fleet.call("RevokeManager", ManagerId="second")
+    assert said["HostsAway"] == ["h2", "h3"]
+    assert said["HostsWithoutKey"] == ["h2"]
+    assert said["HostsWithSecrets"] == ["h1"]

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
 
+import asyncpg
 import pytest
 from msgspec import structs
 
@@ -14,7 +15,7 @@ from gureum.resources import ManagerMachine, Vpc
 from gureum.store import migrations
 from gureum.store.base import Transaction
 from gureum.store.postgres import Address, PostgresStore, leadership, queries
-from gureum.store.postgres.connection import Deposed, Revoked
+from gureum.store.postgres.connection import Deposed, Revoked, connect, discard
 from gureum.store.postgres.examine import examine
 from gureum.store.postgres.leadership import Leadership
 from gureum.store.postgres.signs import Signs
@@ -214,6 +215,49 @@ async def test_a_machines_own_login_is_as_good_and_can_be_taken_away(
     assert await one.acquire() == 2
     await entered(address, one.epoch, structs.replace(SECOND, revoked=True))
     await second.close()
+    await one.resign()
+
+
+async def test_with_logins_that_are_nobody_elses_a_revoked_machine_keeps_nothing(
+    address: Address, postgres_server: Server
+) -> None:
+    """As docs/managers.md has it. What owns the tables could have its password changed by any of them, so it
+    is none that logs in.
+    """
+    database = address.place.split()[1]
+    names = ("gureum_one", "gureum_two")
+    postgres_server.query("postgres", "CREATE ROLE owner_of_all NOLOGIN")
+    for name in names:
+        for sql in (
+            f"CREATE ROLE {name} LOGIN",
+            f"GRANT owner_of_all TO {name}",
+            f"ALTER ROLE {name} SET role = owner_of_all",
+        ):
+            postgres_server.query("postgres", sql)
+    postgres_server.query("postgres", f"ALTER DATABASE {database} OWNER TO owner_of_all")
+    own, theirs = (Address.parse(address.url.replace(f"//{USER}@", f"//{name}@")) for name in names)
+    one, two = Leadership(own, "cloud", "one"), Leadership(theirs, "cloud", "two")
+    await entered(theirs, await two.acquire(), SECOND)
+    connection = await connect(theirs)
+    assert await connection.fetchval("SELECT current_user::text") == "owner_of_all"
+    await connection.execute("ALTER ROLE owner_of_all PASSWORD 'x'")  # the reason for all this
+    for sql in ("ALTER ROLE owner_of_all LOGIN", "ALTER ROLE gureum_one PASSWORD 'x'"):
+        for role in ("owner_of_all", "gureum_two"):
+            await connection.execute(f"SET role = {role}")
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(sql)
+    postgres_server.query("postgres", "ALTER ROLE gureum_two NOLOGIN")
+    ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'gureum_two'"
+    assert int(postgres_server.query("postgres", ended)) > 1
+    await discard(connection)
+    with pytest.raises(StoreError, match="check the user"):
+        await two.hold()
+    for address_of_none in (theirs, Address.parse(address.url.replace(f"//{USER}@", "//owner_of_all@"))):
+        with pytest.raises(StoreError, match="check the user"):
+            await connect(address_of_none)
+    assert await one.acquire() == 2
+    await entered(own, one.epoch, structs.replace(SECOND, revoked=True))
+    await two.close()
     await one.resign()
 
 
