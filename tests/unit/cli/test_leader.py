@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import IPv4Address
@@ -21,10 +22,13 @@ from gureum.cli import api, leader
 from gureum.cli.cloud import Cloud
 from gureum.cli.output import CliError
 from gureum.cli.store import Database
+from gureum.control import sharing
 from gureum.control.keys import KeyStore
 from gureum.env import Env
 from gureum.errors import StoreError
 from gureum.resources import ManagerMachine
+from gureum.store.postgres import Address, PostgresStore
+from gureum.store.postgres.leadership import Leadership
 from gureum.transport import token
 from gureum.transport.authority import private_pem
 
@@ -166,6 +170,34 @@ def test_an_address_without_tls_is_not_believed(
         with pytest.raises(CliError, match="has no TLS") as caught:
             leader.api(standby, standby.config())
         assert "the machine that leads, first" in caught.value.next_step
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("pem", ["", "certificate"])
+async def test_what_a_leader_enters_is_what_others_believe(
+    cloud: Cloud, tmp_path: Path, postgres_url: Callable[[Path], str], pem: str
+) -> None:
+    """In a real database; before it has entered itself nobody does."""
+    address = Address.parse(postgres_url(tmp_path))
+    own = replace(cloud.configure(store=address.url), agents="x", agents_url="192.0.2.1:4567")
+    cloud.run_dir.mkdir(exist_ok=True)
+    tls = {"tls_cert": "x", "host": "192.0.2.9"} if pem else {}
+    first = replace(own, machine="second", port=4999, **tls)
+    leads = Leadership(address, first.identity, "m", first.far_endpoint)
+    await leads.acquire()
+    entered = await PostgresStore.open(address, fence=leads.epoch)
+    keys = KeyStore.open(Env(), cloud.state_dir / "keys")
+
+    async def asked() -> leader.Api:
+        return await asyncio.to_thread(leader.api, cloud, own)
+
+    with pytest.raises(CliError, match="nothing proves it"):
+        await asked()
+    await entered.transact(lambda tx: sharing.enter(tx, first, keys, "ab", pem))
+    file = cloud.run_dir / leader.CERTIFICATE
+    assert await asked() == (first.far_endpoint, str(file) if pem else None)
+    await entered.close()
+    await leads.resign()
 
 
 def test_an_own_address_is_its_own(standby: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
