@@ -31,12 +31,10 @@ def list_managers(state_dir: StateDir = None, as_json: AsJson = False) -> None:
 def state(manager: dict[str, Any]) -> str:
     """For people."""
     text: str = manager.get("State", "leading" if manager["Leads"] else "").replace("-", " ")
-    if text not in ("silent", "revoked"):
+    if text != "silent":
         return text
     seen = manager.get("LastSeen")
-    if text == "silent":
-        return f"silent since {seen:%Y-%m-%d %H:%M:%S} UTC" if seen else "silent: never heard of"
-    return f"revoked; last heard of {seen:%Y-%m-%d %H:%M:%S} UTC" if seen else text
+    return f"silent since {seen:%Y-%m-%d %H:%M:%S} UTC" if seen else "silent: never heard of"
 
 
 @app.command("token", help="Make a token with which one other machine can have managers, once.")
@@ -173,10 +171,10 @@ def access_key(
     ] = False,
     state_dir: StateDir = None,
 ) -> None:
-    from gureum.cli.manager_revoke import change_access_key
+    from gureum.cli.manager_revoke import change_access_key, remains
 
     cloud = cloud_at(state_dir)
     made = change_access_key(cloud, from_environment=from_environment)
-    print(f"{made} is the access key here from now on, and no other; gureum env has its secret")
-    if not from_environment:
-        note("on each other machine with managers: gureum manager access-key --from-environment")
+    print(f"{made} is the access key of this machine, and no other; gureum env has its secret")
+    for line in remains(cloud, first=not from_environment):
+        note(line)

@@ -1,17 +1,23 @@
 """What the machine of a manager that was revoked still knows, and how that is changed."""
 
+import asyncio
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from gureum.cli import store
 from gureum.cli.cloud import Cloud
 from gureum.cli.config import new_access_key
 from gureum.cli.output import USAGE, CliError
 from gureum.control.hooks import HOOKS
-from gureum.errors import ConfigError
+from gureum.errors import ConfigError, StoreError
+from gureum.resources import ManagerMachine
 from gureum.san.settings import SanSettings
+from gureum.services.fleet.managers import SILENT_SECONDS
 from gureum.store.postgres.address import Address
+from gureum.store.postgres.glance import glance
+from gureum.store.postgres.signs import Signs
 
 ACCESS_KEY = "AWS_ACCESS_KEY_ID"
 SECRET = "AWS_SECRET_ACCESS_KEY"
@@ -92,3 +98,46 @@ def change_access_key(cloud: Cloud, *, from_environment: bool) -> str:
                 exit_code=USAGE,
             )
     return cloud.configure(**made).access_key_id
+
+
+def remains(cloud: Cloud, *, first: bool) -> Iterator[str]:
+    """What the access key of this machine, which was just changed, is not yet: each machine has its own, and
+    answers by that while it leads. ``first``: it was made here. Raises CliError.
+    """
+    config = cloud.config()
+    if not (config.store and config.agents):
+        return
+    try:
+        machines, heard = asyncio.run(_machines(Address.parse(config.store)))
+    except StoreError as error:
+        yield f"which other machines have managers is not known: {error}"
+        yield "on each of them: gureum manager access-key --from-environment"
+        return
+    others = [each for each in machines if each.id != config.machine and not each.revoked]
+    database = store.look(config)
+    endpoint = database.endpoint if database is not None else ""
+    leader = next((each.id for each in others if each.endpoint == endpoint), "")
+    if not any(map(cloud.leads, config.manager_roles)):
+        where = f"{leader} leads now, by the key that is there" if leader else "none does now"
+        yield f"it counts while a manager of this machine leads; {where}"
+    if others:
+        until = "until" if first else "unless"
+        yield f"these have another {until} this is done there: gureum manager access-key --from-environment"
+    for each in others:
+        age = heard.get(each.id)
+        if each.id == leader:
+            how = "leads"  # which says no signs
+        elif age is not None and age < SILENT_SECONDS:
+            how = "stands by"
+        else:
+            how = "silent: it brings its old key back when it leads, if it was not done there"
+        yield f"  {each.id}: {how}"
+
+
+async def _machines(address: Address) -> tuple[list[ManagerMachine], dict[str, float]]:
+    """All, and how long ago those that stand by were heard. Raises StoreError."""
+    signs = Signs(address)
+    try:
+        return await glance(address, ManagerMachine), {each.machine: each.age for each in await signs.heard()}
+    finally:
+        await signs.close()

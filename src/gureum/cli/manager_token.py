@@ -5,11 +5,12 @@ from typing import Any
 
 from gureum.cli import api
 from gureum.cli.cloud import Cloud
+from gureum.cli.config import AUTHORITY_DIRECTORY
 from gureum.cli.output import CliError
 from gureum.control import keys
 from gureum.env import Env
 from gureum.errors import ConfigError
-from gureum.transport import token
+from gureum.transport import tls, token
 
 
 def make(cloud: Cloud, ttl: int) -> dict[str, Any]:
@@ -23,8 +24,19 @@ def make(cloud: Cloud, ttl: int) -> dict[str, Any]:
     except ConfigError as error:
         raise CliError(str(error), "as root, on a machine with managers") from error
     answer = api.call(cloud, "fleet", "create_manager_token", TokenId=id, Expires=expires, Seal=seal)
+    authority = cloud.state_dir / AUTHORITY_DIRECTORY / tls.AUTHORITY
+    try:
+        fingerprint = tls.fingerprint(authority.read_bytes())
+    except OSError as error:
+        raise CliError(f"{authority} cannot be read: {error.strerror}", "as root") from error
+    if answer["Fingerprint"] != fingerprint:
+        # The machine that joins would believe that one.
+        raise CliError(
+            f"the manager that answered has another authority than this machine ({authority})",
+            "look who leads, on its own machine: gureum manager list",
+        )
     return {
-        "Token": token.write(answer["Fingerprint"], secret),
+        "Token": token.write(fingerprint, secret),
         "Expires": datetime.fromtimestamp(expires, UTC),
         "Url": answer["Url"],
     }

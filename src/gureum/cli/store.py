@@ -91,7 +91,8 @@ def setting(url: str | None, before: CloudConfig | None) -> str | None:
 
 class Database(msgspec.Struct, frozen=True):
     """``place``: where it is. ``leader``: who leads, "" if nobody, and the ``endpoint`` of its API.
-    ``alone``: of several servers one may commit what no other has. ``trouble``: why that is not known.
+    ``schema``: its version, 0 if not known. ``alone``: of several servers one may commit what no other has.
+    ``trouble``: why that is not known.
     """
 
     place: str
@@ -100,6 +101,7 @@ class Database(msgspec.Struct, frozen=True):
     epoch: int = 0
     version: str = ""
     dangers: tuple[str, ...] = ()
+    schema: int = 0
     alone: bool = False
     trouble: str = ""
 
@@ -124,5 +126,6 @@ def look(config: CloudConfig) -> Database | None:
         leader.epoch,
         server.version,
         server.dangers,
+        server.schema,
         alone=len(address.servers) > 1 and not server.replicated,
     )

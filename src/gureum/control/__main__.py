@@ -146,7 +146,7 @@ def standing(env: Env, config: CloudConfig, store: Store, seen: dict[str, float]
     from gureum.store.postgres import Address
     from gureum.store.postgres.signs import Signs
 
-    return Standing(env, store, Signs(Address.parse(config.store)), seen)
+    return Standing(env, store, Signs(Address.parse(config.store)), config.machine, seen)
 
 
 async def listen_far_agents(state_dir: Path, config: CloudConfig, access: Access) -> tls_links.Listener:

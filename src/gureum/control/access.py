@@ -56,6 +56,7 @@ CERTIFICATES_MAX = 2
 """Of one host that are accepted: the one that it has, and the one that it is being given."""
 LINKS_MAX = 16
 """Of one host at the same time: its agent's, and images that are being fetched."""
+KEY = re.compile(r"[0-9a-f]{64}")
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -289,6 +290,12 @@ class Access:
             raise TransportError(
                 f"{join.name[:80]!r} is no name for a machine: lower-case letters, digits and hyphens; "
                 "choose another with --name"
+            )
+        # As long as one is not known, all that the authority has signed are believed.
+        if not KEY.fullmatch(join.key):
+            raise TransportError(
+                "the machine does not say which key its manager has, as no gureum before 0.8 does: install "
+                "there what runs here, and join again"
             )
         try:
             agents = str(Address.parse(join.agents))

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 2.0
+KEY_SECONDS = 10.0
+"""For so long a sign may say a key that is not known: who stands by says it every 3 s."""
 
 
 def addresses(machines: Iterable[ManagerMachine]) -> tuple[str, ...]:
@@ -41,15 +43,21 @@ def accepted(machines: Iterable[ManagerMachine]) -> tuple[str, ...]:
 
 
 class Standing:
-    """Hears, for the manager that leads, what those say that stand by. ``seen``: by machine, when one there
-    was heard last, as Unix time.
+    """Hears, for the manager that leads, what those say that stand by. ``machine``: this one. ``seen``: by
+    machine, when one there was heard last, as Unix time.
+
+    Who has a login to the database can write such a sign for any machine. So it is believed only what the
+    record does not contradict, and what is not is deleted.
     """
 
-    def __init__(self, env: Env, store: Store, signs: Signs, seen: dict[str, float]) -> None:
+    def __init__(self, env: Env, store: Store, signs: Signs, machine: str, seen: dict[str, float]) -> None:
         self._env = env
         self._store = store
         self._signs = signs
+        self._machine = machine
         self._seen = seen
+        self._refused: dict[str, str] = {}
+        """By machine that is known, the key of another with which it was heard last."""
 
     async def run(self) -> None:
         """Without end."""
@@ -67,18 +75,40 @@ class Standing:
         """Raises StoreError."""
         signs = await self._signs.heard()
         now = self._env.now()
-        self._seen.clear()
-        self._seen.update((sign.machine, now - sign.age) for sign in signs)
         async with self._store.read() as reader:
-            keys = {each.id: each.key for each in await reader.find(ManagerMachine) if not each.revoked}
-        if news := [sign for sign in signs if sign.key and keys.get(sign.machine, sign.key) != sign.key]:
+            known = {each.id: each for each in await reader.find(ManagerMachine)}
+        right = [sign for sign in signs if self._right(sign, known.get(sign.machine))]
+        self._seen.clear()
+        self._seen.update((sign.machine, now - sign.age) for sign in right)
+        # Among them those of a machine that has left, or was revoked, or joined anew since.
+        for sign in signs:
+            if sign not in right:
+                await self._signs.forget(sign)
+        new = [sign for sign in right if sign.key and not known[sign.machine].key]
+        if news := [sign for sign in new if sign.age < KEY_SECONDS]:
             await self._store.transact(lambda tx: _note(tx, news))
+
+    def _right(self, sign: Sign, machine: ManagerMachine | None) -> bool:
+        if machine is None or machine.revoked or sign.machine == self._machine:
+            return False
+        if not machine.key or sign.key == machine.key:
+            return True
+        if self._refused.get(machine.id) != sign.key:
+            self._refused[machine.id] = sign.key
+            log.warning(
+                "who says to be machine %s has the key %s, not that machine's: it is not believed",
+                *(machine.id, sign.key or "of nobody"),
+            )
+        return False
 
 
 async def _note(tx: Transaction, signs: list[Sign]) -> None:
     """Keys that were not known yet: agents have to be told before such a machine's manager leads."""
+    taken = {each.key for each in await tx.find(ManagerMachine)}
     for sign in signs:
         machine = await tx.get(ManagerMachine, sign.machine)
-        if machine is not None and not machine.revoked:
-            await tx.put(replace(machine, key=sign.key))
-            log.info("managers of %s have the key %s", machine.id, sign.key)
+        if machine is None or machine.revoked or machine.key or sign.key in taken:
+            continue
+        await tx.put(replace(machine, key=sign.key))
+        taken.add(sign.key)
+        log.info("managers of %s have the key %s", machine.id, sign.key)

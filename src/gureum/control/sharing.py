@@ -98,7 +98,7 @@ async def enter(
         endpoint=endpoint,
         key=key,
         certificate=certificate,
-        seal=api_seal(keys.sign, config.machine, endpoint, certificate) if certificate else "",
+        seal=api_seal(keys.sign, config.machine, endpoint, certificate),
     )
     if now != before:
         await tx.put(now)

@@ -21,8 +21,8 @@ class ManagerMachine(Record, frozen=True, kw_only=True, omit_defaults=True):
     key: str = ""
     revoked: bool = False
     certificate: str = ""
-    """Of its API, in PEM, from when it led last. ``seal`` is ``transport.token.api_seal`` of it, as who can
-    write to the store is not the cloud yet.
+    """Of its API, in PEM, from when it led last; "" without TLS. ``seal`` is ``transport.token.api_seal`` of
+    it, as who can write to the store is not the cloud yet.
     """
     seal: str = ""
 

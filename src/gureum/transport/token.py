@@ -43,7 +43,9 @@ def manager_seal(sign: Callable[[bytes], bytes], id: str, expires: float) -> str
 
 
 def api_seal(sign: Callable[[bytes], bytes], machine: str, endpoint: str, certificate: str) -> str:
-    """The same of the certificate with which the API answers at ``endpoint``, while that machine leads."""
+    """The same of the certificate with which the API answers at ``endpoint``, while that machine leads; ""
+    for an endpoint without TLS.
+    """
     told = hashlib.sha256(certificate.encode()).hexdigest()
     return sign(f"api of {machine} at {endpoint} is {told}".encode()).hex()
 

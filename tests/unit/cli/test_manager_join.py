@@ -116,12 +116,13 @@ def test_it_has_what_the_cloud_is(
 
 def test_which_machine_is_asked(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     config = cloud.configure()
-    monkeypatch.setattr("gureum.cli.store.look", lambda _: Database("", endpoint="https://192.0.2.9:4566"))
+    there = Database("", endpoint="https://192.0.2.9:4566", schema=2)  # a gureum before 0.8
+    monkeypatch.setattr("gureum.cli.store.look", lambda _: there)
     assert leader.api(cloud, config).url == config.endpoint
-    shared = replace(config, agents="0.0.0.0:4567", store="postgresql://me@/db?host=/run")
+    shared = replace(config, agents="0.0.0.0:4567", store="postgresql://me@/db?host=/run", tls_cert="x")
     assert leader.api(cloud, shared).url == "https://192.0.2.9:4566"
     monkeypatch.setattr(Cloud, "leads", lambda *_: True)
-    assert leader.api(cloud, shared).url == config.endpoint
+    assert leader.api(cloud, shared).url == shared.endpoint
 
 
 @pytest.mark.parametrize("command", ["host", "manager"])

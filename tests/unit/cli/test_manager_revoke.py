@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,17 @@ import pytest
 from msgspec.structs import replace
 from typer.testing import CliRunner
 
-from gureum.cli import manager
+from gureum.cli import manager, store
 from gureum.cli.cloud import Cloud
 from gureum.cli.main import app
 from gureum.cli.manager_revoke import known
+from gureum.cli.store import Database
 from gureum.control.__main__ import RootCredentials
+from gureum.resources import ManagerMachine
 from gureum.san.settings import SanSettings
+from gureum.store.base import Transaction
+from gureum.store.postgres import Address
+from gureum.store.postgres.leadership import Leadership
 
 SEEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -32,7 +39,6 @@ def test_how_each_machine_is(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> N
             machine("silent", LastSeen=SEEN),
             machine("silent"),
             machine("revoked"),
-            machine("revoked", LastSeen=SEEN),
         ]
     }
     monkeypatch.setattr(manager, "call", lambda *_: found)
@@ -43,7 +49,6 @@ def test_how_each_machine_is(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> N
         "silent since 2026-01-02 03:04:05 UTC",
         "silent: never heard of",
         "revoked",
-        "revoked; last heard of 2026-01-02 03:04:05 UTC",
     ]
 
 
@@ -110,6 +115,77 @@ async def test_another_access_key_counts_at_once(
     assert credential.secret == made.secret_access_key
     (cloud.state_dir / "config.json").write_text("{")  # it is being edited
     assert (await credentials(made.access_key_id)) is not None
+
+
+@pytest.fixture
+def shared(
+    cloud: Cloud, postgres_url: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Cloud:
+    """One of several machines, of which ``second`` stands by and ``third`` is off."""
+    address = Address.parse(postgres_url(tmp_path))
+    config = replace(cloud.configure(store=address.url), agents="x", agents_url="192.0.2.1:4567")
+    config.save(cloud.state_dir)
+
+    async def enter(tx: Transaction) -> None:
+        for id in ("first", "second", "third", "fourth"):
+            endpoint = f"https://{id}"
+            await tx.put(ManagerMachine(id=id, agents=id, endpoint=endpoint, revoked=id == "fourth"))
+
+    async def stand_by() -> None:
+        second = Leadership(address, config.identity, "two", "", "second", "ab")
+        await second._say()
+        await second.close()
+
+    store.transact(cloud.state_dir / "store.db", enter)
+    asyncio.run(stand_by())
+    monkeypatch.setattr(manager, "cloud_at", lambda _: cloud)
+    return cloud
+
+
+def access_key(*arguments: str) -> list[str]:
+    said = CliRunner().invoke(app, ["manager", "access-key", *arguments])
+    assert said.exit_code == 0, said.output
+    return [said.stdout.strip(), *said.stderr.splitlines()]
+
+
+SILENT = "  third: silent: it brings its old key back when it leads, if it was not done there"
+
+
+@pytest.mark.postgres
+def test_where_the_access_key_is_not_changed_yet(shared: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cloud, "leads", lambda *_: True)
+    changed, todo, *others = access_key()
+    assert "is the access key of this machine" in changed
+    assert "have another until this is done there: gureum manager access-key --from-env" in todo
+    assert others == ["  second: stands by", SILENT]
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "GUX")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    assert "have another unless" in access_key("--from-environment")[1]
+
+
+@pytest.mark.postgres
+def test_the_access_key_of_a_machine_that_stands_by_counts_when_it_leads(
+    shared: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed, when, *_ = access_key()
+    assert "from now on" not in changed
+    assert when == "it counts while a manager of this machine leads; none does now"
+    there = Database("", endpoint="https://second")
+    monkeypatch.setattr("gureum.cli.store.look", lambda _: there)
+    _, when, _, *others = access_key()
+    assert when.endswith("second leads now, by the key that is there")
+    assert others == ["  second: leads", SILENT]
+
+
+def test_where_the_access_key_is_not_changed_yet_may_not_be_known(
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"postgresql://me@/cloud?host={tmp_path}"
+    replace(cloud.configure(), store=url, agents="x", agents_url="192.0.2.1:4567").save(cloud.state_dir)
+    monkeypatch.setattr(manager, "cloud_at", lambda _: cloud)
+    _, why, todo = access_key()
+    assert "is not known" in why
+    assert "on each of them: gureum manager access-key --from-environment" in todo
 
 
 def test_the_same_access_key_elsewhere(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:

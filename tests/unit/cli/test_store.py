@@ -11,6 +11,7 @@ from gureum.cli.supervisor import command
 from gureum.errors import StoreError
 from gureum.resources import Host
 from gureum.store.base import Transaction
+from gureum.store.migrations import LATEST_POSTGRES
 from gureum.store.postgres import Address
 from gureum.store.postgres.leadership import Leadership
 
@@ -71,6 +72,7 @@ def test_a_cloud_in_a_database(
     found = look(config)
     assert found is not None
     assert (found.leader, found.trouble, found.dangers) == ("", "", ("fsync",))
+    assert found.schema == LATEST_POSTGRES
     assert doctor.database(config).status == doctor.WARN
     assert not found.alone
     monkeypatch.setattr("gureum.cli.store.look", lambda _: Database("db1, db2", version="16", alone=True))

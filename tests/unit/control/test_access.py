@@ -598,8 +598,8 @@ async def test_nobody_listens() -> None:
 
 
 def joining_manager(**values: str) -> JoinManager:
-    wanted = {"name": "second", "agents": "192.0.2.2:4567", "endpoint": "https://192.0.2.2:4566", **values}
-    return JoinManager(secret=SECRET, **wanted)
+    wanted = {"name": "second", "agents": "192.0.2.2:4567", "endpoint": "https://192.0.2.2:4566"}
+    return JoinManager(secret=SECRET, **{**wanted, "key": "ab" * 32, **values})
 
 
 async def test_a_manager_gets_all_secrets_for_a_token_of_its_own(gate: Gate) -> None:
@@ -631,6 +631,8 @@ async def test_which_managers_do_not_join(gate: Gate) -> None:
     await gate.put(ManagerMachine(id="first", agents="192.0.2.1:4567", endpoint="https://192.0.2.1:4566"))
     assert "no name for a machine" in await gate.refused(joining_manager(name="-"))
     assert "is no address" in await gate.refused(joining_manager(agents="http://192.0.2.2"))
+    for key in ("", "ab", "x" * 64):  # with one unknown all that the authority has signed would be believed
+        assert "does not say which key" in await gate.refused(joining_manager(key=key))
     taken = await gate.refused(joining_manager(agents="192.0.2.1:4567"))
     assert "the manager of first has the address" in taken
     assert "gureum manager remove first" in await gate.refused(joining_manager(name="first"))
@@ -798,14 +800,14 @@ async def test_forged_certificates_take_no_links_from_a_host(
 
 async def test_a_machine_joins_with_its_key_and_not_again_once_it_is_revoked(gate: Gate) -> None:
     await gate.invite(manager=True)
-    await gate.ask(joining_manager(key="ab"))
+    await gate.ask(joining_manager())
     (joined,) = await gate.find(ManagerMachine)
-    assert joined.key == "ab"
+    assert joined.key == "ab" * 32
     await gate.put(replace(joined, revoked=True))
     await gate.invite(manager=True)
-    assert "choose another name with --name" in await gate.refused(joining_manager(key="cd"))
+    assert "choose another name with --name" in await gate.refused(joining_manager(key="cd" * 32))
     # It may come back as another one, at the same address.
-    assert isinstance(await gate.ask(joining_manager(name="third", key="cd")), ManagerJoined)
+    assert isinstance(await gate.ask(joining_manager(name="third", key="cd" * 32)), ManagerJoined)
 
 
 async def test_a_host_of_the_first_machine_proves_its_name_to_others(gate: Gate, tmp_path: Path) -> None:

@@ -78,6 +78,12 @@ async def test_a_machine_enters_itself_with_the_addresses_of_today() -> None:
         assert (machine.key, machine.certificate) == ("ab", "certificate")
         assert machine.seal == token.api_seal(KEYS.sign, "first", machine.endpoint, "certificate")
     assert store.revision == 2
+    # Without TLS the endpoint is sealed all the same.
+    await store.transact(lambda tx: sharing.enter(tx, config, KEYS, "ab"))
+    async with store.read() as reader:
+        (machine,) = await reader.find(ManagerMachine)
+    assert machine.certificate == ""
+    assert machine.seal == token.api_seal(KEYS.sign, "first", machine.endpoint, "")
     await store.close()
 
 

@@ -67,7 +67,7 @@ def described(ctx: Context, machine: ManagerMachine) -> Output:
     now = ctx.env.now()
     seen = ctx.hosts.joining.seen.get(machine.id) if ctx.hosts.joining is not None else None
     if machine.revoked:
-        state = "revoked"
+        state, seen = "revoked", None
     elif machine.id == leads(ctx):
         state, seen = "leading", now
     else:

@@ -16,13 +16,14 @@ NOBODY = Leader(0, 0, "", "", "")
 
 class Server(NamedTuple):
     """``dangers``: settings with which a power cut loses or damages what was committed. ``replicated``: what
-    it commits another server has, too.
+    it commits another server has, too. ``schema``: its version, 0 if there is none yet.
     """
 
     version: str
     dangers: tuple[str, ...]
     replicated: bool
     leader: Leader
+    schema: int = 0
 
 
 async def examine(address: Address) -> Server:
@@ -35,13 +36,14 @@ async def examine(address: Address) -> Server:
                 raise StoreError(f"{address.place}: PostgreSQL {version} is too old: 13 or newer is needed")
             if standby:
                 raise StoreError(f"{address.place} is a standby server: name the one that is written to")
-            leader = NOBODY
+            leader, schema = NOBODY, 0
             if await connection.fetchval(queries.SCHEMA_TABLE):
                 leader = Leader(*await connection.fetchrow(queries.LEADER))
+                schema = await connection.fetchval(queries.SCHEMA_VERSION)
             elif await connection.fetchval(queries.TABLES_COUNT):
                 raise StoreError(
                     f"{address.place} has tables, but is not a gureum store: create a database of its own"
                 )
-            return Server(version, tuple(dangers), replicated, leader)
+            return Server(version, tuple(dangers), replicated, leader, schema)
     finally:
         await discard(connection)

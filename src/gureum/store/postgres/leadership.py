@@ -20,6 +20,7 @@ from gureum.store.postgres.address import Address
 from gureum.store.postgres.connection import (
     Connection,
     Deposed,
+    Revoked,
     Unreachable,
     connect,
     discard,
@@ -39,7 +40,7 @@ STAND_DOWN_SECONDS = 2.5
 LOOK_SECONDS = 0.4
 SIGN_SECONDS = 3.0
 """How often who stands by says so. Nothing hangs on it: it is for people, and for the key."""
-SIGN_SECONDS_MAX = 2.0
+SIGN_SECONDS_MAX = 1.0
 RETRY_SECONDS = 0.3
 NEVER = -math.inf
 
@@ -62,6 +63,7 @@ class Leader(NamedTuple):
 class Leadership:
     """A manager's part in it. ``cloud``: whose; a store is one cloud's. ``name`` is this manager's, which no
     other has; ``endpoint`` is for people. ``machine``, ``key``: as in ManagerMachine, "" if there is but one.
+    Who has no key, as a command, says nothing while it waits.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Leadership:
         self._connection: Connection | None = None
         self._proven = NEVER
         """When it last certainly led, by ``_clock``."""
+        self._mute = False
         self.epoch = 0
 
     async def acquire(self, seen: Callable[[Leader], Awaitable[None]] | None = None) -> int:
@@ -92,9 +95,10 @@ class Leadership:
             asked = _clock()
             try:
                 leader = await self._look()
+                beats = False
                 if last is None or leader[:2] != last[:2]:
-                    lives = last is not None and leader.epoch == last.epoch
-                    if lives and known != leader.epoch:
+                    beats = last is not None and leader.epoch == last.epoch
+                    if beats and known != leader.epoch:
                         known = leader.epoch
                         if seen is not None:
                             await seen(leader)
@@ -104,7 +108,8 @@ class Leadership:
                 if over and await self._take_over(leader):
                     self._proven = asked
                     return self.epoch
-                if known == leader.epoch and asked >= said + SIGN_SECONDS:
+                # Only after a beat: so nothing that such a sign waits for is in the way of a take-over.
+                if beats and asked >= said + SIGN_SECONDS:
                     said = asked
                     await self._say()
             except Unreachable as error:
@@ -114,15 +119,24 @@ class Leadership:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _say(self) -> None:
-        """That this manager stands by. Raises StoreError."""
+        """That this manager stands by, if that can be said. Raises Revoked."""
 
         async def say(connection: Connection) -> None:
             async with asyncio.timeout(SIGN_SECONDS_MAX):
                 if await connection.fetchval(queries.CAN_STAND_BY):
                     await connection.execute(queries.STAND_BY, self._key)
 
-        if self._machine:
+        if not (self._machine and self._key):
+            return
+        try:
             await self._ask(say)
+            self._mute = False
+        except Revoked:
+            raise
+        except StoreError as error:
+            if not self._mute:
+                log.warning("store: could not say that this manager stands by: %s", error)
+            self._mute = True
 
     async def _take_over(self, seen: Leader) -> bool:
         epoch: int | None = await self._ask(

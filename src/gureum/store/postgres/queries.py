@@ -79,6 +79,8 @@ BEAT = "UPDATE leader SET beat = beat + 1 WHERE epoch = $1 RETURNING beat"
 CAN_STAND_BY = "SELECT to_regprocedure('stand_by(text)') IS NOT NULL"
 STAND_BY = "SELECT stand_by($1)"
 STANDBYS = "SELECT machine, extract(epoch FROM clock_timestamp() - seen)::float8, key FROM standbys"
+# One that was said meanwhile with another key stays.
+FORGET_STANDBY = "DELETE FROM standbys WHERE machine = $1 AND key = $2"
 RESIGN = "UPDATE leader SET name = '', endpoint = '' WHERE epoch = $1"
 
 LISTEN_CHANNEL = "gureum"

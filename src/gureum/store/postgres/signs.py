@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, TypeVar
 
 from gureum.store.postgres import queries
 from gureum.store.postgres.address import Address
 from gureum.store.postgres.connection import Connection, connect, discard, explained
+
+T = TypeVar("T")
 
 
 class Sign(NamedTuple):
@@ -18,7 +21,7 @@ class Sign(NamedTuple):
 
 
 class Signs:
-    """On a connection of its own, which changes nothing."""
+    """On a connection of its own."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
@@ -26,11 +29,18 @@ class Signs:
 
     async def heard(self) -> list[Sign]:
         """Raises StoreError."""
+        return [Sign(*row) for row in await self._ask(lambda asked: asked.fetch(queries.STANDBYS))]
+
+    async def forget(self, sign: Sign) -> None:
+        """Raises StoreError."""
+        await self._ask(lambda asked: asked.execute(queries.FORGET_STANDBY, sign.machine, sign.key))
+
+    async def _ask(self, question: Callable[[Connection], Awaitable[T]]) -> T:
         if self._connection is None or self._connection.is_closed():
             self._connection = await connect(self._address)
         try:
             with explained(self._address.place):
-                return [Sign(*row) for row in await self._connection.fetch(queries.STANDBYS)]
+                return await question(self._connection)
         except BaseException:
             self._connection.terminate()
             raise

@@ -140,7 +140,7 @@ async def test_it_goes_on_saying_so(
 ) -> None:
     monkeypatch.setattr(leadership, "SIGN_SECONDS", 0.1)
     signs = Signs(address)
-    second = Leadership(address, "cloud", "two", "", "second")
+    second = Leadership(address, "cloud", "two", "", "second", "ab")
     holding = asyncio.create_task(leader.hold())
     waiting = asyncio.create_task(second.acquire())
     ages: list[float] = []
@@ -156,18 +156,78 @@ async def test_it_goes_on_saying_so(
     await signs.close()
 
 
+async def test_a_sign_that_is_forgotten_and_one_that_came_meanwhile(
+    address: Address, leader: Leadership
+) -> None:
+    second = Leadership(address, "cloud", "two", "", "second", "ab")
+    await second._say()
+    signs = Signs(address)
+    (sign,) = await signs.heard()
+    await signs.forget(sign._replace(key="cd"))
+    assert len(await signs.heard()) == 1
+    await signs.forget(sign)
+    assert await signs.heard() == []
+    await second.close()
+    await signs.close()
+
+
+async def test_a_command_says_no_sign(address: Address, leader: Leadership) -> None:
+    """It would be one of its machine's manager, which has a key."""
+    signs = Signs(address)
+    command = Leadership(address, "cloud", "a command", machine="second")
+    await command._say()
+    assert await signs.heard() == []
+    await command.close()
+    await signs.close()
+
+
+STALLS = "LOCK TABLE standbys IN ACCESS EXCLUSIVE MODE"
+REFUSES = """CREATE OR REPLACE FUNCTION stand_by(by_key text) RETURNS void LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{}'; END $$"""
+
+
+@pytest.mark.parametrize("trouble", [STALLS, REFUSES.format("25006"), REFUSES.format("53100")])
+async def test_a_sign_that_cannot_be_said_is_in_nobodys_way(
+    address: Address, leader: Leadership, trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leadership, "SIGN_SECONDS", 0.1)
+    second = Leadership(address, "cloud", "two", "", "second", "ab")
+    holding = asyncio.create_task(leader.hold())
+    known = asyncio.Event()
+
+    async def seen(_: leadership.Leader) -> None:
+        known.set()
+
+    connection = await connect(address)
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute(trouble)
+    if trouble != STALLS:
+        await transaction.commit()
+    waiting = asyncio.create_task(second.acquire(seen))
+    async with asyncio.timeout(60):
+        await known.wait()
+        await asyncio.sleep(1.0)  # it tries meanwhile
+        assert not waiting.done()
+        holding.cancel()
+        await asyncio.gather(holding, return_exceptions=True)
+        assert await waiting == leader.epoch + 1
+    await connection.close()
+    await second.resign()
+
+
 async def test_with_an_earlier_gureums_store_nothing_is_said(
     address: Address, leader: Leadership, postgres_server: Server
 ) -> None:
     postgres_server.query(address.place.split()[1], "DROP FUNCTION stand_by(text)")
-    second = Leadership(address, "cloud", "two", "", "second")
+    second = Leadership(address, "cloud", "two", "", "second", "ab")
     await second._say()
     await second.close()
 
 
 async def test_a_revoked_machine_never_leads(address: Address, leader: Leadership) -> None:
     await entered(address, leader.epoch, SECOND)
-    second = Leadership(address, "cloud", "two", "", "second")
+    second = Leadership(address, "cloud", "two", "", "second", "ab")
     await second._say()
     await entered(address, leader.epoch, structs.replace(SECOND, revoked=True))
     with pytest.raises(Revoked, match="this machine, second, was revoked"):
@@ -188,7 +248,7 @@ async def test_who_leads_already_can_be_revoked_only_by_a_successor(
 ) -> None:
     """Whose commit is the later one; so no epoch is a revoked machine's."""
     await leader.resign()
-    second = Leadership(address, "cloud", "two", "", "second")
+    second = Leadership(address, "cloud", "two", "", "second", "ab")
     assert await second.acquire() == leader.epoch + 1
     with pytest.raises(Deposed):
         await entered(address, leader.epoch, structs.replace(SECOND, revoked=True))
@@ -269,7 +329,7 @@ async def test_an_earlier_gureums_store_is_led_and_brought_up_to_date(
     steps = [migrations.step(number, "postgres") for number in (1, 2)]
     for sql in (queries.CREATE_SCHEMA_TABLE, "INSERT INTO gureum_schema VALUES (2)", *steps):
         postgres_server.query(database, sql)
-    second = Leadership(address, "cloud", "two", "", "second")
+    second = Leadership(address, "cloud", "two", "", "second", "ab")
     await second._say()
     await entered(address, await second.acquire(), SECOND)
     assert postgres_server.query(database, queries.SCHEMA_VERSION) == str(migrations.LATEST_POSTGRES)
