@@ -119,9 +119,14 @@ def test_one_that_finds_no_room_meanwhile_and_is_terminated_leaves_nothing() -> 
     async def story(one: Losses) -> None:
         before, host = await one.written()
         others = [each for each in one.world.hosts if each is not host]
+        host.uplink_down = True  # the storage is reached: all is let go of
+
+        async def leaving() -> bool:
+            return (await one.get(Instance, before.id)).leaving
+
+        await one.until(leaving)
         for other in others:
             await drain(one, other)
-        host.uplink_down = True  # the storage is reached: all is let go of
 
         async def homeless() -> bool:
             now = await one.get(Instance, before.id)
@@ -132,6 +137,25 @@ def test_one_that_finds_no_room_meanwhile_and_is_terminated_leaves_nothing() -> 
         await one.watch(10)
         await one.change(await one.get(Instance, before.id), state=InstanceState.shutting_down)
         await one.watch(5)
+        host.uplink_down = False
+        for other in others:
+            await drain(one, other, False)
+
+    told(story)
+
+
+def test_with_all_others_drained_nothing_is_ended() -> None:
+    """It would start where it was, when the cable is in again."""
+
+    async def story(one: Losses) -> None:
+        before, host = await one.written()
+        others = [each for each in one.world.hosts if each is not host]
+        for other in others:
+            await drain(one, other)
+        host.uplink_down = True
+        await stays(one, before, 10)
+        await drain(one, others[0], False)
+        await one.recovered(before)
         host.uplink_down = False
         for other in others:
             await drain(one, other, False)

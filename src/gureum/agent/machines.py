@@ -189,7 +189,9 @@ class Machines:
         polite = status.state is MachineState.running and spec.shutdown_seconds > 0
         if polite and not await self._asked(spec.id, "stop", spec.shutdown_seconds):
             return False
-        await self.hypervisor.power_off(spec.id, hurried=self._uplink_down())
+        # Only others that wait for its volumes are in a hurry: what is on the own disk it is to write.
+        hurried = self._uplink_down() and bool(self.disks.holding(spec.id))
+        await self.hypervisor.power_off(spec.id, hurried=hurried)
         self.env.crashpoint("agent.machine.off")
         return False
 

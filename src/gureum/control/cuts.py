@@ -38,6 +38,8 @@ class Cut(NamedTuple):
     why: str
     since: float
     pools: frozenset[str] = frozenset()
+    uplink: bool = False
+    """Only while its record still says that its uplink is down."""
 
 
 class Cuts:
@@ -48,6 +50,8 @@ class Cuts:
         self._store = store
         self._heard = heard
         self._observed = observed
+        self._stepped = 0.0
+        """When this was last asked, on the event loop's clock."""
         self._uplink: dict[str, float] = {}
         """Hosts whose uplink is down, and since when, on the event loop's clock."""
         self._unfit: dict[str, tuple[str, float]] = {}
@@ -70,8 +74,14 @@ class Cuts:
 
     async def step(self, hosts: Collection[Host]) -> None:
         now = asyncio.get_running_loop().time()
+        if now > self._stepped + QUIET_SECONDS:
+            # This process did not run for a while: what was true then may be over, and every host counts as
+            # heard now (``Hosts.silent``).
+            self._uplink.clear()
+        self._stepped = now
         up = {host.id: host for host in hosts if host.state is HostState.up}
-        cut = {id: Cut("whose uplink is down", since) for id, since in self._without_uplink(up, now).items()}
+        down = self._without_uplink(up, now)
+        cut = {id: Cut("whose uplink is down", since, uplink=True) for id, since in down.items()}
         for id, unfit in self._changes(up, now).items():
             await self._store.transact(partial(self._note, id=id, unfit=unfit), frees=True)
         for id, (why, since) in self._unfit.items():
@@ -90,7 +100,15 @@ class Cuts:
 
     async def _end_there(self, id: str, cut: Cut, now: float) -> None:
         since = self._env.now() - (now - cut.since)
-        work = partial(recovery.end_there, env=self._env, host=id, why=cut.why, since=since, pools=cut.pools)
+        work = partial(
+            recovery.end_there,
+            env=self._env,
+            host=id,
+            why=cut.why,
+            since=since,
+            pools=cut.pools,
+            uplink=cut.uplink,
+        )
         await self._store.transact(work, frees=True)
         self._emptied.add(id)
 
@@ -100,12 +118,20 @@ class Cuts:
         self._uplink = {id: self._uplink.get(id, now) for id in sorted(cut)}
         late = {id: since for id, since in self._uplink.items() if now >= since + UPLINK_SECONDS}
         self._due = min((at + UPLINK_SECONDS for id, at in self._uplink.items() if id not in late), default=0)
+        late = {id: since for id, since in late.items() if self._says_so(id)}
         # Who fell silent at once with them may be behind the same cable, or the manager be cut off itself.
         others = {id for id in up.keys() - cut if self._heard.heard(id, QUIET_SECONDS)}
         serving = {id for id in others if self._serves(id)}
         if not serving or len(cut) > max(1, len(others)) or len(others - serving) > max(1, len(serving)):
             return {}  # most of them: elsewhere it is no better
+        if not any(up[id].schedulable or up[id].wakeable for id in serving):
+            return {}  # none takes anything: they would only wait, for this one as well
         return late
+
+    def _says_so(self, id: str) -> bool:
+        """Whether the host said not long ago that its uplink is down, and nothing else since."""
+        view = self._observed.hosts.get(id)
+        return view is not None and view.uplink_down and self._heard.heard(id, QUIET_SECONDS)
 
     def _serves(self, id: str) -> bool:
         """Whether what needs the storage cluster could go on there now."""

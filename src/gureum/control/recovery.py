@@ -115,11 +115,20 @@ async def _elsewhere(tx: Transaction, env: Env, instance: Instance, message: str
 
 
 async def end_there(
-    tx: Transaction, env: Env, host: str, why: str, since: float, pools: frozenset[str] = frozenset()
+    tx: Transaction,
+    env: Env,
+    host: str,
+    why: str,
+    since: float,
+    pools: frozenset[str] = frozenset(),
+    uplink: bool = False,
 ) -> None:
     """The host does as it is told, and is cut off (``why``, ``since`` Unix time): what could be elsewhere is
-    ended there first. ``pools``: only what has a volume in one of them, if any are named.
+    ended there first. ``pools``: only what has a volume in one of them, if any are named. ``uplink``: only if
+    its uplink is down still.
     """
+    if uplink and ((record := await tx.get(Host, host)) is None or not record.uplink_down):
+        return
     for instance in await tx.find(Instance, host=host, state=[str(state) for state in RUNS]):
         wanted = instance.recovery.policy is RecoveryPolicy.restart and not instance.capturing
         if pools and not await _has_volume_in(tx, instance, pools):
@@ -149,8 +158,16 @@ async def _left(tx: Transaction, env: Env, instance: Instance, host: Host | None
 
 async def _left_behind(tx: Transaction, env: Env, instance: Instance, host: Host) -> None:
     """Its machine has ended, and its host cannot let go of its volumes: they are taken from it."""
-    await losses.leave(tx, instance, host.id)
+    await losses.leave(tx, instance, host.id, await _still_there(tx, instance, host))
     await _elsewhere(tx, env, instance, _cut_off(instance, host))
+
+
+async def _still_there(tx: Transaction, instance: Instance, host: Host) -> frozenset[str]:
+    """Its volumes that another instance there has as well: the host lives, and would shut that one out."""
+    there = await tx.find(Instance, host=host.id, state=[str(state) for state in (*RUNS, *ENDS)])
+    others = {each.id for each in there} - {instance.id}
+    volumes = await tx.find(Volume, instances=instance.id)
+    return frozenset(each.id for each in volumes if each.multi_attach and others.intersection(each.instances))
 
 
 def _is_cut(host: Host) -> bool:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from gureum.errors import PoolError
 from gureum.hostspec import ImageSpec, MachineState, SnapshotSpec
+from gureum.hypervisors.fake import FakeHypervisor
 from gureum.san.fake_shared import FakeSharedPool
 
 GIB = 1 << 30
@@ -75,6 +76,30 @@ def test_without_an_uplink_what_can_be_let_go_of_is(parts: Any) -> None:
         await lab.take(parts.machine(run=False), shared(parts, made=True), seconds=0.4)
         assert (lab.seen().revision, lab.seen().ended) == (lab.revision, 0)
         assert lab.san.rbd["vol-1"].holder is None
+
+    parts.on_lab(test)
+
+
+@pytest.mark.parametrize(("pool", "hurried"), [("san", True), ("local", False)])
+def test_only_what_others_wait_for_ends_in_a_hurry(
+    pool: str, hurried: bool, parts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What QEMU has not written to the host's own disk yet it has the time to write."""
+    seen: list[bool] = []
+    right = FakeHypervisor.power_off
+
+    async def power_off(self: FakeHypervisor, id: str, hurried: bool = False) -> None:
+        seen.append(hurried)
+        await right(self, id, hurried)
+
+    monkeypatch.setattr(FakeHypervisor, "power_off", power_off)
+
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(), shared(parts, pool=pool))
+        assert lab.seen().state is MachineState.running
+        lab.uplink_down = True
+        await lab.take(parts.machine(run=False), shared(parts, pool=pool, made=True))
+        assert (lab.seen().state, seen) == (MachineState.off, [hurried])
 
     parts.on_lab(test)
 

@@ -651,3 +651,102 @@ def test_what_has_nothing_in_the_pool_that_is_away_stays(pool: str, leaves: bool
         assert (await rig.get(Instance, "i-1")).leaving is leaves
 
     with_rig(test)
+
+
+async def unplugged(rig: Rig) -> None:
+    """The cable of a is out since a moment, as it says."""
+    await rig.step("a", "b", "c", seconds=3)
+    rig.said["a"]["uplink_down"] = True
+    await rig.step("a", "b", "c", seconds=1)
+    await rig.ha.step()  # it has learnt of that
+
+
+async def leaving(rig: Rig) -> bool:
+    return (await rig.get(Instance, "i-1")).leaving  # type: ignore[no-any-return]
+
+
+def test_what_is_on_a_host_without_an_uplink_is_ended_there() -> None:
+    async def test(rig: Rig) -> None:
+        await unplugged(rig)
+        await rig.step("a", "b", "c", seconds=3)
+        assert not await leaving(rig)
+        await rig.step("a", "b", "c", seconds=1)
+        assert await leaving(rig)
+
+    with_rig(test)
+
+
+@pytest.mark.parametrize("stall", [3, 5, 60])
+def test_a_cable_that_was_out_before_the_manager_stalled_counts_anew(stall: int) -> None:
+    async def test(rig: Rig) -> None:
+        await unplugged(rig)
+        await asyncio.sleep(stall)
+        await rig.ha.step()  # before it hears anybody
+        await rig.look()
+        assert not await leaving(rig), "perhaps it was out for a second"
+        await rig.step("a", "b", "c", seconds=3)
+        assert not await leaving(rig)
+        await rig.step("a", "b", "c", seconds=1)
+        assert await leaving(rig)
+
+    with_rig(test)
+
+
+def test_a_cable_that_was_out_for_a_second_when_the_manager_stalled_ends_nothing() -> None:
+    async def test(rig: Rig) -> None:
+        await unplugged(rig)
+        await asyncio.sleep(5)
+        await rig.ha.step()
+        rig.said["a"].clear()
+        await rig.step("a", "b", "c", seconds=10)
+        assert not await leaving(rig)
+        assert "InstanceLeaving" not in await rig.names()
+
+    with_rig(test)
+
+
+def test_what_a_host_said_before_it_fell_silent_ends_nothing() -> None:
+    async def test(rig: Rig) -> None:
+        await unplugged(rig)
+        await rig.step("b", "c", seconds=4)
+        assert await rig.state() is HostState.up
+        assert not await leaving(rig)
+        assert rig.ha._cuts.wait(1.0) == 1.0, "it is not asked again and again"
+        await rig.step("a", "b", "c", seconds=1)
+        assert await leaving(rig), "it says so still"
+
+    with_rig(test)
+
+
+def test_what_a_host_said_last_counts_not_what_is_noted_of_it() -> None:
+    async def test(rig: Rig) -> None:
+        await unplugged(rig)
+        await rig.step("a", "b", "c", seconds=2)
+        for _ in range(2):
+            await asyncio.sleep(1)
+            await rig.report("b", "c")
+            rig.observed.take(HostReport(cloud="c", host="a", boot_id="1", revision=rig.store.revision))
+            await rig.ha.step()
+            await rig.look()
+        assert (await rig.get(Host, "a")).uplink_down
+        assert not await leaving(rig)
+
+    with_rig(test)
+
+
+def test_where_no_other_host_takes_anything_all_stay() -> None:
+    """They would be ended, and start where they were when the cable is in again."""
+
+    async def test(rig: Rig) -> None:
+        others = [await rig.get(Host, name) for name in "bc"]
+        await rig.put(*(replace(host, draining=True) for host in others))
+        await rig.look()
+        await unplugged(rig)
+        await rig.step("a", "b", "c", seconds=10)
+        assert not await leaving(rig)
+        await rig.put(replace(await rig.get(Host, "b"), draining=False))
+        await rig.look()
+        await rig.step("a", "b", "c", seconds=2)
+        assert await leaving(rig), "one that does is enough"
+
+    with_rig(test)

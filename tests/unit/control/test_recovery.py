@@ -369,6 +369,49 @@ async def test_one_leaves_a_host_that_cannot_let_go_of_its_volumes(
     assert (volume.host, volume.lost) == (None, ("host-0",)), "whoever opens it next takes it from that host"
 
 
+@pytest.mark.parametrize("keeper", ["host-0", "host-1"])
+@pytest.mark.parametrize("state", [InstanceState.pending, InstanceState.running, InstanceState.stopping])
+async def test_a_host_that_lives_is_not_shut_out_of_what_another_instance_there_has(
+    state: InstanceState, keeper: str, bench: Any, make: Any
+) -> None:
+    await bench.put(
+        make.host("host-0", uplink_down=True),
+        make.host("host-1"),
+        make.instance(state=InstanceState.running, leaving=True),
+        make.instance("i-2", state=state),
+        make.attached(pool="san"),
+        make.attached("vol-2", pool="san", multi_attach=True, instances=("i-1", "i-2"), host=keeper),
+    )
+    ending = await bench.get(Instance, "i-1")
+    bench.machine(state=MachineState.off, revision=0, ended=ending.version)
+    assert (await step(bench)).host is None
+    assert (await bench.get(Volume, "vol-1")).lost == ("host-0",)
+    both = await bench.get(Volume, "vol-2")
+    assert (both.host, both.lost) == (keeper, ()), "i-2 has it open there"
+    if state is InstanceState.stopping:
+        return
+    # The last one that has it there takes it away.
+    await bench.put(replace(await bench.get(Instance, "i-2"), leaving=True))
+    ending = await bench.get(Instance, "i-2")
+    bench.machine("i-2", state=MachineState.off, revision=0, ended=ending.version)
+    await bench._step(recovery.reconcile, Instance, "i-2")
+    assert (await bench.get(Volume, "vol-2")).lost == ("host-0",)
+
+
+async def test_one_whose_hosts_uplink_is_back_stays(bench: Any, make: Any) -> None:
+    """What was seen before the transaction may be over."""
+    await bench.put(
+        make.host("host-0"), make.instance(state=InstanceState.running), make.attached(pool="san")
+    )
+    why, since = "whose uplink is down", bench.env.now() - 5
+    work = lambda tx: recovery.end_there(tx, bench.env, "host-0", why, since, uplink=True)  # noqa: E731
+    await bench.store.transact(work)
+    assert not (await bench.get(Instance, "i-1")).leaving
+    await bench.put(replace(await bench.get(Host, "host-0"), uplink_down=True))
+    await bench.store.transact(work)
+    assert (await bench.get(Instance, "i-1")).leaving
+
+
 async def test_what_ended_on_a_host_that_reaches_its_pool_is_let_go_of_first(bench: Any, make: Any) -> None:
     await bench.put(make.host("host-0"), make.instance(state=InstanceState.running, leaving=True))
     bench.machine(state=MachineState.off, revision=0, ended=10**6)

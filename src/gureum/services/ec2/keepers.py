@@ -9,6 +9,8 @@ is over (``former``).
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from msgspec.structs import replace
 
 from gureum.resources import (
@@ -79,10 +81,12 @@ async def follow(tx: Transaction, volume: Volume, host: str | None) -> Volume:
     return await give(tx, volume, host)
 
 
-async def lose(tx: Transaction, instance: str, host: str) -> None:
-    """The host is lost, with a machine that may still run: of what others look after, too, it is shut out."""
+async def lose(tx: Transaction, instance: str, host: str, keeps: Collection[str] = ()) -> None:
+    """The host is lost, with a machine that may still run: of what others look after, too, it is shut out,
+    but of what it ``keeps``.
+    """
     for volume in await tx.find(Volume, instances=instance):
-        if volume.multi_attach and volume.host != host:
+        if volume.multi_attach and volume.host != host and volume.id not in keeps:
             await tx.put(lost(volume, host))
 
 

@@ -6,6 +6,7 @@ in shared pools is not lost, nor is a NAT gateway, if its zone has another host.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
 from msgspec.structs import replace
@@ -80,15 +81,18 @@ async def bound(tx: Reader, instance: Instance) -> list[Volume]:
     return [volume for volume in volumes if not whole(volume)]
 
 
-async def leave(tx: Transaction, instance: Instance, host: str) -> None:
-    """The instance has lost its host, and nothing with it: what it has there is for another host to take."""
+async def leave(tx: Transaction, instance: Instance, host: str, keeps: Collection[str] = ()) -> None:
+    """The instance has lost its host, and nothing with it: what it has there is for another host to take.
+
+    ``keeps``: volumes that the host goes on with, which lives, for what else it runs.
+    """
     for interface in await tx.find(NetworkInterface, instance=instance.id):
         if interface.host is not None:
             await tx.put(replace(interface, host=None))
     for volume in await tx.find(Volume, instances=instance.id):
-        if volume.host == host:
+        if volume.host == host and volume.id not in keeps:
             await tx.put(keepers.lost(volume, host))
-    await keepers.lose(tx, instance.id, host)
+    await keepers.lose(tx, instance.id, host, keeps)
 
 
 async def hand_over(tx: Transaction, host: Host) -> None:
