@@ -25,6 +25,8 @@ UNFIT_SECONDS = 5.0
 """How long a host may be without the storage cluster, or its warden, before nothing new is put there."""
 STORAGE_SECONDS = 60.0
 """And before what it has runs elsewhere: guests that wait for their storage lose nothing."""
+ROOM_SECONDS = 5.0
+"""How often room is looked for again, for what stays as there is none elsewhere."""
 NO_STORAGE = "does not reach the storage cluster"
 NO_PERMISSION = "may start no machine now, as its warden says"
 
@@ -60,6 +62,8 @@ class Cuts:
         """Most others can."""
         self._emptied: set[str] = set()
         """Of those, what could leave was told to."""
+        self._again: dict[str, float] = {}
+        """Of those where something found no room, when that is looked at again."""
         self._due = 0.0
         """When the next of them is cut off for too long, on the event loop's clock; 0 for none."""
 
@@ -90,9 +94,10 @@ class Cuts:
             if now > since + STORAGE_SECONDS and self._elsewhere:
                 cut.setdefault(id, Cut(f"which {why}", since, self._failing(id)))
         for id, each in cut.items():
-            if id not in self._emptied:
+            if id not in self._emptied and now >= self._again.get(id, 0.0):
                 await self._end_there(id, each, now)
         self._emptied &= cut.keys()
+        self._again = {id: at for id, at in self._again.items() if id in cut}
 
     def _failing(self, host: str) -> frozenset[str]:
         view = self._observed.hosts[host]
@@ -109,8 +114,10 @@ class Cuts:
             pools=cut.pools,
             uplink=cut.uplink,
         )
-        await self._store.transact(work, frees=True)
-        self._emptied.add(id)
+        if await self._store.transact(work, frees=True):
+            self._emptied.add(id)
+        else:
+            self._again[id] = now + ROOM_SECONDS
 
     def _without_uplink(self, up: dict[str, Host], now: float) -> dict[str, float]:
         """Those for whose instances it is better elsewhere."""

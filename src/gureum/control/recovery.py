@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from msgspec.structs import replace
 
 from gureum.control import captures, events, instances, migrations
+from gureum.control.filters import Scene
+from gureum.control.fleet import Fleet, taken
 from gureum.control.observed import Observed
-from gureum.control.placement import NoCapacity, choose_host
+from gureum.control.placement import NoCapacity, choose_host, wish_of
 from gureum.control.restarts import RUNS as RUNS
 from gureum.control.restarts import order as order
 from gureum.env import Env
@@ -122,24 +124,46 @@ async def end_there(
     since: float,
     pools: frozenset[str] = frozenset(),
     uplink: bool = False,
-) -> None:
+) -> bool:
     """The host does as it is told, and is cut off (``why``, ``since`` Unix time): what could be elsewhere is
     ended there first. ``pools``: only what has a volume in one of them, if any are named. ``uplink``: only if
-    its uplink is down still.
+    its uplink is down still, and what finds room elsewhere. Says whether that was all.
     """
     if uplink and ((record := await tx.get(Host, host)) is None or not record.uplink_down):
-        return
-    for instance in await tx.find(Instance, host=host, state=[str(state) for state in RUNS]):
+        return False
+    there = await tx.find(Instance, host=host, state=[str(state) for state in RUNS])
+    scene = Scene(await tx.tally(Fleet)).without([host], map(taken, there)) if uplink else None
+    all_of_it = True
+    for instance in sorted(there, key=lambda each: (not each.leaving, order(each))):
         wanted = instance.recovery.policy is RecoveryPolicy.restart and not instance.capturing
         if pools and not await _has_volume_in(tx, instance, pools):
             continue
-        if wanted and not instance.leaving and not await waits(tx, instance):
+        if wanted and not await waits(tx, instance):
+            finds_room = scene is None or bool(instance.migration) or await _finds_room(tx, scene, instance)
+            if instance.leaving:
+                continue
+            if not finds_room:
+                all_of_it = False
+                continue
             leaving = replace(instance, state=InstanceState.pending, leaving=True, recovers=since)
             await tx.put(replace(leaving, restart_at=0.0))
             text = f"{instance.id} is ended on host {host}, {why}, to start elsewhere"
             await events.record(
                 tx, env, "InstanceLeaving", text, Severity.warning, host=host, instance=instance.id
             )
+    return all_of_it
+
+
+async def _finds_room(tx: Transaction, scene: Scene, instance: Instance) -> bool:
+    """In thought, besides those before it."""
+    try:
+        wish = await wish_of(tx, instance)
+    except NoCapacity:
+        return False
+    wish = wish._replace(machine=wish.machine._replace(host=None))
+    if scene.place(wish) is not None:
+        return True
+    return scene.fleet.wakes and scene.best(wish._replace(wakes=True)) is not None
 
 
 async def _has_volume_in(tx: Transaction, instance: Instance, pools: frozenset[str]) -> bool:

@@ -750,3 +750,18 @@ def test_where_no_other_host_takes_anything_all_stay() -> None:
         assert await leaving(rig), "one that does is enough"
 
     with_rig(test)
+
+
+def test_room_that_is_made_elsewhere_later_is_found() -> None:
+    async def test(rig: Rig) -> None:
+        big = replace(await rig.get(Instance, "i-1"), version=0, type="t3.xlarge")
+        await rig.put(*(replace(big, id=f"i-{name}", host=name) for name in "bc"))
+        await rig.look()
+        await unplugged(rig)
+        await rig.step("a", "b", "c", seconds=20)
+        assert not await leaving(rig), "the others are full"
+        await rig.put(replace(await rig.get(Instance, "i-b"), state=InstanceState.shutting_down, host=None))
+        await rig.step("a", "b", "c", seconds=6)
+        assert await leaving(rig)
+
+    with_rig(test)

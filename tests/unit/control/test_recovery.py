@@ -401,7 +401,10 @@ async def test_a_host_that_lives_is_not_shut_out_of_what_another_instance_there_
 async def test_one_whose_hosts_uplink_is_back_stays(bench: Any, make: Any) -> None:
     """What was seen before the transaction may be over."""
     await bench.put(
-        make.host("host-0"), make.instance(state=InstanceState.running), make.attached(pool="san")
+        make.host("host-0"),
+        make.host("host-1"),
+        make.instance(state=InstanceState.running),
+        make.attached(pool="san"),
     )
     why, since = "whose uplink is down", bench.env.now() - 5
     work = lambda tx: recovery.end_there(tx, bench.env, "host-0", why, since, uplink=True)  # noqa: E731
@@ -410,6 +413,30 @@ async def test_one_whose_hosts_uplink_is_back_stays(bench: Any, make: Any) -> No
     await bench.put(replace(await bench.get(Host, "host-0"), uplink_down=True))
     await bench.store.transact(work)
     assert (await bench.get(Instance, "i-1")).leaving
+
+
+async def test_only_what_finds_room_elsewhere_is_ended(bench: Any, make: Any) -> None:
+    big = {"state": InstanceState.running, "type": "t3.medium"}
+    await bench.put(
+        make.host("host-0", uplink_down=True),
+        make.host("host-1"),
+        make.instance(**big),
+        make.attached(pool="san"),
+        make.instance("i-2", recovery=Recovery(priority=90), **big),
+        make.attached("vol-2", pool="san", instances=("i-2",)),
+    )
+    why, since = "whose uplink is down", bench.env.now() - 5
+    work = lambda tx: recovery.end_there(tx, bench.env, "host-0", why, since, uplink=True)  # noqa: E731
+
+    async def leaving() -> list[str]:
+        return [id for id in ("i-1", "i-2") if (await bench.get(Instance, id)).leaving]
+
+    for _ in range(2):  # what was told to leave takes its room also when it is asked again
+        assert not await bench.store.transact(work)
+        assert await leaving() == ["i-2"], "host-1 has room for one of them, and this one is first"
+    await bench.put(make.host("host-2"))
+    assert await bench.store.transact(work)
+    assert await leaving() == ["i-1", "i-2"]
 
 
 async def test_what_ended_on_a_host_that_reaches_its_pool_is_let_go_of_first(bench: Any, make: Any) -> None:
