@@ -122,7 +122,7 @@ def test_one_that_finds_no_room_meanwhile_and_is_terminated_leaves_nothing() -> 
         host.uplink_down = True  # the storage is reached: all is let go of
 
         async def leaving() -> bool:
-            return (await one.get(Instance, before.id)).leaving
+            return bool((await one.get(Instance, before.id)).leaving)
 
         await one.until(leaving)
         for other in others:
