@@ -38,6 +38,7 @@ async def test_revisions_go_on_above_those_from_before_a_backup_was_put_back(tmp
     """Hosts pass over specs, and the storage skips evictions, that are older than what they know."""
     async with leading(tmp_path, CONFIG, "manager", asyncio.Event()) as lead:
         assert lead is not None
+        assert isinstance(lead.store, SqliteStore)
         await lead.store.backup(tmp_path / "backup.db")
         await lead.store.transact(ensure)
         forgotten = lead.store.revision

@@ -475,7 +475,7 @@ class TestLead:
         await put(store, vpc("before"))
         await store.lead(1_700_000_000.25)
         assert store.revision == 1_700_000_000_250_000
-        [after] = await put(store, vpc("after"))
+        await put(store, vpc("after"))
         await store.close()
         store = SqliteStore.open(tmp_path / "store.db")
         assert store.revision == 1_700_000_000_250_001
