@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from gureum.cli.config import AUTHORITY_DIRECTORY, CloudConfig
 from gureum.cli.processes import read_pid_file, send, wait_gone
+from gureum.env import Env
 from gureum.files import write_atomically
 from gureum.store.base import Store
 from gureum.store.sqlite import SqliteStore
@@ -64,6 +65,7 @@ async def leading(
     if not config.store:
         store = SqliteStore.open(state_dir / "store.db", reserve_bytes=RESERVE_BYTES)
         try:
+            await store.lead(Env().now())
             yield Lead(store)
         finally:
             await store.close()

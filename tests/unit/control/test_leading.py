@@ -14,6 +14,8 @@ from gureum.cli.config import CloudConfig
 from gureum.cli.processes import identify, write_pid_file
 from gureum.control.leading import end_others, leading, say_ready, unless
 from gureum.errors import StoreError
+from gureum.resources import Vpc
+from gureum.store.base import Transaction
 from gureum.store.postgres import Address
 from gureum.store.postgres.connection import Deposed
 from gureum.store.sqlite import SqliteStore
@@ -30,6 +32,28 @@ async def test_on_sqlite_the_only_manager_leads(tmp_path: Path) -> None:
         assert not holding.done()
         holding.cancel()
     SqliteStore.open(tmp_path / "store.db").revision  # noqa: B018 - it is free again
+
+
+async def test_revisions_go_on_above_those_from_before_a_backup_was_put_back(tmp_path: Path) -> None:
+    """Hosts pass over specs, and the storage skips evictions, that are older than what they know."""
+    async with leading(tmp_path, CONFIG, "manager", asyncio.Event()) as lead:
+        assert lead is not None
+        assert isinstance(lead.store, SqliteStore)
+        await lead.store.backup(tmp_path / "backup.db")
+        await lead.store.transact(ensure)
+        forgotten = lead.store.revision
+    os.replace(tmp_path / "backup.db", tmp_path / "store.db")
+    for each in tmp_path.glob("store.db-*"):
+        each.unlink()
+    async with leading(tmp_path, CONFIG, "manager", asyncio.Event()) as lead:
+        assert lead is not None
+        assert lead.store.revision > forgotten
+        async with lead.store.read() as reader:
+            assert reader.revision == lead.store.revision, "what the first spec says"
+
+
+async def ensure(tx: Transaction) -> None:
+    await tx.put(Vpc(id="vpc-1", account="a", cidr="c", network_id=1))
 
 
 async def test_what_is_broken_off() -> None:

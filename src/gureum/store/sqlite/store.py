@@ -9,6 +9,7 @@ run again should that commit fail. Transactions that are waiting then share one 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -45,7 +46,10 @@ from gureum.store.view import Horizon, Writes, remember
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 READERS_MAX = 64
+LEAP = 1_000_000
 
 
 class SqliteStore:
@@ -172,6 +176,16 @@ class SqliteStore:
             else:
                 await news.wait()
 
+    async def lead(self, now: float) -> None:
+        """Go on above all revisions that hosts know of (``now``: Unix time), also if a backup was put back.
+
+        For the manager, before its first transaction. A full disk does not keep it from its work.
+        """
+        try:
+            await self._turns.transact(lambda: self._leap(now), self._release)
+        except StoreFull as error:
+            log.warning("%s: revisions go on from %d: %s", self._path, self.revision, error)
+
     async def backup(self, path: str | os.PathLike[str]) -> None:
         """Write a copy of the last commit to a new file, durably. Raises StoreError or StoreFull."""
         self._check_open()
@@ -200,6 +214,19 @@ class SqliteStore:
             self._reserve.close()
         if self._lock is not None:
             self._lock.release()
+
+    async def _leap(self, now: float) -> None:
+        self._check_open()
+        writer, committer = self._writer, self._committer
+        if writer is None or committer is None:
+            raise StoreError(f"{self._path} is open for reading only")
+        async with self._turns.mine():
+            await committer.drain()
+            revision = max(self.revision + LEAP, int(now * 1_000_000))
+            writer.begin(wait=True)
+            writer.seal(revision)
+            writer.commit()
+            self._horizon.revision = revision
 
     def _release(self) -> bool:
         return self._reserve is not None and self._reserve.release()

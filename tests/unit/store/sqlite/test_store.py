@@ -467,3 +467,78 @@ async def test_another_programs_writes_are_noticed(threaded: SqliteStore, tmp_pa
     with pytest.raises(StoreError, match="changed by another program") as caught:
         await put(threaded, replace(record, network_id=2))
     assert not isinstance(caught.value, Conflict)
+
+
+class TestLead:
+    async def test_it_goes_on_by_the_clock(self, tmp_path: Path) -> None:
+        store = SqliteStore.open(tmp_path / "store.db")
+        await put(store, vpc("before"))
+        await store.lead(1_700_000_000.25)
+        assert store.revision == 1_700_000_000_250_000
+        await put(store, vpc("after"))
+        await store.close()
+        store = SqliteStore.open(tmp_path / "store.db")
+        assert store.revision == 1_700_000_000_250_001
+        assert await ids(store) == ["after", "before"]
+        changes = await store.changes(1_700_000_000_250_000)
+        assert [(change.id, change.revision) for change in changes] == [("after", store.revision)]
+        await store.close()
+
+    async def test_it_never_goes_back(self, tmp_path: Path) -> None:
+        store = SqliteStore.open(tmp_path / "store.db")
+        await store.lead(1_700_000_000)
+        await store.lead(5)
+        assert store.revision == 1_700_000_001_000_000
+        await store.close()
+        store = SqliteStore.open(tmp_path / "store.db", readonly=True)
+        assert store.revision == 1_700_000_001_000_000, "durable, also without a transaction"
+        with pytest.raises(StoreError, match="reading only"):
+            await store.lead(1_800_000_000)
+        await store.close()
+
+    async def test_commits_under_way_come_first(
+        self, threaded: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gate = Gate(monkeypatch)
+        writing = asyncio.create_task(put(threaded, vpc("v")))
+        await gate.reached()
+        leading = asyncio.create_task(threaded.lead(1_700_000_000))
+        await asyncio.sleep(0)
+        assert threaded.revision == 0
+        gate.open(2)
+        await asyncio.gather(writing, leading)
+        assert threaded.revision == 1_700_000_000_000_000
+        assert await ids(threaded) == ["v"]
+
+    async def test_the_reserve_makes_room_for_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = SqliteStore.open(tmp_path / "store.db", reserve_bytes=1 << 20)
+        tries, commit = [0], Writer.commit
+
+        def full(writer: Writer) -> None:
+            tries[0] += 1
+            if tries[0] < 3:
+                writer.rollback()
+                raise StoreFull("full")
+            commit(writer)
+
+        monkeypatch.setattr(Writer, "commit", full)
+        await store.lead(1_700_000_000)
+        assert store.revision == 1_700_000_000_000_000
+        await store.close()
+
+    async def test_a_full_disk_keeps_no_manager_from_its_work(
+        self, threaded: SqliteStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def full(writer: Writer) -> None:
+            writer.rollback()
+            raise StoreFull("nothing was committed")
+
+        monkeypatch.setattr(Writer, "commit", full)
+        await threaded.lead(1_700_000_000)
+        assert threaded.revision == 0
+        assert "nothing was committed" in caplog.text
+        monkeypatch.undo()
+        await put(threaded, vpc("v"))
+        assert threaded.revision == 1
