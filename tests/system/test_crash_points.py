@@ -62,6 +62,7 @@ MOVE = "volumes move between pools; tests/system/san/test_moves.py"
 FREEZE = "the story's guest has no agent; tests/system/hypervisors/test_freeze.py"
 RESIZE = "instances get another type while they run; tests/sim/test_resizes.py"
 QEMU_RESIZE = "machines grow while they run; tests/system/hypervisors/test_crash.py"
+EMPTYING = "hosts have no switches there; tests/sim/scenarios/empty-manager-dies"
 ELSEWHERE = {
     "agent.machine.resize": RESIZE,
     "agent.machine.resized": RESIZE,
@@ -101,6 +102,9 @@ ELSEWHERE = {
     "qemu.mirror.opened": MIRROR,
     "qemu.mirror.started": MIRROR,
     "qemu.mirror.switched": MIRROR,
+    "power.empty": EMPTYING,
+    "power.emptied": EMPTYING,
+    "power.leave": EMPTYING,
     "power.switch": "hosts have no switches there; tests/sim/scenarios/park-manager-dies",
     "power.switched": "hosts have no switches there; tests/sim/scenarios/park-manager-dies",
     "pool.image.dropped": "images are never removed by the API; tests/integration/test_local_pool.py",
