@@ -14,7 +14,7 @@ from gureum.store.base import Transaction
 
 from .planted import first, violation
 
-SEEDS_MAX = 60
+SEEDS_MAX = 120
 """How many runs may go by before one finds it."""
 STEPS = 60
 

@@ -79,7 +79,7 @@ async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> N
         return
     after = volume
     if after.state is VolumeState.creating:
-        after = _created(after, seen)
+        after = _created(env, after, seen)
     if after.state is VolumeState.in_use:
         after = await _attached(tx, observed, after)
     after = _modified(env, after, seen)
@@ -185,12 +185,14 @@ async def _place(tx: Transaction, volume: Volume) -> None:
         await captures.follow(tx, await tx.put(replace(volume, host=best.id)))
 
 
-def _created(volume: Volume, seen: VolumeReport | None) -> Volume:
+def _created(env: Env, volume: Volume, seen: VolumeReport | None) -> Volume:
+    """One that can't be made is not moved either."""
     if seen is None:
         return volume
     if seen.error and seen.revision >= volume.version:
         log.warning("%s could not be made: %s", volume.id, seen.error)
-        return replace(volume, state=VolumeState.error, message=seen.error)
+        failed = replace(volume, state=VolumeState.error, message=seen.error)
+        return ended(failed, "failed", seen.error, env.utcnow()) if volume.target else failed
     if seen.present and not seen.error and seen.size_bytes >= volume.size_bytes:
         state = VolumeState.in_use if volume.attachments else VolumeState.available
         return replace(volume, state=state, message="")

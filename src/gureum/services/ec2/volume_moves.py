@@ -48,10 +48,12 @@ def ended(volume: Volume, state: str, message: str, now: datetime) -> Volume:
     """It stays where it is. A modification that was to bring it there has failed: its type is as before."""
     move = volume.move
     assert move is not None
+    # One that was never made was not copied.
+    begun = () if volume.state is VolumeState.error else (move.target,)
     after = replace(
         volume,
         move=replace(move, state=state, ended=now, message=message),
-        leaves=tuple(dict.fromkeys((*volume.leaves, move.target))),
+        leaves=tuple(dict.fromkeys((*volume.leaves, *begun))),
     )
     return unmodified(after, message, now)
 
