@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from msgspec.structs import replace
 
-from gureum.resources import Record
+from gureum.resources import NatGateway, NatGatewayState, Record
 from gureum.store.base import Store, Transaction
 
 
@@ -32,3 +33,17 @@ class Records:
             await tx.put(replace(record or kind(id=id), **values))
 
         await self.store.transact(work)
+
+
+def nat_gateway(host: str, created: datetime) -> NatGateway:
+    """One that works there."""
+    return NatGateway(
+        id="nat-1",
+        state=NatGatewayState.available,
+        host=host,
+        vpc="vpc-1",
+        subnet="subnet-1",
+        zone="",
+        interface="eni-1",
+        created=created,
+    )

@@ -31,8 +31,6 @@ from gureum.resources import (
     InstanceMigration,
     InstanceState,
     MigrationState,
-    NatGateway,
-    NatGatewayState,
     Park,
     ParkState,
     PowerMode,
@@ -42,7 +40,7 @@ from gureum.resources import (
 from gureum.resources.placement import FLEET
 from gureum.sim.loop import run
 from gureum.sim.store import open_store
-from support.records import Records
+from support.records import Records, nat_gateway
 
 from .conftest import Idle
 
@@ -383,16 +381,7 @@ def test_what_waits_for_a_host_is_not_kept_from_it(make: Any) -> None:
 
 def test_what_works_there_or_is_on_its_disk_keeps_it(make: Any) -> None:
     async def story(zone: Zone) -> None:
-        nat = NatGateway(
-            id="nat-1",
-            state=NatGatewayState.available,
-            host="host-0",
-            vpc="vpc-1",
-            subnet="subnet-1",
-            zone="",
-            interface="eni-1",
-            created=datetime.fromtimestamp(EPOCH, UTC),
-        )
+        nat = nat_gateway("host-0", datetime.fromtimestamp(EPOCH, UTC))
         await zone.put(nat, zone.make.volume("vol-9", host="host-1"))
         await asyncio.sleep(1)
         assert zone.why("host-0") == "2 instances are there; not emptied: nat-1 is there"

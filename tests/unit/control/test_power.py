@@ -25,8 +25,6 @@ from gureum.resources import (
     HostState,
     Instance,
     InstanceState,
-    NatGateway,
-    NatGatewayState,
     Park,
     ParkState,
     PowerMode,
@@ -34,6 +32,7 @@ from gureum.resources import (
     Volume,
 )
 from gureum.resources.placement import FLEET
+from support.records import nat_gateway
 
 from .conftest import ACCOUNT, GIB, Idle, instance
 
@@ -432,16 +431,7 @@ async def test_what_keeps_a_host_on(fleet: Fleet) -> None:
         await bench.put(replace(before, version=after.version))
     await bench.put(Upgrade(id="upg-1", hosts=(), wait_seconds=1.0, began=0.0))
     assert await fleet.park("host-0") == "hosts are being upgraded"
-    nat = NatGateway(
-        id="nat-1",
-        state=NatGatewayState.available,
-        host="host-0",
-        vpc="vpc-1",
-        subnet="subnet-1",
-        zone="",
-        interface="eni-1",
-        created=bench.env.utcnow(),
-    )
+    nat = nat_gateway("host-0", bench.env.utcnow())
     await bench.put(nat)
     assert await fleet.park("host-0") == "nat-1 is there"
 
