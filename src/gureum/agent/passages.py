@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 
+from msgspec.structs import replace
+
 from gureum.env import Env
 from gureum.errors import HypervisorError
 from gureum.hostspec import MachineSpec, MachineState
-from gureum.hypervisors.base import Hypervisor, Incoming, MachineStatus, Outgoing
+from gureum.hypervisors.base import Hypervisor, Incoming, MachineStatus, Migration, Outgoing
 from gureum.migrationspec import IncomingSpec, MachineLayout, MigrationPhase, MigrationReport, OutgoingSpec
 
 log = logging.getLogger(__name__)
@@ -110,7 +112,7 @@ class Passages:
         """What is said of the migration that the spec is about."""
         about = spec.incoming or spec.outgoing
         if about is None:
-            return None
+            return _left(spec, status)
         id = about.migration
         layout = self._layouts.get(spec.id)
         error = self._errors.get(spec.id)
@@ -124,24 +126,35 @@ class Passages:
             return MigrationReport(migration=id, error="the machine has ended")
         if status is None or not same or status.migration is None or status.migration.migration != id:
             return told
-        seen = status.migration
-        return MigrationReport(
-            migration=id,
-            layout=told.layout,
-            address=seen.address,
-            phase=seen.phase,
-            error=seen.error or told.error,
-            copied_bytes=seen.copied_bytes,
-            remaining_bytes=seen.remaining_bytes,
-            total_bytes=seen.total_bytes,
-            bytes_per_second=seen.bytes_per_second,
-            dirty_bytes_per_second=seen.dirty_bytes_per_second,
-            downtime_ms=seen.downtime_ms,
-            disks_address=seen.disks_address,
-            copied=seen.copied,
-            disk_done_bytes=seen.disk_done_bytes,
-            disk_total_bytes=seen.disk_total_bytes,
-        )
+        seen = _told(status.migration)
+        return replace(seen, layout=told.layout, error=seen.error or told.error)
+
+
+def _told(seen: Migration) -> MigrationReport:
+    return MigrationReport(
+        migration=seen.migration,
+        address=seen.address,
+        phase=seen.phase,
+        error=seen.error,
+        copied_bytes=seen.copied_bytes,
+        remaining_bytes=seen.remaining_bytes,
+        total_bytes=seen.total_bytes,
+        bytes_per_second=seen.bytes_per_second,
+        dirty_bytes_per_second=seen.dirty_bytes_per_second,
+        downtime_ms=seen.downtime_ms,
+        disks_address=seen.disks_address,
+        copied=seen.copied,
+        disk_done_bytes=seen.disk_done_bytes,
+        disk_total_bytes=seen.disk_total_bytes,
+    )
+
+
+def _left(spec: MachineSpec, status: MachineStatus | None) -> MigrationReport | None:
+    """What was counted of a machine that has gone elsewhere, and is to end here."""
+    seen = status.migration if status is not None and status.generation == spec.generation else None
+    if spec.run or seen is None or seen.incoming or seen.phase is not MigrationPhase.completed:
+        return None
+    return _told(seen)
 
 
 def gone(status: MachineStatus) -> bool:

@@ -99,6 +99,12 @@ def rbd(settings: SanSettings, *words: str) -> str:
     return done.stdout
 
 
+def rbd_file(settings: SanSettings, image: str) -> str:
+    """What QEMU's programs call it."""
+    access = f"id={settings.user}:conf={settings.conf}:keyring={settings.keyring}"
+    return f"rbd:{settings.pool}/{image}:{access}"
+
+
 async def measure_disk(
     name: str,
     source: DiskSource,

@@ -140,7 +140,7 @@ def by_hand(directory: Path, bench: Bench, command: list[str], variant: Variant,
     machines = rawqemu.RawMachines(directory / "raw", bench.manifest, count)
     try:
         commands = [
-            variant(command, bench.manifest, overlay, console)
+            variant(command, bench.manifest, rawqemu.overlay_disk(overlay), console)
             for overlay, console in zip(machines.overlays, machines.consoles, strict=True)
         ]
         began = machines.start(commands)

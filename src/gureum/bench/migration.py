@@ -25,6 +25,7 @@ from gureum.cli.api import client
 from gureum.cli.cloud import Cloud
 from gureum.control.images import image_id
 from gureum.images.library import newest
+from gureum.san.settings import SanSettings
 
 TYPE = "t3.nano"
 HOSTS = 4
@@ -127,7 +128,7 @@ def guest(cloud: Cloud, directory: Path, say: Say) -> Iterator[tuple[str, str, R
     wait("the guest to run", lambda: shown()["State"]["Name"] == "running", SECONDS_MAX)
     address = shown()["PublicIpAddress"]
     wait("the guest to answer", lambda: _answers(address), SECONDS_MAX)
-    pair = RawPair(directory / "raw", _command(id), manifest)
+    pair = RawPair(directory / "raw", _command(id), manifest, SanSettings.load(cloud.state_dir))
     try:
         last_line([pair.console], manifest.first_line)
         time.sleep(2 * IDLE_SECONDS)

@@ -1,4 +1,4 @@
-"""The peer of a migration: two QEMUs by hand on this machine, with one disk.
+"""The peer of a migration: two QEMUs by hand on this machine, with one disk in the same storage cluster.
 
 As somebody would do it: start the other one, let the guest go there, end the first.
 
@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gureum.bench import rawqemu
+from gureum.bench.disk_io import rbd, rbd_file
 from gureum.bench.servers import BenchError, free_port
 from gureum.images.manifest import ImageManifest
+from gureum.san.settings import SanSettings
 
 COMMAND_SECONDS = 60.0
 LOOK_SECONDS = 0.005
 UNBOUNDED = 1 << 40
+IMAGE = "bench-by-hand"
 
 Answer = Mapping[str, object]
 
@@ -105,15 +108,23 @@ class Qemu:
 class RawPair:
     """A machine by hand that goes from one QEMU to the next. ``ours``: as in ``rawqemu.same_hardware``."""
 
-    def __init__(self, directory: Path, ours: Sequence[str], manifest: ImageManifest) -> None:
+    def __init__(
+        self, directory: Path, ours: Sequence[str], manifest: ImageManifest, settings: SanSettings
+    ) -> None:
         self._directory = directory
         self._ours = ours
         self._manifest = manifest
-        self._overlay = directory / "disk.qcow2"
+        self._settings = settings
+        self._disk = rbd_file(settings, IMAGE)
         self._count = 0
         directory.mkdir()
-        rawqemu.make_overlay(manifest, self._overlay)
+        self._fill()
         self._qemu = self._start()
+
+    def _fill(self) -> None:
+        """With what is in the image: that the destination opens a clone of it is ours alone."""
+        command = ["qemu-img", "convert", "-f", self._manifest.disk_format, "-O", "raw"]
+        subprocess.run([*command, self._manifest.disk, self._disk], check=True, timeout=COMMAND_SECONDS)
 
     @property
     def console(self) -> Path:
@@ -121,7 +132,9 @@ class RawPair:
 
     def _start(self, *options: str) -> Qemu:
         self._count += 1
-        command = rawqemu.same_hardware(self._ours, self._manifest, self._overlay, self.console)
+        command = rawqemu.same_hardware(
+            self._ours, self._manifest, f"format=raw,cache=none,file={self._disk}", self.console
+        )
         return Qemu([*command, *options], self._directory, str(self._count))
 
     def move(self) -> Moved:
@@ -155,3 +168,4 @@ class RawPair:
 
     def end(self) -> None:
         self._qemu.kill()
+        rbd(self._settings, "rm", IMAGE, "--no-progress")

@@ -44,8 +44,11 @@ def command_of(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode().split("\0")
 
 
-def same_hardware(ours: Sequence[str], manifest: ImageManifest, overlay: Path, console: Path) -> list[str]:
-    """The command line of ours, reduced. Raises BenchError for one that is not understood."""
+def same_hardware(ours: Sequence[str], manifest: ImageManifest, disk: str, console: Path) -> list[str]:
+    """The command line of ours, reduced. ``disk``: as -drive has it, "format=raw,file=...".
+
+    Raises BenchError for one that is not understood.
+    """
     if manifest.kernel is None or manifest.initrd is None:
         raise BenchError("the image has no kernel to boot directly")
     command = [ours[0]]
@@ -64,16 +67,16 @@ def same_hardware(ours: Sequence[str], manifest: ImageManifest, overlay: Path, c
         elif option == "-netdev":
             id = dict(part.partition("=")[::2] for part in value.split(","))["id"]
             command += [option, f"user,id={id}"]
-    return [*command, *_own(manifest, overlay, console)]
+    return [*command, *_own(manifest, disk, console)]
 
 
-def plain(ours: Sequence[str], manifest: ImageManifest, overlay: Path, console: Path) -> list[str]:
+def plain(ours: Sequence[str], manifest: ImageManifest, disk: str, console: Path) -> list[str]:
     """QEMU's own defaults on q35, with the size and the CPU of ours, a virtio disk and a virtio network."""
     sizes = [part for option in ("-accel", "-cpu", "-smp", "-m", "-append") for part in _option(ours, option)]
     return [
         *(ours[0], "-machine", "q35", "-display", "none", *sizes),
         *("-nic", "user,model=virtio-net-pci", "-device", f"virtio-blk-pci,drive={DISK}"),
-        *_own(manifest, overlay, console),
+        *_own(manifest, disk, console),
     ]
 
 
@@ -82,10 +85,14 @@ def _option(command: Sequence[str], name: str) -> Sequence[str]:
     return command[place : place + 2]
 
 
-def _own(manifest: ImageManifest, overlay: Path, console: Path) -> list[str]:
+def overlay_disk(overlay: Path) -> str:
+    return f"format=qcow2,file={overlay}"
+
+
+def _own(manifest: ImageManifest, disk: str, console: Path) -> list[str]:
     return [
         *("-kernel", str(manifest.kernel), "-initrd", str(manifest.initrd)),
-        *("-drive", f"if=none,id={DISK},format=qcow2,file={overlay}"),
+        *("-drive", f"if=none,id={DISK},{disk}"),
         *("-serial", f"file:{console}", "-monitor", "none"),
     ]
 

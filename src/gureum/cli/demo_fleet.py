@@ -17,6 +17,7 @@ from gureum.cli.chapter import KEY, Chapter, progress
 from gureum.cli.cloud import Cloud
 from gureum.cli.config import CloudConfig
 from gureum.cli.lost_hosts import kill_host, unsupervised
+from gureum.cli.migrations import held
 from gureum.cli.processes import read_pid_file
 from gureum.cli.san_options import Choice
 from gureum.cli.story import DemoError, Story, expect
@@ -91,8 +92,8 @@ class Fleet(Chapter):
             found = self._wait("it to get there", partial(self._migration, migration))
             expect(found["State"] == "completed", f"it {found['State']}: {found.get('Message')}")
             expect(self._host() != before, f"it is on {before} still")
-            held = f"held for {found['DowntimeMilliseconds']} ms"
-            says(f"{before} to {self._host()}, {held}; no write came later than {longest():.1f} s")
+            away = f"held for {held(found)}"
+            says(f"{before} to {self._host()}, {away}; no write came later than {longest():.1f} s")
 
     def _kill_osd(self) -> None:
         with (

@@ -105,7 +105,8 @@ def report(migration: dict[str, Any], *, as_json: bool) -> None:
     source, target = migration["SourceHostId"], migration["TargetHostId"]
     state, message = migration["State"], migration.get("Message", migration["State"])
     if state == "completed":
-        words = f"on {target}, and was held for {migration['DowntimeMilliseconds']} ms to get there"
+        how_long = held(migration)
+        words = f"on {target}" + (f", and was held for {how_long} to get there" if how_long else "")
     elif state in ("failed", "cancelled", "aborting"):
         words = f"stays on {source}: {message}"
     else:
@@ -113,15 +114,20 @@ def report(migration: dict[str, Any], *, as_json: bool) -> None:
     print(f"{migration['InstanceId']}: {words}")
 
 
+def held(migration: dict[str, Any]) -> str:
+    """For how long its guest was; "" if its host has not said that."""
+    milliseconds = migration.get("DowntimeMilliseconds")
+    return f"{milliseconds} ms" if milliseconds is not None else ""
+
+
 def row(migration: dict[str, Any]) -> tuple[object, ...]:
-    held = migration.get("DowntimeMilliseconds")
     return (
         migration["InstanceId"],
         migration["SourceHostId"],
         migration["TargetHostId"],
         migration["State"],
         share(migration),
-        f"{held} ms" if held is not None else "-",
+        held(migration) or "-",
         migration.get("Message", "the host is being drained" if migration["Draining"] else ""),
     )
 

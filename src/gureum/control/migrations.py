@@ -218,7 +218,8 @@ async def step(tx: Transaction, env: Env, observed: Observed, instance: Instance
     elif migration.state is MigrationState.switching:
         if not migration.released:
             if await _let_go(tx, observed, instance, migration, migration.source):
-                await tx.put(replace(migration, released=True))
+                ends = _Ends(observed, migration)
+                await tx.put(replace(_counted(migration, ends.said(ends.source)), released=True))
         elif not migration.taken and not await _taken(tx, observed, instance, migration):
             return
         elif migration.copies and not migration.taken:
@@ -415,6 +416,13 @@ async def _let_go(
     here = host == migration.source
     seen = observed.machine(host, instance.id, migration.source_generation if here else migration.generation)
     return seen is not None and seen.state in OFF and seen.revision >= migration.version
+
+
+def _counted(migration: InstanceMigration, said: MigrationReport) -> InstanceMigration:
+    """With what the source has counted in the end: it knows that a moment after all was sent."""
+    if not said.downtime_ms:
+        return migration
+    return replace(migration, copied_bytes=said.copied_bytes, downtime_ms=said.downtime_ms)
 
 
 async def _taken(

@@ -103,8 +103,8 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     """How far a machine is on its way, ``incoming`` or to elsewhere.
 
     ``address`` ("ADDRESS:PORT", "[ADDRESS]:PORT"): where an incoming one waits; another one after the agent
-    was restarted. Bytes are of memory, and the source's to know, as are ``downtime_ms`` (known when it is
-    ``completed``; before that what is expected) and ``total_ms``. ``error``: why it has failed.
+    was restarted. Bytes are of memory, and the source's to know, as are ``downtime_ms`` and ``total_ms``
+    (known a moment after it is ``completed``, 0 before). ``error``: why it has failed.
 
     ``disks_address``: where an incoming one takes what is in its disks, "" if nothing is to come. Of how many
     bytes of disks how many are there says the source, as does ``copied``: the disks of which the destination

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gureum.hypervisors.fake import FakeMachines
 
 COPY_SECONDS = (0.5, 5.0)
+DOWNTIME_MS = 5
 MEMORY_BYTES = 1 << 20
 DISK_BYTES = 1 << 20
 BUS = "fake"
@@ -161,7 +162,9 @@ class FakeRoads:
             self._show(source, machine, MigrationPhase.failed, error)
         elif sends:
             machine.state, machine.message = MachineState.paused, messages.MIGRATED
-            self._show(source, machine, MigrationPhase.completed, copied=outgoing.copies)
+            self._show(
+                source, machine, MigrationPhase.completed, copied=outgoing.copies, downtime_ms=DOWNTIME_MS
+            )
 
     @staticmethod
     def _show(
@@ -170,10 +173,16 @@ class FakeRoads:
         phase: MigrationPhase,
         error: str = "",
         copied: Sequence[str] = (),
+        downtime_ms: int = 0,
     ) -> None:
         if machine.migration is not None:
             machine.migration = replace(
-                machine.migration, phase=phase, error=error, remaining_bytes=0, copied=tuple(copied)
+                machine.migration,
+                phase=phase,
+                error=error,
+                remaining_bytes=0,
+                copied=tuple(copied),
+                downtime_ms=downtime_ms,
             )
             host.changed(machine)
 

@@ -63,9 +63,8 @@ def spec(**values: Any) -> MachineSpec:
     metadata = Metadata(
         instance="i-1", image="ami-1", type="t3.nano", account="1", region="r", zone="z", reservation="r-1"
     )
-    return MachineSpec(
-        id="i-1", generation=1, run=True, vcpus=1, memory_bytes=1 << 20, metadata=metadata, **values
-    )
+    values = {"run": True, **values}
+    return MachineSpec(id="i-1", generation=1, vcpus=1, memory_bytes=1 << 20, metadata=metadata, **values)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +138,15 @@ def test_only_its_own_migration_is_told(passages: Passages) -> None:
     assert other is not None
     assert other.phase is None
     assert passages.report(spec(), status(MachineState.running, MigrationPhase.failed)) is None
+
+
+def test_what_was_counted_is_told_of_a_machine_that_has_gone(passages: Passages) -> None:
+    """The spec names its migration no more: how long it was held is known a moment after that it was."""
+    told = passages.report(spec(run=False), status(MachineState.off, MigrationPhase.completed))
+    assert told is not None
+    assert (told.migration, told.phase) == ("mig-1", MigrationPhase.completed)
+    assert passages.report(spec(), status(MachineState.paused, MigrationPhase.completed)) is None
+    assert passages.report(spec(run=False), status(MachineState.off, MigrationPhase.completed, True)) is None
 
 
 def test_a_machine_that_is_gone_is_not_resumed() -> None:

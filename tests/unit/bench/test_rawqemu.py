@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gureum.bench.rawqemu import SERIAL_PORT, plain, same_hardware
+from gureum.bench.rawqemu import SERIAL_PORT, overlay_disk, plain, same_hardware
 from gureum.bench.servers import BenchError
 from gureum.hypervisors.base import Disk, MachineConfig, Nic
 from gureum.hypervisors.qemu.command import Files, Host, command_line
@@ -25,7 +25,7 @@ MANIFEST = ImageManifest(
     kernel="/images/vmlinux",
     initrd="/images/initrd.img",
 )
-OVERLAY, CONSOLE = Path("/raw/disk.qcow2"), Path("/raw/console")
+DISK, CONSOLE = overlay_disk(Path("/raw/disk.qcow2")), Path("/raw/console")
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def values(command: list[str], option: str) -> list[str]:
 
 
 def test_same_machine_and_devices(ours: list[str]) -> None:
-    raw = same_hardware(ours, MANIFEST, OVERLAY, CONSOLE)
+    raw = same_hardware(ours, MANIFEST, DISK, CONSOLE)
     for option in ("-machine", "-accel", "-cpu", "-smp", "-m", "-append", "-smbios"):
         assert values(raw, option) == values(ours, option) != []
     devices = [json.loads(value) for value in values(ours, "-device") if SERIAL_PORT not in value]
@@ -66,7 +66,7 @@ def test_same_machine_and_devices(ours: list[str]) -> None:
 
 
 def test_boots_the_same_files_from_where_they_are(ours: list[str]) -> None:
-    raw = same_hardware(ours, MANIFEST, OVERLAY, CONSOLE)
+    raw = same_hardware(ours, MANIFEST, DISK, CONSOLE)
     assert values(raw, "-kernel") == ["/images/vmlinux"]
     assert values(raw, "-initrd") == ["/images/initrd.img"]
     assert values(raw, "-drive") == ["if=none,id=root,format=qcow2,file=/raw/disk.qcow2"]
@@ -77,7 +77,7 @@ def test_boots_the_same_files_from_where_they_are(ours: list[str]) -> None:
 @pytest.mark.parametrize("variant", [same_hardware, plain])
 def test_inherits_nothing(ours: list[str], variant: object) -> None:
     assert callable(variant)
-    said = " ".join(variant(ours, MANIFEST, OVERLAY, CONSOLE))
+    said = " ".join(variant(ours, MANIFEST, DISK, CONSOLE))
     assert [
         word for word in ("fd=", "/fd/", "-add-fd", "fdset", "-sandbox", "-chardev") if word in said
     ] == []
@@ -85,4 +85,4 @@ def test_inherits_nothing(ours: list[str], variant: object) -> None:
 
 def test_what_is_not_understood_is_refused(ours: list[str]) -> None:
     with pytest.raises(BenchError, match="-device"):
-        same_hardware([*ours, "-device"], MANIFEST, OVERLAY, CONSOLE)
+        same_hardware([*ours, "-device"], MANIFEST, DISK, CONSOLE)

@@ -57,7 +57,13 @@ def test_figures_on_the_way() -> None:
     found = parse_figures(STATUS, {"status": "active", "ram": ram, "total-time": 7, "expected-downtime": 300})
     assert (found.copied_bytes, found.remaining_bytes, found.total_bytes) == (96, 4096, 8192)
     assert (found.bytes_per_second, found.dirty_bytes_per_second) == (1_000_000, 3 * 4096)
-    assert (found.total_ms, found.downtime_ms, found.error) == (7, 300, "")
+    assert (found.total_ms, found.downtime_ms, found.error) == (7, 0, "")
+
+
+def test_figures_in_the_end() -> None:
+    answer = {"status": "completed", "total-time": 400, "downtime": 6, "expected-downtime": 300}
+    found = parse_figures(STATUS, answer)
+    assert (found.total_ms, found.downtime_ms) == (400, 6)
 
 
 def test_why_it_has_failed() -> None:
