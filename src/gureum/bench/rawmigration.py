@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gureum.bench import rawqemu
-from gureum.bench.disk_io import rbd, rbd_file
+from gureum.bench.disk_io import rbd_file
 from gureum.bench.servers import BenchError, free_port
 from gureum.images.manifest import ImageManifest
 from gureum.san.settings import SanSettings
@@ -114,7 +114,6 @@ class RawPair:
         self._directory = directory
         self._ours = ours
         self._manifest = manifest
-        self._settings = settings
         self._disk = rbd_file(settings, IMAGE)
         self._count = 0
         directory.mkdir()
@@ -167,5 +166,5 @@ class RawPair:
         raise BenchError("QEMU by hand did not migrate")
 
     def end(self) -> None:
+        """The image goes with the cluster, which is there for the measurement alone."""
         self._qemu.kill()
-        rbd(self._settings, "rm", IMAGE, "--no-progress")

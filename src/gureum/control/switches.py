@@ -1,9 +1,10 @@
 """The moment at which a migrating instance becomes the destination's.
 
 The guest is held meanwhile, so this is no step of the reconciler, which many things share: it begins with the
-report that makes it possible. Open connections are fetched from the source first, since there they end with
-its port. What is lost if this process ends in the midst is open connections at most: the switch itself is one
-transaction, and begun anew by the next report.
+report that makes it possible. Open connections are fetched from the source before that, since there they end
+with its port: when it has sent everything, while the destination takes that in. What is lost if this process
+ends in the midst is open connections at most: the switch itself is one transaction, and begun anew by the
+next report.
 """
 
 from __future__ import annotations
@@ -42,10 +43,13 @@ class Switches:
         self._store = store
         self._observed = observed
         self._calls = calls
+        self._group: asyncio.TaskGroup
         self._due: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._under_way: dict[str, bool] = {}
         """By instance, whether there was news of it since."""
+        self._flows: dict[str, asyncio.Task[dict[str, bytes]]] = {}
+        """By migration, the open connections of an instance that is held."""
         self._held: set[str] = set()
         """Migrations of which the source has sent all, and the destination does not say that it has it."""
         self._overdue: set[str] = set()
@@ -64,6 +68,7 @@ class Switches:
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
+            self._group = group
             while True:
                 await self._wake.wait()
                 self._wake.clear()
@@ -84,11 +89,11 @@ class Switches:
     async def _try(self, instance: str) -> None:
         try:
             async with self._store.read() as reader:
-                way = await self._ready(reader, instance)
-            if way is None:
+                way = await self._sent(reader, instance)
+            if way is None or not migrations.ready(self._observed, way.migration):
                 await self._give_up()
                 return
-            flows = await self._flows(way)
+            flows = await self._flows.pop(way.migration.id)
             self._env.crashpoint("manager.switch")
             switch = partial(migrations.switch, env=self._env, observed=self._observed, id=instance)
             moved = await self._store.transact(switch, frees=True)
@@ -99,29 +104,36 @@ class Switches:
         except Exception:
             log.exception("%s: unexpected", instance)
             return
+        self._held.discard(way.migration.id)
         if moved is None:
             return
         log.info("%s is on host %s now", instance, moved.host)
         # The console is at the source until that has let go of the machine; the flows have no time to lose.
         await asyncio.gather(self._carry_console(way), self._carry_flows(way, flows, moved.version))
 
-    async def _ready(self, reader: Reader, id: str) -> _Way | None:
+    async def _sent(self, reader: Reader, id: str) -> _Way | None:
+        """Of an instance that is held, since all of it was sent."""
         instance = await reader.get(Instance, id)
         migration = await reader.get(InstanceMigration, instance.migration) if instance is not None else None
         if instance is None or migration is None or migration.state is not MigrationState.copying:
             return None
-        if not migrations.ready(self._observed, migration):
-            if migrations.sent(self._observed, migration):
-                self._hold(migration)
+        if not migrations.sent(self._observed, migration):
             return None
         interfaces = [each.id for each in await reader.find(NetworkInterface, instance=id)]
-        return _Way(instance, migration, interfaces)
+        way = _Way(instance, migration, interfaces)
+        if migration.id not in self._flows:
+            self._flows[migration.id] = self._group.create_task(self._fetch_flows(way))
+        self._hold(migration)
+        return way
 
     def _hold(self, migration: InstanceMigration) -> None:
         """The guest is held for the destination, but not for ever."""
 
         def overdue() -> None:
+            if migration.id not in self._held:
+                return
             self._held.discard(migration.id)
+            self._flows.pop(migration.id, None)
             self._overdue.add(migration.id)
             self.kick(migration.instance)
 
@@ -134,7 +146,7 @@ class Switches:
             await self._store.transact(partial(migrations.give_up, observed=self._observed, id=id))
             self._overdue.discard(id)
 
-    async def _flows(self, way: _Way) -> dict[str, bytes]:
+    async def _fetch_flows(self, way: _Way) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
 
         async def export(interface: str) -> None:
@@ -146,6 +158,8 @@ class Switches:
                 await asyncio.gather(*map(export, way.interfaces))
         except (TimeoutError, TransportError) as error:
             log.warning("open connections of %s may end: %s", way.instance.id, error)
+        except Exception:
+            log.exception("open connections of %s may end", way.instance.id)
         return found
 
     async def _carry_flows(self, way: _Way, flows: dict[str, bytes], revision: int) -> None:

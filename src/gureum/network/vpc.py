@@ -147,7 +147,9 @@ class VpcNetwork:
                 self._env.crashpoint("network.resolver.started")
             elif resolves(plan) and dns.hosts(old) != dns.hosts(plan):
                 dns.refresh(self.namespace, plan)
-            self._shortcuts.open(plan, vxlan.inner_mtu(self._underlay, plan.number), later=work.is_large)
+            # A port that stands by is waited for by a machine that comes, and has no traffic.
+            later = work.is_large or not plan.ports
+            self._shortcuts.open(plan, vxlan.inner_mtu(self._underlay, plan.number), later=later)
         except BaseException:
             for pair in sockets.values():
                 pair.close()

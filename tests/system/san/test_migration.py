@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import BotoCoreError
 
-from gureum.bench.migration import Pings
+from gureum.bench.migration import Pings, longest_gap
 from gureum.images.manifest import ImageManifest
 
 from ..host import command_lines
@@ -110,7 +110,7 @@ def test_there_and_back_while_it_writes(cloud: SanCloud, writer: Writer) -> None
             load.wait_written(20, SECONDS_MAX)
             print(
                 f"migration: {took:.1f} s, held {found.get('DowntimeMilliseconds')} ms, gap of pings "
-                f"{pings.largest_gap() * 1000:.0f} ms, of writes {load.stall(began) * 1000:.0f} ms, "
+                f"{longest_gap(pings.end()) * 1000:.0f} ms, of writes {load.stall(began) * 1000:.0f} ms, "
                 f"{found.get('CopiedBytes', 0) >> 20} MiB"
             )
             assert found["State"] == "completed", found

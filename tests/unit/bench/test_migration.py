@@ -19,6 +19,11 @@ def test_only_answers_count() -> None:
     assert longest_gap(SAID) == pytest.approx(0.25)
 
 
+def test_those_about_a_moment() -> None:
+    assert longest_gap(SAID, 1750000000.3) == pytest.approx(0.25)
+    assert longest_gap(SAID, 1750000000.354) == pytest.approx(0.002)
+
+
 def test_who_does_not_answer_has_no_gap() -> None:
     with pytest.raises(BenchError):
         longest_gap(SAID[:130])

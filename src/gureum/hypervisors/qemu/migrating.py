@@ -297,7 +297,8 @@ class Migrating:
 
     async def _begin(self, monitor: Monitor, outgoing: Outgoing, connection: socket.socket) -> None:
         held = {"pause-before-switchover": bool(outgoing.copies)}
-        await set_capabilities(monitor, ("events", "return-path", "auto-converge"), **held)
+        # Without "return-path": the source need not wait for what the destination says of itself.
+        await set_capabilities(monitor, ("events", "auto-converge"), **held)
         await self._bound(monitor, outgoing)
         await monitor.execute("migrate-set-parameters", {"tls-creds": CREDENTIALS})
         await monitor.send_named_file(CONNECTION, connection.fileno())
