@@ -116,9 +116,7 @@ def test_the_destination_goes_on_before_the_manager_says_so(monkeypatch: pytest.
 
 def test_the_store_says_it_before_the_memory_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """The manager takes the source's word alone."""
-    monkeypatch.setattr(
-        migrations._Ends,
-        "done",
-        property(lambda self: self.said(self.source).phase is MigrationPhase.copying),
-    )
+    begun = property(lambda self: self.said(self.source).phase is MigrationPhase.copying)
+    for what in ("sent", "done"):
+        monkeypatch.setattr(migrations._Ends, what, begun)
     found("runs on|is written by|and .* looks after it|not at rest|contains|generation")
