@@ -166,6 +166,10 @@ class VolumeSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     """Its machine came here: nobody else is to have it any more."""
     evict: tuple[str, ...] = ()
     """Hosts that are lost for good: what one of them still has of the volume is taken from it first."""
+    evict_at: dict[str, int] = {}
+    """Of these, the revision at which one had been lost: what it opened by the word of a later spec it has
+    anew, and keeps. Of those that are not named it is this spec's.
+    """
     made: bool = False
     present: bool = True
     target: str = ""

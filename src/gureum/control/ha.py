@@ -477,7 +477,8 @@ class Ha:
             if volume.state is VolumeState.error:
                 continue  # no host is told of it
             if volume.multi_attach and host.id in volume.lost and keeper is not None and keeper.schedulable:
-                return  # what its keeper takes from this host must not be what it has opened anew
+                # An agent before 0.9 would take from this host also what it has opened anew.
+                return
         await tx.put(
             replace(
                 now,
