@@ -18,8 +18,8 @@ from gureum.control.hosts import WARDED_LEASE_SECONDS, Hosts
 from gureum.control.observed import Observed
 from gureum.control.specs import host_spec
 from gureum.env import Env
-from gureum.fencespec import FenceReport, FenceSpec
-from gureum.hostspec import HostReport, MachineReport, MachineState, PoolReport, WardenReport
+from gureum.fencespec import FenceReport, FenceSpec, WardenReport
+from gureum.hostspec import HostReport, MachineReport, MachineState, PoolReport
 from gureum.resources import (
     Attachment,
     AttachmentState,
