@@ -377,6 +377,23 @@ def test_the_search_for_a_host_to_wake_is_in_no_transaction(make: Any, monkeypat
     told(make, story)
 
 
+def test_a_round_does_not_look_for_hosts_to_wake_for_ever(make: Any, monkeypatch: Any) -> None:
+    async def story(bench: Bench) -> None:
+        await some_are_parked(bench)
+        looks = Looks(bench, monkeypatch)
+        monkeypatch.setattr(autosizer, "SEARCH_SECONDS", -1.0)
+        await asyncio.sleep(GROWS)
+        assert not looks.made
+        assert not await bench.events(), "it is not said that there is none"
+        monkeypatch.undo()
+        await asyncio.sleep(ROUND_SECONDS + 2)
+        park = (await bench.host("host-1")).park
+        assert park is not None
+        assert park.state is ParkState.waking, "the next round looks"
+
+    told(make, story)
+
+
 @pytest.mark.parametrize(
     ("kind", "id", "values"),
     [
