@@ -1,4 +1,6 @@
-"""What the documents between the manager and a host's agent (``hostspec``) say of hosts that are given up."""
+"""What the documents between the manager and a host's agent (``hostspec``) say of hosts that are given up,
+and of who watches over each.
+"""
 
 from __future__ import annotations
 
@@ -27,4 +29,16 @@ class FenceReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     number: int
     done: bool = False
     alive: bool = False
+    message: str = ""
+
+
+class WardenReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``permitted``: machines may run on this host. ``fence``: the last fence that its warden has seen, when
+    it killed all machines; 0 for none. ``away``: it has not reached the storage cluster for 2.5 s; those
+    before 0.8 do not say. ``message``: why machines may not run, or what is amiss.
+    """
+
+    permitted: bool = True
+    fence: int = 0
+    away: bool = False
     message: str = ""

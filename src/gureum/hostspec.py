@@ -14,7 +14,7 @@ from enum import StrEnum
 
 import msgspec
 
-from gureum.fencespec import FenceReport, FenceSpec
+from gureum.fencespec import FenceReport, FenceSpec, WardenReport
 from gureum.loadspec import HostLoad
 from gureum.migrationspec import IncomingSpec, MigrationReport, OutgoingSpec
 from gureum.sizespec import MachineSize
@@ -166,6 +166,10 @@ class VolumeSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     """Its machine came here: nobody else is to have it any more."""
     evict: tuple[str, ...] = ()
     """Hosts that are lost for good: what one of them still has of the volume is taken from it first."""
+    evict_at: dict[str, int] = {}
+    """Of these, the revision at which one had been lost: what it opened by the word of a later spec it has
+    anew, and keeps. Of those that are not named it is this spec's.
+    """
     made: bool = False
     present: bool = True
     target: str = ""
@@ -539,18 +543,6 @@ class SnapshotReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     revision: int = 0
     present: bool = True
     error: str = ""
-
-
-class WardenReport(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """``permitted``: machines may run on this host. ``fence``: the last fence that its warden has seen, when
-    it killed all machines; 0 for none. ``away``: it has not reached the storage cluster for 2.5 s; those
-    before 0.8 do not say. ``message``: why machines may not run, or what is amiss.
-    """
-
-    permitted: bool = True
-    fence: int = 0
-    away: bool = False
-    message: str = ""
 
 
 class HostReport(Document, frozen=True, kw_only=True, omit_defaults=True):

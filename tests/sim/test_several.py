@@ -84,8 +84,8 @@ def test_every_volume_is_opened_as_one_that_several_may_have(monkeypatch: pytest
 
 
 def test_one_that_several_may_have_is_opened_as_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def open(self: Holds, pool: Any, spec: VolumeSpec, until: Any) -> Any:
-        return await pool.pool.open_volume(spec.id)
+    async def open(self: Holds, pool: Any, spec: VolumeSpec, revision: int, until: Any) -> Any:
+        return await pool.pool.open_volume(spec.id, revision)
 
     monkeypatch.setattr(Holds, "open", open)
     found("shared by|is attaching")

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 import pytest
 from msgspec.structs import replace
 
+from gureum.agent.holds import Holds
+from gureum.agent.pool_volumes import PoolVolumes
 from gureum.control import cuts
-from gureum.resources import Host, HostState, Instance, InstanceState, Volume
+from gureum.hostspec import VolumeSpec
+from gureum.resources import Host, HostState, Instance, InstanceState, Recovery, RecoveryPolicy, Volume
 from gureum.san.fake_shared import FakeSharedPool
+from gureum.services.ec2 import keepers
 from gureum.sim.world import SimHost
 from gureum.store.base import Transaction
 
 from .test_ha import LOOK_SECONDS, RUNS_AGAIN_SECONDS, Losses, told
+from .test_several import shared_by
 
 
 def unplug(one: Losses, hosts: Iterable[SimHost], out: bool = True) -> None:
@@ -240,3 +246,95 @@ def test_a_release_that_comes_late_takes_nothing_from_the_next_host(uplink: bool
             one.world.cut_san([host], True)
 
     told(lambda one: late_release(one, lose))
+
+
+async def shared_anew(one: Losses, patch: pytest.MonkeyPatch, dies: bool = False) -> None:
+    """A volume that several have is left behind on a host, and another instance there gets it while its
+    keeper still hangs over taking it from that host. ``dies``: the host then, before the keeper goes on.
+    """
+    three = [await one.running() for _ in one.world.hosts]
+    volume = await shared_by(one, three)
+    keeper = (await one.get(Volume, volume)).host
+    before = next(each for each in three if each.host != keeper)
+    host, hangs, right = one.host(before.host), asyncio.Event(), FakeSharedPool.evict
+
+    async def evict(self: FakeSharedPool, id: str, lost: str, revision: int | None = None) -> None:
+        if (id, self._host) == (volume, keeper):
+            await hangs.wait()
+        await right(self, id, lost, revision)
+
+    patch.setattr(FakeSharedPool, "evict", evict)
+
+    async def lost() -> tuple[str, ...]:
+        found: Volume = await one.get(Volume, volume)
+        return found.lost
+
+    unplug(one, [host])
+    await one.recovered(before)
+    unplug(one, [host], False)
+
+    async def is_back() -> bool:
+        return bool((await one.get(Host, host.name)).schedulable)
+
+    await one.until(is_back)
+    another = await one.running()
+    assert another.host == host.name
+    await one.call("AttachVolume", VolumeId=volume, InstanceId=another.id, Device="/dev/sdf")
+
+    async def has() -> bool:
+        return all(each.state == "attached" for each in (await one.get(Volume, volume)).attachments)
+
+    await one.until(has)
+    assert await lost() == (host.name,)
+    if dies:
+        await one.change(another, recovery=Recovery(policy=RecoveryPolicy.stop))  # nobody else opens it
+        one.world.go_dark(host, 120)
+
+        async def left() -> bool:
+            return (await one.get(Instance, another.id)).host is None
+
+        await one.until(left)
+    else:
+        await one.call("ModifyVolume", VolumeId=volume, Iops=200)  # its keeper is to do more than that
+        await one.watch(3)
+    hangs.set()
+
+    async def done() -> bool:
+        return not await lost()
+
+    await one.until(done)
+    assert one.world.san is not None
+    image = one.world.san.rbd[volume]
+    assert (host.name in image.evicted, host.name in image.sharers) == (dies, not dies)
+    await one.watch(5)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_host_that_has_a_volume_anew_is_shut_out_if_it_is_lost_anew(
+    monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
+    told(partial(shared_anew, patch=monkeypatch, dies=dies))
+
+
+def test_an_eviction_of_what_was_opened_up_to_now_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault put in on purpose: by the keeper's present spec, and not by when the host was lost."""
+
+    async def evict(self: Holds, pool: PoolVolumes, spec: VolumeSpec, revision: int) -> None:
+        for host in spec.evict:
+            await pool.pool.evict(spec.id, host, revision)
+
+    monkeypatch.setattr(Holds, "evict", evict)
+    with pytest.raises(AssertionError, match="shared by"):
+        told(partial(shared_anew, patch=monkeypatch))
+
+
+def test_a_keeper_that_does_not_hear_of_a_second_loss_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault put in on purpose: what it was to do is done, as it was told the same before."""
+    right = keepers.lost
+
+    def lost(volume: Volume, host: str, revision: int) -> Volume:
+        return right(volume, host, volume.lost_at.get(host, revision))
+
+    monkeypatch.setattr(keepers, "lost", lost)
+    with pytest.raises(AssertionError, match=r"\(False, True\) == \(True, False\)"):
+        told(partial(shared_anew, patch=monkeypatch, dies=True))

@@ -58,11 +58,15 @@ class Holds:
         if not spec.multi_attach:
             return await pool.pool.open_volume(spec.id, revision)
         # Who is lost may still have it open: what it shares with others would not keep this host out.
-        for host in spec.evict:
-            await pool.pool.evict(spec.id, host, revision)
+        await self.evict(pool, spec, revision)
         source = await pool.pool.share_volume(spec.id, revision)
         until.push_async_callback(self.opened, pool, spec.id)
         return source
+
+    async def evict(self, pool: PoolVolumes, spec: VolumeSpec, revision: int) -> None:
+        """Take the volume from who was lost with it. ``revision``: of this host's spec."""
+        for host in spec.evict:
+            await pool.pool.evict(spec.id, host, spec.evict_at.get(host, revision))
 
     async def opened(self, pool: PoolVolumes, id: str) -> None:
         """Who has a shared volume open here is written down, now or later."""

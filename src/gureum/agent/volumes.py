@@ -114,8 +114,7 @@ class Volumes:
     async def _ask(self, pool: PoolVolumes, spec: VolumeSpec, revision: int) -> None:
         """See what the shared pool has of the volume; let go of it if an agent before this one did not."""
         async with self._locks.hold(spec.id):
-            for host in spec.evict:
-                await pool.pool.evict(spec.id, host, revision)
+            await self._holds.evict(pool, spec, revision)
             if pool.knows(spec.id):
                 return
             await pool.ask_volume(spec)

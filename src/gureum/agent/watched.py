@@ -14,8 +14,8 @@ from gureum import __version__
 from gureum.agent.warden import notes
 from gureum.agent.warden.custody import reaches_storage
 from gureum.errors import ConfigError
+from gureum.fencespec import WardenReport
 from gureum.files import write_atomically
-from gureum.hostspec import WardenReport
 from gureum.network.silence import Place
 from gureum.san.settings import SanSettings
 

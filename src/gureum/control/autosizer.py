@@ -47,6 +47,8 @@ REST_SECONDS_MAX = 3600.0
 """For so long, at most, an instance is left alone the longer for migrations for this that failed."""
 ACTS_MAX = 50
 """Instances that one round changes: each is a transaction, and the manager's sweep waits for them."""
+SEARCH_SECONDS = 5.0
+"""After so long in a round no host to wake is looked for any more: that may take a second each time."""
 SLICE = 100
 """Instances that are looked at before others have their turn."""
 
@@ -258,26 +260,42 @@ class Autosizer:
                 return
             except NoCapacity as error:
                 known.refused = f"it can't become a {verdict.type} now: {error}"
-                wake = partial(self._wake, id=id, type=verdict.type)
-                if coming := await self._store.transact(wake, frees=True):
-                    known.refused += f"; it does when {coming}"
+                if asyncio.get_running_loop().time() > now + SEARCH_SECONDS:
+                    return  # others were looked at before it, and are after it in the next round
+                subject = known.subject
+                if (host := await self._wanting(id, verdict.type)) is not None:
+                    wake = partial(self._wake, id=id, subject=subject, type=verdict.type, host=host)
+                    if coming := await self._store.transact(wake, frees=True):
+                        known.refused += f"; it does when {coming}"
                     return  # each round looks whether that is there
             except (CannotResize, ApiError) as error:
                 known.refused = f"it can't become a {verdict.type} now: {error}"
         known.again = now + AGAIN_SECONDS
         await self._tell(id, known, verdict.type or verdict.stopped, verdict.reason)
 
-    async def _wake(self, tx: Transaction, id: str, type: str) -> str:
-        """Let a host be woken on which, or with which, the instance has room, if there is one. What is waited
-        for, in words, "" for nothing.
+    async def _wanting(self, id: str, type: str) -> str | None:
+        """As ``resizes.Growing.wanting``. Among many hosts that takes long: no transaction waits for it."""
+        async with self._store.read() as reader:
+            instance = await reader.get(Instance, id)
+            growing = await resizes.growing(reader, instance, type) if instance is not None else None
+        return None if growing is None else await growing.wanting()
+
+    async def _wake(self, tx: Transaction, id: str, subject: Subject, type: str, host: str) -> str:
+        """Let the host be woken that was found, "" for one that comes already. What is waited for, in words,
+        "" if all is not as it was.
         """
         instance = await tx.get(Instance, id)
-        host = await resizes.wanting(tx, instance, type) if instance is not None else None
-        if host is None:
+        if instance is None or instance.autosize is None:
             return ""
-        if host:
-            await resting.wake(tx, self.env, host, f"{id} is to become a {type}, and finds no room")
-        return f"host {host} is woken" if host else "the host that is being woken is there"
+        if _subject(instance, instance.autosize) != subject:
+            return ""
+        if not host:
+            return "the host that is being woken is there"
+        growing = await resizes.growing(tx, instance, type)
+        if growing is None or not await growing.helps(host):
+            return ""
+        await resting.wake(tx, self.env, host, f"{id} is to become a {type}, and finds no room")
+        return f"host {host} is woken"
 
     async def _tell(self, id: str, known: Watched, wanted: str, reason: str = "") -> None:
         """Once for each type that it could not have."""

@@ -6,7 +6,8 @@ Nothing has to be fenced, as they do as they are told: what could be elsewhere i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterable
 from functools import partial
 from typing import NamedTuple
 
@@ -34,12 +35,13 @@ NO_PERMISSION = "may start no machine now, as its warden says"
 class Cut(NamedTuple):
     """Why what is on a host should be elsewhere, and since when, on the event loop's clock.
 
-    ``pools``: only what has a volume in one of these; none: everything.
+    ``pools``: only what has a volume in one of these; none: everything. ``stays``: but what has one in these.
     """
 
     why: str
     since: float
     pools: frozenset[str] = frozenset()
+    stays: frozenset[str] = frozenset()
     uplink: bool = False
     """Only while its record still says that its uplink is down."""
 
@@ -60,6 +62,8 @@ class Cuts:
         """Hosts that can't run what is new, why, and since when."""
         self._elsewhere = False
         """Most others can."""
+        self._unreached: frozenset[str] = frozenset()
+        """Pools that no host reaches."""
         self._emptied: set[str] = set()
         """Of those, what could leave was told to."""
         self._again: dict[str, float] = {}
@@ -85,23 +89,21 @@ class Cuts:
         self._stepped = now
         up = {host.id: host for host in hosts if host.state is HostState.up}
         down = self._without_uplink(up, now)
-        cut = {id: Cut("whose uplink is down", since, uplink=True) for id, since in down.items()}
+        stays = self._away(up) if down else frozenset[str]()
+        cut = {id: Cut("whose uplink is down", since, stays=stays, uplink=True) for id, since in down.items()}
         for id, unfit in self._changes(up, now).items():
             await self._store.transact(partial(self._note, id=id, unfit=unfit), frees=True)
         for id, (why, since) in self._unfit.items():
             # It is heard, so it has the manager's word. If still nothing may run there its warden is
             # broken: its guests may be stopped, or reach nobody.
             if now > since + STORAGE_SECONDS and self._elsewhere:
-                cut.setdefault(id, Cut(f"which {why}", since, self._failing(id)))
+                pools = _failing(self._observed.hosts[id]) - self._unreached
+                cut.setdefault(id, Cut(f"which {why}", since, pools))
         for id, each in cut.items():
             if id not in self._emptied and now >= self._again.get(id, 0.0):
                 await self._end_there(id, each, now)
         self._emptied &= cut.keys()
         self._again = {id: at for id, at in self._again.items() if id in cut}
-
-    def _failing(self, host: str) -> frozenset[str]:
-        view = self._observed.hosts[host]
-        return frozenset(pool.name for pool in view.pools if pool.error)
 
     async def _end_there(self, id: str, cut: Cut, now: float) -> None:
         since = self._env.now() - (now - cut.since)
@@ -112,6 +114,7 @@ class Cuts:
             why=cut.why,
             since=since,
             pools=cut.pools,
+            stays=cut.stays,
             uplink=cut.uplink,
         )
         if await self._store.transact(work, frees=True):
@@ -127,9 +130,9 @@ class Cuts:
         self._due = min((at + UPLINK_SECONDS for id, at in self._uplink.items() if id not in late), default=0)
         late = {id: since for id, since in late.items() if self._says_so(id)}
         # Who fell silent at once with them may be behind the same cable, or the manager be cut off itself.
-        others = {id for id in up.keys() - cut if self._heard.heard(id, QUIET_SECONDS)}
+        others = self._others(up)
         serving = {id for id in others if self._serves(id)}
-        if not serving or len(cut) > max(1, len(others)) or len(others - serving) > max(1, len(serving)):
+        if len(cut) > max(1, len(others)) or not _most(len(serving), len(others)):
             return {}  # most of them: elsewhere it is no better
         if not any(up[id].schedulable or up[id].wakeable for id in serving):
             return {}  # none takes anything: they would only wait, for this one as well
@@ -140,18 +143,37 @@ class Cuts:
         view = self._observed.hosts.get(id)
         return view is not None and view.uplink_down and self._heard.heard(id, QUIET_SECONDS)
 
+    def _others(self, up: dict[str, Host]) -> set[str]:
+        """Those with an uplink that are heard now."""
+        return {
+            id for id, host in up.items() if not host.uplink_down and self._heard.heard(id, QUIET_SECONDS)
+        }
+
     def _serves(self, id: str) -> bool:
-        """Whether what needs the storage cluster could go on there now."""
+        """Whether what needs the storage cluster could go on there now, if not which pool of it."""
         view = self._observed.hosts.get(id)
-        return view is not None and not why_unfit(view) and view.warden is not None and not view.warden.away
+        if view is None or view.warden is None or view.warden.away or not view.warden.permitted:
+            return False
+        return any(not pool.error for pool in view.pools)
+
+    def _away(self, up: dict[str, Host]) -> frozenset[str]:
+        """The pools that most hosts with an uplink do not reach: what has a volume there is no better off on
+        another one. What has none does not wait for them.
+        """
+        others = self._others(up)
+        views = [self._observed.hosts[id] for id in others if self._serves(id)]
+        away = Counter(name for view in views for name in _failing(view))
+        return frozenset(name for name, count in away.items() if not _most(len(views) - count, len(others)))
 
     def _changes(self, up: dict[str, Host], now: float) -> dict[str, str]:
         """By host, what is to be noted of it: why nothing new is to be put there, "" if that is over."""
-        seen = {
-            id: why_unfit(view)
+        views = {
+            id: view
             for id, view in sorted(self._observed.hosts.items())
             if id in up and up[id].fenceable and self._heard.heard(id)
         }
+        self._unreached = unreached(views.values())
+        seen = {id: why_unfit(view, self._unreached) for id, view in views.items()}
         unfit = {id: why for id, why in seen.items() if why}
         self._unfit = {id: (why, self._since(id, why, now)) for id, why in unfit.items()}
         self._elsewhere = len(unfit) < len(seen) and len(unfit) <= max(1, len(seen) - len(unfit))
@@ -178,9 +200,28 @@ class Cuts:
             await events.record(tx, self._env, "HostFit", f"host {id} can run instances again", host=id)
 
 
-def why_unfit(view: HostView) -> str:
-    """Why a host of a cloud that recovers can't run what is new, as what follows its name; "" if it can."""
-    if not view.pools or any(pool.error for pool in view.pools):
+def _most(count: int, all: int) -> bool:
+    """Whether so many are most of them: one that is otherwise may be alone with that."""
+    return count > 0 and all - count <= max(1, count)
+
+
+def unreached(views: Iterable[HostView]) -> frozenset[str]:
+    """The pools that each of these hosts does not reach, if one reaches any: that says nothing of a host."""
+    views = [view for view in views if view.pools]
+    failing = [_failing(view) for view in views]
+    any_reached = any(not pool.error for view in views for pool in view.pools)
+    return frozenset.intersection(*failing) if any_reached else frozenset()
+
+
+def _failing(view: HostView) -> frozenset[str]:
+    return frozenset(pool.name for pool in view.pools if pool.error)
+
+
+def why_unfit(view: HostView, unreached: Collection[str] = ()) -> str:
+    """Why a host of a cloud that recovers can't run what is new, as what follows its name; "" if it can.
+    ``unreached``: pools that no host reaches.
+    """
+    if not view.pools or any(pool.error and pool.name not in unreached for pool in view.pools):
         return NO_STORAGE
     if view.warden is None or not view.warden.permitted:
         return NO_PERMISSION

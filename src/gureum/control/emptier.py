@@ -32,6 +32,7 @@ from gureum.control.parking import unready
 from gureum.control.resting import SWITCHING, Rest, Resting
 from gureum.env import Env
 from gureum.resources import FleetSettings, Host, HostPower, Park, ParkState, PowerMode
+from gureum.services.ec2.capacity import fleet_of
 from gureum.store.base import Reader, Store, Transaction
 
 EMPTYING = "emptying"
@@ -75,7 +76,7 @@ class Emptier:
         hosts = await reader.get_many(Host, whys)
         powers = {power.id: power for power in await reader.find(HostPower)}
         no_time = await resting.no_time(reader, self._env)
-        thought = Thought(self._env, (await resting.fleet_of(reader)).copy(), self._busy, self._sizes)
+        thought = Thought(self._env, (await fleet_of(reader)).copy(), self._busy, self._sizes)
         await thought.fill()
         found, since = dict[str, Rest](), dict[str, float]()
         self._refused = {id: number for id, number in self._refused.items() if id in whys}
@@ -191,7 +192,7 @@ class Emptier:
             if waits or soon or await migrations.busy(reader, source=id):
                 return False  # what waits for a host may be about to need this one
             self._tried[id] = now
-            thought = Thought(self._env, (await resting.fleet_of(reader)).copy(), self._busy, self._sizes)
+            thought = Thought(self._env, (await fleet_of(reader)).copy(), self._busy, self._sizes)
             await thought.fill()
             try:
                 way = await thought.way(reader, host, begun=True)

@@ -24,10 +24,10 @@ from gureum.agent.warden.custody import SILENCE_SECONDS_MIN
 from gureum.bell import Bell
 from gureum.control import events, recovery
 from gureum.control.attempts import attempt
-from gureum.control.cuts import Cuts, why_unfit
+from gureum.control.cuts import Cuts, unreached, why_unfit
 from gureum.control.fences import Brake, begun, fence_power
 from gureum.control.hosts import Hosts
-from gureum.control.observed import HostView, Observed
+from gureum.control.observed import Observed
 from gureum.control.survival import Survival
 from gureum.env import Env
 from gureum.resources import (
@@ -302,17 +302,24 @@ class Ha:
 
     def _able(self, host: Host, present: str) -> str:
         """The host that is to fence this one: the present one while it can, "" for none."""
-        able = [id for id, view in sorted(self._observed.hosts.items()) if self._can_fence(id, view)]
-        able = [id for id in able if id != host.id]
+        able = [id for id in self._fencers() if id != host.id]
         if not able or present in able:
             return present if present in able else ""
         return able[0]
 
-    def _can_fence(self, id: str, view: HostView) -> bool:
-        host = self._hosts.get(id)
-        if host is None or host.state is not HostState.up or id in self._heard.quiet():
-            return False
-        return not why_unfit(view)
+    def _fencers(self) -> list[str]:
+        """Hosts that can fence others. What pool none of them reaches does not matter, unless leases are in
+        it: that their wardens say.
+        """
+        quiet = self._heard.quiet()
+        up = {id for id, host in self._hosts.items() if host.state is HostState.up} - quiet
+        views = {id: view for id, view in sorted(self._observed.hosts.items()) if id in up}
+        away = unreached(views.values())
+        return [
+            id
+            for id, view in views.items()
+            if not why_unfit(view, away) and not (away and view.warden and view.warden.away)
+        ]
 
     async def _begin(self, tx: Transaction, host: Host, by: str) -> None:
         now = await tx.get(Host, host.id)
@@ -360,8 +367,7 @@ class Ha:
 
     def _next(self, host: Host, present: str) -> str:
         """Another host than the one that did not come to an end with it, if there is one."""
-        able = [id for id, view in sorted(self._observed.hosts.items()) if self._can_fence(id, view)]
-        able = [id for id in able if id != host.id]
+        able = [id for id in self._fencers() if id != host.id]
         return next((id for id in able if id > present), able[0] if able else present)
 
     async def _reassign(self, tx: Transaction, host: Host, by: str) -> None:
@@ -471,7 +477,8 @@ class Ha:
             if volume.state is VolumeState.error:
                 continue  # no host is told of it
             if volume.multi_attach and host.id in volume.lost and keeper is not None and keeper.schedulable:
-                return  # what its keeper takes from this host must not be what it has opened anew
+                # An agent before 0.9 would take from this host also what it has opened anew.
+                return
         await tx.put(
             replace(
                 now,

@@ -410,7 +410,7 @@ async def _let_go(
         # Nothing of it runs. What it has open is taken from it.
         for volume in await tx.get_many(Volume, set(migration.volumes).difference(migration.copies)):
             former = tuple(each for each in volume.former if each != host)
-            await tx.put(replace(keepers.lost(volume, host), former=former))
+            await tx.put(replace(keepers.lost(volume, host, tx.revision), former=former))
     if disk_copies.lost(known, migration):
         return True
     here = host == migration.source

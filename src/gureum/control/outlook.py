@@ -144,13 +144,15 @@ class Outlook:
         """As ``short``, without what has no host that could be left to it by its labels, however much room is
         kept: refusing others' launches gains nothing for it. What is ``new`` itself need not be begun.
         """
-        for short in self.shortfalls(losses):
-            homeless = [
-                each for each in short.homeless if each.id in self._new or self._left(each, short.lost)
-            ]
-            if homeless:
-                return short._replace(homeless=tuple(homeless))
-        return None
+        return next((each for each in self.avoidable_looks(losses) if each is not None), None)
+
+    def avoidable_looks(self, losses: int) -> Iterator[Shortfall | None]:
+        """The same in slices, as ``looks``."""
+        for short in self.looks(losses):
+            homeless = short.homeless if short is not None else ()
+            lost = short.lost if short is not None else ()
+            left = tuple(each for each in homeless if each.id in self._new or self._left(each, lost))
+            yield Shortfall(lost, left) if left else None
 
     def _left(self, machine: Taken, lost: Sequence[str]) -> bool:
         """Whether a host that is not lost has the labels that the machine requires, if it requires any."""

@@ -123,11 +123,13 @@ async def end_there(
     why: str,
     since: float,
     pools: frozenset[str] = frozenset(),
+    stays: frozenset[str] = frozenset(),
     uplink: bool = False,
 ) -> bool:
     """The host does as it is told, and is cut off (``why``, ``since`` Unix time): what could be elsewhere is
-    ended there first. ``pools``: only what has a volume in one of them, if any are named. ``uplink``: only if
-    its uplink is down still, and what finds room elsewhere. Says whether that was all.
+    ended there first. ``pools``: only what has a volume in one of them, if any are named; ``stays``: but what
+    has one in these. ``uplink``: only if its uplink is down still, and what finds room elsewhere. Says
+    whether that was all.
     """
     if uplink and ((record := await tx.get(Host, host)) is None or not record.uplink_down):
         return False
@@ -139,6 +141,9 @@ async def end_there(
         if pools and not await _has_volume_in(tx, instance, pools):
             continue
         if wanted and not await waits(tx, instance):
+            if not instance.leaving and await _has_volume_in(tx, instance, stays):
+                all_of_it = False
+                continue
             finds_room = scene is None or bool(instance.migration) or await _finds_room(tx, scene, instance)
             if instance.leaving:
                 continue
@@ -167,6 +172,8 @@ async def _finds_room(tx: Transaction, scene: Scene, instance: Instance) -> bool
 
 
 async def _has_volume_in(tx: Transaction, instance: Instance, pools: frozenset[str]) -> bool:
+    if not pools:
+        return False
     return any(pools.intersection(volume.pools) for volume in await tx.find(Volume, instances=instance.id))
 
 

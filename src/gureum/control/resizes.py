@@ -7,16 +7,19 @@ less. Where its host has no room for more it migrates first (``InstanceMigration
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from gureum.control import disk_copies, migrations, parking
-from gureum.control.filters import Move, Scene, gib
+from gureum.control.filters import Move, Scene, Wish, gib
 from gureum.control.fleet import Fleet, held
 from gureum.control.move import CannotMove
 from gureum.control.placement import NoCapacity, explain, require_host, wish_of
+from gureum.control.restarts import Restarts
 from gureum.env import Env
 from gureum.hostspec import MachineReport, MachineState
 from gureum.resources import Host, Instance, InstanceState, NetworkInterface, Resize
@@ -30,6 +33,11 @@ log = logging.getLogger(__name__)
 
 RESIZE_SECONDS = 120.0
 """After so long the guest is said not to cooperate. It is asked on and on."""
+
+SLICE = 16
+"""Losses that are looked at before others have their turn."""
+PAUSE_SECONDS = 0.001
+"""For these: with none at all the store's threads hardly come to run, and what is committed waits for all."""
 
 
 class CannotResize(Exception):
@@ -87,47 +95,88 @@ async def _move(tx: Transaction, env: Env, instance: Instance, type: str, error:
     return moving
 
 
-async def wanting(reader: Reader, instance: Instance, type: str) -> str | None:
-    """The parked host that is to be woken so that the instance can have the type; "" if such a one comes
-    already, None if none would help, or none is needed.
+class Growing(NamedTuple):
+    """What an instance that is to have another type could have with hosts that are woken, in thought: of the
+    ``fleet`` as it was, since each look may take long, and others have their turn meanwhile.
+
+    ``stays``: there is room for it where it is, but for what is kept; ``wish``: what it needs elsewhere, None
+    if it cannot go. ``moves``: what is on its way already.
     """
+
+    fleet: Fleet
+    instance: Instance
+    type: str
+    stays: bool
+    wish: Wish | None
+    moves: Sequence[Move]
+
+    async def wanting(self) -> str | None:
+        """The parked host that is to be woken so that the instance can have the type; "" if such a one comes
+        already, None if none would help, or none is needed.
+        """
+        if await self._fits(()):
+            return None  # what keeps it from that is not room
+        coming = parking.waking(self.fleet)
+        if coming and await self._fits(coming):
+            return ""
+        asleep = sorted(parking.wakeable(self.fleet), key=parking.preference)
+        for candidate in asleep[: parking.LOOKS_MAX]:
+            id = candidate.host.id
+            if await self._fits({*coming, id}):
+                return id
+        return None
+
+    async def helps(self, host: str) -> bool:
+        """Whether this is such a host."""
+        coming = parking.waking(self.fleet)
+        if all(each.host.id != host for each in parking.wakeable(self.fleet)) or await self._fits(coming):
+            return False
+        return await self._fits({*coming, host})
+
+    async def _fits(self, woken: Collection[str]) -> bool:
+        """Whether there is room for it with that type, here or on another host, once these hosts are on."""
+        await asyncio.sleep(PAUSE_SECONDS)
+        if self.stays and not await self._lacks(str(self.instance.host), woken):
+            return True
+        if self.wish is None:
+            return False
+        best = Scene(self.fleet).woken(woken).best(self.wish)
+        return best is not None and not await self._lacks(best.host.id, woken)
+
+    async def _lacks(self, host: str, woken: Collection[str]) -> bool:
+        """Whether room that is kept for lost hosts would be taken."""
+        if not isinstance(self.fleet, Restarts):
+            return False
+        move = Move(str(self.instance.host), capacity.going(self.instance, host, self.type))
+        outlook = capacity.outlook(self.fleet, self.instance.zone, (*self.moves, move), woken)
+        for number, short in enumerate(outlook.avoidable_looks(self.fleet.settings.survive)):
+            if short is not None:
+                return True
+            if number % SLICE == SLICE - 1:
+                await asyncio.sleep(PAUSE_SECONDS)
+        return False
+
+
+async def growing(reader: Reader, instance: Instance, type: str) -> Growing | None:
+    """None if it could not have the type by that some host is woken."""
     fleet = await reader.tally(Fleet)
     if not fleet.wakes or not any(each.host.park is not None for each in fleet.candidates()):
         return None
-    if await _fits(reader, instance, type, ()):
-        return None  # what keeps it from that is not room
-    coming = parking.waking(fleet)
-    if coming and await _fits(reader, instance, type, coming):
-        return ""
-    asleep = sorted(parking.wakeable(fleet), key=parking.preference)
-    for candidate in asleep[: parking.LOOKS_MAX]:
-        id = candidate.host.id
-        if await _fits(reader, instance, type, {*coming, id}):
-            return id
-    return None
-
-
-async def _fits(reader: Reader, instance: Instance, type: str, woken: Collection[str]) -> bool:
-    """Whether there is room for it with that type, here or on another host, once these hosts are on."""
     new, here = replace(instance, type=type), str(instance.host)
-    source = await reader.get(Host, here)
+    wish: Wish | None = None
     try:
         stays = {each.host: each.fits for each in await explain(reader, new)}.get(here, False)
-        if stays and not await _lacks(reader, instance, here, type, woken):
-            return True
+    except NoCapacity:
+        return None
+    try:
         await migrations.require_movable(reader, instance)
         copies = await disk_copies.bound(reader, instance)
-        wish = await wish_of(reader, new, (here,), source, copies)
+        wish = await wish_of(reader, new, (here,), await reader.get(Host, here), copies)
     except (NoCapacity, CannotMove):
-        return False
-    best = Scene(await reader.tally(Fleet)).woken(woken).best(wish)
-    return best is not None and not await _lacks(reader, instance, best.host.id, type, woken)
-
-
-async def _lacks(reader: Reader, instance: Instance, host: str, type: str, woken: Collection[str]) -> bool:
-    """Whether room that is kept for lost hosts would be taken."""
-    move = Move(str(instance.host), capacity.going(instance, host, type))
-    return bool(await capacity.shortfall(reader, instance.zone, [move], woken))
+        if not stays:
+            return None
+    moves = await capacity.under_way(reader)
+    return Growing((await capacity.fleet_of(reader)).copy(), instance, type, stays, wish, moves)
 
 
 async def require_interfaces(reader: Reader, instance: Instance, type: str) -> None:

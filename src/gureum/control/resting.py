@@ -21,7 +21,6 @@ from gureum.control.filters import Scene, Wish
 from gureum.control.fleet import EVERY_ZONE, Fleet
 from gureum.control.outlook import domain, domains
 from gureum.control.placement import NoCapacity, wish_of
-from gureum.control.restarts import Restarts
 from gureum.control.survival import named
 from gureum.env import Env
 from gureum.resources import (
@@ -42,6 +41,7 @@ from gureum.resources import (
 )
 from gureum.resources.migration import UNDER_WAY
 from gureum.resources.volume import shared
+from gureum.services.ec2.capacity import fleet_of
 from gureum.store.base import Reader, Transaction
 
 CALM_SECONDS = 600.0
@@ -325,9 +325,3 @@ async def no_time(reader: Reader, env: Env) -> str:
     if await reader.find(Upgrade, state=str(UpgradeState.running)):
         return "hosts are being upgraded"
     return unrest(await reader.find(Host), env.now())
-
-
-async def fleet_of(reader: Reader) -> Fleet:
-    """With what would be restarted, if room is kept for that."""
-    fleet = await reader.tally(Fleet)
-    return await reader.tally(Restarts) if fleet.settings.survive else fleet

@@ -201,6 +201,7 @@ def _volume(
         receives=passages.receives(volume),
         takes=passages.takes(volume),
         evict=lost,
+        evict_at=volume.lost_at if lost else {},
         target=volume.target if keeper else "",
         # What a lost host was copying to is taken from it as well, and begun anew when it is gone.
         leaves=(volume.pools[1:] if lost else volume.leaves) if keeper else (),

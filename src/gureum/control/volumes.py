@@ -119,9 +119,10 @@ async def _kept(tx: Transaction, observed: Observed, volume: Volume) -> Volume:
     # Of one that nobody looks after, that somebody did tells that it may have been made.
     if after is volume and volume.host is not None and (volume.former or volume.lost):
         former = await _working(tx, observed, volume)
-        lost = () if _done(observed, volume) else volume.lost
+        done = _done(observed, volume)
+        lost, lost_at = ((), {}) if done else (volume.lost, volume.lost_at)
         if (former, lost) != (volume.former, volume.lost):
-            after = await tx.put(replace(volume, former=former, lost=lost))
+            after = await tx.put(replace(volume, former=former, lost=lost, lost_at=lost_at))
     return after
 
 

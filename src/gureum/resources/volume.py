@@ -103,6 +103,8 @@ class Volume(Record, frozen=True, kw_only=True, omit_defaults=True):
     """
     lost: tuple[str, ...] = ()
     """Hosts that were lost with it, perhaps open: it is taken from them first, also if they are back."""
+    lost_at: dict[str, int] = msgspec.field(default_factory=dict)
+    """Of these, the revision at which one had been lost: what it opens by a later spec it has anew."""
     strays: tuple[str, ...] = ()
     """Hosts that were lost with a copy in their own pool, which is not the volume: they remove it when they
     are back.

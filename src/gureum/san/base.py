@@ -181,8 +181,8 @@ class Pool(Protocol):
     async def evict(self, id: str, host: str, revision: int | None = None) -> None:
         """Take a shared volume from a host that is lost: it can write no more, also should it still run.
 
-        ``revision``: of the spec that says so, None for whatever the host has. What the host opened by the
-        word of a later one it keeps: who hung over an eviction may go on with it when that host is back.
+        ``revision``: at which it had been lost, None for whatever the host has. What the host opened by the
+        word of a later spec it keeps: who hung over an eviction may go on with it when that host is back.
         """
 
     async def compact(self, id: str) -> bool:

@@ -10,7 +10,7 @@ from gureum.agent.warden.custody import RENEW_SECONDS, Custody, Decision, Marks,
 from gureum.bell import Bell
 from gureum.env import Env
 from gureum.errors import PoolUnavailable
-from gureum.hostspec import WardenReport
+from gureum.fencespec import WardenReport
 from gureum.san.fake_leases import FakeLeases, FakeLeaseStore
 
 if TYPE_CHECKING:

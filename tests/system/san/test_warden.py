@@ -19,7 +19,7 @@ from gureum.agent import watched
 from gureum.agent.warden import notes
 from gureum.cli.supervisor import command
 from gureum.env import Env
-from gureum.hostspec import WardenReport
+from gureum.fencespec import WardenReport
 from gureum.network.silence import Place
 from gureum.san.ceph.pool import RbdPool
 from gureum.san.leases import FenceState

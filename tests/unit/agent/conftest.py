@@ -13,6 +13,7 @@ import pytest
 from gureum.agent.agent import Agent, Identity
 from gureum.env import Env
 from gureum.errors import TransportError
+from gureum.fencespec import WardenReport
 from gureum.hostspec import (
     LOCAL,
     DiskSpec,
@@ -30,7 +31,6 @@ from gureum.hostspec import (
     VolumeReport,
     VolumeSpec,
     VpcSpec,
-    WardenReport,
 )
 from gureum.hypervisors.fake import FakeHypervisor, FakeMachines
 from gureum.network.fake import FakeNetwork, FakeWires

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -118,6 +119,42 @@ def test_a_host_says_by_which_spec_it_opens_and_evicts(parts: Any) -> None:
         lab.revision += 20
         await lab.take(parts.machine(run=False), shared(parts, made=True, evict=("other",), iops=100))
         assert lab.san.rbd["vol-1"].holder is None
+
+    parts.on_lab(test)
+
+
+def test_what_a_host_opened_since_it_was_lost_it_keeps(parts: Any) -> None:
+    """Also by the word of an older spec than the one of who evicts it."""
+
+    async def test(lab: Any) -> None:
+        several = partial(shared, parts, multi_attach=True, made=True, evict=("other",))
+        await lab.take(parts.machine(run=False), shared(parts, multi_attach=True))
+        other = FakeSharedPool(lab.env, lab.san, "other")
+        anew = lab.revision + 10
+        await other.share_volume("vol-1", anew)
+        lab.revision += 20
+        await lab.take(parts.machine(run=False), several(evict_at={"other": anew - 1}))
+        await lab.take(parts.machine(), several(evict_at={"other": anew - 1}, iops=100))
+        image = lab.san.rbd["vol-1"]
+        assert (set(image.sharers), image.evicted) == ({"h", "other"}, set())
+        await lab.take(parts.machine(), several(evict_at={"other": anew}, iops=100))
+        assert lab.seen_volume().revision == lab.revision
+        assert (set(image.sharers), image.evicted) == ({"h"}, {"other"}), "it was lost once more"
+
+    parts.on_lab(test)
+
+
+def test_a_host_that_was_lost_does_not_shut_itself_out(parts: Any) -> None:
+    """It has the volume anew before its keeper has taken it from it: what it opened before goes, no more."""
+
+    async def test(lab: Any) -> None:
+        await lab.take(parts.machine(run=False), shared(parts, multi_attach=True))
+        again = partial(shared, parts, multi_attach=True, made=True, keeper=False, evict=("h",))
+        image, lost = lab.san.rbd["vol-1"], lab.revision
+        await lab.take(parts.machine(), again(evict_at={"h": lost}))
+        await lab.take(parts.machine(), again(evict_at={"h": lost}, iops=100))
+        await lab.take(parts.machine(), parts.machine("i-2"), again(evict_at={"h": lost}, iops=100))
+        assert (set(image.sharers), image.evicted) == ({"h"}, set())
 
     parts.on_lab(test)
 

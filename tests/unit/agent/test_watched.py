@@ -12,7 +12,8 @@ import pytest
 from gureum.agent import watched
 from gureum.agent.warden import notes
 from gureum.agent.warden.notes import STATE, WORD, Note
-from gureum.hostspec import MachineState, WardenReport
+from gureum.fencespec import WardenReport
+from gureum.hostspec import MachineState
 from gureum.network.silence import Place
 from gureum.san.settings import SanSettings
 from gureum.transport.messages import Report, Word

@@ -15,6 +15,7 @@ from gureum.control import autosize, autosizer, migrations, resizes
 from gureum.control.autosize import GROW_SAMPLES, SAMPLE_SECONDS, SHRINK_SAMPLES
 from gureum.control.autosizer import AGAIN_SECONDS, REST_SECONDS_MAX, ROUND_SECONDS, Autosizer
 from gureum.control.balancer import CALM_SECONDS
+from gureum.control.filters import Scene
 from gureum.control.observed import Observed
 from gureum.env import Env
 from gureum.errors import StoreError
@@ -310,6 +311,114 @@ def test_what_finds_no_room_wakes_a_host_and_grows_there(make: Any) -> None:
         await asyncio.sleep(ROUND_SECONDS + 2)
         [migration] = await bench.find(InstanceMigration)
         assert (migration.destination, migration.type) == ("host-1", "t3.medium")
+
+    told(make, story)
+
+
+async def some_are_parked(bench: Bench) -> None:
+    """host-0 is full. host-1 would do, and is looked at last."""
+    off = {"cpus": 4, "memory_bytes": 32 * GIB, "state": HostState.down}
+    parked = Park(state=ParkState.parked, reason="", since=EPOCH)
+    for n in (2, 3, 4):
+        where = {"address": f"192.0.2.{n}", "number": n, "uplink_down": True}
+        await bench.put(bench.make.host(f"host-{n}", park=parked, **where, **off))
+    last = {"address": "192.0.2.9", "number": 9, "park": replace(parked, failures=1)}
+    await bench.put(bench.make.host("host-1", **off, **last))
+    await bench.change(Host, "host-0", address="192.0.2.1", number=1)
+    other = bench.make.instance("i-2", type="t3.large", state=InstanceState.running)
+    await bench.put(other, replace(other, id="i-3", type="t3.medium"))
+    await bench.put(bench.make.attached("vol-1", instances=["i-1"], pool="san"))
+    await bench.change(FleetSettings, FLEET, power=PowerMode.automatic)
+    bench.gib = 1.9
+
+
+class Looks:
+    """At what would be with hosts that are woken: ``made`` says of each whether it was in a transaction."""
+
+    def __init__(self, bench: Bench, monkeypatch: Any) -> None:
+        self.made: list[bool] = []
+        self.seen: Callable[[Any], None] = lambda hosts: None
+        inside: list[None] = []
+        transact, woken = bench.store.transact, Scene.woken
+
+        async def counted(work: Any, **options: Any) -> Any:
+            async def within(tx: Transaction) -> Any:
+                inside.append(None)
+                try:
+                    return await work(tx)
+                finally:
+                    inside.pop()
+
+            return await transact(within, **options)
+
+        def look(scene: Scene, hosts: Any = None) -> Scene:
+            self.made.append(bool(inside))
+            self.seen(hosts)
+            return woken(scene, hosts)
+
+        monkeypatch.setattr(bench.store, "transact", counted)
+        monkeypatch.setattr(Scene, "woken", look)
+
+
+def test_the_search_for_a_host_to_wake_is_in_no_transaction(make: Any, monkeypatch: Any) -> None:
+    """Among many it takes long, and all that is to be committed waits for a transaction."""
+
+    async def story(bench: Bench) -> None:
+        await some_are_parked(bench)
+        looks = Looks(bench, monkeypatch)
+        await asyncio.sleep(GROWS)
+        park = (await bench.host("host-1")).park
+        assert park is not None
+        assert park.state is ParkState.waking
+        first = looks.made.index(True)
+        assert looks.made[:first] == [False] * 5, "nothing, and each of four"
+        assert looks.made[first:][:3].count(True) == 2, "what was found helps still, and it takes that"
+
+    told(make, story)
+
+
+def test_a_round_does_not_look_for_hosts_to_wake_for_ever(make: Any, monkeypatch: Any) -> None:
+    async def story(bench: Bench) -> None:
+        await some_are_parked(bench)
+        looks = Looks(bench, monkeypatch)
+        monkeypatch.setattr(autosizer, "SEARCH_SECONDS", -1.0)
+        await asyncio.sleep(GROWS)
+        assert not looks.made
+        assert not await bench.events(), "it is not said that there is none"
+        monkeypatch.undo()
+        await asyncio.sleep(ROUND_SECONDS + 2)
+        park = (await bench.host("host-1")).park
+        assert park is not None
+        assert park.state is ParkState.waking, "the next round looks"
+
+    told(make, story)
+
+
+@pytest.mark.parametrize(
+    ("kind", "id", "values"),
+    [
+        (Host, "host-1", {"draining": True}),
+        (Instance, "i-2", {"state": InstanceState.stopped}),
+        (Instance, "i-1", {"autosize": replace(POLICY, mode=AutosizeMode.recommend)}),
+    ],
+)
+def test_what_was_found_and_is_not_so_any_more_wakes_none(
+    make: Any, monkeypatch: Any, kind: Any, id: str, values: dict[str, Any]
+) -> None:
+    changes: list[asyncio.Task[None]] = []
+
+    async def story(bench: Bench) -> None:
+        def seen(hosts: Any) -> None:
+            if hosts and not changes:  # others are looked at before it
+                changes.append(asyncio.create_task(bench.change(kind, id, **values)))
+
+        await some_are_parked(bench)
+        Looks(bench, monkeypatch).seen = seen
+        await asyncio.sleep(GROWS)
+        assert changes
+        park = (await bench.host("host-1")).park
+        assert park is not None
+        assert park.state is ParkState.parked
 
     told(make, story)
 

@@ -18,8 +18,8 @@ from gureum.control.hosts import WARDED_LEASE_SECONDS, Hosts
 from gureum.control.observed import Observed
 from gureum.control.specs import host_spec
 from gureum.env import Env
-from gureum.fencespec import FenceReport, FenceSpec
-from gureum.hostspec import HostReport, MachineReport, MachineState, PoolReport, WardenReport
+from gureum.fencespec import FenceReport, FenceSpec, WardenReport
+from gureum.hostspec import HostReport, MachineReport, MachineState, PoolReport
 from gureum.resources import (
     Attachment,
     AttachmentState,
@@ -653,6 +653,48 @@ def test_what_has_nothing_in_the_pool_that_is_away_stays(pool: str, leaves: bool
     with_rig(test)
 
 
+def pools(**errors: str) -> tuple[PoolReport, ...]:
+    return tuple(PoolReport(name=name, error=error) for name, error in errors.items())
+
+
+async def say(rig: Rig, names: str, **errors: str) -> None:
+    for name in names:
+        rig.said[name]["pools"] = pools(**errors)
+    await rig.step("a", "b", "c", seconds=1)
+
+
+def test_a_pool_that_no_host_reaches_counts_against_none() -> None:
+    async def test(rig: Rig) -> None:
+        disk = await rig.get(Volume, "vol-1")
+        there = replace(disk.attachments[0], instance="i-2")
+        other = replace(await rig.get(Instance, "i-1"), version=0, id="i-2")
+        await rig.put(other, replace(disk, version=0, id="vol-2", pool="bulk", attachments=(there,)))
+        await say(rig, "abc", san="", bulk="away")
+        await rig.step("a", "b", "c", seconds=8)
+        await say(rig, "a", san="away", bulk="away")
+        await rig.step("a", "b", "c", seconds=8)
+        assert (await rig.get(Host, "a")).unfit == "does not reach the storage cluster"
+        assert not (await rig.get(Host, "b")).unfit
+        await rig.step("a", "b", "c", seconds=STORAGE_SECONDS)
+        assert await leaving(rig)
+        assert not await leaving(rig, "i-2"), "its pool is away elsewhere as well"
+        await say(rig, "bc", san="", bulk="")
+        await say(rig, "a", san="", bulk="")
+        assert not (await rig.get(Host, "a")).unfit
+
+    with_rig(test)
+
+
+def test_who_reaches_all_but_a_pool_that_nobody_does_fences() -> None:
+    async def test(rig: Rig) -> None:
+        await say(rig, "abc", san="", bulk="away")
+        rig.said["b"]["warden"] = WardenReport(away=True)  # it is the one that leases are in, to this host
+        await rig.step("b", "c", seconds=8)
+        assert (await rig.get(Host, "a")).watcher == "c"
+
+    with_rig(test)
+
+
 async def unplugged(rig: Rig) -> None:
     """The cable of a is out since a moment, as it says."""
     await rig.step("a", "b", "c", seconds=3)
@@ -661,8 +703,8 @@ async def unplugged(rig: Rig) -> None:
     await rig.ha.step()  # it has learnt of that
 
 
-async def leaving(rig: Rig) -> bool:
-    return (await rig.get(Instance, "i-1")).leaving  # type: ignore[no-any-return]
+async def leaving(rig: Rig, id: str = "i-1") -> bool:
+    return (await rig.get(Instance, id)).leaving  # type: ignore[no-any-return]
 
 
 def test_what_is_on_a_host_without_an_uplink_is_ended_there() -> None:
@@ -730,6 +772,40 @@ def test_what_a_host_said_last_counts_not_what_is_noted_of_it() -> None:
             await rig.look()
         assert (await rig.get(Host, "a")).uplink_down
         assert not await leaving(rig)
+
+    with_rig(test)
+
+
+@pytest.mark.parametrize("where", ["abc", "bc", "b"])
+def test_only_what_needs_a_pool_that_most_others_do_not_reach_stays_without_an_uplink(where: str) -> None:
+    async def test(rig: Rig) -> None:
+        disk = await rig.get(Volume, "vol-1")
+        there = replace(disk.attachments[0], instance="i-2")
+        other = replace(await rig.get(Instance, "i-1"), version=0, id="i-2")
+        await rig.put(other, replace(disk, version=0, id="vol-2", pool="bulk", attachments=(there,)))
+        await say(rig, "abc", san="", bulk="")
+        await say(rig, where, san="", bulk="away")
+        await unplugged(rig)
+        await rig.step("a", "b", "c", seconds=5)
+        assert await leaving(rig)
+        assert await leaving(rig, "i-2") is (where == "b"), "c may be as good as a"
+        await say(rig, "bc", san="", bulk="")
+        await rig.step("a", "b", "c", seconds=6)
+        assert await leaving(rig, "i-2")
+
+    with_rig(test)
+
+
+@pytest.mark.parametrize("away", [{"san": "away", "bulk": ""}, {"san": "away", "bulk": "away"}])
+def test_where_its_own_pool_is_away_from_the_others_it_stays_without_an_uplink(away: dict[str, str]) -> None:
+    async def test(rig: Rig) -> None:
+        await say(rig, "abc", **away)
+        await unplugged(rig)
+        await rig.step("a", "b", "c", seconds=10)
+        assert not await leaving(rig)
+        await say(rig, "bc", san="", bulk="away")
+        await rig.step("a", "b", "c", seconds=6)
+        assert await leaving(rig)
 
     with_rig(test)
 

@@ -12,7 +12,7 @@ from gureum.control.observed import Observed
 from gureum.control.placement import NoCapacity, choose_host
 from gureum.control.shares import Shares, boot_pools, shared_pools
 from gureum.control.specs import host_spec
-from gureum.hostspec import HostReport, PoolReport, SnapshotReport, VolumeReport
+from gureum.hostspec import HostReport, PoolReport, SnapshotReport, VolumeReport, VolumeSpec
 from gureum.resources import (
     Host,
     HostState,
@@ -230,6 +230,40 @@ async def test_a_lost_host_is_shut_out_of_what_another_looks_after(bench: Any, m
     async with bench.store.read() as reader:
         [spec, *_] = (await host_spec(reader, CLOUD, "host-0")).volumes
     assert spec.evict == ("host-7",)
+
+
+async def test_a_volume_says_when_a_host_was_lost_with_it(bench: Any, make: Any) -> None:
+    """One that is lost again had it anew: who looks after it takes it away anew."""
+    await bench.put(
+        make.host(),
+        make.instance(host="host-7", state=InstanceState.running),
+        make.attached(pool="san", multi_attach=True),
+    )
+
+    async def lost() -> tuple[int, VolumeSpec]:
+        before = bench.store.revision
+        await bench.store.transact(lambda tx: keepers.lose(tx, "i-1", "host-7"))
+        async with bench.store.read() as reader:
+            [spec] = (await host_spec(reader, CLOUD, "host-0")).volumes
+        return before, spec
+
+    first, spec = await lost()
+    assert (spec.evict, spec.evict_at) == (("host-7",), {"host-7": first})
+    again, after = await lost()
+    assert again > first
+    assert (after.evict, after.evict_at) == (("host-7",), {"host-7": again})
+    says(bench, "host-0", VolumeReport(id="vol-1", revision=again))
+    assert (await bench.step_volume()).lost == ("host-7",), "that was said of the first time"
+    says(bench, "host-0", VolumeReport(id="vol-1", revision=NEWEST))
+    done = await bench.step_volume()
+    assert (done.lost, done.lost_at) == ((), {})
+
+
+def test_a_host_that_gets_the_volume_is_not_lost_with_it(make: Any) -> None:
+    volume = keepers.lost(keepers.lost(san(make), "host-7", 3), "host-8", 4)
+    assert (volume.lost, volume.lost_at) == (("host-7", "host-8"), {"host-7": 3, "host-8": 4})
+    volume = keepers.given(volume, "host-7")
+    assert (volume.lost, volume.lost_at) == (("host-8",), {"host-8": 4})
 
 
 async def test_a_local_volume_binds_its_instance_and_a_shared_one_does_not(bench: Any, make: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from functools import partial
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from gureum.control import migrations, resizes
+from gureum.control.filters import Scene
 from gureum.control.fleet import Fleet, held, taken
 from gureum.control.instances import settled
 from gureum.control.move import CannotMove
@@ -305,7 +308,8 @@ def parked(make: Any, id: str, number: int, gib: int, **park: Any) -> Host:
 async def wanting(rig: Any, type: str) -> str | None:
     async with rig.store.read() as reader:
         instance = await reader.get(Instance, "i-1")
-        return await resizes.wanting(reader, instance, type)
+        growing = await resizes.growing(reader, instance, type)
+    return None if growing is None else await growing.wanting()
 
 
 async def test_a_host_to_be_woken_is_one_that_helps(rig: Any, make: Any) -> None:
@@ -328,6 +332,64 @@ async def test_a_host_to_be_woken_is_one_that_helps(rig: Any, make: Any) -> None
     settings = await rig.get(FleetSettings, FLEET)
     await rig.put(replace(settings, power=PowerMode.recommend))
     assert await wanting(rig, "t3.large") is None
+
+
+async def test_others_have_their_turn_while_a_host_to_be_woken_is_looked_for(
+    rig: Any, make: Any, monkeypatch: Any
+) -> None:
+    await rig.put(
+        FleetSettings(id=FLEET, power=PowerMode.automatic),
+        replace(await rig.get(Host, "host-0"), address="192.0.2.1"),
+        make.attached(pool="san"),
+        *(parked(make, f"host-{n}", n + 1, 4) for n in range(1, 5)),
+    )
+    told: list[str] = []
+    woken = Scene.woken
+
+    def look(scene: Scene, hosts: Any = None) -> Scene:
+        told.append("look")
+        return woken(scene, hosts)
+
+    async def others() -> None:
+        while True:
+            told.append("others")
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(Scene, "woken", look)
+    task = asyncio.create_task(others())
+    assert await wanting(rig, "t3.large") is None
+    task.cancel()
+    assert told.count("look") == 5
+    assert ("look", "look") not in itertools.pairwise(told)
+
+
+async def test_a_host_that_was_found_is_asked_of_again(rig: Any, make: Any) -> None:
+    await rig.put(
+        FleetSettings(id=FLEET, power=PowerMode.automatic),
+        replace(await rig.get(Host, "host-0"), address="192.0.2.1"),
+        make.attached(pool="san"),
+        parked(make, "host-1", 2, 16),
+        parked(make, "host-2", 3, 4),
+    )
+
+    async def helps(host: str, type: str = "t3.large") -> bool:
+        async with rig.store.read() as reader:
+            growing = await resizes.growing(reader, await reader.get(Instance, "i-1"), type)
+        assert growing is not None
+        return bool(await growing.helps(host))
+
+    assert await helps("host-1")
+    assert not await helps("host-2"), "it is too small"
+    assert not await helps("host-1", "t3.medium"), "there is room without it"
+    assert not await helps("host-7")
+    await rig.put(replace(await rig.get(Host, "host-1"), draining=True))
+    assert not await helps("host-1")
+    coming = Park(state=ParkState.waking, reason="", since=0.0)
+    await rig.put(
+        replace(await rig.get(Host, "host-1"), draining=False),
+        replace(await rig.get(Host, "host-2"), memory_bytes=16 * GIB, park=coming),
+    )
+    assert not await helps("host-1"), "another one comes"
 
 
 async def test_a_host_is_woken_for_what_cannot_migrate_only_if_it_grows_where_it_is(

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from gureum.control.balancer import CALM_SECONDS
 from gureum.control.upgrades import END_AGENT, Upgrades, cancel
 from gureum.errors import Conflict, TransportError
-from gureum.hostspec import HostReport, WardenReport
+from gureum.fencespec import WardenReport
+from gureum.hostspec import HostReport
 from gureum.resources import (
     Host,
     HostState,

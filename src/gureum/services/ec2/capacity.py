@@ -89,7 +89,7 @@ async def admit(reader: Reader, machine: Taken, count: int, sources: Collection[
     snapshots = await reader.get_many(Snapshot, sources)
     bound = [snapshot.host for snapshot in snapshots if not shared(snapshot.pool)]
     only = {host for host in bound if host is not None}
-    fleet = await _fleet(reader)
+    fleet = await fleet_of(reader)
     scene, admission = _place(fleet, machine, count, only)
     if not isinstance(fleet, Restarts) or not _someone_is_up(scene, machine.zone, only):
         return admission
@@ -113,7 +113,7 @@ async def admit(reader: Reader, machine: Taken, count: int, sources: Collection[
     return admission._replace(refusal=insufficient(refusal))
 
 
-async def _fleet(reader: Reader) -> Fleet:
+async def fleet_of(reader: Reader) -> Fleet:
     """The fleet; with what would be restarted, if room is kept for that."""
     fleet = await reader.tally(Fleet)
     return await reader.tally(Restarts) if fleet.settings.survive else fleet
@@ -140,17 +140,23 @@ async def shortfall(
 
     ``moves``: when these are done, and what is on its way already. ``woken``: hosts that are on by then.
     """
-    fleet = await _fleet(reader)
+    fleet = await fleet_of(reader)
     if not isinstance(fleet, Restarts):
         return ""
-    scene = Scene(fleet).woken(woken)
-    for move in (*await under_way(reader), *moves) if moves else ():
-        scene.move(move)
-    short = Outlook(scene, fleet, domain(fleet, zone)).avoidable(fleet.settings.survive)
+    moves = (*await under_way(reader), *moves) if moves else ()
+    short = outlook(fleet, zone, moves, woken).avoidable(fleet.settings.survive)
     if short is None:
         return ""
     hosts = "a host" if fleet.settings.survive == 1 else f"{fleet.settings.survive} hosts"
     return f"room is kept so that the loss of {hosts} is survived, and then {short}"
+
+
+def outlook(fleet: Restarts, zone: str, moves: Iterable[Move], woken: Collection[str]) -> Outlook:
+    """Of the zone, when these moves are done and these hosts are on."""
+    scene = Scene(fleet).woken(woken)
+    for move in moves:
+        scene.move(move)
+    return Outlook(scene, fleet, domain(fleet, zone))
 
 
 async def under_way(reader: Reader) -> list[Move]:
@@ -278,7 +284,7 @@ async def require_room(reader: Reader, instance: Instance) -> None:
     only = await homes(reader, volumes)
     if not only and instance.host is not None and not anywhere(volumes):
         only = {instance.host}
-    fleet = await _fleet(reader)
+    fleet = await fleet_of(reader)
     scene = Scene(fleet)
     if not _someone_is_up(scene, instance.zone, only):
         return

@@ -31,7 +31,9 @@ NOT_RUNNING = (InstanceState.stopped, InstanceState.terminated)
 def given(volume: Volume, host: str | None) -> Volume:
     """The volume with another keeper. Snapshots have to follow: see ``give``."""
     former = _former(volume, host) if _half_done(volume) or host is None else volume.former
-    return replace(volume, host=host, former=former, lost=tuple(each for each in volume.lost if each != host))
+    lost = tuple(each for each in volume.lost if each != host)
+    lost_at = {each: revision for each, revision in volume.lost_at.items() if each != host}
+    return replace(volume, host=host, former=former, lost=lost, lost_at=lost_at)
 
 
 def _half_done(volume: Volume) -> bool:
@@ -39,13 +41,15 @@ def _half_done(volume: Volume) -> bool:
     return volume.state in (VolumeState.creating, VolumeState.deleting) or bool(volume.leaves)
 
 
-def lost(volume: Volume, host: str) -> Volume:
-    """The host is lost, and may have it open: whoever opens it next takes it from that host first."""
-    gone = tuple(sorted({*volume.lost, host}))
+def lost(volume: Volume, host: str, revision: int) -> Volume:
+    """The host is lost, and may have it open: whoever opens it next takes it from that host first.
+    ``revision``: of the transaction, which is not below that of any spec by which the host has it.
+    """
+    gone, at = tuple(sorted({*volume.lost, host})), {**volume.lost_at, host: revision}
     if volume.host != host:
-        return replace(volume, lost=gone)
+        return replace(volume, lost=gone, lost_at=at)
     former = _former(volume, None) if _half_done(volume) else volume.former
-    return replace(volume, host=None, former=former, lost=gone)
+    return replace(volume, host=None, former=former, lost=gone, lost_at=at)
 
 
 def given_snapshot(snapshot: Snapshot, host: str | None) -> Snapshot:
@@ -87,7 +91,7 @@ async def lose(tx: Transaction, instance: str, host: str, keeps: Collection[str]
     """
     for volume in await tx.find(Volume, instances=instance):
         if volume.multi_attach and volume.host != host and volume.id not in keeps:
-            await tx.put(lost(volume, host))
+            await tx.put(lost(volume, host, tx.revision))
 
 
 async def choose(reader: Reader, zone: str = "") -> str | None:

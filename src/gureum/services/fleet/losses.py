@@ -91,7 +91,7 @@ async def leave(tx: Transaction, instance: Instance, host: str, keeps: Collectio
             await tx.put(replace(interface, host=None))
     for volume in await tx.find(Volume, instances=instance.id):
         if volume.host == host and volume.id not in keeps:
-            await tx.put(keepers.lost(volume, host))
+            await tx.put(keepers.lost(volume, host, tx.revision))
     await keepers.lose(tx, instance.id, host, keeps)
 
 
