@@ -41,6 +41,7 @@ from gureum.resources import (
     MigrationState,
     NatGateway,
     NatGatewayState,
+    ParkState,
     Severity,
     Volume,
     VolumeState,
@@ -477,7 +478,8 @@ class Ha:
                 now,
                 state=HostState.up,
                 fence=None,
-                park=None,  # if it was switched off, it is on
+                # If it was switched off, it is on; if it is woken, that may yet begin with switching it off.
+                park=None if now.park is None or now.park.state is ParkState.parked else now.park,
                 silent=0.0,
                 lifted=max(now.lifted, now.fence.number),
             )

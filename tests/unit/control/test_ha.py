@@ -28,6 +28,8 @@ from gureum.resources import (
     HostState,
     Instance,
     InstanceState,
+    Park,
+    ParkState,
     Recovery,
     Volume,
     VolumeState,
@@ -403,6 +405,25 @@ def test_a_host_is_back_when_its_warden_says_so() -> None:
             assert (await host_spec(reader, CLOUD, "a")).lifted == fence.number
         await rig.step("a", "b", "c", seconds=2)
         assert rig.hosts.is_up("a")
+
+    with_rig(test)
+
+
+@pytest.mark.parametrize(("park", "after"), [(ParkState.parked, None), (ParkState.waking, ParkState.waking)])
+def test_one_that_is_being_woken_takes_nothing_before_that_is_over(
+    park: ParkState, after: ParkState | None
+) -> None:
+    """What is not sure to be off is switched off before it is switched on."""
+
+    async def test(rig: Rig) -> None:
+        host = await rig.fenced()
+        assert host.fence is not None
+        await rig.put(replace(host, park=Park(state=park, reason="a test", since=rig.env.now(), unsure=True)))
+        rig.said["a"]["warden"] = WardenReport(permitted=False, fence=host.fence.number)
+        await rig.step("a", "b", "c", seconds=3)
+        host = await rig.get(Host, "a")
+        assert (host.state, host.park and host.park.state) == (HostState.up, after)
+        assert host.schedulable == (after is None)
 
     with_rig(test)
 
