@@ -180,8 +180,13 @@ class Cuts:
 
 def why_unfit(view: HostView) -> str:
     """Why a host of a cloud that recovers can't run what is new, as what follows its name; "" if it can."""
-    if not view.pools or any(pool.error for pool in view.pools):
-        return NO_STORAGE
+    if why := why_away(view):
+        return why
     if view.warden is None or not view.warden.permitted:
         return NO_PERMISSION
     return ""
+
+
+def why_away(view: HostView) -> str:
+    """The same of what is in shared pools alone."""
+    return NO_STORAGE if not view.pools or any(pool.error for pool in view.pools) else ""

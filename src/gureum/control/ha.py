@@ -24,7 +24,7 @@ from gureum.agent.warden.custody import SILENCE_SECONDS_MIN
 from gureum.bell import Bell
 from gureum.control import events, recovery
 from gureum.control.attempts import attempt
-from gureum.control.cuts import Cuts, why_unfit
+from gureum.control.cuts import Cuts, why_away, why_unfit
 from gureum.control.fences import Brake, begun, fence_power
 from gureum.control.hosts import Hosts
 from gureum.control.observed import HostView, Observed
@@ -303,17 +303,32 @@ class Ha:
 
     def _able(self, host: Host, present: str) -> str:
         """The host that is to fence this one: the present one while it can, "" for none."""
-        able = [id for id, view in sorted(self._observed.hosts.items()) if self._can_fence(id, view)]
-        able = [id for id in able if id != host.id]
+        able = self._all_able(host)
         if not able or present in able:
             return present if present in able else ""
         return able[0]
+
+    def _all_able(self, host: Host) -> list[str]:
+        """For a fence that was decided also those that are given up themselves and heard again, if no other
+        is there; in the end the host itself. If all were given up nobody would be left to bring one back.
+        """
+        views = sorted(self._observed.hosts.items())
+        able = [id for id, view in views if id != host.id and self._can_fence(id, view)]
+        if able or host.state is not HostState.fencing or not self._has_listened():
+            return able
+        heard = [id for id, view in views if self._is_back(id) and not why_away(view)]
+        return sorted(heard, key=lambda id: (id == host.id, id))
 
     def _can_fence(self, id: str, view: HostView) -> bool:
         host = self._hosts.get(id)
         if host is None or host.state is not HostState.up or id in self._heard.quiet():
             return False
         return not why_unfit(view)
+
+    def _is_back(self, id: str) -> bool:
+        """Whether the host is given up, and heard of all the same."""
+        host = self._hosts.get(id)
+        return host is not None and host.fence is not None and self._heard.heard(id)
 
     async def _begin(self, tx: Transaction, host: Host, by: str) -> None:
         now = await tx.get(Host, host.id)
@@ -361,9 +376,9 @@ class Ha:
 
     def _next(self, host: Host, present: str) -> str:
         """Another host than the one that did not come to an end with it, if there is one."""
-        able = [id for id, view in sorted(self._observed.hosts.items()) if self._can_fence(id, view)]
-        able = [id for id in able if id != host.id]
-        return next((id for id in able if id > present), able[0] if able else present)
+        able = self._all_able(host)
+        after = able.index(present) + 1 if present in able else 0
+        return able[after % len(able)] if able else present
 
     async def _reassign(self, tx: Transaction, host: Host, by: str) -> None:
         now = await tx.get(Host, host.id)

@@ -154,6 +154,11 @@ class Rig:
         async with self.store.read() as reader:
             return (await host_spec(reader, CLOUD, by)).fences
 
+    async def down(self, name: str) -> Host:
+        await self.put(replace(await self.get(Host, name), state=HostState.down, silent=self.env.now()))
+        host: Host = await self.get(Host, name)
+        return host
+
     async def fencing(self) -> Host:
         """Until a is given up."""
         await self.step("b", "c", seconds=6)
@@ -424,6 +429,30 @@ def test_one_that_is_being_woken_takes_nothing_before_that_is_over(
         host = await rig.get(Host, "a")
         assert (host.state, host.park and host.park.state) == (HostState.up, after)
         assert host.schedulable == (after is None)
+
+    with_rig(test)
+
+
+def test_hosts_that_are_all_given_up_fence_each_other_and_in_the_end_themselves() -> None:
+    async def test(rig: Rig) -> None:
+        for name in "abc":
+            await rig.put(begun(await rig.down(name), rig.env, "a person asked for it"))
+        await rig.look()
+        rig.said["b"]["pools"] = (PoolReport(name="san", size_bytes=0, free_bytes=0, error="away"),)
+        await rig.step("b", seconds=LISTEN_SECONDS + 2)
+        assert not any([(await rig.get(Host, name)).fence.by for name in "abc"]), "none reaches the storage"
+        await rig.step("a", "b", seconds=2)
+        assert [(await rig.get(Host, name)).fence.by for name in "abc"] == ["a", "a", "a"]
+        rig.said["b"].clear()
+        await rig.step("a", "b", seconds=FENCE_SECONDS_MAX - 4)
+        assert [(await rig.get(Host, name)).fence.by for name in "abc"] == ["a", "a", "a"]
+        await rig.step("a", "b", seconds=8)
+        assert [(await rig.get(Host, name)).fence.by for name in "abc"] == ["b", "b", "b"], "a is too slow"
+        rig.said["b"]["fences"] = (
+            FenceReport(host="b", number=(await rig.get(Host, "b")).fence.number, done=True),
+        )
+        await rig.step("a", "b", seconds=1)
+        assert await rig.state("b") is HostState.fenced
 
     with_rig(test)
 
