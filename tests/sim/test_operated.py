@@ -30,6 +30,10 @@ def test_a_snapshot_is_done_only_when_it_is_there() -> None:
     run(50)
 
 
+def test_hosts_that_are_all_given_up_come_back() -> None:
+    simulate(134, STEPS, 3, shared=True, ha=True, operated=True)
+
+
 def test_the_runs_met_what_an_operator_does(outcomes: list[Outcome]) -> None:
     """The dice must fall so, or the runs prove nothing."""
     if len(outcomes) < SEEDS:

@@ -43,6 +43,10 @@ def test_random_calls_under_random_faults_come_to_rest_and_hosts_are_switched() 
     assert answered >= {"ParkHost", "WakeHost", "ModifyHostPower", "TestHostPower", "ModifyFleetSettings"}
 
 
+def test_a_fenced_host_that_is_switched_off_while_it_says_that_it_is_back_stays_off() -> None:
+    simulate(779534, hosts=3, shared=True, ha=True, parking=True)
+
+
 async def nothing(*_: object, **__: object) -> str:
     return ""
 

@@ -196,7 +196,10 @@ class Disks:
                 disks = {}
                 for id in sorted(volumes):
                     await stack.enter_async_context(self._locks.hold(id))
-                    spec, revision = self._specs.volumes.specs[id], self._specs.volumes.revision
+                    # What had the lock before may have been its deletion.
+                    spec, revision = self._specs.volumes.specs.get(id), self._specs.volumes.revision
+                    if spec is None:
+                        raise PoolUnavailable(f"{id} is not to be here any more")
                     if not self._moves.arrived(spec):
                         raise PoolUnavailable(f"{id} is on its way to {spec.pool}")
                     await self._moves.before_open(spec)

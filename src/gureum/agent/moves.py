@@ -100,11 +100,11 @@ class Moves:
         """Whether the pool has all of the volume, and no machine has it open elsewhere; or all that it is to
         have before a machine brings the rest.
         """
-        if comes(spec):
-            return True
         pool = self._pools.find(spec.pool)
         info = pool.volumes.get(spec.id) if pool is not None else None
-        return info is not None and not info.partial and (not spec.leaves or spec.id in self._arrived)
+        if info is None or comes(spec):
+            return info is not None
+        return not info.partial and (not spec.leaves or spec.id in self._arrived)
 
     def settled(self, spec: VolumeSpec) -> bool:
         """Whether there is nothing to do here."""

@@ -221,8 +221,14 @@ def why_unfit(view: HostView, unreached: Collection[str] = ()) -> str:
     """Why a host of a cloud that recovers can't run what is new, as what follows its name; "" if it can.
     ``unreached``: pools that no host reaches.
     """
-    if not view.pools or any(pool.error and pool.name not in unreached for pool in view.pools):
-        return NO_STORAGE
+    if why := why_away(view, unreached):
+        return why
     if view.warden is None or not view.warden.permitted:
         return NO_PERMISSION
     return ""
+
+
+def why_away(view: HostView, unreached: Collection[str] = ()) -> str:
+    """The same of what is in shared pools alone."""
+    away = any(pool.error and pool.name not in unreached for pool in view.pools)
+    return NO_STORAGE if not view.pools or away else ""

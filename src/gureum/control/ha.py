@@ -24,7 +24,7 @@ from gureum.agent.warden.custody import SILENCE_SECONDS_MIN
 from gureum.bell import Bell
 from gureum.control import events, recovery
 from gureum.control.attempts import attempt
-from gureum.control.cuts import Cuts, unreached, why_unfit
+from gureum.control.cuts import Cuts, unreached, why_away, why_unfit
 from gureum.control.fences import Brake, begun, fence_power
 from gureum.control.hosts import Hosts
 from gureum.control.observed import Observed
@@ -41,6 +41,7 @@ from gureum.resources import (
     MigrationState,
     NatGateway,
     NatGatewayState,
+    ParkState,
     Severity,
     Volume,
     VolumeState,
@@ -302,10 +303,21 @@ class Ha:
 
     def _able(self, host: Host, present: str) -> str:
         """The host that is to fence this one: the present one while it can, "" for none."""
-        able = [id for id in self._fencers() if id != host.id]
+        able = self._all_able(host)
         if not able or present in able:
             return present if present in able else ""
         return able[0]
+
+    def _all_able(self, host: Host) -> list[str]:
+        """For a fence that was decided also those that are given up themselves and heard again, if no other
+        is there; in the end the host itself. If all were given up nobody would be left to bring one back.
+        """
+        able = [id for id in self._fencers() if id != host.id]
+        if able or host.state is not HostState.fencing or not self._has_listened():
+            return able
+        views = self._observed.hosts.items()
+        heard = [id for id, view in views if self._is_back(id) and not why_away(view)]
+        return sorted(heard, key=lambda id: (id == host.id, id))
 
     def _fencers(self) -> list[str]:
         """Hosts that can fence others. What pool none of them reaches does not matter, unless leases are in
@@ -320,6 +332,11 @@ class Ha:
             for id, view in views.items()
             if not why_unfit(view, away) and not (away and view.warden and view.warden.away)
         ]
+
+    def _is_back(self, id: str) -> bool:
+        """Whether the host is given up, and heard of all the same."""
+        host = self._hosts.get(id)
+        return host is not None and host.fence is not None and self._heard.heard(id)
 
     async def _begin(self, tx: Transaction, host: Host, by: str) -> None:
         now = await tx.get(Host, host.id)
@@ -367,8 +384,9 @@ class Ha:
 
     def _next(self, host: Host, present: str) -> str:
         """Another host than the one that did not come to an end with it, if there is one."""
-        able = [id for id in self._fencers() if id != host.id]
-        return next((id for id in able if id > present), able[0] if able else present)
+        able = self._all_able(host)
+        after = able.index(present) + 1 if present in able else 0
+        return able[after % len(able)] if able else present
 
     async def _reassign(self, tx: Transaction, host: Host, by: str) -> None:
         now = await tx.get(Host, host.id)
@@ -484,7 +502,8 @@ class Ha:
                 now,
                 state=HostState.up,
                 fence=None,
-                park=None,  # if it was switched off, it is on
+                # If it was switched off, it is on; if it is woken, that may yet begin with switching it off.
+                park=None if now.park is None or now.park.state is ParkState.parked else now.park,
                 silent=0.0,
                 lifted=max(now.lifted, now.fence.number),
             )

@@ -289,8 +289,10 @@ class Power:
             self._call(group, id, fence, Action.off, *back)
             return
         error, off_failed = called.answer.error, called.action is Action.off
-        if error and off_failed and asyncio.get_running_loop().time() <= self._since[id] + SECONDS_MAX:
-            return  # it may yet lose its power, and takes nothing before
+        # It may yet lose its power; or what was heard of it is an echo of before. It takes nothing meanwhile.
+        wait = SECONDS_MAX if error and off_failed else SETTLE_SECONDS
+        if asyncio.get_running_loop().time() <= self._since[id] + wait:
+            return
         park = Park(state=ParkState.parked, reason=f"it was fenced ({fence.reason})", since=now)
         off: Park | None = park
         if error:

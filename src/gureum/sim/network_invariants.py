@@ -177,7 +177,7 @@ async def at_rest(world: World) -> AsyncIterator[str]:
         # A host that was removed gets no spec any more.
         specs = {host.name: NetworkSpec() for host in world.hosts}
         for known in await reader.find(Host):
-            if known.park is not None and known.state is HostState.down:
+            if known.park is not None and known.state is not HostState.up:
                 continue  # it is off, and has none
             specs[known.id] = (await host_spec(reader, CLOUD, known.id)).network
     for nat in nats:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gureum.errors import HypervisorError, PoolError
+from gureum.errors import HypervisorError, PoolError, PoolUnavailable
 from gureum.hostspec import LOCAL, MachineState, SnapshotSpec, VolumeSpec
 from gureum.hypervisors.base import Disk, describe
 from gureum.hypervisors.fake import FakeHypervisor
@@ -415,6 +415,28 @@ def test_what_was_left_from_before_is_not_complete_when_a_machine_fills_it(parts
         await lab.take(coming(parts))
         async with lab.agent.disks.opened("i-1", ["vol-1"]):
             assert lab.agent.disks.local.volumes["vol-1"].partial
+
+    parts.on_lab(test)
+
+
+@pytest.mark.parametrize("mentioned", [True, False])
+def test_a_machine_that_waited_to_open_what_is_deleted_meanwhile_does_not(
+    parts: Any, mentioned: bool
+) -> None:
+    async def test(lab: Any) -> None:
+        async def opens() -> None:
+            async with lab.agent.disks.opened("i-1", ["vol-1"]):
+                raise AssertionError("it is not there")
+
+        await lab.take(coming(parts))
+        async with lab.agent.disks.opened("i-1", ["vol-1"]):
+            await lab.take(coming(parts, present=False), seconds=0.1)
+            waits = asyncio.create_task(opens())
+            await asyncio.sleep(0.1)
+            if not mentioned:
+                await lab.take(seconds=0.1)
+        with pytest.raises(PoolUnavailable, match="vol-1 is"):
+            await waits
 
     parts.on_lab(test)
 

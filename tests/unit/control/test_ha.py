@@ -28,6 +28,8 @@ from gureum.resources import (
     HostState,
     Instance,
     InstanceState,
+    Park,
+    ParkState,
     Recovery,
     Volume,
     VolumeState,
@@ -151,6 +153,11 @@ class Rig:
     async def fences(self, by: str) -> tuple[FenceSpec, ...]:
         async with self.store.read() as reader:
             return (await host_spec(reader, CLOUD, by)).fences
+
+    async def down(self, name: str) -> Host:
+        await self.put(replace(await self.get(Host, name), state=HostState.down, silent=self.env.now()))
+        host: Host = await self.get(Host, name)
+        return host
 
     async def fencing(self) -> Host:
         """Until a is given up."""
@@ -403,6 +410,49 @@ def test_a_host_is_back_when_its_warden_says_so() -> None:
             assert (await host_spec(reader, CLOUD, "a")).lifted == fence.number
         await rig.step("a", "b", "c", seconds=2)
         assert rig.hosts.is_up("a")
+
+    with_rig(test)
+
+
+@pytest.mark.parametrize(("park", "after"), [(ParkState.parked, None), (ParkState.waking, ParkState.waking)])
+def test_one_that_is_being_woken_takes_nothing_before_that_is_over(
+    park: ParkState, after: ParkState | None
+) -> None:
+    """What is not sure to be off is switched off before it is switched on."""
+
+    async def test(rig: Rig) -> None:
+        host = await rig.fenced()
+        assert host.fence is not None
+        await rig.put(replace(host, park=Park(state=park, reason="a test", since=rig.env.now(), unsure=True)))
+        rig.said["a"]["warden"] = WardenReport(permitted=False, fence=host.fence.number)
+        await rig.step("a", "b", "c", seconds=3)
+        host = await rig.get(Host, "a")
+        assert (host.state, host.park and host.park.state) == (HostState.up, after)
+        assert host.schedulable == (after is None)
+
+    with_rig(test)
+
+
+def test_hosts_that_are_all_given_up_fence_each_other_and_in_the_end_themselves() -> None:
+    async def test(rig: Rig) -> None:
+        for name in "abc":
+            await rig.put(begun(await rig.down(name), rig.env, "a person asked for it"))
+        await rig.look()
+        rig.said["b"]["pools"] = (PoolReport(name="san", size_bytes=0, free_bytes=0, error="away"),)
+        await rig.step("b", seconds=LISTEN_SECONDS + 2)
+        assert not any([(await rig.get(Host, name)).fence.by for name in "abc"]), "none reaches the storage"
+        await rig.step("a", "b", seconds=2)
+        assert [(await rig.get(Host, name)).fence.by for name in "abc"] == ["a", "a", "a"]
+        rig.said["b"].clear()
+        await rig.step("a", "b", seconds=FENCE_SECONDS_MAX - 4)
+        assert [(await rig.get(Host, name)).fence.by for name in "abc"] == ["a", "a", "a"]
+        await rig.step("a", "b", seconds=8)
+        assert [(await rig.get(Host, name)).fence.by for name in "abc"] == ["b", "b", "b"], "a is too slow"
+        rig.said["b"]["fences"] = (
+            FenceReport(host="b", number=(await rig.get(Host, "b")).fence.number, done=True),
+        )
+        await rig.step("a", "b", seconds=1)
+        assert await rig.state("b") is HostState.fenced
 
     with_rig(test)
 

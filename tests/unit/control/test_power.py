@@ -287,6 +287,10 @@ async def test_a_fenced_host_is_what_its_agent_did(
         fleet.errors[error] = "it did not end in 120 s"
     await fleet.step()
     await fleet.step()
+    host = await fleet.bench.get(Host, "host-1")
+    assert (host.fence.power, await fleet.events()) == (power, []), "it may yet lose its power, or has"
+    monkeypatch.setattr("gureum.control.power.SETTLE_SECONDS", -1.0)
+    await fleet.step()
     if error is Action.off:
         assert (await fleet.bench.get(Host, "host-1")).fence.power is power, "it may yet lose its power"
         monkeypatch.setattr("gureum.control.power.SECONDS_MAX", -1.0)
