@@ -1,8 +1,8 @@
 """Running instances that are to have a larger type as soon as a host is there that is woken for it.
 
-Asked for by ResizeInstance, where no host that is on has room (``Instance.growth``). Nothing is reserved: each
-look asks anew which host would help, has it woken, and lets the instance grow when there is room. What nothing
-would help any more stays as it is, and that is told.
+Asked for by ResizeInstance, where no host that is on has room (``Instance.growth``). Nothing is reserved:
+each look asks anew which host would help, has it woken, and lets the instance grow when there is room. What
+nothing would help any more stays as it is, and that is told.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 LATER = "what is to grow is looked at later"
 IN_VAIN_SECONDS = 60.0
 """For so long it is tried on when no host would help: a migration may have to end first."""
+LOOKS_MAX = 8
+"""Instances that are looked at in one step: among many hosts each may take a while."""
 GONE = (InstanceState.shutting_down, InstanceState.terminated)
 
 
@@ -38,7 +40,8 @@ class Growths:
         self._env = env
         self._store = store
         self._sizes = sizes
-        self._waiting: set[str] = set()
+        self._waiting: dict[str, None] = {}
+        """Those that were looked at last come last."""
         self._in_vain: dict[str, float] = {}
         """Since when no host would help, on the event loop's clock."""
 
@@ -47,18 +50,20 @@ class Growths:
         return bool(self._waiting)
 
     async def load(self, reader: Reader) -> None:
-        self._waiting = {instance.id for instance in await reader.find(Instance, growing="yes")}
+        self._waiting = {instance.id: None for instance in await reader.find(Instance, growing="yes")}
 
     def changed(self, change: Change) -> None:
         """A record is as this says now."""
         if isinstance(change.record, Instance) and change.record.growth is not None:
-            self._waiting.add(change.id)
+            self._waiting.setdefault(change.id)
         elif change.kind == Instance.kind:
-            self._waiting.discard(change.id)
+            self._waiting.pop(change.id, None)
             self._in_vain.pop(change.id, None)
 
     async def step(self) -> None:
-        for id in sorted(self._waiting):
+        for id in list(self._waiting)[:LOOKS_MAX]:
+            if id in self._waiting:
+                self._waiting[id] = self._waiting.pop(id)
             await attempt(log, LATER, self._look(id))
 
     async def _look(self, id: str) -> None:
@@ -83,7 +88,7 @@ class Growths:
             await self._store.transact(partial(self._grow, id=id, growth=growth))
         except (NoCapacity, CannotResize, ApiError) as error:
             now = asyncio.get_running_loop().time()
-            if not lives or now >= self._in_vain.setdefault(id, now) + IN_VAIN_SECONDS:
+            if not runs or now >= self._in_vain.setdefault(id, now) + IN_VAIN_SECONDS:
                 give_up = partial(self._give_up, id=id, growth=growth, why=str(error))
                 await self._store.transact(give_up, frees=True)
 

@@ -33,7 +33,7 @@ LARGE = "t3.large"
 
 
 class Rig:
-    """A t3.medium on a host with room for 7 GiB, that is to be a t3.large; and one of 16 GiB that is parked."""
+    """A t3.medium on a host with room for 7 GiB, to be a t3.large; and a host of 16 GiB that is parked."""
 
     def __init__(self, bench: Any, make: Any) -> None:
         self.bench = bench
