@@ -789,6 +789,7 @@ def test_only_what_needs_a_pool_that_most_others_do_not_reach_stays_without_an_u
         await rig.step("a", "b", "c", seconds=5)
         assert await leaving(rig)
         assert await leaving(rig, "i-2") is (where == "b"), "c may be as good as a"
+        assert ("InstanceStays" in await rig.names()) is (where != "b")
         await say(rig, "bc", san="", bulk="")
         await rig.step("a", "b", "c", seconds=6)
         assert await leaving(rig, "i-2")
