@@ -94,7 +94,7 @@ class Emptier:
                 looks -= 1
                 found[host.id] = await self._tried_in_thought(reader, thought, host, why, since)
                 if host.id in since:
-                    held = f"host {host.id} could be, and one at a time is"
+                    held = f"host {host.id} comes first, one at a time"
         self._since = since
         return tuple(found.get(rest.host, rest) for rest in rests)
 
