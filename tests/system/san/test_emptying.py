@@ -78,9 +78,9 @@ class Counter:
         return max(after - before for before, after in pairwise(times))
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._reads.join(60)
+        with self._process:
+            self._process.kill()
+            self._reads.join()
 
 
 @pytest.fixture(scope="module")
