@@ -146,8 +146,9 @@ def power(
 def remarks(settings: dict[str, Any], found: list[dict[str, Any]]) -> list[str]:
     """What is below the table, for people: what is done by itself."""
     mode, awake, minutes = settings["PowerMode"], settings["AwakeHosts"], settings["RestSeconds"] / 60
+    rest = "a minute" if minutes == 1 else f"{minutes:g} minutes"
     parked = (
-        f"parked after {minutes:g} minutes without anything on it, if {awake} of its zone "
+        f"parked after {rest} without anything on it, if {awake} of its zone "
         f"{'stays' if awake == 1 else 'stay'} on and {settings['HeadroomPercent']} % of what "
         f"{'that gives' if awake == 1 else 'those give'} away is free"
     )

@@ -134,6 +134,8 @@ class Power:
         elif change.kind == Host.kind:
             if isinstance(record, Host) and _concerns(record):
                 self._parks[record.id] = record
+                # What was found of it before is not so when it is awake again.
+                self.found = tuple(rest for rest in self.found if rest.host != record.id)
             else:
                 self._parks.pop(change.id, None)
 

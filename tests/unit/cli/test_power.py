@@ -79,6 +79,7 @@ def test_what_is_done_by_itself_is_said_below() -> None:
     ]
     more = remarks({**automatic, "EmptyHosts": True, "AwakeHosts": 3, "RestSeconds": 90}, known)
     assert "after 1.5 minutes" in more[0]
+    assert "after a minute without" in remarks({**automatic, "RestSeconds": 60}, known)[0]
     assert "if 3 of its zone stay on and 20 % of what those give away" in more[0]
     assert more[1] == "hosts are emptied for that"
 
