@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 LATER = "what is to grow is looked at later"
 IN_VAIN_SECONDS = 60.0
 """For so long it is tried on when no host would help: a migration may have to end first."""
-LOOKS_MAX = 8
+LOOKS_MAX = 4
 """Instances that are looked at in one step: among many hosts each may take a while."""
 GONE = (InstanceState.shutting_down, InstanceState.terminated)
 
