@@ -19,6 +19,7 @@ FIRST = (
     "tests/system/test_crash_points.py",
     "tests/system/hypervisors/test_migration_rbd.py",
     f"{SAN}/test_migration.py",
+    f"{SAN}/test_emptying.py",
     "tests/system/test_cloud_hosts.py",
     "tests/system/test_manager_machines.py",
     f"{SAN}/test_rbd_pool.py",

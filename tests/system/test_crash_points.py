@@ -85,6 +85,7 @@ ELSEWHERE = {
     "agent.volume.released": "of shared pools only; tests/sim/test_shared_pool.py",
     "agent.volume.sealed": "of encrypted volumes only; tests/unit/agent/test_blocks.py",
     "agent.volume.taken": MIGRATION,
+    "growth.begin": "hosts have no switches there; tests/sim/scenarios/park-resize-wakes",
     "manager.switch": MIGRATION,
     "manager.switched": MIGRATION,
     "network.nat.built": HOSTS,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
+from gureum.bench.clouds import launcher
 from gureum.images.manifest import ImageManifest
-from support.postgres import Server
+from support.postgres import USER, Server
 
 from .realcloud import RealCloud, opened
 
@@ -100,3 +102,36 @@ def create_group(cloud: RealCloud, name: str) -> str:
         return str(made["GroupId"])
 
     return cloud.wait(f"an answer for {name}", once)
+
+
+def test_another_login_to_the_database(cloud: RealCloud, guest: str, postgres_server: Server) -> None:
+    """Of a cloud that there is already, without a word in its configuration file."""
+    for sql in (
+        "CREATE ROLE gureum_first LOGIN",
+        f"GRANT {USER} TO gureum_first",
+        f"ALTER ROLE gureum_first SET role = {USER}",
+    ):
+        postgres_server.query("managers", sql)
+    boot, process = cloud.boot_id(guest), cloud.qemu_pids()[guest]
+    url = cloud.config.store.replace(f"//{USER}@", "//gureum_first@")
+    said = gureum(cloud, "up", "-d", "--store", url)
+    assert (said.returncode, "gureum down" in said.stderr) == (1, True), said.stderr
+    for words in (["down", "--keep-guests"], ["up", "-d", "--store", url]):
+        said = gureum(cloud, *words)
+        assert said.returncode == 0, said.stderr
+    cloud.config = cloud.cloud.config()
+    assert "//gureum_first@" in cloud.config.store
+    cloud.wait("one that leads and one that stands by", lambda: both_are_ready(cloud))
+    users = "SELECT DISTINCT usename FROM pg_stat_activity WHERE datname = 'managers'"
+    assert postgres_server.query("postgres", users) == "gureum_first"
+    [second] = cloud.launch()
+    cloud.waiter("instance_running", InstanceIds=[second])
+    assert (cloud.boot_id(guest), cloud.qemu_pids()[guest]) == (boot, process)
+    cloud.ec2.terminate_instances(InstanceIds=[second])
+    cloud.waiter("instance_terminated", InstanceIds=[second])
+    cloud.wait_clean()
+
+
+def gureum(cloud: RealCloud, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [*launcher(), *words, "--state-dir", str(cloud.cloud.state_dir)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

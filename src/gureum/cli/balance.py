@@ -11,6 +11,11 @@ from gureum.cli.options import AsJson, StateDir
 from gureum.cli.output import USAGE, CliError, human_bytes, note, table
 
 MODES = ("off", "recommend", "automatic")
+SAID = {
+    "off": "nothing is looked for that should move",
+    "recommend": "it is only said what should move",
+    "automatic": "what should move does so by itself",
+}
 
 
 @app.command(
@@ -45,10 +50,13 @@ def balance(
     if moves:
         print()
         print(table(("instance", "from", "to", "copies", "pays back", "why"), map(move_row, moves)))
+    empties = False
     if hosts := found["HostsToEmpty"]:
         print()
-        print(table(("to be emptied", "copies", "pays back", "why"), map(host_row, hosts)))
-    for line in remarks(found):
+        print(table(("could be emptied", "copies", "pays back", "why"), map(host_row, hosts)))
+        settings = call(state_dir, "describe_fleet_settings")["Settings"]
+        empties = settings["PowerMode"] == "automatic" and settings["EmptyHosts"]
+    for line in remarks(found, empties=empties):
         note(line)
 
 
@@ -86,15 +94,22 @@ def host_row(host: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def remarks(found: dict[str, Any]) -> list[str]:
-    """What is below the tables, for people."""
+def remarks(found: dict[str, Any], *, empties: bool = False) -> list[str]:
+    """What is below the tables, for people. ``empties``: what could be emptied is, by itself."""
     mode, moves = found["BalanceMode"], found["Recommendations"]
-    lines = [f"imbalance: {found['ImbalancePercent']:.0f} points; mode: {mode}"]
+    lines = [f"mode {mode}: {SAID[mode]}"]
+    if any(host["Measured"] for host in found["HostLoads"]):
+        points = found["ImbalancePercent"]
+        lines.append(f"the busiest host's processors are {points:.0f} points above the mean of its zone")
     if found["Rebalancing"]:
-        lines.append("what is recommended is being moved: gureum instance migrations")
+        lines.append("what should move is being moved, until nothing more should: gureum instance migrations")
+    elif not moves and mode != "off":
+        lines.append("nothing should move now")
     elif moves and mode != "automatic":
         lines.append("to move them: gureum host balance --now, or --mode automatic")
-    if found["HostsToEmpty"]:
+    if found["HostsToEmpty"] and empties:
+        lines.append("hosts are emptied one after the other: gureum host power")
+    elif found["HostsToEmpty"]:
         lines.append("to empty and park hosts: gureum host power --mode automatic --empty on")
     if held := found.get("HeldBecause"):
         lines.append(f"nothing is begun now: {held}")

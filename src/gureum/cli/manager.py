@@ -32,7 +32,7 @@ def state(manager: dict[str, Any]) -> str:
     """For people."""
     text: str = manager.get("State", "leading" if manager["Leads"] else "").replace("-", " ")
     if text != "silent":
-        return text
+        return f"{text}: a name of which nothing is known" if not manager["AgentsAddress"] else text
     seen = manager.get("LastSeen")
     return f"silent since {seen:%Y-%m-%d %H:%M:%S} UTC" if seen else "silent: never heard of"
 
@@ -126,9 +126,12 @@ def join(
 @app.command("remove", help="Forget a machine that has no manager any more.")
 def remove(
     machine: Annotated[str, typer.Argument(metavar="MACHINE", help="As `gureum manager list` shows it.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Also a name that was mistyped when it was revoked with --force.")
+    ] = False,
     state_dir: StateDir = None,
 ) -> None:
-    call(state_dir, "remove_manager", ManagerId=machine)
+    call(state_dir, "remove_manager", ManagerId=machine, Force=force)
     print(f"{machine} is forgotten. It still has the secrets of the cloud, unless its directory is removed")
 
 
@@ -150,6 +153,11 @@ def revoke(
         show({**answer.pop("Manager"), **answer})
         return
     print(f"{machine} is revoked: the store, hosts and the other managers refuse its managers from now on")
+    if not answer["Manager"]["AgentsAddress"]:
+        note(
+            f"nothing is known here of a machine {machine}: it was removed, or the name was mistyped; then "
+            f"gureum manager remove {machine} --force, and revoke the right one"
+        )
     if away := answer.get("HostsAway"):
         note(
             f"{', '.join(away)} did not hear of it, and would believe {machine}: take that off the network "

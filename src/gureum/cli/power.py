@@ -139,12 +139,36 @@ def power(
         show({"HostPowers": found, "Settings": settings})
         return
     print(table(("host", "power", "since", "agent", "options", ""), map(row, found)))
-    note(
-        f"mode: {settings['PowerMode']}; a host is parked after {settings['RestSeconds']} s without anything "
-        f"on it, if {settings['AwakeHosts']} of its zone stay on and {settings['HeadroomPercent']} % of what "
-        f"those give away is free; hosts are emptied for that: {'yes' if settings['EmptyHosts'] else 'no'}; "
-        f"fenced ones are switched: {settings['FencePower']}"
+    for line in remarks(settings, found):
+        note(line)
+
+
+def remarks(settings: dict[str, Any], found: list[dict[str, Any]]) -> list[str]:
+    """What is below the table, for people: what is done by itself."""
+    mode, awake, minutes = settings["PowerMode"], settings["AwakeHosts"], settings["RestSeconds"] / 60
+    rest = "a minute" if minutes == 1 else f"{minutes:g} minutes"
+    parked = (
+        f"parked after {rest} without anything on it, if {awake} of its zone "
+        f"{'stays' if awake == 1 else 'stay'} on and {settings['HeadroomPercent']} % of what "
+        f"{'that gives' if awake == 1 else 'those give'} away is free"
     )
+    automatic = mode == "automatic"
+    said = {
+        "off": "no host is parked or woken by itself",
+        "recommend": f"it is only said which host could be {parked}",
+        "automatic": f"a host is {parked}, and woken on need",
+    }
+    lines = [f"mode {mode}: {said[mode]}"]
+    if settings["EmptyHosts"]:
+        lines.append("hosts are emptied for that" + ("" if automatic else " in the mode automatic only"))
+    elif automatic:
+        lines.append("no host is emptied for that: --empty on")
+    if (fence := settings["FencePower"]) != "none":
+        how = "off, until somebody wakes it" if fence == "off" else "off and on"
+        lines.append(f"a host that is fenced is switched {how}")
+    if not any(each.get("Agent") for each in found):
+        lines.append("how hosts are switched is not known: gureum host power HOST --agent NAME ...")
+    return lines
 
 
 def powers(state_dir: Path | None, host: str | None) -> list[dict[str, Any]]:
@@ -178,13 +202,14 @@ def lines(path: Path) -> list[str]:
 
 
 def row(power: dict[str, Any]) -> tuple[str, ...]:
-    remarks = [power.get("Reason") or ("could be parked" if power["CouldBeParked"] else "")]
+    words = [power.get("Reason") or ("could be parked" if power["CouldBeParked"] else "")]
     if power["CouldBeEmptied"]:
-        remarks.insert(0, "could be emptied and parked")
+        words.insert(0, "could be emptied and parked")
     if power["Failures"]:
-        remarks.append(f"did not come {power['Failures']} times")
+        times = "once" if power["Failures"] == 1 else f"{power['Failures']} times"
+        words.append(f"did not come {times} when it was woken")
     if at := power.get("NextTry"):
-        remarks.append(f"tried again at {at.astimezone(UTC):%H:%M:%S} UTC")
+        words.append(f"to be tried again after {at.astimezone(UTC):%H:%M:%S} UTC")
     since = power.get("Since")
     options = [f"{key}={value}" for key, value in power["Options"].items()]
     return (
@@ -193,7 +218,7 @@ def row(power: dict[str, Any]) -> tuple[str, ...]:
         ago(since) if since else "-",
         power.get("Agent") or "-",
         " ".join([*options, *(["(and secrets)"] if power["HasSecrets"] else [])]) or "-",
-        "; ".join(filter(None, remarks)),
+        "; ".join(filter(None, words)),
     )
 
 

@@ -13,7 +13,7 @@ from gureum.cli.options import AsJson, StateDir, cloud_at
 from gureum.cli.output import FAILED, followed, note, table
 
 PAGE_MAX = 100
-UNDER_WAY = ("resizing", "moving")
+UNDER_WAY = ("waiting", "resizing", "moving")
 
 Instance = Annotated[str, typer.Argument(metavar="INSTANCE", help="A running instance's id.")]
 
@@ -44,6 +44,8 @@ def resize(
         if found["State"] in UNDER_WAY:
             note("how far it is: gureum instance sizes")
     if wait and (found["State"] != "settled" or found["InstanceType"] != type):
+        if found["InstanceType"] != type:
+            note("it did not become what was asked for; why: gureum events")
         raise typer.Exit(FAILED)
 
 
@@ -76,6 +78,8 @@ def _words(size: dict[str, Any]) -> str:
     has = f"{size['VCpus']} vCPUs and {size['MemoryMiB']} MiB" if "VCpus" in size else "a size not known"
     if size["State"] == "moving":
         return f"migrates to become a {size['TargetInstanceType']} ({size['MigrationId']})"
+    if size["State"] == "waiting":
+        return f"is to become a {size['TargetInstanceType']}{_reason(size)}"
     if size["State"] == "settled":
         return f"a {size['InstanceType']}, with {has}"
     return f"becomes a {size['InstanceType']}, and has {has}{_reason(size)}"

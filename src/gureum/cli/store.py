@@ -63,7 +63,9 @@ def transact(path: Path, work: Callable[[Transaction], Awaitable[T]]) -> T:
 
 
 def setting(url: str | None, before: CloudConfig | None) -> str | None:
-    """What ``up --store URL`` sets; None: what it was. Raises CliError for what cannot be."""
+    """What ``up --store URL`` sets; None: what it was. Raises CliError for what cannot be: a cloud that there
+    is already can have another way to its database, or another login, and no other database.
+    """
     if url is None:
         return None
     from gureum.store.postgres.address import Address
@@ -75,18 +77,23 @@ def setting(url: str | None, before: CloudConfig | None) -> str | None:
         raise CliError(str(error), exit_code=USAGE) from error
     if before is not None and before.store and Address.parse(before.store) == address:
         return before.store
-    if before is not None:
-        where = Address.parse(before.store).place if before.store else "store.db in its directory"
-        raise CliError(
-            f"this cloud keeps its state in {where}, and it does not move",
-            "gureum up without --store; or a new cloud: --state-dir",
-            exit_code=USAGE,
-        )
+    if before is not None and not before.store:
+        raise _moves("store.db in its directory")
     try:
-        asyncio.run(examine(address))
+        server = asyncio.run(examine(address))
     except StoreError as error:
         raise CliError(str(error)) from error
+    if before is not None and server.leader.cloud != before.identity:
+        raise _moves(Address.parse(before.store).place, f", and {address.place} is not its store")
     return address.url
+
+
+def _moves(where: str, other: str = ", and it does not move") -> CliError:
+    return CliError(
+        f"this cloud keeps its state in {where}{other}",
+        "gureum up without --store; or a new cloud: --state-dir",
+        exit_code=USAGE,
+    )
 
 
 class Database(msgspec.Struct, frozen=True):

@@ -334,6 +334,8 @@ def _waits(instance: Instance) -> str:
         return f"it is {instance.state}"
     if instance.migration:
         return "it is being migrated"
+    if instance.growth is not None:
+        return f"it waits for a host to become a {instance.growth.type}"
     if instance.resize is not None and not instance.resize.message:
         return "it is being resized"
     return ""

@@ -68,6 +68,8 @@ class Cuts:
         """Of those, what could leave was told to."""
         self._again: dict[str, float] = {}
         """Of those where something found no room, when that is looked at again."""
+        self._stay: dict[str, frozenset[str]] = {}
+        """By host without an uplink, what was told to stay there, as it finds no room elsewhere."""
         self._due = 0.0
         """When the next of them is cut off for too long, on the event loop's clock; 0 for none."""
 
@@ -102,6 +104,7 @@ class Cuts:
         for id, each in cut.items():
             if id not in self._emptied and now >= self._again.get(id, 0.0):
                 await self._end_there(id, each, now)
+        self._stay = {id: stay for id, stay in self._stay.items() if id in self._uplink}
         self._emptied &= cut.keys()
         self._again = {id: at for id, at in self._again.items() if id in cut}
 
@@ -116,8 +119,12 @@ class Cuts:
             pools=cut.pools,
             stays=cut.stays,
             uplink=cut.uplink,
+            told=self._stay.get(id, frozenset()),
         )
-        if await self._store.transact(work, frees=True):
+        ended = await self._store.transact(work, frees=True)
+        if ended.stay:
+            self._stay[id] = self._stay.get(id, frozenset()) | ended.stay
+        if ended.all_of_it:
             self._emptied.add(id)
         else:
             self._again[id] = now + ROOM_SECONDS

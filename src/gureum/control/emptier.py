@@ -94,7 +94,7 @@ class Emptier:
                 looks -= 1
                 found[host.id] = await self._tried_in_thought(reader, thought, host, why, since)
                 if host.id in since:
-                    held = f"host {host.id} could be, and one at a time is"
+                    held = f"host {host.id} comes first, one at a time"
         self._since = since
         return tuple(found.get(rest.host, rest) for rest in rests)
 
@@ -147,8 +147,8 @@ class Emptier:
         now, rest = asyncio.get_running_loop().time(), thought.fleet.settings.rest_seconds
         since[host.id] = began = self._since.get(host.id, now)
         if now - began < rest:
-            after = f"for {now - began:.0f} s; it may be emptied after {rest:.0f} s"
-            return Rest(host.id, f"{why}; {way.reason} {after}")
+            after = f"so for {now - began:.0f} s: it may be emptied after {rest:.0f} s"
+            return Rest(host.id, f"{why}; {way.reason}, {after}")
         try:
             require_worth(way, now - began)
         except Stays as error:

@@ -45,7 +45,7 @@ async def choose_host(
         if asleep is not None:
             assert asleep.host.park is not None
             raise Wakes(f"host {asleep.host.id}, which could take it, {PARKED[asleep.host.park.state]}")
-        raise _nowhere(wish, verdicts(scene, wish))
+        raise nowhere(wish, verdicts(scene, wish))
     return best.host
 
 
@@ -98,22 +98,22 @@ async def wish_of(
     return Wish(taken(instance), bound, excluding, like, instance.cpu, needed, promised)
 
 
-def _nowhere(wish: Wish, found: list[Verdict]) -> NoCapacity:
-    machine = wish.machine
+def nowhere(wish: Wish, found: list[Verdict]) -> NoCapacity:
+    """Why none of the hosts can run it."""
+    machine, other = wish.machine, "other " if wish.excluding else ""
     near = [each for each in found if "zone" not in _names(each)]
     if not near:
-        return NoHost(f"zone {machine.zone} has no host")
+        return NoHost(f"zone {machine.zone} has no {other}host")
     up = [each for each in near if not _names(each) & {"state", "storage"}]
     if not up:
-        return NoHost(f"no host of zone {machine.zone} is up")
+        return NoHost(f"no {other}host of zone {machine.zone} is up")
     if all("draining" in _names(each) for each in up):
         return NoCapacity(f"{', '.join(sorted(each.host for each in up))} cannot take it, being drained")
     if all(_names(each) <= {*ROOM, "draining"} for each in up):
         return NoCapacity(
-            f"no host of zone {machine.zone} has {machine.vcpus} vCPUs and"
+            f"no {other}host of zone {machine.zone} has {machine.vcpus} vCPUs and"
             f" {(machine.memory_bytes - MACHINE_MEMORY_BYTES) / 2**30:g} GiB of memory left"
         )
-    other = "other " if wish.excluding else ""
     return NoCapacity(f"no {other}host of zone {machine.zone} can take it now: {reasons(up)}")
 
 

@@ -27,6 +27,7 @@ from gureum.control.emptier import Emptier, wanted
 from gureum.control.emptying import Busy, Sizes, Stays
 from gureum.control.fence_agents import SECONDS_MAX, Action, Answer, NoSwitch, Switch
 from gureum.control.fleet import Fleet
+from gureum.control.growths import Growths
 from gureum.control.hosts import Hosts
 from gureum.control.resting import Rest, Resting
 from gureum.env import Env
@@ -97,6 +98,7 @@ class Power:
         """Why the hosts that can be switched are on."""
         self._resting = Resting(env, lambda: busy.found)
         self._emptier = Emptier(env, store, self._resting, busy, sizes)
+        self._growths = Growths(env, store, sizes)
         self._switchable: set[str] = set()
         self._parks: dict[str, Host] = {}
         """Hosts that are off, or on their way there or back, or fenced and to be switched."""
@@ -115,11 +117,15 @@ class Power:
     async def load(self, reader: Reader) -> None:
         self._switchable = {power.id for power in await reader.find(HostPower)}
         self._parks = {host.id: host for host in await reader.find(Host) if _concerns(host)}
+        await self._growths.load(reader)
         self._wake.set()
 
     def changed(self, change: Change) -> None:
         """A record is as this says now."""
         record = change.record
+        self._growths.changed(change)
+        if self._growths.any:
+            self._wake.set()  # also where no host can be switched any more: it is to be told
         if change.kind == HostPower.kind:
             (self._switchable.discard if record is None else self._switchable.add)(change.id)
             self._wake.set()
@@ -128,6 +134,8 @@ class Power:
         elif change.kind == Host.kind:
             if isinstance(record, Host) and _concerns(record):
                 self._parks[record.id] = record
+                # What was found of it before is not so when it is awake again.
+                self.found = tuple(rest for rest in self.found if rest.host != record.id)
             else:
                 self._parks.pop(change.id, None)
 
@@ -136,7 +144,7 @@ class Power:
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             while True:
-                if not self._switchable:
+                if not self._switchable and not self._growths.any:
                     self._wake.clear()
                     await self._wake.wait()
                 await attempt(log, LATER, self.step(group))
@@ -159,6 +167,7 @@ class Power:
                 )
             if needed:
                 await self._kick_waiting()
+        await self._growths.step()
         now = asyncio.get_running_loop().time()
         if now >= self._round_at:
             self._round_at = now + ROUND_SECONDS

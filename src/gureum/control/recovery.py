@@ -6,15 +6,16 @@ are in shared pools, and only after the host was fenced: ``control.ha`` sees to 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from gureum.control import captures, events, instances, migrations
-from gureum.control.filters import Scene
+from gureum.control.filters import Scene, verdicts
 from gureum.control.fleet import Fleet, taken
 from gureum.control.observed import Observed
-from gureum.control.placement import NoCapacity, choose_host, wish_of
+from gureum.control.placement import NoCapacity, choose_host, nowhere, wish_of
 from gureum.control.restarts import RUNS as RUNS
 from gureum.control.restarts import order as order
 from gureum.env import Env
@@ -116,6 +117,13 @@ async def _elsewhere(tx: Transaction, env: Env, instance: Instance, message: str
     )
 
 
+class Ended(NamedTuple):
+    """Whether ``all_of_it`` was told to end that could be elsewhere, and what stays as it finds no room."""
+
+    all_of_it: bool
+    stay: frozenset[str] = frozenset()
+
+
 async def end_there(
     tx: Transaction,
     env: Env,
@@ -125,30 +133,37 @@ async def end_there(
     pools: frozenset[str] = frozenset(),
     stays: frozenset[str] = frozenset(),
     uplink: bool = False,
-) -> bool:
+    told: Collection[str] = (),
+) -> Ended:
     """The host does as it is told, and is cut off (``why``, ``since`` Unix time): what could be elsewhere is
     ended there first. ``pools``: only what has a volume in one of them, if any are named; ``stays``: but what
-    has one in these. ``uplink``: only if its uplink is down still, and what finds room elsewhere. Says
-    whether that was all.
+    has one in these. ``uplink``: only if its uplink is down still, and what finds room elsewhere. ``told``:
+    instances of which the events say already that they stay.
     """
     if uplink and ((record := await tx.get(Host, host)) is None or not record.uplink_down):
-        return False
+        return Ended(False)
     there = await tx.find(Instance, host=host, state=[str(state) for state in RUNS])
     scene = Scene(await tx.tally(Fleet)).without([host], map(taken, there)) if uplink else None
-    all_of_it = True
+    stay = set[str]()
     for instance in sorted(there, key=lambda each: (not each.leaving, order(each))):
         wanted = instance.recovery.policy is RecoveryPolicy.restart and not instance.capturing
         if pools and not await _has_volume_in(tx, instance, pools):
             continue
         if wanted and not await waits(tx, instance):
+            homeless = ""
             if not instance.leaving and await _has_volume_in(tx, instance, stays):
-                all_of_it = False
-                continue
-            finds_room = scene is None or bool(instance.migration) or await _finds_room(tx, scene, instance)
+                homeless = "most other hosts do not reach a pool that it has a volume in either"
+            elif scene is not None and not instance.migration:
+                homeless = await _homeless(tx, scene, instance)
             if instance.leaving:
                 continue
-            if not finds_room:
-                all_of_it = False
+            if homeless:
+                stay.add(instance.id)
+                if instance.id not in told:
+                    text = f"{instance.id} stays on host {host}, {why}: {homeless}"
+                    await events.record(
+                        tx, env, "InstanceStays", text, Severity.warning, host=host, instance=instance.id
+                    )
                 continue
             leaving = replace(instance, state=InstanceState.pending, leaving=True, recovers=since)
             await tx.put(replace(leaving, restart_at=0.0))
@@ -156,19 +171,21 @@ async def end_there(
             await events.record(
                 tx, env, "InstanceLeaving", text, Severity.warning, host=host, instance=instance.id
             )
-    return all_of_it
+    return Ended(not stay, frozenset(stay))
 
 
-async def _finds_room(tx: Transaction, scene: Scene, instance: Instance) -> bool:
-    """In thought, besides those before it."""
+async def _homeless(tx: Transaction, scene: Scene, instance: Instance) -> str:
+    """Why it finds no room, in thought, besides those before it; "" if it does."""
     try:
         wish = await wish_of(tx, instance)
-    except NoCapacity:
-        return False
+    except NoCapacity as error:
+        return str(error)
     wish = wish._replace(machine=wish.machine._replace(host=None))
     if scene.place(wish) is not None:
-        return True
-    return scene.fleet.wakes and scene.best(wish._replace(wakes=True)) is not None
+        return ""
+    if scene.fleet.wakes and scene.best(wish._replace(wakes=True)) is not None:
+        return ""
+    return str(nowhere(wish._replace(excluding=(str(instance.host),)), verdicts(scene, wish)))
 
 
 async def _has_volume_in(tx: Transaction, instance: Instance, pools: frozenset[str]) -> bool:

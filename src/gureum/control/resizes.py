@@ -54,9 +54,8 @@ async def begin(
     if type == instance.type:
         return instance
     require_possible(instance, machine_size(type), size)
-    now, wanted = held(instance), machine_size(type)
     new = replace(instance, type=type)
-    grows = wanted.vcpus > now.vcpus or wanted.memory_bytes > now.memory_bytes
+    grows = _grows(instance, type)
     moving: Instance | None = None
     if grows:
         try:
@@ -69,6 +68,11 @@ async def begin(
     if grows and (lacking := await capacity.shortfall(tx, instance.zone)):
         raise NoCapacity(lacking)
     return changed
+
+
+def _grows(instance: Instance, type: str) -> bool:
+    now, wanted = held(instance), machine_size(type)
+    return wanted.vcpus > now.vcpus or wanted.memory_bytes > now.memory_bytes
 
 
 def resized(instance: Instance, type: str, now: float) -> Instance:
@@ -126,6 +130,11 @@ class Growing(NamedTuple):
                 return id
         return None
 
+    async def later(self) -> bool:
+        """Whether there is no room for it now, and would be if all hosts were on that can be woken."""
+        woken = parking.waking(self.fleet) | {each.host.id for each in parking.wakeable(self.fleet)}
+        return bool(woken) and not await self._fits(()) and await self._fits(woken)
+
     async def helps(self, host: str) -> bool:
         """Whether this is such a host."""
         coming = parking.waking(self.fleet)
@@ -155,6 +164,14 @@ class Growing(NamedTuple):
             if number % SLICE == SLICE - 1:
                 await asyncio.sleep(PAUSE_SECONDS)
         return False
+
+
+async def grows_later(reader: Reader, instance: Instance, type: str) -> bool:
+    """Whether it finds no room with the type on the hosts that are on, and would on those that can be woken,
+    or with them.
+    """
+    found = await growing(reader, instance, type) if _grows(instance, type) else None
+    return found is not None and await found.later()
 
 
 async def growing(reader: Reader, instance: Instance, type: str) -> Growing | None:

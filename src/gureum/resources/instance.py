@@ -92,6 +92,15 @@ class Resize(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     message: str = ""
 
 
+class Growth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Of a running instance that is to have another ``type``, as was asked for at ``since`` (Unix time), when
+    a host that is woken for it is there.
+    """
+
+    type: str
+    since: float
+
+
 class AutosizeMode(StrEnum):
     """What becomes of it if an instance is too small, or larger than it needs to be. ``recommend``: it is
     said which type it should have; ``automatic``: it gets that.
@@ -187,12 +196,18 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     resize: Resize | None = None
     """Its machine does not have the size of its type yet."""
+    growth: Growth | None = None
     autosize: Autosize | None = None
 
     @property
     def resizing(self) -> str | None:
         """For the index: most are not."""
         return "yes" if self.resize is not None else None
+
+    @property
+    def growing(self) -> str | None:
+        """For the index: most are not."""
+        return "yes" if self.growth is not None else None
 
     @property
     def autosized(self) -> str | None:
@@ -220,6 +235,7 @@ class Instance(Record, frozen=True, kw_only=True, omit_defaults=True):
         "private_ip",
         "groups",
         "resizing",
+        "growing",
         "autosized",
     )
     transitions: ClassVar[Transitions] = table(

@@ -27,3 +27,8 @@ class ManagerMachine(Record, frozen=True, kw_only=True, omit_defaults=True):
     seal: str = ""
 
     kind: ClassVar[str] = "manager-machine"
+
+    @property
+    def seen(self) -> bool:
+        """Whether it joined, or led, since the store knows it: else it is only a name that was revoked."""
+        return bool(self.agents)

@@ -165,6 +165,8 @@ async def _unrest(world: World) -> AsyncGenerator[str, None]:
             yield f"{instance.id} is {instance.state}"
         if instance.migration:
             yield f"{instance.id} is being migrated"
+        if instance.growth is not None:
+            yield f"{instance.id} waits to become a {instance.growth.type}"
         if instance.state is InstanceState.running and (wrong := _wrong_size(world, instance)):
             yield wrong
     async with world.store.read() as reader:

@@ -163,6 +163,7 @@ def shown(record: Record) -> dict[str, str]:
                 "generation": str(record.generation),
                 BECAUSE: reason.message if reason else "",
                 "impaired:": record.impaired,
+                "waits to become": record.growth.type if record.growth else "",
                 "becomes": f"{record.type} {record.resize.message}".strip() if record.resize else "",
             }
         case Volume():

@@ -46,9 +46,14 @@ def quiet(_text: str) -> None:
 
 class SanCloud(RealCloud):
     def __init__(
-        self, image: ImageManifest, osd_bytes: int, hosts: int = 1, types: Mapping[str, str] | None = None
+        self,
+        image: ImageManifest,
+        osd_bytes: int,
+        hosts: int = 1,
+        types: Mapping[str, str] | None = None,
+        **settings: str | int,
     ) -> None:
-        super().__init__(image, hosts)
+        super().__init__(image, hosts, **settings)
         self.directory.chmod(0o711)
         machine_hosts.change(self.cloud, hosts)
         storage.choose(self.cloud, Choice("ceph", osd_bytes=osd_bytes), types)
@@ -321,9 +326,13 @@ class SanCloud(RealCloud):
 
 @contextlib.contextmanager
 def opened(
-    image: ImageManifest, osd_bytes: int, hosts: int = 1, types: Mapping[str, str] | None = None
+    image: ImageManifest,
+    osd_bytes: int,
+    hosts: int = 1,
+    types: Mapping[str, str] | None = None,
+    **settings: str | int,
 ) -> Iterator[SanCloud]:
-    made = SanCloud(image, osd_bytes, hosts, types)
+    made = SanCloud(image, osd_bytes, hosts, types, **settings)
     CLOUDS.append(made)
     try:
         yield made

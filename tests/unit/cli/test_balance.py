@@ -53,11 +53,16 @@ def test_hosts_to_be_emptied() -> None:
     }
     shown = ("host-0", "4.0 GiB in 8 s", "after 21 s", "the only instance there finds room on host-1")
     assert host_row(host) == shown
-    assert "gureum host power" in remarks(found(HostsToEmpty=[host]))[-1]
+    assert "--empty on" in remarks(found(HostsToEmpty=[host]))[-1]
+    assert "--empty on" not in remarks(found(HostsToEmpty=[host]), empties=True)[-1]
 
 
 def test_what_is_said_below() -> None:
-    assert remarks(found()) == ["imbalance: 12 points; mode: recommend"]
+    recommends = "mode recommend: it is only said what should move"
+    assert remarks(found()) == [recommends, "nothing should move now"]
+    busiest = "the busiest host's processors are 12 points above the mean of its zone"
+    assert remarks(found(HostLoads=[{"Measured": True}]))[:2] == [recommends, busiest]
+    assert remarks(found(BalanceMode="off")) == ["mode off: nothing is looked for that should move"]
     assert "--now" in remarks(found(Recommendations=[1]))[-1]
     assert len(remarks(found(Recommendations=[1], BalanceMode="automatic"))) == 1
     assert "being moved" in remarks(found(Recommendations=[1], Rebalancing=True))[-1]

@@ -39,6 +39,7 @@ def test_how_each_machine_is(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> N
             machine("silent", LastSeen=SEEN),
             machine("silent"),
             machine("revoked"),
+            machine("revoked", AgentsAddress=""),
         ]
     }
     monkeypatch.setattr(manager, "call", lambda *_: found)
@@ -49,6 +50,7 @@ def test_how_each_machine_is(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> N
         "silent since 2026-01-02 03:04:05 UTC",
         "silent: never heard of",
         "revoked",
+        "revoked: a name of which nothing is known",
     ]
 
 
@@ -91,8 +93,27 @@ def test_what_has_to_be_changed_is_said_the_database_first(
     assert "the certificates of h2, h3" in said.output
     assert "the passwords of fence agents, of h4" in said.output
     assert f"your commands in {cloud.state_dir / 'hooks'}" in said.output
+    assert "nothing is known here" not in said.output
     said = CliRunner().invoke(app, ["manager", "revoke", "m", "--json"])
     assert json.loads(said.output) == {**machine("revoked"), **more}
+
+
+def test_a_name_that_was_mistyped_is_noticed(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def call(_state: Path, operation: str, **parameters: Any) -> dict[str, Any]:
+        asked.append((operation, parameters))
+        return {"Manager": machine("revoked", AgentsAddress="")}
+
+    cloud.configure()
+    monkeypatch.setattr(manager, "call", call)
+    monkeypatch.setattr(manager, "cloud_at", lambda _: cloud)
+    said = CliRunner().invoke(app, ["manager", "revoke", "m", "--force"])
+    assert said.exit_code == 0, said.output
+    assert "nothing is known here of a machine m" in said.output
+    assert "gureum manager remove m --force" in said.output
+    assert CliRunner().invoke(app, ["manager", "remove", "m", "--force"]).exit_code == 0
+    assert asked[-1] == ("remove_manager", {"ManagerId": "m", "Force": True})
 
 
 async def test_another_access_key_counts_at_once(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gureum.cli.output import CliError
-from gureum.cli.power import ago, lines, pairs, row
+from gureum.cli.power import ago, lines, pairs, remarks, row
 
 POWER: dict[str, Any] = {
     "HostId": "host-1",
@@ -44,8 +44,44 @@ def test_what_is_shown_of_a_host() -> None:
         "1 h 15 min",
         "fence_redfish",
         "ip=192.0.2.9 (and secrets)",
-        "it was empty; did not come 2 times; tried again at 12:00:05 UTC",
+        "it was empty; did not come 2 times when it was woken; to be tried again after 12:00:05 UTC",
     )
+
+
+SETTINGS: dict[str, Any] = {
+    "PowerMode": "off",
+    "RestSeconds": 900,
+    "AwakeHosts": 1,
+    "HeadroomPercent": 20,
+    "EmptyHosts": False,
+    "FencePower": "none",
+}
+
+
+def test_what_is_done_by_itself_is_said_below() -> None:
+    known = [{**POWER, "Agent": "fence_redfish"}]
+    assert remarks(SETTINGS, known) == ["mode off: no host is parked or woken by itself"]
+    assert "gureum host power HOST --agent" in remarks(SETTINGS, [POWER])[-1]
+    parked = (
+        "parked after 15 minutes without anything on it, if 1 of its zone stays on and 20 % of what that "
+        "gives away is free"
+    )
+    recommends = {**SETTINGS, "PowerMode": "recommend", "EmptyHosts": True}
+    assert remarks(recommends, known) == [
+        f"mode recommend: it is only said which host could be {parked}",
+        "hosts are emptied for that in the mode automatic only",
+    ]
+    automatic = {**SETTINGS, "PowerMode": "automatic", "FencePower": "reboot"}
+    assert remarks(automatic, known) == [
+        f"mode automatic: a host is {parked}, and woken on need",
+        "no host is emptied for that: --empty on",
+        "a host that is fenced is switched off and on",
+    ]
+    more = remarks({**automatic, "EmptyHosts": True, "AwakeHosts": 3, "RestSeconds": 90}, known)
+    assert "after 1.5 minutes" in more[0]
+    assert "after a minute without" in remarks({**automatic, "RestSeconds": 60}, known)[0]
+    assert "if 3 of its zone stay on and 20 % of what those give away" in more[0]
+    assert more[1] == "hosts are emptied for that"
 
 
 def test_times_of_less_than_an_hour() -> None:

@@ -21,6 +21,7 @@ SETTLED = {
 RESIZING = {**SETTLED, "State": "resizing", "MemoryMiB": 1024}
 STUCK = {**RESIZING, "State": "stuck", "Message": "it does nothing"}
 MOVING = {**RESIZING, "State": "moving", "TargetInstanceType": "t3.large", "MigrationId": "mig-1"}
+WAITING = {**SETTLED, "State": "waiting", "TargetInstanceType": "t3.large", "Message": "a host is woken"}
 STOPPED = {key: SETTLED[key] for key in ("InstanceId", "InstanceType", "TypeVCpus", "TypeMemoryMiB")}
 
 
@@ -59,6 +60,7 @@ def resize(
         (SETTLED, "i-1: a t3.medium, with 2 vCPUs and 4096 MiB\n"),
         (RESIZING, "i-1: becomes a t3.medium, and has 2 vCPUs and 1024 MiB\n"),
         (MOVING, "i-1: migrates to become a t3.large (mig-1)\n"),
+        (WAITING, "i-1: is to become a t3.large: a host is woken\n"),
     ],
 )
 def test_what_is_said(
@@ -82,3 +84,4 @@ def test_it_is_followed_to_its_end(
     with pytest.raises(typer.Exit):
         # Its migration failed: it is what it was.
         resize(monkeypatch, MOVING, SETTLED, wait=True, type="t3.large")
+    assert "gureum events" in capsys.readouterr().err

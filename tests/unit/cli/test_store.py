@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from gureum.store.base import Transaction
 from gureum.store.migrations import LATEST_POSTGRES
 from gureum.store.postgres import Address
 from gureum.store.postgres.leadership import Leadership
+from support.postgres import USER, Server
 
 
 async def put_host(tx: Transaction) -> None:
@@ -85,11 +87,45 @@ def test_a_cloud_in_a_database(
 
 
 @pytest.mark.postgres
+def test_a_cloud_has_another_login_to_its_database(
+    cloud: Cloud, postgres_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And another way to it, but no other database."""
+    url = setting(postgres_server.create_database("login"), None)
+    config, path = cloud.configure(store=url), cloud.state_dir / "store.db"
+    transact(path, put_host)
+    for role in ("gureum_login", "gureum_nobody"):
+        postgres_server.query("login", f"CREATE ROLE {role} LOGIN")
+    postgres_server.query("login", f"GRANT {USER} TO gureum_login")
+    postgres_server.query("login", f"ALTER ROLE gureum_login SET role = {USER}")
+
+    def way(role: str, database: str = "login") -> str:
+        return postgres_server.url(database).replace(f"//{USER}@", f"//{role}@")
+
+    with pytest.raises(CliError, match="permission denied"):
+        setting(way("gureum_nobody"), config)
+    config = cloud.configure(store=setting(way("gureum_login"), config))
+    assert "gureum_login@" in config.store
+    assert transact(path, hosts) == ["host-1"]
+    postgres_server.create_database("empty")
+    with pytest.raises(CliError, match=r"database empty at .* is not its store") as caught:
+        setting(way("gureum_login", "empty"), config)
+    assert caught.value.exit_code == USAGE
+    other = Leadership(Address.parse(postgres_server.url("empty")), "another/cloud", "manager")
+    asyncio.run(lead_once(other))
+    with pytest.raises(CliError, match="is not its store"):
+        setting(way("gureum_login", "empty"), config)
+
+
+async def lead_once(leadership: Leadership) -> None:
+    await leadership.acquire()
+    await leadership.resign()
+
+
+@pytest.mark.postgres
 async def test_while_a_manager_leads_the_store_is_its_own(
     cloud: Cloud, postgres_url: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import asyncio
-
     monkeypatch.setattr("gureum.cli.store.LEAD_SECONDS_MAX", 1.0)
     config = cloud.configure(store=setting_of(postgres_url(tmp_path)))
     leader = Leadership(Address.parse(config.store), config.identity, "manager")

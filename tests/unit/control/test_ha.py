@@ -839,6 +839,7 @@ def test_only_what_needs_a_pool_that_most_others_do_not_reach_stays_without_an_u
         await rig.step("a", "b", "c", seconds=5)
         assert await leaving(rig)
         assert await leaving(rig, "i-2") is (where == "b"), "c may be as good as a"
+        assert ("InstanceStays" in await rig.names()) is (where != "b")
         await say(rig, "bc", san="", bulk="")
         await rig.step("a", "b", "c", seconds=6)
         assert await leaving(rig, "i-2")
@@ -886,8 +887,24 @@ def test_room_that_is_made_elsewhere_later_is_found() -> None:
         await unplugged(rig)
         await rig.step("a", "b", "c", seconds=20)
         assert not await leaving(rig), "the others are full"
+        assert (await rig.names()).count("InstanceStays") == 1
         await rig.put(replace(await rig.get(Instance, "i-b"), state=InstanceState.shutting_down, host=None))
         await rig.step("a", "b", "c", seconds=6)
         assert await leaving(rig)
+
+    with_rig(test)
+
+
+def test_that_one_stays_is_told_anew_when_the_uplink_is_down_again() -> None:
+    async def test(rig: Rig) -> None:
+        big = replace(await rig.get(Instance, "i-1"), version=0, type="t3.xlarge")
+        await rig.put(*(replace(big, id=f"i-{name}", host=name) for name in "bc"))
+        await rig.look()
+        for times in (1, 2):
+            await unplugged(rig)
+            await rig.step("a", "b", "c", seconds=12)
+            assert (await rig.names()).count("InstanceStays") == times
+            rig.said["a"].clear()
+            await rig.step("a", "b", "c", seconds=3)
 
     with_rig(test)

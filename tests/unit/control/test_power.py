@@ -32,6 +32,7 @@ from gureum.resources import (
     Volume,
 )
 from gureum.resources.placement import FLEET
+from gureum.store.base import Change
 from support.records import nat_gateway
 
 from .conftest import ACCOUNT, GIB, Idle, instance
@@ -453,6 +454,12 @@ async def test_after_a_rest_one_is_parked_at_a_time(fleet: Fleet, monkeypatch: p
         await fleet.step()
     assert [await fleet.state(f"host-{number}") for number in range(3)] == ["", "parked", "parked"]
     assert fleet.power.found[0].why == "one host of all zones is to stay on"
+    # What was found of a host before it was parked would be said of it when it is awake again.
+    fleet.power.changed(Change(1, Host.kind, "host-0", await fleet.bench.get(Host, "host-0")))
+    assert fleet.power.found
+    parked = replace(await fleet.bench.get(Host, "host-2"), id="host-0")
+    fleet.power.changed(Change(2, Host.kind, "host-0", parked))
+    assert fleet.power.found == ()
 
 
 async def test_nothing_is_parked_where_a_host_is_too_busy_and_one_is_woken(fleet: Fleet) -> None:

@@ -21,6 +21,7 @@ from gureum.resources import (
     NetworkInterface,
     Recovery,
     RecoveryPolicy,
+    Severity,
     Volume,
     VolumeState,
 )
@@ -432,11 +433,36 @@ async def test_only_what_finds_room_elsewhere_is_ended(bench: Any, make: Any) ->
         return [id for id in ("i-1", "i-2") if (await bench.get(Instance, id)).leaving]
 
     for _ in range(2):  # what was told to leave takes its room also when it is asked again
-        assert not await bench.store.transact(work)
+        assert await bench.store.transact(work) == (False, {"i-1"})
         assert await leaving() == ["i-2"], "host-1 has room for one of them, and this one is first"
     await bench.put(make.host("host-2"))
-    assert await bench.store.transact(work)
+    assert await bench.store.transact(work) == (True, frozenset())
     assert await leaving() == ["i-1", "i-2"]
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+async def test_what_finds_no_room_elsewhere_is_told_so_once(elsewhere: bool, bench: Any, make: Any) -> None:
+    await bench.put(
+        make.host("host-0", uplink_down=True),
+        make.instance(state=InstanceState.running, type="t3.2xlarge"),
+        make.attached(pool="san"),
+        *([make.host("host-1")] if elsewhere else []),
+    )
+
+    async def end_there(*told: str) -> Any:
+        why, since = "whose uplink is down", bench.env.now() - 5
+        work = lambda tx: recovery.end_there(  # noqa: E731
+            tx, bench.env, "host-0", why, since, uplink=True, told=told
+        )
+        return await bench.store.transact(work)
+
+    assert await end_there() == (False, {"i-1"})
+    assert await end_there("i-1") == (False, {"i-1"})
+    async with bench.store.read() as reader:
+        (event,) = await reader.find(Event)
+    assert (event.name, event.severity, event.host) == ("InstanceStays", Severity.warning, "host-0")
+    assert event.message.startswith("i-1 stays on host host-0, whose uplink is down: no other host of zone ")
+    assert event.message.endswith("8 vCPUs and 32 GiB of memory left" if elsewhere else " is up")
 
 
 async def test_what_ended_on_a_host_that_reaches_its_pool_is_let_go_of_first(bench: Any, make: Any) -> None:

@@ -138,11 +138,22 @@ async def concerned(ctx: Context) -> Output:
 async def remove_manager(ctx: Context, input: Input) -> Output:
     """It may still have the cloud's secrets. With others left hosts do not follow it any more."""
     machine = await one_that_stands_by(ctx, input["ManagerId"])
-    if machine.revoked:
+    if machine.revoked and machine.seen:
         raise ApiError(
             "InvalidStateException",
             f"Machine {machine.id} is revoked, and the store refuses it as long as it is known as that. It "
             "stays in the list.",
         )
+    if machine.revoked and not input.get("Force"):
+        # A name that was mistyped, or one that was removed before: nobody knows which but who calls.
+        raise ApiError(
+            "InvalidStateException",
+            f"{machine.id} was revoked by its name alone, and nothing is known of such a machine. If it was "
+            f"mistyped: RemoveManager with Force (gureum manager remove {machine.id} --force). One that was "
+            "removed before it was revoked could lead again after that.",
+        )
     await ctx.tx.delete(machine)
+    if machine.revoked:
+        text = f"machine {machine.id}, of which nothing is known, is not revoked any more"
+        await events.record(ctx.tx, ctx.env, "ManagerForgotten", text, Severity.warning)
     return {}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from gureum.control import resizes
 from gureum.control.placement import NoCapacity
 from gureum.control.resizes import CannotResize
 from gureum.errors import ApiError
-from gureum.resources import Instance, InstanceMigration, InstanceState
+from gureum.resources import Growth, Instance, InstanceMigration, InstanceState
 from gureum.resources.migration import UNDER_WAY
 from gureum.services.ec2 import capacity, pagination
 from gureum.services.ec2.instance_types import TYPES, machine_size
@@ -17,6 +19,7 @@ from gureum.services.operation import Context, Input, Output, operation
 
 PAGE_DEFAULT = 100
 MIB = 1 << 20
+WAITING = "no host that is on has room: it grows when one is there that is woken for it"
 
 
 @operation("fleet", "ResizeInstance", write=True)
@@ -26,10 +29,18 @@ async def resize_instance(ctx: Context, input: Input) -> Output:
     if type not in TYPES:
         raise invalid(f"There is no instance type {type!r}. See DescribeInstanceTypes of ec2.")
     await resizes.require_interfaces(ctx.tx, instance, type)
-    moves = input.get("MoveIfFull")
+    moves = input.get("MoveIfFull") is not False
     size = ctx.hosts.size(str(instance.host), instance.id, instance.generation)
+    if instance.growth is not None:
+        # Whatever else was asked for before.
+        instance = await ctx.tx.put(replace(instance, growth=None))
     try:
-        changed = await resizes.begin(ctx.tx, ctx.env, instance, type, size, moves is not False)
+        if type != instance.type:
+            resizes.require_possible(instance, machine_size(type), size)
+        if moves and await resizes.grows_later(ctx.tx, instance, type):
+            later = replace(instance, growth=Growth(type=type, since=ctx.env.now()))
+            return {"InstanceSize": await _item(ctx, await ctx.tx.put(later))}
+        changed = await resizes.begin(ctx.tx, ctx.env, instance, type, size, moves)
     except CannotResize as error:
         raise ApiError(
             "InvalidStateException", f"Instance {instance.id} can't become a {type} now: {error}."
@@ -84,7 +95,9 @@ async def _item(ctx: Context, instance: Instance) -> dict[str, Any]:
     if instance.state is not InstanceState.running:
         return {**item, "State": str(instance.state)}
     migration = await ctx.tx.get(InstanceMigration, instance.migration) if instance.migration else None
-    if resize is not None:
+    if instance.growth is not None:
+        item |= {"State": "waiting", "TargetInstanceType": instance.growth.type, "Message": WAITING}
+    elif resize is not None:
         item["State"] = "stuck" if resize.message else "resizing"
     elif migration is not None and migration.state in UNDER_WAY and migration.type != instance.type:
         item |= {"State": "moving", "TargetInstanceType": migration.type, "MigrationId": migration.id}

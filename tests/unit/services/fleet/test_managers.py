@@ -144,6 +144,26 @@ async def test_one_that_was_removed_can_be_revoked_all_the_same(fleet: Any) -> N
     await fleet.refused("InvalidStateException", "RevokeManager", ManagerId="first", Force=True)
 
 
+async def test_a_name_that_was_mistyped_can_be_removed(fleet: Any) -> None:
+    """One that was seen as a machine stays revoked, whatever is said."""
+    fleet.rig.hosts.joining = Joining("https://192.0.2.1:4567", FINGERPRINT, "first")
+    first = ManagerMachine(id="first", agents="first:4567", endpoint="https://first", key="aa")
+    second = ManagerMachine(id="second", agents="s:4567", endpoint="https://s", key="")
+    await fleet.put(first, second)
+    assert machines.accepted(await fleet.find(ManagerMachine)) == (), "the second has not said its key yet"
+    await fleet.call("RevokeManager", ManagerId="secnod", Force=True)
+    assert machines.accepted(await fleet.find(ManagerMachine)) == ("aa",)
+    error = await fleet.refused("InvalidStateException", "RemoveManager", ManagerId="secnod")
+    assert "gureum manager remove secnod --force" in error.message
+    await fleet.call("RemoveManager", ManagerId="secnod", Force=True)
+    assert machines.accepted(await fleet.find(ManagerMachine)) == ()
+    events = (await fleet.call("DescribeEvents"))["Events"]
+    assert {each["Name"] for each in events} == {"ManagerRevoked", "ManagerForgotten"}
+    await fleet.call("RevokeManager", ManagerId="second")
+    await fleet.refused("InvalidStateException", "RemoveManager", ManagerId="second", Force=True)
+    assert [each.id for each in await fleet.find(ManagerMachine)] == ["first", "second"]
+
+
 async def test_a_revocation_says_which_hosts_need_something_done(fleet: Any) -> None:
     now = fleet.rig.time
     fleet.rig.hosts.joining = Joining("https://192.0.2.1:4567", FINGERPRINT, "first")

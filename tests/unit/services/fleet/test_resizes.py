@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
-from gureum.resources import Host, HostState, Instance, InstanceMigration, MigrationState, Volume
+from gureum.resources import (
+    FleetSettings,
+    Host,
+    HostState,
+    Instance,
+    InstanceMigration,
+    MigrationState,
+    Park,
+    ParkState,
+    PowerMode,
+    Volume,
+)
+from gureum.resources.placement import FLEET
 from gureum.sizespec import MachineSize
 
 if TYPE_CHECKING:
@@ -97,3 +109,32 @@ async def test_it_moves_where_there_is_room(rig: Rig, fleet: Fleet, instance: st
         "InvalidStateException", "ResizeInstance", InstanceId=instance, InstanceType="t3.small"
     )
     assert "is being migrated" in str(words)
+
+
+async def test_it_waits_for_a_host_that_is_to_be_woken(rig: Rig, fleet: Fleet, instance: str) -> None:
+    """Accepted, as a launch would be; the power management has it woken."""
+    like = {"accelerator": "kvm", "cpu": "x"}
+    await rig.change(Host, "host-a", address="192.0.2.1", **like)
+    off = Park(state=ParkState.parked, reason="", since=0.0)
+    asleep = Host(id="host-b", state=HostState.down, zone="", cpus=4, memory_bytes=16 * GIB, park=off, **like)
+    await fleet.put(replace(asleep, address="192.0.2.2"), FleetSettings(id=FLEET, power=PowerMode.automatic))
+    for volume in await rig.find(Volume, instances=instance):
+        await rig.change(Volume, volume.id, pool="san")
+
+    async def resize(type: str) -> tuple[str, str, str | None]:
+        answer = await fleet.call("ResizeInstance", InstanceId=instance, InstanceType=type)
+        [shown] = await sizes(fleet, instance)
+        assert shown == answer["InstanceSize"]
+        return shown["State"], shown["InstanceType"], shown.get("TargetInstanceType")
+
+    wrong = {"InstanceId": instance, "InstanceType": "t3.medium", "MoveIfFull": False}
+    await fleet.refused("InsufficientInstanceCapacity", "ResizeInstance", **wrong)
+    await fleet.refused(
+        "InvalidStateException", "ResizeInstance", InstanceId=instance, InstanceType="t3.large"
+    )
+    assert await resize("t3.medium") == ("waiting", "t3.micro", "t3.medium")
+    assert "woken" in (await sizes(fleet, instance))[0]["Message"]
+    assert await resize("t3.micro") == ("settled", "t3.micro", None), "so it is taken back"
+    assert await resize("t3.medium") == ("waiting", "t3.micro", "t3.medium")
+    assert await resize("t3.small") == ("resizing", "t3.small", None)
+    assert (await rig.get(Instance, instance)).growth is None
