@@ -1,5 +1,6 @@
-"""An idle guest that migrates between two hosts of this machine: how long it takes and how long it is away,
-against two QEMUs by hand.
+"""A guest that migrates between two hosts of this machine: how long it takes and how long it is away.
+
+One that is idle, against two QEMUs by hand, and one that writes to its memory all the while.
 """
 
 from __future__ import annotations
@@ -8,13 +9,17 @@ import itertools
 import re
 import signal
 import subprocess
+import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
-from gureum.bench import rawqemu, san
+from gureum.bench import rawqemu, san, san_faults
 from gureum.bench.clouds import wait
 from gureum.bench.figures import Figure, Promise, Say, compare
 from gureum.bench.launch import last_line
@@ -37,7 +42,16 @@ NEAR_SECONDS = 0.1
 """Of the switch: the guest is held a little before, and the way to it is led elsewhere a little after."""
 SECONDS_MAX = 180.0
 ENDED = ("completed", "failed", "cancelled")
+DIRTIED_MIB = 48
+DIRTY_ROUNDS = 9
+DIRTY = (
+    "mkdir -p /tmp/m && mount -t tmpfs -o size={size}m none /tmp/m && cd /tmp/m"
+    " && dd if=/dev/urandom of=a bs=1M count={half} 2>/dev/null && cp a b && echo ready"
+    " && while :; do dd if=a of=b bs=1M conv=notrunc 2>/dev/null; echo; done"
+)
+"""For a guest's shell: writes over half of so much memory, again and again, and says a line each time."""
 AWAY = Promise(limit=10.0)
+DIRTY_AWAY = Promise(limit=50.0)
 TOTAL = Promise(limit=1.3, of="ratio")
 
 
@@ -75,6 +89,7 @@ def measure(directory: Path, say: Say, *, quick: bool) -> list[Figure]:
                     ours.append(taken)
                     raw.append(moved)
                 time.sleep(IDLE_SECONDS)
+        dirty = measure_dirty(cloud, directory, say, 3 if quick else DIRTY_ROUNDS)
     peer = "QEMU by hand"
     what = "migration of an idle guest of 512 MiB"
     held = [each.downtime_ms for each in ours]
@@ -103,7 +118,69 @@ def measure(directory: Path, say: Say, *, quick: bool) -> list[Figure]:
             *([each.copied_bytes / 1e6 for each in ours], [each.copied_bytes / 1e6 for each in raw]),
             peer_name=peer,
         ),
+        *dirty,
     ]
+
+
+def measure_dirty(cloud: Cloud, directory: Path, say: Say, rounds: int) -> list[Figure]:
+    """Of a guest that writes over so much of its memory all the time."""
+    say("a guest that writes to its memory")
+    zone = f"{cloud.config().region}a"
+    [found] = san_faults.launched(cloud, directory, san_faults.tiny_image(cloud), zone=zone)
+    address = found.ssh[-1].rpartition("@")[2]
+    taken, rates = [], []
+    with dirtying(found.ssh) as written:
+        for number in range(rounds + 1):
+            before, began = written(), time.monotonic()
+            time.sleep(IDLE_SECONDS)
+            rate = (written() - before) * DIRTIED_MIB / (time.monotonic() - began)
+            each = migrate(cloud, found.instance, address)
+            what = f"{number} of {rounds}" if number else "the first, which does not count"
+            say(
+                f"{what}: at {rate:.0f} MiB/s, {each.seconds:.2f} s, held {each.downtime_ms:.0f} ms, "
+                f"gap in the end {each.last_gap_ms:.0f} ms, {each.copied_bytes / 1e6:.0f} MB sent"
+            )
+            if number:
+                taken.append(each)
+                rates.append(rate)
+    remark = f"{DIRTIED_MIB} MiB over and over, {min(rates):.0f} to {max(rates):.0f} MiB/s"
+    what = "migration of a guest that writes to its memory"
+    return [
+        Figure(
+            name=f"{what}: downtime by QEMU's count",
+            value=median(each.downtime_ms for each in taken),
+            unit="ms",
+            samples=tuple(each.downtime_ms for each in taken),
+            promise=DIRTY_AWAY,
+            remark=remark,
+        ),
+        compare(*(f"{what}: from the call to its end", "s", [each.seconds for each in taken])),
+    ]
+
+
+@contextmanager
+def dirtying(ssh: Sequence[str]) -> Iterator[Callable[[], int]]:
+    """Gives how often all of it has been written over so far."""
+    process = subprocess.Popen(
+        [*ssh, DIRTY.format(size=2 * DIRTIED_MIB + 8, half=DIRTIED_MIB)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    turns: deque[int] = deque([0], maxlen=1)
+    output = process.stdout
+    reader = threading.Thread(target=lambda: turns.extend(n for n, _ in enumerate(output, 1)), daemon=True)
+    try:
+        if output.readline().strip() != b"ready":
+            raise BenchError("the guest does not write to its memory")
+        reader.start()
+        yield lambda: turns[-1]
+    finally:
+        process.terminate()
+        process.wait(SECONDS_MAX)
+        if reader.ident is not None:
+            reader.join(SECONDS_MAX)
+        output.close()
 
 
 @contextmanager
@@ -173,13 +250,17 @@ class Pings:
 
     def __init__(self, address: str) -> None:
         command = ["ping", "-D", "-n", "-i", str(PING_SECONDS), address]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        # No pipe: it would be full after two seconds, and then there are no pings.
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed in ``end``)
+        self._process = subprocess.Popen(command, stdout=self._said)
 
     def end(self) -> str:
         """What it has printed."""
         self._process.send_signal(signal.SIGINT)
-        said, _ = self._process.communicate(timeout=SECONDS_MAX)
-        return said
+        self._process.wait(SECONDS_MAX)
+        with self._said as file:
+            file.seek(0)
+            return file.read()
 
 
 def longest_gap(said: str, about: float | None = None) -> float:

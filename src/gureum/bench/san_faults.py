@@ -109,13 +109,16 @@ class Guest(NamedTuple):
     ssh: list[str]
 
 
-def launched(cloud: Cloud, directory: Path, image: str, count: int = 1, gib: int = 1) -> list[Guest]:
-    """Guests that answer. ``directory`` is for the key to them."""
+def launched(
+    cloud: Cloud, directory: Path, image: str, count: int = 1, gib: int = 1, zone: str = ""
+) -> list[Guest]:
+    """Guests that answer. ``directory`` is for the key to them; ``zone`` "" for any."""
     ec2 = _client(cloud)
     key = _key(ec2, directory)
     asked = {"ImageId": image, "InstanceType": TYPE, "MinCount": count, "MaxCount": count, "KeyName": KEY}
     disk = {"DeviceName": "/dev/sdf", "Ebs": {"VolumeSize": gib, "DeleteOnTermination": True}}
-    made = ec2.run_instances(**asked, BlockDeviceMappings=[disk])["Instances"]
+    placed = {"Placement": {"AvailabilityZone": zone}} if zone else {}
+    made = ec2.run_instances(**asked, **placed, BlockDeviceMappings=[disk])["Instances"]
     return [_answering(ec2, each["InstanceId"], key) for each in made]
 
 

@@ -12,6 +12,10 @@ from gureum.migrationspec import MigrationPhase
 
 PASSES_AT_FIRST, PASSES_BETWEEN = 4, 2
 """Over the memory: how many until a longer downtime is allowed, and until twice as much."""
+DOUBLINGS_AT_FIRST, PASSES_SLOWED = 2, 30
+"""A guest that writes faster than is copied is slowed down by QEMU more and more (auto-converge), in some 20
+passes. Only where that was of no use it is held for longer than after so many doublings.
+"""
 PRE_SWITCHOVER = "pre-switchover"
 _NOT_BEGUN = ("none", "completed", "failed", "cancelled")
 _SENT = ("postmigrate", "finish-migrate")
@@ -27,6 +31,9 @@ def sends(answer: Answer, run_state: str) -> bool:
 def downtime_limit(outgoing: Outgoing, passes: int) -> int:
     """Milliseconds, after so many passes over the memory."""
     doublings = max(0, passes - PASSES_AT_FIRST) // PASSES_BETWEEN
+    if doublings > DOUBLINGS_AT_FIRST:
+        late = max(0, passes - PASSES_SLOWED)
+        doublings = DOUBLINGS_AT_FIRST + late // PASSES_BETWEEN
     return min(outgoing.downtime_ms << min(doublings, 16), outgoing.downtime_max_ms)
 
 
