@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import multiprocessing
 import os
@@ -93,6 +94,7 @@ def _serve(pipe: Connection, nice: int) -> None:
     with contextlib.suppress(EOFError, OSError):
         while True:
             pipe.send(one(pipe.recv()))
+            gc.collect()
 
 
 class Worker:
