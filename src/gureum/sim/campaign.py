@@ -89,7 +89,9 @@ def _serve(pipe: Connection, nice: int) -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     os.setpriority(os.PRIO_PROCESS, 0, max(nice, os.getpriority(os.PRIO_PROCESS, 0)))
-    logging.getLogger("gureum").propagate = False
+    log = logging.getLogger("gureum")
+    log.propagate = False
+    log.setLevel(logging.ERROR)
     hurry()
     with contextlib.suppress(EOFError, OSError):
         while True:

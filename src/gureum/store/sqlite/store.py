@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
@@ -175,7 +174,7 @@ class SqliteStore:
                     raise StoreError(
                         f"deletions as old as revision {since} are no longer kept: read everything anew"
                     )
-                while not changes and (rows := changed_rows(view.connection, since, limit)):
+                while not changes and (rows := changed_rows(view, since, limit)):
                     for since, kind, id, body in rows:
                         if kind in KINDS:
                             record = None if body is None else view.decoded(kind, id, body)
@@ -289,9 +288,10 @@ class SqliteStore:
             raise StoreError(f"the store {self._path} is closed")
 
 
-def changed_rows(connection: sqlite3.Connection, since: int, limit: int) -> Rows:
+def changed_rows(view: View, since: int, limit: int) -> Rows:
     """(revision, kind, id, body) of the latest changes. Whole transactions: ``since`` cannot name a part."""
-    rows = fetch(connection, queries.CHANGES, (since, number(connection, queries.REVISION), limit))
+    connection = view.connection
+    rows = fetch(connection, queries.CHANGES, (since, view.snapshot_revision, limit))
     if len(rows) == limit:
         last = rows[-1][0]
         rows = [row for row in rows if row[0] < last]
