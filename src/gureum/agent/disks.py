@@ -176,10 +176,12 @@ class Disks:
 
     def stuck(self, volumes: Iterable[str]) -> str:
         """Why a machine with these volumes can't use them now, "" if it can."""
+        errors = {pool.name: pool.error for pool in self.pools if pool.error}
+        if not errors:
+            return ""
         specs = self._specs.volumes.specs
         names = {specs[id].pool for id in volumes if id in specs}
-        errors = (pool.error for pool in self.pools.named(sorted(names)))
-        return next((error for error in errors if error), "")
+        return errors[min(broken)] if (broken := names & errors.keys()) else ""
 
     def usable(self, volumes: Iterable[str]) -> bool:
         """Whether a machine with these volumes can write to them, as far as is known."""

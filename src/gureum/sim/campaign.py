@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import multiprocessing
 import os
@@ -88,11 +89,14 @@ def _serve(pipe: Connection, nice: int) -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     os.setpriority(os.PRIO_PROCESS, 0, max(nice, os.getpriority(os.PRIO_PROCESS, 0)))
-    logging.getLogger("gureum").propagate = False
+    log = logging.getLogger("gureum")
+    log.propagate = False
+    log.setLevel(logging.ERROR)
     hurry()
     with contextlib.suppress(EOFError, OSError):
         while True:
             pipe.send(one(pipe.recv()))
+            gc.collect()
 
 
 class Worker:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
 from gureum.resources.record import Record
 from gureum.store.finds import Finds
@@ -40,6 +41,19 @@ class RecordCache:
             return None
         self._entries.move_to_end(key)
         return entry[0]
+
+    def get_many(self, kind: str, ids: Iterable[str], revision: int) -> dict[str, Record | None]:
+        """The same of many."""
+        entries, found = self._entries, dict[str, Record | None]()
+        for id in ids:
+            key = (kind, id)
+            entry = entries.get(key)
+            if entry is None or entry[0].version > revision:
+                found[id] = None
+            else:
+                entries.move_to_end(key)
+                found[id] = entry[0]
+        return found
 
     def put(self, record: Record, size: int) -> None:
         """``size`` is that of the encoded body, in bytes."""

@@ -35,8 +35,8 @@ class Search:
         for field, wanted in index.items():
             if field not in kind.indexes:
                 raise StoreError(f"{kind.kind} has no index on {field!r}")
-            values = {str(wanted)} if isinstance(wanted, str) else {str(value) for value in wanted}
-            sought = tuple(sorted(filter(codec.storable, values)))
+            values = [str(wanted)] if isinstance(wanted, str) else sorted({str(value) for value in wanted})
+            sought = tuple(filter(codec.storable, values))
             self.conditions.append(Condition(field, sought))
             self.hopeless = self.hopeless or not sought
 

@@ -185,7 +185,8 @@ class View(ABC):
 
     async def _load(self, kind: str, ids: Sequence[str]) -> list[Record]:
         """The snapshot's records of these ids (in order, each once), whatever the overlay says."""
-        found: dict[str, Record | None] = {id: self._cached(kind, id) for id in ids}
+        known = self._revision <= self._horizon.revision
+        found = self._cache.get_many(kind, ids, self._revision) if known else dict.fromkeys(ids)
         missing = [id for id, record in found.items() if record is None]
         for first in range(0, len(missing), LOADED_AT_ONCE_MAX):
             if first:

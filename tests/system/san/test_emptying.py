@@ -5,6 +5,7 @@ What hosts have to rest before is minutes, as it is meant to be: so this takes s
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import threading
 import time
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
+from botocore.exceptions import ClientError
 
 from gureum.cli.lost_hosts import unplugged
 from gureum.cli.processes import read_pid_file
@@ -25,8 +27,11 @@ pytestmark = [pytest.mark.ceph, pytest.mark.qemu, pytest.mark.root, pytest.mark.
 
 OSD_BYTES = 4 << 30
 HOSTS = ("host-0", "host-1")
+SMALL, LARGE = "t3.micro", "t3.medium"
 ROOM = 2
-"""Guests of two vCPUs that a host may have."""
+"""Small guests that a host may have; of two vCPUs."""
+MEMORY_BYTES = 5 << 30
+"""What a host gives away: enough for a large guest, and not for a small one besides."""
 REST_SECONDS = 60
 EMPTY_SECONDS_MAX = 480.0
 COUNT = "n=0; while :; do n=$((n+1)); echo $n; sleep 1; done"
@@ -44,7 +49,7 @@ class Counter:
 
     def __init__(self, cloud: SanCloud) -> None:
         self.cloud = cloud
-        [self.id] = cloud.launch()
+        [self.id] = cloud.launch(InstanceType=SMALL)
         cloud.waiter("instance_running", InstanceIds=[self.id])
         self.boot = cloud.boot_id(self.id)
         self.said: list[tuple[float, int]] = []
@@ -90,7 +95,9 @@ def counters(cloud: SanCloud) -> Iterator[list[Counter]]:
         cloud.fleet("modify_host_power", HostId=host, Agent="machine-host")
         [shown] = [each for each in cloud.fleet("describe_hosts")["Hosts"] if each["HostId"] == host]
         vcpus = shown["Capacity"]["Vcpus"] / shown["CpuOvercommit"]
-        cloud.fleet("modify_host", HostId=host, CpuOvercommit=2 * ROOM / vcpus)
+        memory = shown["Capacity"]["MemoryBytes"] / shown["MemoryOvercommit"]
+        room = {"CpuOvercommit": 2 * ROOM / vcpus, "MemoryOvercommit": MEMORY_BYTES / memory}
+        cloud.fleet("modify_host", HostId=host, **room)
     made: list[Counter] = []
     try:
         while len(made) < len(HOSTS):
@@ -182,6 +189,38 @@ def test_what_finds_no_room_when_a_cable_is_out_is_told(
     counters[-1].check()
     cloud._booted.discard(left.id)
     assert cloud.boot_id(left.id) != left.boot
+
+
+def test_a_resize_without_room_wakes_it(cloud: SanCloud, counters: list[Counter], parked: int) -> None:
+    """By hand: the guest goes to the host that is woken, and grows there."""
+    [stayed] = [each for each in counters if each.host != parked]
+    gone = [each.id for each in counters if each is not stayed]
+    cloud.ec2.terminate_instances(InstanceIds=gone)
+    cloud.waiter("instance_terminated", InstanceIds=gone)
+    cloud.wait("it to be empty, and parked", lambda: parks(cloud, parked))
+    cloud.wait("it to be off", lambda: powers(cloud)[HOSTS[parked]] == "parked")
+    counters.append(Counter(cloud))
+    assert counters[-1].host == stayed.host
+    began = time.monotonic()
+    answer = cloud.fleet("resize_instance", InstanceId=stayed.id, InstanceType=LARGE)
+    assert answer["InstanceSize"]["State"] == "waiting"
+
+    def size() -> str:
+        [found] = cloud.fleet("describe_instance_sizes", InstanceIds=[stayed.id])["InstanceSizes"]
+        return f"{found['InstanceType']} {found['State']}"
+
+    cloud.wait("it to have grown", lambda: size() == f"{LARGE} settled")
+    print(f"a resize that woke a host is done after {time.monotonic() - began:.1f} s")
+    assert stayed.host == parked
+    stayed.check()
+    assert int(cloud.wait_ssh(stayed.id, "awk '/MemTotal/ {print $2}' /proc/meminfo")) > 3 << 20
+
+
+def parks(cloud: SanCloud, host: int) -> bool:
+    with contextlib.suppress(ClientError):
+        cloud.fleet("park_host", HostId=HOSTS[host])
+        return True
+    return False
 
 
 def running_on(cloud: SanCloud, host: int) -> list[str]:

@@ -11,10 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,6 +49,21 @@ log = logging.getLogger(__name__)
 
 READERS_MAX = 64
 LEAP = 1_000_000
+
+
+class Reading(AbstractAsyncContextManager[Reader]):
+    """One read. There are so many that a generator for each would be felt."""
+
+    def __init__(self, begin: Callable[[], Awaitable[View]], end: Callable[[View], None]) -> None:
+        self._begin = begin
+        self._end = end
+
+    async def __aenter__(self) -> Reader:
+        self._view = await self._begin()
+        return self._view
+
+    async def __aexit__(self, *_: object) -> None:
+        self._end(self._view)
 
 
 class SqliteStore:
@@ -125,16 +139,21 @@ class SqliteStore:
     def revision(self) -> int:
         return self._horizon.revision
 
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[Reader]:
+    def read(self) -> AbstractAsyncContextManager[Reader]:
+        return Reading(self._begin_read, self._end_read)
+
+    async def _begin_read(self) -> View:
         self._check_open()
         await one_of(self._snapshots, "a snapshot to read")
         try:
-            view = self._readers.view(View)
-            try:
-                yield view
-            finally:
-                self._readers.release(view)
+            return self._readers.view(View)
+        except BaseException:
+            self._snapshots.release()
+            raise
+
+    def _end_read(self, view: View) -> None:
+        try:
+            self._readers.release(view)
         finally:
             self._snapshots.release()
 
@@ -155,7 +174,7 @@ class SqliteStore:
                     raise StoreError(
                         f"deletions as old as revision {since} are no longer kept: read everything anew"
                     )
-                while not changes and (rows := changed_rows(view.connection, since, limit)):
+                while not changes and (rows := changed_rows(view, since, limit)):
                     for since, kind, id, body in rows:
                         if kind in KINDS:
                             record = None if body is None else view.decoded(kind, id, body)
@@ -269,9 +288,10 @@ class SqliteStore:
             raise StoreError(f"the store {self._path} is closed")
 
 
-def changed_rows(connection: sqlite3.Connection, since: int, limit: int) -> Rows:
+def changed_rows(view: View, since: int, limit: int) -> Rows:
     """(revision, kind, id, body) of the latest changes. Whole transactions: ``since`` cannot name a part."""
-    rows = fetch(connection, queries.CHANGES, (since, number(connection, queries.REVISION), limit))
+    connection = view.connection
+    rows = fetch(connection, queries.CHANGES, (since, view.snapshot_revision, limit))
     if len(rows) == limit:
         last = rows[-1][0]
         rows = [row for row in rows if row[0] < last]
