@@ -47,6 +47,10 @@ def test_a_fenced_host_that_is_switched_off_while_it_says_that_it_is_back_stays_
     simulate(779534, hosts=3, shared=True, ha=True, parking=True)
 
 
+def test_what_waits_for_a_fenced_host_that_was_switched_off_late_has_it_when_somebody_wakes_it() -> None:
+    simulate(880026, 80, 3, shared=True, ha=True, operated=True, parking=True)
+
+
 async def nothing(*_: object, **__: object) -> str:
     return ""
 

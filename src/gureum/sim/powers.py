@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from gureum.control.fence_agents import Action, Answer
-from gureum.resources import FencePower, FleetSettings, HostPower, PowerMode
+from gureum.resources import FencePower, FleetSettings, Host, HostPower, PowerMode
 from gureum.resources.placement import FLEET
+from gureum.sim.park_invariants import is_parked
 from gureum.sim.violation import Violation
 
 if TYPE_CHECKING:
@@ -116,3 +117,12 @@ class Switches:
     def end(self) -> None:
         for host in self._world.hosts:
             host.switch_broken = host.switch_late = host.hangs_at_boot = False
+
+    async def wake(self) -> None:
+        """Somebody wakes those that were fenced and are off: what is left there waits for that, and nothing
+        else wakes them. To be asked again: it may be unanswered.
+        """
+        async with self._world.store.read() as reader:
+            off = [host.id for host in await reader.find(Host) if host.fence is not None and is_parked(host)]
+        for id in off:
+            await self._world.call("WakeHost", {"HostId": id}, "fleet")

@@ -179,6 +179,8 @@ class Run:
             await self._always()
             if self.workload.operator is not None:
                 await self.workload.operator.end()
+            if self.switches is not None:
+                await self.switches.wake()
             await asyncio.sleep(1)
         async with self.world.store.read() as reader:
             broken = await self.ledger.at_rest(reader)
