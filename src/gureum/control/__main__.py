@@ -39,6 +39,7 @@ from gureum.processes import allow_files, arguments, log_to_stderr
 from gureum.san.settings import SanSettings
 from gureum.services import ebs, ec2, fleet, sts  # noqa: F401  (registers their operations)
 from gureum.services.dispatch import Dispatcher
+from gureum.services.ec2 import keepers
 from gureum.services.ec2.defaults import ensure_defaults
 from gureum.services.ec2.describe import VIEWS
 from gureum.services.operation import Caller, Cloud
@@ -174,6 +175,7 @@ async def _serve(state_dir: Path, config: CloudConfig, role: str, lead: Lead, st
     env = Env()
     store = lead.store
     await store.transact(upgrade)
+    await store.transact(keepers.lose_anew)
     await store.transact(lambda tx: ensure_defaults(tx, env, cloud))
     await images.register_all(store, env, cloud, state_dir / "images")
     keys = KeyStore.open(env, state_dir / KEYS_DIRECTORY)

@@ -144,6 +144,7 @@ class Switches:
     async def _give_up(self) -> None:
         for id in sorted(self._overdue):
             await self._store.transact(partial(migrations.give_up, observed=self._observed, id=id))
+            self._flows.pop(id, None)
             self._overdue.discard(id)
 
     async def _fetch_flows(self, way: _Way) -> dict[str, bytes]:

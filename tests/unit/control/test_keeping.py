@@ -259,6 +259,21 @@ async def test_a_volume_says_when_a_host_was_lost_with_it(bench: Any, make: Any)
     assert (done.lost, done.lost_at) == ((), {})
 
 
+async def test_a_store_of_before_does_not_keep_what_was_undone_open(bench: Any, make: Any) -> None:
+    """Its revision was set beyond all that anybody has seen: what a lost host opened is below it."""
+    await bench.put(
+        make.instance(host="host-8", state=InstanceState.running),
+        replace(
+            make.attached(pool="san", multi_attach=True), lost=("host-7", "host-8"), lost_at={"host-7": 3}
+        ),
+        san(make, "vol-2"),
+    )
+    began = bench.store.revision
+    await bench.store.transact(keepers.lose_anew)
+    assert (await bench.get(Volume, "vol-1")).lost_at == {"host-7": began}, "an instance of its is on host-8"
+    assert (await bench.get(Volume, "vol-2")).version <= began
+
+
 def test_a_host_that_gets_the_volume_is_not_lost_with_it(make: Any) -> None:
     volume = keepers.lost(keepers.lost(san(make), "host-7", 3), "host-8", 4)
     assert (volume.lost, volume.lost_at) == (("host-7", "host-8"), {"host-7": 3, "host-8": 4})

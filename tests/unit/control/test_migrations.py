@@ -209,6 +209,7 @@ async def switches_until(way: Way, *states: str) -> InstanceMigration:
             await asyncio.sleep(0.01)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+    assert switches._flows == {}
     return await way.record
 
 

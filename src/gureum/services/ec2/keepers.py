@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from gureum.resources import (
     Host,
+    Instance,
     InstanceState,
     Snapshot,
     SnapshotState,
@@ -50,6 +51,20 @@ def lost(volume: Volume, host: str, revision: int) -> Volume:
         return replace(volume, lost=gone, lost_at=at)
     former = _former(volume, None) if _half_done(volume) else volume.former
     return replace(volume, host=None, former=former, lost=gone, lost_at=at)
+
+
+async def lose_anew(tx: Transaction) -> None:
+    """When a manager begins to lead: the store may be one of before, and in the time that is undone a lost
+    host may have got a volume again, by a revision below the present one. Where by this store none of the
+    volume's instances is, nothing is open by right.
+    """
+    for volume in await tx.find(Volume):
+        if not volume.lost:
+            continue
+        hosts = {each.host for each in await tx.get_many(Instance, volume.instances)}
+        anew = dict.fromkeys((host for host in volume.lost if host not in hosts), tx.revision)
+        if anew:
+            await tx.put(replace(volume, lost_at={**volume.lost_at, **anew}))
 
 
 def given_snapshot(snapshot: Snapshot, host: str | None) -> Snapshot:
