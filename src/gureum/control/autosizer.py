@@ -47,8 +47,6 @@ REST_SECONDS_MAX = 3600.0
 """For so long, at most, an instance is left alone the longer for migrations for this that failed."""
 ACTS_MAX = 50
 """Instances that one round changes: each is a transaction, and the manager's sweep waits for them."""
-SEARCH_SECONDS = 5.0
-"""After so long in a round no host to wake is looked for any more: that may take a second each time."""
 SLICE = 100
 """Instances that are looked at before others have their turn."""
 
@@ -260,7 +258,7 @@ class Autosizer:
                 return
             except NoCapacity as error:
                 known.refused = f"it can't become a {verdict.type} now: {error}"
-                if asyncio.get_running_loop().time() > now + SEARCH_SECONDS:
+                if asyncio.get_running_loop().time() > now + resizes.SEARCH_SECONDS:
                     return  # others were looked at before it, and are after it in the next round
                 subject = known.subject
                 if (host := await self._wanting(id, verdict.type)) is not None:

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 LATER = "what is to grow is looked at later"
 IN_VAIN_SECONDS = 60.0
-"""For so long it is tried on when no host would help: a migration may have to end first."""
+"""For so long it is tried on when no host would help: something else may have to end first."""
 LOOKS_MAX = 4
 """Instances that are looked at in one step: among many hosts each may take a while."""
 GONE = (InstanceState.shutting_down, InstanceState.terminated)
@@ -61,7 +61,12 @@ class Growths:
             self._in_vain.pop(change.id, None)
 
     async def step(self) -> None:
+        """For ``resizes.SEARCH_SECONDS`` or a look longer: the others have their turn in the next one."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + resizes.SEARCH_SECONDS
         for id in list(self._waiting)[:LOOKS_MAX]:
+            if clock() > until:
+                return
             if id in self._waiting:
                 self._waiting[id] = self._waiting.pop(id)
             await attempt(log, LATER, self._look(id))
@@ -75,6 +80,7 @@ class Growths:
             runs = instance.state is InstanceState.running
             moves = bool(instance.migration or instance.capturing)
             if instance.state is InstanceState.pending or (runs and moves):
+                self._in_vain.pop(id, None)
                 return  # first that ends
             growing = await resizes.growing(reader, instance, growth.type) if runs else None
         host = await growing.wanting() if growing is not None else None
@@ -87,10 +93,19 @@ class Growths:
         try:
             await self._store.transact(partial(self._grow, id=id, growth=growth))
         except (NoCapacity, CannotResize, ApiError) as error:
+            if isinstance(error, NoCapacity) and await self._held_up(id, growth):
+                self._in_vain.pop(id, None)
+                return
             now = asyncio.get_running_loop().time()
             if not runs or now >= self._in_vain.setdefault(id, now) + IN_VAIN_SECONDS:
                 give_up = partial(self._give_up, id=id, growth=growth, why=str(error))
                 await self._store.transact(give_up, frees=True)
+
+    async def _held_up(self, id: str, growth: Growth) -> bool:
+        """Whether it is only to wait until other migrations have ended."""
+        async with self._store.read() as reader:
+            instance = await reader.get(Instance, id)
+            return instance is not None and await resizes.held_up(reader, instance, growth.type)
 
     async def _wake(self, tx: Transaction, id: str, growth: Growth, host: str) -> None:
         """Let the host be woken that was found, if all is as it was."""
@@ -109,7 +124,8 @@ class Growths:
         self._env.crashpoint("growth.begin")
         await resizes.require_interfaces(tx, instance, growth.type)
         size = self._sizes(str(instance.host), id, instance.generation)
-        await resizes.begin(tx, self._env, replace(instance, growth=None), growth.type, size, moves=True)
+        instance = await tx.put(replace(instance, growth=None))  # also if it has that type already
+        await resizes.begin(tx, self._env, instance, growth.type, size, moves=True)
 
     async def _give_up(self, tx: Transaction, id: str, growth: Growth, why: str) -> None:
         instance = await tx.get(Instance, id)

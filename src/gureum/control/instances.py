@@ -238,6 +238,7 @@ async def _stopped(tx: Transaction, env: Env, instance: Instance) -> None:
             leaving=False,
             restart_at=0.0,
             resize=None,
+            growth=None,
         )
     )
     for interface in await tx.find(NetworkInterface, instance=instance.id):
@@ -268,6 +269,7 @@ async def _terminated(tx: Transaction, env: Env, instance: Instance) -> None:
             impaired="",
             capturing=(),
             resize=None,
+            growth=None,
             purge_at=env.now() + PURGE_SECONDS,
         )
     )

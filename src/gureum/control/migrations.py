@@ -159,8 +159,11 @@ def _require_volume_movable(volume: Volume, instance: Instance) -> None:
         )
 
 
-async def require_destination(reader: Reader, instance: Instance, to: str = "") -> Host:
-    """The host ``to``, or the best one, for an instance that could migrate. Raises CannotMove."""
+async def require_destination(reader: Reader, instance: Instance, to: str = "", later: bool = False) -> Host:
+    """The host ``to``, or the best one, for an instance that could migrate. Raises CannotMove.
+
+    ``later``: it may be one to which as many come now as may.
+    """
     source = await reader.get(Host, str(instance.host))
     assert source is not None
     if to == source.id:
@@ -171,7 +174,8 @@ async def require_destination(reader: Reader, instance: Instance, to: str = "") 
         raise CannotMove(f"host {to} has not removed yet what it had of {instance.id} when it was lost")
     try:
         if not to:
-            full = [each.id for each in await reader.find(Host) if await busy(reader, destination=each.id)]
+            hosts = () if later else await reader.find(Host)
+            full = [each.id for each in hosts if await busy(reader, destination=each.id)]
             without = (source.id, *full, *strays)
             host = await choose_host(reader, instance, excluding=without, like=source, copies=copies)
         else:

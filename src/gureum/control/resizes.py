@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 RESIZE_SECONDS = 120.0
 """After so long the guest is said not to cooperate. It is asked on and on."""
 
+SEARCH_SECONDS = 5.0
+"""After so long in a round no host to wake is looked for any more: that may take a second each time."""
 SLICE = 16
 """Losses that are looked at before others have their turn."""
 PAUSE_SECONDS = 0.001
@@ -97,6 +99,23 @@ async def _move(tx: Transaction, env: Env, instance: Instance, type: str, error:
     moving = await tx.get(Instance, instance.id)
     assert moving is not None
     return moving
+
+
+async def held_up(reader: Reader, instance: Instance, type: str) -> bool:
+    """Whether only other migrations keep it from going where there is room for it with the type: as many
+    leave its host, or come to that one, as may.
+    """
+    source = str(instance.host)
+    try:
+        await migrations.require_movable(reader, instance)
+        host = await migrations.require_destination(reader, replace(instance, type=type), later=True)
+    except CannotMove:
+        return False
+    leave, come = {"source": source}, {"destination": host.id}
+    if not (await migrations.busy(reader, **leave) or await migrations.busy(reader, **come)):
+        return False
+    move = Move(source, capacity.going(instance, host.id, type))
+    return not await capacity.shortfall(reader, instance.zone, [move])
 
 
 class Growing(NamedTuple):

@@ -381,7 +381,7 @@ def test_a_round_does_not_look_for_hosts_to_wake_for_ever(make: Any, monkeypatch
     async def story(bench: Bench) -> None:
         await some_are_parked(bench)
         looks = Looks(bench, monkeypatch)
-        monkeypatch.setattr(autosizer, "SEARCH_SECONDS", -1.0)
+        monkeypatch.setattr(resizes, "SEARCH_SECONDS", -1.0)
         await asyncio.sleep(GROWS)
         assert not looks.made
         assert not await bench.events(), "it is not said that there is none"

@@ -87,7 +87,7 @@ async def _set_type(ctx: Context, instance: Instance, value: str) -> Instance:
     check_interface_count(len(instance.interfaces), type)
     for interface in await ctx.tx.get_many(NetworkInterface, instance.interfaces):
         check_limits(1 + len(interface.secondary), len(interface.ipv6), type)
-    return replace(instance, type=type)
+    return replace(instance, type=type, growth=None)
 
 
 async def _set_user_data(ctx: Context, instance: Instance, value: bytes) -> Instance:

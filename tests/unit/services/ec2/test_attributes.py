@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gureum.resources import Instance, InstanceState, NetworkInterface, Volume
+from gureum.resources import Growth, Instance, InstanceState, NetworkInterface, Volume
 
 if TYPE_CHECKING:
     from ..conftest import Rig
@@ -80,6 +80,14 @@ async def test_modify_while_stopped(rig: Rig, input: dict[str, Any], field: str,
     id = await rig.stopped()
     assert await rig.call("ModifyInstanceAttribute", InstanceId=id, **input) == {}
     assert getattr(await rig.get(Instance, id), field) == value
+
+
+async def test_another_type_ends_what_waits_for_one(rig: Rig) -> None:
+    id = await rig.stopped()
+    await rig.change(Instance, id, growth=Growth(type="m5.xlarge", since=1.0))
+    await rig.call("ModifyInstanceAttribute", InstanceId=id, InstanceType={"Value": "m5.large"})
+    instance = await rig.get(Instance, id)
+    assert (instance.type, instance.growth) == ("m5.large", None)
 
 
 async def test_source_dest_check_reaches_the_interface(rig: Rig) -> None:
