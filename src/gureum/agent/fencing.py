@@ -58,7 +58,10 @@ class Fencing:
                 self._note(fence, FenceReport(host=host, number=fence.number, message=str(error)))
                 raise
             if done:
-                return
+                break
+        if host == self._host:
+            # One bell is rung for both: the wait for the end of the fence may have heard it.
+            await self._lift()
 
     async def _lift(self) -> None:
         number = self._to_lift

@@ -164,13 +164,14 @@ class Cuts:
         return any(not pool.error for pool in view.pools)
 
     def _away(self, up: dict[str, Host]) -> frozenset[str]:
-        """The pools that most hosts with an uplink do not reach: what has a volume there is no better off on
-        another one. What has none does not wait for them.
+        """The pools that most hosts with an uplink that have them do not reach: what has a volume there is no
+        better off on another one. What has none does not wait for them.
         """
-        others = self._others(up)
-        views = [self._observed.hosts[id] for id in others if self._serves(id)]
-        away = Counter(name for view in views for name in _failing(view))
-        return frozenset(name for name, count in away.items() if not _most(len(views) - count, len(others)))
+        views = {id: view for id in self._others(up) if (view := self._observed.hosts.get(id)) is not None}
+        having = Counter(pool.name for view in views.values() for pool in view.pools)
+        serving = [view for id, view in views.items() if self._serves(id)]
+        reached = Counter(name for view in serving for name in _reached(view))
+        return frozenset(name for name, count in having.items() if not _most(reached[name], count))
 
     def _changes(self, up: dict[str, Host], now: float) -> dict[str, str]:
         """By host, what is to be noted of it: why nothing new is to be put there, "" if that is over."""
@@ -213,15 +214,22 @@ def _most(count: int, all: int) -> bool:
 
 
 def unreached(views: Iterable[HostView]) -> frozenset[str]:
-    """The pools that each of these hosts does not reach, if one reaches any: that says nothing of a host."""
-    views = [view for view in views if view.pools]
-    failing = [_failing(view) for view in views]
-    any_reached = any(not pool.error for view in views for pool in view.pools)
-    return frozenset.intersection(*failing) if any_reached else frozenset()
+    """The pools that none of these hosts reaches, if one reaches any: that says nothing of a host. Some may
+    not have all pools: those that joined are not told of later ones.
+    """
+    failing, reached = set[str](), set[str]()
+    for view in views:
+        failing |= _failing(view)
+        reached |= _reached(view)
+    return frozenset(failing - reached) if reached else frozenset()
 
 
 def _failing(view: HostView) -> frozenset[str]:
     return frozenset(pool.name for pool in view.pools if pool.error)
+
+
+def _reached(view: HostView) -> frozenset[str]:
+    return frozenset(pool.name for pool in view.pools if not pool.error)
 
 
 def why_unfit(view: HostView, unreached: Collection[str] = ()) -> str:

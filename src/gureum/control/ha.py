@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from msgspec.structs import replace
@@ -27,7 +27,7 @@ from gureum.control.attempts import attempt
 from gureum.control.cuts import Cuts, unreached, why_away, why_unfit
 from gureum.control.fences import Brake, begun, fence_power
 from gureum.control.hosts import Hosts
-from gureum.control.observed import Observed
+from gureum.control.observed import HostView, Observed
 from gureum.control.survival import Survival
 from gureum.env import Env
 from gureum.resources import (
@@ -255,9 +255,19 @@ class Ha:
         return any(each.host == host.id and not each.number and not each.done for each in view.fences)
 
     async def _may_begin(self, host: Host) -> bool:
-        """Hosts that live are given up one after the other, slowly: perhaps all agents are at fault."""
+        """Hosts that live are given up one after the other, slowly: perhaps all agents are at fault. And only
+        if another one could open what their instances have.
+        """
         if not self._lives(host):
             return True
+        if away := await self._unreached_elsewhere(host):
+            text = (
+                f"host {host.id} is not heard of, but it lives, and its instances run. It is not given up, "
+                f"as no other host reaches pool {', '.join(away)}, where they have volumes. "
+                f"If it is to be given up all the same: gureum host fence {host.id}"
+            )
+            await self._tell(host, "FenceWaits", text)
+            return False
         if not (others := self._brake.held(self._hosts.values())):
             return True
         text = (
@@ -267,6 +277,16 @@ class Ha:
         )
         await self._tell(host, "FenceWaits", text)
         return False
+
+    async def _unreached_elsewhere(self, host: Host) -> list[str]:
+        """The pools that what runs there needs, and no other host reaches."""
+        if not (away := unreached(self._others().values())):
+            return []
+        async with self._store.read() as reader:
+            states = [str(state) for state in recovery.RUNS]
+            there = await reader.find(Instance, host=host.id, state=states)
+            needs = [await reader.find(Volume, instances=each.id) for each in there]
+        return sorted({pool for volumes in needs for volume in volumes for pool in volume.pools} & away)
 
     def _has_listened(self) -> bool:
         """Whether hosts had the time to say what they can do."""
@@ -315,23 +335,18 @@ class Ha:
         able = [id for id in self._fencers() if id != host.id]
         if able or host.state is not HostState.fencing or not self._has_listened():
             return able
-        views = self._observed.hosts.items()
-        heard = [id for id, view in views if self._is_back(id) and not why_away(view)]
-        return sorted(heard, key=lambda id: (id == host.id, id))
+        views = {id: view for id, view in self._observed.hosts.items() if self._is_back(id)}
+        return sorted(_reaching(views, why_away), key=lambda id: (id == host.id, id))
 
     def _fencers(self) -> list[str]:
-        """Hosts that can fence others. What pool none of them reaches does not matter, unless leases are in
-        it: that their wardens say.
-        """
+        """Hosts that can fence others."""
+        return _reaching(self._others(), why_unfit)
+
+    def _others(self) -> dict[str, HostView]:
+        """What those that are up and heard said last."""
         quiet = self._heard.quiet()
         up = {id for id, host in self._hosts.items() if host.state is HostState.up} - quiet
-        views = {id: view for id, view in sorted(self._observed.hosts.items()) if id in up}
-        away = unreached(views.values())
-        return [
-            id
-            for id, view in views.items()
-            if not why_unfit(view, away) and not (away and view.warden and view.warden.away)
-        ]
+        return {id: view for id, view in sorted(self._observed.hosts.items()) if id in up}
 
     def _is_back(self, id: str) -> bool:
         """Whether the host is given up, and heard of all the same."""
@@ -526,6 +541,20 @@ class Ha:
 
 def _told_of(host: Host | None) -> tuple[object, ...]:
     return (host.state, host.watcher, host.fence, host.lifted) if host is not None else ()
+
+
+def _reaching(
+    views: Mapping[str, HostView], why_not: Callable[[HostView, Collection[str]], str]
+) -> list[str]:
+    """Those of the hosts that can write to leases. What pool none of them reaches does not matter, unless
+    leases are in it: that their wardens say.
+    """
+    away = unreached(views.values())
+    return [
+        id
+        for id, view in views.items()
+        if not why_not(view, away) and not (away and view.warden and view.warden.away)
+    ]
 
 
 async def _migrations(reader: Reader, host: Host) -> list[InstanceMigration]:

@@ -135,6 +135,22 @@ async def test_a_pool_that_is_away_is_asked_again(store: FakeLeaseStore) -> None
     await fencing.close()
 
 
+@pytest.mark.parametrize("next", [(), (FenceSpec(host=HERE, number=7),)])
+async def test_one_that_fences_itself_hears_that_this_is_over(
+    store: FakeLeaseStore, clock: Clock, next: tuple[FenceSpec, ...]
+) -> None:
+    fencing = Fencing(FakeLeases(store, HERE), HERE, lambda: None)
+    store.renew(HERE, "warden/host-2/a")
+    fencing.take(spec(FenceSpec(host=HERE, number=5)))
+    await until(lambda: the(fencing))
+    # The same spec says that it is not wanted any more, and that it is lifted.
+    fencing.take(spec(*next))
+    fencing.lift(5)
+    clock.now += 5.1
+    await until(lambda: store.read(HERE).lifted == 5)
+    await fencing.close()
+
+
 def test_a_hosts_fence_is_lifted_when_its_network_has_nothing_of_before(parts: Any) -> None:
     async def test(lab: Any) -> None:
         store, agent = FakeLeaseStore(lambda: 0.0), lab.agent

@@ -695,6 +695,8 @@ def test_a_host_whose_warden_is_gone_gets_nothing_new_and_loses_what_it_has() ->
 @pytest.mark.parametrize(("pool", "leaves"), [("san", True), ("bulk", False)])
 def test_what_has_nothing_in_the_pool_that_is_away_stays(pool: str, leaves: bool) -> None:
     async def test(rig: Rig) -> None:
+        for name in "bc":
+            rig.said[name]["pools"] = pools(san="", bulk="", other="")
         rig.said["a"]["pools"] = (PoolReport(name=pool, error="no answer"), PoolReport(name="other"))
         await rig.step("a", "b", "c", seconds=STORAGE_SECONDS + 20)
         assert not (await rig.get(Host, "a")).schedulable
@@ -731,6 +733,100 @@ def test_a_pool_that_no_host_reaches_counts_against_none() -> None:
         await say(rig, "bc", san="", bulk="")
         await say(rig, "a", san="", bulk="")
         assert not (await rig.get(Host, "a")).unfit
+
+    with_rig(test)
+
+
+async def disk_in_bulk(rig: Rig) -> None:
+    """The instance has its volume in another pool."""
+    await rig.put(replace(await rig.get(Volume, "vol-1"), pool="bulk"))
+    await rig.look()
+
+
+async def some_have_bulk(rig: Rig, a: str, b: str) -> None:
+    """Hosts a and b have a second pool, which c to e were not told of."""
+    for name in "de":
+        rig.said[name] = {}
+    for name in "cde":
+        rig.said[name]["pools"] = pools(san="")
+    rig.said["a"]["pools"], rig.said["b"]["pools"] = pools(san="", bulk=a), pools(san="", bulk=b)
+    await rig.report(*rig.said)
+    await rig.look()
+
+
+@pytest.mark.parametrize(("there", "leaves"), [("away", False), ("", True)])
+def test_a_pool_that_some_hosts_do_not_have_counts_against_none_either(there: str, leaves: bool) -> None:
+    async def test(rig: Rig) -> None:
+        await disk_in_bulk(rig)
+        await some_have_bulk(rig, "away", there)
+        await rig.step(*"abcde", seconds=STORAGE_SECONDS + 20)
+        assert bool((await rig.get(Host, "a")).unfit) is leaves
+        assert not (await rig.get(Host, "b")).unfit
+        assert await leaving(rig) is leaves
+
+    with_rig(test)
+
+
+@pytest.mark.parametrize(("there", "leaves"), [("away", False), ("", True)])
+def test_hosts_that_do_not_have_a_pool_say_nothing_of_it(there: str, leaves: bool) -> None:
+    async def test(rig: Rig) -> None:
+        await disk_in_bulk(rig)
+        await some_have_bulk(rig, "", there)
+        rig.said["a"]["uplink_down"] = True
+        await rig.step(*"abcde", seconds=8)
+        assert await leaving(rig) is leaves
+
+    with_rig(test)
+
+
+@pytest.mark.parametrize("others", ["b", "bc"])
+def test_a_host_that_lives_is_not_given_up_while_no_other_could_open_its_disks(others: str) -> None:
+    async def test(rig: Rig) -> None:
+        await disk_in_bulk(rig)
+        for name in {"b", "c"} - set(others):
+            await rig.put(replace(await rig.get(Host, name), state=HostState.down))
+            del rig.said[name]
+        await rig.look()
+        for name in others:
+            rig.said[name]["pools"] = pools(san="", bulk="away")
+        await rig.step(*others, seconds=6)
+        rig.said["b"]["fences"] = (FenceReport(host="a", number=0, alive=True),)
+        await rig.step(*others, seconds=2 * ALIVE_SECONDS)
+        assert await rig.state() is HostState.down, "its guests are well"
+        async with rig.store.read() as reader:
+            [why] = [event for event in await reader.find(Event) if event.name == "FenceWaits"]
+        assert "no other host reaches pool bulk" in why.message
+        for name in others:
+            rig.said[name]["pools"] = pools(san="", bulk="")
+        await rig.step(*others, seconds=2)
+        assert await rig.state() is HostState.fencing
+
+    with_rig(test)
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_one_that_is_dead_or_needs_another_pool_is_given_up(done: bool) -> None:
+    async def test(rig: Rig) -> None:
+        if done:
+            await disk_in_bulk(rig)
+        await say(rig, "abc", san="", bulk="away")
+        await rig.step("b", "c", seconds=6)
+        rig.said["b"]["fences"] = (FenceReport(host="a", number=0, done=done, alive=not done),)
+        await rig.step("b", "c", seconds=2 if done else ALIVE_SECONDS + 5)
+        assert await rig.state() is HostState.fencing
+
+    with_rig(test)
+
+
+def test_hosts_that_are_all_given_up_fence_each_other_without_a_pool_that_nobody_reaches() -> None:
+    async def test(rig: Rig) -> None:
+        for name in "abc":
+            await rig.put(begun(await rig.down(name), rig.env, "a person asked for it"))
+            rig.said[name]["pools"] = pools(san="", bulk="away")
+        await rig.look()
+        rig.said["a"]["warden"] = WardenReport(permitted=False, away=True)  # leases are in bulk, to this one
+        await rig.step("a", "b", "c", seconds=LISTEN_SECONDS + 2)
+        assert [(await rig.get(Host, name)).fence.by for name in "abc"] == ["b", "c", "b"]
 
     with_rig(test)
 
