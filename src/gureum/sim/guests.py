@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from gureum.errors import PoolFull
 from gureum.hostspec import MachineState
-from gureum.hypervisors.base import Disk, describe
-from gureum.hypervisors.fake_machine import FakeDisk
+from gureum.hypervisors.base import describe
+from gureum.hypervisors.fake_machine import FakeDisk, FakeMachine
 from gureum.san.fake import FakePoolDisk
 from gureum.san.fake_parts import Blocks
 from gureum.san.fake_shared import FakeSan
@@ -67,7 +67,7 @@ class Guests:
                     continue
                 for volume, disk in sorted(machine.disks.items()):
                     if rng.random() < 0.3:
-                        yield from self._write(host, volume, disk)
+                        yield from self._write(host, machine, volume, disk)
 
     def _pool(self, host: SimHost, disk: FakeDisk) -> Storage:
         if not disk.shared:
@@ -75,7 +75,7 @@ class Guests:
         assert self.world.san is not None
         return self.world.san
 
-    def _write(self, host: SimHost, volume: str, disk: FakeDisk) -> Iterator[str]:
+    def _write(self, host: SimHost, machine: FakeMachine, volume: str, disk: FakeDisk) -> Iterator[str]:
         pool, path = self._pool(host, disk), disk.layers[0]
         written = self._written(pool, volume)
         if disk.target is not None and not host.reaches(disk.target):
@@ -91,16 +91,13 @@ class Guests:
         except PoolFull:
             return
         if disk.target is not None and disk.mirror is not None and not disk.mirror.error:
-            self._mirrored(host, disk, disk.target, block, data)
+            try:
+                host.write(describe(disk.target.source), block, data)
+            except PoolFull as error:
+                # Then it does not move, and that is told, as QEMU's driver tells it.
+                disk.mirror = replace(disk.mirror, ready=False, error=str(error))
+                host.machines.changed(machine)
         written.writes.append((block, data))
-
-    def _mirrored(self, host: SimHost, disk: FakeDisk, target: Disk, block: int, data: bytes) -> None:
-        """What is written goes to where the disk moves, too; else it does not move."""
-        try:
-            host.write(describe(target.source), block, data)
-        except PoolFull as error:
-            assert disk.mirror is not None
-            disk.mirror = replace(disk.mirror, ready=False, error=str(error))
 
     def _written(self, pool: Storage, volume: str) -> Written:
         if volume not in self.volumes:
