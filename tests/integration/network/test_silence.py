@@ -185,7 +185,9 @@ async def test_an_address_that_came_while_a_host_was_silent_is_announced_after_t
         async with asyncio.timeout(60):
             while not announced(said, one.public_ip):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-        assert not host.network._edge.unsaid
+            # It is heard a moment before that is noted.
+            while host.network._edge.unsaid:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
 
 
 def announced(said: socket.socket, address: str) -> bool:

@@ -35,8 +35,8 @@ def test_the_last_one_counts(pairs: list[Pair]) -> None:
     slow.send(b"new " + SET + b" and another key")
     slow.send(b"another set " + KEY)
     later = threading.Timer(0.2, lambda: slow.send(SET + KEY))
-    later.start()
     began = time.monotonic()
+    later.start()
     assert monitors(pairs).until((SET, KEY)) - began >= 0.2
     later.join()
 
