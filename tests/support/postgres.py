@@ -116,6 +116,8 @@ class Server:
             "fsync": "on" if self._durable else "off",
             "max_connections": "200",
             "shared_buffers": "32MB",
+            # In the data directory: in /dev/shm it would outlive a server that is killed.
+            "dynamic_shared_memory_type": "mmap",
             "autovacuum_naptime": "10s",
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
