@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 from gureum.bench import rawqemu, san, san_faults
@@ -25,7 +24,6 @@ from gureum.bench.figures import Figure, Promise, Say, compare
 from gureum.bench.launch import last_line
 from gureum.bench.rawmigration import RawPair
 from gureum.bench.servers import BenchError, free_port
-from gureum.cli import images
 from gureum.cli.api import client
 from gureum.cli.cloud import Cloud
 from gureum.control.images import image_id
@@ -146,11 +144,8 @@ def measure_dirty(cloud: Cloud, directory: Path, say: Say, rounds: int) -> list[
     remark = f"{DIRTIED_MIB} MiB over and over, {min(rates):.0f} to {max(rates):.0f} MiB/s"
     what = "migration of a guest that writes to its memory"
     return [
-        Figure(
-            name=f"{what}: downtime by QEMU's count",
-            value=median(each.downtime_ms for each in taken),
-            unit="ms",
-            samples=tuple(each.downtime_ms for each in taken),
+        compare(
+            *(f"{what}: downtime by QEMU's count", "ms", [each.downtime_ms for each in taken]),
             promise=DIRTY_AWAY,
             remark=remark,
         ),
@@ -187,19 +182,18 @@ def dirtying(ssh: Sequence[str]) -> Iterator[Callable[[], int]]:
 def guest(cloud: Cloud, directory: Path, say: Say) -> Iterator[tuple[str, str, RawPair]]:
     """An idle guest of ours, its public address, and one by hand like it."""
     say("two idle guests")
-    built = images.build(cloud.state_dir / "images", "tiny", refresh=False)
-    manifest = newest(cloud.state_dir / "images", lambda found: image_id(found) == built["ImageId"])
+    image = san_faults.tiny_image(cloud)
+    manifest = newest(cloud.state_dir / "images", lambda found: image_id(found) == image)
     if manifest is None or manifest.first_line is None:
         raise BenchError("the image has no first line to wait for")
     ec2, zone = client(cloud, "ec2"), f"{cloud.config().region}a"
-    wait("the image", lambda: bool(_images(ec2, str(built["ImageId"]))), SECONDS_MAX)
     groups = ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["default"]}])
     permission = {"IpProtocol": "icmp", "FromPort": -1, "ToPort": -1, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}
     ec2.authorize_security_group_ingress(
         GroupId=groups["SecurityGroups"][0]["GroupId"], IpPermissions=[permission]
     )
     [made] = ec2.run_instances(
-        ImageId=built["ImageId"],
+        ImageId=image,
         InstanceType=TYPE,
         MinCount=1,
         MaxCount=1,
@@ -222,10 +216,6 @@ def guest(cloud: Cloud, directory: Path, say: Say) -> Iterator[tuple[str, str, R
     finally:
         pair.end()
     ec2.terminate_instances(InstanceIds=[id], SkipOsShutdown=True)
-
-
-def _images(ec2: Any, id: str) -> list[object]:
-    return list(ec2.describe_images(Filters=[{"Name": "image-id", "Values": [id]}])["Images"])
 
 
 def _answers(address: str) -> bool:

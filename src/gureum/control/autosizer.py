@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from gureum.control import balancer, events, resizes, resting
+from gureum.control import balancer, events, growths, resizes
 from gureum.control.autosize import SAMPLE_SECONDS, Level, Seen, Verdict, Window, decide
 from gureum.control.fleet import Fleet
 from gureum.control.observed import Observed
@@ -289,11 +289,8 @@ class Autosizer:
             return ""
         if not host:
             return "the host that is being woken is there"
-        growing = await resizes.growing(tx, instance, type)
-        if growing is None or not await growing.helps(host):
-            return ""
-        await resting.wake(tx, self.env, host, f"{id} is to become a {type}, and finds no room")
-        return f"host {host} is woken"
+        woken = await growths.wake(tx, self.env, instance, type, host)
+        return f"host {host} is woken" if woken else ""
 
     async def _tell(self, id: str, known: Watched, wanted: str, reason: str = "") -> None:
         """Once for each type that it could not have."""

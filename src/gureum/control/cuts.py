@@ -184,7 +184,7 @@ class Cuts:
         seen = {id: why_unfit(view, self._unreached) for id, view in views.items()}
         unfit = {id: why for id, why in seen.items() if why}
         self._unfit = {id: (why, self._since(id, why, now)) for id, why in unfit.items()}
-        self._elsewhere = len(unfit) < len(seen) and len(unfit) <= max(1, len(seen) - len(unfit))
+        self._elsewhere = _most(len(seen) - len(unfit), len(seen))
         changes = {id: "" for id, why in seen.items() if not why and up[id].unfit}
         for id, (why, since) in self._unfit.items():
             # Where most can't either, what is new may wait there as well as anywhere.

@@ -112,9 +112,7 @@ class Growths:
         instance = await tx.get(Instance, id)
         if instance is None or instance.growth != growth:
             return
-        growing = await resizes.growing(tx, instance, growth.type)
-        if growing is not None and await growing.helps(host):
-            await resting.wake(tx, self._env, host, f"{id} is to become a {growth.type}, and finds no room")
+        await wake(tx, self._env, instance, growth.type, host)
 
     async def _grow(self, tx: Transaction, id: str, growth: Growth) -> None:
         """Begin it. Raises CannotResize, NoCapacity, ApiError."""
@@ -138,3 +136,12 @@ class Growths:
             await events.record(
                 tx, self._env, "InstanceNotResized", text, Severity.warning, host=host, instance=id
             )
+
+
+async def wake(tx: Transaction, env: Env, instance: Instance, type: str, host: str) -> bool:
+    """Let the host be woken that was found, if it would help still."""
+    growing = await resizes.growing(tx, instance, type)
+    if growing is None or not await growing.helps(host):
+        return False
+    await resting.wake(tx, env, host, f"{instance.id} is to become a {type}, and finds no room")
+    return True

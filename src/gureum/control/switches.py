@@ -133,7 +133,6 @@ class Switches:
             if migration.id not in self._held:
                 return
             self._held.discard(migration.id)
-            self._flows.pop(migration.id, None)
             self._overdue.add(migration.id)
             self.kick(migration.instance)
 

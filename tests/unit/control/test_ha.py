@@ -975,11 +975,16 @@ def test_where_no_other_host_takes_anything_all_stay() -> None:
     with_rig(test)
 
 
+async def fill(rig: Rig, hosts: str) -> None:
+    """So that nothing more finds room there."""
+    big = replace(await rig.get(Instance, "i-1"), version=0, type="t3.xlarge")
+    await rig.put(*(replace(big, id=f"i-{name}", host=name) for name in hosts))
+    await rig.look()
+
+
 def test_room_that_is_made_elsewhere_later_is_found() -> None:
     async def test(rig: Rig) -> None:
-        big = replace(await rig.get(Instance, "i-1"), version=0, type="t3.xlarge")
-        await rig.put(*(replace(big, id=f"i-{name}", host=name) for name in "bc"))
-        await rig.look()
+        await fill(rig, "bc")
         await unplugged(rig)
         await rig.step("a", "b", "c", seconds=20)
         assert not await leaving(rig), "the others are full"
@@ -993,9 +998,7 @@ def test_room_that_is_made_elsewhere_later_is_found() -> None:
 
 def test_that_one_stays_is_told_anew_when_the_uplink_is_down_again() -> None:
     async def test(rig: Rig) -> None:
-        big = replace(await rig.get(Instance, "i-1"), version=0, type="t3.xlarge")
-        await rig.put(*(replace(big, id=f"i-{name}", host=name) for name in "bc"))
-        await rig.look()
+        await fill(rig, "bc")
         for times in (1, 2):
             await unplugged(rig)
             await rig.step("a", "b", "c", seconds=12)
