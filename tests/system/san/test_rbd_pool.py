@@ -61,6 +61,24 @@ print(locks.holder(session, object) is not None)
 """
 """One that has looked at a lock to take it away, and hung while the volume was opened once more."""
 
+OPEN_BESIDE = """
+from rbdworker import blocks
+from rbdworker.session import Refused
+values = {name: value for name, value in json.loads(settings).items() if name != "nice"}
+writer = Session(**values | {"host": "h1"})
+with session.image(arguments[0]):
+    print(locks.lead(session, 60), end=" ")
+    blocks.write(writer, arguments[0], 0, b"9" * 512)
+    print(blocks.read(writer, "", arguments[0], 0, 1).decode(), end=" ")
+    locks.follow(session)
+    try:
+        blocks.write(writer, arguments[0], 0, b"0" * 512)
+    except Refused as error:
+        print(error.kind)
+writer.close()
+"""
+"""Who looks after the pool, and then does not any more, with a volume open."""
+
 
 @pytest.fixture
 def image_disk(tmp_path: Path) -> str:
@@ -429,6 +447,41 @@ async def test_a_volume_whose_object_map_tells_too_much_gets_all_that_it_shared(
     assert await look(pool, vol) == BOOT
     assert await pool.read_snapshot(snap, vol, 0, BLOCK) == BOOT
     assert "invalid" not in cluster.run("rbd", "info", f"{cluster.settings.pool}/{vol}")
+
+
+async def test_blocks_are_written_while_another_host_copies_what_they_were(pool, cluster, ids):
+    """A parent that goes is copied to its clone just when an upload, or a copy of a disk, writes to that."""
+    vol, snap, copy = ids("vol-1"), ids("snap-1"), ids("vol-2")
+    size, step = 128 * MIB, 4 * MIB
+    await pool.create_volume(vol, size)
+    for at in range(0, size, step):
+        await pool.write_volume(vol, at, block(f"old {at}") * (step // BLOCK))
+    await pool.create_snapshot(snap, vol)
+    await pool.create_volume(copy, size, snap, vol)
+    keeper = cluster.client("h2")
+    try:
+        assert await keeper.lead(60)
+        copying = asyncio.ensure_future(keeper.flatten(copy, lambda share: None))
+        beside = 0
+        for at in range(0, size, step):
+            await pool.write_volume(copy, at, block(f"new {at}"))
+            assert await pool.read_volume(copy, at, BLOCK) == block(f"new {at}")
+            beside += not copying.done()
+        assert beside > 1
+        assert await copying
+        await keeper.follow()
+    finally:
+        await keeper.close()
+    for at in range(0, size, step):
+        assert await pool.read_volume(copy, at, BLOCK) == block(f"new {at}")
+        assert await pool.read_volume(copy, at + step - BLOCK, BLOCK) == block(f"old {at}")
+    assert "parent" not in cluster.run("rbd", "info", f"{cluster.settings.pool}/{copy}")
+
+
+async def test_nobody_writes_beside_who_is_not_the_upkeep(pool, cluster, ids):
+    vol = ids("vol-1")
+    await pool.create_volume(vol, 64 * MIB)
+    assert cluster.as_worker("h2", OPEN_BESIDE, vol) == "True 9 busy"
 
 
 async def test_a_parent_of_many_stays(pool, cluster, ids, image, monkeypatch, caplog):

@@ -74,7 +74,7 @@ def write(session: Session, id: str, offset: int, data: bytes) -> None:
             with session.handles.use(id) as image:
                 if names.marks(image).get(names.DELETED):
                     raise Refused(f"there is no volume {id}", "missing")
-                volumes.require_unused(session, id, image)
+                volumes.require_no_machine(session, id, image)
                 _require_inside(id, image.size(), offset, len(data))
                 image.write(data, offset)
                 image.flush()
@@ -89,7 +89,7 @@ def _snapshot(session: Session, id: str, volume: str) -> Iterator[Any]:
             if not id:
                 if names.marks(image).get(names.DELETED):
                     raise Refused(f"there is no volume {volume}", "missing")
-                volumes.require_unused(session, volume, image)
+                volumes.require_no_machine(session, volume, image)
             yield image
     except rbd.ImageNotFound:
         missing = f"there is no snapshot {id} of {volume}" if id else f"there is no volume {volume}"

@@ -111,13 +111,15 @@ class Session:
                 self.io.operate_write_op(op, TRASH)
             self._has_trash = True
 
-    def watchers(self, image: Any) -> list[str]:
-        """Addresses of other clients that have the image open to write.
+    def watchers(self, image: Any, but: int = 0) -> list[str]:
+        """Addresses of other clients that have the image open to write, the one with the number ``but`` left
+        out.
 
         Not of those that are shut out: where one died in the moment of opening, the OSD keeps its watch until
         the placement group's next peering.
         """
-        found = {each["addr"] for each in image.watchers_list()} - {self.cluster.get_addrs()}
+        found = {each["addr"] for each in image.watchers_list() if each["id"] != but}
+        found.discard(self.cluster.get_addrs())
         return sorted(found - self._shut_out()) if found else []
 
     def _shut_out(self) -> set[str]:

@@ -47,7 +47,7 @@ def describe(session: Session, name: str) -> dict[str, Any] | None:
                     "holder": holders[0].cookie if holders else "",
                     "held_since": holders[0].description if holders else "",
                     "sharers": [holder.cookie for holder in holders[1:]],
-                    "watchers": session.watchers(image),
+                    "watchers": volumes.users(session, image),
                 }
         except rbd.ImageNotFound:
             return None

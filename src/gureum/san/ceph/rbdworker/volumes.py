@@ -315,6 +315,30 @@ def user_snapshots(image: Any) -> list[str]:
 
 
 def require_unused(session: Session, id: str, image: Any) -> None:
-    """Who has an image open to write watches it; after a process was killed, for 30 s more."""
+    """Who has an image open to write watches it; after a process was killed, for 30 s more.
+
+    Nobody at all may: of what librbd changes only for a single client.
+    """
     if others := session.watchers(image):
-        raise Refused(f"{id} is open in a running machine (client {', '.join(others)})", "busy")
+        raise _in_use(id, others)
+
+
+def require_no_machine(session: Session, id: str, image: Any) -> None:
+    """As ``require_unused``, of what can be done beside the upkeep, too: to read and to write."""
+    if others := users(session, image):
+        raise _in_use(id, others)
+
+
+def _in_use(id: str, clients: list[str]) -> Refused:
+    return Refused(f"{id} is open in a running machine (client {', '.join(clients)})", "busy")
+
+
+def users(session: Session, image: Any) -> list[str]:
+    """Addresses of other clients that have the image open for a machine, or as somebody's disk.
+
+    Not of who looks after the pool: it copies what the image shares while others write to it.
+    """
+    if not session.watchers(image):
+        return []
+    keeper = locks.holder(session, locks.UPKEEP, locks.UPKEEP)
+    return session.watchers(image, but=keeper.client if keeper else 0)
