@@ -17,8 +17,9 @@ from gureum.env import Env
 from gureum.errors import PoolError, PoolUnavailable
 from gureum.san.ceph import client as workers
 from gureum.san.ceph.client import Client, Purged
-from gureum.san.ceph.process import Worker
+from gureum.san.ceph.process import CLOSE_SECONDS, ENDING, Worker
 from gureum.san.settings import SanSettings
+from gureum.subprocesses import outlast
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ class Making:
         """In the names of what is being made: not to be taken for what a crash has left."""
         self.killed: deque[str] = deque(maxlen=KILLED_MAX)
         """Addresses of workers that were killed, and may hold what they had open for 30 s, or longer."""
+        self._clients: set[Client] = set()
+        self._closed = False
 
     @contextmanager
     def token(self, env: Env) -> Iterator[str]:
@@ -57,12 +60,24 @@ class Making:
     @asynccontextmanager
     async def client(self, command: Sequence[str]) -> AsyncIterator[Client]:
         """A worker for one piece of work, which ends with it."""
+        if self._closed:
+            raise PoolUnavailable(ENDING)
         client = Client(Worker(command))
+        self._clients.add(client)
         try:
             yield client
         finally:
-            await client.close()
-            self.killed.extend(client.killed)
+            try:
+                await client.close()
+            finally:
+                self._clients.discard(client)
+                self.killed.extend(client.killed)
+
+    async def close(self) -> None:
+        """End all of them, and begin no other. What they were doing fails."""
+        self._closed = True
+        ends = [asyncio.ensure_future(client.close()) for client in self._clients]
+        await outlast(ends, CLOSE_SECONDS)
 
 
 class Upkeep:
@@ -72,22 +87,23 @@ class Upkeep:
         self._loop: asyncio.Task[None] | None = None
         self._round: asyncio.Task[None] | None = None
         self._kicked = asyncio.Event()
+        self._closed = False
         self._any_open = False
         self._long: dict[str, None] = {}
         self._flattening = ""
 
     def begin(self) -> None:
         """From now on, until ``close``."""
-        if self._loop is None:
+        if self._loop is None and not self._closed:
             self._kicked.set()
             self._loop = asyncio.ensure_future(self._run())
 
     async def close(self) -> None:
+        self._closed = True
         tasks = [task for task in (self._loop, self._round) if task is not None]
-        self._loop = None
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await outlast(tasks, CLOSE_SECONDS)
 
     def kick(self) -> None:
         """There is something to do."""
