@@ -29,6 +29,7 @@ OPEN_SECONDS = 30.0
 SETTLE_SECONDS = 1.0
 """After a deletion: more may follow, and are done in one go."""
 LEAD_SECONDS = 120
+"""Asked for again while something takes long."""
 NICE = 19
 CHILDREN_MAX = 4
 """A deleted parent's data is copied to at most so many clones. With more of them, the copies would take much
@@ -88,7 +89,8 @@ class Upkeep:
         self._round: asyncio.Task[None] | None = None
         self._kicked = asyncio.Event()
         self._closed = False
-        self._any_open = False
+        self._pause = EVERY_SECONDS
+        """After the present round, unless there is something to do before."""
         self._long: dict[str, None] = {}
         self._flattening = ""
 
@@ -137,7 +139,7 @@ class Upkeep:
     async def _run(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(OPEN_SECONDS if self._any_open else EVERY_SECONDS):
+                async with asyncio.timeout(self._pause):
                     await self._kicked.wait()
             await asyncio.sleep(SETTLE_SECONDS)
             self._kicked.clear()
@@ -147,7 +149,10 @@ class Upkeep:
     async def _once(self) -> None:
         try:
             async with self._making.client(self._command) as client:
+                # Another host's round may be past what is to be done, or have been cut short.
+                self._pause = LEAD_SECONDS
                 if await client.lead(LEAD_SECONDS):
+                    self._pause = EVERY_SECONDS
                     await self._fence(client)
                     await self._work(client)
                     await client.follow()
@@ -174,23 +179,41 @@ class Upkeep:
         """Empty the trash as far as it goes; the volumes that hold what is left there."""
         removed, waiting = True, list[Purged]()
         while removed:
-            removed, waiting, self._any_open = False, [], False
+            removed, waiting, self._pause = False, [], EVERY_SECONDS
             for trashed in await client.trash():
                 if not await client.lead(LEAD_SECONDS):
                     return []
                 try:
-                    purged = await client.purge(trashed)
+                    async with self._leading(client):
+                        purged = await client.purge(trashed)
                 except PoolUnavailable:
                     raise
                 except PoolError as error:
                     log.warning("%s stays in the trash: %s", trashed.name, error)
                     continue
                 if purged.why:
-                    self._any_open = self._any_open or purged.open
+                    self._pause = OPEN_SECONDS if purged.open else self._pause
                     waiting.append(purged)
                     log.info("%s stays in the trash: %s", trashed.name, purged.why)
                 removed = removed or not purged.why
         return sorted({c for p in waiting if len(p.children) <= CHILDREN_MAX for c in p.children})
+
+    @asynccontextmanager
+    async def _leading(self, client: Client) -> AsyncIterator[None]:
+        """What takes longer than the lead lasts, which says that who has an image open is no machine."""
+        renewing = asyncio.ensure_future(self._renew(client))
+        try:
+            yield
+        finally:
+            renewing.cancel()
+
+    async def _renew(self, client: Client) -> None:
+        while True:
+            await asyncio.sleep(LEAD_SECONDS / 4)
+            try:
+                await client.lead(LEAD_SECONDS)
+            except PoolError as error:
+                log.warning("the lead in the upkeep of the pool is not renewed: %s", error)
 
     async def _flatten_all(self, client: Client, volumes: list[str]) -> bool:
         """Whether at least one of them let go of its parents."""
@@ -200,7 +223,9 @@ class Upkeep:
                 return False
             self._flattening = volume
             try:
-                if await client.flatten(volume, lambda share: None):
+                async with self._leading(client):
+                    had_parent = await client.flatten(volume, lambda share: None)
+                if had_parent:
                     log.info("%s shares nothing with others any more", volume)
                     any_done = True
                 self._long.pop(volume, None)

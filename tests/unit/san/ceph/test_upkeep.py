@@ -10,7 +10,7 @@ import pytest
 
 from gureum.env import Env
 from gureum.errors import PoolError, PoolUnavailable
-from gureum.san.ceph import pool, process, upkeep
+from gureum.san.ceph import client, pool, process, upkeep
 from gureum.san.ceph.process import Answer
 from gureum.san.ceph.upkeep import Making, Upkeep
 from gureum.san.settings import SanSettings
@@ -24,6 +24,7 @@ class Worker:
     asked: list[tuple[str, Any]]
     followed: asyncio.Event
     trashed: list[dict[str, str]]
+    leads: bool
 
     def __init__(self, command: Sequence[str]) -> None:
         self.killed: list[str] = []
@@ -42,6 +43,12 @@ class Worker:
             return Answer(found, b"")
         if op == "follow":
             self.followed.set()
+        if op == "lead":
+            return Answer(self.leads, b"")
+        if op == "flatten":
+            until = len(self.asked) + 3
+            while len(self.asked) < until:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
         return Answer([] if op in ("survey", "trash") else True, b"")
 
     async def close(self) -> None:
@@ -53,6 +60,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     monkeypatch.setattr(Worker, "asked", [], raising=False)
     monkeypatch.setattr(Worker, "followed", asyncio.Event(), raising=False)
     monkeypatch.setattr(Worker, "trashed", [], raising=False)
+    monkeypatch.setattr(Worker, "leads", True, raising=False)
     monkeypatch.setattr(upkeep, "Worker", Worker)
     monkeypatch.setattr(upkeep, "SETTLE_SECONDS", 0.0)
     return Worker.asked
@@ -86,6 +94,34 @@ async def test_what_cannot_be_removed_keeps_nothing_else_in_the_trash(asked: lis
     assert [arguments["name"] for op, arguments in asked if op == "purge"] == ["ami-bad", "ami-2"]
 
 
+async def test_who_copies_for_long_leads_all_the_time(
+    asked: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By that others know that it is no machine."""
+    monkeypatch.setattr(upkeep, "LEAD_SECONDS", 0.04)
+    work = made_upkeep(Making())
+    work.shorten("vol-1")
+    await asyncio.wait_for(Worker.followed.wait(), 10)
+    await work.close()
+    ops = [op for op, _ in asked]
+    begun = ops.index("flatten")
+    assert ops[begun + 1 : begun + 4] == ["lead"] * 3
+
+
+async def test_who_does_not_lead_asks_again_when_the_other_may_have_ended(
+    asked: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "LEAD_SECONDS", 0.02)
+    monkeypatch.setattr(Worker, "leads", False)
+    work = made_upkeep(Making())
+    work.begin()
+    await until(lambda: len(asked) >= 3)
+    monkeypatch.setattr(Worker, "leads", True)
+    await asyncio.wait_for(Worker.followed.wait(), 10)
+    await work.close()
+    assert {op for op, _ in asked[:3]} == {"lead"}
+
+
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> list[process.Worker]:
     """Those that are made, each with a process."""
@@ -96,6 +132,7 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> list[process.Worker]:
         return made[-1]
 
     monkeypatch.setattr(upkeep, "Worker", worker)
+    monkeypatch.setattr(pool, "Worker", worker)
     monkeypatch.setattr(upkeep, "SETTLE_SECONDS", 0.0)
     return made
 
@@ -116,7 +153,7 @@ async def until(asked: Callable[[], object]) -> None:
 def slow(program: Callable[..., tuple[str, ...]], monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     """The command of a worker whose end takes a moment."""
     command = program("main(); time.sleep(0.5)")
-    monkeypatch.setattr(upkeep.workers, "command", lambda *_: command)
+    monkeypatch.setattr(client, "command", lambda *_: command)
     return command
 
 
@@ -167,10 +204,9 @@ async def test_nothing_is_begun_after_the_end(asked: list[tuple[str, Any]]) -> N
 
 
 async def test_the_end_of_a_pool_is_that_of_all_its_workers(
-    slow: tuple[str, ...], workers: list[process.Worker], monkeypatch: pytest.MonkeyPatch
+    slow: tuple[str, ...], workers: list[process.Worker]
 ) -> None:
     """Also of those whose work nobody has cancelled, as a check."""
-    monkeypatch.setattr(pool, "Worker", upkeep.Worker)
     before = pids()
     made = pool.RbdPool(Env(), SanSettings("ceph", Path("ceph.conf"), Path("keyring")), "c", "h")
 
