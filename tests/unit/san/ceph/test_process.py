@@ -284,8 +284,9 @@ def test_a_start_that_is_cancelled_leaves_nothing(program, monkeypatch, cancels)
 async def test_a_start_that_one_call_gave_up_serves_the_next(program):
     worker = Worker(program("time.sleep(0.3); main()"))
     first = asyncio.ensure_future(worker.call("echo", 10))
-    await asyncio.sleep(0.1)
-    pid = worker.pid
+    async with asyncio.timeout(30):
+        while (pid := worker.pid) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     first.cancel()
     assert (await worker.call("echo", 10, {"n": 1})).result == {"n": 1}
     assert worker.pid == pid
