@@ -321,9 +321,11 @@ def require_unused(session: Session, id: str, image: Any) -> None:
     for it: what it copies may take hours, may be cut short, and is begun anew where it is still wanted.
     """
     require_no_machine(session, id, image)
-    if keepers := session.watchers(image):
-        session.fence(keepers)
-        log.info("%s: client %s looked after it, and is shut out", id, ", ".join(keepers))
+    keeper = locks.holder(session, locks.UPKEEP, locks.UPKEEP)
+    copying = {each["addr"] for each in image.watchers_list() if keeper and each["id"] == keeper.client}
+    if copying := copying - {session.cluster.get_addrs()}:
+        session.fence(sorted(copying))
+        log.info("%s: client %s looked after it, and is shut out", id, ", ".join(copying))
 
 
 def require_no_machine(session: Session, id: str, image: Any) -> None:
