@@ -7,11 +7,11 @@ would be. It is asked before a host is emptied, and again as instances leave: it
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
+from gureum.breath import breathe
 from gureum.control import disk_copies, migrations, parking
 from gureum.control.balance import (
     CPU,
@@ -125,7 +125,7 @@ class Thought:
 
     async def fill(self) -> None:
         for _ in self._plan.fill():
-            await asyncio.sleep(0)
+            await breathe()
 
     async def way(self, reader: Reader, host: Host, begun: bool = False) -> Way:
         """By which all leaves the host. Raises Stays. ``begun``: it is being emptied already."""
@@ -143,7 +143,7 @@ class Thought:
         extra: defaultdict[str, Use] = defaultdict(Use)
         moves = []
         for instance in sorted(there, key=lambda each: (-taken(each).memory_bytes, each.id)):
-            await asyncio.sleep(0)
+            await breathe()
             moves.append(await self._departure(reader, scene, extra, instance, host))
         if why := parking.why_awake(fleet, host, scene):
             raise Stays(why)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from gureum.breath import breathe
 from gureum.control import recovery, survival
 from gureum.control.fleet import EVERY_ZONE, Taken
 from gureum.control.outlook import Outlook, Shortfall
@@ -90,7 +90,7 @@ async def describe_launch_capacity(ctx: Context, input: Input) -> Output:
     found = []
     for where in [zone] if zone else sorted(await zones_with_hosts(ctx)):
         for type in types:
-            await asyncio.sleep(0)
+            await breathe()
             machine = Taken(
                 id="",
                 type=type,
