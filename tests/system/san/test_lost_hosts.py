@@ -332,8 +332,10 @@ def test_all_hosts_are_given_up_while_they_live(cloud: SanCloud) -> None:
             began = time.monotonic()
             cloud.wait("the first to be back", lambda: hosts(cloud)["host-0"] == "up")
             cloud.wait("both to run there", lambda: all(guest.processes(0) for guest in guests))
+            said = [each["Message"] for each in cloud.fleet("describe_events", HostId="host-0")["Events"]]
+            assert "host host-0 fences host host-0 now" in said
             print(f"all given up: runs on the first that is back after {time.monotonic() - began:.1f} s")
-            assert set(hosts(cloud).values()) == {"up", "fenced"}
+            cloud.wait("the others to be fenced", lambda: set(hosts(cloud).values()) == {"up", "fenced"})
         finally:
             send(signal.SIGCONT, agents)
         back(cloud, guests, looks)
