@@ -213,6 +213,43 @@ async def switches_until(way: Way, *states: str) -> InstanceMigration:
     return await way.record
 
 
+class SlowToTell:
+    """Calls to a source that takes its time to say which connections are open."""
+
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+        self.called: list[tuple[str, str]] = []
+
+    async def call(self, host: str, method: str, **_: object) -> bytes:
+        self.called.append((host, method))
+        if method == "export-flows":
+            await self.told.wait()
+        return b"flows"
+
+    async def in_effect(self, *_: object) -> None:
+        pass
+
+
+async def test_a_guest_is_not_held_until_its_open_connections_are_known(way: Way) -> None:
+    calls = SlowToTell()
+    await way.sent()
+    switches = Switches(way.bench.env, way.bench.store, way.bench.observed, cast(Calls, calls))
+    running = asyncio.create_task(switches.run())
+    switches.kick("i-1")
+    async with asyncio.timeout(60):
+        while (await way.record).state != "switching":  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    # It was asked before the source could be told that the port is not its own any more.
+    assert calls.called[0] == ("host-0", "export-flows")
+    assert ("host-1", "import-flows") not in calls.called
+    calls.told.set()
+    async with asyncio.timeout(60):
+        while ("host-1", "import-flows") not in calls.called:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_a_guest_is_not_held_for_ever_for_its_destination(
     way: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
