@@ -279,11 +279,11 @@ async def test_over_when_the_source_has_let_go_and_the_destination_has_it_alone(
     version = (await way.record).version
     way.says("host-0", 1, MachineState.off, revision=version - 1)
     assert not (await way.step()).released
-    counted = {"phase": MigrationPhase.completed, "downtime_ms": 6, "copied_bytes": 7}
+    counted = {"phase": MigrationPhase.completed, "downtime_ms": 6, "copied_bytes": 7, "copy_ms": 400}
     way.says("host-0", 1, MachineState.off, revision=version, id=record.id, **counted)
     record = await way.step()
     assert (record.state, record.released) == ("switching", True)
-    assert (record.downtime_ms, record.copied_bytes) == (6, 7)
+    assert (record.downtime_ms, record.copied_bytes, record.copy_ms) == (6, 7, 400)
     assert (await way.spec("host-0")).machines == ()
     assert [each.takes for each in (await way.spec("host-1")).volumes] == [True]
     way.says("host-1", 2, MachineState.running, volumes=("vol-1",), revision=record.version - 1)
