@@ -109,6 +109,7 @@ class MigrationReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     bytes_per_second: int = 0
     dirty_bytes_per_second: int = 0
     downtime_ms: int = 0
+    copy_ms: int = 0
     disks_address: str = ""
     copied: tuple[str, ...] = ()
     disk_done_bytes: int = 0

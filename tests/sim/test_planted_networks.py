@@ -11,6 +11,7 @@ from gureum.agent.agent import Agent
 from gureum.control import interfaces, manager, nat_gateways
 from gureum.control.session import Session
 from gureum.hostspec import NetworkSpec
+from gureum.network.base import PortsMade
 from gureum.network.fake import FakeNetwork
 from gureum.resources import InterfaceAttachment, NetworkInterface
 from gureum.services.ec2 import addresses
@@ -75,7 +76,7 @@ def test_an_interface_is_free_before_its_machine_lets_go(monkeypatch: pytest.Mon
 
 
 def test_a_network_keeps_ports_that_its_spec_does_not_mention(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def apply(self: FakeNetwork, spec: NetworkSpec) -> None:
+    async def apply(self: FakeNetwork, spec: NetworkSpec, made: PortsMade) -> None:
         await self._step()
         self._wires.ports.setdefault(self._host, {}).update({port.id: port for port in spec.ports})
         self._wires.rules[self._host] = spec

@@ -255,7 +255,7 @@ class Agent:
             # What is there from now on is neither the last one nor this one, until this one is whole.
             self._network_applied = None
         try:
-            await self.network.apply(spec.network)
+            await self.network.apply(spec.network, self.machines.ports_made)
         except HostError as error:
             self._network_error = str(error)
             self._report_due.set()

@@ -355,6 +355,8 @@ class Disks:
             return True
         if not pool.knows(id):
             await pool.ask_snapshot(id, spec.volume)
+            if id in pool.snapshots:  # taken by an agent before this one: the volume may have waited for it
+                self._kick(*self._specs.dependents(spec))
         if id not in pool.snapshots:
             if spec.made:
                 raise Lost(f"{id} is not in the pool any more: its data is lost")

@@ -10,14 +10,18 @@ import logging
 import os
 from collections.abc import Callable, Collection, Iterator
 
+from msgspec.structs import replace
+
 from gureum.agent.disks import Disks
 from gureum.agent.passages import Passages, gone
 from gureum.agent.settled import Settled
 from gureum.agent.workers import Workers
+from gureum.bell import Bell
 from gureum.env import Env
 from gureum.errors import HostError, HypervisorError, PoolUnavailable
 from gureum.hostspec import HostSpec, MachineReport, MachineSpec, MachineState, NicSpec
 from gureum.hypervisors.base import Disk, Hypervisor, MachineConfig, MachineStatus, Nic
+from gureum.migrationspec import MigrationReport
 from gureum.network.base import HostNetwork
 from gureum.san.base import DiskSource
 
@@ -29,6 +33,8 @@ REBOOT_SECONDS = 30.0
 """How long a guest has to shut down for a reboot before it is reset."""
 START_SECONDS = 15.0
 """For how long a start is tried whose disks or ports can't be opened, before it has failed."""
+PORTS_SECONDS = 2.0
+"""For how long a machine that comes has its disks opened and waits for its ports."""
 POWER_BUTTON = "power button"
 """The purpose under which is kept until when it is not pressed again."""
 
@@ -64,6 +70,9 @@ class Machines:
         self._uplink_down = uplink_down
         self._specs = Settled[MachineSpec]()
         self._ports: set[str] = set()
+        self._openable: frozenset[str] = frozenset()
+        """Ports that stand by and can be opened, though not all of the network is there yet."""
+        self._port_news = Bell()
         self._failed: dict[str, tuple[int, str]] = {}
         """Generation and message of machines that could not be started."""
         self._deadlines: dict[tuple[str, str], float] = {}
@@ -81,6 +90,7 @@ class Machines:
         unknown = self.hypervisor.machines().keys() - machines.keys()
         for id in [*self._specs.take(machines, spec.revision), *sorted(unknown)]:
             self._workers.kick(id)
+        self._port_news.set()
 
     def permitted(self) -> None:
         """Machines may be started again."""
@@ -96,12 +106,21 @@ class Machines:
 
     def network_changes(self) -> None:
         """No port is sure to be there until the network was applied."""
-        self._ports = set()
+        self._ports, self._openable = set(), frozenset()
+
+    def ports_made(self, ports: frozenset[str]) -> None:
+        """These ports stand by, and can be opened: a machine that comes starts while the rest is made."""
+        self._openable |= ports
+        self._port_news.set()
+        for spec in self._specs.specs.values():
+            if spec.incoming is not None and any(nic.interface in ports for nic in spec.nics):
+                self._workers.kick(spec.id)
 
     def network_applied(self, ports: set[str]) -> None:
         """These ports, and no others, are there now."""
         new = ports - self._ports
         self._ports = ports
+        self._port_news.set()
         for spec in self._specs.specs.values():
             if any(nic.interface in new for nic in spec.nics):
                 self._workers.kick(spec.id)
@@ -282,14 +301,15 @@ class Machines:
             return
         if not all(self.disks.ready(disk.volume) for disk in spec.disks):
             return
-        if not all(nic.interface in self._ports for nic in spec.nics):
+        if spec.incoming is None and not self._linked(spec):
             return
         if not self._may_start():
             return
         self.env.crashpoint("agent.machine.start")
         try:
             async with self.disks.opened(spec.id, [disk.volume for disk in spec.disks]) as sources:
-                if self._specs.specs.get(spec.id) != spec or not self._may_start():
+                linked = await self._linked_soon(spec)
+                if not linked or self._specs.specs.get(spec.id) != spec or not self._may_start():
                     return
                 disks = tuple(
                     self._disk(disk.volume, disk.index, sources[disk.volume]) for disk in spec.disks
@@ -322,6 +342,22 @@ class Machines:
             self._failed[spec.id] = spec.generation, str(error)
         self._end_deadlines(spec.id)
         self.env.crashpoint("agent.machine.started")
+
+    def _linked(self, spec: MachineSpec, more: frozenset[str] = frozenset()) -> bool:
+        """Whether all ports of the machine are there. ``more``: ports that count as well."""
+        return all(nic.interface in self._ports or nic.interface in more for nic in spec.nics)
+
+    async def _linked_soon(self, spec: MachineSpec) -> bool:
+        """Whether the ports of a machine that comes can be opened in a moment; its disks are open by then."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + PORTS_SECONDS
+        while not self._linked(spec, self._openable if spec.incoming is not None else frozenset()):
+            left = until - loop.time()
+            if left <= 0 or self._specs.specs.get(spec.id) != spec:
+                return False
+            self._port_news.clear()
+            await self._port_news.wait(left)
+        return True
 
     def _may_retry_start(self, spec: MachineSpec, error: HostError) -> bool:
         """Whether disks and ports that could not be opened get another try: pool and network may recover."""
@@ -440,7 +476,7 @@ class Machines:
                 generation=generation,
                 state=MachineState.crashed,
                 message=message,
-                migration=self._passages.report(spec, status),
+                migration=self._passage(spec, status),
             )
         live = status is not None and status.state in LIVE
         if status is None or (status.generation != spec.generation and not live):
@@ -450,7 +486,7 @@ class Machines:
                 revision=revision,
                 generation=spec.generation,
                 state=state,
-                migration=self._passages.report(spec, None),
+                migration=self._passage(spec, None),
                 ended=self._ended_with_volumes(spec.id),
             )
         state = status.state
@@ -467,11 +503,18 @@ class Machines:
             reboots=status.reboots,
             disks=status.disks if live else (),
             nics=status.nics if live else (),
-            migration=self._passages.report(spec, status),
+            migration=self._passage(spec, status),
             size=status.size if live else None,
             hung=status.hung,
             ended=0 if live else self._ended_with_volumes(spec.id),
         )
+
+    def _passage(self, spec: MachineSpec, status: MachineStatus | None) -> MigrationReport | None:
+        """A machine that comes is not sent before all of its network is there."""
+        told = self._passages.report(spec, status)
+        if told is None or spec.incoming is None or self._linked(spec):
+            return told
+        return replace(told, address="", disks_address="")
 
     def _ended_with_volumes(self, id: str) -> int:
         """By which revision it has ended, if its volumes cannot be let go of now."""

@@ -142,6 +142,7 @@ def _told(seen: Migration) -> MigrationReport:
         bytes_per_second=seen.bytes_per_second,
         dirty_bytes_per_second=seen.dirty_bytes_per_second,
         downtime_ms=seen.downtime_ms,
+        copy_ms=seen.total_ms,
         disks_address=seen.disks_address,
         copied=seen.copied,
         disk_done_bytes=seen.disk_done_bytes,

@@ -31,9 +31,12 @@ Answer = Mapping[str, object]
 
 
 class Moved(NamedTuple):
-    """``seconds``: from before the other QEMU's start to the first one's end. The rest is QEMU's count."""
+    """``seconds``: from before the other QEMU's start to the first one's end. The rest is QEMU's count;
+    ``copy_seconds``: from ``migrate`` until all was sent.
+    """
 
     seconds: float
+    copy_seconds: float
     downtime_ms: float
     copied_bytes: int
 
@@ -152,7 +155,8 @@ class RawPair:
         self._qemu = target
         ram = found["ram"]
         assert isinstance(ram, Mapping)
-        return Moved(seconds, float(str(found["downtime"])), int(ram["transferred"]))
+        copying = float(str(found["total-time"])) / 1000
+        return Moved(seconds, copying, float(str(found["downtime"])), int(ram["transferred"]))
 
     def _ended(self) -> Answer:
         deadline = time.monotonic() + COMMAND_SECONDS

@@ -383,6 +383,7 @@ async def switch(tx: Transaction, env: Env, observed: Observed, id: str) -> Inst
             copied_bytes=source.copied_bytes,
             copied_disk_bytes=source.disk_done_bytes,
             downtime_ms=source.downtime_ms,
+            copy_ms=source.copy_ms,
         )
     )
     resize = None
@@ -427,7 +428,9 @@ def _counted(migration: InstanceMigration, said: MigrationReport) -> InstanceMig
     """With what the source has counted in the end: it knows that a moment after all was sent."""
     if not said.downtime_ms:
         return migration
-    return replace(migration, copied_bytes=said.copied_bytes, downtime_ms=said.downtime_ms)
+    return replace(
+        migration, copied_bytes=said.copied_bytes, downtime_ms=said.downtime_ms, copy_ms=said.copy_ms
+    )
 
 
 async def _taken(

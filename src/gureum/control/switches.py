@@ -1,10 +1,11 @@
 """The moment at which a migrating instance becomes the destination's.
 
 The guest is held meanwhile, so this is no step of the reconciler, which many things share: it begins with the
-report that makes it possible. Open connections are fetched from the source before that, since there they end
-with its port: when it has sent everything, while the destination takes that in. What is lost if this process
-ends in the midst is open connections at most: the switch itself is one transaction, and begun anew by the
-next report.
+report that makes it possible. Open connections are asked of the source before that, since there they end
+with its port: when it has sent everything, while the destination takes that in. The switch does not wait for
+the answer. An agent does what it is asked in order, so what tells the source to remove the port comes after
+the question. What is lost if this process ends in the midst is open connections at most: the switch itself is
+one transaction, and begun anew by the next report.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ class _Way(NamedTuple):
     interfaces: list[str]
 
 
+_Flows = dict[str, asyncio.Task[bytes]]
+"""By interface, its open connections: asked for, and perhaps known already."""
+
+
 class Switches:
     def __init__(self, env: Env, store: Store, observed: Observed, calls: Calls) -> None:
         self._env = env
@@ -48,7 +53,7 @@ class Switches:
         self._wake = asyncio.Event()
         self._under_way: dict[str, bool] = {}
         """By instance, whether there was news of it since."""
-        self._flows: dict[str, asyncio.Task[dict[str, bytes]]] = {}
+        self._flows: dict[str, _Flows] = {}
         """By migration, the open connections of an instance that is held."""
         self._held: set[str] = set()
         """Migrations of which the source has sent all, and the destination does not say that it has it."""
@@ -93,7 +98,7 @@ class Switches:
             if way is None or not migrations.ready(self._observed, way.migration):
                 await self._give_up()
                 return
-            flows = await self._flows.pop(way.migration.id)
+            flows = self._flows.pop(way.migration.id)
             self._env.crashpoint("manager.switch")
             switch = partial(migrations.switch, env=self._env, observed=self._observed, id=instance)
             moved = await self._store.transact(switch, frees=True)
@@ -122,7 +127,10 @@ class Switches:
         interfaces = [each.id for each in await reader.find(NetworkInterface, instance=id)]
         way = _Way(instance, migration, interfaces)
         if migration.id not in self._flows:
-            self._flows[migration.id] = self._group.create_task(self._fetch_flows(way))
+            self._flows[migration.id] = {
+                each: self._group.create_task(self._export_flows(way, each)) for each in interfaces
+            }
+            await asyncio.sleep(0)  # they are asked for from here on, before anything is decided
         self._hold(migration)
         return way
 
@@ -146,28 +154,24 @@ class Switches:
             self._flows.pop(id, None)
             self._overdue.discard(id)
 
-    async def _fetch_flows(self, way: _Way) -> dict[str, bytes]:
-        found: dict[str, bytes] = {}
-
-        async def export(interface: str) -> None:
-            source = way.migration.source
-            found[interface] = await self._calls.call(source, "export-flows", interface=interface)
-
+    async def _export_flows(self, way: _Way, interface: str) -> bytes:
+        """Empty if the source does not say in time."""
         try:
             async with asyncio.timeout(FLOWS_SECONDS_MAX):
-                await asyncio.gather(*map(export, way.interfaces))
+                return await self._calls.call(way.migration.source, "export-flows", interface=interface)
         except (TimeoutError, TransportError) as error:
             log.warning("open connections of %s may end: %s", way.instance.id, error)
         except Exception:
             log.exception("open connections of %s may end", way.instance.id)
-        return found
+        return b""
 
-    async def _carry_flows(self, way: _Way, flows: dict[str, bytes], revision: int) -> None:
+    async def _carry_flows(self, way: _Way, flows: _Flows, revision: int) -> None:
         destination = way.migration.destination
         try:
-            await self._calls.in_effect(destination, revision)
-            for interface, data in flows.items():
-                await self._calls.call(destination, "import-flows", interface=interface, data=data)
+            *found, _ = await asyncio.gather(*flows.values(), self._calls.in_effect(destination, revision))
+            for interface, data in zip(flows, found, strict=True):
+                if data:
+                    await self._calls.call(destination, "import-flows", interface=interface, data=data)
         except TransportError as error:
             log.warning("open connections of %s may end: %s", way.instance.id, error)
 

@@ -48,8 +48,9 @@ def acl_chains(vpc: VpcPlan) -> dict[str, Chain]:
 
 
 def _bordered(vpc: VpcPlan) -> dict[str, SubnetPlan]:
-    """The subnets with ports here whose ACLs can refuse something."""
-    here = {port.subnet for port in vpc.ports.values()} if vpc.acls else ()
+    """The subnets with ports here, or that come here, whose ACLs can refuse something."""
+    ports = (*vpc.ports.values(), *vpc.standby.values())
+    here = {port.subnet for port in ports} if vpc.acls else ()
     found = {id: vpc.subnets[id] for id in sorted(here)}
     return {
         id: subnet

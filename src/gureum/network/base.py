@@ -7,17 +7,24 @@ from typing import Protocol
 
 from gureum.hostspec import Metadata, NetworkSpec
 
+PortsMade = Callable[[frozenset[str]], None]
+"""Ports that can be opened from now on."""
 MetadataLookup = Callable[[str], "Metadata | None"]
 """An instance id to what its metadata service may say."""
+
+
+def ignore(_made: frozenset[str]) -> None:
+    """For who opens ports only once all of the network is there."""
 
 
 class HostNetwork(Protocol):
     """Methods are idempotent and raise NetworkError."""
 
-    async def apply(self, spec: NetworkSpec) -> None:
+    async def apply(self, spec: NetworkSpec, made: PortsMade = ignore) -> None:
         """Make the host's network what ``spec`` says, whole, and remove what it does not mention.
 
         Packet filter changes take effect in one atomic step; traffic that stays allowed is not interrupted.
+        ``made``: called for ports that stand by, as soon as they can be opened.
         """
 
     async def open_port(self, interface: str) -> int:

@@ -9,6 +9,7 @@ from ipaddress import IPv4Network
 from gureum.env import Env
 from gureum.errors import NetworkError
 from gureum.hostspec import NetworkSpec, PortSpec
+from gureum.network.base import PortsMade, ignore
 from gureum.network.plan import make_plan
 from gureum.network.reach import allows
 
@@ -49,7 +50,7 @@ class FakeNetwork:
         self._lock = asyncio.Lock()
         self._planned: NetworkSpec | None = None
 
-    async def apply(self, spec: NetworkSpec) -> None:
+    async def apply(self, spec: NetworkSpec, made: PortsMade = ignore) -> None:
         async with self._lock:
             await self._step()
             if spec is not self._planned:
@@ -57,6 +58,9 @@ class FakeNetwork:
                 self._planned = spec
             wanted = {port.id: port for port in spec.ports}
             self._wires.standby[self._host] = frozenset(port.id for port in spec.standby)
+            if spec.standby:
+                made(self._wires.standby[self._host])
+                await self._step()
             ports = self._wires.ports.setdefault(self._host, {})
             for id in [id for id in wanted if id not in ports]:
                 ports[id] = wanted[id]
@@ -91,7 +95,8 @@ class FakeNetwork:
         wires = self._wires
         if interface not in {*wires.ports.get(self._host, ()), *wires.standby.get(self._host, ())}:
             raise NetworkError(f"port {interface} was not applied")
-        return self._wires.rules[self._host].mtu
+        spec = self._planned if self._planned is not None else wires.rules[self._host]
+        return spec.mtu
 
     async def close(self) -> None:
         """Nothing is served, so nothing stops."""

@@ -58,17 +58,19 @@ def filter_table(
     public: dict[str, str] = {}
     groups = (compiler or Compiler()).compile(vpc.groups)
     bundles: dict[tuple[str, ...], tuple[str, str]] = {}
+    # For ports that stand by there is what they will be led to, and nothing that leads there.
+    here = (*vpc.ports.values(), *vpc.standby.values())
+    for each in sorted({port.groups for port in here if port.kind is not PortKind.nat}):
+        found = [bundle(groups, direction, each) for direction in (IN, OUT)]
+        bundles[each] = found[0].verdict, found[1].verdict
+        for part in found:
+            chains |= part.chains
+            group_sets |= part.sets
     for port in vpc.ports.values():
         tap = f'"{port.tap}"'
         if port.kind is PortKind.nat:
             ingress[tap] = egress[tap] = "accept"
             continue
-        if port.groups not in bundles:
-            found = [bundle(groups, direction, port.groups) for direction in (IN, OUT)]
-            bundles[port.groups] = found[0].verdict, found[1].verdict
-            for each in found:
-                chains |= each.chains
-                group_sets |= each.sets
         ingress[tap], egress[tap] = bundles[port.groups]
         if port.public_ip or port.secondary:
             public |= {each.public_ip: each.private_ip for each in port.addresses if each.public_ip}

@@ -11,6 +11,7 @@ from ipaddress import IPv6Address
 from gureum.hostspec import PortKind
 from gureum.network.names import BENCHMARK_RANGE, OWN_RANGE6
 from gureum.network.plan import VpcPlan
+from gureum.network.portplan import PortPlan
 from gureum.network.ruleset import Chain, Set, Table
 
 BROADCAST = "255.255.255.255"
@@ -32,8 +33,11 @@ def guard_table(vpc: VpcPlan) -> Table:
     stations: dict[str, str] = {}
     routers: dict[str, str] = {}
     chains = {"guest": Chain(_GUEST), "guest6": Chain(_GUEST6)}
+    # One that stands by has all but its addresses: what gives it these is quick, and no more is needed.
+    for port in vpc.standby.values():
+        chains[f"in_{port.tap}"] = Chain(("goto guest",), _hook(port))
     for port in vpc.ports.values():
-        hook = f'type filter hook ingress device "{port.tap}" priority 0; policy drop;'
+        hook = _hook(port)
         if port.kind is PortKind.nat:
             # Our own namespace is behind it, which filters what it sends on.
             chains[f"in_{port.tap}"] = Chain(("ether type ip accept",), hook)
@@ -62,6 +66,10 @@ def guard_table(vpc: VpcPlan) -> Table:
         },
         chains=chains,
     )
+
+
+def _hook(port: PortPlan) -> str:
+    return f'type filter hook ingress device "{port.tap}" priority 0; policy drop;'
 
 
 _GUEST = (

@@ -22,7 +22,7 @@ from gureum.env import Env
 from gureum.errors import NetworkError
 from gureum.hostspec import Metadata, NetworkSpec
 from gureum.network import dns, flows, links, namespaces, natgateway, peering
-from gureum.network.base import MetadataLookup
+from gureum.network.base import MetadataLookup, PortsMade, ignore
 from gureum.network.conntrack import forget_flows
 from gureum.network.edge import Edge
 from gureum.network.flowlogs import FlowLogs, Reading
@@ -42,6 +42,8 @@ from gureum.network.wireguard import KEY_FILE
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_Made = Callable[[VpcPlan], object]
+"""Told of a VPC whose ports that stand by have their taps."""
 
 WORK_SECONDS_MAX = 120.0
 HOST_CHECK_SECONDS = 10.0
@@ -93,9 +95,11 @@ class KernelNetwork:
         self._check_at = 0.0
         self._announcing: asyncio.Task[None] | None = None
         self._mtu = GUEST_MTU
+        # By port that stands by and has its tap, though not all else is there yet: its VPC and MTU.
+        self._coming: dict[str, tuple[int, int]] = {}
         self._flow_logs = FlowLogs(env, flow_logs, self._take_flows) if flow_logs else None
 
-    async def apply(self, spec: NetworkSpec) -> None:
+    async def apply(self, spec: NetworkSpec, made: PortsMade = ignore) -> None:
         if not namespaces.has_ipv6():
             spec = self._without6(spec)
         async with self._lock:
@@ -106,7 +110,7 @@ class KernelNetwork:
             if self._tokens is None:
                 self._tokens = Tokens(self._env, load_key(self._run_dir / "imds.key", self._env))
             try:
-                await self._make(spec, plans)
+                await self._make(spec, plans, self._noting(spec, made))
             except BaseException:
                 self._assume_nothing()
                 raise
@@ -136,7 +140,17 @@ class KernelNetwork:
                 self._assume_nothing()
                 raise
 
-    async def _make(self, spec: NetworkSpec, plans: dict[int, VpcPlan]) -> None:
+    def _noting(self, spec: NetworkSpec, made: PortsMade) -> _Made:
+        """For the thread that makes taps."""
+        loop = asyncio.get_running_loop()
+
+        def note(plan: VpcPlan) -> None:
+            self._coming.update((port, (plan.network_id, spec.mtu)) for port in plan.standby)
+            made(frozenset(plan.standby))
+
+        return lambda plan: loop.call_soon_threadsafe(note, plan)
+
+    async def _make(self, spec: NetworkSpec, plans: dict[int, VpcPlan], made: _Made) -> None:
         if self._differs_in_rules(plans):
             await self._change_rules(plans)
             return
@@ -147,7 +161,7 @@ class KernelNetwork:
         if not known:
             await self._work(lambda: dns.remove_orphans(self._names.namespace_prefix))
         present = set(self._vpcs) if known else await self._work(self._present)
-        failures = await self._converge_all(plans, underlay)
+        failures = await self._converge_all(plans, underlay, made)
         failures += await self._remove(present - plans.keys())
         await self._work(lambda: self._route_publics(plans.values()))
         if self._edge.unsaid and (self._announcing is None or self._announcing.done()):
@@ -155,6 +169,7 @@ class KernelNetwork:
         await self._work(self._tidy)
         gateways = {tap for plan in plans.values() for tap in natgateway.ports(plan)}
         await self._work(lambda: natgateway.remove(self._names, gateways))
+        self._coming = {}
         self._ports = {port: id for id, plan in plans.items() for port in (*plan.ports, *plan.standby)}
         self._mtu = spec.mtu
         if self._flow_logs is not None:
@@ -192,6 +207,10 @@ class KernelNetwork:
         self._plans = plans
 
     async def open_port(self, interface: str) -> int:
+        if interface in self._coming:
+            # What makes the rest of the network meanwhile has the lock, and the thread.
+            namespace = self._names.namespace(self._coming[interface][0])
+            return await asyncio.to_thread(visit, namespace, lambda: open_tap(tap_name(interface)))
         async with self._lock:
             namespace = self._names.namespace(self._network_id(interface))
             return await self._work(lambda: visit(namespace, lambda: open_tap(tap_name(interface))))
@@ -232,6 +251,8 @@ class KernelNetwork:
                 raise
 
     def mtu(self, interface: str) -> int:
+        if interface in self._coming:
+            return self._coming[interface][1]
         self._network_id(interface)
         return self._mtu
 
@@ -265,6 +286,7 @@ class KernelNetwork:
             await self._work(self._edge.clear)
 
     def _assume_nothing(self) -> None:
+        self._coming = {}
         self._edge.known = False
         self._peerings = None
         self._plans = {}
@@ -315,7 +337,7 @@ class KernelNetwork:
             repair = True
         return repair
 
-    async def _converge_all(self, plans: dict[int, VpcPlan], underlay: Underlay) -> list[str]:
+    async def _converge_all(self, plans: dict[int, VpcPlan], underlay: Underlay, made: _Made) -> list[str]:
         """Returns what went wrong: one VPC's trouble is not another's, but where they are peers.
 
         First all namespaces are there, then what joins them, then what leads through it; what joined them
@@ -329,7 +351,7 @@ class KernelNetwork:
             await self._try(failures, plan, partial(self._join, plan))
         for id, plan in joined.items():
             if id not in failures:
-                await self._converge(failures, plan)
+                await self._converge(failures, plan, made)
         good = [plan for id, plan in joined.items() if id not in failures]
         wanted = {number for plan in joined.values() for number in plan.peerings}
         if self._peerings is None or self._peerings - wanted:
@@ -385,13 +407,15 @@ class KernelNetwork:
             self._edge.forget(self._names.uplink(network_id))
         return failures
 
-    async def _converge(self, failures: dict[int, str], plan: VpcPlan) -> None:
+    async def _converge(self, failures: dict[int, str], plan: VpcPlan, made: _Made) -> None:
         serving = frozenset(id for id, s in self._served.items() if s.network_id == plan.network_id)
         gone = [id for id in serving if not self._served[id].suits(plan)]
         self._stop_serving(gone)
         vpc = self._vpcs[plan.network_id]
         try:
-            sockets = await self._work(lambda: vpc.converge(plan, serving.difference(gone)))
+            sockets = await self._work(
+                lambda: vpc.converge(plan, serving.difference(gone), partial(made, plan))
+            )
         except NetworkError as error:
             log.warning("VPC %s: %s", plan.id, error)
             failures[plan.network_id] = str(error)

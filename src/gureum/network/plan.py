@@ -72,9 +72,9 @@ class VpcPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     ``public`` are the cloud's public addresses. ``number`` is this host's, 0 for the only one. ``hosts`` are
     those that have something of this VPC. ``tables``: by number, the routes by destination, without the local
-    ones. ``standby``: ports that are still another host's, of which there is a tap to be opened and nothing
-    else. ``inbound6``: by number, the networks outside from which connections may come in by IPv6; empty
-    where it has no way out by IPv6.
+    ones. ``standby``: ports that are still another host's, of which there is a tap to be opened, and what
+    their packets will pass; nothing leads to either. ``inbound6``: by number, the networks outside from which
+    connections may come in by IPv6; empty where it has no way out by IPv6.
     """
 
     id: str
@@ -212,7 +212,9 @@ class _Planner:
         hosts = {remote.host for remote in remotes.values()}
         groups = {
             id: self._groups.get(id, GroupSpec(id=id))
-            for id in sorted({id for port in ports.values() for id in port.groups})
+            for id in sorted(
+                {id for each in (ports, standby) for port in each.values() for id in port.groups}
+            )
         }
         named = {id for group in groups.values() for id in referenced(group)}
         members = {id: checks.addresses(self._spec.members.get(id, ())) for id in sorted(named)}

@@ -115,8 +115,12 @@ class VpcNetwork:
         self._underlay = underlay
         self._env.crashpoint("network.vpc.built")
 
-    def converge(self, plan: VpcPlan, serving: frozenset[str]) -> dict[str, Sockets]:
-        """Make it so. Returns sockets for the ports that are not in ``serving``, by interface id."""
+    def converge(
+        self, plan: VpcPlan, serving: frozenset[str], made: Callable[[], object] = lambda: None
+    ) -> dict[str, Sockets]:
+        """Make it so. Returns sockets for the ports that are not in ``serving``, by interface id. ``made`` is
+        called when all taps are there, and nothing else perhaps.
+        """
         old, tables, known = self._plan, self._tables, self._routing
         serves = serving >= served(plan)
         if plan == old and serves:
@@ -135,7 +139,9 @@ class VpcNetwork:
         self._shortcuts.close(anew=old is None)
         link = self._names.link(self.slot)[0]
         routing = routes.wanted(plan, link)
-        work = _Visit(self._env, old, plan, tables, partial(self._compile, plan), known, routing, serving)
+        work = _Visit(
+            self._env, old, plan, tables, partial(self._compile, plan), known, routing, serving, made
+        )
         sockets = visit(self.namespace, work)
         try:
             if (
@@ -248,6 +254,7 @@ class _Visit:
         old_routing: Routing | None,
         routing: Routing,
         serving: frozenset[str],
+        made: Callable[[], object],
     ) -> None:
         self._env = env
         self._old = old
@@ -258,6 +265,7 @@ class _Visit:
         self._old_routing = old_routing
         self._routing = routing
         self._serving = serving
+        self._made = made
         self.changed: Change | None = None
         """Done, but for what is stale."""
 
@@ -288,6 +296,7 @@ class _Visit:
             stack.callback(lambda: read.result().cancel())
             links.create_new_taps(ports)
             links.create_taps(self._plan.standby.values())
+            self._made()
             self._serving = self._serving.difference(port.id for port in ports)
             self._env.crashpoint("network.port.created")
             self.tables = compiled.result()
@@ -318,6 +327,7 @@ class _Visit:
             ready = {port.tap for port in self._old.ports.values()}
             present = ready.union(port.tap for port in self._old.standby.values())
         links.create_taps(taps[tap] for tap in sorted(taps.keys() - present))
+        self._made()
         created = (wanted[tap] for tap in wanted.keys() - present)
         self._serving = self._serving.difference(port.id for port in created)
         self._env.crashpoint("network.port.created")

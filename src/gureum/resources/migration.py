@@ -88,6 +88,8 @@ class InstanceMigration(Record, frozen=True, kw_only=True, omit_defaults=True):
     copied_disk_bytes: int = 0
     downtime_ms: int = 0
     """For how long the guest was held, as the source's hypervisor counted it: the switch is not in it."""
+    copy_ms: int = 0
+    """For how long that sent memory and devices: the disks that go along are not in it."""
 
     @property
     def hosts(self) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from gureum.agent.warden.custody import Marks
 from gureum.errors import NetworkError
 from gureum.fencespec import FenceReport, FenceSpec
 from gureum.hostspec import HostSpec, NetworkSpec
+from gureum.network.base import PortsMade
 from gureum.san.fake_leases import FakeLeases, FakeLeaseStore
 
 LOST, HERE, WARDEN = "host-1", "host-2", "warden/host-1/a"
@@ -157,7 +158,7 @@ def test_a_hosts_fence_is_lifted_when_its_network_has_nothing_of_before(parts: A
         agent._fencing = Fencing(FakeLeases(store, "h"), "h", lambda: None)
         apply, tried = agent.network.apply, []
 
-        async def fails(spec: NetworkSpec) -> None:
+        async def fails(spec: NetworkSpec, made: PortsMade) -> None:
             tried.append(spec)
             raise NetworkError("the kernel is busy")
 

@@ -10,7 +10,8 @@ from gureum.errors import HypervisorError, NetworkError, PoolError
 from gureum.hostspec import MachineState, NetworkSpec, NicSpec
 from gureum.hypervisors.base import MachineConfig, Migration
 from gureum.hypervisors.fake import FakeHypervisor
-from gureum.migrationspec import MigrationPhase
+from gureum.migrationspec import IncomingSpec, MachineLayout, MigrationPhase
+from gureum.network.base import PortsMade, ignore
 from gureum.network.fake import FakeNetwork
 from gureum.san.fake import FakePool
 
@@ -348,4 +349,40 @@ def test_an_agent_that_died_goes_on_with_it(parts: Any) -> None:
         await lab.take(larger, parts.volume(), seconds=10)
         assert lab.seen().size.memory_bytes == 2 << 30
 
+    parts.on_lab(test)
+
+
+def test_a_machine_that_comes_starts_with_its_port_and_is_sent_once_all_of_the_network_is_there(
+    parts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest of the network takes its time, and does not come about at first."""
+    done = [False]
+
+    async def apply(self: FakeNetwork, spec: NetworkSpec, made: PortsMade = ignore) -> None:
+        await applied(self, spec, made)
+        if not done[0]:
+            await asyncio.sleep(5)
+            raise NetworkError("the kernel is busy")
+
+    async def test(lab: Any) -> None:
+        network = parts.port()
+        stands_by = replace(network, ports=(), standby=network.ports)
+        cpu = lab.agent.hypervisor.cpu
+        slots: dict[str, Any] = {"disks": {"vol-1": ("", 0)}, "nics": {"eni-1": ("", 0)}}
+        layout = MachineLayout(type="", version="1", cpu=cpu, host_cpu=cpu, **slots)
+        comes = parts.machine(incoming=IncomingSpec(migration="mig-1", secret=bytes(32), layout=layout))
+        await lab.take(comes, parts.volume(), network=stands_by)
+        told = lab.seen().migration
+        assert lab.agent.hypervisor.machines()["i-1"].migration.address
+        assert (told.phase, told.address) == (MigrationPhase.waiting, "")
+        done[0] = True
+        await asyncio.sleep(30)
+        assert lab.seen().migration.address
+        # One that does not come waits for all of it.
+        done[0] = False
+        await lab.take(parts.machine(id="i-2", volumes=("vol-2",)), parts.volume("vol-2"), network=network)
+        assert "i-2" not in lab.agent.hypervisor.machines()
+
+    applied = FakeNetwork.apply
+    monkeypatch.setattr(FakeNetwork, "apply", apply)
     parts.on_lab(test)

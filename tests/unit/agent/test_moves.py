@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from gureum.agent.pool_volumes import PoolVolumes
 from gureum.errors import HypervisorError, PoolError, PoolUnavailable
 from gureum.hostspec import LOCAL, MachineState, SnapshotSpec, VolumeSpec
 from gureum.hypervisors.base import Disk, describe
@@ -284,6 +285,31 @@ def test_an_agent_finds_what_the_one_before_began(parts: Any) -> None:
         await lab.take(parts.machine(), way.moved)
         assert there(lab) == {LOCAL}
         assert lab.machines.machines["i-1"].run == 1
+
+    parts.on_lab(test)
+
+
+def test_a_volume_goes_though_its_snapshot_was_taken_by_the_agent_before(
+    parts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one learns of the snapshot after it has looked whether the volume waits for one."""
+
+    async def test(lab: Any) -> None:
+        way = await made(lab, parts, SAN, LOCAL)
+        taken = SnapshotSpec(id="snap-1", volume="vol-1", pool=SAN)
+        await lab.take(way.made, taken)
+        assert lab.seen_snapshot().present
+        await lab.stop()
+        lab.start()
+        ask = PoolVolumes.ask_snapshot
+
+        async def slowly(self: PoolVolumes, id: str, volume: str) -> None:
+            await asyncio.sleep(3)
+            await ask(self, id, volume)
+
+        monkeypatch.setattr(PoolVolumes, "ask_snapshot", slowly)
+        await lab.take(way.moving, taken, seconds=20)
+        assert lab.seen_volume().copied == LOCAL
 
     parts.on_lab(test)
 

@@ -213,6 +213,43 @@ async def switches_until(way: Way, *states: str) -> InstanceMigration:
     return await way.record
 
 
+class SlowToTell:
+    """Calls to a source that takes its time to say which connections are open."""
+
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+        self.called: list[tuple[str, str]] = []
+
+    async def call(self, host: str, method: str, **_: object) -> bytes:
+        self.called.append((host, method))
+        if method == "export-flows":
+            await self.told.wait()
+        return b"flows"
+
+    async def in_effect(self, *_: object) -> None:
+        pass
+
+
+async def test_a_guest_is_not_held_until_its_open_connections_are_known(way: Way) -> None:
+    calls = SlowToTell()
+    await way.sent()
+    switches = Switches(way.bench.env, way.bench.store, way.bench.observed, cast(Calls, calls))
+    running = asyncio.create_task(switches.run())
+    switches.kick("i-1")
+    async with asyncio.timeout(60):
+        while (await way.record).state != "switching":  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    # It was asked before the source could be told that the port is not its own any more.
+    assert calls.called[0] == ("host-0", "export-flows")
+    assert ("host-1", "import-flows") not in calls.called
+    calls.told.set()
+    async with asyncio.timeout(60):
+        while ("host-1", "import-flows") not in calls.called:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_a_guest_is_not_held_for_ever_for_its_destination(
     way: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,11 +279,11 @@ async def test_over_when_the_source_has_let_go_and_the_destination_has_it_alone(
     version = (await way.record).version
     way.says("host-0", 1, MachineState.off, revision=version - 1)
     assert not (await way.step()).released
-    counted = {"phase": MigrationPhase.completed, "downtime_ms": 6, "copied_bytes": 7}
+    counted = {"phase": MigrationPhase.completed, "downtime_ms": 6, "copied_bytes": 7, "copy_ms": 400}
     way.says("host-0", 1, MachineState.off, revision=version, id=record.id, **counted)
     record = await way.step()
     assert (record.state, record.released) == ("switching", True)
-    assert (record.downtime_ms, record.copied_bytes) == (6, 7)
+    assert (record.downtime_ms, record.copied_bytes, record.copy_ms) == (6, 7, 400)
     assert (await way.spec("host-0")).machines == ()
     assert [each.takes for each in (await way.spec("host-1")).volumes] == [True]
     way.says("host-1", 2, MachineState.running, volumes=("vol-1",), revision=record.version - 1)

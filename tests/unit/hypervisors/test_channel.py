@@ -159,3 +159,52 @@ def test_addresses() -> None:
     for text in ("host:80", "127.0.0.1", "127.0.0.1:x", ""):
         with pytest.raises(HypervisorError, match="no address"):
             parse_address(text)
+
+
+async def failing() -> None:
+    raise HypervisorError("no")
+
+
+async def lasting(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.1])
+async def test_a_connection_is_closed_if_the_work_beside_it_fails(seconds: float) -> None:
+    ours, theirs = socket.socketpair()
+
+    async def connecting() -> socket.socket:
+        await lasting(seconds)
+        return ours
+
+    async def work() -> None:
+        await lasting(0.05)
+        await failing()
+
+    with theirs:
+        with pytest.raises(HypervisorError, match="no"):
+            await channel.beside(connecting(), work())
+        await asyncio.sleep(0)
+        assert ours.fileno() == -1 or seconds
+        ours.close()
+
+
+async def test_what_connects_fails_or_waits_for_the_work_beside_it() -> None:
+    ours, theirs = socket.socketpair()
+    done: list[str] = []
+
+    async def connecting() -> socket.socket:
+        return ours
+
+    async def work() -> None:
+        await lasting(0.05)
+        done.append("work")
+
+    with theirs, await channel.beside(connecting(), work()) as connection:
+        assert (connection, done) == (ours, ["work"])
+
+    async def refused() -> socket.socket:
+        raise HypervisorError("nobody")
+
+    with pytest.raises(HypervisorError, match="nobody"):
+        await channel.beside(refused(), work())

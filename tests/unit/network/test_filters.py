@@ -5,12 +5,21 @@ from ipaddress import IPv4Network
 import msgspec
 import pytest
 
-from gureum.hostspec import GroupSpec, NetworkSpec, PortSpec, RuleSpec, SubnetSpec, VpcSpec
+from gureum.hostspec import (
+    AclEntrySpec,
+    AclSpec,
+    GroupSpec,
+    NetworkSpec,
+    PortSpec,
+    RuleSpec,
+    SubnetSpec,
+    VpcSpec,
+)
 from gureum.network.bundles import Compiler, renewed_sets
 from gureum.network.filters import changed_addresses, filter_table
 from gureum.network.guard import guard_table
 from gureum.network.hostfilter import host_table
-from gureum.network.names import Names
+from gureum.network.names import Names, tap_name
 from gureum.network.plan import VpcPlan, make_plan
 from gureum.network.ruleset import Table, change_table, emptied, with_sets
 
@@ -53,6 +62,33 @@ def test_one_more_port_is_a_handful_of_elements_however_many_there_are() -> None
     many = [port(number) for number in range(10, 200)]
     assert change(plan(*many), plan(*many, port(5))) == few
     assert len(few) <= 8
+
+
+@pytest.mark.parametrize("others", [(), (port(4),)])
+def test_a_port_that_stood_by_gets_elements_and_nothing_else(others: tuple[PortSpec, ...]) -> None:
+    acl = AclSpec(id="acl-1", entries=(AclEntrySpec(number=1, egress=False, protocol="6", cidr="0.0.0.0/0"),))
+    vpc = msgspec.structs.replace(
+        VPC, acls=(acl,), subnets=(SubnetSpec(id="subnet-1", cidr="172.31.0.0/20", acl="acl-1"),)
+    )
+    one = port(5, groups=("sg-1", "sg-2"), public_ip="198.18.0.7")
+
+    def planned(**ports: tuple[PortSpec, ...]) -> VpcPlan:
+        spec = NetworkSpec(vpcs=(vpc,), groups=GROUPS, members={"sg-2": ()}, **ports)  # type: ignore[arg-type]
+        return make_plan(spec, IPv4Network("198.18.0.0/24"))[1]
+
+    before, after = planned(ports=others, standby=(one,)), planned(ports=(*others, one))
+    found = change(before, after)
+    assert all(line.startswith("add element") for line in found)
+    assert any("@" not in line and "egress" in line for line in found)
+    # Until then nothing leads to it, and of what it sends nothing passes.
+    elements = [
+        line
+        for table in (guard_table(before), filter_table(before, NAMES, NAMES.link(1)[1]))
+        for each in table.sets.values()
+        for line in each.elements
+    ]
+    assert not any(tap_name("eni-5") in line or "198.18.0.7" in line for line in elements)
+    assert f"in_{tap_name('eni-5')}" in guard_table(before).chains
 
 
 def test_a_member_more_is_one_element() -> None:

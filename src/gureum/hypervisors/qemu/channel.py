@@ -15,7 +15,7 @@ import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -71,6 +71,23 @@ async def connect(address: str, secret: bytes, migration: str) -> socket.socket:
         connection.close()
         raise
     return connection
+
+
+async def beside(connecting: Coroutine[Any, Any, socket.socket], *work: Awaitable[None]) -> socket.socket:
+    """The connection, once the work that is done meanwhile is done, too."""
+    connected = asyncio.create_task(connecting)
+    try:
+        await asyncio.gather(*work)
+        return await connected
+    except BaseException:
+        connected.cancel()
+        connected.add_done_callback(_close)
+        raise
+
+
+def _close(connected: asyncio.Task[socket.socket]) -> None:
+    if not connected.cancelled() and connected.exception() is None:
+        connected.result().close()
 
 
 async def open_connection(address: str) -> socket.socket:

@@ -26,7 +26,7 @@ from gureum.hypervisors import messages
 from gureum.hypervisors.base import Incoming, Migration, Outgoing
 from gureum.hypervisors.qemu import secret_dir
 from gureum.hypervisors.qemu.background import Background
-from gureum.hypervisors.qemu.channel import Listener, connect
+from gureum.hypervisors.qemu.channel import Listener, beside, connect
 from gureum.hypervisors.qemu.disk_copies import Copy, DiskCopies, Roads, end_export, export
 from gureum.hypervisors.qemu.live_nodes import item
 from gureum.hypervisors.qemu.migration_settings import CREDENTIALS, set_capabilities, use_secret
@@ -193,13 +193,12 @@ class Migrating:
             self._disks_first = True
             self._show(Migration(migration=outgoing.migration, incoming=False, phase=COPYING))
         else:
-            connection = await connect(outgoing.address, outgoing.secret, outgoing.migration)
-            with connection:
-                await machine.save(migration=outgoing.migration)
-                await use_secret(
-                    machine.monitor(), self._secret, outgoing.secret, machine.saved.uid, "client"
-                )
-                await self._begin(machine.monitor(), outgoing, connection)
+            connecting = connect(outgoing.address, outgoing.secret, outgoing.migration)
+            monitor, uid = machine.monitor(), machine.saved.uid
+            told = use_secret(monitor, self._secret, outgoing.secret, uid, "client")
+            kept = machine.save(migration=outgoing.migration)
+            with await beside(connecting, told, kept) as connection:
+                await self._begin(monitor, outgoing, connection)
         self._watch()
 
     def _drop(self) -> None:

@@ -114,6 +114,7 @@ def _item(ctx: Context, migration: InstanceMigration) -> dict[str, Any]:
             "CopiedBytes": migration.copied_bytes,
             "DiskCopiedBytes": migration.copied_disk_bytes if migration.copies else None,
             "DowntimeMilliseconds": migration.downtime_ms or None,
+            "CopyMilliseconds": migration.copy_ms or None,
         }
     seen = ctx.hosts.migrating(migration.source, migration.instance)
     if migration.state is not MigrationState.copying or seen is None or seen.migration != migration.id:
