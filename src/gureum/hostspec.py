@@ -176,6 +176,8 @@ class VolumeSpec(Document, frozen=True, kw_only=True, omit_defaults=True):
     """The pool that it is to be copied to, and to be kept the same as here; "" for none."""
     leaves: tuple[str, ...] = ()
     """Pools in which no copy of it is to be. One of them has its data until ``pool`` has all of it."""
+    releases: tuple[str, ...] = ()
+    """Pools in which this host, that looked after it before, is to let go of it, and nothing else."""
 
 
 def source_clone(volume: str) -> str:

@@ -19,3 +19,10 @@ class MachineSize(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     memory_min_bytes: int
     memory_max_bytes: int
     stuck: str = ""
+
+    @property
+    def has_grown(self) -> bool:
+        """Whether it got memory while it ran. With that, emulated machines can't be copied: see
+        ``hypervisors.qemu.growth.memory``.
+        """
+        return self.memory_bytes > self.memory_min_bytes

@@ -47,6 +47,8 @@ HEARTBEAT_SECONDS = 2.0
 WATCHED_SECONDS = 1.0
 """Between reports of a host that has a warden, and between looks at what that says."""
 INVENTORY_SECONDS = 10.0
+FIRST_SECONDS = 1.0
+"""Between looks at a shared pool that has not answered yet: it may be being made just now."""
 RECONNECT_SECONDS_MIN = 0.05
 RECONNECT_SECONDS_MAX = 2.0
 FLOWS_BYTES_MAX = 16 * 1024 * 1024
@@ -482,13 +484,15 @@ class Agent:
 
     async def _ask_forever(self, pool: PoolVolumes) -> None:
         """Whether a shared pool answers, and how much room it has; one that is away holds up nothing else."""
+        pause = FIRST_SECONDS
         while True:
             before = pool.report()
             try:
                 await self.disks.refresh(pool)
+                pause = INVENTORY_SECONDS
                 await self.machines.resume_paused()
             except HostError as error:
                 log.warning("%s", error)
             if pool.report() != before:
                 self._report_due.set()
-            await asyncio.sleep(INVENTORY_SECONDS)
+            await asyncio.sleep(pause)

@@ -9,6 +9,7 @@ from functools import partial
 from msgspec.structs import replace
 
 from gureum.env import Env
+from gureum.errors import PoolUnavailable
 from gureum.hostspec import VolumeReport, VolumeSpec, source_clone
 from gureum.san import encrypted_copy
 from gureum.san.base import Pool
@@ -42,9 +43,11 @@ class Copies:
             task.add_done_callback(lambda _: self._done(spec.id))
         if not task.done():
             return False
-        if task.exception() is not None:
-            self._attempts[spec.id] = self._attempts.get(spec.id, 0) + 1
-            if self._attempts[spec.id] < ATTEMPTS_MAX:
+        if (error := task.exception()) is not None:
+            # A pool that is away comes back, and a host that holds the volume still lets go.
+            failed = self._attempts.get(spec.id, 0) + (not isinstance(error, PoolUnavailable))
+            self._attempts[spec.id] = failed
+            if failed < ATTEMPTS_MAX:
                 del self._tasks[spec.id]
         else:
             self._forget(spec.id)

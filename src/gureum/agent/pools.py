@@ -44,4 +44,4 @@ def names_of(spec: VolumeSpec | SnapshotSpec) -> tuple[str, ...]:
     """Of all pools in which there may be something of it."""
     if isinstance(spec, SnapshotSpec):
         return (spec.pool,)
-    return tuple(filter(None, dict.fromkeys((spec.pool, spec.target, *spec.leaves))))
+    return tuple(filter(None, dict.fromkeys((spec.pool, spec.target, *spec.leaves, *spec.releases))))

@@ -75,6 +75,8 @@ class Volumes:
         """Make it so; False if it has to wait for something else, which will kick it."""
         id, pool = spec.id, self._pools.get(spec.pool)
         revision = self._specs.volumes.revision  # while ``spec`` is sure to be of it
+        if spec.releases:
+            return await self._release(spec)
         for each in self._pools.of(spec):
             if each.shared:
                 await self._ask(each, spec, revision)
@@ -125,6 +127,23 @@ class Volumes:
             else:
                 pool.holds.pop(spec.id, None)
         self._kick(*self._specs.dependents(spec))
+
+    async def _release(self, spec: VolumeSpec) -> bool:
+        """Another host looks after it, and this one did: what is held of it for a copy, by an agent before
+        this one perhaps, is let go of.
+        """
+        await self._moves.stop(spec.id)
+        await self._copies.stop(spec.id)
+        async with self._locks.hold(spec.id):
+            if self._live.of(spec.id) is not None:
+                return False
+            for pool in self._pools.of(spec):
+                for id in (source_clone(spec.id), spec.id) if spec.encrypts else (spec.id,):
+                    await pool.pool.release_volume(id)
+                pool.holds.pop(spec.id, None)
+                pool.forget(spec.id)
+        self._env.crashpoint("agent.volume.let_go")
+        return True
 
     async def _delete(self, pool: PoolVolumes, spec: VolumeSpec) -> bool:
         id = spec.id

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -53,7 +54,7 @@ def command_of(arguments: Sequence[str]) -> tuple[str | None, bool]:
 
 def needs_of(arguments: Sequence[str]) -> frozenset[Need]:
     """What options of the command ask for beyond what it needs by itself: `--san ceph`, `--san=ceph:...`."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    pairs = pairwise([*arguments, ""])
     chosen = [one.partition("=")[2] or two for one, two in pairs if one.partition("=")[0] == "--san"]
     return frozenset({Need.SAN}) if any(value.startswith("ceph") for value in chosen) else frozenset()
 

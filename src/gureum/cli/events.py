@@ -12,7 +12,7 @@ import typer
 from gureum.cli.host import call, show
 from gureum.cli.instance import app
 from gureum.cli.options import AsJson, StateDir
-from gureum.cli.output import USAGE, CliError
+from gureum.cli.output import NOT_RUNNING, USAGE, CliError, note
 
 LOOK_SECONDS = 1.0
 SHOWN = 50
@@ -48,9 +48,23 @@ def events(
                 print(line(event), flush=True)
         if not follow:
             return
-        time.sleep(LOOK_SECONDS)
-        shown = list(_after(state_dir, seen, wanted))
+        shown = _since(state_dir, seen, wanted)
         seen = shown[-1]["EventId"] if shown else seen
+
+
+def _since(state_dir: Path | None, seen: str, wanted: dict[str, str]) -> list[dict[str, Any]]:
+    """What came. Managers end and others follow: that is when somebody looks here, so it waits for them."""
+    told = False
+    while True:
+        time.sleep(LOOK_SECONDS)
+        try:
+            return list(_after(state_dir, seen, wanted))
+        except CliError as error:
+            if error.exit_code != NOT_RUNNING:
+                raise
+            if not told:
+                note(f"{error}; this goes on when it does")
+            told = True
 
 
 def _after(state_dir: Path | None, seen: str, wanted: dict[str, str]) -> Iterator[dict[str, Any]]:

@@ -261,6 +261,8 @@ def up(
     storage.prepare(cloud, config, note)
     started = cloud.start(config, note)
     storage.settle(cloud, note)
+    if started and choice is not None and choice.kind == "ceph":
+        storage.wait_reached(cloud, note)
     if choice is not None and choice.kind == "ceph" and 1 < config.hosts <= config.host_zones:
         note("each zone has one host, for which its instances would wait; see --zones 1")
     if as_json:

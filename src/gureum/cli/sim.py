@@ -44,6 +44,9 @@ Autosizing = Annotated[
 Parking = Annotated[
     bool, typer.Option("--parking", help="With a shared pool; hosts are switched off, and on when needed.")
 ]
+Pools = Annotated[
+    bool, typer.Option("--pools", help="With --ha; there are two shared pools, and one may be away.")
+]
 Operated = Annotated[
     bool, typer.Option("--operated", help="With --ha; an operator drains, fences and upgrades hosts.")
 ]
@@ -73,12 +76,13 @@ def options(
     autosizing: bool,
     operated: bool,
     parking: bool,
+    pools: bool,
     steps: int,
     pace: float,
     crash_at: str | None,
 ) -> dict[str, Any]:
     """As ``simulate`` takes them."""
-    ha = ha or operated
+    ha = ha or operated or pools
     shared = shared or several or ha or migrating or own_disks or balancing or autosizing or parking
     if shared and hosts < 2:
         raise CliError("a shared pool is for two hosts and more", "add --hosts 3", exit_code=USAGE)
@@ -95,6 +99,7 @@ def options(
         "autosizing": autosizing,
         "operated": operated,
         "parking": parking,
+        "pools": pools,
         "pace": pace,
         "crash_at": crash_at or "",
     }
@@ -139,6 +144,7 @@ def run(
     autosizing: Autosizing = False,
     operated: Operated = False,
     parking: Parking = False,
+    pools: Pools = False,
     steps: Steps = 60,
     pace: Pace = 0.7,
     crash_at: CrashAt = None,
@@ -159,6 +165,7 @@ def run(
         autosizing,
         operated,
         parking,
+        pools,
         steps,
         pace,
         crash_at,
@@ -215,6 +222,7 @@ def runs(
     autosizing: Autosizing = False,
     operated: Operated = False,
     parking: Parking = False,
+    pools: Pools = False,
     steps: Steps = 60,
     pace: Pace = 0.7,
     crash_at: CrashAt = None,
@@ -234,6 +242,7 @@ def runs(
         autosizing,
         operated,
         parking,
+        pools,
         steps,
         pace,
         crash_at,

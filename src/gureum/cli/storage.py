@@ -31,6 +31,7 @@ POOL_TIMEOUT_S = 90.0
 WELL_TIMEOUT_S = 15.0
 """A cluster in which a disk is missing for good should not hold up each start for longer."""
 USABLE_TIMEOUT_S = 60.0
+REACHED_TIMEOUT_S = 15.0
 WILDCARDS = ("0.0.0.0", "::", "")
 UNUSABLE = re.compile(r"[^\w./+@:=-]")
 """In a path in Ceph's configuration, such characters mean something or end it."""
@@ -238,6 +239,26 @@ def _require_port(cluster: Cluster, address: str) -> None:
             f"{address} port {port}, the storage cluster's own, cannot be used",
             f"see who has it: ss -ltnp 'sport = :{port}'",
         )
+
+
+def wait_reached(cloud: Cloud, progress: Callable[[str], None]) -> None:
+    """Until all hosts that are up use it: before, they take no instances. What they say if they do not."""
+    from gureum.cli import api
+
+    until = time.monotonic() + REACHED_TIMEOUT_S
+    while True:
+        try:
+            hosts = {host["HostId"]: host for host in api.hosts(cloud) if host["State"] == "up"}
+        except CliError:  # the manager is asked by who comes next
+            return
+        away = {
+            id: said for id, host in hosts.items() for said in host["Problems"] if said.startswith("pool ")
+        }
+        if not away or time.monotonic() > until:
+            break
+        time.sleep(0.2)
+    for id, said in away.items():
+        progress(f"{id} does not reach the storage yet: {said}")
 
 
 def settle(cloud: Cloud, progress: Callable[[str], None]) -> None:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from gureum.breath import breathe
 from gureum.control import balancer, events, growths, resizes
 from gureum.control.autosize import SAMPLE_SECONDS, Level, Seen, Verdict, Window, decide
 from gureum.control.fleet import Fleet
@@ -203,7 +204,7 @@ class Autosizer:
         due: list[tuple[str, Watched, Verdict]] = []
         for number, (id, known) in enumerate(list(self._watched.items())):
             if number % SLICE == SLICE - 1:
-                await asyncio.sleep(0)
+                await breathe()
             with self._apart(id, now):
                 verdict = self._verdict(id, known, now)
                 if verdict is not None:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from gureum.breath import breathe
 from gureum.control import disk_copies, events, filters, migrations
 from gureum.control.balance import Heat, Level, Move, Plan, Situation, proposals
 from gureum.control.fleet import Fleet
@@ -149,7 +150,7 @@ class Balancer:
         settings, hosts = fleet.settings, [candidate.host for candidate in fleet.candidates()]
         plan = Plan(self.situation(fleet))
         for _ in plan.fill():
-            await asyncio.sleep(0)
+            await breathe()
         self._heat.take(plan, now)
         levels = {id: place.level() for id, place in plan.places.items()}
         imbalance = plan.imbalance
@@ -213,7 +214,7 @@ class Balancer:
             if resting:
                 stays[host] = f"{len(resting)} of its instances migrated a while ago, and are left alone"
         for move in proposals(plan, hot, left_alone):
-            await asyncio.sleep(0)
+            await breathe()
             if move is None:
                 continue
             why = await self._why_not(move, room)

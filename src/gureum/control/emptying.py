@@ -7,11 +7,11 @@ would be. It is asked before a host is emptied, and again as instances leave: it
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
+from gureum.breath import breathe
 from gureum.control import disk_copies, migrations, parking
 from gureum.control.balance import (
     CPU,
@@ -125,7 +125,7 @@ class Thought:
 
     async def fill(self) -> None:
         for _ in self._plan.fill():
-            await asyncio.sleep(0)
+            await breathe()
 
     async def way(self, reader: Reader, host: Host, begun: bool = False) -> Way:
         """By which all leaves the host. Raises Stays. ``begun``: it is being emptied already."""
@@ -143,7 +143,7 @@ class Thought:
         extra: defaultdict[str, Use] = defaultdict(Use)
         moves = []
         for instance in sorted(there, key=lambda each: (-taken(each).memory_bytes, each.id)):
-            await asyncio.sleep(0)
+            await breathe()
             moves.append(await self._departure(reader, scene, extra, instance, host))
         if why := parking.why_awake(fleet, host, scene):
             raise Stays(why)
@@ -168,7 +168,7 @@ class Thought:
         if instance.resize is not None:
             raise Stays(f"the guest of {id} has not taken up, or given up, what its type says")
         size = self._sizes(host.id, id, instance.generation)
-        if size is not None and host.accelerator == "tcg" and size.memory_bytes > size.memory_min_bytes:
+        if size is not None and host.accelerator == "tcg" and size.has_grown:
             raise Stays(f"{id} is emulated and has got memory while it ran, which cannot be copied")
         self._require_rested(instance, await reader.find(InstanceMigration, instance=id))
         if not self._busy.knows(id):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
+
+from gureum import subprocesses
 
 HOOKS = "hooks"
 """Their directory in the state directory."""
@@ -90,32 +91,24 @@ async def _execute(
     output: _Output,
     environment: Mapping[str, str] | None,
 ) -> Ended:
-    starting = asyncio.ensure_future(
-        asyncio.create_subprocess_exec(
+    try:
+        process = await subprocesses.start(
             *command,
             stdin=source,
             stdout=output.end,
             stderr=asyncio.subprocess.STDOUT,
             env=environment,
-            start_new_session=True,
         )
-    )
-    try:
-        process = await asyncio.shield(starting)
     except OSError as error:
         return Ended(None, f"{command[0]}: {error.strerror}")
-    except asyncio.CancelledError:
-        # It may run already, with what it began.
-        with contextlib.suppress(OSError):
-            await _end(await starting)
-        raise
     try:
         async with asyncio.timeout(seconds):
             code = await process.wait()
     except TimeoutError:
         return Ended(None, f"it did not end in {seconds:g} s")
     finally:
-        await _end(process)
+        if process.returncode is None:
+            await subprocesses.end(process)
     return Ended(code)
 
 
@@ -135,14 +128,6 @@ def _readable(input: bytes) -> Iterator[int]:
         yield source
     finally:
         os.close(source)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """And all that it began, unless it has ended by itself."""
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
 
 
 class _Output:

@@ -21,7 +21,7 @@ import logging
 
 from msgspec.structs import replace
 
-from gureum.control import disk_copies
+from gureum.control import disk_copies, events
 from gureum.control.fleet import held
 from gureum.control.move import CannotMove, move_instance
 from gureum.control.observed import Observed
@@ -39,6 +39,7 @@ from gureum.resources import (
     MigrationState,
     NetworkInterface,
     Resize,
+    Severity,
     Volume,
     VolumeState,
 )
@@ -468,6 +469,19 @@ async def _ended(
         )
     )
     await tx.put(replace(instance, migration=""))
+    await _tell(tx, env, migration, state)
+
+
+async def _tell(tx: Transaction, env: Env, migration: InstanceMigration, state: MigrationState) -> None:
+    id, source, destination = migration.instance, migration.source, migration.destination
+    if state is MigrationState.completed:
+        held = f", held for {migration.downtime_ms} ms" if migration.downtime_ms else ""
+        text = f"{id} went from {source} to {destination}{held}"
+        await events.record(tx, env, "InstanceMigrated", text, host=destination, instance=id)
+        return
+    severity = Severity.warning if state is MigrationState.failed else Severity.info
+    text = f"{id} did not go from {source} to {destination}: {migration.message}"
+    await events.record(tx, env, "InstanceNotMigrated", text, severity, host=source, instance=id)
 
 
 async def reconcile(tx: Transaction, env: Env, observed: Observed, id: str) -> None:

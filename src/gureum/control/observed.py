@@ -105,6 +105,11 @@ class Observed:
             return False
         return thing.id not in view.volumes and thing.id not in view.snapshots
 
+    def let_go(self, host: str, thing: Record) -> bool:
+        """Whether the host says that it has done what it was told of a volume of another one's."""
+        seen = self.volume(host, thing.id)
+        return seen is not None and seen.revision >= thing.version and not seen.error
+
     def network_revision(self, host: str | None) -> int:
         """The revision of the last spec whose network is in effect on the host; 0 if it does not say."""
         view = self.hosts.get(host) if host else None

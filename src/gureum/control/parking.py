@@ -7,9 +7,9 @@ happens, so a load that comes and goes a little switches no host.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Sequence
 
+from gureum.breath import breathe
 from gureum.control.filters import Scene
 from gureum.control.fleet import EVERY_ZONE, Candidate, Fleet, total_cpus, total_memory
 from gureum.control.outlook import Outlook, domain
@@ -84,10 +84,10 @@ async def wake_for_survival(fleet: Fleet, area: str) -> Host | None:
         return None
     asleep = sorted(wakeable(fleet, area), key=preference)
     for candidate in asleep[:LOOKS_MAX]:
-        await asyncio.sleep(0)
+        await breathe()
         if _holds(fleet, area, {*coming, candidate.host.id}):
             return candidate.host
-    await asyncio.sleep(0)
+    await breathe()
     together = {*coming, *(each.host.id for each in asleep)}
     return asleep[0].host if asleep and _holds(fleet, area, together) else None
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from gureum.breath import breathe
 from gureum.control import events, parking, setbacks
 from gureum.control.balancer import Assessment, unrest
 from gureum.control.emptying import Way
@@ -172,7 +173,7 @@ class Resting:
             if not why and area in taken:
                 why = f"host {taken[area]} is parked before it"
             if not why:
-                await asyncio.sleep(0)
+                await breathe()
                 why = parking.why_awake(fleet, host) if looks else "others are looked at before it"
                 looks -= bool(looks)
             if not why:

@@ -130,7 +130,12 @@ async def host_spec(
             _volume(volume, shares, volume_keys.get(volume.key, b""), passages, here)
             for volume in volumes
             if volume.state is not VolumeState.error
-            and (volume.id in copies or volume.id in passages.volumes or not shares.awaited(volume))
+            and (
+                volume.id in copies
+                or volume.id in passages.volumes
+                or host in volume.holders
+                or not shares.awaited(volume)
+            )
             and (keys is None or not volume.key or volume.key in volume_keys)
         ),
         snapshots=tuple(_snapshot(snapshot) for snapshot in snapshots if not shares.awaited(snapshot)),
@@ -166,7 +171,7 @@ def _image(image: Image, shares: Shares) -> ImageSpec:
 async def _opened(
     reader: Reader, cloud: Cloud, passages: Passages, instances: Sequence[Instance], kept: Sequence[Volume]
 ) -> list[Volume]:
-    """Volumes that machines here have or get, and another host looks after."""
+    """Volumes that machines here have or get, or that are to be let go of, and another host looks after."""
     copies = passages.copies
     if not copies and not shared_pools(cloud) and not any(shared(volume.pool) for volume in kept):
         return []
@@ -174,6 +179,7 @@ async def _opened(
     opened = {volume.id: volume for volume in attached if volume.multi_attach}
     wanted = {*passages.volumes, *copies}
     opened |= {volume.id: volume for volume in await reader.get_many(Volume, wanted)}
+    opened |= {volume.id: volume for volume in await reader.find(Volume, holders=passages.host)}
     return [volume for _, volume in sorted(opened.items()) if volume.host != passages.host]
 
 
@@ -205,6 +211,7 @@ def _volume(
         target=volume.target if keeper else "",
         # What a lost host was copying to is taken from it as well, and begun anew when it is gone.
         leaves=(volume.pools[1:] if lost else volume.leaves) if keeper else (),
+        releases=volume.pools if not keeper and passages.host in volume.holders else (),
         iops=volume.iops,
         throughput=volume.throughput,
         made=volume.state in (VolumeState.available, VolumeState.in_use),

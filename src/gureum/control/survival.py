@@ -4,12 +4,12 @@ has changed, and told when that changes.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from functools import partial
 
 from msgspec.structs import replace
 
+from gureum.breath import breathe
 from gureum.control import events
 from gureum.control.filters import Scene
 from gureum.control.outlook import SURVIVE_MAX, Outlook, Shortfall, domains
@@ -42,7 +42,7 @@ async def shortfalls(outlook: Outlook, losses: int, most: int | None = None) -> 
     """
     found: list[Shortfall] = []
     for each in outlook.looks(losses):
-        await asyncio.sleep(0)
+        await breathe()
         if each is not None:
             found.append(each)
         if len(found) == most:

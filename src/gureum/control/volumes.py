@@ -150,12 +150,15 @@ async def _working(tx: Transaction, observed: Observed, thing: Volume | Snapshot
     present one, to which it came back, does its work in order.
     """
     done = isinstance(thing, Snapshot) or _done(observed, thing)
+    holders = thing.holders if isinstance(thing, Volume) else ()
     present = {host.id for host in await tx.get_many(Host, thing.former)}
-    return tuple(
-        host
-        for host in thing.former
-        if host != thing.host and not (observed.left(host, thing) if host in present else done)
-    )
+
+    def over(host: str) -> bool:
+        if host not in present:
+            return done
+        return observed.let_go(host, thing) if host in holders else observed.left(host, thing)
+
+    return tuple(host for host in thing.former if host != thing.host and not over(host))
 
 
 async def _place(tx: Transaction, volume: Volume) -> None:

@@ -45,7 +45,8 @@ class FakeMachines:
         self.machines: dict[str, FakeMachine] = {}
         self.powered = True
         self.full = False
-        self.away = False
+        self.away: set[str] = set()
+        """Shared pools that are not reached; "" for all."""
         self.cpu = "fake"
         self.cpu_models: tuple[str, ...] = ()
         self.start_errors: dict[str, str] = {}
@@ -106,9 +107,11 @@ class FakeMachines:
             for machine in self.machines.values():
                 self.hold_if_stuck(machine)
 
-    def lose_shared_storage(self, away: bool = True) -> None:
-        """While away, every running machine with a disk there pauses, and again when it is resumed."""
-        self.away = away
+    def lose_shared_storage(self, away: bool = True, pool: str = "") -> None:
+        """While away, every running machine with a disk in this pool, "" for any, pauses, and again when it
+        is resumed.
+        """
+        (self.away.add if away else self.away.discard)(pool)
         if away:
             for machine in self.machines.values():
                 self.hold_if_stuck(machine)
@@ -184,7 +187,7 @@ class FakeMachines:
         if self.full:
             machine.state, machine.message = MachineState.paused, messages.STORAGE_FULL
             self.changed(machine)
-        elif self.away and any(disk.shared for disk in machine.disks.values()):
+        elif any(disk.shared and self.away & {"", disk.pool} for disk in machine.disks.values()):
             machine.state, machine.message = MachineState.paused, messages.STORAGE_AWAY
             self.changed(machine)
 

@@ -38,6 +38,8 @@ class FakeDisk:
         )
         self.layers = list(paths)
         self.shared = not isinstance(source, FileDisk)
+        self.pool = "" if isinstance(source, FileDisk) else source.pool
+        """The shared one that it is in."""
 
 
 class FakeMachine:

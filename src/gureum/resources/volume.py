@@ -141,6 +141,14 @@ class Volume(Record, frozen=True, kw_only=True, omit_defaults=True):
         return (self.key,) if self.key else ()
 
     @property
+    def holders(self) -> tuple[str, ...]:
+        """For the index: hosts before its own that may hold it, or a copy of it, since they made that. An
+        agent that was started anew knows nothing of it, and is told.
+        """
+        copies = shared(self.pool) and (self.encrypts or sum(map(shared, self.pools)) > 1)
+        return self.former if copies else ()
+
+    @property
     def modifying(self) -> bool:
         return self.modification is not None and self.modification.state == "modifying"
 
@@ -189,7 +197,10 @@ class Volume(Record, frozen=True, kw_only=True, omit_defaults=True):
         return msgspec.structs.replace(self, attachments=left)
 
     kind: ClassVar[str] = "volume"
-    indexes: ClassVar[tuple[str, ...]] = ("account", "host", "state", "instances", "source", "keys", "strays")
+    indexes: ClassVar[tuple[str, ...]] = (
+        *("account", "host", "state", "instances", "source", "keys"),
+        *("strays", "holders"),
+    )
     transitions: ClassVar[Transitions] = table(
         VolumeState,
         creating="available in_use deleting error",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 from collections.abc import Callable, Sequence
 
+from gureum import subprocesses
 from gureum.errors import PoolError, PoolFull
 
 MEMORY_BYTES = 2 << 30
@@ -43,14 +43,13 @@ async def run(
         "qemu-img",
     )
     try:
-        process = await asyncio.create_subprocess_exec(
+        process = await subprocesses.start(
             *command,
             *arguments,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=ENVIRONMENT,
-            start_new_session=True,
             pass_fds=pass_fds,
         )
     except OSError as error:
@@ -63,9 +62,7 @@ async def run(
         raise PoolError(f"qemu-img {arguments[0]} took longer than {timeout_seconds:.0f} s") from error
     finally:
         if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+            await subprocesses.end(process)
     if process.returncode:
         message = said.decode(errors="replace").strip() or f"ended with {process.returncode}"
         kind = PoolFull if "No space left" in message or "Disk quota exceeded" in message else PoolError

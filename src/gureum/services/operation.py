@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gureum.control.autosizer import Sight
     from gureum.control.balancer import Assessment
     from gureum.control.fence_agents import Switch
+    from gureum.control.hooks import Hook
     from gureum.control.resting import Rest
 
 Input = Mapping[str, Any]
@@ -68,6 +69,10 @@ class Hosts(Protocol):
         """What the host says that a machine has, and can have while it runs; None if nothing."""
 
     @property
+    def upgrades(self) -> Upgrading:
+        """How hosts are upgraded."""
+
+    @property
     def joining(self) -> Joining | None:
         """How other machines join the cloud; None if it takes none."""
 
@@ -92,6 +97,12 @@ class Powers(Protocol):
     @property
     def switch(self) -> Switch:
         """Their fence agents."""
+
+
+class Upgrading(Protocol):
+    @property
+    def hook(self) -> Hook:
+        """The operator's command."""
 
 
 class Pools(Protocol):

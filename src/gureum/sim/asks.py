@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from gureum.hostspec import LOCAL
 from gureum.resources import Address, RecoveryPolicy
 from gureum.sim.acts import Options, Words, act
 from gureum.sim.stage import Stage
 from gureum.sim.words import Names, Wrong
-from gureum.sim.world import CLOUD
+from gureum.sim.world import BULK, CLOUD
 
 OPERATIONS = {
     "start": "StartInstances",
@@ -22,9 +23,13 @@ def _zone(options: Options) -> str:
     return f"{CLOUD.region}{options.get('zone', 'a')}"
 
 
-def _type(options: Options) -> dict[str, str]:
-    """In the worlds with a shared pool, volumes of type standard are in the local one."""
-    return {"VolumeType": "standard"} if options.get("pool") == "local" else {}
+TYPES = {LOCAL: "standard", BULK: "gp2"}
+"""The types of volumes that are not in the first shared pool, where there is one."""
+
+
+def _type(options: Options, key: str = "pool") -> dict[str, str]:
+    type = TYPES.get(options.get(key, ""))
+    return {"VolumeType": type} if type is not None else {}
 
 
 def _known_zone(_: Names, __: Words, options: Options) -> None:
@@ -33,8 +38,9 @@ def _known_zone(_: Names, __: Words, options: Options) -> None:
 
 
 @act(
-    "launch NEW-INSTANCE... [type=WORD] [zone=WORD] [data=NUMBER] [pool=POOL] [keep] [dies]",
-    "RunInstances; data: GiB of a second disk; keep: its disks outlive it; dies: a shutdown terminates it",
+    "launch NEW-INSTANCE... [type=WORD] [zone=WORD] [data=NUMBER] [pool=POOL] [data-pool=POOL] [keep] [dies]",
+    "RunInstances; data: GiB of a second disk, and data-pool where, if not with the first; keep: its disks "
+    "outlive it; dies: a shutdown terminates it",
     asks=True,
     check=_known_zone,
 )
@@ -42,7 +48,8 @@ async def launch(stage: Stage, words: Words, options: Options) -> bool:
     image, keep = await stage.image(), {"DeleteOnTermination": "keep" not in options}
     mappings: list[dict[str, Any]] = [{"DeviceName": image.root_device, "Ebs": {**keep, **_type(options)}}]
     if "data" in options:
-        ebs = {"VolumeSize": int(options["data"]), **keep, **_type(options)}
+        type = _type(options, "data-pool" if "data-pool" in options else "pool")
+        ebs = {"VolumeSize": int(options["data"]), **keep, **type}
         mappings.append({"DeviceName": "/dev/sdf", "Ebs": ebs})
     answer = await stage.call(
         "RunInstances",

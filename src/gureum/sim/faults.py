@@ -61,6 +61,8 @@ SHARED_FAULTS = {
     "activate": 4,
 }
 """Further ones where there is a shared pool."""
+POOLS_FAULTS = {"one pool cut": 6, "one pool most": 3, "one pool away": 3}
+"""Further ones where there are two shared pools: one of them is not reached by a host, by some, or by any."""
 MIGRATION_FAULTS = {"road": 3, "road lost": 3, "road cut": 3}
 """Further ones where instances migrate: one fails, one is there and its source does not hear of it, and a
 host is not reached.
@@ -108,6 +110,8 @@ class Faults:
         self.weights = FAULTS | NETWORK_FAULTS if networks else FAULTS
         if world.san is not None:
             self.weights = self.weights | SHARED_FAULTS
+        if len(world.sans) > 1:
+            self.weights = self.weights | POOLS_FAULTS
         if migrating:
             self.weights = self.weights | MIGRATION_FAULTS
         if world.leases is not None:
@@ -154,6 +158,9 @@ class Faults:
         log.info("fault: %s", fault)
         if fault in HA_FAULTS:
             self._befalls_host(fault, host)
+            self.seen[fault] += 1
+        elif fault in POOLS_FAULTS:
+            self._happens_to_one_pool(fault, host)
             self.seen[fault] += 1
         elif fault in SHARED_FAULTS:
             await self._happens_to_shared(fault, host)
@@ -229,8 +236,8 @@ class Faults:
                     loop.call_later(seconds, world.cut_manager, host, False, False)
 
     async def _happens_to_shared(self, fault: str, host: SimHost) -> None:
-        world, rng, san = self.world, self.world.random, self.world.san
-        assert san is not None
+        world, rng = self.world, self.world.random
+        san = next(iter(world.sans.values())) if len(world.sans) == 1 else rng.choice([*world.sans.values()])
         loop = asyncio.get_running_loop()
         match fault:
             case "san" | "san cut":
@@ -250,6 +257,17 @@ class Faults:
             case "drain" | "activate":
                 await self._set_draining(host.name, fault == "drain")
 
+    def _happens_to_one_pool(self, fault: str, host: SimHost) -> None:
+        world, rng = self.world, self.world.random
+        hosts, pool = [host], rng.choice(list(world.sans))
+        if fault != "one pool cut":
+            count = len(world.hosts) if fault == "one pool away" else rng.randint(2, len(world.hosts))
+            hosts = rng.sample(world.hosts, count)
+        world.cut_san(hosts, True, pool)
+        # Longer than what is cut off waits before it is given up, now and then.
+        seconds = rng.choice([rng.uniform(2, 20), rng.uniform(20, 150)])
+        asyncio.get_running_loop().call_later(seconds, world.cut_san, hosts, False, pool)
+
     async def _set_draining(self, host: str, draining: bool) -> None:
         async def work(tx: Transaction) -> None:
             record = await tx.get(Host, host)
@@ -259,11 +277,12 @@ class Faults:
         await self.world.store.transact(work)
 
     async def _end_of_shared(self) -> None:
-        world, san = self.world, self.world.san
-        if san is None:
+        world = self.world
+        if not world.sans:
             return
-        san.size_bytes = POOL_BYTES
-        san.fail_nothing()
+        for san in world.sans.values():
+            san.size_bytes = POOL_BYTES
+            san.fail_nothing()
         world.cut_san(world.hosts, False)
         for host in world.hosts:
             host.power.set()

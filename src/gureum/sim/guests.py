@@ -57,8 +57,8 @@ class Guests:
     def step(self) -> Iterator[str]:
         """Some guests read and write. Yields what is not as it should be."""
         rng = self.world.random
-        if self.world.san is not None:
-            yield from self._look(self.world.san)
+        for san in self.world.sans.values():
+            yield from self._look(san)
         for host in self.world.hosts:
             yield from self._look(host.disk)
             for id in sorted(host.machines.machines):
@@ -70,10 +70,7 @@ class Guests:
                         yield from self._write(host, machine, volume, disk)
 
     def _pool(self, host: SimHost, disk: FakeDisk) -> Storage:
-        if not disk.shared:
-            return host.disk
-        assert self.world.san is not None
-        return self.world.san
+        return self.world.san_of(disk) if disk.shared else host.disk
 
     def _write(self, host: SimHost, machine: FakeMachine, volume: str, disk: FakeDisk) -> Iterator[str]:
         pool, path = self._pool(host, disk), disk.layers[0]
@@ -133,8 +130,8 @@ class Guests:
         """Everything that is there, once more."""
         for host in self.world.hosts:
             yield from self._at_rest(host.disk, [host])
-        if self.world.san is not None:
-            yield from self._at_rest(self.world.san, self.world.hosts)
+        for san in self.world.sans.values():
+            yield from self._at_rest(san, self.world.hosts)
 
     def _at_rest(self, pool: Storage, hosts: Sequence[SimHost]) -> Iterator[str]:
         yield from self._look(pool)

@@ -96,7 +96,7 @@ def _true(
             if id not in owners:
                 raise Violation(f"{id} has {volume}, which the store gives to {owners or 'nobody'}")
             if disk.shared:
-                _true_of_shared(world, host, instances[id], volumes[volume])
+                _true_of_shared(world.san_of(disk), host, instances[id], volumes[volume])
             elif host.disk.name(disk.layers[0]) not in host.disk.layers:
                 raise Violation(f"{id} has {volume}, which the pool has not")
 
@@ -110,10 +110,9 @@ def _room(instance: Instance, machine: FakeMachine) -> None:
         raise Violation(f"{instance.id} has {size.vcpus} vCPUs and {size.memory_bytes} bytes, not {most}")
 
 
-def _true_of_shared(world: World, host: SimHost, instance: Instance, volume: Volume) -> None:
+def _true_of_shared(san: FakeSan, host: SimHost, instance: Instance, volume: Volume) -> None:
     machine = instance.id
-    assert world.san is not None
-    image = world.san.rbd.get(volume.id)
+    image = san.rbd.get(volume.id)
     if image is None or image.husk:
         raise Violation(f"{machine} has {volume.id}, which the pool has not")
     if image.partial:
@@ -256,8 +255,7 @@ def _hung(world: World, running: dict[str, Instance]) -> Iterator[str]:
 
 def _pools(world: World, volumes: list[Volume], snapshots: list[Snapshot]) -> Iterator[str]:
     in_pools = {id for host in world.hosts for id in host.disk.volumes() - {FOREIGN}}
-    san = world.san
-    if san is not None:
+    for san in world.sans.values():
         in_pools |= san.volumes() - {FOREIGN}
     known = {each.id for each in volumes}
     whole = {each.id for each in volumes if each.state is not VolumeState.error}
@@ -265,7 +263,7 @@ def _pools(world: World, volumes: list[Volume], snapshots: list[Snapshot]) -> It
         yield f"volumes {sorted(in_pools ^ known)} are in the pool or in the store only"
     yield from _places(world, volumes)
     held = {id for host in world.hosts for id in host.disk.snapshots()}
-    if san is not None:
+    for san in world.sans.values():
         held |= san.snapshots()
         yield from _san(world, san)
     taken = {each.id for each in snapshots if not each.image and each.state is SnapshotState.completed}
@@ -282,8 +280,7 @@ def _places(world: World, volumes: list[Volume]) -> Iterator[str]:
     """Each volume is in its pool, and in no other."""
     homes = {each.id: each.host if each.pool == LOCAL else each.pool for each in volumes}
     places = [(host.name, host.disk.volumes()) for host in world.hosts]
-    if world.san is not None:
-        places.append((world.san.name, world.san.volumes()))
+    places += [(san.name, san.volumes()) for san in world.sans.values()]
     for place, there in places:
         for id in sorted(there - {FOREIGN}):
             if homes.get(id) != place:
@@ -299,7 +296,7 @@ def _san(world: World, san: FakeSan) -> Iterator[str]:
         for host in world.hosts
         for machine in host.machines.machines.values()
         for volume, disk in (machine.disks.items() if not host.harmless(machine) else ())
-        if disk.shared and host.name not in san.rbd[volume].evicted
+        if disk.pool == san.name and host.name not in san.rbd[volume].evicted
     }
     held = {
         (id, host)

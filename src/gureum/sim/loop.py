@@ -131,6 +131,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     arrive in that in which they were sent; and no timer that ends unused changes the order of the others.
     """
 
+    threads = False
     _ready: deque[asyncio.Handle]
     _scheduled: list[Due]
     _stopping: bool

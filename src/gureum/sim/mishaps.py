@@ -139,6 +139,15 @@ async def partition(stage: Stage, words: Words, options: Options) -> bool:
     return True
 
 
+@act("partition HOST... from POOL", "they do not reach this one of several shared pools, until heal")
+async def partition_from_pool(stage: Stage, words: Words, options: Options) -> bool:
+    *names, pool = words
+    if pool not in stage.world.sans:
+        raise Violation("only a shared pool can be away")
+    _cut(stage, names, True, pool)
+    return True
+
+
 @act("deafen HOST", "it hears nothing of the manager, which hears it, until heal")
 async def deafen(stage: Stage, words: Words, options: Options) -> bool:
     stage.world.cut_manager(stage.host(words[0]), True, False)
@@ -151,19 +160,19 @@ async def mute(stage: Stage, words: Words, options: Options) -> bool:
     return True
 
 
-@act("heal HOST...", "they reach the manager and the shared pool again")
+@act("heal HOST...", "they reach the manager and all shared pools again")
 async def heal(stage: Stage, words: Words, options: Options) -> bool:
     for name in words:
         stage.world.cut_manager(stage.host(name), False, False)
-    if stage.world.san is not None:
+    if stage.world.sans:
         _cut(stage, words, False)
     return True
 
 
-def _cut(stage: Stage, names: Words, away: bool) -> None:
-    if stage.world.san is None:
+def _cut(stage: Stage, names: Words, away: bool, pool: str = "") -> None:
+    if not stage.world.sans:
         raise Violation("this cloud has no shared pool: begin with hosts N shared")
-    stage.world.cut_san([stage.host(name) for name in names], away)
+    stage.world.cut_san([stage.host(name) for name in names], away, pool)
 
 
 @act("break network HOST", "its kernel refuses every change of its network, until mend")
@@ -248,16 +257,15 @@ async def fail(stage: Stage, words: Words, options: Options) -> bool:
     "delay POOL WORD NUMBER", "the next such step of the shared pool takes so many seconds", check=_known_step
 )
 async def delay(stage: Stage, words: Words, options: Options) -> bool:
-    if stage.world.san is None or words[0] == "local":
+    if words[0] not in stage.world.sans:
         raise Violation("only steps of the shared pool can be slow")
-    stage.world.san.delay_next(words[1], float(words[2]))
+    stage.world.sans[words[0]].delay_next(words[1], float(words[2]))
     return True
 
 
 def _disks(stage: Stage, pool: str, options: Options) -> list[FakePoolDisk] | list[FakeSan]:
     if pool != "local":
-        assert stage.world.san is not None
-        return [stage.world.san]
+        return [stage.world.sans[pool]]
     hosts = [stage.host(options["host"])] if "host" in options else stage.world.hosts
     return [host.disk for host in hosts]
 

@@ -41,6 +41,8 @@ MODES: Mapping[str, Mapping[str, Any]] = {
     },
     "quiet": {"pace": QUIET_PACE_SECONDS, "steps": 20},
     "quiet, lost hosts": {"hosts": 3, "shared": True, "ha": True, "pace": QUIET_PACE_SECONDS, "steps": 10},
+    "lost hosts, two pools": {"hosts": 4, "shared": True, "ha": True, "pools": True, "steps": 80},
+    "migrations, two pools": {"hosts": 3, "shared": True, "ha": True, "migrating": True, "pools": True},
 }
 
 

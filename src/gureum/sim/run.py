@@ -83,10 +83,11 @@ class Run:
         autosizing: bool = False,
         operated: bool = False,
         parking: bool = False,
+        pools: bool = False,
     ) -> None:
         self.seed = seed
         self.pace = pace
-        self.world = World(seed, hosts, shared, ha, own_disks)
+        self.world = World(seed, hosts, shared, ha, own_disks, hosts if pools else 0)
         self.world.points.at, self.world.points.count = crash_at, crash_at_count
         self.guests = Guests(self.world)
         self.ledger = Ledger()
@@ -158,7 +159,7 @@ class Run:
 
     async def _always(self) -> None:
         await invariants.always(self.world)
-        if self.world.san is not None:
+        if self.world.sans:
             async with self.world.store.read() as reader:
                 self.guests.sources |= {each.id: each.source for each in await reader.find(Volume)}
         for problem in self.guests.step():
@@ -216,6 +217,7 @@ def simulate(
     autosizing: bool = False,
     operated: bool = False,
     parking: bool = False,
+    pools: bool = False,
 ) -> Outcome:
     """Run a cloud for ``steps`` calls. Raises Violation, or whatever else went wrong.
 
@@ -229,6 +231,7 @@ def simulate(
     ``autosizing``: guests want more and less now and then, and grow and shrink by that.
     ``operated``: with ``ha``; many calls are an operator's, who drains, fences and upgrades hosts.
     ``parking``: empty hosts are parked and woken, and do not always do as they are told.
+    ``pools``: there is a second shared pool, and one of the two may be away.
     """
     errors = ErrorLog()
     root = logging.getLogger("gureum")
@@ -252,6 +255,7 @@ def simulate(
             autosizing,
             operated,
             parking,
+            pools,
         )
         return await run(steps)
 

@@ -3,8 +3,8 @@ of it, ``log``.
 
 A line of ``commands`` is ``+SECONDS COMMAND``: so long after the line before it was done. The commands are
 in ``asks``, ``mishaps`` and ``expectations``. The leading comment says what the situation shows and what must
-not happen. The first command is ``hosts N [shared|ha] [seed=N]``. After the last one everything must come to
-rest, as in seeded runs.
+not happen. The first command is ``hosts N [shared|ha] [pools=N] [seed=N]``; ``pools``: so many hosts have a
+second shared pool. After the last one everything must come to rest, as in seeded runs.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from gureum.errors import ApiError, GureumError
+from gureum.hostspec import LOCAL
 from gureum.resources import Volume
 from gureum.sim import (  # noqa: F401  (their commands)
     asks,
@@ -37,7 +38,7 @@ from gureum.sim.stage import Stage
 from gureum.sim.timeline import Timeline
 from gureum.sim.violation import Violation
 from gureum.sim.words import Names, Wrong, match
-from gureum.sim.world import SAN
+from gureum.sim.world import BULK, SAN
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ CALM_SECONDS = 5.0
 LINE_SECONDS_MAX = 7200.0
 HOSTS_MAX = 64
 COMMANDS, LOG = "commands", "log"
-SETTING = re.compile(r"hosts (\d+)( shared| ha)?(?: seed=(\d+))?")
+SETTING = re.compile(r"hosts (\d+)( shared| ha)?(?: pools=(\d+))?(?: seed=(\d+))?")
 
 
 class ScenarioError(GureumError):
@@ -71,13 +72,16 @@ NO_ANSWER = "no answer"
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """``about``: its leading comment. ``ha``: what ran on a host that is lost runs elsewhere."""
+    """``about``: its leading comment. ``ha``: what ran on a host that is lost runs elsewhere. ``pools``: so
+    many hosts have a second shared pool.
+    """
 
     name: str
     about: str
     hosts: int
     shared: bool
     ha: bool
+    pools: int
     seed: int
     lines: tuple[Line, ...]
 
@@ -122,12 +126,16 @@ def parse(name: str, text: str) -> Scenario:
     setting = SETTING.fullmatch(_timed(number, first)[1])
     if setting is None or not 1 <= int(setting[1]) <= HOSTS_MAX:
         raise ScenarioError(
-            f"{number}: the first command is: hosts N [shared|ha] [seed=N], N up to {HOSTS_MAX}"
+            f"{number}: the first command is: hosts N [shared|ha] [pools=N] [seed=N], N up to {HOSTS_MAX}"
         )
     hosts, shared, ha = int(setting[1]), bool(setting[2]), setting[2] == " ha"
     if shared and hosts < 2:
         raise ScenarioError(f"{number}: with a shared pool there are at least 2 hosts")
-    names = Names([f"host-{n}" for n in range(hosts)], ["local", *([SAN] if shared else [])])
+    pools = int(setting[3] or 0)
+    if pools > hosts or (pools and not shared):
+        raise ScenarioError(f"{number}: so many of the hosts of a cloud with a shared pool have a second one")
+    shares = [*([SAN] if shared else []), *([BULK] if pools else [])]
+    names = Names([f"host-{n}" for n in range(hosts)], [LOCAL, *shares])
     lines = tuple(_line(number, line, names) for number, line in commands[1:])
     return Scenario(
         name=name,
@@ -135,7 +143,8 @@ def parse(name: str, text: str) -> Scenario:
         hosts=hosts,
         shared=shared,
         ha=ha,
-        seed=int(setting[3] or 1),
+        pools=pools,
+        seed=int(setting[4] or 1),
         lines=lines,
     )
 

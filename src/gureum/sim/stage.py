@@ -43,6 +43,9 @@ class Setting(Protocol):
     @property
     def ha(self) -> bool: ...
 
+    @property
+    def pools(self) -> int: ...
+
 
 class Stage:
     """``pass_time`` lets time pass, and checks what must always hold."""
@@ -53,9 +56,9 @@ class Stage:
         timeline: Timeline,
         pass_time: Callable[[float], Awaitable[None]],
     ) -> None:
-        self.world = World(setting.seed, setting.hosts, setting.shared, setting.ha)
-        if self.world.san is not None:
-            self.world.san.slow_chance = 0.0  # what is slow is said
+        self.world = World(setting.seed, setting.hosts, setting.shared, setting.ha, pools=setting.pools)
+        for san in self.world.sans.values():
+            san.slow_chance = 0.0  # what is slow is said
         self.guests = Guests(self.world)
         self.ledger = Ledger()
         self.pass_time = pass_time

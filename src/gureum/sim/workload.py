@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gureum.errors import ApiError
@@ -17,7 +17,6 @@ from gureum.resources import (
     Volume,
 )
 from gureum.resources.record import Record
-from gureum.resources.volume import shared
 from gureum.sim.guests import Guests
 from gureum.sim.ledger import Ledger
 from gureum.sim.networks import NetworkCalls
@@ -25,7 +24,7 @@ from gureum.sim.operators import CALLS, Operator
 from gureum.sim.operators import EXPECTED as EXPECTED_OF_OPERATORS
 from gureum.sim.power_calls import CALLS as POWER_CALLS
 from gureum.sim.power_calls import PowerCalls
-from gureum.sim.world import CLOUD, SAN, World
+from gureum.sim.world import BULK, CLOUD, World
 
 INSTANCES_MAX = 12
 VOLUMES_MAX = 24
@@ -100,6 +99,8 @@ EXPECTED_OF_SEVERAL = frozenset({"AttachmentLimitExceeded", "MissingParameter"})
 SEVERAL_SHARE = 0.45
 """Of the calls, in runs with volumes that several instances have."""
 SEVERAL_VOLUMES_MAX = 4
+BULK_SHARE = 0.35
+"""Of the volumes, those in the second shared pool where there is one."""
 OPERATED_SHARE = 0.3
 """Of the calls, in runs with an operator."""
 PARKING_SHARE = 0.15
@@ -228,6 +229,10 @@ class Workload:
                 mappings[0]["Ebs"]["VolumeType"] = "standard"
             if rng.random() < 0.1:
                 mappings.append({"DeviceName": image.root_device, "Ebs": {"VolumeType": "standard"}})
+            elif BULK in self.world.sans and rng.random() < BULK_SHARE:
+                mappings.append({"DeviceName": image.root_device, "Ebs": {"VolumeType": "gp2"}})
+            if mappings and BULK in self.world.sans and rng.random() < BULK_SHARE:
+                mappings[0]["Ebs"].setdefault("VolumeType", "gp2")
         input: dict[str, Any] = {
             "ImageId": image.id,
             "InstanceType": rng.choice(["t3.nano", "t3.micro", "t3.small"]),
@@ -264,6 +269,8 @@ class Workload:
             input |= {"SnapshotId": snapshot.id, "Size": 16}
         if self.world.san is not None and rng.random() < 0.25:
             input["VolumeType"] = "standard"
+        elif BULK in self.world.sans and rng.random() < BULK_SHARE:
+            input["VolumeType"] = "gp2"
         return "CreateVolume", input
 
     async def _change_volume(self) -> tuple[str, Mapping[str, Any]]:
@@ -288,13 +295,18 @@ class Workload:
         if choice < 0.3:
             return "ModifyVolume", larger
         if choice < 0.5:
-            other = "standard" if volume.type != "standard" else "gp3"
-            return "ModifyVolume", {**larger, "VolumeType": other}
+            types = ("standard", "gp2", "gp3") if BULK in self.world.sans else ("standard", "gp3")
+            return "ModifyVolume", {**larger, "VolumeType": self._other(types, volume.type)}
         if choice < 0.85:
-            target = LOCAL if shared(volume.pool) else SAN
+            target = self._other((LOCAL, *self.world.sans), volume.pool)
             self._begun = volume.id
             return "MoveVolume", {"VolumeId": volume.id, "PoolName": target}
         return "CancelVolumeMove", {"VolumeId": volume.id}
+
+    def _other(self, names: Sequence[str], name: str) -> str:
+        """Of several the dice choose; of two it is the other one, or the first."""
+        others = [each for each in names if each != name]
+        return self.world.random.choice(others) if len(names) > 2 else others[0]
 
     async def _attach(self) -> tuple[str, Mapping[str, Any]]:
         volume, instance = await self._any(Volume, state="available"), await self._any(Instance)

@@ -60,7 +60,9 @@ CHAIN_MAX = 3
 FOREIGN = "vol-000000000000f0e16"
 """A volume in each pool that the manager knows nothing of: it must be kept."""
 SAN = "san"
-"""The shared pool, in worlds that have one."""
+"""The shared pool, in worlds that have one: that with the leases, if there is another one."""
+BULK = "bulk"
+"""The second shared pool, in worlds that have two: volumes of type gp2 are in it."""
 RESUMED_SECONDS = 0.5
 """A warden that was held with its host has looked after so long."""
 IMAGE_BLOCKS = {0: b"boot", 3: b"system"}
@@ -168,6 +170,8 @@ class SimHost:
         """While its fence agent has failed, and what it asked for is yet to come."""
         self.deaf = self.mute = False
         """Nothing from the manager arrives here, or nothing from here there."""
+        self.lacks: frozenset[str] = frozenset()
+        """Shared pools that it was never told of."""
 
     def still(self, machine: FakeMachine) -> bool:
         """Whether the machine's guest neither runs nor writes nor sends."""
@@ -179,8 +183,8 @@ class SimHost:
 
     def shut_out(self, machine: FakeMachine) -> bool:
         """Whether others have all that it could write to."""
-        san = self.world.san
-        images = [san.rbd.get(volume) for volume in machine.disks] if san is not None else [None]
+        sans = self.world.sans.values()
+        images = [san.rbd.get(volume) for san in sans for volume in machine.disks]
         return all(image is None or image.holder != self.name for image in images)
 
     def harmless(self, machine: FakeMachine) -> bool:
@@ -199,8 +203,9 @@ class SimHost:
         await self.seated.wait()
         process_log.info("%s starts", self.name)
         pools: dict[str, Pool] = {LOCAL: FakePool(env, self.disk, chain_max=CHAIN_MAX)}
-        if self.world.san is not None:
-            pools[self.world.san.name] = FakeSharedPool(env, self.world.san, self.name)
+        for name, san in self.world.sans.items():
+            if name not in self.lacks:
+                pools[name] = FakeSharedPool(env, san, self.name)
         identity = Identity(
             cloud=CLOUD.name,
             host=self.name,
@@ -227,16 +232,14 @@ class SimHost:
         return await self.world.connect(self)
 
     def reaches(self, disk: Disk) -> bool:
-        san = self.world.san
-        return isinstance(disk.source, FileDisk) or (san is not None and san.reaches(self.name))
+        return isinstance(disk.source, FileDisk) or self.world.sans[disk.source.pool].reaches(self.name)
 
     def write(self, path: str, block: int, data: bytes) -> None:
-        """What a machine here does, in either pool. Raises PoolFull."""
+        """What a machine here does, in any pool. Raises PoolFull."""
         if not path.startswith(RBD_PREFIX):
             self.disk.write(path, block, data)
         else:
-            assert self.world.san is not None
-            self.world.san.write(path, block, data, self.name)
+            self.world.san_at(path).write(path, block, data, self.name)
 
     def _carry(self, disk: FakeDisk, machines: FakeMachines, target: FakeDisk) -> None:
         """All of a disk of its own pool, to that of another host."""
@@ -249,13 +252,11 @@ class SimHost:
     def _copy(self, disk: FakeDisk, target: Disk) -> None:
         """All of a disk, to where it moves: what an earlier copy left there goes."""
         path, source = describe(target.source), disk.layers[0]
-        san = self.world.san
-        assert san is not None
         if not self.reaches(target):
             raise PoolError(f"{path} can't be reached")
-        blocks = san.contents(source) if disk.shared else self.disk.contents(source)
+        blocks = (self.world.san_of(disk) if disk.shared else self.disk).contents(source)
         if path.startswith(RBD_PREFIX):
-            san.rbd[san.id(path)].blocks.clear()
+            self.world.san_at(path).image_of(path).blocks.clear()
         else:
             self.disk.layers[self.disk.name(path)].blocks.clear()
         for block, data in blocks.items():
@@ -279,10 +280,12 @@ class World:
         shared: bool = False,
         ha: bool = False,
         own_disks: bool = False,
+        pools: int = 0,
     ) -> None:
         """``shared``: new volumes are in a shared pool but for those of type standard, and all hosts but the
         last stand for every zone. ``own_disks``: only those of type standard are. ``ha``: what ran on a host
-        that is lost runs elsewhere.
+        that is lost runs elsewhere. ``pools``: there is a second shared pool, for volumes of type gp2, and so
+        many hosts have it; 0: there is none.
         """
         self.random = random.Random(seed)
         self.weather = Weather(self.random)
@@ -303,15 +306,22 @@ class World:
                 SimHost(self, f"host-{n}", zone, f"192.0.2.{n + 1}") for n, zone in enumerate(zones)
             ]
         self.cloud = CLOUD
-        self.san: FakeSan | None = None
+        self.sans: dict[str, FakeSan] = {}
+        """The shared pools, by name."""
         if shared:
             pool, other = (LOCAL, SAN) if own_disks else (SAN, LOCAL)
-            self.cloud = replace(CLOUD, pool=pool, type_pools=(("standard", other),))
-            self.san = FakeSan(SAN, POOL_BYTES)
-            self.san.disks[IMAGE.disk] = dict(IMAGE_BLOCKS)
-            self.san.slow_chance = 0.02
+            types = (("standard", other), *([("gp2", BULK)] if pools else []))
+            self.cloud = replace(CLOUD, pool=pool, type_pools=types)
+            for name in (SAN, BULK) if pools else (SAN,):
+                self.sans[name] = san = FakeSan(name, POOL_BYTES)
+                san.disks[IMAGE.disk] = dict(IMAGE_BLOCKS)
+                san.slow_chance = 0.02
             for host in self.hosts[:-1]:
                 host.zone = ""
+            for host in self.hosts[pools:] if pools else ():
+                host.lacks = frozenset({BULK})
+        self.san = self.sans.get(SAN)
+        """The first of them, which has the leases."""
         self.leases: FakeLeaseStore | None = None
         if ha:
             assert shared
@@ -343,8 +353,8 @@ class World:
         await register(self.store, env, self.cloud, IMAGE)
         for host in self.hosts:
             await FakePool(env, host.disk).create_volume(FOREIGN, GIB)
-        if self.san is not None:
-            await FakeSharedPool(env, self.san, "").create_volume(FOREIGN, GIB)
+        for san in self.sans.values():
+            await FakeSharedPool(env, san, "").create_volume(FOREIGN, GIB)
         self._seats = [asyncio.create_task(self._keep("manager", self._run_manager, self._seat_manager))]
         for host in self.hosts:
             self._seats.append(asyncio.create_task(self._keep(host.name, host.agent, self._seat(host))))
@@ -454,12 +464,20 @@ class World:
             host.process.die()
         asyncio.get_running_loop().call_later(seconds, host.seated.set)
 
-    def cut_san(self, hosts: Sequence[SimHost], away: bool) -> None:
-        """Let these hosts not reach the shared pool, or reach it again."""
-        assert self.san is not None
+    def san_at(self, path: str) -> FakeSan:
+        """The shared pool that a disk with this path is in."""
+        return self.sans[path.removeprefix(RBD_PREFIX).partition("/")[0]]
+
+    def san_of(self, disk: FakeDisk) -> FakeSan:
+        return self.sans[disk.pool]
+
+    def cut_san(self, hosts: Sequence[SimHost], away: bool, pool: str = "") -> None:
+        """Let these hosts not reach this shared pool, or any for "", or reach it again."""
+        assert self.sans
         for host in hosts:
-            (self.san.cut_off.add if away else self.san.cut_off.discard)(host.name)
-            host.machines.lose_shared_storage(away)
+            for san in [self.sans[pool]] if pool else self.sans.values():
+                (san.cut_off.add if away else san.cut_off.discard)(host.name)
+                host.machines.lose_shared_storage(away, san.name)
 
     async def connect(self, host: SimHost) -> Link:
         manager, process = self.manager, self.manager_process

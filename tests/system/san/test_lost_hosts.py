@@ -6,9 +6,11 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -24,6 +26,9 @@ OSD_BYTES = 4 << 30
 HOSTS = (0, 3)
 """Of four hosts, the first and the last are in the first of three zones."""
 KEPT = "/root/kept"
+RUNS = tuple("RSD")
+"""States of processes that are neither stopped nor dead."""
+LOOK_SECONDS = 0.1
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +71,13 @@ class Guest:
         self.host = cloud.host_of(self.id)
         assert self.host in HOSTS
         [self.other] = set(HOSTS) - {self.host}
-        cloud.ssh(self.id, f"head -c 3000000 /dev/urandom >{KEPT}; sync; echo 3 >/proc/sys/vm/drop_caches")
-        self.sum = cloud.ssh(self.id, f"sha256sum {KEPT}")
+        self.write()
         [self.process] = self.processes(self.host)
+
+    def write(self) -> None:
+        random = f"head -c 3000000 /dev/urandom >{KEPT}"
+        self.cloud.ssh(self.id, f"{random}; sync; echo 3 >/proc/sys/vm/drop_caches")
+        self.sum = self.cloud.ssh(self.id, f"sha256sum {KEPT}")
 
     def processes(self, host: int) -> list[int]:
         return [pid for pid in guest_processes(self.cloud, host) if self.id in environment(pid)]
@@ -98,6 +107,36 @@ class Guest:
         assert self.cloud.wait_ssh(self.id, f"sha256sum {KEPT}") == self.sum
         volume = self.cloud.root_volume(self.id)
         self.cloud.wait("one to have it open", lambda: len(self.cloud.watchers(volume)) == 1, 60)
+
+
+class Looks:
+    """At the processes of guests, again and again, until the end of its ``with``."""
+
+    def __init__(self, ids: list[str]) -> None:
+        self.seen: dict[str, set[int]] = {id: set() for id in ids}
+        """All that there were of a guest; ``most``: how many of them ran at once."""
+        self.most = dict.fromkeys(ids, 0)
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.set()
+        self._thread.join()
+
+    def running(self, id: str) -> list[int]:
+        pids = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if state(pid) in RUNS]
+        return [pid for pid in pids if MARKER in (found := environment(pid)) and id in found]
+
+    def _look(self) -> None:
+        while not self._ends.wait(LOOK_SECONDS):
+            for id in self.seen:
+                found = self.running(id)
+                self.seen[id] |= set(found)
+                self.most[id] = max(self.most[id], len(found))
 
 
 def environment(pid: int) -> str:
@@ -257,6 +296,61 @@ def test_nothing_ends_without_the_storage_cluster(cloud: SanCloud) -> None:
     cloud.wait_well()
     assert guest.processes(guest.host) == [guest.process]
     guest.check()
+
+
+def down(cloud: SanCloud) -> None:
+    """None of the hosts is heard of. A person says that all are lost, and nobody is left to see to it."""
+    names = sorted(hosts(cloud))
+    cloud.wait("no host to be heard", lambda: set(hosts(cloud).values()) == {"down"})
+    for name in names:
+        cloud.fleet("fence_host", HostId=name)
+    time.sleep(3)
+    assert hosts(cloud) == dict.fromkeys(names, "fencing")
+
+
+def back(cloud: SanCloud, guests: list[Guest], looks: Looks) -> None:
+    """All hosts are, and each guest runs again, was started once, and has all that it had written."""
+    cloud.wait("all hosts to be back", lambda: set(hosts(cloud).values()) == {"up"})
+    cloud.waiter("instance_running", InstanceIds=[guest.id for guest in guests])
+    for guest in guests:
+        guest.check()
+        assert (len(looks.seen[guest.id] - {guest.process}), looks.most[guest.id]) == (1, 1)
+
+
+def test_all_hosts_are_given_up_while_they_live(cloud: SanCloud) -> None:
+    """The first that is heard again fences the others and itself, and has what ran on those of its zone."""
+    guests = [Guest(cloud), Guest(cloud)]
+    agents = [cloud.pid(f"agent-{host}") for host in range(4)]
+    with Looks([guest.id for guest in guests]) as looks:
+        send(signal.SIGSTOP, agents)
+        try:
+            down(cloud)
+            for guest in guests:  # nobody could have ended them
+                assert guest.processes(guest.host) == [guest.process]
+                guest.write()
+            send(signal.SIGCONT, agents[:1])
+            began = time.monotonic()
+            cloud.wait("the first to be back", lambda: hosts(cloud)["host-0"] == "up")
+            cloud.wait("both to run there", lambda: all(guest.processes(0) for guest in guests))
+            said = [each["Message"] for each in cloud.fleet("describe_events", HostId="host-0")["Events"]]
+            assert "host host-0 fences host host-0 now" in said
+            print(f"all given up: runs on the first that is back after {time.monotonic() - began:.1f} s")
+            cloud.wait("the others to be fenced", lambda: set(hosts(cloud).values()) == {"up", "fenced"})
+        finally:
+            send(signal.SIGCONT, agents)
+        back(cloud, guests, looks)
+
+
+def test_all_hosts_die_and_are_given_up(cloud: SanCloud) -> None:
+    guests = [Guest(cloud), Guest(cloud)]
+    with Looks([guest.id for guest in guests]) as looks:
+        with unsupervised(cloud):
+            send(signal.SIGKILL, [pid for host in range(4) for pid in all_of(cloud, host)])
+            down(cloud)
+        began = time.monotonic()
+        cloud.wait("both to run", lambda: all(looks.running(guest.id) for guest in guests))
+        print(f"all dead: runs after {time.monotonic() - began:.1f} s")
+        back(cloud, guests, looks)
 
 
 def test_guests_are_adopted_by_new_wardens(cloud: SanCloud) -> None:

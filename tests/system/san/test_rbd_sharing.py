@@ -21,10 +21,12 @@ SIZE = 64 * MIB
 async def pools(cluster: Cluster) -> AsyncIterator[list[RbdPool]]:
     """The pool as each of three hosts has it: h1, h2, h3."""
     pools = [cluster.pool(), cluster.pool("h2"), cluster.pool("h3")]
-    yield pools
-    await tidied(cluster, pools[0])
-    for pool in pools:
-        await pool.close()
+    try:
+        yield pools
+        await tidied(cluster, pools[0])
+    finally:
+        for pool in pools:
+            await pool.close()
     assert workers_of(cluster) == []
 
 

@@ -10,9 +10,9 @@ import pytest
 from msgspec.structs import replace
 
 from gureum.errors import PoolError
-from gureum.hostspec import ImageSpec, MachineState, SnapshotSpec
+from gureum.hostspec import ImageSpec, MachineState, SnapshotSpec, source_clone
 from gureum.hypervisors.fake import FakeHypervisor
-from gureum.san.fake_shared import FakeSharedPool
+from gureum.san.fake_shared import FakeImage, FakeSharedPool
 
 GIB = 1 << 30
 
@@ -198,6 +198,30 @@ def test_an_agent_lets_go_of_what_the_one_before_held(parts: Any) -> None:
         assert lab.san.rbd["vol-1"].holder == "h"
         assert lab.san.rbd["vol-2"].holder is None
         assert lab.machines.machines["i-1"].run == 1
+
+    parts.on_lab(test)
+
+
+@pytest.mark.parametrize("encrypts", [False, True])
+def test_an_agent_lets_go_of_the_copies_of_one_before_it(parts: Any, encrypts: bool) -> None:
+    """Another host looks after the volume now. While the pool is away, it is told later that it is done."""
+
+    async def test(lab: Any) -> None:
+        ids = ("vol-1", source_clone("vol-1")) if encrypts else ("vol-1",)
+        for id in (*ids, "vol-2"):
+            lab.san.rbd[id] = FakeImage(GIB, "", {})
+            lab.san.rbd[id].holder = "h"
+        spec = shared(parts, machine="", keeper=False, releases=("san", "nowhere"), encrypts=encrypts)
+        lab.san.down = True
+        await lab.take(spec, seconds=10)
+        assert lab.seen_volume().revision < lab.revision
+        lab.san.down = False
+        await asyncio.sleep(30)
+        assert lab.seen_volume().revision == lab.revision
+        assert {id for id, image in lab.san.rbd.items() if image.holder} == {"vol-2"}
+        assert set(ids) <= lab.san.volumes()
+        await lab.take()
+        assert not lab.agent.report().volumes
 
     parts.on_lab(test)
 

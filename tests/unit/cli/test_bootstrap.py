@@ -370,6 +370,7 @@ def test_launcher_needs_the_standard_library_only() -> None:
         (["up", "--san=ceph:/etc/ceph/ceph.conf", "-d"], {Need.SAN}),
         (["up", "--san", "local"], set()),
         (["up", "--san"], set()),
+        ([], set()),
         (["up", "--state-dir", "ceph"], set()),
     ],
 )

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from gureum.cli import events
 from gureum.cli.main import app
+from gureum.cli.output import NOT_RUNNING, CliError
 
 
 def event(number: int, severity: str = "info") -> dict[str, Any]:
@@ -57,3 +58,25 @@ def test_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
     said = CliRunner().invoke(app, ["instance", "recovery", "i-1", "--policy", "stop", "--priority", "7"])
     assert said.output == "i-1: stop, priority 7\n"
     assert CliRunner().invoke(app, ["instance", "recovery", "i-1", "--policy", "x"]).exit_code != 0
+
+
+def test_one_who_watches_waits_for_the_next_manager(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = CliError("the cloud does not answer", exit_code=NOT_RUNNING)
+    answers: list[Any] = [[event(1)], away, away, [event(2)], CliError("AccessDenied: no")]
+    seen = []
+
+    def call(state_dir: object, operation: str, **parameters: Any) -> dict[str, Any]:
+        seen.append(parameters.get("After"))
+        answer = answers.pop(0)
+        if isinstance(answer, CliError):
+            raise answer
+        return {"Events": answer}
+
+    monkeypatch.setattr(events, "call", call)
+    monkeypatch.setattr(events, "LOOK_SECONDS", 0.0)
+    said = CliRunner().invoke(app, ["events", "--follow"])
+    assert isinstance(said.exception, CliError | SystemExit)
+    assert seen == [None, "event-1", "event-1", "event-1", "event-2"]
+    assert "number 1" in said.output
+    assert "number 2" in said.output
+    assert said.output.count("this goes on when it does") == 1

@@ -327,6 +327,36 @@ async def test_a_volume_of_a_snapshot_names_the_snapshots_volume(bench: Any, mak
     assert (spec.source, spec.source_volume, spec.machine) == ("snap-7", "vol-7", "i-1")
 
 
+@pytest.mark.parametrize(
+    ("values", "pools"),
+    [
+        ({"state": VolumeState.available, "leaves": ("bulk",)}, ("san", "bulk")),
+        ({"encrypts": True}, ("san",)),
+        ({"state": VolumeState.deleting, "encrypts": True}, ("san",)),
+        ({}, None),
+        ({"state": VolumeState.available, "pool": "local", "leaves": ("san",)}, None),
+    ],
+)
+async def test_who_copied_it_is_told_to_let_go_and_says_so(
+    bench: Any, make: Any, values: dict[str, Any], pools: tuple[str, ...] | None
+) -> None:
+    """The agent that copied may be dead, and the next one would not know what is held."""
+    await bench.put(make.host(), make.host("host-1"), san(make, former=("host-1",), **values))
+    async with bench.store.read() as reader:
+        found = (await host_spec(reader, CLOUD, "host-1")).volumes
+    assert [(each.keeper, each.present, each.releases, each.leaves) for each in found] == (
+        [(False, True, pools, ())] if pools is not None else []
+    )
+    if pools is None:
+        return
+    says(bench, "host-0")
+    for things in ((), (VolumeReport(id="vol-1"),)):
+        says(bench, "host-1", *things)
+        assert (await bench.step_volume()).former == ("host-1",)
+    says(bench, "host-1", VolumeReport(id="vol-1", revision=NEWEST))
+    assert (await bench.step_volume()).former == ()
+
+
 async def test_what_is_awaited_is_not_in_the_spec(bench: Any, make: Any) -> None:
     awaited = san(make, state=VolumeState.deleting, former=("host-1",))
     await bench.put(make.host(), make.host("host-1"), awaited, san(make, "vol-2", former=("host-1",)))

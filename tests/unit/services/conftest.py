@@ -172,6 +172,21 @@ class FakePower:
         return self.answer
 
 
+class FakeHook:
+    lacks = ""
+
+    def missing(self) -> str:
+        return self.lacks
+
+    async def run(self, host: str, address: str) -> str:
+        raise AssertionError("operations call no commands")
+
+
+class FakeUpgrades:
+    def __init__(self) -> None:
+        self.hook = FakeHook()
+
+
 class FakeHosts:
     """Console output by instance id; a host that is not known does not answer."""
 
@@ -187,6 +202,7 @@ class FakeHosts:
         self.blocks = FakeBlocks()
         self.pools = FakePools()
         self.power = FakePower()
+        self.upgrades = FakeUpgrades()
         self.assessment = Assessment()
 
     def problems(self, host: str) -> tuple[str, ...]:

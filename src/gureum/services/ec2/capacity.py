@@ -6,7 +6,6 @@ taken the next one sees, also where placement has not chosen the host yet.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from math import inf
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from gureum.breath import breathe
 from gureum.control.filters import ROOM, Move, Scene, Shelf, Wish, plain, reasons, verdicts
 from gureum.control.fleet import Candidate, Fleet, Taken, held, taken
 from gureum.control.fleet import serves as serves
@@ -100,7 +100,7 @@ async def admit(reader: Reader, machine: Taken, count: int, sources: Collection[
     enough, few, admission = fitting, 0, Admission([])
     while enough - few > 1:
         # Each answer may take long; others have their turn, and then it is asked of how things are.
-        await asyncio.sleep(0)
+        await breathe()
         now = await reader.tally(Restarts)
         middle = (few + enough) // 2
         scene, fewer = _place(now, machine, middle, only)

@@ -190,7 +190,11 @@ async def modify_host(ctx: Context, input: Input) -> Output:
 
 @operation("fleet", "DrainHost", write=True)
 async def drain_host(ctx: Context, input: Input) -> Output:
-    host = await ctx.tx.put(replace(await found(ctx, input), draining=True))
+    host = await found(ctx, input)
+    if not host.draining:
+        host = await ctx.tx.put(replace(host, draining=True))
+        text = f"host {host.id} is drained: it takes nothing new, and what runs there goes to others"
+        await events.record(ctx.tx, ctx.env, "HostDraining", text, host=host.id)
     return {"Host": await described(ctx, host), "Message": await survival.room_used(ctx.tx)}
 
 
@@ -204,7 +208,10 @@ async def activate_host(ctx: Context, input: Input) -> Output:
         )
     if host.emptying:
         host = await resting.wake(ctx.tx, ctx.env, host.id, "somebody activated it") or host
-    host = await ctx.tx.put(replace(host, draining=False))
+    if host.draining:
+        host = await ctx.tx.put(replace(host, draining=False))
+        text = f"host {host.id} takes instances again, as somebody wanted"
+        await events.record(ctx.tx, ctx.env, "HostActivated", text, host=host.id)
     return {"Host": await described(ctx, host)}
 
 

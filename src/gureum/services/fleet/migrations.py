@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gureum.control import migrations
+from gureum.control.filters import gib
 from gureum.control.move import CannotMove
 from gureum.errors import ApiError
 from gureum.resources import Host, Instance, InstanceMigration, MigrationState
@@ -48,6 +49,7 @@ async def migrate_instance(ctx: Context, input: Input) -> Output:
     if rate < 0:
         raise invalid("BytesPerSecond has to be above 0.")
     try:
+        await _require_copied(ctx, instance)
         migration = await migrations.begin(ctx.tx, ctx.env, instance, host, rate)
     except CannotMove as error:
         raise _wrong_state(f"Instance {instance.id} can't be migrated now: {error}.") from error
@@ -65,6 +67,17 @@ async def cancel_instance_migration(ctx: Context, input: Input) -> Output:
     if migration.state in UNDECIDED:
         migration = await migrations.abort(ctx.tx, migration, "cancelled", CANCELLED)
     return {"InstanceMigration": _item(ctx, migration)}
+
+
+async def _require_copied(ctx: Context, instance: Instance) -> None:
+    """Raises CannotMove for what its host would refuse a moment later."""
+    host = await ctx.tx.get(Host, instance.host or "")
+    size = ctx.hosts.size(host.id, instance.id, instance.generation) if host is not None else None
+    if host is not None and host.accelerator == "tcg" and size is not None and size.has_grown:
+        raise CannotMove(
+            "it is emulated and has got memory while it ran, which QEMU can't copy. Resize it to a type with "
+            f"{gib(size.memory_min_bytes)} (gureum instance resize), or stop it and start it"
+        )
 
 
 async def _instance(ctx: Context, id: str) -> Instance:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from gureum.breath import breathe
 from gureum.control import recovery, survival
 from gureum.control.fleet import EVERY_ZONE, Taken
 from gureum.control.outlook import Outlook, Shortfall
-from gureum.control.survival import outlooks, shortfalls, survivable
+from gureum.control.survival import named, outlooks, shortfalls, survivable
 from gureum.resources import Host, Instance, RecoveryPolicy
 from gureum.resources.volume import shared
 from gureum.services.ec2 import capacity
@@ -43,12 +43,15 @@ async def _domain(domain: str, outlook: Outlook, survive: int) -> dict[str, Any]
     most = await survivable(outlook)
     short = await survival.short(outlook, max(1, survive))
     losses = await shortfalls(outlook, 1)
+    message = None if short is None else f"{short}."
+    if message is None and most < max(1, survive):
+        message = f"No host of {named(domain)} takes instances now."
     return {
         "Zone": domain or None,
         "Hosts": len(outlook.usable),
         "Survivable": max(0, most),
         "Holds": most >= survive,
-        "Message": None if short is None else f"{short}.",
+        "Message": message,
         "Losses": [_loss(each) for each in losses[:LOSSES_MAX] if each.lost],
         "LossCount": len(losses),
     }
@@ -87,7 +90,7 @@ async def describe_launch_capacity(ctx: Context, input: Input) -> Output:
     found = []
     for where in [zone] if zone else sorted(await zones_with_hosts(ctx)):
         for type in types:
-            await asyncio.sleep(0)
+            await breathe()
             machine = Taken(
                 id="",
                 type=type,

@@ -31,6 +31,8 @@ async def start_upgrade(ctx: Context, input: Input) -> Output:
         raise invalid(f"AtOnce is 1 to {AT_ONCE_MAX}.")
     if not WAIT_SECONDS_MIN <= wait <= WAIT_SECONDS_MAX:
         raise invalid(f"WaitSeconds is {WAIT_SECONDS_MIN} to {WAIT_SECONDS_MAX}.")
+    if evacuate and (missing := ctx.hosts.upgrades.hook.missing()):
+        raise wrong_state(f"Hosts can't be changed: {missing}.")
     hosts = {host.id: host for host in await ctx.tx.get_many(Host, set(ids))}
     if absent := [id for id in ids if id not in hosts]:
         raise ApiError("ResourceNotFoundException", f"There is no host {absent[0]!r}. See DescribeHosts.")

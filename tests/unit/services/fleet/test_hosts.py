@@ -103,6 +103,9 @@ async def test_draining_and_back(fleet: Any) -> None:
     await fleet.put(host())
     assert (await fleet.call("DrainHost", HostId="host-1"))["Host"]["Draining"]
     assert (await fleet.get(Host, "host-1")).draining
+    await fleet.call("DrainHost", HostId="host-1")
+    [told] = (await fleet.call("DescribeEvents", HostId="host-1"))["Events"]
+    assert (told["Name"], "takes nothing new" in told["Message"]) == ("HostDraining", True)
     assert not (await fleet.call("ActivateHost", HostId="host-1"))["Host"]["Draining"]
     for operation in ("DrainHost", "ActivateHost", "RemoveHost", "RevokeHost"):
         await fleet.refused("ResourceNotFoundException", operation, HostId="nosuch")

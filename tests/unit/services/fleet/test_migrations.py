@@ -12,6 +12,7 @@ from gureum.control import migrations
 from gureum.errors import ApiError
 from gureum.migrationspec import MigrationPhase, MigrationReport
 from gureum.resources import Host, HostState, Instance, InstanceMigration, MigrationState, Volume
+from gureum.sizespec import MachineSize
 
 if TYPE_CHECKING:
     from ..conftest import Rig
@@ -93,6 +94,20 @@ async def test_what_is_there_already_is_not_cancelled(rig: Rig, fleet: Fleet, in
 )
 async def test_refusals(fleet: Fleet, instance: str, wanted: dict[str, Any], code: str) -> None:
     await fleet.refused(code, "MigrateInstance", **{"InstanceId": instance, **wanted})
+
+
+async def test_memory_that_an_emulated_guest_got_is_not_copied(rig: Rig, fleet: Fleet, instance: str) -> None:
+    size = MachineSize(
+        vcpus=1, vcpus_max=4, memory_bytes=2 * GIB, memory_min_bytes=GIB, memory_max_bytes=4 * GIB
+    )
+    for name in ("host-a", "host-b"):
+        await rig.change(Host, name, accelerator="tcg")
+    rig.hosts.sizes[instance] = size
+    refused = await fleet.refused("InvalidStateException", "MigrateInstance", InstanceId=instance)
+    assert "has got memory while it ran" in str(refused)
+    assert "1 GiB" in str(refused)
+    rig.hosts.sizes[instance] = replace(size, memory_bytes=GIB)
+    await begun(fleet, instance)
 
 
 async def test_pages(rig: Rig, fleet: Fleet, instance: str) -> None:

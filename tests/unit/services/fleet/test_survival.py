@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
+from gureum.cli import losses
 from gureum.control.fleet import HOST_MEMORY_BYTES, MACHINE_MEMORY_BYTES
 from gureum.control.outlook import Outlook
 from gureum.errors import ApiError
@@ -359,3 +360,13 @@ async def test_others_have_their_turn_meanwhile(
     task.cancel()
     assert len(at) > 3
     assert len(set(at)) == len(at)
+
+
+async def test_a_zone_that_takes_nothing_says_so(cloud: Cloud) -> None:
+    """Nothing is there that could be lost, and nothing that could take it."""
+    for number in range(3):
+        await cloud.rig.change(Host, f"host-{number}", draining=True)
+    shown = await cloud.zone()
+    assert (shown["Survivable"], shown["Losses"]) == (0, [])
+    assert shown["Message"] == "No host of zone us-east-1a takes instances now."
+    assert losses.line(shown, 0).endswith("not be survived: No host of zone us-east-1a takes instances now")

@@ -55,6 +55,15 @@ async def test_what_is_refused(fleet: Any, hosts: Any, code: str, words: str, in
     assert words in str(await fleet.refused(code, "StartUpgrade", **input))
 
 
+async def test_without_a_command_no_host_is_emptied_for_it(fleet: Any, hosts: Any, rig: Any) -> None:
+    rig.hosts.upgrades.hook.lacks = "there is no command /x/hooks/upgrade-host"
+    refused = await fleet.refused(
+        "InvalidHostStateException", "StartUpgrade", HostIds=["host-1"], Evacuate=True
+    )
+    assert "there is no command /x/hooks/upgrade-host" in str(refused)
+    await fleet.call("StartUpgrade", HostIds=["host-1"])  # the agent alone takes none
+
+
 async def test_few_are_remembered(fleet: Any, hosts: Any) -> None:
     await fleet.put(
         *(
