@@ -37,7 +37,8 @@ from gureum.network.base import HostNetwork
 from gureum.san.base import Pool
 from gureum.san.leases import Leases
 from gureum.transport.link import Link
-from gureum.transport.messages import Call, Hello, Message, Refused, Reply, Report, Spec, SpecChange, Word
+from gureum.transport.messages import Call, Hello, Message, Refused, Reply, Spec, SpecChange, Word
+from gureum.transport.reports import ReportSender
 from gureum.transport.specs import Receiver
 
 log = logging.getLogger(__name__)
@@ -322,11 +323,14 @@ class Agent:
                 instance=self.env.token(16),
             )
         )
-        specs = Receiver()
+        specs, reports = Receiver(), ReportSender()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._send_reports(link))
+            group.create_task(self._send_reports(link, reports))
             while True:
-                await self._heard(link, await self._receive(link), group, specs)
+                message = await self._receive(link)
+                if isinstance(message, Word):
+                    reports.answered(message)
+                await self._heard(link, message, group, specs)
 
     async def _receive(self, link: Link) -> Message:
         """Raises TransportError, too, if a manager falls silent and there are others to go to."""
@@ -388,7 +392,7 @@ class Agent:
             case _:
                 return await blocks.called(self.disks, call)
 
-    async def _send_reports(self, link: Link) -> None:
+    async def _send_reports(self, link: Link, reports: ReportSender) -> None:
         while True:
             self._report_due.clear()
             report = self.report()
@@ -396,7 +400,7 @@ class Agent:
                 while len(self._sent) >= SENT_MAX:
                     del self._sent[next(iter(self._sent))]
                 self._sent[report.sequence] = self._warden.now()
-            await link.send(Report(report))
+            await link.send(reports.message(report))
             await self._report_due.wait(HEARTBEAT_SECONDS if self._warden is None else WATCHED_SECONDS)
 
     def _network_revision(self) -> int:

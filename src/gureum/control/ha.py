@@ -83,6 +83,7 @@ class Ha:
         self._observed = observed
         self._kick = kick
         self._hosts: dict[str, Host] = {}
+        self._given_up: set[str] = set()
         self._homeless: set[str] = set()
         """Instances that wait for a host."""
         self._held: dict[str, float] = {}
@@ -132,6 +133,8 @@ class Ha:
                     self._told.pop(id, None)
                 if before is not None and before.uplink_down != record.uplink_down:
                     self._wake.set()
+            fenced = isinstance(record, Host) and record.fence is not None
+            (self._given_up.add if fenced else self._given_up.discard)(id)
             if _told_of(before) != _told_of(self._hosts.get(id)):
                 self._wake.set()
                 return True
@@ -155,7 +158,7 @@ class Ha:
 
     def heard(self) -> None:
         """A host said something new."""
-        if any(host.fence is not None for host in self._hosts.values()):
+        if self._given_up:
             self._wake.set()
 
     def spoke(self, host: str) -> None:

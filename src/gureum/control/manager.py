@@ -72,7 +72,7 @@ from gureum.services.operation import Cloud, Joining
 from gureum.sizespec import MachineSize
 from gureum.store.base import Change, Store, Transaction
 from gureum.transport.link import Link
-from gureum.transport.messages import OF_NO_REPORT, Hello, Reply, Report, Word
+from gureum.transport.messages import OF_NO_REPORT, Hello, Reply, Report, Same, Word
 
 log = logging.getLogger(__name__)
 
@@ -494,14 +494,15 @@ class Manager:
             session.heard = asyncio.get_running_loop().time()
             if isinstance(message, Reply):
                 session.answer(message)
-            elif isinstance(message, Report):
+            elif isinstance(message, Report | Same):
+                report = session.reports.take(message)
                 if session.waiting is not None:
-                    if message.report.sequence > session.waiting.sequence:
-                        session.waiting = message.report
-                elif session.pace.allows(asyncio.get_running_loop().time()):
-                    await self._reported(session, message.report)
+                    if report.sequence > session.waiting.sequence:
+                        session.waiting = report
+                elif session.pace.allows(session.heard):
+                    await self._reported(session, report)
                 else:
-                    session.waiting = message.report
+                    session.waiting = report
                     group.create_task(self._report_waiting(session))
 
     async def _report_waiting(self, session: Session) -> None:
@@ -560,7 +561,7 @@ class Manager:
             return
         if self.ha is not None and report.warden is not None and self.hosts.is_up(report.host):
             self.ha.spoke(report.host)
-            await session.link.send(Word(report.sequence))
+            await session.link.send(Word(report.sequence, same=True))
         elif len(self._machines) > 1:
             await session.link.send(Word(OF_NO_REPORT))
 

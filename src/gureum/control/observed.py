@@ -35,6 +35,7 @@ class HostView:
     """One host's last report, by id."""
 
     def __init__(self, report: HostReport) -> None:
+        self._report = report
         self.id = report.host
         self.revision = report.revision
         self.network_revision = report.network_revision
@@ -47,6 +48,10 @@ class HostView:
         self.machines = {machine.id: machine for machine in report.machines}
         self.volumes = {volume.id: volume for volume in report.volumes}
         self.snapshots = {snapshot.id: snapshot for snapshot in report.snapshots}
+
+    def says(self, report: HostReport) -> bool:
+        """Whether a later report of the host says nothing else."""
+        return replace(report, sequence=self._report.sequence) == self._report
 
     def machines_live(self) -> bool:
         """Whether any machine runs there, as far as the host says."""
@@ -88,6 +93,8 @@ class Observed:
     def take(self, report: HostReport) -> list[News]:
         """Take a report in; returns what it changes."""
         before = self.hosts.get(report.host)
+        if before is not None and before.says(report):
+            return []
         view = self.hosts[report.host] = HostView(report)
         return list(view.differing(before))
 

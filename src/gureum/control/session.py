@@ -24,6 +24,7 @@ from gureum.resources import (
 from gureum.store.base import Change
 from gureum.transport.link import Link
 from gureum.transport.messages import Call, Reply
+from gureum.transport.reports import ReportReceiver
 from gureum.transport.specs import Sender
 
 CALL_SECONDS_MAX = 5.0
@@ -56,6 +57,7 @@ class Session:
         self.heard = heard
         """When its last message came, on the event loop's clock."""
         self.specs = Sender()
+        self.reports = ReportReceiver()
         self.sequence = 0
         self.pace = Pace()
         self.waiting: HostReport | None = None

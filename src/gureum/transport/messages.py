@@ -64,14 +64,22 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     report: HostReport
 
 
-class Word(msgspec.Struct, frozen=True, tag="word"):
+class Same(msgspec.Struct, frozen=True, kw_only=True, tag="same"):
+    """A report that says what the one with the number ``base`` said, the last that was told whole."""
+
+    sequence: int
+    base: int
+
+
+class Word(msgspec.Struct, frozen=True, tag="word", omit_defaults=True):
     """The manager has the report of this number on this link, and does not hold the host for lost.
 
     A host without its lease runs machines on that word alone, for a while that begins with the report.
-    OF_NO_REPORT: it only is there.
+    OF_NO_REPORT: it only is there. ``same``: it takes Same for a report (since 0.10).
     """
 
     sequence: int
+    same: bool = False
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
@@ -236,6 +244,7 @@ Message = (
     | Spec
     | SpecChange
     | Report
+    | Same
     | Word
     | Call
     | Reply
