@@ -215,7 +215,7 @@ async def _lost_host(store: SqliteStore) -> float:
     async def work(tx: Transaction) -> None:
         lost = await tx.find(Instance, host="host-0", state=str(InstanceState.running))
         for instance in lost:
-            host = await choose_host(tx, replace(instance, host=None), excluding=("host-0",))
+            host = await choose_host(tx, replace(instance, host=None), excluding={"host-0": "is lost"})
             await tx.put(replace(instance, host=host.id))
 
     await store.transact(work)

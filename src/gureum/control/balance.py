@@ -267,7 +267,7 @@ class Plan:
         bar = best.gain / best.cost.cpu_seconds * cost.cpu_seconds if best is not None else 0.0
         after = here.level(use, -1)
         allowed = Level(max(CPU.cool, after.cpu), max(MEMORY.cool, after.memory))
-        look = Look(self._scene, Wish(machine, excluding=(here.host.id,), like=here.host))
+        look = Look(self._scene, Wish(machine, excluding={here.host.id: "has it already"}, like=here.host))
         filters = [each.why for each in FILTERS if each.concerns(look)]
         near = self._near(look, here.host.id)
         found: Place | None = None

@@ -189,7 +189,7 @@ class Thought:
     ) -> Departure:
         """Where it goes, taken: where placement puts it, of those that would not be too busy."""
         try:
-            wish = await wish_of(reader, instance, excluding=(host.id,), like=host)
+            wish = await wish_of(reader, instance, excluding={host.id: "is to be off"}, like=host)
         except NoCapacity as error:
             raise Stays(str(error)) from error
         machine, use = wish.machine, self._use(wish.machine)
@@ -205,7 +205,7 @@ class Thought:
                 scene.move(Move(host.id, machine._replace(host=target)))
                 return Departure(instance.id, target, Cost.of(machine, self._situation.use(machine.id)))
             whys.append(why)
-            wish = wish._replace(excluding=(*wish.excluding, target))
+            wish = wish._replace(excluding={**wish.excluding, target: why})
         raise Stays(
             f"{instance.id} finds no room on the others: {'; '.join(whys) or self._nowhere(scene, wish)}"
         )

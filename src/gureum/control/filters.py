@@ -32,7 +32,8 @@ Rank = tuple[float | str, ...]
 
 
 class Wish(NamedTuple):
-    """What is to be placed. ``bound``: the hosts that its volumes bind it to. ``excluding``: none of these.
+    """What is to be placed. ``bound``: the hosts that its volumes bind it to. ``excluding``: none of
+    these, and why, as what follows the name in a sentence.
 
     ``like``: one where what runs on this host can go on, with the CPU model ``cpu``, "" for the host's own.
 
@@ -42,7 +43,7 @@ class Wish(NamedTuple):
 
     machine: Taken
     bound: Collection[str] = ()
-    excluding: Collection[str] = ()
+    excluding: Mapping[str, str] = {}
     like: Host | None = None
     cpu: str = ""
     copied_bytes: int = 0
@@ -259,7 +260,7 @@ def _zone(look: Look, candidate: Candidate) -> str:
 
 
 def _excluded(look: Look, candidate: Candidate) -> str:
-    return "is left out" if candidate.host.id in look.wish.excluding else ""
+    return look.wish.excluding.get(candidate.host.id, "")
 
 
 def _storage(look: Look, candidate: Candidate) -> str:

@@ -177,7 +177,9 @@ async def require_destination(reader: Reader, instance: Instance, to: str = "", 
         if not to:
             hosts = () if later else await reader.find(Host)
             full = [each.id for each in hosts if await busy(reader, destination=each.id)]
-            without = (source.id, *full, *strays)
+            without = dict.fromkeys(full, f"has {PER_HOST_MAX} instances coming to it now")
+            without |= dict.fromkeys(strays, f"has not removed yet what it had of {instance.id}")
+            without[source.id] = "has it already"
             host = await choose_host(reader, instance, excluding=without, like=source, copies=copies)
         else:
             host = await require_host(reader, instance, to, like=source, copies=copies)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 
 from gureum.control.filters import PARKED, ROOM, Scene, Verdict, Wish, reasons, verdicts
 from gureum.control.fleet import MACHINE_MEMORY_BYTES, Fleet, taken
@@ -28,14 +28,14 @@ class NoHost(NoCapacity):
 async def choose_host(
     reader: Reader,
     instance: Instance,
-    excluding: Collection[str] = (),
+    excluding: Mapping[str, str] = {},
     like: Host | None = None,
     copies: Sequence[Volume] = (),
 ) -> Host:
     """The best of the hosts that can run ``instance``. Raises NoCapacity, NoHost or Wakes.
 
-    ``excluding``: none of these. ``like``: one where what runs on this host can go on. ``copies``: volumes in
-    its own pool that are copied with it.
+    ``excluding``: none of these, and why. ``like``: one where what runs on this host can go on. ``copies``:
+    volumes in its own pool that are copied with it.
     """
     wish = await wish_of(reader, instance, excluding, like, copies)
     scene = Scene(await reader.tally(Fleet))
@@ -66,7 +66,7 @@ async def require_host(
 async def explain(
     reader: Reader,
     instance: Instance,
-    excluding: Collection[str] = (),
+    excluding: Mapping[str, str] = {},
     like: Host | None = None,
     copies: Sequence[Volume] = (),
 ) -> list[Verdict]:
@@ -78,7 +78,7 @@ async def explain(
 async def wish_of(
     reader: Reader,
     instance: Instance,
-    excluding: Collection[str] = (),
+    excluding: Mapping[str, str] = {},
     like: Host | None = None,
     copies: Sequence[Volume] = (),
 ) -> Wish:
@@ -99,9 +99,10 @@ async def wish_of(
 
 
 def nowhere(wish: Wish, found: list[Verdict]) -> NoCapacity:
-    """Why none of the hosts can run it."""
+    """Why none of the hosts can run it. The one that it is to leave is no news."""
     machine, other = wish.machine, "other " if wish.excluding else ""
-    near = [each for each in found if "zone" not in _names(each)]
+    own = machine.host if machine.host in wish.excluding else None
+    near = [each for each in found if each.host != own and "zone" not in _names(each)]
     if not near:
         return NoHost(f"zone {machine.zone} has no {other}host")
     up = [each for each in near if not _names(each) & {"state", "storage"}]

@@ -180,12 +180,12 @@ async def _homeless(tx: Transaction, scene: Scene, instance: Instance) -> str:
         wish = await wish_of(tx, instance)
     except NoCapacity as error:
         return str(error)
-    wish = wish._replace(machine=wish.machine._replace(host=None))
-    if scene.place(wish) is not None:
+    asked = wish._replace(machine=wish.machine._replace(host=None))
+    if scene.place(asked) is not None:
         return ""
-    if scene.fleet.wakes and scene.best(wish._replace(wakes=True)) is not None:
+    if scene.fleet.wakes and scene.best(asked._replace(wakes=True)) is not None:
         return ""
-    return str(nowhere(wish._replace(excluding=(str(instance.host),)), verdicts(scene, wish)))
+    return str(nowhere(wish._replace(excluding={str(instance.host): "is left"}), verdicts(scene, asked)))
 
 
 async def _has_volume_in(tx: Transaction, instance: Instance, pools: frozenset[str]) -> bool:

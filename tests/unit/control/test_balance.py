@@ -334,7 +334,7 @@ def test_random_clouds_keep_their_rules_and_come_to_rest(make: Any, seed: int) -
                 Scene(cloud.fleet()),
                 Wish(
                     taken(cloud.instances[move.instance]),
-                    excluding=(move.source,),
+                    excluding={move.source: "has it already"},
                     like=cloud.hosts[move.source],
                 ),
             )

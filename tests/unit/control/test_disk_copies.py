@@ -237,7 +237,7 @@ async def test_what_a_lost_destination_has_goes_when_it_is_back(way: Way) -> Non
     await become(way, "host-1", HostState.up)
     with pytest.raises(CannotMove, match="host-1 has not removed yet what it had of i-1"):
         await way.require("host-1")
-    with pytest.raises(CannotMove, match="host-1 is left out"):
+    with pytest.raises(CannotMove, match="host-1 has not removed yet what it had of i-1"):
         await way.require()
     stray = await way.told("host-1")
     assert stray is not None

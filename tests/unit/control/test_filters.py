@@ -124,9 +124,11 @@ def test_a_model_is_for_hosts_that_offer_it(make: Any) -> None:
 def test_what_is_asked_of_one_placement(make: Any) -> None:
     hosts = [make.host(f"host-{number}", accelerator="kvm" if number else "tcg") for number in range(4)]
     scene = Scene(fleet_of(*hosts))
-    asked = wish(make)._replace(bound={"host-1", "host-0"}, excluding=["host-1"], like=hosts[1])
+    asked = wish(make)._replace(
+        bound={"host-1", "host-0"}, excluding={"host-1": "has it already"}, like=hosts[1]
+    )
     assert why(scene, asked, "host-0") == [("hardware", "runs guests by tcg, and host-1 by kvm")]
-    assert why(scene, asked, "host-1") == [("excluded", "is left out")]
+    assert why(scene, asked, "host-1") == [("excluded", "has it already")]
     assert why(scene, asked, "host-2")[0][0] == "storage"
     assert scene.best(asked) is None
 

@@ -80,9 +80,9 @@ async def test_hosts_can_be_left_out_or_be_asked_for(bench: Any, make: Any) -> N
     await bench.put(make.host("host-0"), make.host("host-1", memory_bytes=9 * GIB, accelerator="kvm"))
     new = make.instance(host=None)
     async with bench.store.read() as reader:
-        assert (await choose_host(reader, new, excluding=("host-1",))).id == "host-0"
-        with pytest.raises(NoCapacity, match="no other host of zone us-east-1a can take it now: host-0 is"):
-            await choose_host(reader, new, excluding=("host-0", "host-1"))
+        assert (await choose_host(reader, new, excluding={"host-1": "is left"})).id == "host-0"
+        with pytest.raises(NoCapacity, match="can take it now: host-0 is busy; host-1 is left"):
+            await choose_host(reader, new, excluding={"host-0": "is busy", "host-1": "is left"})
         like = make.host("host-9", accelerator="kvm")
         assert (await choose_host(reader, new, like=like)).id == "host-1"
         assert (await require_host(reader, new, "host-0")).id == "host-0"
@@ -90,6 +90,20 @@ async def test_hosts_can_be_left_out_or_be_asked_for(bench: Any, make: Any) -> N
             await require_host(reader, new, "host-0", like)
         with pytest.raises(NoCapacity, match="there is no host host-7"):
             await require_host(reader, new, "host-7")
+
+
+async def test_the_host_that_an_instance_is_to_leave_is_no_other_host(bench: Any, make: Any) -> None:
+    await bench.put(make.host("host-0", draining=True), make.host("host-1", zone="us-east-1b"))
+    there = make.instance(host="host-0")
+    own = {"host-0": "has it already"}
+    async with bench.store.read() as reader:
+        with pytest.raises(NoHost, match=r"^zone us-east-1a has no other host$"):
+            await choose_host(reader, there, excluding=own)
+    await bench.put(make.host("host-2", unfit="has lost its disk"))
+    async with bench.store.read() as reader:
+        expected = "^no other host of zone us-east-1a can take it now: host-2 has lost its disk$"
+        with pytest.raises(NoCapacity, match=expected):
+            await choose_host(reader, there, excluding=own)
 
 
 async def test_transactions_at_once_never_share_room(bench: Any, make: Any) -> None:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from gureum.breath import breathe
-from gureum.control.filters import ROOM, Move, Scene, Shelf, Wish, plain, reasons, verdicts
-from gureum.control.fleet import Candidate, Fleet, Taken, held, taken
+from gureum.control.filters import ROOM, Move, Scene, Shelf, Wish, gib, plain, reasons, verdicts
+from gureum.control.fleet import Candidate, Fleet, Taken, held, taken, total_cpus, total_memory
 from gureum.control.fleet import serves as serves
 from gureum.control.outlook import Outlook, Shortfall, domain
 from gureum.control.restarts import Restart, Restarts, restarts
@@ -257,6 +257,8 @@ def _refusal(scene: Scene, wish: Wish) -> ApiError:
     machine = wish.machine
     near = [each for each in verdicts(scene, wish) if "zone" not in dict(each.reasons)]
     head = f"the Availability Zone you requested ({machine.zone})"
+    if too_large := _too_large(scene, machine, wish.bound):
+        return insufficient(f"We currently do not have {machine.type} capacity in {head}: {too_large}.")
     up = [each for each in near if "state" not in dict(each.reasons)]
     if up and all("draining" in dict(each.reasons) for each in up):
         named = ", ".join(each.host for each in up)
@@ -273,6 +275,23 @@ def _refusal(scene: Scene, wish: Wish) -> ApiError:
     return insufficient(
         f"We currently do not have sufficient {machine.type} capacity in {head} for what was asked: "
         f"{reasons(up)}."
+    )
+
+
+def _too_large(scene: Scene, machine: Taken, only: Collection[str]) -> str:
+    """That no host would have room for it if nothing else were there, and what to do; "" if one would."""
+    settings = scene.fleet.settings
+    hosts = [each.host for each in scene.candidates(machine.zone) if not only or each.host.id in only]
+    sizes = [(total_memory(host, settings), total_cpus(host, settings), host.id) for host in hosts]
+    if not sizes or any(
+        memory >= machine.memory_bytes and cpus >= machine.vcpus for memory, cpus, _ in sizes
+    ):
+        return ""
+    memory, cpus, host = max(sizes)
+    return (
+        f"no host is that large, also if it is empty: the largest, {host}, has {cpus} vCPUs and "
+        f"{gib(memory)} of memory for instances, and {machine.vcpus} and {gib(machine.memory_bytes)} are "
+        "needed. Choose a smaller instance type, or add a larger host, and try again"
     )
 
 
@@ -300,6 +319,8 @@ async def require_room(reader: Reader, instance: Instance) -> None:
                     f"Insufficient capacity for instance '{instance.id}': {_kept(fleet, short)}"
                 )
         return
+    if too_large := _too_large(scene, machine, only):
+        raise insufficient(f"Insufficient capacity for instance '{instance.id}': {too_large}.")
     found = [each for each in verdicts(scene, wish) if not only or each.host in only]
     if only and all("draining" in dict(each.reasons) for each in found):
         raise insufficient(

@@ -40,6 +40,30 @@ async def test_a_launch_that_does_not_fit_is_refused(rig: Rig) -> None:
     assert caught.value.status == 500
 
 
+async def test_what_no_host_could_ever_have_is_told_from_what_has_no_room_now(rig: Rig) -> None:
+    await room_for(rig, 2)
+    large = {**ONE, "InstanceType": "m5.24xlarge"}
+    message = await rig.fails(FULL, "RunInstances", **large)
+    large_as = "the largest, host-a, has 1024 vCPUs and 2.25 GiB of memory for instances"
+    assert f"no host is that large, also if it is empty: {large_as}" in message
+    assert "Choose a smaller instance type, or add a larger host" in message
+    assert "Stop or terminate" not in message
+    [host] = await rig.find(Host)
+    await rig.put(replace(host, draining=True))
+    assert "no host is that large" in await rig.fails(FULL, "RunInstances", **large)
+    memory = TYPES["m5.24xlarge"].memory_bytes * 2
+    await rig.put(Host(id="host-b", state=HostState.down, zone="us-east-1a", cpus=96, memory_bytes=memory))
+    assert "that large" not in await rig.fails(FULL, "RunInstances", **large)
+
+
+async def test_a_start_that_no_host_could_ever_have_says_so(rig: Rig) -> None:
+    await room_for(rig, 2)
+    id = await rig.stopped(InstanceType="t3.micro")
+    await rig.call("ModifyInstanceAttribute", InstanceId=id, InstanceType={"Value": "m5.24xlarge"})
+    message = await rig.fails(FULL, "StartInstances", InstanceIds=[id])
+    assert f"'{id}': no host is that large" in message
+
+
 async def test_a_zone_whose_hosts_are_drained_says_so(rig: Rig) -> None:
     await room_for(rig, 2)
     for count, hosts in ((1, "only host, host-a, is"), (2, "host-a, host-b, its only hosts, are")):
