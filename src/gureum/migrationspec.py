@@ -107,6 +107,8 @@ class MigrationReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     remaining_bytes: int = 0
     total_bytes: int = 0
     bytes_per_second: int = 0
+    passed_bytes_per_second: int = 0
+    """Of which nothing had to be sent included; 0 from an agent that does not say it."""
     dirty_bytes_per_second: int = 0
     downtime_ms: int = 0
     copy_ms: int = 0

@@ -26,3 +26,8 @@ class MachineSize(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         ``hypervisors.qemu.growth.memory``.
         """
         return self.memory_bytes > self.memory_min_bytes
+
+    @property
+    def absent_bytes(self) -> int:
+        """Of memory that it could have besides."""
+        return self.memory_max_bytes - self.memory_bytes

@@ -140,6 +140,7 @@ def _told(seen: Migration) -> MigrationReport:
         remaining_bytes=seen.remaining_bytes,
         total_bytes=seen.total_bytes,
         bytes_per_second=seen.bytes_per_second,
+        passed_bytes_per_second=seen.passed_bytes_per_second,
         dirty_bytes_per_second=seen.dirty_bytes_per_second,
         downtime_ms=seen.downtime_ms,
         copy_ms=seen.total_ms,

@@ -142,6 +142,8 @@ def share(migration: dict[str, Any]) -> str:
     copied, total = migration.get("CopiedBytes"), migration.get("TotalBytes")
     if not total:
         return human_bytes(copied) if copied else "-"
+    # Of what is zero nothing is sent, and what is written meanwhile is sent again: it adds up to no share.
     left = migration.get("RemainingSeconds")
     ends = f", {left} s left" if left is not None else ""
-    return f"{human_bytes(copied or 0)} of {human_bytes(total)}{ends}"
+    rest = human_bytes(migration.get("RemainingBytes") or 0)
+    return f"{human_bytes(copied or 0)} sent, {rest} of {human_bytes(total)} to go{ends}"

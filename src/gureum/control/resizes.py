@@ -207,7 +207,7 @@ async def growing(reader: Reader, instance: Instance, type: str) -> Growing | No
     try:
         await migrations.require_movable(reader, instance)
         copies = await disk_copies.bound(reader, instance)
-        wish = await wish_of(reader, new, (here,), await reader.get(Host, here), copies)
+        wish = await wish_of(reader, new, {here: "has it already"}, await reader.get(Host, here), copies)
     except (NoCapacity, CannotMove):
         if not stays:
             return None

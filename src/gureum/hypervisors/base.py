@@ -119,6 +119,8 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     total_bytes: int = 0
     copied_bytes: int = 0
     bytes_per_second: int = 0
+    passed_bytes_per_second: int = 0
+    """How much of the memory is done, whatever there was of it to send."""
     dirty_bytes_per_second: int = 0
     downtime_ms: int = 0
     total_ms: int = 0

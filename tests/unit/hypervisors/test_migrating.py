@@ -23,7 +23,9 @@ from gureum.hypervisors.qemu.migrating import Migrating
 from gureum.hypervisors.qemu.monitor import CommandError
 from gureum.hypervisors.qemu.progress import downtime_limit, parse_figures, parse_phase
 from gureum.migrationspec import MigrationPhase
+from gureum.sizespec import MachineSize
 
+GIB = 1 << 30
 STATUS = Migration(migration="mig-1", incoming=False, phase=MigrationPhase.copying)
 
 
@@ -60,6 +62,18 @@ def test_figures_on_the_way() -> None:
     assert (found.total_ms, found.downtime_ms, found.error) == (7, 0, "")
 
 
+def test_memory_that_it_could_have_but_has_not_is_not_to_be_copied() -> None:
+    ram = {"remaining": 4096, "total": 4 * GIB + 70, "mbps": 0.1, "pages-per-second": 1000, "page-size": 4096}
+    size = MachineSize(vcpus=1, vcpus_max=1, memory_bytes=GIB, memory_min_bytes=GIB, memory_max_bytes=4 * GIB)
+    found = parse_figures(STATUS, {"status": "active", "ram": ram}, size)
+    assert found.total_bytes == GIB + 70
+    assert found.passed_bytes_per_second == 4_096_000, "pages that are zero are done, too"
+    grown = replace(size, memory_bytes=3 * GIB)
+    assert parse_figures(STATUS, {"status": "active", "ram": ram}, grown).total_bytes == 3 * GIB + 70
+    before_it_says = parse_figures(replace(STATUS, total_bytes=7), {"status": "setup"}, size)
+    assert before_it_says.total_bytes == 7
+
+
 def test_figures_in_the_end() -> None:
     answer = {"status": "completed", "total-time": 400, "downtime": 6, "expected-downtime": 300}
     found = parse_figures(STATUS, answer)
@@ -94,6 +108,7 @@ class Qemu:
         )
         self.files = SimpleNamespace(directory=directory)
         self.freezer = SimpleNamespace(settled=self.nothing)
+        self.resizing = SimpleNamespace(status=None)
         self.state, self.message, self.lives = MachineState.running, "", True
         self.run_state = "running"
         self.migrating = Migrating(cast(Machine, self))

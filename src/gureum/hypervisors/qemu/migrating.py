@@ -393,7 +393,7 @@ class Migrating:
             return
         if self.status.phase is not COPYING and phase is COPYING:
             return  # it was asked before that ended
-        figures = parse_figures(self.status, answer)
+        figures = parse_figures(self.status, answer, self._machine.resizing.status)
         self._show(replace(figures, phase=phase))
         if phase is COPYING and self._bounds is not None:
             passes = int(str(item(answer.get("ram")).get("dirty-sync-count", 0)))

@@ -9,6 +9,7 @@ from gureum.hypervisors.base import Migration, Outgoing
 from gureum.hypervisors.qemu.live_nodes import item
 from gureum.hypervisors.qemu.monitor import Answer
 from gureum.migrationspec import MigrationPhase
+from gureum.sizespec import MachineSize
 
 PASSES_AT_FIRST, PASSES_BETWEEN = 4, 2
 """Over the memory: how many until a longer downtime is allowed, and until twice as much."""
@@ -50,8 +51,10 @@ def parse_phase(answer: Answer) -> MigrationPhase | None:
             return MigrationPhase.copying
 
 
-def parse_figures(status: Migration, answer: Answer) -> Migration:
+def parse_figures(status: Migration, answer: Answer, size: MachineSize | None = None) -> Migration:
+    """``size``: of a machine that can grow. QEMU's total counts all memory that it could have."""
     ram = item(answer.get("ram"))
+    absent = size.absent_bytes if size is not None else 0
 
     def number(of: Answer, name: str) -> int:
         value = of.get(name)
@@ -65,9 +68,11 @@ def parse_figures(status: Migration, answer: Answer) -> Migration:
     return replace(
         status,
         remaining_bytes=number(ram, "remaining"),
-        total_bytes=number(ram, "total") or status.total_bytes,
+        total_bytes=max(0, number(ram, "total") - absent) or status.total_bytes,
         copied_bytes=number(ram, "transferred"),
         bytes_per_second=int(float(str(ram.get("mbps", 0))) * 1e6 / 8),
+        # Pages that are all zero count too, of which next to nothing is sent.
+        passed_bytes_per_second=number(ram, "pages-per-second") * number(ram, "page-size"),
         dirty_bytes_per_second=number(ram, "dirty-pages-rate") * number(ram, "page-size"),
         # What it expects meanwhile says little: a multiple, or nothing yet.
         downtime_ms=number(answer, "downtime"),

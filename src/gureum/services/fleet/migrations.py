@@ -119,7 +119,7 @@ def _item(ctx: Context, migration: InstanceMigration) -> dict[str, Any]:
     seen = ctx.hosts.migrating(migration.source, migration.instance)
     if migration.state is not MigrationState.copying or seen is None or seen.migration != migration.id:
         return item
-    gain = seen.bytes_per_second - seen.dirty_bytes_per_second
+    gain = (seen.passed_bytes_per_second or seen.bytes_per_second) - seen.dirty_bytes_per_second
     return {
         **item,
         "CopiedBytes": seen.copied_bytes,

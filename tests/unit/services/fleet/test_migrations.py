@@ -66,6 +66,10 @@ async def test_begun_looked_at_and_cancelled(rig: Rig, fleet: Fleet, instance: s
     )
     [shown] = (await fleet.call("DescribeInstanceMigrations"))["InstanceMigrations"]
     assert (shown["RemainingSeconds"], shown["CopiedBytes"], shown["TotalBytes"]) == (6, 2999, 4000)
+    seen = replace(rig.hosts.migrations[instance], passed_bytes_per_second=1300)
+    rig.hosts.migrations[instance] = seen
+    [shown] = (await fleet.call("DescribeInstanceMigrations"))["InstanceMigrations"]
+    assert (shown["RemainingSeconds"], shown["RateBytesPerSecond"]) == (2, 500), "what is zero is not sent"
     words = str(await fleet.refused("InvalidStateException", "MigrateInstance", InstanceId=instance))
     assert "is being migrated already" in words
     ended = (await fleet.call("CancelInstanceMigration", InstanceId=instance))["InstanceMigration"]
