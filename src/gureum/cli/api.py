@@ -1,5 +1,6 @@
 """The CLI as a client of the public API. botocore is imported here and only when a command calls the API."""
 
+import re
 import ssl
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -8,8 +9,26 @@ from typing import Any
 
 from gureum.cli import leader
 from gureum.cli.cloud import Cloud
+from gureum.cli.config import naming
 from gureum.cli.output import NOT_RUNNING, CliError
 from gureum.gateway.catalogue import OWN_MODELS
+
+COMMANDS = {
+    "CancelInstanceMigration": "gureum instance cancel-migration",
+    "CancelUpgrade": "gureum host upgrade --cancel",
+    "CreateHostToken": "gureum host token",
+    "DescribeHosts": "gureum host list",
+    "DescribeInstances": "gureum instance list",
+    "DescribeManagers": "gureum manager list",
+    "DescribePools": "gureum san status",
+    "DrainHost": "gureum host drain",
+    "FenceHost": "gureum host fence",
+    "ModifyHostPower": "gureum host power",
+    "MoveVolume": "gureum volume move",
+    "RemoveHost": "gureum host remove",
+}
+"""By operations that answers of the API name, which are for its other clients, too."""
+_NAMED = re.compile(rf"\b({'|'.join(COMMANDS)})\b( of ec2)?")
 
 PAGE_SIZE = 1000
 PAGES_MAX = 1000
@@ -85,14 +104,21 @@ def _send(service_client: Any, operation: str, parameters: dict[str, Any], cloud
     try:
         response: dict[str, Any] = getattr(service_client, operation)(**parameters)
     except ClientError as error:
-        raise CliError(f"{error.response['Error']['Code']}: {error.response['Error']['Message']}") from error
+        said = error.response["Error"]
+        raise CliError(f"{said['Code']}: {with_commands(said['Message'])}") from error
     except BotoCoreError as error:
+        which = naming(cloud.state_dir)
         raise CliError(
             f"the cloud in {cloud.state_dir} does not answer: {error}",
-            "gureum status; gureum up -d",
+            f"gureum status{which}; gureum up -d{which}",
             exit_code=NOT_RUNNING,
         ) from error
     return response
+
+
+def with_commands(text: str) -> str:
+    """An answer as somebody at a command line can follow it."""
+    return _NAMED.sub(lambda found: COMMANDS[found[1]], text)
 
 
 def pages(cloud: Cloud, service: str, operation: str, **parameters: Any) -> Iterator[dict[str, Any]]:

@@ -19,6 +19,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from msgspec.structs import replace
 
+from gureum.cli.api import with_commands
 from gureum.cli.backup_files import (
     BLOCK_BYTES,
     SEALED_VERSION,
@@ -58,11 +59,19 @@ def reported() -> Iterator[None]:
         raise CliError(str(error), "another copy of the backup; or begin one in a new directory") from error
     except ClientError as error:
         said = error.response["Error"]
-        raise CliError(f"{said['Code']}: {said['Message']}", AGAIN) from error
+        todo = AGAIN if passes(error) else ""
+        raise CliError(f"{said['Code']}: {with_commands(said['Message'])}", todo) from error
     except BotoCoreError as error:
         raise CliError(str(error), AGAIN) from error
     except OSError as error:
         raise CliError(f"{error.filename or 'a file of the backup'}: {error.strerror}", AGAIN) from error
+
+
+def passes(error: ClientError) -> bool:
+    """Whether the same may be answered otherwise in a while: what is not there, or wrong, stays so."""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    code = str(error.response["Error"]["Code"])
+    return status >= 500 or status == 429 or "Throttl" in code or "LimitExceeded" in code
 
 
 class Api:

@@ -24,6 +24,7 @@ from gureum.cli.config import (
     JoinedConfig,
     default_base,
     make_state_dir,
+    naming,
     new_config,
 )
 from gureum.cli.output import MISSING, NOT_RUNNING, USAGE, CliError
@@ -97,7 +98,8 @@ class Cloud:
                     f"this machine is only host {joined.host} of cloud {joined.cloud}",
                     f"the same command on the cloud's own machine, {joined.manager}",
                 )
-            raise CliError(f"there is no cloud in {self.state_dir}", "gureum up -d", exit_code=NOT_RUNNING)
+            todo = f"gureum up -d{naming(self.state_dir)}"
+            raise CliError(f"there is no cloud in {self.state_dir}", todo, exit_code=NOT_RUNNING)
         try:
             return CloudConfig.load(self.state_dir)
         except ConfigError as error:

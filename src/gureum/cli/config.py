@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 import secrets
+import shlex
 import string
 from pathlib import Path
 from typing import Self
@@ -191,12 +192,21 @@ def default_base() -> Path:
 
 def resolve_state_dir(chosen: Path | None) -> Path:
     """--state-dir, else $GUREUM_STATE, else the default. ConfigError where socket paths would not fit."""
-    environment = os.environ.get("GUREUM_STATE")
-    path = chosen or (Path(environment) if environment else default_base() / "default")
-    path = path.expanduser().absolute()
+    path = _named(chosen)
     if len(os.fsencode(path)) > STATE_PATH_MAX:
         raise ConfigError(f"the state directory's path is longer than {STATE_PATH_MAX} bytes: {path}")
     return path
+
+
+def _named(chosen: Path | None) -> Path:
+    environment = os.environ.get("GUREUM_STATE")
+    path = chosen or (Path(environment) if environment else default_base() / "default")
+    return path.expanduser().absolute()
+
+
+def naming(state_dir: Path) -> str:
+    """The option with which a command that is told to somebody is of the same cloud."""
+    return "" if state_dir == _named(None) else f" --state-dir {shlex.quote(str(state_dir))}"
 
 
 def host_dir(state_dir: Path, host: int) -> Path:

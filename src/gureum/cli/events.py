@@ -36,6 +36,9 @@ def events(
     wanted = {name: value for name, value in (("HostId", host), ("InstanceId", instance)) if value}
     found = list(_after(state_dir, "", wanted))
     shown = found[len(found) - min(last, len(found)) :]
+    if wanted and not found:
+        lists = [f"gureum {kind} list" for kind, id in (("host", host), ("instance", instance)) if id]
+        note(f"nothing is known to have happened to {' and '.join(wanted.values())}; see {', '.join(lists)}")
     if as_json and not follow:
         show({"Events": shown})
         return

@@ -10,7 +10,7 @@ import typer
 
 from gureum.cli.commands import COMMANDS
 from gureum.cli.options import MARKUP, AsJson, StateDir, attend, cloud_at, unseen
-from gureum.cli.output import FAILED, USAGE, CliError, followed, human_bytes, note, show_json, table
+from gureum.cli.output import FAILED, USAGE, CliError, as_typed, followed, human_bytes, note, show_json, table
 
 app = typer.Typer(help=COMMANDS["host"].help, no_args_is_help=True, rich_markup_mode=MARKUP)
 
@@ -22,7 +22,7 @@ def seconds(text: str) -> int:
     """30m, 1h, 7d, or a number of seconds. Raises CliError."""
     found = re.fullmatch(r"(\d+)([smhd]?)", text)
     if not found:
-        raise CliError(f"{text!r} is no time", "for example: --ttl 30m, --ttl 1h, --ttl 7d", exit_code=USAGE)
+        raise CliError(f"{text!r} is no time", "for example: 90s, 30m, 1h, 7d", exit_code=USAGE)
     return int(found[1]) * UNITS[found[2] or "s"]
 
 
@@ -138,17 +138,27 @@ def label(
 
 def labels_of(texts: list[str]) -> tuple[dict[str, str], list[str]]:
     """What is to be set, and what is to be removed. Raises CliError."""
-    added: dict[str, str] = {}
-    removed: list[str] = []
+    gone = [text for text in texts if "=" not in text]
+    for text in gone:
+        if not text.endswith("-") or len(text) == 1:
+            raise CliError(f"{text!r} is no label", "KEY=VALUE sets one, KEY- removes it", exit_code=USAGE)
+    removed = [text[:-1] for text in gone]
+    added = labels_set([text for text in texts if "=" in text])
+    if twice := sorted(added.keys() & set(removed)):
+        raise CliError(f"{twice[0]} is to be set and removed", "one of both", exit_code=USAGE)
+    return added, removed
+
+
+def labels_set(texts: list[str]) -> dict[str, str]:
+    """By KEY=VALUE. Raises CliError."""
+    found: dict[str, str] = {}
     for text in texts:
         key, equals, value = text.partition("=")
-        if equals and key:
-            added[key] = value
-        elif text.endswith("-") and len(text) > 1:
-            removed.append(text[:-1])
-        else:
-            raise CliError(f"{text!r} is no label", "KEY=VALUE sets one, KEY- removes it", exit_code=USAGE)
-    return added, removed
+        if not equals or not key:
+            raise CliError(f"{text!r} is no label", "KEY=VALUE, for example: rack=r1", exit_code=USAGE)
+        if found.setdefault(key, value) != value:
+            raise CliError(f"{key} has two values: {found[key]} and {value}", "one of them", exit_code=USAGE)
+    return found
 
 
 def label_text(host: dict[str, Any]) -> str:
@@ -330,7 +340,7 @@ def fence(
     if as_json:
         show(changed)
     else:
-        print(f"{host} is given up; what comes of it: gureum events --host {host} --follow")
+        print(as_typed(f"{host} is given up; what comes of it: gureum events --host {host} --follow"))
 
 
 @app.command("revoke", help="Refuse a machine that joined, and end its link.")

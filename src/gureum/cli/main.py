@@ -306,11 +306,11 @@ def down(
         return
     print("stopped" if was_running else "was not running")
     if left:
-        print(
-            f"still running: {', '.join(left)}\n  `gureum up` takes them over; `gureum down` powers them off"
-        )
+        todo = "`gureum up` takes them over; `gureum down` powers them off"
+        print(as_typed(f"still running: {', '.join(left)}\n  {todo}"))
     elif guests:
-        print(f"off: {counted(len(guests), 'guest')}; `gureum up` starts those their owners did not stop")
+        off = f"off: {counted(len(guests), 'guest')}; `gureum up` starts those their owners did not stop"
+        print(as_typed(off))
 
 
 @command("status")

@@ -8,7 +8,7 @@ import typer
 from gureum.cli.commands import COMMANDS
 from gureum.cli.host import call, seconds, show
 from gureum.cli.options import MARKUP, AsJson, StateDir, attend, cloud_at, unseen
-from gureum.cli.output import note, show_json, table
+from gureum.cli.output import as_typed, note, show_json, table
 
 app = typer.Typer(help=COMMANDS["manager"].help, no_args_is_help=True, rich_markup_mode=MARKUP)
 
@@ -183,6 +183,6 @@ def access_key(
 
     cloud = cloud_at(state_dir)
     made = change_access_key(cloud, from_environment=from_environment)
-    print(f"{made} is the access key of this machine, and no other; gureum env has its secret")
+    print(as_typed(f"{made} is the access key of this machine, and no other; gureum env has its secret"))
     for line in remains(cloud, first=not from_environment):
         note(line)

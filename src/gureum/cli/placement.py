@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gureum.cli.host import call, labels_of, show
+from gureum.cli.host import call, labels_set, show
 from gureum.cli.instance import app
 from gureum.cli.options import AsJson, StateDir, cloud_at
 from gureum.cli.output import FAILED, USAGE, CliError, human_bytes, note, table
@@ -86,7 +86,7 @@ def place(
         "GroupName": group,
         "PartitionNumber": partition,
         "Tenancy": "dedicated" if dedicated else None,
-        "RequiredLabels": labels_of(label or [])[0] or None,
+        "RequiredLabels": labels_set(label or []) or None,
     }
     if (instance is None) == (type_ is None):
         raise CliError(

@@ -11,7 +11,7 @@ import typer
 
 from gureum.cli.host import Host, app, call, seconds, show
 from gureum.cli.options import AsJson, StateDir, cloud_at
-from gureum.cli.output import FAILED, USAGE, CliError, note, table
+from gureum.cli.output import FAILED, USAGE, CliError, as_typed, note, table
 
 TEST_SECONDS = 30.0
 """Fence agents ask several times."""
@@ -258,4 +258,5 @@ def _switch(state_dir: Path | None, operation: str, host: str, as_json: bool) ->
     if as_json:
         show(changed)
     else:
-        print(f"{host} is {changed['PowerState']}; what comes of it: gureum events --host {host} --follow")
+        state = changed["PowerState"]
+        print(as_typed(f"{host} is {state}; what comes of it: gureum events --host {host} --follow"))

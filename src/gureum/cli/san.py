@@ -12,7 +12,7 @@ import typer
 from gureum.cli import san_backup, san_osd
 from gureum.cli.commands import COMMANDS
 from gureum.cli.options import MARKUP, AsJson, StateDir, cloud_at
-from gureum.cli.output import FAILED, NOT_RUNNING, CliError, counted, human_bytes, show_json, table
+from gureum.cli.output import FAILED, NOT_RUNNING, CliError, as_typed, counted, human_bytes, show_json, table
 
 app = typer.Typer(help=COMMANDS["san"].help, no_args_is_help=True, rich_markup_mode=MARKUP)
 app.add_typer(san_osd.app, name="osd")
@@ -141,7 +141,7 @@ def check(
         rows = [{**pool, **each} for pool, each in found]
         show_json({"Clean": left <= 0, "Findings": rows, "Repaired": repaired})
     elif repairable and not repair:
-        print(f"\n{counted(len(repairable), 'thing')} can be repaired: gureum san check --repair")
+        print(as_typed(f"\n{counted(len(repairable), 'thing')} can be repaired: gureum san check --repair"))
     if left > 0:
         raise typer.Exit(FAILED)
 

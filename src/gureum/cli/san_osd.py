@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gureum.cli.config import naming
 from gureum.cli.options import MARKUP, AsJson, StateDir, cloud_at
 from gureum.cli.output import NOT_RUNNING, USAGE, CliError, note, show_json
 
@@ -143,6 +144,11 @@ def own_cluster(cloud: Cloud) -> Cluster:
     return found
 
 
+def not_running(cloud: Cloud) -> CliError:
+    todo = f"gureum up -d{naming(cloud.state_dir)}"
+    return CliError("the cloud is not running", todo, exit_code=NOT_RUNNING)
+
+
 @contextlib.contextmanager
 def change(cloud: Cloud) -> Iterator[Change]:
     """For one change of the cloud's OSDs. Raises CliError."""
@@ -150,7 +156,7 @@ def change(cloud: Cloud) -> Iterator[Change]:
 
     cluster = own_cluster(cloud)
     if cloud.supervisor() is None:
-        raise CliError("the cloud is not running", "gureum up -d", exit_code=NOT_RUNNING)
+        raise not_running(cloud)
     with told(), changing(cluster):
         yield Change(cluster, Means(lambda: supervise(cloud), note, teller()))
 
@@ -219,6 +225,7 @@ def supervise(cloud: Cloud) -> None:
     from gureum.cli.processes import send, stop, write_whole
     from gureum.cli.supervisor import daemons_file
 
+    which = naming(cloud.state_dir)
     with cloud.transition():
         wanted = cloud.daemons
         before = cloud.running_daemons()
@@ -226,12 +233,13 @@ def supervise(cloud: Cloud) -> None:
         file = daemons_file(str(cloud.state_dir))
         write_whole(file, "\n".join(wanted))
         if supervising is None or not send(supervising, signal.SIGHUP):
-            raise CliError("the cloud is not running", "gureum up -d", exit_code=NOT_RUNNING)
+            raise not_running(cloud)
         deadline = time.monotonic() + RELOAD_TIMEOUT_S
         while os.path.exists(file):
             if time.monotonic() > deadline:
                 raise CliError(
-                    "the supervisor does not answer", "gureum down --keep-guests; gureum up -d; then the same"
+                    "the supervisor does not answer",
+                    f"gureum down --keep-guests{which}; gureum up -d{which}; then the same",
                 )
             time.sleep(POLL_S)
         # Only now: until it was told, the supervisor may have started one again.

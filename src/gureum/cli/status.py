@@ -9,7 +9,7 @@ from gureum.agent.warden import notes
 from gureum.cli import api, losses, store
 from gureum.cli.cloud import Cloud, Process
 from gureum.cli.config import JoinedConfig
-from gureum.cli.output import NOT_RUNNING, CliError, show_json, table
+from gureum.cli.output import NOT_RUNNING, CliError, as_typed, show_json, table
 
 
 def run(cloud: Cloud, *, as_json: bool) -> int:
@@ -112,7 +112,7 @@ def show_host(cloud: Cloud, joined: JoinedConfig, *, as_json: bool) -> int:
         print(process_table(processes, refused=bool(refused)))
         if refused:
             print(f"\nthe manager refuses this host: {refused}")
-            print("have it join again with a new token, or end it with `gureum down`")
+            print(as_typed("have it join again with a new token, or end it with `gureum down`"))
         print(f"\nguest processes on this machine: {len(guests)}")
         print_held(cloud)
     return 0 if runs and not refused else NOT_RUNNING

@@ -101,13 +101,17 @@ def _refuse_change(cloud: Cloud, before: SanSettings, after: SanSettings) -> Non
         return
     was, wanted = word(cloud, before), word(cloud, after)
     if cloud.is_running():
-        raise CliError(f"the cloud runs already, with --san {was}", f"gureum down, then up --san {wanted}")
+        raise CliError(
+            f"the cloud runs already, with --san {was}; that stays, once it has volumes or snapshots",
+            f"if it has none: gureum down, then gureum up --san {wanted}; else delete them first, or begin "
+            "another cloud, with --state-dir",
+        )
     store = cloud.state_dir / "store.db"
     if exists(store) and (things := transact(store, _count_disks)):
         raise CliError(
             f"this cloud has {things} volumes and snapshots in its storage, {was}; they do not move by "
             f"starting it with --san {wanted}",
-            "gureum up without --san; or delete them first",
+            "gureum up without --san, and delete them first; or begin another cloud, with --state-dir",
         )
 
 

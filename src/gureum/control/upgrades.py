@@ -178,11 +178,17 @@ class Upgrades:
                 text = f"the upgrade of hosts stops: {new.message}"
                 await events.record(tx, self._env, "UpgradeFailed", text, Severity.error, host=new.host)
             elif old.step is UpgradeStep.waiting:
-                text = f"host {new.host} is upgraded" + (", and drained for that" if after.evacuate else "")
+                text = f"host {new.host} is being upgraded" + (
+                    ", and drained for that" if after.evacuate else ""
+                )
                 await events.record(tx, self._env, "HostUpgrade", text, host=new.host)
             elif new.step is UpgradeStep.done:
                 text = f"host {new.host} is back from its upgrade"
                 await events.record(tx, self._env, "HostUpgraded", text, host=new.host)
+        if after.state is UpgradeState.completed:
+            one = len(after.hosts) == 1
+            text = f"the upgrade of {'one host' if one else f'{len(after.hosts)} hosts'} has ended well"
+            await events.record(tx, self._env, "UpgradeCompleted", text)
 
     async def _begin(self, tx: Transaction, upgrade: Upgrade, each: HostUpgrade) -> HostUpgrade:
         # Those that are being upgraded are silent for that, and looked at besides.

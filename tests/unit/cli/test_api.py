@@ -33,3 +33,25 @@ def test_what_is_on_hosts_that_are_down(monkeypatch: pytest.MonkeyPatch, tmp_pat
         "host-2": "nat-2, i-0, i-1, i-2, i-3, i-4, i-5, i-6 and 2 more",
         "host-3": "",
     }
+
+
+def test_answers_name_commands() -> None:
+    assert api.with_commands("There is no host 'x'. See DescribeHosts.").endswith("See gureum host list.")
+    said = "There is no instance 'x'. See DescribeInstances of ec2."
+    assert api.with_commands(said) == "There is no instance 'x'. See gureum instance list."
+    kept = "See DescribeInstanceTypes of ec2. DescribeHostsets"
+    assert api.with_commands(kept) == kept
+
+
+def test_the_commands_that_answers_name_exist() -> None:
+    from typer.main import get_command
+
+    from gureum.cli.main import app
+
+    for line in api.COMMANDS.values():
+        found: Any = get_command(app)
+        for word in line.split()[1:]:
+            if not word.startswith("--"):
+                found = found.commands[word]
+            else:
+                assert any(word in option.opts for option in found.params)

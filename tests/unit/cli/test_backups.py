@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from gureum.cli import restores
 from gureum.cli.backup_files import BLOCK_BYTES, Damaged, Directory, decoded, stored_bytes
-from gureum.cli.backups import Api, Backup
+from gureum.cli.backups import Api, Backup, reported
 from gureum.cli.output import CliError
 from gureum.cli.restores import Restore
 
@@ -518,3 +518,22 @@ def test_a_directory_is_of_one_volume(cloud: CloudInMemory, files: Directory) ->
 def test_nothing_to_restore(files: Directory) -> None:
     with pytest.raises(CliError, match="no complete backup"):
         Restore(files, "")
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "again"),
+    [
+        ("InvalidVolume.NotFound", 400, False),
+        ("InvalidParameterValue", 400, False),
+        ("ResourceNotFoundException", 404, False),
+        ("InternalError", 500, True),
+        ("RequestThrottledException", 400, True),
+        ("RequestLimitExceeded", 503, True),
+        ("SlowDown", 429, True),
+    ],
+)
+def test_only_what_may_pass_is_to_be_tried_again(code: str, status: int, again: bool) -> None:
+    answer: Any = {"Error": {"Code": code, "Message": ""}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    with pytest.raises(CliError) as caught, reported():
+        raise ClientError(answer, "")
+    assert bool(caught.value.next_step) is again

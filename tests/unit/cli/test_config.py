@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gureum.cli import config
+from gureum.cli.cloud import Cloud
 from gureum.cli.config import (
     CloudConfig,
     claim_index,
@@ -13,6 +14,7 @@ from gureum.cli.config import (
     new_config,
     resolve_state_dir,
 )
+from gureum.cli.output import CliError
 from gureum.errors import ConfigError
 
 
@@ -145,3 +147,14 @@ def test_a_cloud_keeps_its_index_when_a_lower_one_becomes_free(tmp_path: Path) -
     first.rmdir()
     assert claim_index(second, tmp_path) == 1
     assert sorted(path.name for path in (tmp_path / "indexes").iterdir()) == ["0", "1"]
+
+
+def test_commands_that_are_told_are_of_the_same_cloud(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GUREUM_STATE", str(tmp_path))
+    assert config.naming(tmp_path) == ""
+    assert config.naming(tmp_path / "a b") == f" --state-dir '{tmp_path}/a b'"
+    with pytest.raises(CliError) as caught:
+        Cloud(tmp_path / "other").config()
+    assert caught.value.next_step == f"gureum up -d --state-dir {tmp_path}/other"

@@ -80,3 +80,13 @@ def test_one_who_watches_waits_for_the_next_manager(monkeypatch: pytest.MonkeyPa
     assert "number 1" in said.output
     assert "number 2" in said.output
     assert said.output.count("this goes on when it does") == 1
+
+
+def test_what_nothing_is_known_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "call", lambda *_args, **_values: {"Events": []})
+    said = CliRunner().invoke(app, ["events", "--host", "nosuch"])
+    assert (said.exit_code, said.stdout) == (0, "")
+    assert said.stderr == "nothing is known to have happened to nosuch; see gureum host list\n"
+    assert CliRunner().invoke(app, ["events"]).stderr == ""
+    monkeypatch.setattr(events, "call", lambda *_args, **_values: {"Events": [event(1)]})
+    assert CliRunner().invoke(app, ["events", "--host", "host-1", "-n", "0"]).stderr == ""

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from gureum.cli.host import labels_of, row, seconds
+from gureum.cli.host import labels_of, labels_set, row, seconds
 from gureum.cli.output import USAGE, CliError
 
 
@@ -59,3 +59,28 @@ def test_labels() -> None:
         with pytest.raises(CliError) as caught:
             labels_of([text])
         assert caught.value.exit_code == USAGE
+
+
+@pytest.mark.parametrize("texts", [["x=1", "x=2"], ["x=1", "x-"]])
+def test_what_is_said_twice_of_a_label_is_refused(texts: list[str]) -> None:
+    with pytest.raises(CliError) as caught:
+        labels_of(texts)
+    assert caught.value.exit_code == USAGE
+    assert caught.value.message.startswith("x ")
+
+
+def test_the_same_twice_is_no_contradiction() -> None:
+    assert labels_of(["x=1", "x=1", "y-"]) == ({"x": "1"}, ["y"])
+
+
+@pytest.mark.parametrize("text", ["foo", "foo-", "=1"])
+def test_labels_that_are_asked_for_are_not_removed(text: str) -> None:
+    with pytest.raises(CliError) as caught:
+        labels_set([text])
+    assert "removes" not in caught.value.next_step
+
+
+def test_the_hint_for_a_time_is_of_no_option() -> None:
+    with pytest.raises(CliError) as caught:
+        seconds("1x")
+    assert "--" not in caught.value.next_step

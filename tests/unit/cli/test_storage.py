@@ -57,6 +57,17 @@ def test_a_cloud_with_disks_does_not_change_its_storage(cloud: Cloud) -> None:
     assert cloud.daemons == ()
 
 
+def test_what_runs_is_not_told_that_a_restart_is_all_it_takes(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud.configure()
+    storage.choose(cloud, OWN)
+    monkeypatch.setattr(Cloud, "is_running", lambda _cloud: True)
+    with pytest.raises(CliError, match="--san ceph; that stays, once it has volumes or snapshots") as caught:
+        storage.choose(cloud, Choice("local"))
+    assert caught.value.next_step.startswith("if it has none: gureum down, then gureum up --san local; else")
+
+
 def test_one_without_may(cloud: Cloud) -> None:
     cloud.configure()
     storage.choose(cloud, OWN)

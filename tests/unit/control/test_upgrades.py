@@ -14,6 +14,7 @@ from gureum.errors import Conflict, TransportError
 from gureum.fencespec import WardenReport
 from gureum.hostspec import HostReport
 from gureum.resources import (
+    Event,
     Host,
     HostState,
     HostUpgrade,
@@ -109,6 +110,15 @@ async def test_one_host_after_the_other(fleet: Fleet) -> None:
     assert (ended.state, ended.ended) == (UpgradeState.completed, fleet.bench.time)
     assert fleet.asked[2:] == [("host-0", b"1.0")]
     assert not fleet.called
+    async with fleet.bench.store.read() as reader:
+        told = {(event.name, event.message) for event in await reader.find(Event)}
+    assert told == {
+        ("HostUpgrade", "host host-1 is being upgraded"),
+        ("HostUpgraded", "host host-1 is back from its upgrade"),
+        ("HostUpgrade", "host host-0 is being upgraded"),
+        ("HostUpgraded", "host host-0 is back from its upgrade"),
+        ("UpgradeCompleted", "the upgrade of 2 hosts has ended well"),
+    }
 
 
 async def test_none_is_begun_while_another_host_is_being_lost(fleet: Fleet) -> None:

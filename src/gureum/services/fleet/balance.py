@@ -37,7 +37,7 @@ async def _described(ctx: Context) -> dict[str, Any]:
         "AssessedAt": datetime.fromtimestamp(found.at, UTC) if found.at else None,
         "ImbalancePercent": _percent(found.imbalance),
         "HeldBecause": found.held or None,
-        "HostLoads": [_host(host) for host in found.hosts],
+        "HostLoads": [_host(host) for host in sorted(found.hosts, key=lambda host: host.host)],
         "Recommendations": [_recommendation(move) for move in found.moves],
         "HostsToEmpty": [_to_empty(rest.way) for rest in ctx.hosts.power.found if rest.way is not None],
     }

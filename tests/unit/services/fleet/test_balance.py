@@ -20,9 +20,9 @@ MOVE = Move(
 FOUND = Assessment(
     1_800_000_000.0,
     (
+        HostLoad("host-3", False),
         HostLoad("host-1", True, Level(0.931, 0.5), Level(0.4, 0.01), True, 75.5, ""),
         HostLoad("host-2", True, Level(0.2, 0.1), stays=""),
-        HostLoad("host-3", False),
     ),
     0.365,
     (MOVE,),
