@@ -132,6 +132,24 @@ async def test_cancelled(pair: Pair, config: MachineConfig) -> None:
     assert done.migration != slow.migration
 
 
+@pytest.mark.qemu
+@pytest.mark.root
+@pytest.mark.parametrize("pair", ["qemu"], indirect=True)
+async def test_progress_counts_the_memory_that_there_is(pair: Pair, config: MachineConfig) -> None:
+    """And not to what the machine could grow, which QEMU counts, too."""
+    config = replace(config, memory_max_bytes=1024 * MIB, vcpus_max=1)
+    await pair.source.start(config)
+    slow = replace(await pair.prepare(replace(config, generation=2)), bytes_per_second=1 << 16)
+    await pair.source.migrate(ID, slow)
+    async with asyncio.timeout(60):
+        while not (seen := pair.migration(pair.source)).total_bytes or not seen.passed_bytes_per_second:
+            await asyncio.sleep(0.1)
+    print(seen)
+    assert 64 * MIB <= seen.total_bytes < 128 * MIB
+    assert 0 < seen.remaining_bytes <= seen.total_bytes
+    await pair.source.cancel_migration(ID)
+
+
 async def test_stays_after_all(pair: Pair, config: MachineConfig) -> None:
     await pair.source.start(config)
     await pair.source.migrate(ID, await pair.prepare(replace(config, generation=2)))
