@@ -52,6 +52,15 @@ def command_of(arguments: Sequence[str]) -> tuple[str | None, bool]:
     return None, yes
 
 
+def no_command(name: str, arguments: Sequence[str]) -> str:
+    """What is wrong where the first word is no command: perhaps it belongs to an option."""
+    options = list(arguments[: list(arguments).index(name)])
+    later = next((each for each in arguments if each in COMMANDS), None)
+    if options and options[-1].startswith("--") and later is not None:
+        return f"options go after the command: ./gureum {later} {options[-1]} {name}"
+    return f"there is no command {name!r}. Commands: {', '.join(COMMANDS)}"
+
+
 def needs_of(arguments: Sequence[str]) -> frozenset[Need]:
     """What options of the command ask for beyond what it needs by itself: `--san ceph`, `--san=ceph:...`."""
     pairs = pairwise([*arguments, ""])
@@ -337,7 +346,7 @@ def main(checkout: Path, arguments: Sequence[str]) -> NoReturn:
             sys.exit(0)
         command = Command(help="")
     elif name is not None and name not in COMMANDS:
-        say(f"gureum: there is no command {name!r}. Commands: {', '.join(COMMANDS)}")
+        say(f"gureum: {no_command(name, arguments)}")
         sys.exit(2)
     try:
         python = prepare(checkout, name or "", command, yes=yes, more=needs_of(arguments))

@@ -378,6 +378,14 @@ def test_storage_in_ceph_needs_more_packages(arguments: list[str], wanted: set[N
     assert bootstrap.needs_of(arguments) == wanted
 
 
+def test_an_option_before_the_command_is_not_taken_for_one() -> None:
+    said = bootstrap.no_command("/x", ["--state-dir", "/x", "status", "--json"])
+    assert said == "options go after the command: ./gureum status --state-dir /x"
+    assert bootstrap.no_command("stauts", ["stauts"]).startswith(
+        "there is no command 'stauts'. Commands: up,"
+    )
+
+
 def test_how_it_was_called_unless_its_name_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "gureum"
     program.touch(0o755)

@@ -1,4 +1,4 @@
-"""Reports that are not told again: whatever is lost, the other end must have what was meant, or be told whole."""
+"""Reports that are not told again: whatever is lost, the other end has what was meant, or is told it all."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ async def drain_host(ctx: Context, input: Input) -> Output:
     host = await found(ctx, input)
     if not host.draining:
         host = await ctx.tx.put(replace(host, draining=True))
-        text = f"host {host.id} is drained: it takes nothing new, and what runs there goes to others"
+        text = f"host {host.id} is being drained: it takes nothing new, and what runs there goes to others"
         await events.record(ctx.tx, ctx.env, "HostDraining", text, host=host.id)
     return {"Host": await described(ctx, host), "Message": await survival.room_used(ctx.tx)}
 
