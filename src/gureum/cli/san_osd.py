@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gureum.cli.config import naming
 from gureum.cli.options import MARKUP, AsJson, StateDir, cloud_at
 from gureum.cli.output import NOT_RUNNING, USAGE, CliError, note, show_json
 
@@ -145,6 +144,8 @@ def own_cluster(cloud: Cloud) -> Cluster:
 
 
 def not_running(cloud: Cloud) -> CliError:
+    from gureum.cli.config import naming
+
     todo = f"gureum up -d{naming(cloud.state_dir)}"
     return CliError("the cloud is not running", todo, exit_code=NOT_RUNNING)
 
@@ -222,6 +223,7 @@ def chosen(cluster: Cluster, device: Path | None, size: str | None, before: Disk
 def supervise(cloud: Cloud) -> None:
     """Lets the supervisor run exactly the daemons that are to run, and ends others. Raises CliError."""
     from gureum.cli.cloud import DAEMON_STOP_TIMEOUT_S
+    from gureum.cli.config import naming
     from gureum.cli.processes import send, stop, write_whole
     from gureum.cli.supervisor import daemons_file
 

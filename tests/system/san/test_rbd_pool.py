@@ -477,21 +477,29 @@ async def test_a_volume_whose_object_map_tells_too_much_gets_all_that_it_shared(
     assert "invalid" not in cluster.run("rbd", "info", f"{cluster.settings.pool}/{vol}")
 
 
+SHARED, STEP = 128 * MIB, 4 * MIB
+
+
+async def shared_volume(pool: RbdPool, ids: Ids) -> str:
+    """One that shares all that it has, which takes a while to be copied: in each step "old" and where."""
+    vol, snap, copy = ids("vol-1"), ids("snap-1"), ids("vol-2")
+    await pool.create_volume(vol, SHARED)
+    for at in range(0, SHARED, STEP):
+        await pool.write_volume(vol, at, block(f"old {at}") * (STEP // BLOCK))
+    await pool.create_snapshot(snap, vol)
+    await pool.create_volume(copy, SHARED, snap, vol)
+    return copy
+
+
 async def test_blocks_are_written_while_another_host_copies_what_they_were(pool, cluster, ids):
     """A parent that goes is copied to its clone just when an upload, or a copy of a disk, writes to that."""
-    vol, snap, copy = ids("vol-1"), ids("snap-1"), ids("vol-2")
-    size, step = 128 * MIB, 4 * MIB
-    await pool.create_volume(vol, size)
-    for at in range(0, size, step):
-        await pool.write_volume(vol, at, block(f"old {at}") * (step // BLOCK))
-    await pool.create_snapshot(snap, vol)
-    await pool.create_volume(copy, size, snap, vol)
+    copy = await shared_volume(pool, ids)
     keeper = cluster.client("h2")
     try:
         assert await keeper.lead(60)
         copying = asyncio.ensure_future(keeper.flatten(copy, lambda share: None))
         beside = 0
-        for at in range(0, size, step):
+        for at in range(0, SHARED, STEP):
             await pool.write_volume(copy, at, block(f"new {at}"))
             assert await pool.read_volume(copy, at, BLOCK) == block(f"new {at}")
             beside += not copying.done()
@@ -500,9 +508,9 @@ async def test_blocks_are_written_while_another_host_copies_what_they_were(pool,
         await keeper.follow()
     finally:
         await keeper.close()
-    for at in range(0, size, step):
+    for at in range(0, SHARED, STEP):
         assert await pool.read_volume(copy, at, BLOCK) == block(f"new {at}")
-        assert await pool.read_volume(copy, at + step - BLOCK, BLOCK) == block(f"old {at}")
+        assert await pool.read_volume(copy, at + STEP - BLOCK, BLOCK) == block(f"old {at}")
     assert "parent" not in cluster.run("rbd", "info", f"{cluster.settings.pool}/{copy}")
 
 
@@ -523,13 +531,7 @@ async def test_who_wants_a_volume_for_itself_does_not_wait_for_the_upkeep(pool, 
 
 
 async def test_a_volume_is_deleted_while_another_host_copies_what_it_shared(pool, cluster, ids):
-    vol, snap, copy = ids("vol-1"), ids("snap-1"), ids("vol-2")
-    size, step = 128 * MIB, 4 * MIB
-    await pool.create_volume(vol, size)
-    for at in range(0, size, step):
-        await pool.write_volume(vol, at, block(f"old {at}") * (step // BLOCK))
-    await pool.create_snapshot(snap, vol)
-    await pool.create_volume(copy, size, snap, vol)
+    copy = await shared_volume(pool, ids)
     keeper = cluster.client("h2")
     try:
         assert await keeper.lead(60)
