@@ -82,6 +82,7 @@ ELSEWHERE = {
     "agent.move.left": MOVE,
     "agent.move.mirrored": MOVE,
     "agent.move.switched": MOVE,
+    "agent.volume.let_go": "of shared pools only; tests/sim/test_pools.py",
     "agent.volume.released": "of shared pools only; tests/sim/test_shared_pool.py",
     "agent.volume.sealed": "of encrypted volumes only; tests/unit/agent/test_blocks.py",
     "agent.volume.taken": MIGRATION,

@@ -267,7 +267,11 @@ class RbdPool:
         require_size(id, size_bytes)
         async with self._locks.hold(id):
             if not await self._client.has_image(id):
-                await self._importer.add(id, disk, format, size_bytes)
+                try:
+                    await self._importer.add(id, disk, format, size_bytes)
+                finally:
+                    # Another host may have brought it in meanwhile: what was made twice, or in part, goes.
+                    self._upkeep.kick()
 
     async def remove_image(self, id: str) -> None:
         require_id(id, "ami")

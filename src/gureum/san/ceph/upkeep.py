@@ -30,6 +30,8 @@ SETTLE_SECONDS = 1.0
 """After a deletion: more may follow, and are done in one go."""
 LEAD_SECONDS = 120
 """Asked for again while something takes long."""
+TURN_SECONDS = 5.0
+"""After which a host looks again that could not lead; twice as long each time, up to what a lead lasts."""
 NICE = 19
 CHILDREN_MAX = 4
 """A deleted parent's data is copied to at most so many clones. With more of them, the copies would take much
@@ -91,6 +93,7 @@ class Upkeep:
         self._closed = False
         self._pause = EVERY_SECONDS
         """After the present round, unless there is something to do before."""
+        self._turn = TURN_SECONDS
         self._long: dict[str, None] = {}
         self._flattening = ""
 
@@ -150,9 +153,9 @@ class Upkeep:
         try:
             async with self._making.client(self._command) as client:
                 # Another host's round may be past what is to be done, or have been cut short.
-                self._pause = LEAD_SECONDS
+                self._pause, self._turn = self._turn, min(2 * self._turn, LEAD_SECONDS)
                 if await client.lead(LEAD_SECONDS):
-                    self._pause = EVERY_SECONDS
+                    self._pause, self._turn = EVERY_SECONDS, TURN_SECONDS
                     await self._fence(client)
                     await self._work(client)
                     await client.follow()

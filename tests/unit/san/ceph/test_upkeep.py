@@ -111,11 +111,20 @@ async def test_who_copies_for_long_leads_all_the_time(
 async def test_who_does_not_lead_asks_again_when_the_other_may_have_ended(
     asked: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upkeep, "LEAD_SECONDS", 0.02)
+    monkeypatch.setattr(upkeep, "TURN_SECONDS", 0.02)
+    monkeypatch.setattr(upkeep, "LEAD_SECONDS", 0.1)
     monkeypatch.setattr(Worker, "leads", False)
-    work = made_upkeep(Making())
+    work, pauses = made_upkeep(Making()), list[float]()
+
+    class Asked(list[tuple[str, Any]]):
+        def append(self, each: tuple[str, Any]) -> None:
+            pauses.append(work._pause)
+            super().append(each)
+
+    monkeypatch.setattr(Worker, "asked", asked := Asked())
     work.begin()
-    await until(lambda: len(asked) >= 3)
+    await until(lambda: len(asked) >= 5)
+    assert pauses[:5] == [0.02, 0.04, 0.08, 0.1, 0.1]
     monkeypatch.setattr(Worker, "leads", True)
     await asyncio.wait_for(Worker.followed.wait(), 10)
     await work.close()
