@@ -23,11 +23,9 @@ from gureum.san.ceph.client import Client
 from gureum.san.ceph.commands import PYTHON
 from gureum.san.ceph.pool import RbdPool
 from gureum.san.ceph.process import Worker
-from gureum.san.ceph.upkeep import LEAD_SECONDS
 from gureum.san.settings import SanSettings
 
-TIDY_SECONDS = LEAD_SECONDS + 60.0
-"""Whose worker was killed in a round has the lead in the upkeep for as long as it had asked for."""
+TIDY_SECONDS = 60.0
 PROMPT = "qemu-io> "
 EXECUTE = """
 import rados, sys

@@ -19,11 +19,9 @@ class TestRbdPool(PoolContract):
     @pytest.fixture
     async def pool(self, cluster: Cluster) -> AsyncIterator[RbdPool]:
         pool = cluster.pool()
-        try:
-            yield pool
-            await tidied(cluster, pool)
-        finally:
-            await pool.close()
+        yield pool
+        await tidied(cluster, pool)
+        await pool.close()
 
     @pytest.fixture
     def image_disk(self, tmp_path: Path) -> tuple[str, str]:

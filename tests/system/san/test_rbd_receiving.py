@@ -28,12 +28,10 @@ def cluster(ceph: CephCluster) -> Cluster:
 async def pools(cluster: Cluster) -> AsyncIterator[list[RbdPool]]:
     """The pool as the source has it, the destination, and a third host."""
     pools = [cluster.pool(), cluster.pool("h2"), cluster.pool("h3")]
-    try:
-        yield pools
-        await tidied(cluster, pools[0])
-    finally:
-        for pool in pools:
-            await pool.close()
+    yield pools
+    await tidied(cluster, pools[0])
+    for pool in pools:
+        await pool.close()
     assert workers_of(cluster) == []
 
 

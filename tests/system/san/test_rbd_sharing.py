@@ -21,12 +21,10 @@ SIZE = 64 * MIB
 async def pools(cluster: Cluster) -> AsyncIterator[list[RbdPool]]:
     """The pool as each of three hosts has it: h1, h2, h3."""
     pools = [cluster.pool(), cluster.pool("h2"), cluster.pool("h3")]
-    try:
-        yield pools
-        await tidied(cluster, pools[0])
-    finally:
-        for pool in pools:
-            await pool.close()
+    yield pools
+    await tidied(cluster, pools[0])
+    for pool in pools:
+        await pool.close()
     assert workers_of(cluster) == []
 
 

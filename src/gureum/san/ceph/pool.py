@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack
 
 from gureum.env import Env
 from gureum.errors import PoolUnavailable
@@ -53,11 +52,8 @@ class RbdPool:
         return True
 
     async def close(self) -> None:
-        """Cancelled, it ends all of its processes first."""
-        async with AsyncExitStack() as ends:
-            ends.push_async_callback(self._client.close)
-            ends.push_async_callback(self._making.close)
-            await self._upkeep.close()
+        await self._upkeep.close()
+        await self._client.close()
 
     # --- what there is
 

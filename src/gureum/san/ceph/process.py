@@ -13,14 +13,14 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from gureum import subprocesses
 from gureum.errors import PoolError, PoolFull, PoolUnavailable
 from gureum.san.ceph.rbdworker import frames
-from gureum.subprocesses import KILLED_SECONDS, outlast
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 START_SECONDS = 20.0
 """The worker itself gives up connecting after half of that."""
@@ -29,8 +29,8 @@ UNDER_WAY_MAX = 16
 SAID_LINES = 5
 LINE_BYTES = 4096
 END_SECONDS = 3.0
-CLOSE_SECONDS = END_SECONDS + KILLED_SECONDS + 2.0
-"""Longer than the end of a worker takes."""
+KILLED_SECONDS = 20.0
+"""Killed, it ends when the disk has done what it was asked for."""
 FENCE_SECONDS = 30.0
 ENDING = "the storage worker is being ended"
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "2"}
@@ -62,13 +62,12 @@ class Worker:
         self._command = tuple(command)
         self._backoff_seconds = tuple(backoff_seconds)
         self._process: asyncio.subprocess.Process | None = None
-        self._readers: set[asyncio.Task[None]] = set()
+        self._readers: set[asyncio.Task[Any]] = set()
         """Each until its process has ended, and what is starting one: the end waits for all of them."""
-        self._starting: asyncio.Task[None] | None = None
-        """For all that wait for it: that one of them is cancelled changes nothing."""
         self._calls: dict[int, _Call] = {}
         self._numbers = itertools.count(1)
         self._slots = asyncio.Semaphore(UNDER_WAY_MAX)
+        self._starting = asyncio.Lock()
         self._closed = False
         self._failures = 0
         self._retry_at = 0.0
@@ -130,8 +129,6 @@ class Worker:
     async def close(self) -> None:
         """End the worker, which closes what it has open. Calls under way fail, and those that come later:
         what is not to be interrupted may outlive its pool, and must not start another one.
-
-        Cancelled, it is done with it first all the same.
         """
         self._closed = True
         process = self._process
@@ -139,43 +136,42 @@ class Worker:
             self._abandon(ENDING)
             assert process.stdin is not None
             process.stdin.close()
-        try:
-            await outlast(self._readers, END_SECONDS)
-        finally:
-            if process is not None and process.returncode != 0:
-                self._remember_killed()
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-            await outlast(self._readers, KILLED_SECONDS)
+        await self._ended()
+        if process is not None and process.returncode != 0:
+            self._remember_killed()
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        await self._ended(KILLED_SECONDS)
+
+    async def _ended(self, seconds: float = END_SECONDS) -> None:
+        if self._readers:
+            await asyncio.wait(tuple(self._readers), timeout=seconds)
 
     # --- the process
 
     async def _started(self) -> asyncio.subprocess.Process:
-        while self._process is None or self._starting is not None:
-            if self._starting is None:
-                self._require_startable()
-                self._starting = self._until_ended(self._start())
-                self._starting.add_done_callback(self._end_of_start)
-            await asyncio.shield(self._starting)
-        return self._process
+        async with self._starting:
+            if self._process is not None:
+                return self._process
+            if self._closed:
+                raise PoolUnavailable(ENDING)
+            now = asyncio.get_running_loop().time()
+            if now < self._retry_at:
+                raise PoolUnavailable(self._reason)
+            return await self._start()
 
-    def _require_startable(self) -> None:
-        if self._closed:
-            raise PoolUnavailable(ENDING)
-        if asyncio.get_running_loop().time() < self._retry_at:
-            raise PoolUnavailable(self._reason)
-
-    def _end_of_start(self, _: asyncio.Task[None]) -> None:
-        self._starting = None
-
-    async def _start(self) -> None:
+    async def _start(self) -> asyncio.subprocess.Process:
         self._said.clear()
         self.hello = {}
         call = _Call(asyncio.get_running_loop().create_future(), None)
         try:
-            process = await self._spawn(call)
+            process = await self._until_ended(self._spawn(call))
         except OSError as error:
             raise self._failed(f"the storage worker cannot be started: {error}") from error
+        except asyncio.CancelledError:
+            if self._process is not None:  # it came just then
+                self._fail(self._process, "the start was given up")
+            raise
         try:
             async with asyncio.timeout(START_SECONDS):
                 self.hello = (await call.answer).result
@@ -186,27 +182,29 @@ class Worker:
         except PoolError as error:
             self._fail(process, str(error))
             raise
+        except asyncio.CancelledError:
+            self._fail(process, "the start was given up")
+            raise
         finally:
             self._calls.pop(0, None)
             call.answer.cancel()
         if self.killed:
-            try:
-                await self._fence(process)
-            except PoolError as error:
-                self._fail(process, str(error))
-                raise
+            await self._fence(process)
+        return process
 
     async def _spawn(self, hello: _Call) -> asyncio.subprocess.Process:
         """The process, of which each word is heard; none that comes when this worker has been ended."""
-        process = await subprocesses.start(
+        process = await asyncio.create_subprocess_exec(
             *self._command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=ENVIRONMENT,
+            start_new_session=True,
         )
         if self._closed:
-            await subprocesses.end(process)
+            process.kill()
+            await process.wait()
             raise PoolUnavailable(ENDING)
         self._process = process
         self._calls[0] = hello
@@ -214,7 +212,7 @@ class Worker:
         self._until_ended(self._listen(process))
         return process
 
-    def _until_ended(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _until_ended(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.ensure_future(work)
         self._readers.add(task)
         task.add_done_callback(self._readers.discard)

@@ -17,9 +17,8 @@ from gureum.env import Env
 from gureum.errors import PoolError, PoolUnavailable
 from gureum.san.ceph import client as workers
 from gureum.san.ceph.client import Client, Purged
-from gureum.san.ceph.process import CLOSE_SECONDS, ENDING, Worker
+from gureum.san.ceph.process import Worker
 from gureum.san.settings import SanSettings
-from gureum.subprocesses import outlast
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +28,6 @@ OPEN_SECONDS = 30.0
 SETTLE_SECONDS = 1.0
 """After a deletion: more may follow, and are done in one go."""
 LEAD_SECONDS = 120
-"""Asked for again while something takes long."""
-TURN_SECONDS = 5.0
-"""After which a host looks again that could not lead; twice as long each time, up to what a lead lasts."""
 NICE = 19
 CHILDREN_MAX = 4
 """A deleted parent's data is copied to at most so many clones. With more of them, the copies would take much
@@ -48,8 +44,6 @@ class Making:
         """In the names of what is being made: not to be taken for what a crash has left."""
         self.killed: deque[str] = deque(maxlen=KILLED_MAX)
         """Addresses of workers that were killed, and may hold what they had open for 30 s, or longer."""
-        self._clients: set[Client] = set()
-        self._closed = False
 
     @contextmanager
     def token(self, env: Env) -> Iterator[str]:
@@ -63,24 +57,12 @@ class Making:
     @asynccontextmanager
     async def client(self, command: Sequence[str]) -> AsyncIterator[Client]:
         """A worker for one piece of work, which ends with it."""
-        if self._closed:
-            raise PoolUnavailable(ENDING)
         client = Client(Worker(command))
-        self._clients.add(client)
         try:
             yield client
         finally:
-            try:
-                await client.close()
-            finally:
-                self._clients.discard(client)
-                self.killed.extend(client.killed)
-
-    async def close(self) -> None:
-        """End all of them, and begin no other. What they were doing fails."""
-        self._closed = True
-        ends = [asyncio.ensure_future(client.close()) for client in self._clients]
-        await outlast(ends, CLOSE_SECONDS)
+            await client.close()
+            self.killed.extend(client.killed)
 
 
 class Upkeep:
@@ -90,25 +72,22 @@ class Upkeep:
         self._loop: asyncio.Task[None] | None = None
         self._round: asyncio.Task[None] | None = None
         self._kicked = asyncio.Event()
-        self._closed = False
-        self._pause = EVERY_SECONDS
-        """After the present round, unless there is something to do before."""
-        self._turn = TURN_SECONDS
+        self._any_open = False
         self._long: dict[str, None] = {}
         self._flattening = ""
 
     def begin(self) -> None:
         """From now on, until ``close``."""
-        if self._loop is None and not self._closed:
+        if self._loop is None:
             self._kicked.set()
             self._loop = asyncio.ensure_future(self._run())
 
     async def close(self) -> None:
-        self._closed = True
         tasks = [task for task in (self._loop, self._round) if task is not None]
+        self._loop = None
         for task in tasks:
             task.cancel()
-        await outlast(tasks, CLOSE_SECONDS)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def kick(self) -> None:
         """There is something to do."""
@@ -142,7 +121,7 @@ class Upkeep:
     async def _run(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._pause):
+                async with asyncio.timeout(OPEN_SECONDS if self._any_open else EVERY_SECONDS):
                     await self._kicked.wait()
             await asyncio.sleep(SETTLE_SECONDS)
             self._kicked.clear()
@@ -152,10 +131,7 @@ class Upkeep:
     async def _once(self) -> None:
         try:
             async with self._making.client(self._command) as client:
-                # Another host's round may be past what is to be done, or have been cut short.
-                self._pause, self._turn = self._turn, min(2 * self._turn, LEAD_SECONDS)
                 if await client.lead(LEAD_SECONDS):
-                    self._pause, self._turn = EVERY_SECONDS, TURN_SECONDS
                     await self._fence(client)
                     await self._work(client)
                     await client.follow()
@@ -182,41 +158,23 @@ class Upkeep:
         """Empty the trash as far as it goes; the volumes that hold what is left there."""
         removed, waiting = True, list[Purged]()
         while removed:
-            removed, waiting, self._pause = False, [], EVERY_SECONDS
+            removed, waiting, self._any_open = False, [], False
             for trashed in await client.trash():
                 if not await client.lead(LEAD_SECONDS):
                     return []
                 try:
-                    async with self._leading(client):
-                        purged = await client.purge(trashed)
+                    purged = await client.purge(trashed)
                 except PoolUnavailable:
                     raise
                 except PoolError as error:
                     log.warning("%s stays in the trash: %s", trashed.name, error)
                     continue
                 if purged.why:
-                    self._pause = OPEN_SECONDS if purged.open else self._pause
+                    self._any_open = self._any_open or purged.open
                     waiting.append(purged)
                     log.info("%s stays in the trash: %s", trashed.name, purged.why)
                 removed = removed or not purged.why
         return sorted({c for p in waiting if len(p.children) <= CHILDREN_MAX for c in p.children})
-
-    @asynccontextmanager
-    async def _leading(self, client: Client) -> AsyncIterator[None]:
-        """What takes longer than the lead lasts, which says that who has an image open is no machine."""
-        renewing = asyncio.ensure_future(self._renew(client))
-        try:
-            yield
-        finally:
-            renewing.cancel()
-
-    async def _renew(self, client: Client) -> None:
-        while True:
-            await asyncio.sleep(LEAD_SECONDS / 4)
-            try:
-                await client.lead(LEAD_SECONDS)
-            except PoolError as error:
-                log.warning("the lead in the upkeep of the pool is not renewed: %s", error)
 
     async def _flatten_all(self, client: Client, volumes: list[str]) -> bool:
         """Whether at least one of them let go of its parents."""
@@ -226,9 +184,7 @@ class Upkeep:
                 return False
             self._flattening = volume
             try:
-                async with self._leading(client):
-                    had_parent = await client.flatten(volume, lambda share: None)
-                if had_parent:
+                if await client.flatten(volume, lambda share: None):
                     log.info("%s shares nothing with others any more", volume)
                     any_done = True
                 self._long.pop(volume, None)

@@ -3,18 +3,77 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import sys
-import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from gureum.errors import PoolError, PoolFull, PoolUnavailable
 from gureum.san.ceph import process as process_module
+from gureum.san.ceph import rbdworker
 from gureum.san.ceph.process import UNDER_WAY_MAX, Worker
+
+PROGRAM = """
+import os, sys, threading, time
+sys.path.append({folder!r})
+from rbdworker import frames
+
+def say(payload=b"", **header):
+    os.write(1, frames.encode(header, payload))
+
+def main():
+    say(id=0, ok={{"address": str(os.getpid())}})
+    stream = os.fdopen(0, "rb")
+    late, fenced = [], []
+    while (message := frames.read(stream)) is not None:
+        header, payload = message
+        id, op, given = header["id"], header["op"], header["with"]
+        if op == "echo":
+            say(payload, id=id, ok=given)
+        elif op == "late":
+            late.append(id)
+            if len(late) == given["all"]:
+                for id in reversed(late):
+                    say(id=id, ok=id)
+        elif op == "progress":
+            for share in (0.1, 0.5):
+                say(id=id, progress=share)
+            say(id=id, ok=None)
+        elif op == "fail":
+            say(id=id, error="it does not work", kind=given["kind"])
+        elif op == "hang":
+            pass
+        elif op == "die":
+            sys.stderr.write("line " * 2000 + "\\nout of luck\\n")
+            sys.stderr.flush()
+            os._exit(3)
+        elif op == "garbage":
+            os.write(1, b"Traceback (most recent call last):")
+        elif op == "fence":
+            fenced.extend(given["addresses"])
+            say(id=id, ok=None)
+        elif op == "fenced":
+            say(id=id, ok=fenced)
+        elif op == "unknown":
+            say(id=id + 1000, ok=None)
+            say(id=id, ok=None)
+
+{start}
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Callable[..., tuple[str, ...]]:
+    """The command of a program; ``start`` is what it does."""
+
+    def program(start: str = "main()") -> tuple[str, ...]:
+        folder = str(Path(rbdworker.__file__).parent.parent)
+        (tmp_path / "program.py").write_text(PROGRAM.format(folder=folder, start=start))
+        return sys.executable, "-I", str(tmp_path / "program.py")
+
+    return program
 
 
 @pytest.fixture
@@ -118,23 +177,6 @@ async def test_the_cluster_is_told_to_take_nothing_more_from_those_that_were_kil
     assert worker.killed == []
 
 
-async def test_a_worker_that_may_not_shut_out_those_before_it_does_nothing(program):
-    command = program()
-    refuses = Path(f"{command[-1]}.refuses")
-    worker = Worker(command, backoff_seconds=(0.0,))
-    await worker.call("echo", 10)
-    first = worker.address
-    with pytest.raises(PoolUnavailable):
-        await worker.call("hang", 0.1)
-    refuses.touch()
-    for _ in range(2):
-        with pytest.raises(PoolError, match="not now"):
-            await worker.call("echo", 10)
-    refuses.unlink()
-    assert first in (await worker.call("fenced", 10)).result
-    await worker.close()
-
-
 async def test_nonsense_ends_the_worker(worker):
     with pytest.raises(PoolUnavailable, match="the storage worker talks nonsense: a message of"):
         await worker.call("garbage", 10)
@@ -236,61 +278,6 @@ async def test_nothing_is_started_after_the_end(program, monkeypatch):
         with pytest.raises(PoolUnavailable, match="is being ended"):
             await refused
     assert len(started) == 1
-
-
-@pytest.mark.parametrize("end", ["main(); time.sleep(0.5)", "main(); time.sleep(60)"])
-async def test_an_end_that_is_cancelled_leaves_nothing(program, monkeypatch, end):
-    """However often: a loop that ends then would leave the process."""
-    monkeypatch.setattr(process_module, "END_SECONDS", 2.0)
-    worker = Worker(program(end))
-    await worker.call("echo", 10)
-    pid, address = worker.pid, worker.address
-    ending = asyncio.ensure_future(worker.close())
-    for _ in range(3):
-        await asyncio.sleep(0.05)
-        ending.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await ending
-    assert not Path(f"/proc/{pid}").exists()
-    assert worker.killed == ([address] if "60" in end else [])
-
-
-@pytest.mark.parametrize("cancels", [1, 2])
-def test_a_start_that_is_cancelled_leaves_nothing(program, monkeypatch, cancels):
-    """Wherever it was, in a loop that ends at once."""
-    command, turns = program(), 0
-    left: list[str] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda each: left.append(f"after {turns}: {each.exc_value}"))
-
-    async def cancelled() -> None:
-        worker = Worker(command)
-        call = asyncio.ensure_future(worker.call("echo", 10))
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        for _ in range(cancels):
-            call.cancel()
-            await asyncio.sleep(0)
-        await worker.close()
-        assert call.cancelled()
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ResourceWarning)
-        for turns in range(20):  # noqa: B007
-            asyncio.run(cancelled())
-            gc.collect()
-    assert left == []
-
-
-async def test_a_start_that_one_call_gave_up_serves_the_next(program):
-    worker = Worker(program("time.sleep(0.3); main()"))
-    first = asyncio.ensure_future(worker.call("echo", 10))
-    async with asyncio.timeout(30):
-        while (pid := worker.pid) is None:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-    first.cancel()
-    assert (await worker.call("echo", 10, {"n": 1})).result == {"n": 1}
-    assert worker.pid == pid
-    await worker.close()
 
 
 async def test_a_cancelled_call_leaves_the_worker(worker):

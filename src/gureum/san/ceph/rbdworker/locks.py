@@ -196,8 +196,7 @@ def end_opening(session: Session, object: str, host: str = "") -> None:
 
 def lead(session: Session, seconds: int) -> bool:
     """Whether this host is the one to look after the pool for so long; asked again, for so long again."""
-    session.leads = expiring(session, UPKEEP, UPKEEP, seconds)
-    return session.leads
+    return expiring(session, UPKEEP, UPKEEP, seconds)
 
 
 def expiring(session: Session, object: str, name: str, seconds: int) -> bool:
@@ -217,10 +216,9 @@ def expiring(session: Session, object: str, name: str, seconds: int) -> bool:
 
 
 def follow(session: Session) -> None:
-    """Let another host look after the pool. What a later process of this one has it keeps."""
-    session.leads = False
+    """Let another host look after the pool."""
     found = holder(session, UPKEEP, UPKEEP)
-    if found is not None and found.client == session.cluster.get_instance_id():
+    if found is not None and found.cookie == cookie(session):
         drop(session, UPKEEP, UPKEEP, found)
 
 

@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
 import rados
@@ -158,8 +157,5 @@ def end(session: Session, threads: ThreadPoolExecutor) -> None:
     timer.daemon = True
     timer.start()
     threads.shutdown(wait=True, cancel_futures=True)
-    if session.leads:
-        with suppress(Refused), explained("the end"):
-            locks.follow(session)
     session.close()
     os._exit(0)

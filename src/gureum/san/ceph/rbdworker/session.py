@@ -75,8 +75,6 @@ class Session:
         self.handles = Handles(lambda key: self.image(key[0], bool(key[1]), key[1] or None))
         self.opening: dict[str, set[str]] = {}
         """By shared volume that is being opened, who had it open before."""
-        self.leads = False
-        """This client looks after the pool (locks.lead)."""
         self._status: tuple[float, dict[str, Any]] | None = None
 
     def hello(self) -> dict[str, Any]:

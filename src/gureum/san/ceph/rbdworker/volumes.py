@@ -317,19 +317,14 @@ def user_snapshots(image: Any) -> list[str]:
 def require_unused(session: Session, id: str, image: Any) -> None:
     """Who has an image open to write watches it; after a process was killed, for 30 s more.
 
-    Nobody at all may: of what librbd changes only for a single client. Who looks after the pool is shut out
-    for it: what it copies may take hours, may be cut short, and is begun anew where it is still wanted.
+    Nobody at all may: of what librbd changes only for a single client.
     """
-    require_no_machine(session, id, image)
-    keeper = locks.holder(session, locks.UPKEEP, locks.UPKEEP)
-    copying = {each["addr"] for each in image.watchers_list() if keeper and each["id"] == keeper.client}
-    if copying := copying - {session.cluster.get_addrs()}:
-        session.fence(sorted(copying))
-        log.info("%s: client %s looked after it, and is shut out", id, ", ".join(copying))
+    if others := session.watchers(image):
+        raise _in_use(id, others)
 
 
 def require_no_machine(session: Session, id: str, image: Any) -> None:
-    """Of what can be done beside the upkeep: to read and to write."""
+    """As ``require_unused``, of what can be done beside the upkeep, too: to read and to write."""
     if others := users(session, image):
         raise _in_use(id, others)
 
