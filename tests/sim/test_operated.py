@@ -7,7 +7,7 @@ import pytest
 from gureum.sim.run import Outcome, simulate
 
 STEPS = 80
-SEEDS = 18
+SEEDS = 42
 BATCH = 6
 
 

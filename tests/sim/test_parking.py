@@ -6,15 +6,13 @@ import pytest
 
 from gureum.control import parking, power, resting
 from gureum.resources import Host
-from gureum.sim.campaign import one
-from gureum.sim.modes import MODES, Seeded
 from gureum.sim.run import Outcome, simulate
 from gureum.sim.violation import Violation
 
+from .planted import in_modes, some
+
 STEPS = 50
 SEEDS = 12
-SEEDS_MAX = 40
-"""How many may go by before one finds a fault that was put in."""
 PACE_SECONDS = 25.0
 """So that hosts are empty for long enough to be parked."""
 
@@ -25,15 +23,6 @@ def run(seed: int) -> Outcome:
 
 def runs() -> list[Outcome]:
     return [run(seed) for seed in range(SEEDS)]
-
-
-def found_in_runs() -> str:
-    """What the first run of the modes finds that finds anything."""
-    for seed in range(SEEDS_MAX):
-        for mode in MODES:
-            if mode.startswith("parked") and (found := one(Seeded(mode, seed)).violation):
-                return found
-    return "nothing"
 
 
 def test_random_calls_under_random_faults_come_to_rest_and_hosts_are_switched() -> None:
@@ -64,12 +53,12 @@ def test_it_is_found_if_a_host_is_parked_that_is_in_use(monkeypatch: pytest.Monk
 
 def test_it_is_found_if_data_is_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resting, "remains", nothing)
-    assert "is on the own disk of" in found_in_runs()
+    some("is on the own disk of", in_modes("parked"))
 
 
 def test_it_is_found_if_none_stays_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parking, "why_awake", lambda *_: "")
-    assert "all hosts are parked" in found_in_runs()
+    some("all hosts are parked", in_modes("parked"))
 
 
 def test_it_is_found_if_a_host_is_never_awake(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,4 +69,4 @@ def test_it_is_found_if_a_host_is_never_awake(monkeypatch: pytest.MonkeyPatch) -
             await right(self, host, park, *of, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(power.Power, "_settle", settle)
-    assert "is waking" in found_in_runs()
+    some("is waking", in_modes("parked"))

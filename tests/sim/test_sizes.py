@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from gureum.control import autosize
 from gureum.control.autosizer import Autosizer
 from gureum.resources import Autosize, Instance
 from gureum.services.ec2.instance_types import TYPES, InstanceType
-from gureum.sim.campaign import one
-from gureum.sim.modes import MODES, Seeded
 from gureum.sim.run import Outcome, simulate
 from gureum.sim.scenario import parse, play
+
+from .planted import in_modes, some
 
 STEPS = 40
 SEEDS = 6
 BATCH = 3
-SEEDS_MAX = 40
-"""How many may go by before one finds a fault that was put in."""
 PACE_SECONDS = 60.0
 """So that there is time to look at what guests use."""
 
@@ -98,20 +94,11 @@ def test_it_does_not_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "s after it became a t3.medium" in played()
 
 
-def found_in_runs() -> str:
-    """What the first run of the modes finds that finds anything."""
-    for seed in range(SEEDS_MAX):
-        for mode in MODES:
-            if mode.startswith("autosized") and (found := one(Seeded(mode, seed)).violation):
-                return found
-    return "nothing"
-
-
 def test_runs_find_that_bounds_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(autosize, "candidates", all_of_the_family)
-    assert ", outside of " in found_in_runs()
+    some(", outside of ", in_modes("autosized"))
 
 
 def test_runs_find_that_it_does_not_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Autosizer, "_note", restless)
-    assert re.search(r"became a \S+ \S+ s after it became a", found_in_runs())
+    some(r"became a \S+ \S+ s after it became a", in_modes("autosized"))
