@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 GIB = 1 << 30
 WAIT_SECONDS = 180.0
+CONSOLE_CHARACTERS = 2000
 LOOK_SECONDS = 0.2
 KEY = "system-test"
 IMAGE_VOLUME = "vol-ffffffff"
@@ -284,9 +285,15 @@ class RealCloud:
         """The first output of a command that the guest answers with."""
         # Key exchanges cost an emulated guest much: the first boot is left alone until it is over.
         if id not in self._booted:
-            self.wait(f"{id} to boot", lambda: f"instance {id}, ready" in self.console(id))
+            self._wait_booted(id)
             self._booted.add(id)
         return self.wait(f"{id} to answer {command!r}", lambda: self.try_ssh(id, command))
+
+    def _wait_booted(self, id: str) -> None:
+        try:
+            self.wait(f"{id} to boot", lambda: f"instance {id}, ready" in self.console(id))
+        except pytest.fail.Exception as error:
+            pytest.fail(f"{error}; the end of its console: {self.console(id)[-CONSOLE_CHARACTERS:]!r}")
 
     def boot_id(self, id: str) -> str:
         return self.wait_ssh(id, "cat /proc/sys/kernel/random/boot_id")
