@@ -20,12 +20,11 @@ class MachineSize(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     memory_max_bytes: int
     stuck: str = ""
 
-    @property
-    def has_grown(self) -> bool:
-        """Whether it got memory while it ran. With that, emulated machines can't be copied: see
+    def is_tied(self, accelerator: str) -> bool:
+        """Whether it can't be copied: it is emulated, and got memory while it ran. See
         ``hypervisors.qemu.growth.memory``.
         """
-        return self.memory_bytes > self.memory_min_bytes
+        return accelerator == "tcg" and self.memory_bytes > self.memory_min_bytes
 
     @property
     def absent_bytes(self) -> int:

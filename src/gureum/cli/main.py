@@ -87,11 +87,6 @@ def options(
         os.environ["GUREUM_YES"] = "1"
 
 
-def how_to_name(state_dir: Path | None) -> str:
-    """The option that names the same cloud again in the next steps that a command prints."""
-    return f" --state-dir {state_dir}" if state_dir else ""
-
-
 @command("up")
 def up(
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return once the cloud answers.")] = False,
@@ -209,6 +204,7 @@ def up(
 ) -> None:
     from gureum.cli import ipv6, join, machine_hosts, san_options, storage, volume_types
     from gureum.cli.cloud import require_root
+    from gureum.cli.config import naming
     from gureum.cli.store import setting as store_setting
 
     require_root()
@@ -268,7 +264,7 @@ def up(
     if as_json:
         show_json({"endpoint": config.endpoint, "state_dir": str(cloud.state_dir), "started": started})
     else:
-        option = how_to_name(state_dir)
+        option = naming(cloud.state_dir)
         ran = "" if started else "  (ran already)"
         print(f"{config.endpoint}  {config.region}  state in {cloud.state_dir}{ran}")
         ways = f'  eval "$(gureum env{option})"    then: aws ec2 describe-images, aws ec2 run-instances ...\n'

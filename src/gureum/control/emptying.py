@@ -168,7 +168,7 @@ class Thought:
         if instance.resize is not None:
             raise Stays(f"the guest of {id} has not taken up, or given up, what its type says")
         size = self._sizes(host.id, id, instance.generation)
-        if size is not None and host.accelerator == "tcg" and size.has_grown:
+        if size is not None and size.is_tied(host.accelerator):
             raise Stays(f"{id} is emulated and has got memory while it ran, which cannot be copied")
         self._require_rested(instance, await reader.find(InstanceMigration, instance=id))
         if not self._busy.knows(id):

@@ -71,7 +71,9 @@ async def test_a_machine_leaves_once_its_guest_has_given_up_its_vcpus(vcpus: int
     size = MachineSize(vcpus=vcpus, memory_bytes=1, vcpus_max=4, memory_min_bytes=1, memory_max_bytes=1)
     live = SimpleNamespace(look=look, status=size, leaving=False)
     saved = SimpleNamespace(room=object(), leaving=2)
-    machine: Any = SimpleNamespace(id="i-1", saved=saved, resizing=SimpleNamespace(live=lambda: live))
+    machine: Any = SimpleNamespace(
+        id="i-1", saved=saved, accelerator="tcg", resizing=SimpleNamespace(live=lambda: live)
+    )
     if waits:
         with pytest.raises(HypervisorError, match="has not let go of a vCPU yet"):
             await _size(machine, INSTALLED)

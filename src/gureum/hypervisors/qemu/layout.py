@@ -76,7 +76,7 @@ async def _size(machine: Machine, installation: Installation) -> MachineSize | N
     wanted = machine.saved.leaving
     if live.leaving or (wanted and size is not None and size.vcpus > wanted):
         raise HypervisorError(f"{machine.id}: its guest has not let go of a vCPU yet")
-    if size is not None and size.has_grown and machine.accelerator == "tcg":
+    if size is not None and size.is_tied(machine.accelerator):
         # As ``growth.memory`` says. A virtio-mem device's size cannot be uneven.
         raise HypervisorError(
             f"{machine.id}: has got memory while it ran, and this QEMU ({installation.version}) cannot copy "

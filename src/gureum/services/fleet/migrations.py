@@ -73,7 +73,7 @@ async def _require_copied(ctx: Context, instance: Instance) -> None:
     """Raises CannotMove for what its host would refuse a moment later."""
     host = await ctx.tx.get(Host, instance.host or "")
     size = ctx.hosts.size(host.id, instance.id, instance.generation) if host is not None else None
-    if host is not None and host.accelerator == "tcg" and size is not None and size.has_grown:
+    if host is not None and size is not None and size.is_tied(host.accelerator):
         raise CannotMove(
             "it is emulated and has got memory while it ran, which QEMU can't copy. Resize it to a type with "
             f"{gib(size.memory_min_bytes)} (gureum instance resize), or stop it and start it"
