@@ -121,8 +121,11 @@ class Disks:
                     pool.holds.setdefault(volume.id, volume.machine)
         for id in self._specs.volumes.take(volumes, spec.revision):
             self._asked_anew(("volume", id), id in volumes)
+        before = self._specs.snapshots.specs
         for id in self._specs.snapshots.take(snapshots, spec.revision):
             self._asked_anew(("snapshot", id), id in snapshots)
+            if id not in snapshots and before[id].volume in volumes:
+                self._kick(("volume", before[id].volume))  # it may have waited for that to be taken
         for image in spec.images:
             if image.pools:
                 self._kick(("image", image.id))

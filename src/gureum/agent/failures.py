@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from gureum.agent.pool_volumes import Lost
@@ -21,6 +22,21 @@ class Failure(NamedTuple):
     attempts: int
     error: PoolError
     final: bool
+
+
+@contextmanager
+def needed(made: bool) -> Iterator[None]:
+    """What nobody else could do for something that was ``made``: tried again and again, it never fails for
+    good. Raises PoolUnavailable instead of other errors that may pass.
+    """
+    try:
+        yield
+    except (PoolUnavailable, PoolFull, Lost):
+        raise
+    except PoolError as error:
+        if not made:
+            raise
+        raise PoolUnavailable(str(error)) from error
 
 
 class Failures:

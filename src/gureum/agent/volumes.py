@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from gureum.agent.copies import Copies
 from gureum.agent.disk_specs import DiskSpecs
 from gureum.agent.failures import Key
+from gureum.agent.failures import needed
 from gureum.agent.holds import Holds
 from gureum.agent.live import MachineDisks
 from gureum.agent.moves import Moves, comes
@@ -75,11 +76,12 @@ class Volumes:
         """Make it so; False if it has to wait for something else, which will kick it."""
         id, pool = spec.id, self._pools.get(spec.pool)
         revision = self._specs.volumes.revision  # while ``spec`` is sure to be of it
-        if spec.releases:
-            return await self._release(spec)
-        for each in self._pools.of(spec):
-            if each.shared:
-                await self._ask(each, spec, revision)
+        with needed(spec.made):
+            if spec.releases:
+                return await self._release(spec)
+            for each in self._pools.of(spec):
+                if each.shared:
+                    await self._ask(each, spec, revision)
         if not spec.present:
             return await self._delete(pool, spec)
         if id not in pool.volumes:
@@ -106,7 +108,8 @@ class Volumes:
                 return False
             self._kick(*self._specs.dependents(spec))
         if spec.takes and pool.shared:
-            await self._holds.take(pool, spec, revision)
+            with needed(spec.made):
+                await self._holds.take(pool, spec, revision)
         if not spec.receives:
             await self._limit(spec)
         if spec.target or spec.leaves:

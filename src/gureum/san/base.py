@@ -121,7 +121,10 @@ class Pool(Protocol):
         """
 
     async def mark_partial(self, id: str, partial: bool) -> None:
-        """Let the volume say that data is missing, or no more; also while a machine has it open. Durable."""
+        """Let the volume say that data is missing, or no more; also while a machine has it open. Durable.
+
+        PoolUnavailable while another host may have it open: this one's word is an old one.
+        """
 
     async def resize_volume(self, id: str, size_bytes: int, live: LiveDisk | None = None) -> None:
         """Grow. Smaller than now is a PoolError."""

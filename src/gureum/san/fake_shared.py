@@ -244,7 +244,10 @@ class FakeSharedPool:
 
     async def mark_partial(self, id: str, partial: bool) -> None:
         def mark() -> None:
-            self._san.image(id).partial = partial
+            image = self._san.image(id)
+            if image.holder not in (None, self._host):
+                raise PoolUnavailable(f"{id} is held by host {image.holder}")
+            image.partial = partial
 
         await self._do("mark_partial", mark)
 

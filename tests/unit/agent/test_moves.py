@@ -475,3 +475,31 @@ def test_a_copy_without_room_is_told_of(parts: Any) -> None:
         assert lab.seen_volume().revision == lab.revision
 
     parts.on_lab(test)
+
+
+def test_a_volume_moves_once_a_snapshot_that_cannot_be_taken_is_given_up(parts: Any) -> None:
+    async def test(lab: Any) -> None:
+        way = await made(lab, parts, SAN, LOCAL)
+        for _ in range(3):
+            lab.san.fail_next("has_snapshot", PoolError("no answer"))
+        snapshot = SnapshotSpec(id="snap-1", volume="vol-1", pool=SAN)
+        await lab.take(way.moving, snapshot, seconds=1)
+        assert lab.seen_volume().copied == ""
+        await lab.take(way.moving)
+        assert lab.seen_volume().copied == LOCAL
+
+    parts.on_lab(test)
+
+
+def test_a_copy_that_another_host_has_open_stays_complete(parts: Any) -> None:
+    """It is the volume by now, though this host was not told so yet."""
+
+    async def test(lab: Any) -> None:
+        way = await made(lab, parts, LOCAL, SAN, parts.machine())
+        lab.san.rbd["vol-1"] = FakeImage(GIB, "", {0: b"newer"})
+        lab.san.rbd["vol-1"].holder = "other"
+        await lab.take(parts.machine(), way.moving, seconds=30)
+        image = lab.san.rbd["vol-1"]
+        assert (image.partial, image.holder, image.blocks) == (False, "other", {0: b"newer"})
+
+    parts.on_lab(test)

@@ -457,3 +457,17 @@ def test_who_has_it_open_is_written_down_later(parts: Any, monkeypatch: pytest.M
         assert noted == ["vol-1"]
 
     parts.on_lab(test)
+
+
+def test_a_volume_that_cannot_be_looked_at_is_looked_at_again(parts: Any) -> None:
+    """It was made: that the host gives up on it would help nobody."""
+
+    async def test(lab: Any) -> None:
+        lab.san.rbd["vol-1"] = FakeImage(GIB, "", {0: b"boot"})
+        for _ in range(6):
+            lab.san.fail_next("find_volume", PoolError("input/output error"))
+        await lab.take(parts.machine(), shared(parts, made=True), seconds=60)
+        assert lab.seen().state is MachineState.running
+        assert lab.seen_volume().error == ""
+
+    parts.on_lab(test)

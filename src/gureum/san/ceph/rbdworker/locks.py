@@ -93,13 +93,23 @@ def take(session: Session, id: str, object: str, shared: bool = False) -> None:
             found = lockers(session, object)
         if not found.all:
             raise Refused(f"{id} is being given to another host: try again", "busy") from None
-        others = [locker for locker in found.all if locker.cookie != mine]
-        if others and not (shared and found.shared):
-            raise Refused(f"{id} is in use by another host: {described(others[0])}", "busy") from None
+        if not (shared and found.shared):
+            _require_mine(session, id, found)
         if found.shared == shared:  # a process of this host has it, or had
             return
         release(session, object, mine)
     raise Refused(f"{id} is being given to another host: try again", "busy")
+
+
+def require_no_other(session: Session, id: str, object: str) -> None:
+    """Refused if it is another host's."""
+    _require_mine(session, id, lockers(session, object))
+
+
+def _require_mine(session: Session, id: str, found: Lockers) -> None:
+    others = [locker for locker in found.all if locker.cookie != cookie(session)]
+    if others:
+        raise Refused(f"{id} is in use by another host: {described(others[0])}", "busy")
 
 
 def _take(session: Session, object: str, mine: str, shared: bool) -> None:

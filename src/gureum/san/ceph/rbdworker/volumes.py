@@ -87,9 +87,10 @@ def _is_made(session: Session, id: str, source: str) -> bool:
 
 
 def mark_partial(session: Session, id: str, partial: bool) -> None:
-    """Also while a machine has it open."""
+    """Also while a machine of this host has it open."""
     session.handles.drop(id)
     with explained(id), existing(session, id) as (image, found):
+        locks.require_no_other(session, id, locks.header(image))
         if bool(found.get(names.PARTIAL)) != partial:
             names.mark(image, **{names.PARTIAL: partial})
 
