@@ -51,6 +51,15 @@ def test_the_runs_met_every_kind_of_fault(outcomes: list[Outcome]) -> None:
     assert sum(outcome.writes for outcome in outcomes) > 1000
 
 
+@pytest.mark.parametrize("seed", [221, 1302])
+def test_a_host_that_was_held_leaves_the_copy_of_another_one_alone(seed: int) -> None:
+    simulate(seed, 80, 4, shared=True, ha=True, pools=True)
+
+
+def test_a_machine_goes_over_to_a_pool_that_is_away() -> None:
+    simulate(595, 60, 3, shared=True, ha=True, migrating=True, pools=True)
+
+
 class Pools(Losses):
     def __init__(self, hosts: int = 3) -> None:
         self.world = World(5, hosts, shared=True, ha=True, pools=hosts)

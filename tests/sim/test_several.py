@@ -59,6 +59,14 @@ def test_random_calls_under_random_faults_come_to_rest(
     outcomes += [simulate(seed, STEPS, HOSTS, shared=True, several=True) for seed in seeds]
 
 
+def test_a_volume_that_could_not_be_looked_at_is_there_in_the_end() -> None:
+    simulate(1315, STEPS, HOSTS, shared=True, several=True)
+
+
+def test_a_volume_grows_once_the_snapshot_that_it_waited_for_is_deleted() -> None:
+    simulate(1636, STEPS, HOSTS, shared=True, several=True)
+
+
 def test_the_runs_had_volumes_open_on_several_hosts(outcomes: list[Outcome], openings: list[str]) -> None:
     """The dice must fall so, or the runs prove nothing."""
     if len(outcomes) < SEEDS:

@@ -9,8 +9,7 @@ from msgspec.structs import replace
 
 from gureum.agent.copies import Copies
 from gureum.agent.disk_specs import DiskSpecs
-from gureum.agent.failures import Key
-from gureum.agent.failures import needed
+from gureum.agent.failures import Key, needed
 from gureum.agent.holds import Holds
 from gureum.agent.live import MachineDisks
 from gureum.agent.moves import Moves, comes

@@ -541,6 +541,7 @@ class FakeHypervisor:
         disk.use(disk.target)
         disk.mirror = disk.target = None
         self.env.crashpoint("fake.mirror.finished")
+        self.host.hold_if_stuck(self._get(id))
         self.host.changed(self._get(id))
 
     async def cancel_mirror(self, id: str, volume: str) -> None:

@@ -167,6 +167,19 @@ async def test_the_next_process_of_a_host_has_what_the_host_has(pool, other, clu
     await other.release_volume(vol)
 
 
+async def test_who_has_a_copy_open_says_alone_whether_it_is_complete(pool, other, ids):
+    vol = ids("vol-1")
+    await pool.create_volume(vol, 64 * MIB, partial=True)
+    await pool.open_volume(vol)
+    await pool.mark_partial(vol, False)
+    with pytest.raises(PoolUnavailable, match="in use by another host"):
+        await other.mark_partial(vol, True)
+    assert not (await other.find_volume(vol)).partial
+    await pool.release_volume(vol)
+    await other.mark_partial(vol, True)
+    assert (await pool.find_volume(vol)).partial
+
+
 async def test_a_lock_is_taken_from_a_certain_host_only(pool, other, cluster, ids):
     vol = ids("vol-1")
     await pool.create_volume(vol, 64 * MIB)
