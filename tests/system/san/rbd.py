@@ -88,6 +88,17 @@ class Cluster:
         change = len(id).to_bytes(4, "little") + id.encode() + bytes([1, 0])
         self._execute("rbd_trash", "trash_state_set", change)
 
+    def disown(self, parent: str, snapshot: str, child: str) -> None:
+        """Take the child off its parent's list, as a flatten does before its last step."""
+        shown = self.run("rbd", "snap", "ls", "--format", "json", f"{self.settings.pool}/{parent}")
+        number = next(each["id"] for each in json.loads(shown) if each["name"] == snapshot)
+        pools = json.loads(self.run("ceph", "osd", "pool", "ls", "detail", "--format", "json"))
+        pool = next(each["pool_id"] for each in pools if each["pool_name"] == self.settings.pool)
+        id = self._shown(child)["id"].encode()
+        body = struct.pack("<qI", pool, len(id)) + id + struct.pack("<I", 0)
+        change = struct.pack("<QBBI", number, 2, 1, len(body)) + body
+        self._execute(f"rbd_header.{self._shown(parent)['id']}", "child_detach", change)
+
     def map_all(self, name: str, objects: int) -> None:
         """Have the image's object map tell that they exist, as one who dies before they are written."""
         change = struct.pack("<QQBB", 0, objects, 1, 0)

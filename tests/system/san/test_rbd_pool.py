@@ -642,6 +642,25 @@ async def test_killed_workers_leave_nothing_half_made(pool, cluster, ids, image,
     await until(lambda: repaired(pool, cluster))
 
 
+async def test_a_flattening_that_was_cut_short_before_its_last_step(pool, cluster, ids, image):
+    """The volume has all, its parent has gone, and it still names it."""
+    vol, snap, copy, left = ids("vol-1"), ids("snap-1"), ids("vol-2"), ids("vol-3")
+    await pool.create_volume(vol, IMAGE_BYTES, image)
+    await pool.create_snapshot(snap, vol)
+    for each in (copy, left):
+        await pool.create_volume(each, IMAGE_BYTES, snap, vol)
+        for at in range(0, IMAGE_BYTES, 4 * MIB):
+            await pool.write_volume(each, at, BOOT if at == 0 else bytes(BLOCK))
+        cluster.disown(vol, snap, each)
+    await pool.delete_snapshot(snap, vol)
+    await pool.delete_volume(vol)
+    await until(lambda: repaired(pool, cluster))
+    assert await look(pool, copy) == BOOT
+    for each in (copy, left):
+        await pool.delete_volume(each)
+    await until(lambda: repaired(pool, cluster))
+
+
 async def test_renaming_that_was_cut_short_is_completed(pool, cluster, ids, image, tmp_path):
     """The state after librbd's first step: two names of one image."""
     vol, other = ids("vol-1"), ids("vol-2")

@@ -63,3 +63,9 @@ def test_until_when_a_lock_is_held():
     [locker] = encoding.lockers(GET_INFO_REPLY[:info] + until + GET_INFO_REPLY[info + 8 :]).all
     assert locker.expires == (1_800_000_000, 5)
     assert locker.description == "desc text"
+
+
+def test_a_parent_is_read():
+    body = (7).to_bytes(8, "little") + encoding.string("") + encoding.string("1a2b") + encoding.number(12)
+    assert encoding.parent(encoding.structure(body)) == encoding.Parent(7, "1a2b", 12)
+    assert encoding.parent(encoding.structure(body + b"later")) == encoding.Parent(7, "1a2b", 12)

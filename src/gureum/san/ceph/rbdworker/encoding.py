@@ -14,6 +14,8 @@ CLIENT = 8
 _STRUCTURE = struct.Struct("<BBI")
 _LENGTH = struct.Struct("<I")
 _ENTITY = struct.Struct("<Bq")
+_NUMBER = struct.Struct("<Q")
+_SIGNED = struct.Struct("<q")
 _TIME = struct.Struct("<II")
 _SHARED = 2
 """ClsLockType::SHARED."""
@@ -30,6 +32,14 @@ class Locker(NamedTuple):
     cookie: str
     description: str
     expires: tuple[int, int] = (0, 0)
+
+
+class Parent(NamedTuple):
+    """What an image is a clone of; ``image`` is an id, "" for none, ``snapshot`` a number."""
+
+    pool: int
+    image: str
+    snapshot: int
 
 
 class Lockers(NamedTuple):
@@ -57,6 +67,19 @@ def structure(body: bytes) -> bytes:
 def flags(mask: int) -> bytes:
     """To set these flags of an image: the flags, and which of them are meant."""
     return struct.pack("<QQ", mask, mask)
+
+
+def number(value: int) -> bytes:
+    return _NUMBER.pack(value)
+
+
+def parent(data: bytes) -> Parent:
+    """A cls::rbd::ParentImageSpec."""
+    at, _ = _enter(data, 0)
+    (pool,) = _SIGNED.unpack_from(data, at)
+    _, at = read_string(data, at + _SIGNED.size)  # the pool's namespace
+    image, at = read_string(data, at)
+    return Parent(pool, image, *_NUMBER.unpack_from(data, at))
 
 
 def lock_name(name: str) -> bytes:

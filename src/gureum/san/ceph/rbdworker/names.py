@@ -19,6 +19,7 @@ import rados
 import rbd
 
 from . import encoding
+from .parents import image_id
 from .session import Session
 
 MARK = "gureum"
@@ -80,17 +81,9 @@ def mark_new(session: Session, image: Any, source: str = "", **more: object) -> 
     image.metadata_set(MARK, json.dumps(found))
 
 
-def image_id(session: Session, name: str) -> str:
-    """What who opens this name gets, "" for nothing."""
-    try:
-        return encoding.read_string(session.io.read(f"rbd_id.{name}"))[0]
-    except rados.ObjectNotFound:
-        return ""
-
-
 def settle(session: Session, name: str) -> bool:
     """Complete the renaming to ``name``, if it was cut short; whether it was."""
-    id = image_id(session, name)
+    id = image_id(session.io, name)
     if not id:
         return False
     former = directory_name(session, id)

@@ -14,6 +14,7 @@ from typing import Any
 import rados
 import rbd
 
+from . import parents
 from .handles import Handles
 
 log = logging.getLogger(__name__)
@@ -189,9 +190,14 @@ class Session:
 
     def image(self, name: str, read_only: bool = False, snapshot: str | None = None, by_id: str = "") -> Any:
         """An open image, to be used in a ``with``; rbd.ImageNotFound."""
-        if by_id:
-            return rbd.Image(self.io, image_id=by_id, snapshot=snapshot, read_only=read_only)
-        return rbd.Image(self.io, name, snapshot=snapshot, read_only=read_only)
+        which = {"image_id": by_id} if by_id else {"name": name}
+        try:
+            return rbd.Image(self.io, **which, snapshot=snapshot, read_only=read_only)
+        except rbd.ImageNotFound:
+            id = by_id or parents.image_id(self.io, name)
+            if not id or not parents.let_go(self.io, id):
+                raise
+        return rbd.Image(self.io, **which, snapshot=snapshot, read_only=read_only)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import rados
 import rbd
 
-from . import encoding, locks, names, volumes
+from . import encoding, locks, names, parents, volumes
 from .session import TRASH, Refused, Session, explained
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def _unfinished(
         return []
     try:
         with session.image(name, read_only=True) as image:
-            if names.image_id(session, target) == image.id():
+            if parents.image_id(session.io, target) == image.id():
                 if repair:
                     names.settle(session, target)
                 return [f"{target} is still called {name}, too"]
@@ -174,8 +174,12 @@ def _remove_by_hand(session: Session, id: str) -> bool:
         session.io.remove_object(f"rbd_header.{id}")
     except (rbd.ImageNotFound, rados.ObjectNotFound):  # begun before
         pass
-    with suppress(rbd.ImageNotFound):
+    try:
         session.rbd.trash_remove(session.io, id)
+    except rbd.ImageNotFound:
+        pass
+    except rbd.ImageBusy:
+        return False
     return True
 
 

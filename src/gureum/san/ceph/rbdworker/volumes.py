@@ -9,7 +9,7 @@ from typing import Any
 
 import rbd
 
-from . import locks, names, receiving, sharing
+from . import locks, names, parents, receiving, sharing
 from .session import Refused, Session, explained
 
 log = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ def _take(session: Session, id: str, object: str) -> None:
 def release(session: Session, id: str, holder: str) -> bool:
     """Take the lock from ``holder`` (CLOUD/HOST, "" for this host), if it has it."""
     with explained(id):
-        image = names.image_id(session, id)
+        image = parents.image_id(session.io, id)
         if not image:
             return False
         object, holder = f"rbd_header.{image}", holder or locks.cookie(session)
