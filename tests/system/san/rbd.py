@@ -25,7 +25,7 @@ from gureum.san.ceph.pool import RbdPool
 from gureum.san.ceph.process import Worker
 from gureum.san.settings import SanSettings
 
-TIDY_SECONDS = 60.0
+TIDY_SECONDS = 120.0
 PROMPT = "qemu-io> "
 EXECUTE = """
 import rados, sys

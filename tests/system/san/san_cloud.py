@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 from gureum.bench.checked_load import AREA_BYTES, CheckedLoad
 from gureum.cli import machine_hosts, storage
 from gureum.cli.api import client
-from gureum.cli.processes import read_pid_file
+from gureum.cli.processes import Identity, read_pid_file
 from gureum.cli.san_options import Choice
 from gureum.env import CRASH_MARK_VARIABLE, CRASH_VARIABLE, Env
 from gureum.errors import PoolError, PoolUnavailable
@@ -192,9 +192,12 @@ class SanCloud(RealCloud):
 
     def kill_ready(self, role: str) -> None:
         """As soon as it runs."""
-        identity = self.wait(role, lambda: read_pid_file(self.cloud.run_dir / f"{role}.pid"))
         with contextlib.suppress(ProcessLookupError):
-            os.kill(identity.pid, signal.SIGKILL)
+            os.kill(self.wait_process(role).pid, signal.SIGKILL)
+
+    def wait_process(self, role: str) -> Identity:
+        """The supervisor starts what was killed often later and later."""
+        return self.wait(role, lambda: read_pid_file(self.cloud.run_dir / f"{role}.pid"))
 
     def kill_workers(self, after_s: float) -> None:
         """Those of its agents that work on the pool."""

@@ -122,31 +122,45 @@ def purge(session: Session, id: str, name: str) -> dict[str, Any]:
     """Remove an image of the trash. What clones still need stays, and which ones need it is told."""
     with explained(name):
         try:
-            with session.image("", by_id=id) as image:
-                kept = volumes.user_snapshots(image)
-                if kept and names.is_complete(name) and name.startswith("vol-"):
-                    return {"why": f"it has snapshots: {', '.join(kept[:3])}", "children": []}
-                for snapshot in kept:
-                    image.remove_snap(snapshot)
-                children = list(image.list_children2())
-        except rbd.ImageNotFound:
-            children = []
-        if children:
-            inside = [
-                each["image"] for each in children if each["pool"] == session.pool and not each["trash"]
-            ]
-            return {"why": f"{len(children)} clones need it", "children": sorted(inside)}
-        try:
-            with suppress(rbd.ImageNotFound):
+            kept = _kept(session, id, name)
+            if kept is None:
                 _remove(session, id)
         except rbd.ImageBusy:
-            if not _remove_by_hand(session, id):
-                return {"why": "it is open", "open": True}
-    log.info("%s is removed", name)
-    return {"why": "", "children": []}
+            return {"why": "it is open", "open": True}
+    if kept is None:
+        log.info("%s is removed", name)
+    return kept or {"why": "", "children": []}
+
+
+def _kept(session: Session, id: str, name: str) -> dict[str, Any] | None:
+    """Why it stays, if it does; snapshots that only clones needed are gone after that."""
+    try:
+        with session.image("", by_id=id) as image:
+            kept = volumes.user_snapshots(image)
+            if kept and names.is_complete(name) and name.startswith("vol-"):
+                return {"why": f"it has snapshots: {', '.join(kept[:3])}", "children": []}
+            for snapshot in kept:
+                image.remove_snap(snapshot)
+            children = list(image.list_children2())
+    except rbd.ImageNotFound:
+        return None
+    if not children:
+        return None
+    inside = [each["image"] for each in children if each["pool"] == session.pool and not each["trash"]]
+    return {"why": f"{len(children)} clones need it", "children": sorted(inside)}
 
 
 def _remove(session: Session, id: str) -> None:
+    """rbd.ImageBusy for one that somebody has open who is not shut out."""
+    try:
+        with suppress(rbd.ImageNotFound):
+            _remove_moving(session, id)
+    except rbd.ImageBusy:
+        if not _remove_by_hand(session, id):
+            raise
+
+
+def _remove_moving(session: Session, id: str) -> None:
     """Also one whose mover died: librbd removes none that is still on its way to the trash."""
     try:
         session.rbd.trash_remove(session.io, id)
@@ -174,12 +188,8 @@ def _remove_by_hand(session: Session, id: str) -> bool:
         session.io.remove_object(f"rbd_header.{id}")
     except (rbd.ImageNotFound, rados.ObjectNotFound):  # begun before
         pass
-    try:
+    with suppress(rbd.ImageNotFound):
         session.rbd.trash_remove(session.io, id)
-    except rbd.ImageNotFound:
-        pass
-    except rbd.ImageBusy:
-        return False
     return True
 
 
