@@ -40,6 +40,11 @@ def test_what_waits_for_a_fenced_host_that_was_switched_off_late_has_it_when_som
     simulate(880026, 80, 3, shared=True, ha=True, operated=True, parking=True)
 
 
+def test_what_waits_for_a_fenced_host_does_not_go_on_there_while_it_is_woken() -> None:
+    """Which may begin with switching it off."""
+    simulate(2855, 40, 4, shared=True, ha=True, operated=True, pace=PACE_SECONDS, parking=True)
+
+
 async def nothing(*_: object, **__: object) -> str:
     return ""
 

@@ -506,8 +506,10 @@ class Ha:
         now = await tx.get(Host, host.id)
         if now is None or now.state is not HostState.fenced or now.fence is None:
             return
-        if now.fence.power is not FencePower.none:
-            return  # it is about to be switched off, with all that would be put there
+        if now.fence.power is not FencePower.none or not (
+            now.park is None or now.park.state is ParkState.parked
+        ):
+            return  # it may be about to be switched off, with all that would be put there: to wake it, too
         for volume in await tx.find(Volume):
             keeper = self._hosts.get(volume.host or "")
             if volume.state is VolumeState.error:
@@ -520,8 +522,7 @@ class Ha:
                 now,
                 state=HostState.up,
                 fence=None,
-                # If it was switched off, it is on; if it is woken, that may yet begin with switching it off.
-                park=None if now.park is None or now.park.state is ParkState.parked else now.park,
+                park=None,  # if it was switched off, it is on
                 silent=0.0,
                 lifted=max(now.lifted, now.fence.number),
             )

@@ -272,9 +272,13 @@ class Power:
         if answer is not None and answer.error:
             await self._not_woken(host, park, answer.error)
         elif (
-            answer is not None and host.state is HostState.up and self._heard.heard_after(id, self._since[id])
+            # One that is fenced takes them when that has ended, for which it must not be about to be off.
+            answer is not None
+            and (host.state is HostState.up or host.fence is not None)
+            and self._heard.heard_after(id, self._since[id])
         ):
-            text = f"host {id} is awake after {waited:.0f} s, and takes instances"
+            takes = "" if host.fence is not None else ", and takes instances"
+            text = f"host {id} is awake after {waited:.0f} s{takes}"
             await self._settle(host, None, "HostAwake", text)
         elif power is None or waited > power.wake_seconds:
             await self._not_woken(host, park, f"it was not heard of for {waited:.0f} s")

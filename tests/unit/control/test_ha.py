@@ -414,21 +414,28 @@ def test_a_host_is_back_when_its_warden_says_so() -> None:
     with_rig(test)
 
 
-@pytest.mark.parametrize(("park", "after"), [(ParkState.parked, None), (ParkState.waking, ParkState.waking)])
-def test_one_that_is_being_woken_takes_nothing_before_that_is_over(
-    park: ParkState, after: ParkState | None
+@pytest.mark.parametrize("park", [None, *ParkState])
+def test_one_that_is_perhaps_about_to_be_switched_off_is_not_back_before_that_is_over(
+    park: ParkState | None,
 ) -> None:
-    """What is not sure to be off is switched off before it is switched on."""
+    """To wake it, too: what is not sure to be off is switched off before it is switched on."""
 
     async def test(rig: Rig) -> None:
         host = await rig.fenced()
         assert host.fence is not None
-        await rig.put(replace(host, park=Park(state=park, reason="a test", since=rig.env.now(), unsure=True)))
+        if park is not None:
+            parked = Park(state=park, reason="a test", since=rig.env.now(), unsure=True)
+            await rig.put(replace(host, park=parked))
         rig.said["a"]["warden"] = WardenReport(permitted=False, fence=host.fence.number)
         await rig.step("a", "b", "c", seconds=3)
-        host = await rig.get(Host, "a")
-        assert (host.state, host.park and host.park.state) == (HostState.up, after)
-        assert host.schedulable == (after is None)
+        now = await rig.get(Host, "a")
+        if park in (None, ParkState.parked):
+            assert (now.state, now.park) == (HostState.up, None)
+            return
+        assert (now.state, now.park and now.park.state) == (HostState.fenced, park)
+        await rig.put(replace(now, park=None))
+        await rig.step("a", "b", "c", seconds=3)
+        assert (await rig.get(Host, "a")).state is HostState.up
 
     with_rig(test)
 

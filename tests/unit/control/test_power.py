@@ -282,7 +282,7 @@ async def test_a_fenced_host_is_what_its_agent_did(
     host = await fleet.bench.get(Host, "host-1")
     for now in (HostState.down, HostState.fencing, HostState.fenced):
         fence = Fence(number=1, reason="a test", began=fleet.bench.time, power=power)
-        await fleet.bench.put(host := replace(host, state=now, fence=fence))
+        await fleet.bench.put(replace(host, state=now, fence=fence))
         host = await fleet.bench.get(Host, "host-1")
     if error is not None:
         fleet.errors[error] = "it did not end in 120 s"
@@ -333,6 +333,26 @@ async def test_it_is_woken_by_its_report_after_it_was_switched_on(fleet: Fleet) 
     assert await fleet.state("host-1") == ""
     assert (await fleet.bench.get(Host, "host-1")).schedulable
     assert (await fleet.events())[-2:] == ["HostWaking", "HostAwake"]
+
+
+async def test_one_that_is_fenced_is_awake_when_it_was_switched_and_takes_nothing_before_that_is_lifted(
+    fleet: Fleet,
+) -> None:
+    host = await fleet.bench.get(Host, "host-1")
+    fence = Fence(number=1, reason="a test", began=fleet.bench.time, power=FencePower.none)
+    park = Park(state=ParkState.waking, reason="a test", since=fleet.bench.time, unsure=True)
+    for state in (HostState.down, HostState.fencing, HostState.fenced):
+        await fleet.bench.put(replace(host, state=state, fence=fence, park=park))
+        host = await fleet.bench.get(Host, "host-1")
+    await fleet.step()
+    assert [action for _, action in fleet.asked] == [Action.off, Action.on]
+    await fleet.step(10)
+    assert await fleet.state("host-1") == "waking", "nothing was heard of it yet"
+    await asyncio.sleep(0.01)
+    await fleet.hosts.note(report("host-1"))
+    await fleet.step()
+    host = await fleet.bench.get(Host, "host-1")
+    assert (host.state, host.park, host.schedulable) == (HostState.fenced, None, False)
 
 
 async def test_one_that_does_not_come_is_let_be_and_then_switched_off_and_on(fleet: Fleet) -> None:
