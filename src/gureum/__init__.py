@@ -1,3 +1,3 @@
 """gureum: Linux machines become a cloud, behind the AWS API."""
 
-__version__ = "0.10.0"
+__version__ = "0.11.0"

@@ -80,13 +80,16 @@ class Cluster:
         listed = self.run("rbd", "trash", "ls", self.settings.pool).splitlines()
         return [line.split()[1] for line in listed]
 
-    def move_halfway(self, name: str) -> None:
-        """To the trash, as one who dies before librbd's last step."""
+    def move_halfway(self, name: str, listed: bool = False) -> None:
+        """To the trash, as one who dies before librbd's last step; before the last but one, if it is
+        ``listed`` still.
+        """
         self.run("rbd", "trash", "mv", f"{self.settings.pool}/{name}")
-        listed = self.run("rbd", "trash", "ls", self.settings.pool).splitlines()
-        id = next(line.split()[0] for line in listed if name in line)
-        change = len(id).to_bytes(4, "little") + id.encode() + bytes([1, 0])
-        self._execute("rbd_trash", "trash_state_set", change)
+        found = self.run("rbd", "trash", "ls", self.settings.pool).splitlines()
+        id = next(line.split()[0] for line in found if name in line)
+        self._execute("rbd_trash", "trash_state_set", _string(id) + bytes([1, 0]))
+        if listed:
+            self._execute("rbd_directory", "dir_add_image", _string(name) + _string(id))
 
     def disown(self, parent: str, snapshot: str, child: str) -> None:
         """Take the child off its parent's list, as a flatten does before its last step."""
@@ -130,6 +133,10 @@ class Cluster:
     def own(self, lines: Iterable[str]) -> list[str]:
         """Those lines, or names, that are about nothing that was there before."""
         return [line for line in lines if self._others.isdisjoint(line.replace(",", " ").split())]
+
+
+def _string(text: str) -> bytes:
+    return len(text).to_bytes(4, "little") + text.encode()
 
 
 async def left(client: Client, cluster: Cluster) -> list[Finding]:

@@ -685,11 +685,18 @@ async def test_renaming_that_was_cut_short_is_completed(pool, cluster, ids, imag
         assert await look(pool, name) == BOOT
 
 
-async def test_a_move_to_the_trash_that_was_cut_short_is_completed(pool, cluster, ids):
-    """The state before librbd's last step."""
-    vol = ids("vol-1")
+@pytest.mark.parametrize("listed", [False, True], ids=["last step", "last but one"])
+async def test_a_move_to_the_trash_that_was_cut_short_is_completed(pool, cluster, ids, listed):
+    """Before librbd's last step, or the one before it: that of the last snapshot of a deleted volume is not
+    asked for again.
+    """
+    vol, snap = ids("vol-1"), ids("snap-1")
     await pool.create_volume(vol, 64 * MIB)
-    cluster.move_halfway(vol)
+    await pool.create_snapshot(snap, vol)
+    await pool.delete_volume(vol)
+    cluster.run("rbd", "snap", "rm", f"{cluster.settings.pool}/{vol}@{snap}")
+    cluster.move_halfway(vol, listed)
+    await pool.delete_snapshot(snap, vol)
     await until(lambda: repaired(pool, cluster))
     assert vol not in cluster.trash()
 

@@ -10,6 +10,7 @@ host can be shut out without the other.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import rbd
 
@@ -28,32 +29,34 @@ def receive(session: Session, id: str, revision: int = 0) -> int:
     with explained(id):
         try:
             with session.image(id, read_only=True) as image:
-                found = names.marks(image)
-                object = locks.header(image)
+                return _receive(session, id, revision, image)
         except rbd.ImageNotFound:
             raise Refused(f"there is no volume {id}", "missing") from None
-        if found.get(names.DELETED):
-            raise Refused(f"there is no volume {id}", "missing")
-        held = locks.lockers(session, object)
-        if held.shared or not held.all:
-            raise Refused(f"{id} is no other host's alone: it cannot be received from one", "busy")
-        session.handles.drop(id)
-        locks.note(session, object, revision)
-        if not locks.expiring(session, object, NAME, SECONDS):
-            raise Refused(f"{id} is being received by another host: try again", "busy")
-        locks.begin_opening(session, id, object)
-        try:
-            _note_others(session, id, object, held.all[0].cookie)
-        except BaseException:
-            locks.end_opening(session, object)
-            raise
-        return int(found.get(names.DEPTH, 0))
 
 
-def _note_others(session: Session, id: str, object: str, host: str) -> None:
+def _receive(session: Session, id: str, revision: int, image: Any) -> int:
+    found, object = names.marks(image), locks.header(image)
+    if found.get(names.DELETED):
+        raise Refused(f"there is no volume {id}", "missing")
+    held = locks.lockers(session, object)
+    if held.shared or not held.all:
+        raise Refused(f"{id} is no other host's alone: it cannot be received from one", "busy")
+    session.handles.drop(id)
+    locks.note(session, object, revision)
+    if not locks.expiring(session, object, NAME, SECONDS):
+        raise Refused(f"{id} is being received by another host: try again", "busy")
+    locks.begin_opening(session, id, object)
+    try:
+        _note_others(session, id, object, held.all[0].cookie, image)
+    except BaseException:
+        locks.end_opening(session, object)
+        raise
+    return int(found.get(names.DEPTH, 0))
+
+
+def _note_others(session: Session, id: str, object: str, host: str, image: Any) -> None:
     """Those that have it open now are that host's, but for those of an earlier attempt."""
-    with session.image(id) as image:
-        before = sharing.clients(session, image)
+    before = sharing.clients(session, image)
     others = before - set(sharing.claimed(session, object).get(locks.cookie(session), ()))
     session.io.set_xattr(object, sharing.OPEN + host, json.dumps(sorted(others)).encode())
     session.opening[id] = before

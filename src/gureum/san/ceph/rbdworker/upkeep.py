@@ -164,12 +164,18 @@ def _remove_moving(session: Session, id: str) -> None:
     """Also one whose mover died: librbd removes none that is still on its way to the trash."""
     try:
         session.rbd.trash_remove(session.io, id)
+        return
     except rbd.Error as error:
-        if abs(error.errno or 0) != errno.EUCLEAN or names.directory_name(session, id):
+        listed = names.directory_name(session, id)
+        # As long as the name leads to something it is that one's to be moved, or to be let be.
+        if abs(error.errno or 0) != errno.EUCLEAN or (listed and parents.image_id(session.io, listed)):
             raise
+    if listed:
+        volumes.to_trash(session, listed)
+    else:
         # The directory has lost it, and that was the last step but one.
         session.io.execute(TRASH, "rbd", "trash_state_set", encoding.string(id) + NORMAL + MOVING)
-        session.rbd.trash_remove(session.io, id)
+    session.rbd.trash_remove(session.io, id)
 
 
 def _remove_by_hand(session: Session, id: str) -> bool:
