@@ -433,8 +433,12 @@ def remove_vpc(names: Names, network_id: int) -> None:
     namespace = names.namespace(network_id)
     if namespaces.exists(namespace):
         dns.converge(namespace, None)
-        # A guest that still holds a tap would keep the namespace alive: take its device away first.
-        visit(namespace, lambda: ip_batch(links.removal_commands(links.taps(attached=True))))
+        # A guest that still holds a tap would keep the namespace alive: take its device away first. And the
+        # kernel, which takes a namespace apart later, makes no second VXLAN device of the same network.
+        visit(
+            namespace,
+            lambda: ip_batch(links.removal_commands([*links.taps(attached=True), *vxlan.devices()])),
+        )
     if network_id in links.uplinks(names):
         # Of a namespace that is being removed by somebody else it may go any moment.
         command_batch("ip", [f"link delete {names.uplink(network_id)}"], gone=True)

@@ -7,6 +7,8 @@ packet's mark (GBP), so that the receiving host goes on in the same route table.
 
 from __future__ import annotations
 
+import socket
+
 import msgspec
 
 from gureum.errors import NetworkError
@@ -58,6 +60,15 @@ def ensure(namespace: str, network_id: int, number: int, underlay: Underlay, new
         if "in use" in str(error):
             raise NetworkError(f"another program on this host uses UDP port {VXLAN_PORT} (VXLAN)") from None
         raise
+
+
+def devices() -> list[str]:
+    """Of the calling thread's namespace: one, or none."""
+    try:
+        socket.if_nametoindex(VXLAN)
+    except OSError:
+        return []
+    return [VXLAN]
 
 
 def _find() -> tuple[int, str, str] | None:

@@ -186,6 +186,26 @@ async def test_a_port_that_stood_by_goes_with_all_that_was_made_for_it(site: Sit
     assert len(taps(site.hosts[2]).splitlines()) == before - 1 == 1
 
 
+async def test_a_vpc_that_is_back_at_once_does_not_wait_for_the_kernel(site: Site) -> None:
+    """Which takes a namespace apart when nobody uses it any more, and a moment after that."""
+    here, there = site.place(port(5), 1), site.place(port(6), 3)
+    await site.apply()
+    used = os.open(namespaces.DIRECTORY / site.hosts[2].vpc_namespace(1), os.O_RDONLY)
+    try:
+        site.place(there, 2)
+        await site.apply()
+        assert not namespaces.exists(site.hosts[2].vpc_namespace(1))
+        site.place(there, 3)
+        await site.apply()
+    finally:
+        os.close(used)
+    a, b = await site.guest(here), await site.guest(there)
+    with b.listen(80):
+        found = a.connect(there.private_ip, 80, 4)
+        assert found is not None
+        found.close()
+
+
 async def test_without_its_flows_a_connection_ends(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rules are such that only what is established passes."""
     server, client = site.place(port(5), 1), site.place(port(6, groups=("sg-2",)), 2)
