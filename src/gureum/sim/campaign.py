@@ -16,6 +16,7 @@ from types import FrameType
 
 import msgspec
 
+from gureum.niceness import set_niceness
 from gureum.sim.modes import MODES, Seeded
 
 RUNS_OF_ONE_PROCESS_MAX = 400
@@ -88,7 +89,8 @@ def _serve(pipe: Connection, nice: int) -> None:
 
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
-    os.setpriority(os.PRIO_PROCESS, 0, max(nice, os.getpriority(os.PRIO_PROCESS, 0)))
+    os.setsid()
+    set_niceness(max(nice, os.getpriority(os.PRIO_PROCESS, 0)))
     log = logging.getLogger("gureum")
     log.propagate = False
     log.setLevel(logging.ERROR)

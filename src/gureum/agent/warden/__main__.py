@@ -24,6 +24,7 @@ from gureum.agent.warden.custody import Custody, Decision, Marks
 from gureum.agent.warden.guests import Guests
 from gureum.agent.warden.lease import Lease, Settings, Told
 from gureum.network.silence import Place, Silence
+from gureum.niceness import set_niceness
 
 WAIT_CONFIG_SECONDS = 0.5
 IDLE_SECONDS = 1.0
@@ -264,7 +265,7 @@ def protect(log: Log) -> None:
     if libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) != 0:
         log.say(f"its memory cannot be locked: {os.strerror(ctypes.get_errno())}")
     try:
-        os.setpriority(os.PRIO_PROCESS, 0, NICE)
+        set_niceness(NICE)
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write(OOM_SCORE)
     except OSError as error:
