@@ -27,6 +27,8 @@ from gureum.san.settings import SanSettings
 
 TIDY_SECONDS = 120.0
 PROMPT = "qemu-io> "
+OBJECT_MAP_INVALID = 1
+"""RBD_FLAG_OBJECT_MAP_INVALID."""
 EXECUTE = """
 import rados, sys
 conf, keyring, pool, object, method, data = sys.argv[1:]
@@ -106,6 +108,16 @@ class Cluster:
         """Have the image's object map tell that they exist, as one who dies before they are written."""
         change = struct.pack("<QQBB", 0, objects, 1, 0)
         self._execute(f"rbd_object_map.{self._shown(name)['id']}", "object_map_update", change)
+
+    def distrust_map(self, name: str) -> None:
+        """Have nobody believe the image's object map, as who begins to flatten it."""
+        flags = struct.pack("<QQ", OBJECT_MAP_INVALID, OBJECT_MAP_INVALID)
+        self._execute(f"rbd_header.{self._shown(name)['id']}", "set_flags", flags)
+
+    def flags(self, name: str) -> list[str]:
+        """What is wrong with the image."""
+        found: list[str] = self._shown(name)["flags"]
+        return found
 
     def size(self, name: str) -> int:
         return int(self._shown(name)["size"])

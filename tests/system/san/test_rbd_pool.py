@@ -656,6 +656,15 @@ async def test_a_flattening_that_was_cut_short_before_its_last_step(pool, cluste
     await pool.delete_volume(vol)
     await until(lambda: repaired(pool, cluster))
     assert await look(pool, copy) == BOOT
+    cluster.distrust_map(copy)
+    await pool.open_volume(copy)
+
+    async def done():
+        found = await pool._client.find_volume(copy)
+        return found.depth == 0 and not cluster.flags(copy)
+
+    await until(done)
+    await pool.release_volume(copy)
     for each in (copy, left):
         await pool.delete_volume(each)
     await until(lambda: repaired(pool, cluster))

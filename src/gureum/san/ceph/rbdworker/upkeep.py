@@ -209,20 +209,19 @@ def _counted(progress: Progress) -> Callable[[int, int], int]:
     return reported
 
 
-def _distrust_map(session: Session, image: Any) -> bool:
-    """Let nobody believe the image's object map, until it is rebuilt; whether there is one.
+def _distrust_map(session: Session, image: Any) -> None:
+    """Let nobody believe the image's object map, if it has one, until that is rebuilt.
 
     It is written before the objects. Where a client dies between the two it tells of objects that are not
     there, and before Ceph 19 a flatten takes them for copied (tracker.ceph.com/issues/68998). A rebuild
     does not help, as it may not know better than a client that writes just now.
     """
     if not image.features() & rbd.RBD_FEATURE_OBJECT_MAP:
-        return False
+        return
     flags = encoding.flags(rbd.RBD_FLAG_OBJECT_MAP_INVALID | rbd.RBD_FLAG_FAST_DIFF_INVALID)
     session.io.execute(locks.header(image), "rbd", "set_flags", flags)
     # Who has it open, and may be who flattens, reads its header again when what is marked is written.
     names.mark(image)
-    return True
 
 
 def flatten(session: Session, id: str, progress: Progress) -> bool:
@@ -230,14 +229,15 @@ def flatten(session: Session, id: str, progress: Progress) -> bool:
     with explained(id):
         try:
             with session.image(id) as image:
-                if not volumes.has_parent(image):
+                if volumes.has_parent(image):
+                    session.require_room()
+                    _distrust_map(session, image)
+                    image.flatten(_counted(progress))
+                elif not names.marks(image).get(names.DEPTH):
                     return False
-                session.require_room()
-                mapped = _distrust_map(session, image)
-                image.flatten(_counted(progress))
-                names.mark(image, **{names.DEPTH: 0})
-                if mapped:
+                if image.flags() & rbd.RBD_FLAG_OBJECT_MAP_INVALID:
                     image.rebuild_object_map()
+                names.mark(image, **{names.DEPTH: 0})
                 if volumes.is_husk(image):
                     volumes.shrink(image)
         except rbd.ImageNotFound:

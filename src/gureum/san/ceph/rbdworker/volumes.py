@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -14,6 +14,8 @@ from .session import Refused, Session, explained
 
 log = logging.getLogger(__name__)
 
+CUT_SHORT = 1 << 16
+"""A depth that is more than any."""
 EVICTED_SECONDS = 30 * 24 * 3600
 """How long a lost host's clients are shut out: longer than one sleeps that wakes up once more."""
 
@@ -41,7 +43,7 @@ def find(session: Session, id: str) -> dict[str, Any] | None:
                     return None
                 return {
                     "size": image.size(),
-                    "depth": found.get(names.DEPTH, 0),
+                    "depth": _depth(image, found),
                     "partial": bool(found.get(names.PARTIAL)),
                 }
         except rbd.ImageNotFound:
@@ -140,12 +142,21 @@ def open_(session: Session, id: str, revision: int = 0) -> int:
         with existing(session, id, read_only=True) as (image, found):
             object = locks.header(image)
             shared = not image.features() & rbd.RBD_FEATURE_EXCLUSIVE_LOCK
+            depth = _depth(image, found)
         session.handles.drop(id)
         locks.note(session, object, revision)
         _take(session, id, object)
         if shared:
             sharing.end(session, id)
-        return int(found.get(names.DEPTH, 0))
+        return depth
+
+
+def _depth(image: Any, found: Mapping[str, Any]) -> int:
+    """With how many images, one below the other, it shares data; that it is to be flattened also if that was
+    cut short when nothing was shared any more.
+    """
+    depth = int(found.get(names.DEPTH, 0))
+    return depth if not depth or has_parent(image) else CUT_SHORT
 
 
 def _take(session: Session, id: str, object: str) -> None:
