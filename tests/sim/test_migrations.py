@@ -55,6 +55,10 @@ def test_hosts_are_lost_meanwhile() -> None:
     assert arrived > 5
 
 
+def test_what_a_lost_host_gets_back_is_taken_from_it_if_it_is_gone_again() -> None:
+    simulate(4105, 100, 4, shared=True, ha=True, migrating=True)
+
+
 def test_the_runs_met_every_kind_of_fault(outcomes: list[Outcome]) -> None:
     if len(outcomes) < SEEDS:
         pytest.skip("only with all runs")

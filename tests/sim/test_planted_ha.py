@@ -84,7 +84,7 @@ def test_a_fenced_host_goes_on_answering(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_lost_host_is_not_shut_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(self: Shares, volume: Volume) -> tuple[str, ...]:
+    def lost(self: Shares, volume: Volume, but: str) -> tuple[str, ...]:
         return tuple(host for host in volume.former if host not in self.hosts)
 
     monkeypatch.setattr(Shares, "lost", lost)

@@ -133,8 +133,8 @@ def test_a_lost_host_is_shut_out_of_the_first_pool_only(monkeypatch: pytest.Monk
     """A fault put in on purpose."""
     right = Shares.lost
 
-    def lost(self: Shares, volume: Volume) -> tuple[str, ...]:
-        return right(self, volume) if volume.pool == SAN else ()
+    def lost(self: Shares, volume: Volume, but: str) -> tuple[str, ...]:
+        return right(self, volume, but) if volume.pool == SAN else ()
 
     monkeypatch.setattr(Shares, "lost", lost)
     runs = (violation(seed, 80, HOSTS, shared=True, ha=True, pools=True) for seed in range(SEEDS_MAX))

@@ -67,10 +67,12 @@ class Shares(NamedTuple):
         deleting = thing.state in (VolumeState.deleting, SnapshotState.deleting)
         return deleting and not self.hosts.isdisjoint(thing.former)
 
-    def lost(self, volume: Volume) -> tuple[str, ...]:
-        """Hosts that are no more, or were lost, and may have had it open."""
+    def lost(self, volume: Volume, but: str) -> tuple[str, ...]:
+        """Hosts that are no more, or were lost, and may have had it open; ``but`` for one that has it now,
+        and has to let go of what is left of before itself.
+        """
         removed = {host for host in volume.former if host not in self.hosts}
-        return tuple(sorted(removed.union(volume.lost)))
+        return tuple(sorted(removed.union(volume.lost) - {but}))
 
 
 async def _images(reader: Reader) -> tuple[Image, ...]:

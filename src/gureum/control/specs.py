@@ -188,7 +188,7 @@ def _volume(
 ) -> VolumeSpec:
     """``here``: the instances that have a machine on the host."""
     machines = (each for each in volume.instances if each in here or not volume.multi_attach)
-    lost = shares.lost(volume) if shared(volume.pool) else ()
+    lost = shares.lost(volume, but=passages.host) if shared(volume.pool) else ()
     keeper = volume.host == passages.host
     if not keeper and volume.id in passages.copies:
         return _copy(volume, key, passages)

@@ -274,11 +274,28 @@ async def test_a_store_of_before_does_not_keep_what_was_undone_open(bench: Any, 
     assert (await bench.get(Volume, "vol-2")).version <= began
 
 
-def test_a_host_that_gets_the_volume_is_not_lost_with_it(make: Any) -> None:
-    volume = keepers.lost(keepers.lost(san(make), "host-7", 3), "host-8", 4)
-    assert (volume.lost, volume.lost_at) == (("host-7", "host-8"), {"host-7": 3, "host-8": 4})
-    volume = keepers.given(volume, "host-7")
-    assert (volume.lost, volume.lost_at) == (("host-8",), {"host-8": 4})
+@pytest.mark.parametrize("gone", [False, True], ids=["it does its work", "it is gone again"])
+async def test_a_host_that_gets_what_it_was_lost_with_is_lost_with_it_until_it_has_said_that_all_is_done(
+    bench: Any, make: Any, gone: bool
+) -> None:
+    """An agent that was started anew meanwhile lets go of nothing that its spec does not name."""
+    volume = replace(san(make, host=None), lost=("host-0",), lost_at={"host-0": 3})
+    await bench.put(make.host(), make.host("host-1", state=HostState.down), volume)
+    given = await bench.step_volume()
+    assert (given.host, given.lost) == ("host-0", ("host-0",))
+    async with bench.store.read() as reader:
+        [spec] = (await host_spec(reader, CLOUD, "host-0")).volumes
+    assert spec.evict == (), "it has it itself"
+    if not gone:
+        says(bench, "host-0", VolumeReport(id="vol-1", revision=NEWEST))
+        assert (await bench.step_volume()).lost == ()
+        return
+    for id, state in (("host-0", HostState.down), ("host-1", HostState.up)):
+        await bench.put(replace(await bench.get(Host, id), state=state))
+    assert (await bench.step_volume()).host == "host-1"
+    async with bench.store.read() as reader:
+        [spec] = (await host_spec(reader, CLOUD, "host-1")).volumes
+    assert (spec.evict, spec.evict_at) == (("host-0",), {"host-0": 3})
 
 
 async def test_a_local_volume_binds_its_instance_and_a_shared_one_does_not(bench: Any, make: Any) -> None:
@@ -363,7 +380,7 @@ async def test_what_is_awaited_is_not_in_the_spec(bench: Any, make: Any) -> None
     async with bench.store.read() as reader:
         spec = await host_spec(reader, CLOUD, "host-0")
     assert [each.id for each in spec.volumes] == ["vol-2"]
-    assert Shares(frozenset({"host-0"}), {}).lost(awaited) == ("host-1",)
+    assert Shares(frozenset({"host-0"}), {}).lost(awaited, but="host-0") == ("host-1",)
 
 
 def test_shared_pools_of_a_cloud() -> None:

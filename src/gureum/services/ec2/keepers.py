@@ -30,11 +30,13 @@ NOT_RUNNING = (InstanceState.stopped, InstanceState.terminated)
 
 
 def given(volume: Volume, host: str | None) -> Volume:
-    """The volume with another keeper. Snapshots have to follow: see ``give``."""
+    """The volume with another keeper. Snapshots have to follow: see ``give``.
+
+    A host that was lost with it and gets it back itself stays among the lost until it has said that all is
+    done: it may be gone again before it knows of it.
+    """
     former = _former(volume, host) if _half_done(volume) or host is None else volume.former
-    lost = tuple(each for each in volume.lost if each != host)
-    lost_at = {each: revision for each, revision in volume.lost_at.items() if each != host}
-    return replace(volume, host=host, former=former, lost=lost, lost_at=lost_at)
+    return replace(volume, host=host, former=former)
 
 
 def _half_done(volume: Volume) -> bool:
