@@ -59,6 +59,10 @@ def test_what_a_lost_host_gets_back_is_taken_from_it_if_it_is_gone_again() -> No
     simulate(4105, 100, 4, shared=True, ha=True, migrating=True)
 
 
+def test_a_destination_whose_agent_dies_before_it_listens_ends_it_whatever_the_clock_says() -> None:
+    simulate(3334, hosts=3, shared=True, migrating=True)
+
+
 def test_the_runs_met_every_kind_of_fault(outcomes: list[Outcome]) -> None:
     if len(outcomes) < SEEDS:
         pytest.skip("only with all runs")

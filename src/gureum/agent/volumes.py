@@ -75,7 +75,7 @@ class Volumes:
         """Make it so; False if it has to wait for something else, which will kick it."""
         id, pool = spec.id, self._pools.get(spec.pool)
         revision = self._specs.volumes.revision  # while ``spec`` is sure to be of it
-        with needed(spec.made):
+        with needed(spec.made or bool(spec.releases)):
             if spec.releases:
                 return await self._release(spec)
             for each in self._pools.of(spec):

@@ -41,7 +41,6 @@ from gureum.resources import (
     MigrationState,
     NatGateway,
     NatGatewayState,
-    ParkState,
     Severity,
     Volume,
     VolumeState,
@@ -506,10 +505,8 @@ class Ha:
         now = await tx.get(Host, host.id)
         if now is None or now.state is not HostState.fenced or now.fence is None:
             return
-        if now.fence.power is not FencePower.none or not (
-            now.park is None or now.park.state is ParkState.parked
-        ):
-            return  # it may be about to be switched off, with all that would be put there: to wake it, too
+        if now.fence.power is not FencePower.none or now.park is not None:
+            return  # it may be about to be switched off, with all that would be put there
         for volume in await tx.find(Volume):
             keeper = self._hosts.get(volume.host or "")
             if volume.state is VolumeState.error:
@@ -522,7 +519,6 @@ class Ha:
                 now,
                 state=HostState.up,
                 fence=None,
-                park=None,  # if it was switched off, it is on
                 silent=0.0,
                 lifted=max(now.lifted, now.fence.number),
             )

@@ -312,7 +312,7 @@ async def _fault(
     if ends.source is not None and ends.source.state is MachineState.starting:
         return "failed", f"{instance.id} is being started anew where it was"
     limit = PREPARE_SECONDS_MAX if preparing else _copy_seconds(migration)
-    if env.now() > migration.started.timestamp() + limit:
+    if abs(env.now() - migration.started.timestamp()) > limit:  # the clock may have been set back
         what = "was not ready to receive it" if preparing else "did not have all of it"
         return "failed", f"host {migration.destination} {what} after {limit:g} s"
     return None

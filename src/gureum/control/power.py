@@ -134,6 +134,7 @@ class Power:
         elif change.kind == Host.kind:
             if isinstance(record, Host) and _concerns(record):
                 self._parks[record.id] = record
+                self._wake.set()  # also where no host can be switched any more: it is to come to an end
                 # What was found of it before is not so when it is awake again.
                 self.found = tuple(rest for rest in self.found if rest.host != record.id)
             else:
@@ -144,7 +145,7 @@ class Power:
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             while True:
-                if not self._switchable and not self._growths.any:
+                if not (self._switchable or self._parks or self._growths.any):
                     self._wake.clear()
                     await self._wake.wait()
                 await attempt(log, LATER, self.step(group))
@@ -228,8 +229,8 @@ class Power:
     async def _stay(self, host: Host, park: Park) -> None:
         id, now = host.id, asyncio.get_running_loop().time()
         since, heard = self._since.setdefault(id, now), self._heard.heard(id)
-        # What failed, or was not waited for, may yet switch it off. One that is fenced has further to go.
-        if host.fence is None and heard and now > since + (SECONDS_MAX if park.unsure else SETTLE_SECONDS):
+        # What failed, or was not waited for, may yet switch it off.
+        if heard and now > since + (SECONDS_MAX if park.unsure else SETTLE_SECONDS):
             if park.boot and park.boot == host.boot_id:
                 text = (
                     f"host {id} could not be parked: {resting.DOUBTED}; it is not switched off before that "
@@ -237,7 +238,7 @@ class Power:
                 )
                 await self._settle(host, None, "HostNotParked", text, doubted=True)
             else:
-                await self._settle(host, None, "HostAwake", f"host {id} is on, and takes instances")
+                await self._settle(host, None, "HostAwake", f"host {id} is on{_takes(host)}")
         elif park.boot and not heard and now > since + SILENT_SECONDS:
             await self._settle(host, replace(park, boot=""))
         elif park.again and not self._env.now() < park.again <= self._env.now() + BACKOFF_SECONDS_MAX:
@@ -272,13 +273,11 @@ class Power:
         if answer is not None and answer.error:
             await self._not_woken(host, park, answer.error)
         elif (
-            # One that is fenced takes them when that has ended, for which it must not be about to be off.
             answer is not None
             and (host.state is HostState.up or host.fence is not None)
             and self._heard.heard_after(id, self._since[id])
         ):
-            takes = "" if host.fence is not None else ", and takes instances"
-            text = f"host {id} is awake after {waited:.0f} s{takes}"
+            text = f"host {id} is awake after {waited:.0f} s{_takes(host)}"
             await self._settle(host, None, "HostAwake", text)
         elif power is None or waited > power.wake_seconds:
             await self._not_woken(host, park, f"it was not heard of for {waited:.0f} s")
@@ -389,6 +388,11 @@ class Power:
             waiting = sorted((await reader.tally(Fleet)).unplaced)
         for id in waiting:
             self._kick(Instance.kind, id)
+
+
+def _takes(host: Host) -> str:
+    """One that is fenced takes instances when that is lifted, for which it must not be about to be off."""
+    return "" if host.fence is not None else ", and takes instances"
 
 
 def _concerns(host: Host) -> bool:

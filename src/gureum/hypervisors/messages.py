@@ -38,6 +38,9 @@ def storage_waits(volumes: str) -> str:
     return f"its storage does not answer: {volumes}"
 
 
+NOT_TOLD = "the agent here ended before it listened for it"
+
+
 def migration_failed(reason: str) -> str:
     return f"did not come here from its host: {reason}"
 

@@ -13,7 +13,9 @@ from gureum.hostspec import MachineState
 from gureum.hypervisors import messages
 from gureum.hypervisors.base import MachineConfig
 from gureum.hypervisors.fake import FakeHypervisor
+from gureum.hypervisors.fake_migration import FakeRoads
 from gureum.hypervisors.qemu.hypervisor import QemuHypervisor
+from gureum.hypervisors.qemu.migrating import Migrating
 from gureum.migrationspec import MigrationPhase
 
 from .guest import ID, MIB, bare, disk, raw_disk, volume
@@ -80,6 +82,30 @@ async def test_there_and_back(pair: Pair, config: MachineConfig) -> None:
         assert (here.migration, here.disks) == (None, (volume(0),))
         await pair.destination.resize_disk(ID, volume(0), (generation + 1) * MIB)
         pair.turn()
+
+
+async def test_what_was_started_and_does_not_listen_yet_when_the_agent_ends_is_ended(
+    pair: Pair, config: MachineConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no way that its guest could come by: nothing else would end it."""
+
+    def dies(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    await pair.source.start(config)
+    with monkeypatch.context() as dying:
+        dying.setattr(Migrating, "receive", dies)
+        dying.setattr(FakeRoads, "wait", dies)
+        with pytest.raises(asyncio.CancelledError):
+            await pair.prepare(replace(config, generation=2))
+    await pair.restart(1)
+    ended = pair.destination.machines()[ID]
+    assert (ended.state, ended.message) == (
+        MachineState.crashed,
+        messages.migration_failed(messages.NOT_TOLD),
+    )
+    await pair.destination.remove(ID)
+    await pair.move(replace(config, generation=3))
 
 
 async def test_found_again_at_every_step(pair: Pair, config: MachineConfig) -> None:

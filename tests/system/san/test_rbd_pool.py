@@ -643,19 +643,26 @@ async def test_killed_workers_leave_nothing_half_made(pool, cluster, ids, image,
 
 
 async def test_a_flattening_that_was_cut_short_before_its_last_step(pool, cluster, ids, image):
-    """The volume has all, its parent has gone, and it still names it."""
+    """The volume has all, its parent has gone, and it still names it. What is over it is opened first."""
     vol, snap, copy, left = ids("vol-1"), ids("snap-1"), ids("vol-2"), ids("vol-3")
+    over, under = ids("vol-0"), ids("snap-2")
     await pool.create_volume(vol, IMAGE_BYTES, image)
     await pool.create_snapshot(snap, vol)
     for each in (copy, left):
         await pool.create_volume(each, IMAGE_BYTES, snap, vol)
         for at in range(0, IMAGE_BYTES, 4 * MIB):
             await pool.write_volume(each, at, BOOT if at == 0 else bytes(BLOCK))
+    await pool.create_snapshot(under, copy)
+    await pool.create_volume(over, IMAGE_BYTES, under, copy)
+    for each in (copy, left):
         cluster.disown(vol, snap, each)
     await pool.delete_snapshot(snap, vol)
     await pool.delete_volume(vol)
     await until(lambda: repaired(pool, cluster))
-    assert await look(pool, copy) == BOOT
+    for each in (over, copy):
+        assert await look(pool, each) == BOOT
+    await pool.delete_volume(over)
+    await pool.delete_snapshot(under, copy)
     cluster.distrust_map(copy)
     await pool.open_volume(copy)
 

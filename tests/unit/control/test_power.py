@@ -335,6 +335,31 @@ async def test_it_is_woken_by_its_report_after_it_was_switched_on(fleet: Fleet) 
     assert (await fleet.events())[-2:] == ["HostWaking", "HostAwake"]
 
 
+async def test_what_was_begun_ends_also_where_no_host_can_be_switched_any_more(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fenced host would wait for good to be switched off, and all that is on its own disks with it."""
+    for name in ("TICK_SECONDS", "SECONDS_MAX", "SETTLE_SECONDS"):
+        monkeypatch.setattr(f"gureum.control.power.{name}", 0.01)
+    host = await fleet.bench.get(Host, "host-1")
+    fence = Fence(number=1, reason="a test", began=fleet.bench.time, power=FencePower.off)
+    for state in (HostState.down, HostState.fencing, HostState.fenced):
+        await fleet.bench.put(replace(host, state=state, fence=fence))
+        host = await fleet.bench.get(Host, "host-1")
+    for number in range(3):
+        switched = await fleet.bench.get(HostPower, f"host-{number}")
+        await fleet.bench.store.transact(lambda tx, record=switched: tx.delete(record))
+    async with fleet.bench.store.read() as reader:
+        await fleet.power.load(reader)
+    running = asyncio.create_task(fleet.power.run())
+    try:
+        async with asyncio.timeout(5):
+            while (await fleet.bench.get(Host, "host-1")).fence.power is not FencePower.none:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    finally:
+        running.cancel()
+
+
 async def test_one_that_is_fenced_is_awake_when_it_was_switched_and_takes_nothing_before_that_is_lifted(
     fleet: Fleet,
 ) -> None:

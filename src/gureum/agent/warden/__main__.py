@@ -265,9 +265,9 @@ def protect(log: Log) -> None:
     if libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) != 0:
         log.say(f"its memory cannot be locked: {os.strerror(ctypes.get_errno())}")
     try:
-        set_niceness(NICE)
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write(OOM_SCORE)
+        set_niceness(NICE)
     except OSError as error:
         log.say(f"it is not preferred to other processes: {error.strerror}")
 

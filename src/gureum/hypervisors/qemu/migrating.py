@@ -506,7 +506,7 @@ class Migrating:
         answer = item(await self._machine.monitor().execute("query-migrate"))
         phase = parse_phase(answer)
         if saved.incoming:
-            self._load_incoming(phase)
+            await self._load_incoming(phase)
             return
         copies = await self._copies().look()
         if copies:
@@ -550,7 +550,7 @@ class Migrating:
         else:
             self.status = replace(self.status, phase=MigrationPhase.failed, error=messages.STAYED)
 
-    def _load_incoming(self, phase: MigrationPhase | None) -> None:
+    async def _load_incoming(self, phase: MigrationPhase | None) -> None:
         saved = self._machine.saved
         if phase is not None:
             self._stop_listening()
@@ -562,8 +562,9 @@ class Migrating:
             self._watch()
         elif self._listener is None:
             secret = secret_dir.read(self._secret)
-            if not secret:
-                raise HypervisorError(f"{self._machine.id}: the secret of its migration is lost")
+            if not secret:  # who started it died before it was told: no guest can come
+                await self._machine.end(MachineState.crashed, messages.migration_failed(messages.NOT_TOLD))
+                return
             self._listen(saved.listens, secret)
 
     async def _phase(self) -> MigrationPhase | None:

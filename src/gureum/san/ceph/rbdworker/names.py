@@ -19,7 +19,7 @@ import rados
 import rbd
 
 from . import encoding
-from .parents import image_id
+from .parents import DIRECTORY, directory_name, image_id
 from .session import Session
 
 MARK = "gureum"
@@ -38,7 +38,6 @@ FEATURES = (
     | rbd.RBD_FEATURE_FAST_DIFF
     | rbd.RBD_FEATURE_DEEP_FLATTEN
 )
-_DIRECTORY = "rbd_directory"
 _COMPLETE = re.compile(r"(vol|ami)-[0-9a-z]{1,40}")
 _TEMPORARY = re.compile(r"new\.([0-9a-f]{8})\.([0-9a-f]{8})\.((vol|ami)-[0-9a-z]{1,40})")
 
@@ -86,20 +85,11 @@ def settle(session: Session, name: str) -> bool:
     id = image_id(session.io, name)
     if not id:
         return False
-    former = directory_name(session, id)
+    former = directory_name(session.io, id)
     if former == name or parse_temporary(former) is None:
         return False
     change = encoding.string(former) + encoding.string(name) + encoding.string(id)
-    session.io.execute(_DIRECTORY, "rbd", "dir_rename_image", change)
+    session.io.execute(DIRECTORY, "rbd", "dir_rename_image", change)
     with suppress(rados.ObjectNotFound):
         session.io.remove_object(f"rbd_id.{former}")
     return True
-
-
-def directory_name(session: Session, id: str) -> str:
-    """What the image of this id is listed as, "" if it is not."""
-    try:
-        _, data = session.io.execute(_DIRECTORY, "rbd", "dir_get_name", encoding.string(id))
-    except rados.ObjectNotFound:
-        return ""
-    return encoding.read_string(data)[0]

@@ -166,7 +166,7 @@ def _remove_moving(session: Session, id: str) -> None:
         session.rbd.trash_remove(session.io, id)
         return
     except rbd.Error as error:
-        listed = names.directory_name(session, id)
+        listed = parents.directory_name(session.io, id)
         # As long as the name leads to something it is that one's to be moved, or to be let be.
         if abs(error.errno or 0) != errno.EUCLEAN or (listed and parents.image_id(session.io, listed)):
             raise
@@ -237,9 +237,9 @@ def flatten(session: Session, id: str, progress: Progress) -> bool:
                     return False
                 if image.flags() & rbd.RBD_FLAG_OBJECT_MAP_INVALID:
                     image.rebuild_object_map()
-                names.mark(image, **{names.DEPTH: 0})
                 if volumes.is_husk(image):
                     volumes.shrink(image)
+                names.mark(image, **{names.DEPTH: 0})
         except rbd.ImageNotFound:
             raise Refused(f"there is no volume {id}", "missing") from None
     return True
