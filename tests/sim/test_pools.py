@@ -56,6 +56,10 @@ def test_a_host_that_was_held_leaves_the_copy_of_another_one_alone(seed: int) ->
     simulate(seed, 80, 4, shared=True, ha=True, pools=True)
 
 
+def test_what_another_host_made_of_a_snapshot_that_failed_is_removed() -> None:
+    simulate(4521, 80, HOSTS, shared=True, ha=True, pools=True)
+
+
 def test_a_machine_goes_over_to_a_pool_that_is_away() -> None:
     simulate(595, 60, 3, shared=True, ha=True, migrating=True, pools=True)
 

@@ -63,9 +63,11 @@ class Shares(NamedTuple):
         return self.image_pools if image.state is not ImageState.deregistered else self.pools
 
     def awaited(self, thing: Volume | Snapshot) -> bool:
-        """Whether another host may still be making it: what is made after its deletion would stay."""
-        deleting = thing.state in (VolumeState.deleting, SnapshotState.deleting)
-        return deleting and not self.hosts.isdisjoint(thing.former)
+        """Whether another host may still be making it: what is made after its deletion would stay. A snapshot
+        that failed is deleted, too.
+        """
+        goes = thing.state in (VolumeState.deleting, SnapshotState.deleting, SnapshotState.error)
+        return goes and not self.hosts.isdisjoint(thing.former)
 
     def lost(self, volume: Volume, but: str) -> tuple[str, ...]:
         """Hosts that are no more, or were lost, and may have had it open; ``but`` for one that has it now,

@@ -376,10 +376,18 @@ async def test_who_copied_it_is_told_to_let_go_and_says_so(
 
 async def test_what_is_awaited_is_not_in_the_spec(bench: Any, make: Any) -> None:
     awaited = san(make, state=VolumeState.deleting, former=("host-1",))
-    await bench.put(make.host(), make.host("host-1"), awaited, san(make, "vol-2", former=("host-1",)))
+    snapshots = [
+        make.snapshot(f"snap-{state}", state=state, pool="san", former=("host-1",)) for state in SnapshotState
+    ]
+    await bench.put(
+        make.host(), make.host("host-1"), awaited, san(make, "vol-2", former=("host-1",)), *snapshots
+    )
     async with bench.store.read() as reader:
         spec = await host_spec(reader, CLOUD, "host-0")
     assert [each.id for each in spec.volumes] == ["vol-2"]
+    there = {each.id: each.present for each in spec.snapshots}
+    assert set(there) <= {"snap-pending", "snap-completed"}, "what failed is deleted, too"
+    assert there["snap-pending"]
     assert Shares(frozenset({"host-0"}), {}).lost(awaited, but="host-0") == ("host-1",)
 
 
