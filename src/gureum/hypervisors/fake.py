@@ -249,12 +249,7 @@ class FakeHypervisor:
 
     async def recover(self) -> None:
         await self._work()
-        self._known = self.host.machines
-        for machine in list(self._known.values()):
-            waits = machine.config.incoming is not None and machine.state is MachineState.starting
-            if waits and machine.migration is None:
-                failed = messages.migration_failed(messages.NOT_TOLD)
-                self.host.end(machine, MachineState.crashed, failed)
+        self._known = fake_migration.recovered(self.host)
 
     def machines(self) -> Mapping[str, MachineStatus]:
         return Statuses(self._known)

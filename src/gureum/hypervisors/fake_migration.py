@@ -221,6 +221,15 @@ def layout(host: FakeMachines, machine: FakeMachine) -> MachineLayout:
     )
 
 
+def recovered(host: FakeMachines) -> dict[str, FakeMachine]:
+    """The machines that are there. One that is to get its guest, and does not listen for it, has ended."""
+    for machine in list(host.machines.values()):
+        waits = machine.config.incoming is not None and machine.state is MachineState.starting
+        if waits and machine.migration is None:
+            host.end(machine, MachineState.crashed, messages.migration_failed(messages.NOT_TOLD))
+    return host.machines
+
+
 def require_fit(host: FakeMachines, config: MachineConfig) -> None:
     """HypervisorError if the host cannot have the machine, or it isn't the machine of the layout."""
     if config.incoming is None:
